@@ -1,0 +1,1 @@
+//! Blue-green deployment for model servers behind nginx.

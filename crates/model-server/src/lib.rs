@@ -1,0 +1,1 @@
+//! Serves one release of a text classifier over HTTP.
