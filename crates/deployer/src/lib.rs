@@ -1,1 +1,27 @@
 //! Blue-green deployment for model servers behind nginx.
+//!
+//! The way through the code: [`cli`] says what is wanted, [`config`] with which figures, a
+//! [`plan::Plan`] which release goes where; [`rollout`] does it through the [`ports`], asking the
+//! [`gates`] before the switch and the [`watch`] after it. [`adapters`] meet the ports for real.
+
+pub mod adapters;
+pub mod cli;
+pub mod color;
+mod commands;
+pub mod config;
+pub mod event;
+pub mod exit_code;
+pub mod gates;
+pub mod journal;
+pub mod phase;
+pub mod plan;
+pub mod ports;
+mod recover;
+pub mod release;
+pub mod report;
+pub mod rollout;
+pub mod traffic;
+pub mod verdict;
+pub mod watch;
+
+pub use commands::run;

@@ -1,0 +1,154 @@
+//! Reads the router's access log as it grows.
+
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::{
+    color::Color,
+    ports::{Traffic, WorldError},
+    traffic::Request,
+};
+
+/// The log, and how far it was read.
+pub(super) struct AccessLog {
+    path: PathBuf,
+    offset: u64,
+}
+
+impl AccessLog {
+    /// Starts at the log's present end.
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            offset: path.metadata().map_or(0, |metadata| metadata.len()),
+        }
+    }
+
+    fn read_on(&mut self) -> std::io::Result<Vec<Request>> {
+        let mut file = File::open(&self.path)?;
+        if file.metadata()?.len() < self.offset {
+            self.offset = 0;
+        }
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        // nginx flushes whole lines, but a reader may still meet one half written.
+        let complete = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |last| last + 1);
+        self.offset += complete as u64;
+        Ok(String::from_utf8_lossy(&bytes[..complete])
+            .lines()
+            .filter_map(parse)
+            .collect())
+    }
+}
+
+impl Traffic for AccessLog {
+    fn new_requests(&mut self) -> Result<Vec<Request>, WorldError> {
+        self.read_on().map_err(|error| {
+            WorldError(format!(
+                "cannot read the router's access log {}: {error}",
+                self.path.display()
+            ))
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    wanted: Color,
+    answered: &'a str,
+    status: u16,
+    upstream_status: &'a str,
+}
+
+fn parse(line: &str) -> Option<Request> {
+    let line: Line<'_> = serde_json::from_str(line).ok()?;
+    let answered = match line.answered {
+        "blue" => Some(Color::Blue),
+        "green" => Some(Color::Green),
+        _ => None,
+    };
+    Some(Request {
+        wanted: line.wanted,
+        answered,
+        status: line.status,
+        attempts: line
+            .upstream_status
+            .split(", ")
+            .map(|status| status.parse().ok())
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    const LINE: &str = r#"{"time":"2026-01-01T00:00:00+00:00","seconds":1.0,"method":"POST","uri":"/predict","status":200,"wanted":"green","answered":"blue","upstream_addr":"127.0.0.1:8082, 127.0.0.1:8081","upstream_status":"502, 200","request_time":0.003}"#;
+
+    #[test]
+    fn a_line_lists_the_attempts_in_order() {
+        assert_eq!(
+            parse(LINE),
+            Some(Request {
+                wanted: Color::Green,
+                answered: Some(Color::Blue),
+                status: 200,
+                attempts: vec![Some(502), Some(200)],
+            })
+        );
+    }
+
+    #[test]
+    fn an_attempt_without_an_answer_has_no_status() {
+        let line = LINE
+            .replace("\"502, 200\"", "\"-\"")
+            .replace("\"answered\":\"blue\"", "\"answered\":\"\"");
+        let request = parse(&line).unwrap();
+        assert_eq!(request.attempts, [None]);
+        assert_eq!(request.answered, None);
+    }
+
+    #[test]
+    fn only_what_is_new_and_complete_is_read_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        let mut file = File::create(&path).unwrap();
+        writeln!(file, "{LINE}").unwrap();
+        let mut log = AccessLog::new(&path);
+        assert_eq!(log.new_requests().unwrap().len(), 0);
+        write!(file, "{LINE}\n{}", &LINE[..40]).unwrap();
+        assert_eq!(log.new_requests().unwrap().len(), 1);
+        assert_eq!(log.new_requests().unwrap().len(), 0);
+        writeln!(file, "{}", &LINE[40..]).unwrap();
+        assert_eq!(log.new_requests().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_truncated_log_is_read_from_its_beginning() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        std::fs::write(&path, format!("{LINE}\n{LINE}\n")).unwrap();
+        let mut log = AccessLog::new(&path);
+        std::fs::write(&path, format!("{LINE}\n")).unwrap();
+        assert_eq!(log.new_requests().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_missing_log_is_named() {
+        let error = AccessLog::new(Path::new("no/such.log"))
+            .new_requests()
+            .unwrap_err();
+        assert!(error.to_string().contains("no/such.log"));
+    }
+}

@@ -1,0 +1,167 @@
+//! The router: three flag files that nginx tests for every request, and its control port.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::http::client;
+use crate::{
+    color::Color,
+    config::Settings,
+    ports::{Router, WorldError},
+};
+
+/// nginx with the configuration in this project's `nginx/`.
+pub(super) struct Nginx {
+    flags: PathBuf,
+    control: String,
+    confirm_timeout: Duration,
+    client: reqwest::Client,
+}
+
+impl Nginx {
+    pub(super) fn new(settings: &Settings) -> Result<Self, WorldError> {
+        Ok(Self {
+            flags: settings.router.flags.clone(),
+            control: settings.router.control.clone(),
+            confirm_timeout: settings.router.confirm_timeout,
+            client: client(settings.probe.timeout)?,
+        })
+    }
+
+    fn flagged(&self) -> Color {
+        if self.flags.join("green").exists() {
+            Color::Green
+        } else {
+            Color::Blue
+        }
+    }
+
+    async fn answered(&self) -> Result<Color, WorldError> {
+        let url = format!("{}/active", self.control);
+        let unusable = |problem: String| {
+            WorldError(format!(
+                "the router does not tell which color is active: GET {url} {problem}"
+            ))
+        };
+        let response = self
+            .client
+            .get(&url)
+            .send()
+            .await
+            .map_err(|error| unusable(format!("failed: {}", super::http::cause(&error))))?;
+        let status = response.status();
+        let text = response.text().await.unwrap_or_default();
+        match (status.as_u16(), text.trim()) {
+            (200, "blue") => Ok(Color::Blue),
+            (200, "green") => Ok(Color::Green),
+            (status, text) => Err(unusable(format!(
+                "answered {status} {text:?}, not blue or green"
+            ))),
+        }
+    }
+}
+
+#[async_trait]
+impl Router for Nginx {
+    async fn active(&self) -> Result<Color, WorldError> {
+        let (flagged, answered) = (self.flagged(), self.answered().await?);
+        if flagged == answered {
+            return Ok(answered);
+        }
+        Err(WorldError(format!(
+            "the flags in {} say {flagged}, but the router at {} answers {answered}: is this its flag directory, and may its workers search it?",
+            self.flags.display(),
+            self.control
+        )))
+    }
+
+    async fn point_at(&self, color: Color) -> Result<Color, WorldError> {
+        const PAUSE: Duration = Duration::from_millis(20);
+
+        let displaced = self.flagged();
+        set_flag(&self.flags, "green", color == Color::Green)?;
+        let deadline = Instant::now() + self.confirm_timeout;
+        loop {
+            let problem = match self.active().await {
+                Ok(active) if active == color => return Ok(displaced),
+                Ok(active) => format!("it answers {active}"),
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() >= deadline {
+                return Err(WorldError(format!(
+                    "the router was told to use {color} and did not confirm it: {problem}"
+                )));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn is_fit(&self, color: Color) -> bool {
+        self.flags.join(fit_flag(color)).exists()
+    }
+
+    fn set_fit(&self, color: Color, fit: bool) -> Result<(), WorldError> {
+        set_flag(&self.flags, fit_flag(color), fit)
+    }
+}
+
+fn fit_flag(color: Color) -> &'static str {
+    match color {
+        Color::Blue => "fit-blue",
+        Color::Green => "fit-green",
+    }
+}
+
+/// Creates or removes a flag; a power cut after this returns does not undo it.
+fn set_flag(directory: &Path, name: &str, present: bool) -> Result<(), WorldError> {
+    let path = directory.join(name);
+    let changed = if present {
+        File::create(&path).map(drop)
+    } else {
+        fs::remove_file(&path).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })
+    };
+    changed
+        .and_then(|()| File::open(directory)?.sync_all())
+        .map_err(|error| {
+            let doing = if present { "create" } else { "remove" };
+            WorldError(format!(
+                "cannot {doing} the router's flag {}: {error}",
+                path.display()
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_is_set_and_unset_any_number_of_times() {
+        let directory = tempfile::tempdir().unwrap();
+        for present in [true, true, false, false, true] {
+            set_flag(directory.path(), "green", present).unwrap();
+            assert_eq!(directory.path().join("green").exists(), present);
+        }
+    }
+
+    #[test]
+    fn a_missing_flag_directory_is_named() {
+        let error = set_flag(Path::new("no/such"), "green", true)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("cannot create the router's flag no/such/green"),
+            "{error}"
+        );
+    }
+}

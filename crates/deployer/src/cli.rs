@@ -1,0 +1,84 @@
+//! The command line. It only says what is wanted; nothing happens here.
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    color::Color,
+    config::{DeployOverrides, GlobalOverrides},
+};
+
+/// Blue-green deployment for model servers behind nginx.
+///
+/// Two colors run a model server each; the router sends all traffic to the active one. `deploy`
+/// puts a release on the idle color, proves it there, switches all traffic at once, watches, and
+/// switches back by itself if the release is worse.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: GlobalOverrides,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  promoted, or done
+   1  unexpected error
+   2  wrong arguments or settings; nothing was touched
+  10  refused: traffic never moved
+  20  rolled back: the release had traffic and lost it again
+  30  halted: a person is needed
+  75  another deployer is at work";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the router and both colors, where they are not running
+    Up,
+    /// Put a release on the idle color, prove it, switch to it, watch it
+    Deploy {
+        /// The version to deploy [default: the one that the idle color holds]
+        version: Option<String>,
+        /// Flags that replace figures of the settings file.
+        #[command(flatten)]
+        overrides: Box<DeployOverrides>,
+    },
+    /// Give all traffic back to the release before this one, at once
+    Rollback,
+    /// Send all traffic to a color that is healthy, without proving or watching it
+    Switch {
+        /// The color that gets all traffic
+        color: Color,
+    },
+    /// Show what each color serves and where traffic goes
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop the router and both colors
+    Down,
+}
+
+impl Command {
+    /// The command in the words in which it was given.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::Up => "up".to_owned(),
+            Self::Deploy {
+                version: Some(version),
+                ..
+            } => format!("deploy {version}"),
+            Self::Deploy { version: None, .. } => "deploy".to_owned(),
+            Self::Rollback => "rollback".to_owned(),
+            Self::Switch { color } => format!("switch {color}"),
+            Self::Status { .. } => "status".to_owned(),
+            Self::Down => "down".to_owned(),
+        }
+    }
+}

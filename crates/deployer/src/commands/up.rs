@@ -1,0 +1,99 @@
+//! `deployer up`
+
+use anyhow::anyhow;
+use tokio::time::Instant;
+
+use super::{held_version, print};
+use crate::{
+    adapters,
+    color::Color,
+    config::Settings,
+    event::{Event, Reporter},
+    gates::{Candidate, Gate as _, Healthy},
+    ports::{Service, State, World},
+    release::Release,
+    verdict::Verdict,
+};
+
+pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<u8> {
+    let world = adapters::connect(settings, Vec::new())?;
+    for color in Color::BOTH {
+        let version = held_version(&world, settings, color).await;
+        let (state, _) = world.fleet.inspect(Service::Server(color)).await?;
+        if let State::Stopped(_) = state {
+            reporter.report(&Event::Note {
+                text: format!("starting {color} with {version}"),
+            });
+            world.fleet.start(color, &version).await?;
+        }
+    }
+    world.fleet.start_router().await?;
+    let active = await_router(&world, settings).await?;
+    for color in [active, active.other()] {
+        let verdict = await_health(&world, settings, color, reporter).await;
+        reporter.report(&Event::Judged {
+            gate: color.name(),
+            verdict: &verdict,
+        });
+        if verdict.lets_through() {
+            continue;
+        }
+        // A sick standby must not stand in; a sick active color cannot be left at that.
+        world.router.set_fit(color, false)?;
+        if color == active {
+            return Err(anyhow!(
+                "{color} is active and not healthy: {}",
+                verdict.summary
+            ));
+        }
+    }
+    print(&format!("up: {} serves {}", settings.router.url, active));
+    Ok(crate::exit_code::FINE)
+}
+
+/// nginx answers within milliseconds, unless it could not start; then its log says why.
+async fn await_router(world: &World, settings: &Settings) -> anyhow::Result<Color> {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+    let deadline = Instant::now() + settings.router.confirm_timeout;
+    loop {
+        let error = match world.router.active().await {
+            Ok(active) => return Ok(active),
+            Err(error) => error,
+        };
+        let stopped = match world.fleet.inspect(Service::Router).await? {
+            (State::Stopped(how), _) => Some(how),
+            (State::Running | State::Unmanaged, _) => None,
+        };
+        if stopped.is_some() || Instant::now() >= deadline {
+            let how = stopped.map_or_else(String::new, |how| format!("it stopped: {how}; "));
+            let log = world.fleet.logs(Service::Router, 10).await.join("\n    ");
+            return Err(anyhow!(
+                "the router did not start: {how}{error}; its last log lines:\n    {log}"
+            ));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn await_health(
+    world: &World,
+    settings: &Settings,
+    color: Color,
+    reporter: &dyn Reporter,
+) -> Verdict {
+    let release = Release {
+        model: settings.release.model.clone(),
+        version: held_version(world, settings, color).await,
+        digest: None,
+    };
+    let candidate = Candidate {
+        color,
+        release: &release,
+        world,
+        reporter,
+    };
+    Healthy::new(settings.health.clone())
+        .judge(&candidate)
+        .await
+}

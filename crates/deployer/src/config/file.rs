@@ -1,0 +1,276 @@
+//! Reads the settings file over the embedded default.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+use toml::{
+    Spanned, Table, Value,
+    de::{DeTable, DeValue},
+};
+
+use super::Settings;
+
+const DEFAULT: &str = include_str!("../../../../deployer.toml");
+
+/// Why there are no settings.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("cannot read the settings file {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file says something that is not understood.
+    #[error("{path}, line {line}: {problem}")]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
+    /// A figure is outside its range, wherever it came from.
+    #[error("{key} is {value}, but must be {expected}")]
+    OutOfRange {
+        /// The key, with its section.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// The range.
+        expected: &'static str,
+    },
+}
+
+/// Reads `path` over the embedded default; without a path, `deployer.toml` in the current
+/// directory if there is one. Relative paths in it are relative to its directory.
+pub fn load(path: Option<&Path>) -> Result<Settings, SettingsError> {
+    let (path, optional) = match path {
+        Some(path) => (path, false),
+        None => (Path::new("deployer.toml"), true),
+    };
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if optional && error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(source) => {
+            return Err(SettingsError::Unreadable {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    let mut settings = parse(path, &text)?;
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    resolve_paths(
+        &mut settings,
+        &std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned()),
+    );
+    Ok(settings)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Settings, SettingsError> {
+    let wrong = |offset: usize, problem: String| SettingsError::Wrong {
+        path: path.to_owned(),
+        line: 1 + text[..offset.min(text.len())].matches('\n').count(),
+        problem,
+    };
+    let from_toml = |error: &toml::de::Error| {
+        wrong(
+            error.span().map_or(0, |span| span.start),
+            error.message().to_owned(),
+        )
+    };
+    let mut merged: Table = DEFAULT.parse().expect("the embedded default is valid TOML");
+    let spanned = DeTable::parse(text).map_err(|error| from_toml(&error))?;
+    if let Some((offset, problem)) = unknown_key(spanned.get_ref(), &merged, "") {
+        return Err(wrong(offset, problem));
+    }
+    merge(
+        &mut merged,
+        text.parse().map_err(|error| from_toml(&error))?,
+    );
+    serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {
+        let key = error.path().to_string();
+        let offset = offset_of(spanned.get_ref(), &key).unwrap_or(0);
+        wrong(offset, format!("{key}: {}", error.inner().message()))
+    })
+}
+
+/// The default file holds every key there is, so what it lacks is unknown.
+fn unknown_key(given: &DeTable<'_>, known: &Table, section: &str) -> Option<(usize, String)> {
+    given.iter().find_map(|(key, value)| {
+        let name = key.get_ref().as_ref();
+        let place = format!("{section}{name}");
+        match (value.get_ref(), known.get(name)) {
+            (_, None) => {
+                let names: Vec<&str> = known.keys().map(String::as_str).collect();
+                let problem = format!("unknown key `{place}`; known here: {}", names.join(", "));
+                Some((key.span().start, problem))
+            }
+            (DeValue::Table(given), Some(Value::Table(known))) => {
+                unknown_key(given, known, &format!("{place}."))
+            }
+            (_, Some(_)) => None,
+        }
+    })
+}
+
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn offset_of(table: &DeTable<'_>, path: &str) -> Option<usize> {
+    let (first, rest) = path
+        .split_once('.')
+        .map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let (key, value): (&Spanned<_>, &Spanned<DeValue<'_>>) =
+        table.iter().find(|(key, _)| key.get_ref() == first)?;
+    match (value.get_ref(), rest) {
+        (DeValue::Table(inner), Some(rest)) => offset_of(inner, rest),
+        _ => Some(key.span().start),
+    }
+}
+
+fn resolve_paths(settings: &mut Settings, directory: &Path) {
+    let process = &mut settings.fleet.process;
+    for path in [
+        &mut settings.state,
+        &mut settings.router.flags,
+        &mut settings.probe.inputs,
+        &mut settings.fleet.compose.file,
+        &mut settings.fleet.compose.environment_file,
+        &mut process.nginx_configuration,
+        &mut process.nginx_prefix,
+    ] {
+        *path = directory.join(&*path);
+    }
+    for path in [
+        &mut settings.release.model_root,
+        &mut settings.router.access_log,
+    ]
+    .into_iter()
+    .flatten()
+    {
+        *path = directory.join(&*path);
+    }
+    // A program is looked up in PATH unless it names a directory.
+    if let Some(program) = process.command.first_mut()
+        && program.contains('/')
+    {
+        *program = directory.join(&*program).to_string_lossy().into_owned();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn parse_text(text: &str) -> Result<Settings, String> {
+        parse(Path::new("deployer.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_a_file_the_defaults_are_those_that_the_file_documents() {
+        let settings = parse_text("").unwrap();
+        assert_eq!(settings.health.tries, 10);
+        assert_eq!(settings.health.interval, Duration::from_secs(3));
+        assert_eq!(settings.smoke.requests, 50);
+        assert_eq!(settings.watch.duration, Duration::from_mins(1));
+    }
+
+    #[test]
+    fn a_key_in_the_file_wins_over_the_default_and_leaves_its_neighbors() {
+        let settings = parse_text("[watch]\nduration = \"5s\"").unwrap();
+        assert_eq!(settings.watch.duration, Duration::from_secs(5));
+        assert_eq!(settings.watch.failures, 3);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_the_line_and_the_known_keys() {
+        let error = parse_text("state = \"x\"\n\n[health]\ntrys = 3").unwrap_err();
+        assert_eq!(
+            error,
+            "deployer.toml, line 4: unknown key `health.trys`; known here: interval, tries"
+        );
+    }
+
+    #[test]
+    fn an_unknown_section_is_an_error_too() {
+        let error = parse_text("[wacth]\nduration = \"5s\"").unwrap_err();
+        assert!(
+            error.starts_with("deployer.toml, line 1: unknown key `wacth`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_names_the_key_and_the_line() {
+        let error = parse_text("[watch]\ninterval = \"1s\"\nfailures = \"three\"").unwrap_err();
+        assert!(
+            error.starts_with("deployer.toml, line 3: watch.failures: invalid type"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_duration_names_the_key_and_the_line() {
+        let error = parse_text("[watch]\nduration = \"60\"").unwrap_err();
+        assert!(
+            error.starts_with("deployer.toml, line 2: watch.duration: "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn broken_toml_names_the_line() {
+        let error = parse_text("state = \"x\"\n[watch").unwrap_err();
+        assert!(error.starts_with("deployer.toml, line 2: "), "{error}");
+    }
+
+    #[test]
+    fn relative_paths_are_relative_to_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("my.toml");
+        fs::write(&file, "[fleet.process]\ncommand = [\"bin/server\"]").unwrap();
+        let settings = load(Some(&file)).unwrap();
+        assert_eq!(settings.state, directory.path().join("state"));
+        assert_eq!(
+            settings.router.access_log,
+            Some(directory.path().join("run/logs/access.log"))
+        );
+        assert_eq!(
+            settings.fleet.process.command[0],
+            directory.path().join("bin/server").to_string_lossy()
+        );
+        assert_eq!(settings.fleet.process.nginx, Path::new("nginx"));
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let error = load(Some(Path::new("no/such.toml")))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("cannot read the settings file no/such.toml"),
+            "{error}"
+        );
+    }
+}

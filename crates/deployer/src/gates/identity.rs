@@ -1,0 +1,140 @@
+//! Is the candidate the release that is wanted, and not a stale one?
+
+use async_trait::async_trait;
+
+use super::{Candidate, Gate};
+use crate::{
+    ports::Target,
+    release::{Health, Release},
+    verdict::{Finding, Verdict},
+};
+
+/// Compares name, version and digest.
+#[derive(Debug)]
+pub struct Identity;
+
+#[async_trait]
+impl Gate for Identity {
+    fn name(&self) -> &'static str {
+        "identity"
+    }
+
+    async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
+        match candidate
+            .world
+            .probe
+            .health(Target::Server(candidate.color))
+            .await
+        {
+            Ok(health) => compare(candidate.release, &health),
+            Err(error) => Verdict::new(
+                Finding::Fail,
+                format!("it could not be asked who it is: {error}"),
+            ),
+        }
+    }
+}
+
+/// Whether a server that answered `health` serves `wanted`.
+#[must_use]
+pub fn compare(wanted: &Release, health: &Health) -> Verdict {
+    let questions = [
+        (
+            "model name",
+            Some(&wanted.model),
+            health.model_name.as_ref(),
+        ),
+        (
+            "version",
+            Some(&wanted.version),
+            health.model_version.as_ref(),
+        ),
+        (
+            "digest",
+            wanted.digest.as_ref(),
+            health.model_digest.as_ref(),
+        ),
+    ];
+    let mut same = Vec::new();
+    let mut unknown = Vec::new();
+    for (what, wanted, reported) in questions {
+        match (wanted, reported) {
+            (Some(wanted), Some(reported)) if wanted == reported => same.push(what),
+            (Some(wanted), Some(reported)) => {
+                return Verdict::new(
+                    Finding::Fail,
+                    format!("it reports {what} {reported}, but {wanted} is wanted"),
+                );
+            }
+            (None, _) => unknown.push(format!("{what} (not known here)")),
+            (_, None) => unknown.push(format!("{what} (not reported)")),
+        }
+    }
+    let unknown = unknown.join(", ");
+    match (same.is_empty(), unknown.is_empty()) {
+        (true, _) => Verdict::new(Finding::Skipped, format!("nothing to compare: {unknown}")),
+        (false, true) => Verdict::new(Finding::Pass, format!("{} as wanted", same.join(", "))),
+        (false, false) => Verdict::new(
+            Finding::Pass,
+            format!("{} as wanted; not compared: {unknown}", same.join(", ")),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Release {
+        Release {
+            model: "sentiment".to_owned(),
+            version: "v2".to_owned(),
+            digest: Some("abc".to_owned()),
+        }
+    }
+
+    fn reported(version: &str, digest: Option<&str>) -> Health {
+        Health {
+            model_name: Some("sentiment".to_owned()),
+            model_version: Some(version.to_owned()),
+            model_digest: digest.map(str::to_owned),
+            ..Health::default()
+        }
+    }
+
+    #[test]
+    fn the_wanted_release_passes() {
+        let verdict = compare(&wanted(), &reported("v2", Some("abc")));
+        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(verdict.summary, "model name, version, digest as wanted");
+    }
+
+    #[test]
+    fn a_stale_version_fails_and_both_are_named() {
+        let verdict = compare(&wanted(), &reported("v1", Some("abc")));
+        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.summary, "it reports version v1, but v2 is wanted");
+    }
+
+    #[test]
+    fn other_files_under_the_same_version_fail() {
+        assert_eq!(
+            compare(&wanted(), &reported("v2", Some("abd"))).finding,
+            Finding::Fail
+        );
+    }
+
+    #[test]
+    fn what_a_server_does_not_report_is_named_and_not_held_against_it() {
+        let verdict = compare(&wanted(), &reported("v2", None));
+        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(
+            verdict.summary,
+            "model name, version as wanted; not compared: digest (not reported)"
+        );
+        assert_eq!(
+            compare(&wanted(), &Health::default()).finding,
+            Finding::Skipped
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! What the deployer was doing, kept where the next run finds it, and the lock that keeps two
+//! deployers apart.
+//!
+//! The journal never decides where traffic goes: the router's flags do.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{phase::Phase, plan::Plan};
+
+/// Why the journal or the lock is not to be had.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// Somebody else is deploying.
+    #[error("another deployer is at work: {holder}; try again when it is done")]
+    Busy {
+        /// Who, since when, doing what.
+        holder: String,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot {doing} {path}: {source}")]
+    Storage {
+        /// What was being done, in the infinitive.
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The journal is there but says nothing that makes sense.
+    #[error(
+        "{path} is not a journal: {source}; see where traffic goes with `deployer status`, then remove the file"
+    )]
+    Damaged {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+/// The last entry of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The deployment.
+    pub plan: Plan,
+    /// The last phase that it was seen to reach.
+    pub phase: Phase,
+    /// When.
+    pub since: Timestamp,
+    /// Why it ended, when it did.
+    pub reason: Option<String>,
+}
+
+/// The journal, held by the one deployer that may act.
+#[derive(Debug)]
+pub struct Journal {
+    directory: PathBuf,
+    /// The kernel lets go of the lock when this process ends, however it ends.
+    _lock: File,
+}
+
+impl Journal {
+    /// Takes the lock for `command`, in words such as `deploy v2`.
+    pub fn lock(directory: &Path, command: &str) -> Result<Self, JournalError> {
+        fs::create_dir_all(directory).map_err(storage("create", directory))?;
+        let path = directory.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(storage("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = lock.read_to_string(&mut holder);
+                return Err(JournalError::Busy {
+                    holder: holder.trim().to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(storage("lock", &path)(source)),
+        }
+        let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
+        let holder = format!(
+            "`{command}` by {user}, process {}, since {:.0}",
+            std::process::id(),
+            Timestamp::now()
+        );
+        lock.set_len(0)
+            .and_then(|()| lock.write_all(holder.as_bytes()))
+            .map_err(storage("write", &path))?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Writes down that the deployment reached `phase`. It is on the disk when this returns.
+    pub fn reached(
+        &self,
+        plan: &Plan,
+        phase: Phase,
+        reason: Option<&str>,
+    ) -> Result<(), JournalError> {
+        let entry = Entry {
+            plan: plan.clone(),
+            phase,
+            since: Timestamp::now(),
+            reason: reason.map(str::to_owned),
+        };
+        let path = entry_path(&self.directory);
+        let text = serde_json::to_string_pretty(&entry)
+            .map_err(|error| storage("write", &path)(error.into()))?;
+        replace(&path, &text).map_err(storage("write", &path))
+    }
+
+    /// The last entry; none when nothing was ever deployed.
+    pub fn last(&self) -> Result<Option<Entry>, JournalError> {
+        last_entry(&self.directory)
+    }
+}
+
+/// The last entry of the journal in `directory`, without taking the lock.
+pub fn last_entry(directory: &Path) -> Result<Option<Entry>, JournalError> {
+    let path = entry_path(directory);
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|source| JournalError::Damaged { path, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(storage("read", &path)(source)),
+    }
+}
+
+/// Replaces a file so that a reader, also one after a power cut, sees all of it or the old one.
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn entry_path(directory: &Path) -> PathBuf {
+    directory.join("deployment.json")
+}
+
+fn storage(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::Storage {
+        doing,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{color::Color, release::Release};
+
+    fn plan() -> Plan {
+        let release = Release {
+            model: "sentiment".to_owned(),
+            version: "v2".to_owned(),
+            digest: None,
+        };
+        Plan::new(Timestamp::UNIX_EPOCH, Color::Blue, release)
+    }
+
+    #[test]
+    fn the_second_deployer_is_told_who_holds_the_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = Journal::lock(directory.path(), "deploy v2").unwrap();
+        let error = Journal::lock(directory.path(), "rollback")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`deploy v2` by"), "{error}");
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        drop(held);
+        Journal::lock(directory.path(), "rollback").unwrap();
+    }
+
+    #[test]
+    fn the_last_phase_is_what_the_next_run_finds() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::lock(directory.path(), "deploy v2").unwrap();
+        assert_eq!(journal.last().unwrap(), None);
+        journal.reached(&plan(), Phase::Planned, None).unwrap();
+        journal
+            .reached(&plan(), Phase::Refused, Some("it never became healthy"))
+            .unwrap();
+        let last = last_entry(directory.path()).unwrap().unwrap();
+        assert_eq!(last.phase, Phase::Refused);
+        assert_eq!(last.plan, plan());
+        assert_eq!(last.reason.as_deref(), Some("it never became healthy"));
+    }
+
+    #[test]
+    fn a_damaged_journal_is_reported_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(entry_path(directory.path()), "{\"plan\":").unwrap();
+        let error = last_entry(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("deployment.json"), "{error}");
+        assert!(error.contains("deployer status"), "{error}");
+    }
+}

@@ -1,0 +1,51 @@
+//! What a deployment is going to do.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{color::Color, release::Release};
+
+/// One deployment: which release goes where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Names the deployment in the journal and in reports: its start in UTC and the version.
+    pub id: String,
+    /// The color that has the traffic, and keeps it until the candidate is proven.
+    pub active: Color,
+    /// The color that receives the candidate.
+    pub idle: Color,
+    /// What the candidate must turn out to be.
+    pub release: Release,
+}
+
+impl Plan {
+    /// Plans to put `release` on the color that is idle while `active` has the traffic.
+    #[must_use]
+    pub fn new(now: Timestamp, active: Color, release: Release) -> Self {
+        Self {
+            id: format!("{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), release.version),
+            active,
+            idle: active.other(),
+            release,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_candidate_goes_to_the_color_without_traffic() {
+        let release = Release {
+            model: "sentiment".to_owned(),
+            version: "v2".to_owned(),
+            digest: None,
+        };
+        for active in Color::BOTH {
+            let plan = Plan::new(Timestamp::UNIX_EPOCH, active, release.clone());
+            assert_ne!(plan.idle, plan.active);
+            assert_eq!(plan.id, "19700101T000000Z-v2");
+        }
+    }
+}

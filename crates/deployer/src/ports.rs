@@ -1,0 +1,117 @@
+//! What the deployer needs of the world. The adapters meet it for real, the tests with fakes.
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::{color::Color, release::Health, traffic::Request};
+
+/// Anything that the world refused, in words for the person at the terminal.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct WorldError(pub String);
+
+/// Sends traffic to one color.
+#[async_trait]
+pub trait Router: Send + Sync {
+    /// The color that has the traffic, by the flag, and confirmed by the router itself.
+    async fn active(&self) -> Result<Color, WorldError>;
+
+    /// Sends all traffic to `color` from the next request on, waits until the router confirms it,
+    /// and hands back the color that was displaced.
+    async fn point_at(&self, color: Color) -> Result<Color, WorldError>;
+
+    /// Whether `color` may stand in for the other one.
+    fn is_fit(&self, color: Color) -> bool;
+
+    /// Says whether `color` may stand in for the other one.
+    fn set_fit(&self, color: Color, fit: bool) -> Result<(), WorldError>;
+}
+
+/// Tells what clients were answered.
+pub trait Traffic: Send + Sync {
+    /// The requests that were logged since the last call, or since the log was opened.
+    fn new_requests(&mut self) -> Result<Vec<Request>, WorldError>;
+}
+
+/// One of the things that a fleet runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// A model server.
+    Server(Color),
+    /// nginx.
+    Router,
+}
+
+impl Service {
+    /// The service's name, as in the Compose file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server(color) => color.name(),
+            Self::Router => "router",
+        }
+    }
+}
+
+/// What a service is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It runs.
+    Running,
+    /// It does not, for this reason.
+    Stopped(String),
+    /// Nobody here can tell: something else runs it.
+    Unmanaged,
+}
+
+/// Starts and stops services.
+#[async_trait]
+pub trait Fleet: Send + Sync {
+    /// Starts the router if it is not running.
+    async fn start_router(&self) -> Result<(), WorldError>;
+
+    /// Replaces whatever `color` runs by `version`. It need not be healthy yet on return.
+    async fn start(&self, color: Color, version: &str) -> Result<(), WorldError>;
+
+    /// Ends a service: it may finish what it is doing within a bound. Fine when it is not running.
+    async fn stop(&self, service: Service) -> Result<(), WorldError>;
+
+    /// What a service is doing, and for a server which version was last started there.
+    async fn inspect(&self, service: Service) -> Result<(State, Option<String>), WorldError>;
+
+    /// The last lines that a service wrote, oldest first.
+    async fn logs(&self, service: Service, lines: usize) -> Vec<String>;
+}
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A color's server, directly.
+    Server(Color),
+    /// A color's server, as the router reaches it.
+    ThroughRouter(Color),
+    /// Whoever answers clients.
+    Public,
+}
+
+/// Asks model servers. Every question is bounded in time.
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// A health check; an error when it was not passed.
+    async fn health(&self, target: Target) -> Result<Health, WorldError>;
+
+    /// The `number`-th test request; an error when it was not answered with success.
+    async fn predict(&self, target: Target, number: usize) -> Result<(), WorldError>;
+}
+
+/// The ports together.
+pub struct World {
+    /// Sends traffic.
+    pub router: Box<dyn Router>,
+    /// Tells what clients were answered; none when the access log cannot be read here.
+    pub traffic: Option<Box<dyn Traffic>>,
+    /// Starts and stops services.
+    pub fleet: Box<dyn Fleet>,
+    /// Asks model servers.
+    pub probe: Box<dyn Probe>,
+}

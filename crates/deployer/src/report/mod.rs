@@ -1,0 +1,5 @@
+//! Consumers of events.
+
+mod terminal;
+
+pub use terminal::Terminal;

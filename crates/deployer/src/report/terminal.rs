@@ -1,0 +1,107 @@
+//! Progress for people, on stderr: stdout is kept for the result.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{
+    event::{Event, Reporter},
+    phase::Phase,
+};
+
+/// Prints one line an event; what repeats is overwritten on a terminal and left out elsewhere.
+pub struct Terminal {
+    live: bool,
+    /// Whether the cursor stands behind a line that the next one overwrites.
+    overwrite: Mutex<bool>,
+}
+
+impl Terminal {
+    /// Looks whether stderr is a terminal.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            live: std::io::stderr().is_terminal(),
+            overwrite: Mutex::new(false),
+        }
+    }
+
+    fn line(&self, text: &str) {
+        let mut overwrite = self
+            .overwrite
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let start = if std::mem::take(&mut *overwrite) {
+            "\r\x1b[K"
+        } else {
+            ""
+        };
+        // A closed stderr must not end a deployment.
+        let _ = writeln!(std::io::stderr(), "{start}{text}");
+    }
+
+    fn passing(&self, text: &str) {
+        if self.live {
+            *self
+                .overwrite
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = true;
+            let mut stderr = std::io::stderr();
+            let _ = write!(stderr, "\r\x1b[K{text}");
+            let _ = stderr.flush();
+        }
+    }
+}
+
+impl Default for Terminal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Reporter for Terminal {
+    fn report(&self, event: &Event<'_>) {
+        match event {
+            Event::Planned { plan } => self.line(&format!(
+                "deploying {} {} to {}, which is idle; {} has the traffic",
+                plan.release.model, plan.release.version, plan.idle, plan.active
+            )),
+            Event::Note { text } => self.line(&format!("  note         {text}")),
+            Event::Waiting { tried, of, reason } => {
+                self.passing(&format!("  waiting      try {tried} of {of}: {reason}"));
+            }
+            Event::Judged { gate, verdict } => {
+                self.line(&format!(
+                    "  {gate:<12} {}: {}",
+                    verdict.finding, verdict.summary
+                ));
+            }
+            Event::Moved { from, to } => self.line(&format!(
+                "  switch       all traffic moved from {from} to {to}"
+            )),
+            Event::Watched {
+                elapsed,
+                of,
+                tally,
+                trouble,
+            } => {
+                let trouble = trouble.map_or_else(String::new, |trouble| format!("; {trouble}"));
+                self.passing(&format!(
+                    "  watching     {:.0} of {:.0} s: {} requests, {} failed{trouble}",
+                    elapsed.as_secs_f64(),
+                    of.as_secs_f64(),
+                    tally.requests,
+                    tally.failed
+                ));
+            }
+            Event::Reached { phase, reason } => match (phase, reason) {
+                (Phase::Starting, _) => {
+                    self.line("  start        the idle color is being replaced");
+                }
+                (phase, Some(reason)) => self.line(&format!("{phase}: {reason}")),
+                _ => {}
+            },
+        }
+    }
+}
