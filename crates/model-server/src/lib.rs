@@ -1,1 +1,30 @@
 //! Serves one release of a text classifier over HTTP.
+//!
+//! [`run`] is the whole server. [`serve`] is the same for whoever has a listener and a stop
+//! signal of their own. Both take a function that may put layers around the router.
+//!
+//! | Room | What happens there |
+//! |---|---|
+//! | `http` | every route and layer on one screen; one file per noun; errors become statuses in one place |
+//! | `text` | tokenize, truncate, labels, softmax |
+//! | `worker` | the threads that answer texts, and the queue before them |
+//! | `engine` | one trait, one file per engine |
+//! | `metrics` | every counter and guard |
+//! | `lifecycle` | load, warm up, ready, drain, stop |
+
+mod engine;
+mod healthcheck;
+mod http;
+mod lifecycle;
+pub mod logging;
+mod metrics;
+mod settings;
+mod state;
+mod text;
+mod worker;
+
+pub use engine::GraphError;
+pub use healthcheck::{HealthcheckArguments, HealthcheckError, healthcheck};
+pub use lifecycle::{LoadError, ServeError, bind, run, serve};
+pub use settings::{AddressArguments, LogFormat, ServeArguments, Settings, SettingsError};
+pub use text::{ConfigError, TokenizerError};

@@ -1,0 +1,122 @@
+//! Asks a server for its health, as a container's health check does: no curl needed.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use axum::http::Uri;
+use clap::Args;
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time,
+};
+
+use crate::settings::AddressArguments;
+
+/// A server that takes longer than this to tell its health is not healthy.
+const BOUND: Duration = Duration::from_secs(2);
+
+/// The answer is read up to this many bytes.
+const LARGEST_ANSWER: u64 = 64 * 1024;
+
+/// Why a server counts as not healthy.
+#[derive(Debug, Error)]
+pub enum HealthcheckError {
+    /// Not a URL that can be asked.
+    #[error("{0:?} cannot be asked; expected a URL such as http://127.0.0.1:8081/health")]
+    BadUrl(String),
+    /// Nobody answers there.
+    #[error("{url} cannot be asked: {source}")]
+    Unreachable {
+        /// What was asked.
+        url: Uri,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// It accepts and says nothing.
+    #[error("{0} did not answer within {BOUND:?}")]
+    Timeout(Uri),
+    /// It says that it is not healthy.
+    #[error("{url} answered {answer}")]
+    Unhealthy {
+        /// What was asked.
+        url: Uri,
+        /// The status line and body.
+        answer: String,
+    },
+}
+
+/// What to ask.
+#[derive(Debug, Clone, Args)]
+pub struct HealthcheckArguments {
+    /// URL to ask [default: /health at HOST and PORT]
+    #[arg(long, value_name = "URL")]
+    url: Option<Uri>,
+
+    #[command(flatten)]
+    address: AddressArguments,
+}
+
+impl HealthcheckArguments {
+    fn resolve(self) -> Result<Uri, HealthcheckError> {
+        let AddressArguments { host, port } = self.address;
+        // A server that listens on every address is asked on this machine's own.
+        let host = match host {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            other => other,
+        };
+        let own = format!("http://{}/health", SocketAddr::new(host, port));
+        self.url.map_or_else(
+            || {
+                own.parse()
+                    .map_err(|_| HealthcheckError::BadUrl(own.clone()))
+            },
+            Ok,
+        )
+    }
+}
+
+/// Asks once and returns the server's own words if it is healthy.
+pub async fn healthcheck(arguments: HealthcheckArguments) -> Result<String, HealthcheckError> {
+    let url = arguments.resolve()?;
+    let answer = time::timeout(BOUND, get(&url))
+        .await
+        .map_err(|_| HealthcheckError::Timeout(url.clone()))??;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.lines().next().unwrap_or("").trim();
+    if status.split(' ').nth(1) == Some("200") {
+        Ok(body.to_owned())
+    } else {
+        Err(HealthcheckError::Unhealthy {
+            url,
+            answer: format!("{status:?} {body}"),
+        })
+    }
+}
+
+/// The whole answer to a GET, head and body, as text.
+async fn get(url: &Uri) -> Result<String, HealthcheckError> {
+    let (Some("http"), Some(host)) = (url.scheme_str(), url.host()) else {
+        return Err(HealthcheckError::BadUrl(url.to_string()));
+    };
+    let port = url.port_u16().unwrap_or(80);
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    // HTTP/1.0: the answer is not chunked, and ends where the connection does.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n");
+    let ask = async {
+        let mut stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(LARGEST_ANSWER).read_to_end(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    ask.await.map_err(|source| HealthcheckError::Unreachable {
+        url: url.clone(),
+        source,
+    })
+}

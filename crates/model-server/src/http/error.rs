@@ -1,0 +1,133 @@
+use std::{any::Any, time::Duration};
+
+use axum::{
+    Json,
+    http::{HeaderValue, Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use thiserror::Error;
+
+use super::PATHS;
+use crate::worker::panic_message;
+
+/// Seconds after which a client that was turned away may try again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Every way in which a request can fail. The message is what the client reads.
+#[derive(Debug, Error)]
+pub(super) enum ApiError {
+    #[error("the server cannot answer: {0}")]
+    Unavailable(String),
+    #[error("too many texts are waiting; try again in a second")]
+    QueueFull,
+    #[error("no prediction within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Internal(String),
+    #[error("there is no {path}; this server knows {PATHS}")]
+    UnknownPath { path: String },
+    #[error("{method} is not for this path; this server knows {PATHS}")]
+    WrongMethod { method: Method },
+    #[error("the body is larger than {limit} bytes")]
+    BodyTooLarge { limit: usize },
+    #[error("the body did not arrive within {0:?}")]
+    BodyTimeout(Duration),
+    #[error("the body could not be read: {0}")]
+    BodyUnreadable(String),
+    #[error("content-type is {0}; expected application/json")]
+    ContentType(String),
+    #[error("the body is empty; expected a JSON object such as {EXAMPLE}")]
+    NoBody,
+    #[error("the body is not valid JSON: {0}; expected an object such as {EXAMPLE}")]
+    Json(serde_json::Error),
+    #[error("the body is {0}; expected a JSON object such as {EXAMPLE}")]
+    NotAnObject(&'static str),
+    #[error("{problem}")]
+    Field {
+        field: &'static str,
+        problem: String,
+    },
+}
+
+const EXAMPLE: &str = r#"{"text": "a fine film"}"#;
+
+/// Put beside the answer for the log: why the server failed.
+#[derive(Debug, Clone)]
+pub(super) struct Failure(pub(super) String);
+
+#[derive(Serialize)]
+struct ErrorBody {
+    error: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
+}
+
+impl ApiError {
+    /// The only place where an error becomes a status.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
+            Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyUnreadable(_)
+            | Self::NoBody
+            | Self::Json(_)
+            | Self::NotAnObject(_)
+            | Self::Field { .. } => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    fn may_retry(&self) -> bool {
+        matches!(self, Self::QueueFull | Self::Unavailable(_))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let error = self.to_string();
+        let field = match self {
+            Self::Field { field, .. } => Some(field),
+            _ => None,
+        };
+        let failure = status.is_server_error().then(|| Failure(error.clone()));
+        let mut response = (status, Json(ErrorBody { error, field })).into_response();
+        if let Some(failure) = failure {
+            response.extensions_mut().insert(failure);
+        }
+        if self.may_retry() {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}
+
+/// Answers for every path without a route.
+pub(super) async fn unknown_path(uri: Uri) -> ApiError {
+    ApiError::UnknownPath {
+        path: uri.path().to_owned(),
+    }
+}
+
+/// Answers for a path that has other methods; the `Allow` header is the router's.
+pub(super) async fn wrong_method(method: Method) -> ApiError {
+    ApiError::WrongMethod { method }
+}
+
+/// Answers for a handler that panicked.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands panics over by value"
+)]
+pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let reason = panic_message(panic.as_ref());
+    ApiError::Internal(format!("the handler panicked: {reason}")).into_response()
+}

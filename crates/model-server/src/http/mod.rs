@@ -1,0 +1,38 @@
+//! The HTTP face: every route and every layer on this screen, one file per noun.
+
+mod body;
+mod drain;
+mod error;
+mod health;
+mod observe;
+mod predict;
+
+use std::sync::Arc;
+
+use axum::{
+    Router, middleware,
+    routing::{get, post},
+};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::state::ServerState;
+
+/// Every path that the server knows, for whoever asks for another.
+const PATHS: &str = "GET /health and POST /predict";
+
+/// The server's routes, with their layers. A layer wraps what stands above it.
+pub(crate) fn router(state: Arc<ServerState>) -> Router {
+    let shared = || Arc::clone(&state);
+    Router::new()
+        .route("/health", get(health::health))
+        .route(
+            "/predict",
+            post(predict::predict).layer(middleware::from_fn_with_state(shared(), observe::count)),
+        )
+        .fallback(error::unknown_path)
+        .method_not_allowed_fallback(error::wrong_method)
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(observe::trace_failures())
+        .layer(middleware::from_fn_with_state(shared(), drain::let_go))
+        .with_state(state)
+}

@@ -1,0 +1,238 @@
+//! From the start of a server to its end: load, warm up, serve, drain, stop.
+
+mod load;
+mod phase;
+mod signals;
+
+use std::{
+    future::IntoFuture as _,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{Router, serve::ListenerExt as _};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::oneshot,
+    task, time,
+};
+use tracing::{info, warn};
+
+pub use self::load::LoadError;
+pub(crate) use self::phase::{CurrentPhase, Phase};
+use self::{load::Loaded, signals::StopSignals};
+use crate::{
+    http,
+    settings::Settings,
+    state::{ServerState, Serving},
+    worker::{Queue, Workers, panic_message},
+};
+
+/// Connections that may wait to be accepted: after a switch, all clients come at once.
+const LISTEN_BACKLOG: u32 = 4096;
+
+/// Why a server ended other than by being told to.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The port is taken, or the address is not this machine's.
+    #[error("cannot listen on {address}: {source}; set HOST and PORT to a free address")]
+    Bind {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The operating system refused signals or threads.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// The release cannot be served.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Requests were still in flight when the last bound passed; they were cut.
+    #[error("requests were still in flight {0:?} after the grace period, and were cut")]
+    HardStop(Duration),
+}
+
+/// Listens on `address`.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // A restart must not wait for the last server's closed connections to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(LISTEN_BACKLOG)
+    };
+    listen().map_err(|source| ServeError::Bind { address, source })
+}
+
+/// Listens and serves until SIGTERM or SIGINT; a second one stops at once.
+///
+/// `wrap` may put layers around the server's router; pass [`std::convert::identity`] for none.
+pub async fn run(
+    settings: Settings,
+    wrap: impl FnOnce(Router) -> Router,
+) -> Result<(), ServeError> {
+    let listener = bind(settings.address)?;
+    let mut signals = StopSignals::listen()?;
+    let (stop, stopped) = oneshot::channel();
+    let twice = async {
+        signals.next().await;
+        let _ = stop.send(());
+        signals.next().await;
+    };
+    tokio::select! {
+        result = serve(listener, settings, async { let _ = stopped.await; }, wrap) => result,
+        () = twice => {
+            warn!("second signal: stopped at once");
+            Ok(())
+        }
+    }
+}
+
+/// Serves on `listener` until `stop` resolves, then drains.
+///
+/// The port answers at once; the release is loaded meanwhile, and `/health` says 503 until it
+/// is ready. A release that cannot be served ends the server with [`ServeError::Load`]. After
+/// `stop` the server is unready at once, serves for [`Settings::grace`] what still arrives, then
+/// takes no new connections and gives those in flight [`Settings::hard_stop`].
+///
+/// Dropping the future stops at once. `wrap` may put layers around the server's router.
+pub async fn serve(
+    listener: TcpListener,
+    settings: Settings,
+    stop: impl Future<Output = ()>,
+    wrap: impl FnOnce(Router) -> Router,
+) -> Result<(), ServeError> {
+    let state = Arc::new(ServerState::new(&settings, Instant::now()));
+    let address = listener.local_addr()?;
+    info!(%address, port = address.port(), "listening");
+
+    let (close, closed) = oneshot::channel::<()>();
+    let listener = listener.tap_io(|stream| {
+        // Answers are small: holding one back to fill a packet only delays it.
+        if let Err(error) = stream.set_nodelay(true) {
+            warn!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+    let router = wrap(http::router(Arc::clone(&state)));
+    let connections = axum::serve(listener, router)
+        .with_graceful_shutdown(async {
+            let _ = closed.await;
+        })
+        .into_future();
+    let mut connections = pin!(connections);
+
+    let workers = tokio::select! {
+        result = live(&state, &settings, stop) => result?,
+        // It ends only after `close`.
+        result = &mut connections => return Ok(result?),
+    };
+    info!("grace period over: finishing what is in flight");
+    drop(close);
+    let finish = async {
+        connections.await?;
+        if let Some(workers) = workers {
+            workers.stop().await;
+        }
+        info!("stopped");
+        Ok(())
+    };
+    time::timeout(settings.hard_stop, finish)
+        .await
+        .unwrap_or(Err(ServeError::HardStop(settings.hard_stop)))
+}
+
+/// Loads the release, serves until `stop`, and goes on for the grace period.
+///
+/// Returns the workers, which still have to finish what is in flight, if there are any.
+async fn live(
+    state: &Arc<ServerState>,
+    settings: &Settings,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Workers>, ServeError> {
+    let mut stop = pin!(stop);
+    let began = Instant::now();
+    let loading = {
+        let settings = settings.clone();
+        task::spawn_blocking(move || load::load(&settings))
+    };
+    let loaded = tokio::select! {
+        loaded = loading => loaded,
+        () = &mut stop => {
+            state.phase.advance(Phase::Draining);
+            info!("told to stop while loading: nothing to drain");
+            return Ok(None);
+        }
+    };
+    let loaded = loaded.unwrap_or_else(|error| Err(panicked(settings, error)));
+    let loaded = loaded.inspect_err(|error| {
+        state.phase.advance(Phase::Unfit {
+            reason: format!("loading failed: {error}"),
+        });
+    })?;
+    let digest = loaded.digest.clone();
+    let workers = put_to_work(state, settings, loaded)?;
+    state.phase.advance(Phase::Ready);
+    info!(
+        model_name = settings.model_name,
+        model_version = settings.model_version,
+        model_digest = digest,
+        threads = settings.inference_threads,
+        load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "ready"
+    );
+
+    stop.await;
+    state.phase.advance(Phase::Draining);
+    info!(grace = ?settings.grace, "told to stop: unready, still serving what arrives");
+    time::sleep(settings.grace).await;
+    Ok(Some(workers))
+}
+
+/// Starts the workers and opens the queue to the handlers.
+fn put_to_work(
+    state: &Arc<ServerState>,
+    settings: &Settings,
+    loaded: Loaded,
+) -> Result<Workers, ServeError> {
+    let queue = Arc::new(Queue::new(settings.queue_capacity.get()));
+    let on_failure = {
+        let state = Arc::clone(state);
+        move |reason: String| {
+            tracing::error!(reason, "unhealthy");
+            state.phase.advance(Phase::Unfit { reason });
+        }
+    };
+    let workers = Workers::start(
+        &loaded.classifier,
+        loaded.engines,
+        Arc::clone(&queue),
+        on_failure,
+    )?;
+    state.serving.get_or_init(|| Serving {
+        digest: loaded.digest,
+        queue,
+    });
+    Ok(workers)
+}
+
+fn panicked(settings: &Settings, error: task::JoinError) -> LoadError {
+    let reason = error.try_into_panic().map_or_else(
+        |error| error.to_string(),
+        |panic| panic_message(panic.as_ref()),
+    );
+    LoadError::Panicked {
+        path: settings
+            .model_root
+            .join(&settings.model_name)
+            .join(&settings.model_version),
+        reason,
+    }
+}

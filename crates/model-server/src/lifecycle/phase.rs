@@ -1,0 +1,103 @@
+use tokio::sync::watch;
+
+/// What the server is to whoever asks for its health. Only [`Phase::Ready`] is healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The release is being read and proved.
+    Loading,
+    /// It answers.
+    Ready,
+    /// It was told to stop; it still answers what arrives.
+    Draining,
+    /// It cannot answer, and will not recover by itself.
+    Unfit {
+        /// What happened, for a person.
+        reason: String,
+    },
+}
+
+impl Phase {
+    /// Why the server is not healthy; `None` if it is.
+    pub(crate) fn unhealthy_reason(&self) -> Option<String> {
+        match self {
+            Self::Ready => None,
+            Self::Loading => Some("loading the release".to_owned()),
+            Self::Draining => Some("draining: the server was told to stop".to_owned()),
+            Self::Unfit { reason } => Some(reason.clone()),
+        }
+    }
+
+    /// Whether `next` may follow. A server that was told to stop or cannot go on never turns
+    /// healthy again, whatever else finishes meanwhile.
+    fn may_become(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Loading, Self::Ready) => true,
+            (_, Self::Ready | Self::Loading) => false,
+            (current, Self::Draining) => matches!(current, Self::Loading | Self::Ready),
+            (current, Self::Unfit { .. }) => matches!(current, Self::Loading | Self::Ready),
+        }
+    }
+}
+
+/// The current phase, shared by everyone who asks or changes it.
+#[derive(Debug)]
+pub(crate) struct CurrentPhase(watch::Sender<Phase>);
+
+impl CurrentPhase {
+    /// Starts with [`Phase::Loading`].
+    pub(crate) fn loading() -> Self {
+        Self(watch::Sender::new(Phase::Loading))
+    }
+
+    /// The phase now.
+    pub(crate) fn get(&self) -> Phase {
+        self.0.borrow().clone()
+    }
+
+    /// Goes on to `next` if that may follow, and tells whether it did.
+    pub(crate) fn advance(&self, next: Phase) -> bool {
+        self.0.send_if_modified(|current| {
+            let may = current.may_become(&next);
+            if may {
+                *current = next;
+            }
+            may
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unfit() -> Phase {
+        Phase::Unfit {
+            reason: "the worker ended".to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_a_ready_server_is_healthy() {
+        assert_eq!(Phase::Ready.unhealthy_reason(), None);
+        for phase in [Phase::Loading, Phase::Draining, unfit()] {
+            assert!(phase.unhealthy_reason().is_some(), "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_was_told_to_stop_while_loading_never_turns_ready() {
+        let phase = CurrentPhase::loading();
+        assert!(phase.advance(Phase::Draining));
+        assert!(!phase.advance(Phase::Ready));
+        assert_eq!(phase.get(), Phase::Draining);
+    }
+
+    #[test]
+    fn an_unfit_server_stays_unfit() {
+        let phase = CurrentPhase::loading();
+        assert!(phase.advance(Phase::Ready));
+        assert!(phase.advance(unfit()));
+        assert!(!phase.advance(Phase::Ready));
+        assert_eq!(phase.get(), unfit());
+    }
+}

@@ -1,0 +1,78 @@
+//! The command line of the model server.
+
+use std::{convert::identity, future::Future, io::Write as _, process::ExitCode, time::Duration};
+
+use anyhow::anyhow;
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use model_server::{HealthcheckArguments, ServeArguments, healthcheck, logging, run};
+use tokio::runtime::Runtime;
+
+/// Serve one release of a text classifier over HTTP
+///
+/// GET /health tells what is served and how it fares: 200, or 503 with the reason while the
+/// release is loading, cannot be served, or the server was told to stop. POST /predict takes
+/// a JSON object with a text, and answers with the most likely label and its probability.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ask a running server for its health: exit code 0 if it is healthy, 1 if not
+    Healthcheck(HealthcheckArguments),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  MODEL_VERSION=v1 model-server
+  model-server --model-version v2 --port 8082 --log-format json
+  model-server healthcheck --port 8082
+  curl localhost:8081/predict -H 'content-type: application/json' -d '{\"text\": \"a fine film\"}'
+
+RUST_LOG sets the level of the log, which goes to standard error (default info).
+
+Exit codes: 0 stopped as told; 1 the release cannot be served, the port is taken, or requests were
+cut at the end; 2 a setting is missing or wrong.";
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let result = match line.command {
+        Some(Command::Healthcheck(arguments)) => block_on(async {
+            let answer = healthcheck(arguments).await?;
+            Ok(writeln!(std::io::stdout(), "{answer}")?)
+        }),
+        None => {
+            let settings = line.serve.resolve().unwrap_or_else(|error| {
+                CommandLine::command()
+                    .error(ErrorKind::MissingRequiredArgument, error)
+                    .exit()
+            });
+            logging::start(settings.log_format);
+            block_on(async { Ok(run(settings, identity).await?) })
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Each message holds its cause. Where even standard error is gone, the exit code has to do.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs `work` to its end, and does not wait for threads that it left behind: a load that was
+/// interrupted, or a forward pass that took longer than the last bound.
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime =
+        Runtime::new().map_err(|error| anyhow!("cannot start the async runtime: {error}"))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
