@@ -63,18 +63,18 @@ pub enum LoadError {
 }
 
 /// A release that has answered a first text, and is ready to be put to work.
-pub(crate) struct Loaded {
+pub(crate) struct Loaded<E> {
     /// SHA-256 over the release's files, in hexadecimal.
     pub(crate) digest: String,
     /// Tokenizer and labels.
     pub(crate) classifier: Arc<Classifier>,
     /// One engine per worker, each of them warm.
-    pub(crate) engines: Vec<RtenEngine>,
+    pub(crate) engines: Vec<E>,
 }
 
 /// Reads, digests and proves the release that the settings name. Takes as long as it takes;
 /// not for an async thread.
-pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
+pub(crate) fn load(settings: &Settings) -> Result<Loaded<RtenEngine>, LoadError> {
     let release = ReleaseDirectory::locate(
         &settings.model_root,
         &settings.model_name,

@@ -3,6 +3,8 @@
 mod load;
 mod phase;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::IntoFuture as _,
@@ -26,6 +28,7 @@ pub use self::load::LoadError;
 pub(crate) use self::phase::{CurrentPhase, Phase};
 use self::{load::Loaded, signals::StopSignals};
 use crate::{
+    engine::Engine,
     http,
     settings::Settings,
     state::{ServerState, Serving},
@@ -200,7 +203,7 @@ async fn live(
 fn put_to_work(
     state: &Arc<ServerState>,
     settings: &Settings,
-    loaded: Loaded,
+    loaded: Loaded<impl Engine>,
 ) -> Result<Workers, ServeError> {
     let queue = Arc::new(Queue::new(settings.queue_capacity.get()));
     let on_failure = {

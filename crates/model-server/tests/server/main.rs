@@ -1,0 +1,8 @@
+//! The whole server on the shipped models: over HTTP, and as the binary that users start.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod answers;
+mod golden;
+mod start;
+mod stop;
+mod support;

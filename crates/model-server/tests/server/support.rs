@@ -1,0 +1,218 @@
+//! Starts servers, waits for conditions, and owns what it starts.
+
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use axum::Router;
+use model_server::{LogFormat, ServeError, Settings, bind, serve};
+use reqwest::{Client, Response};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::{Child, ChildStderr, Command},
+    sync::oneshot,
+    task::JoinHandle,
+    time,
+};
+
+/// No condition in these tests takes longer, on however slow a machine.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+pub(crate) fn shipped_models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
+}
+
+pub(crate) fn settings(version: &str) -> Settings {
+    Settings {
+        model_name: "sentiment".to_owned(),
+        model_version: version.to_owned(),
+        model_root: shipped_models(),
+        address: ([127, 0, 0, 1], 0).into(),
+        inference_threads: 1.try_into().unwrap(),
+        queue_capacity: 64.try_into().unwrap(),
+        max_body_bytes: 4096,
+        request_timeout: Duration::from_secs(30),
+        grace: Duration::ZERO,
+        hard_stop: Duration::from_secs(20),
+        log_format: LogFormat::Plain,
+    }
+}
+
+/// Waits for `condition` to hold, asking again and again.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let asking = async {
+        let mut turns = time::interval(Duration::from_millis(5));
+        while !condition().await {
+            turns.tick().await;
+        }
+    };
+    time::timeout(BOUND, asking)
+        .await
+        .unwrap_or_else(|_| panic!("not within {BOUND:?}: {what}"));
+}
+
+/// Whom to ask, and how.
+#[derive(Clone)]
+pub(crate) struct Asker {
+    pub(crate) client: Client,
+    pub(crate) url: String,
+}
+
+impl Asker {
+    pub(crate) fn at(port: u16) -> Self {
+        // The client wants one even where nothing is encrypted; only the first call has to succeed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            client: Client::builder().timeout(BOUND).build().unwrap(),
+            url: format!("http://127.0.0.1:{port}"),
+        }
+    }
+
+    pub(crate) async fn health(&self) -> (u16, Value) {
+        let response = self.client.get(format!("{}/health", self.url)).send();
+        let response = response.await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    pub(crate) async fn predict(&self, text: &str) -> Response {
+        let request = self.client.post(format!("{}/predict", self.url));
+        let body = serde_json::json!({ "text": text });
+        request.json(&body).send().await.unwrap()
+    }
+
+    pub(crate) async fn until_healthy(&self) {
+        until("healthy", || async { self.health().await.0 == 200 }).await;
+    }
+}
+
+/// A server inside the test's own process.
+pub(crate) struct Server {
+    pub(crate) ask: Asker,
+    pub(crate) port: u16,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Server {
+    pub(crate) async fn start(settings: Settings) -> Self {
+        Self::wrapped(settings, |router| router).await
+    }
+
+    pub(crate) async fn wrapped(
+        settings: Settings,
+        wrap: impl FnOnce(Router) -> Router + Send + 'static,
+    ) -> Self {
+        let listener = bind(settings.address).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let server = Self {
+            ask: Asker::at(port),
+            port,
+            stop,
+            task: tokio::spawn(serve(listener, settings, stopped, wrap)),
+        };
+        server.ask.until_healthy().await;
+        server
+    }
+
+    /// Tells the server to stop; the future is how it ended.
+    pub(crate) fn stop(self) -> impl Future<Output = Result<(), ServeError>> {
+        self.stop.send(()).unwrap();
+        async {
+            let ended = time::timeout(BOUND, self.task).await;
+            ended.expect("ended in time").unwrap()
+        }
+    }
+}
+
+/// The real binary, killed when the test drops it.
+pub(crate) struct Process {
+    pub(crate) ask: Asker,
+    child: Child,
+    /// Kept open: a server that cannot log must not be what is tested.
+    _log: BufReader<ChildStderr>,
+}
+
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_model-server"));
+    command
+        .env_clear()
+        .env("MODEL_ROOT", shipped_models())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+impl Process {
+    /// Starts release v1 on a free port and waits until it is healthy.
+    pub(crate) async fn start(environment: &[(&str, &str)]) -> Self {
+        let mut child = command()
+            .envs([
+                ("MODEL_VERSION", "v1"),
+                ("PORT", "0"),
+                ("LOG_FORMAT", "json"),
+            ])
+            .envs(environment.iter().copied())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let port = time::timeout(BOUND, port_in(&mut log)).await;
+        let ask = Asker::at(port.expect("a port in the log in time"));
+        ask.until_healthy().await;
+        Self {
+            ask,
+            child,
+            _log: log,
+        }
+    }
+
+    pub(crate) async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("still running").to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
+    pub(crate) async fn exit(&mut self) -> ExitStatus {
+        let ended = time::timeout(BOUND, self.child.wait()).await;
+        ended.expect("ended in time").unwrap()
+    }
+}
+
+async fn port_in(log: &mut BufReader<ChildStderr>) -> u16 {
+    let mut line = String::new();
+    while log.read_line(&mut line).await.unwrap() > 0 {
+        let event: Value = serde_json::from_str(&line).unwrap();
+        if event["message"] == "listening" {
+            return event["port"].as_u64().unwrap().try_into().unwrap();
+        }
+        line.clear();
+    }
+    panic!("the log ended without a port");
+}
+
+/// How a command ended: its exit code, standard output and standard error.
+pub(crate) async fn outcome(command: &mut Command) -> (Option<i32>, String, String) {
+    let mut child = command.spawn().unwrap();
+    let (mut out, mut err) = (String::new(), String::new());
+    let mut stdout = child.stdout.take().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let ending = async {
+        tokio::try_join!(
+            stdout.read_to_string(&mut out),
+            stderr.read_to_string(&mut err),
+        )
+        .unwrap();
+        child.wait().await.unwrap()
+    };
+    let status = time::timeout(BOUND, ending).await.expect("ended in time");
+    (status.code(), out, err)
+}
