@@ -148,8 +148,10 @@ pub struct Settings {
 impl ServeArguments {
     /// The settings that follow from the arguments.
     pub fn resolve(self) -> Result<Settings, SettingsError> {
+        // Compose passes a variable that is not set as an empty one.
+        let version = self.model_version.filter(|version| !version.is_empty());
         Ok(Settings {
-            model_version: self.model_version.ok_or(SettingsError::NoVersion)?,
+            model_version: version.ok_or(SettingsError::NoVersion)?,
             model_name: self.model_name,
             model_root: self.model_root,
             address: SocketAddr::new(self.address.host, self.address.port),
@@ -227,8 +229,10 @@ mod tests {
 
     #[test]
     fn a_missing_version_says_what_to_set() {
-        let message = resolve(&[]).unwrap_err().to_string();
-        assert!(message.contains("set MODEL_VERSION"), "{message}");
+        for arguments in [&[][..], &["--model-version", ""]] {
+            let message = resolve(arguments).unwrap_err().to_string();
+            assert!(message.contains("set MODEL_VERSION"), "{message}");
+        }
     }
 
     #[test]
