@@ -1,1 +1,12 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests and the demonstration share: a stack of real nginx and real model
+//! servers in a directory of its own, the deployer run as a user runs it, and client traffic that
+//! keeps account of every request.
+
+pub mod fault;
+mod ports;
+mod stack;
+mod traffic;
+
+pub use ports::PortBlock;
+pub use stack::{Run, Stack, Watch, program, repository};
+pub use traffic::{Answer, Log, Traffic};

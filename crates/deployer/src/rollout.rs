@@ -147,8 +147,6 @@ impl Rollout<'_> {
         let began = Instant::now();
         let mut ticks = tokio::time::interval(settings.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // A quiet service is judged too: what clients do not send is sent by probes.
-        let needed = watch.requests_a_look();
         let mut probes = 0;
         let mut missing = 0;
         loop {
@@ -158,9 +156,9 @@ impl Rollout<'_> {
             let (mut look, _) = tokio::join!(self.look(), join_all(public));
             probes += missing;
             look.traffic = self.read_traffic();
-            let seen = usize::try_from(look.traffic.requests).unwrap_or(usize::MAX);
-            missing = needed.saturating_sub(seen);
             watch.see(look);
+            // A quiet service is judged too: what clients do not send is sent by probes.
+            missing = watch.missing_requests();
             let elapsed = began.elapsed();
             self.reporter.report(&Event::Watched {
                 elapsed,
@@ -245,7 +243,7 @@ impl Rollout<'_> {
         let mut given_back = Ok(());
         if phase.traffic() == Traffic::Candidate {
             self.reporter.report(&Event::Note {
-                text: format!("giving traffic back to {active}: {reason}"),
+                text: format!("giving traffic back to {active}"),
             });
             given_back = give_back(self.world, self.plan).await;
         }

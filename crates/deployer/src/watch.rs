@@ -25,6 +25,7 @@ pub struct Look {
 #[derive(Debug)]
 pub struct Watch {
     settings: WatchSettings,
+    looks: u32,
     tally: Tally,
     failures_in_a_row: u32,
     last_failure: Option<String>,
@@ -46,6 +47,7 @@ impl Watch {
     pub fn new(settings: WatchSettings) -> Self {
         Self {
             settings,
+            looks: 0,
             tally: Tally::default(),
             failures_in_a_row: 0,
             last_failure: None,
@@ -54,9 +56,9 @@ impl Watch {
         }
     }
 
-    /// So many requests in each look make a judgment possible at the end.
+    /// How many requests traffic is behind what a judgment at the end will need.
     #[must_use]
-    pub fn requests_a_look(&self) -> usize {
+    pub fn missing_requests(&self) -> usize {
         let WatchSettings {
             duration,
             interval,
@@ -64,8 +66,10 @@ impl Watch {
             ..
         } = self.settings;
         let looks = duration.as_millis() / interval.as_millis().max(1);
-        let each = u128::from(min_requests).div_ceil(looks.max(1)) + 1;
-        usize::try_from(each).unwrap_or(usize::MAX)
+        let each = u128::from(min_requests).div_ceil(looks.max(1));
+        let needed = (each * u128::from(self.looks)).min(u128::from(min_requests));
+        let missing = needed.saturating_sub(u128::from(self.tally.requests));
+        usize::try_from(missing).unwrap_or(usize::MAX)
     }
 
     /// Client requests that wanted the candidate.
@@ -82,6 +86,7 @@ impl Watch {
 
     /// Takes note of one look.
     pub fn see(&mut self, look: Look) {
+        self.looks += 1;
         self.tally.add(look.traffic);
         if let Some(Ok(health)) = &look.health {
             self.read_counters(health);
@@ -343,8 +348,22 @@ mod tests {
 
     #[test]
     fn a_quiet_service_gets_enough_probes_for_a_judgment() {
-        // 20 requests in 60 looks; one more each, since the first look comes before any probe.
-        assert_eq!(watch().requests_a_look(), 2);
+        let mut watch = watch();
+        assert_eq!(watch.missing_requests(), 0);
+        for look_number in 1..=60 {
+            watch.see(look(watch.missing_requests() as u64, 0));
+            assert!(watch.missing_requests() <= 1, "look {look_number}");
+        }
+        assert_eq!(finding(&watch, MINUTE), Some(Finding::Pass));
+    }
+
+    #[test]
+    fn a_busy_service_gets_no_probes() {
+        let mut watch = watch();
+        for requests in [100, 0, 0, 100] {
+            watch.see(look(requests, 0));
+            assert_eq!(watch.missing_requests(), 0);
+        }
     }
 
     proptest! {

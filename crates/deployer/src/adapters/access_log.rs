@@ -80,10 +80,11 @@ fn parse(line: &str) -> Option<Request> {
         wanted: line.wanted,
         answered,
         status: line.status,
+        // A request that was begun anew separates its attempts by colons as well.
         attempts: line
             .upstream_status
-            .split(", ")
-            .map(|status| status.parse().ok())
+            .split([',', ':'])
+            .map(|status| status.trim().parse().ok())
             .collect(),
     })
 }
@@ -117,6 +118,15 @@ mod tests {
         let request = parse(&line).unwrap();
         assert_eq!(request.attempts, [None]);
         assert_eq!(request.answered, None);
+    }
+
+    #[test]
+    fn a_request_that_was_begun_anew_lists_all_its_attempts() {
+        let line = LINE.replace("\"502, 200\"", "\"504, 502 : 200\"");
+        assert_eq!(
+            parse(&line).unwrap().attempts,
+            [Some(504), Some(502), Some(200)]
+        );
     }
 
     #[test]

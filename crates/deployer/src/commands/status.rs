@@ -35,6 +35,8 @@ struct ColorStatus {
     /// Whether it may stand in for the other color.
     fit: bool,
     healthy: bool,
+    /// Whether it does not even run.
+    stopped: bool,
     /// Why it is not healthy, when it is not.
     reason: Option<String>,
     #[serde(flatten)]
@@ -75,24 +77,27 @@ pub(super) async fn run(settings: &Settings, json: bool) -> anyhow::Result<u8> {
 
 async fn color_status(world: &World, settings: &Settings, color: Color) -> ColorStatus {
     let asked = world.probe.health(Target::Server(color)).await;
-    let (healthy, reason, health) = match asked {
-        Ok(health) => (true, None, health),
-        Err(error) => {
-            let reason = match world.fleet.inspect(Service::Server(color)).await {
-                Ok((State::Stopped(how), _)) => how,
-                _ => error.to_string(),
-            };
-            (false, Some(reason), Health::default())
-        }
-    };
-    ColorStatus {
+    let mut status = ColorStatus {
         color,
         url: settings.color(color).url.clone(),
         fit: world.router.is_fit(color),
-        healthy,
-        reason,
-        health,
+        healthy: asked.is_ok(),
+        stopped: false,
+        reason: None,
+        health: Health::default(),
+    };
+    match asked {
+        Ok(health) => status.health = health,
+        Err(error) => {
+            let state = world.fleet.inspect(Service::Server(color)).await;
+            status.stopped = matches!(state, Ok((State::Stopped(_), _)));
+            status.reason = Some(match state {
+                Ok((State::Stopped(how), _)) => how,
+                _ => error.to_string(),
+            });
+        }
     }
+    status
 }
 
 fn table(status: &Status) -> String {
@@ -143,10 +148,10 @@ fn table(status: &Status) -> String {
         row([
             color.color.name(),
             role,
-            if color.healthy {
-                "healthy"
-            } else {
-                "unhealthy"
+            match (color.healthy, color.stopped) {
+                (true, _) => "healthy",
+                (false, true) => "stopped",
+                (false, false) => "unhealthy",
             },
             &shown(health.model_version.clone()),
             &shown(
@@ -166,7 +171,19 @@ fn table(status: &Status) -> String {
     }
     for color in &status.colors {
         if let Some(reason) = &color.reason {
-            let _ = writeln!(text, "\n{} is unhealthy: {reason}", color.color);
+            let _ = {
+                let state = if color.stopped {
+                    "stopped"
+                } else {
+                    "unhealthy"
+                };
+                writeln!(
+                    text,
+                    "
+{} is {state}: {reason}",
+                    color.color
+                )
+            };
         }
     }
     let _ = match &status.last_deployment {

@@ -1,0 +1,297 @@
+//! A router and two colors of one's own, in a temporary directory, run by the real deployer.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::{PortBlock, Traffic};
+
+/// No command of the deployer takes longer, with the figures that the tests set.
+const COMMAND_TIMEOUT: Duration = Duration::from_mins(3);
+
+/// How long a deployment is watched.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch(pub Duration);
+
+/// What a run of the deployer came to.
+#[derive(Debug)]
+pub struct Run {
+    /// Its exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// Its result.
+    pub stdout: String,
+    /// Its progress.
+    pub stderr: String,
+    /// When it returned.
+    pub returned: Instant,
+}
+
+/// A stack of its own. Dropping it stops everything that it started.
+pub struct Stack {
+    directory: TempDir,
+    ports: PortBlock,
+}
+
+impl Stack {
+    /// Lays out a stack in which `server` serves every release: `model-server` itself or, under
+    /// that name's place, `faulty-server`. Nothing runs yet.
+    pub fn lay_out(server: &str, watch: Watch) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("blue-green-").tempdir()?;
+        // nginx's workers may run as another user, who must be able to look for the flags.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+        let stack = Self {
+            directory,
+            ports: PortBlock::take()?,
+        };
+        stack.copy_nginx()?;
+        stack.copy_models()?;
+        fs::write(stack.path("deployer.toml"), stack.settings(server, watch)?)?;
+        Ok(stack)
+    }
+
+    /// A path in the stack's directory.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The stack's ports.
+    #[must_use]
+    pub fn ports(&self) -> &PortBlock {
+        &self.ports
+    }
+
+    /// Where clients come in.
+    #[must_use]
+    pub fn router(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.ports.router()).into()
+    }
+
+    /// Traffic to the router, with real sentences.
+    pub fn traffic(&self, connections: usize, pause: Duration) -> anyhow::Result<Traffic> {
+        let golden = fs::read_to_string(repository().join("models/sentiment/golden.jsonl"))?;
+        let bodies = golden
+            .lines()
+            .map(|line| Ok(serde_json::from_str::<Value>(line)?["input"].to_string()))
+            .collect::<anyhow::Result<Vec<String>>>()?;
+        Ok(Traffic::start(self.router(), connections, pause, bodies))
+    }
+
+    /// Runs the deployer to its end.
+    pub async fn deployer(&self, arguments: &[&str]) -> anyhow::Result<Run> {
+        let child = self.start_deployer(arguments)?;
+        Self::finish(child, arguments).await
+    }
+
+    /// The deployer with these arguments, ready to be run in the stack's directory.
+    pub fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new(program("deployer")?);
+        command
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .env("DEPLOYER_FLEET", "process")
+            // Colors are stopped often here, and never while traffic may still arrive.
+            .env("GRACE_SECONDS", "0.2");
+        Ok(command)
+    }
+
+    /// Starts the deployer and leaves it running; dropping the child kills it.
+    pub fn start_deployer(&self, arguments: &[&str]) -> anyhow::Result<Child> {
+        self.command(arguments)?
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start the deployer")
+    }
+
+    /// Waits for a started deployer.
+    pub async fn finish(child: Child, arguments: &[&str]) -> anyhow::Result<Run> {
+        let output = tokio::time::timeout(COMMAND_TIMEOUT, child.wait_with_output())
+            .await
+            .with_context(|| format!("`deployer {}` did not end", arguments.join(" ")))??;
+        Ok(Run {
+            returned: Instant::now(),
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Runs the deployer, which must come to `code`.
+    pub async fn expect(&self, code: i32, arguments: &[&str]) -> anyhow::Result<Run> {
+        let run = self.deployer(arguments).await?;
+        anyhow::ensure!(
+            run.code == code,
+            "`deployer {}` ended with {}, not {code}:\n{}{}",
+            arguments.join(" "),
+            run.code,
+            run.stderr,
+            run.stdout
+        );
+        Ok(run)
+    }
+
+    /// What `deployer status --json` says.
+    pub async fn status(&self) -> anyhow::Result<Value> {
+        let run = self.expect(0, &["status", "--json"]).await?;
+        Ok(serde_json::from_str(&run.stdout)?)
+    }
+
+    /// The requests in the router's access log that wanted `color`.
+    pub fn logged_for(&self, color: &str) -> anyhow::Result<usize> {
+        let log = fs::read_to_string(self.path("run/logs/access.log"))?;
+        Ok(log.matches(&format!("\"wanted\":\"{color}\"")).count())
+    }
+
+    /// The process that serves as `service`, from the deployer's record.
+    pub fn process(&self, service: &str) -> anyhow::Result<u32> {
+        let record =
+            fs::read_to_string(self.path("state/processes").join(format!("{service}.json")))?;
+        let record: Value = serde_json::from_str(&record)?;
+        let pid = record["pid"]
+            .as_u64()
+            .context("the record names no process")?;
+        Ok(u32::try_from(pid)?)
+    }
+
+    /// Sends a signal, by its name, to the process that serves as `service`.
+    pub fn signal(&self, service: &str, signal: &str) -> anyhow::Result<()> {
+        let pid = self.process(service)?.to_string();
+        let output = std::process::Command::new("kill")
+            .args(["-s", signal, &pid])
+            .output()?;
+        anyhow::ensure!(output.status.success(), "cannot send {signal} to {service}");
+        Ok(())
+    }
+
+    fn copy_nginx(&self) -> anyhow::Result<()> {
+        fs::create_dir(self.path("nginx"))?;
+        for name in [
+            "nginx.conf",
+            "switch.conf",
+            "public.conf",
+            "control.conf",
+            "addresses.conf",
+        ] {
+            let text = fs::read_to_string(repository().join("nginx").join(name))?;
+            let text = text
+                .replace(":8080", &format!(":{}", self.ports.router()))
+                .replace(":8081", &format!(":{}", self.ports.blue()))
+                .replace(":8082", &format!(":{}", self.ports.green()))
+                .replace(":8083", &format!(":{}", self.ports.control()));
+            fs::write(self.path("nginx").join(name), text)?;
+        }
+        Ok(())
+    }
+
+    /// The shipped releases, and under the name of each fault the second one again.
+    fn copy_models(&self) -> anyhow::Result<()> {
+        let models = self.path("models/sentiment");
+        fs::create_dir_all(&models)?;
+        let shipped = repository().join("models/sentiment");
+        symlink(shipped.join("v1"), models.join("v1"))?;
+        symlink(shipped.join("v2"), models.join("v2"))?;
+        for fault in crate::fault::NAMES {
+            symlink(shipped.join("v2"), models.join(fault))?;
+        }
+        Ok(())
+    }
+
+    fn settings(&self, server: &str, Watch(watch): Watch) -> anyhow::Result<String> {
+        let Self { ports, .. } = self;
+        Ok(format!(
+            r#"
+[router]
+url = "http://127.0.0.1:{router}"
+control = "http://127.0.0.1:{control}"
+
+[blue]
+url = "http://127.0.0.1:{blue}"
+
+[green]
+url = "http://127.0.0.1:{green}"
+
+[fleet.process]
+command = ["{server}"]
+
+[probe]
+inputs = "{inputs}"
+
+[health]
+interval = "300ms"
+
+[watch]
+duration = "{watch}ms"
+interval = "200ms"
+"#,
+            router = ports.router(),
+            control = ports.control(),
+            blue = ports.blue(),
+            green = ports.green(),
+            server = program(server)?.display(),
+            inputs = repository().join("models/sentiment/golden.jsonl").display(),
+            watch = watch.as_millis(),
+        ))
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let Ok(deployer) = program("deployer") else {
+            return;
+        };
+        for service in ["blue", "green", "router"] {
+            // A frozen process would not hear that it is to end.
+            let _ = self.signal(service, "CONT");
+        }
+        let down = std::process::Command::new(deployer)
+            .args(["--fleet", "process", "down"])
+            .current_dir(self.directory.path())
+            .output();
+        let left = ["blue", "green", "router"]
+            .into_iter()
+            .find(|service| self.process(service).is_ok_and(runs));
+        // A panic while panicking would hide the first one.
+        if !std::thread::panicking() {
+            assert!(left.is_none(), "{left:?} was left running: {down:?}");
+        }
+    }
+}
+
+/// Whether a process runs; one that has ended and is not collected yet does not.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_directory
+        .parent()
+        .unwrap_or(crate_directory)
+        .to_owned()
+}
+
+/// A program of this workspace, built into the same directory as this one.
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    this.ancestors()
+        .skip(1)
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("{name} is not built: run `cargo build --workspace` first"))
+}

@@ -1,0 +1,235 @@
+//! Client traffic over keep-alive connections, with an account of every request.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, StatusCode, client::conn::http1::SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, task::JoinSet};
+
+/// One request and what became of it.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// When the client began to send it.
+    pub started: Instant,
+    /// How long the client waited.
+    pub took: Duration,
+    /// The version that answered with success, or what went wrong.
+    pub outcome: Result<String, String>,
+}
+
+/// Every request of a run of traffic, in the order of their ends.
+#[derive(Debug, Clone, Default)]
+pub struct Log {
+    /// The requests.
+    pub answers: Vec<Answer>,
+}
+
+impl Log {
+    /// What went wrong, each kind once with its count.
+    #[must_use]
+    pub fn failures(&self) -> BTreeMap<&str, usize> {
+        let mut failures = BTreeMap::new();
+        for answer in &self.answers {
+            if let Err(problem) = &answer.outcome {
+                *failures.entry(problem.as_str()).or_default() += 1;
+            }
+        }
+        failures
+    }
+
+    /// How many requests each version answered.
+    #[must_use]
+    pub fn by_version(&self) -> BTreeMap<&str, usize> {
+        let mut versions = BTreeMap::new();
+        for version in self
+            .answers
+            .iter()
+            .filter_map(|answer| answer.outcome.as_deref().ok())
+        {
+            *versions.entry(version).or_default() += 1;
+        }
+        versions
+    }
+
+    /// The requests that began at `from` or later, and before `until`.
+    #[must_use]
+    pub fn between(&self, from: Instant, until: Instant) -> Self {
+        let begun = |answer: &&Answer| (from..until).contains(&answer.started);
+        Self {
+            answers: self.answers.iter().filter(begun).cloned().collect(),
+        }
+    }
+}
+
+/// Traffic that goes on until it is stopped.
+///
+/// Each connection is one socket that the client keeps open; a request is never sent twice, so a
+/// connection that the router resets shows up as a failure instead of being hidden by a retry.
+pub struct Traffic {
+    stop: Arc<AtomicBool>,
+    log: Arc<Mutex<Log>>,
+    connections: JoinSet<()>,
+}
+
+impl Traffic {
+    /// Sends `bodies` to `/predict` over so many connections; each one pauses after an answer.
+    #[must_use]
+    pub fn start(
+        router: SocketAddr,
+        connections: usize,
+        pause: Duration,
+        bodies: Vec<String>,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let log = Arc::new(Mutex::new(Log::default()));
+        let bodies: Arc<[Bytes]> = bodies.into_iter().map(Bytes::from).collect();
+        let mut tasks = JoinSet::new();
+        for number in 0..connections {
+            let (stop, log, bodies) = (Arc::clone(&stop), Arc::clone(&log), Arc::clone(&bodies));
+            tasks.spawn(async move {
+                let mut connection = None;
+                let mut next = number;
+                while !stop.load(Ordering::Relaxed) {
+                    let body = bodies[next % bodies.len()].clone();
+                    next += connections;
+                    let started = Instant::now();
+                    let outcome = predict(&mut connection, router, body).await;
+                    if outcome.is_err() {
+                        connection = None;
+                    }
+                    let answer = Answer {
+                        started,
+                        took: started.elapsed(),
+                        outcome: outcome.map_err(|error| format!("{error:#}")),
+                    };
+                    log.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .answers
+                        .push(answer);
+                    tokio::time::sleep(pause).await;
+                }
+            });
+        }
+        Self {
+            stop,
+            log,
+            connections: tasks,
+        }
+    }
+
+    /// How many requests were answered or failed so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .answers
+            .len()
+    }
+
+    /// A copy of the account so far.
+    #[must_use]
+    pub fn so_far(&self) -> Log {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Waits until so many requests were made.
+    pub async fn reach(&self, count: usize) -> anyhow::Result<()> {
+        let reached = async {
+            while self.count() < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(2), reached)
+            .await
+            .with_context(|| {
+                format!(
+                    "only {} of {count} requests within two minutes",
+                    self.count()
+                )
+            })
+    }
+
+    /// Lets every connection finish its request, and hands over the account.
+    pub async fn stop(mut self) -> Log {
+        self.stop.store(true, Ordering::Relaxed);
+        while self.connections.join_next().await.is_some() {}
+        std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Longer than the router waits for a color that hangs.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(130);
+
+type Connection = SendRequest<Full<Bytes>>;
+
+async fn predict(
+    connection: &mut Option<Connection>,
+    router: SocketAddr,
+    body: Bytes,
+) -> anyhow::Result<String> {
+    tokio::time::timeout(CLIENT_TIMEOUT, send(connection, router, body))
+        .await
+        .context("no answer within the client's patience")?
+}
+
+async fn send(
+    connection: &mut Option<Connection>,
+    router: SocketAddr,
+    body: Bytes,
+) -> anyhow::Result<String> {
+    // A connection that the router closed between two requests, and said so, is simply opened anew.
+    let still_open = match connection {
+        Some(open) => open.ready().await.is_ok(),
+        None => false,
+    };
+    if !still_open {
+        *connection = Some(connect(router).await?);
+    }
+    let sender = connection.as_mut().context("there is no connection")?;
+    let request = Request::post("/predict")
+        .header("host", "router")
+        .header("content-type", "application/json")
+        .body(Full::new(body))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .context("the connection broke")?;
+    let status = response.status();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .context("the answer broke off")?
+        .to_bytes();
+    anyhow::ensure!(status == StatusCode::OK, "status {status}");
+    let answer: serde_json::Value =
+        serde_json::from_slice(&body).context("the answer is not JSON")?;
+    let version = answer["model_version"]
+        .as_str()
+        .context("the answer names no version")?;
+    Ok(version.to_owned())
+}
+
+async fn connect(router: SocketAddr) -> anyhow::Result<Connection> {
+    let stream = TcpStream::connect(router).await.context("cannot connect")?;
+    stream.set_nodelay(true)?;
+    let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the connection, which ends with its sender.
+    tokio::spawn(driver);
+    Ok(sender)
+}
