@@ -3,10 +3,12 @@
 //! keeps account of every request.
 
 pub mod fault;
+mod layout;
 mod ports;
 mod stack;
 mod traffic;
 
+pub use layout::NOT_IN_THE_IMAGE;
 pub use ports::PortBlock;
 pub use stack::{Run, Stack, Watch, program, repository};
 pub use traffic::{Answer, Log, Traffic};

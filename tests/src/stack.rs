@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{PortBlock, Traffic};
+use crate::{PortBlock, Traffic, layout};
 
 /// No command of the deployer takes longer, with the figures that the tests set.
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(3);
@@ -40,23 +40,65 @@ pub struct Run {
 pub struct Stack {
     directory: TempDir,
     ports: PortBlock,
+    fleet: Fleet,
+}
+
+/// What runs the services of a stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fleet {
+    Process,
+    Compose,
+}
+
+impl Fleet {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Compose => "compose",
+        }
+    }
 }
 
 impl Stack {
-    /// Lays out a stack in which `server` serves every release: `model-server` itself or, under
-    /// that name's place, `faulty-server`. Nothing runs yet.
-    pub fn lay_out(server: &str, watch: Watch) -> anyhow::Result<Self> {
+    /// Lays out a stack of processes in which `server` serves every release: `model-server` itself
+    /// or, in its place, `faulty-server`. Nothing runs yet.
+    pub fn of_processes(server: &str, watch: Watch) -> anyhow::Result<Self> {
+        let stack = Self::empty(Fleet::Process)?;
+        layout::nginx_on_ports(stack.directory.path(), &stack.ports)?;
+        layout::models(stack.directory.path())?;
+        layout::settings(stack.directory.path(), &stack.ports, Some(server), watch)?;
+        Ok(stack)
+    }
+
+    /// Lays out a stack of containers. The image `model-server` must have been built.
+    pub fn of_containers(watch: Watch) -> anyhow::Result<Self> {
+        let stack = Self::empty(Fleet::Compose)?;
+        layout::compose(stack.directory.path(), &stack.ports, &stack.project()?)?;
+        layout::models(stack.directory.path())?;
+        layout::settings(stack.directory.path(), &stack.ports, None, watch)?;
+        Ok(stack)
+    }
+
+    fn empty(fleet: Fleet) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("blue-green-").tempdir()?;
         // nginx's workers may run as another user, who must be able to look for the flags.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
-        let stack = Self {
+        Ok(Self {
             directory,
             ports: PortBlock::take()?,
-        };
-        stack.copy_nginx()?;
-        stack.copy_models()?;
-        fs::write(stack.path("deployer.toml"), stack.settings(server, watch)?)?;
-        Ok(stack)
+            fleet,
+        })
+    }
+
+    /// The name of the Compose project.
+    fn project(&self) -> anyhow::Result<String> {
+        let name = self
+            .directory
+            .path()
+            .file_name()
+            .context("the directory has no name")?;
+        // Compose allows lowercase letters only.
+        Ok(name.to_string_lossy().to_lowercase())
     }
 
     /// A path in the stack's directory.
@@ -99,7 +141,7 @@ impl Stack {
         command
             .args(arguments)
             .current_dir(self.directory.path())
-            .env("DEPLOYER_FLEET", "process")
+            .env("DEPLOYER_FLEET", self.fleet.name())
             // Colors are stopped often here, and never while traffic may still arrive.
             .env("GRACE_SECONDS", "0.2");
         Ok(command)
@@ -155,15 +197,36 @@ impl Stack {
         Ok(log.matches(&format!("\"wanted\":\"{color}\"")).count())
     }
 
-    /// The process that serves as `service`, from the deployer's record.
+    /// The process that serves as `service`: a container's first one, or the one in the
+    /// deployer's record.
     pub fn process(&self, service: &str) -> anyhow::Result<u32> {
-        let record =
-            fs::read_to_string(self.path("state/processes").join(format!("{service}.json")))?;
-        let record: Value = serde_json::from_str(&record)?;
+        if self.fleet == Fleet::Compose {
+            let container = self.docker(&["compose", "ps", "--quiet", service])?;
+            let pid = self.docker(&["inspect", "--format", "{{.State.Pid}}", container.trim()])?;
+            return Ok(pid.trim().parse()?);
+        }
+        let record = self.path("state/processes").join(format!("{service}.json"));
+        let record: Value = serde_json::from_str(&fs::read_to_string(record)?)?;
         let pid = record["pid"]
             .as_u64()
             .context("the record names no process")?;
         Ok(u32::try_from(pid)?)
+    }
+
+    /// Runs `docker` in the stack's directory.
+    pub fn docker(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = std::process::Command::new("docker")
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .output()
+            .context("cannot run docker: `make test` installs it")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "`docker {}` failed: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Sends a signal, by its name, to the process that serves as `service`.
@@ -175,98 +238,46 @@ impl Stack {
         anyhow::ensure!(output.status.success(), "cannot send {signal} to {service}");
         Ok(())
     }
-
-    fn copy_nginx(&self) -> anyhow::Result<()> {
-        fs::create_dir(self.path("nginx"))?;
-        for name in [
-            "nginx.conf",
-            "switch.conf",
-            "public.conf",
-            "control.conf",
-            "addresses.conf",
-        ] {
-            let text = fs::read_to_string(repository().join("nginx").join(name))?;
-            let text = text
-                .replace(":8080", &format!(":{}", self.ports.router()))
-                .replace(":8081", &format!(":{}", self.ports.blue()))
-                .replace(":8082", &format!(":{}", self.ports.green()))
-                .replace(":8083", &format!(":{}", self.ports.control()));
-            fs::write(self.path("nginx").join(name), text)?;
-        }
-        Ok(())
-    }
-
-    /// The shipped releases, and under the name of each fault the second one again.
-    fn copy_models(&self) -> anyhow::Result<()> {
-        let models = self.path("models/sentiment");
-        fs::create_dir_all(&models)?;
-        let shipped = repository().join("models/sentiment");
-        symlink(shipped.join("v1"), models.join("v1"))?;
-        symlink(shipped.join("v2"), models.join("v2"))?;
-        for fault in crate::fault::NAMES {
-            symlink(shipped.join("v2"), models.join(fault))?;
-        }
-        Ok(())
-    }
-
-    fn settings(&self, server: &str, Watch(watch): Watch) -> anyhow::Result<String> {
-        let Self { ports, .. } = self;
-        Ok(format!(
-            r#"
-[router]
-url = "http://127.0.0.1:{router}"
-control = "http://127.0.0.1:{control}"
-
-[blue]
-url = "http://127.0.0.1:{blue}"
-
-[green]
-url = "http://127.0.0.1:{green}"
-
-[fleet.process]
-command = ["{server}"]
-
-[probe]
-inputs = "{inputs}"
-
-[health]
-interval = "300ms"
-
-[watch]
-duration = "{watch}ms"
-interval = "200ms"
-"#,
-            router = ports.router(),
-            control = ports.control(),
-            blue = ports.blue(),
-            green = ports.green(),
-            server = program(server)?.display(),
-            inputs = repository().join("models/sentiment/golden.jsonl").display(),
-            watch = watch.as_millis(),
-        ))
-    }
 }
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        let Ok(deployer) = program("deployer") else {
-            return;
+        let left = match self.fleet {
+            Fleet::Process => self.stop_processes(),
+            Fleet::Compose => self.stop_containers(),
         };
-        for service in ["blue", "green", "router"] {
+        // A panic while panicking would hide the first one.
+        if !std::thread::panicking() {
+            assert!(
+                matches!(&left, Ok(left) if left.is_empty()),
+                "left running: {left:?}"
+            );
+        }
+    }
+}
+
+impl Stack {
+    /// Ends every process and names those that live on.
+    fn stop_processes(&self) -> anyhow::Result<String> {
+        let services = ["blue", "green", "router"];
+        for service in services {
             // A frozen process would not hear that it is to end.
             let _ = self.signal(service, "CONT");
         }
-        let down = std::process::Command::new(deployer)
+        std::process::Command::new(program("deployer")?)
             .args(["--fleet", "process", "down"])
             .current_dir(self.directory.path())
-            .output();
-        let left = ["blue", "green", "router"]
-            .into_iter()
-            .find(|service| self.process(service).is_ok_and(runs));
-        // A panic while panicking would hide the first one.
-        if !std::thread::panicking() {
-            assert!(left.is_none(), "{left:?} was left running: {down:?}");
-        }
+            .output()?;
+        let alive = |service: &&str| self.process(service).is_ok_and(runs);
+        Ok(services.into_iter().filter(alive).collect())
+    }
+
+    /// Removes every container and network, and names the containers that are still there.
+    fn stop_containers(&self) -> anyhow::Result<String> {
+        let _ = self.docker(&["compose", "unpause"]);
+        self.docker(&["compose", "down", "--timeout", "20"])?;
+        let ours = format!("label=com.docker.compose.project={}", self.project()?);
+        self.docker(&["ps", "--all", "--quiet", "--filter", &ours])
     }
 }
 

@@ -24,7 +24,7 @@ fn assert_none_failed(log: &Log) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_moves_there_and_back_twice_without_a_failed_or_late_request() -> Result {
-    let stack = Stack::lay_out("model-server", SHORT)?;
+    let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
     traffic.reach(1_000).await?;
@@ -56,7 +56,7 @@ async fn traffic_moves_there_and_back_twice_without_a_failed_or_late_request() -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switch_by_hand_is_in_force_for_the_next_request() -> Result {
-    let stack = Stack::lay_out("model-server", SHORT)?;
+    let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
     let mut reigns = Vec::new();
@@ -83,7 +83,7 @@ async fn a_switch_by_hand_is_in_force_for_the_next_request() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_deployment_goes_to_the_other_color() -> Result {
-    let stack = Stack::lay_out("model-server", SHORT)?;
+    let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.expect(0, &["deploy", "v2"]).await?;
     let status = stack.status().await?;
@@ -99,7 +99,7 @@ async fn the_next_deployment_goes_to_the_other_color() -> Result {
 
 /// Deploys a candidate that must be refused, under traffic that must not notice.
 async fn refused(version: &str, because: &str) -> Result {
-    let stack = Stack::lay_out("faulty-server", SHORT)?;
+    let stack = Stack::of_processes("faulty-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, PAUSE)?;
     let run = stack
@@ -146,7 +146,7 @@ async fn a_candidate_that_fails_a_tenth_of_the_test_requests_is_refused() -> Res
 
 /// Deploys a release that goes bad after the switch; what clients saw is for the caller to judge.
 async fn rolled_back(version: &str, because: &[&str]) -> Result<(Stack, Run, Log)> {
-    let stack = Stack::lay_out("faulty-server", LONG)?;
+    let stack = Stack::of_processes("faulty-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
     traffic.reach(500).await?;
@@ -208,7 +208,7 @@ async fn a_release_that_is_healthy_and_predicts_nothing_is_rolled_back() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_covers_for_an_active_color_that_is_killed() -> Result {
-    let stack = Stack::lay_out("model-server", SHORT)?;
+    let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.expect(0, &["deploy", "v2"]).await?;
     let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
@@ -223,7 +223,7 @@ async fn a_standby_covers_for_an_active_color_that_is_killed() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_deployed_while_the_active_color_is_down() -> Result {
-    let stack = Stack::lay_out("model-server", SHORT)?;
+    let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.signal("blue", "KILL")?;
     let run = stack.expect(10, &["deploy", "v2"]).await?;
@@ -237,7 +237,7 @@ async fn nothing_is_deployed_while_the_active_color_is_down() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_deployers_do_not_meet() -> Result {
-    let stack = Stack::lay_out("model-server", LONG)?;
+    let stack = Stack::of_processes("model-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let first = stack.start_deployer(&["deploy", "v2", "--watch", "3s"])?;
     let at_work = async {
@@ -258,7 +258,7 @@ async fn two_deployers_do_not_meet() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployer_that_was_killed_after_the_switch_is_cleared_up_after() -> Result {
-    let stack = Stack::lay_out("model-server", LONG)?;
+    let stack = Stack::of_processes("model-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, PAUSE)?;
     let mut deployer = stack.start_deployer(&["deploy", "v2"])?;
@@ -289,7 +289,7 @@ async fn a_deployer_that_was_killed_after_the_switch_is_cleared_up_after() -> Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_something_else_runs_are_proven_and_switched_all_the_same() -> Result {
-    let stack = Stack::lay_out("model-server", SHORT)?;
+    let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, PAUSE)?;
     let run = stack
@@ -313,7 +313,7 @@ async fn servers_that_something_else_runs_are_proven_and_switched_all_the_same()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_user_gets_wrong_is_named_before_anything_is_touched() -> Result {
-    let stack = Stack::lay_out("model-server", SHORT)?;
+    let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let run = stack.expect(2, &["deploy", "v9"]).await?;
     ensure!(run.stderr.contains("no version \"v9\""), "{}", run.stderr);

@@ -15,8 +15,8 @@ const WATCHED: Watch = Watch(Duration::from_secs(10));
 const CONNECTIONS: usize = 16;
 /// About 300 requests a second.
 const PAUSE: Duration = Duration::from_millis(50);
-/// A sentence on which the two releases disagree: only the second one reads word order.
-const SENTENCE: &str = r#"{"text":"The plot was not good at all."}"#;
+/// A sentence on which the two releases disagree: only the second one reads it as a whole.
+const SENTENCE: &str = r#"{"text":"Not bad at all."}"#;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -30,7 +30,7 @@ async fn main() -> ExitCode {
 }
 
 async fn tell() -> anyhow::Result<()> {
-    let stack = Stack::lay_out("faulty-server", WATCHED)?;
+    let stack = Stack::of_processes("faulty-server", WATCHED)?;
     let ports = stack.ports();
     say(&format!(
         "\nBlue, green and nginx run as processes; clients come in at http://{}.\n",

@@ -1,0 +1,134 @@
+//! The whole way, on a real Docker engine with the shipped images and the shipped compose.yaml.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use end_to_end::{Log, NOT_IN_THE_IMAGE, Stack, Watch};
+
+const CONNECTIONS: usize = 64;
+const PAUSE: Duration = Duration::from_millis(5);
+const SHORT: Watch = Watch(Duration::from_secs(2));
+/// Long enough that a fault shows up in it, also on a slow machine.
+const LONG: Watch = Watch(Duration::from_secs(60));
+
+type Result<T = ()> = anyhow::Result<T>;
+
+fn assert_none_failed(log: &Log) {
+    assert!(
+        log.failures().is_empty(),
+        "of {} requests: {:?}",
+        log.answers.len(),
+        log.failures()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_moves_there_and_back_twice_without_a_failed_or_late_request() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.docker(&["compose", "up", "--detach"])?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
+    traffic.reach(1_000).await?;
+    let mut reigns = Vec::new();
+    for round in 1..=2 {
+        for (command, version) in [(["deploy", "v2"].as_slice(), "v2"), (&["rollback"], "v1")] {
+            let run = stack.expect(0, command).await?;
+            traffic.reach(traffic.count() + 3_000).await?;
+            reigns.push((round, version, run.returned, Instant::now()));
+        }
+    }
+    traffic.reach(20_000).await?;
+    let log = traffic.stop().await;
+
+    assert_none_failed(&log);
+    assert!(log.answers.len() >= 20_000);
+    for (round, version, from, until) in reigns {
+        let answered = log.between(from, until);
+        assert_eq!(
+            answered.by_version().into_keys().collect::<Vec<_>>(),
+            [version],
+            "round {round}: {:?}",
+            answered.by_version()
+        );
+    }
+    Ok(())
+}
+
+/// Deploys v2, does something to it once it has the traffic, and sees it rolled back.
+async fn rolled_back_after(harm: impl FnOnce(&Stack) -> Result) -> Result<(Stack, Log)> {
+    let stack = Stack::of_containers(LONG)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
+    traffic.reach(500).await?;
+    let deployer = stack.start_deployer(&["deploy", "v2"])?;
+    let answered_by_v2 = async {
+        while !traffic.so_far().by_version().contains_key("v2") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), answered_by_v2).await?;
+    harm(&stack)?;
+    let run = Stack::finish(deployer, &["deploy", "v2"]).await?;
+    let after = Instant::now();
+    traffic.reach(traffic.count() + 500).await?;
+    let log = traffic.stop().await;
+
+    ensure!(run.code == 20, "{run:?}");
+    let now = log.between(after, Instant::now());
+    assert_eq!(now.by_version().into_keys().collect::<Vec<_>>(), ["v1"]);
+    let status = stack.status().await?;
+    ensure!(status["active"] == "blue", "{status}");
+    ensure!(status["colors"][1]["stopped"] == true, "{status}");
+    Ok((stack, log))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_crashes_is_rolled_back_and_no_client_notices() -> Result {
+    // Docker starts it again at once: it must not pass for healthy because of that.
+    let (_stack, log) = rolled_back_after(|stack| stack.signal("green", "KILL")).await?;
+    assert_none_failed(&log);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_freezes_is_rolled_back() -> Result {
+    rolled_back_after(|stack| stack.docker(&["compose", "pause", "green"]).map(drop)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_the_image_does_not_hold_is_refused_with_its_last_words() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(8, PAUSE)?;
+    let run = stack
+        .expect(10, &["deploy", NOT_IN_THE_IMAGE, "--health-tries", "3"])
+        .await?;
+    let log = traffic.stop().await;
+    ensure!(
+        run.stderr.contains("no version \"not-in-the-image\""),
+        "{}",
+        run.stderr
+    );
+    assert_none_failed(&log);
+    assert_eq!(log.by_version().into_keys().collect::<Vec<_>>(), ["v1"]);
+    ensure!(stack.status().await?["active"] == "blue");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deployed_is_what_a_plain_compose_up_starts() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    stack.expect(0, &["deploy", "v2"]).await?;
+    stack.expect(0, &["deploy", "v1"]).await?;
+    stack.expect(0, &["deploy", "v1"]).await?;
+    stack.docker(&["compose", "down", "--timeout", "20"])?;
+    stack.docker(&["compose", "up", "--detach"])?;
+    stack.expect(0, &["up"]).await?;
+    let status = stack.status().await?;
+    ensure!(status["active"] == "green", "{status}");
+    ensure!(status["colors"][0]["model_version"] == "v1", "{status}");
+    ensure!(status["colors"][1]["model_version"] == "v1", "{status}");
+    Ok(())
+}
