@@ -1,0 +1,67 @@
+# Blue-green deployment for model servers. `make` lists what there is.
+
+# Who runs the servers: compose or process (deployer.toml says which one without this).
+FLEET ?=
+# The deployer; on a machine that has it installed: make DEPLOYER=deployer ...
+DEPLOYER ?= target/debug/deployer
+FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
+
+# What has to be built first: the deployer, unless it is an installed one, and the servers.
+PROGRAMS = $(if $(filter target/debug/%,$(DEPLOYER)),-p deployer) $(if $(filter process,$(FLEET)),-p model-server)
+
+.DEFAULT_GOAL := help
+.PHONY: help programs setup demo up down deploy rollback status logs images test e2e lint bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\n  Variables: VERSION=v2 (deploy), FLEET=compose|process, DEPLOYER=path\n'
+
+setup: ## Install what the other targets need (Debian or Ubuntu)
+	scripts/setup test
+
+demo: ## Replace a release under live traffic, then roll back a bad one (no Docker needed)
+	scripts/setup demo
+	cargo build --workspace --locked
+	target/debug/demo
+
+up: programs ## Start the router and both colors
+	$(if $(filter process static,$(FLEET)),,@docker image inspect model-server:latest >/dev/null 2>&1 || docker/build)
+	$(DEPLOYER) up $(FLEET_FLAG)
+
+down: programs ## Stop the router and both colors
+	$(DEPLOYER) down $(FLEET_FLAG)
+
+deploy: programs ## Deploy VERSION to the idle color, prove it, switch, watch
+	$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG)
+
+rollback: programs ## Give all traffic back to the previous release
+	$(DEPLOYER) rollback $(FLEET_FLAG)
+
+status: programs ## Show what each color serves and where traffic goes
+	$(DEPLOYER) status $(FLEET_FLAG)
+
+logs: ## Follow what the router and both colors write
+	$(if $(filter process,$(FLEET)),tail -n 20 -F state/processes/blue.log state/processes/green.log state/processes/router.log,docker compose logs --tail 20 --follow)
+
+images: ## Build the Docker images
+	docker/build
+
+test: ## Run everything that CI runs
+	scripts/test
+
+e2e: ## Run the end-to-end tests alone; the images must have been built
+	cargo build --workspace --locked
+	cargo nextest run --locked -p end-to-end
+
+lint: ## Check format, lints, dependencies, scripts and spelling
+	scripts/lint
+
+bench: ## Measure switching and serving side by side; rewrites docs/benchmarks.md
+	scripts/setup bench
+	scripts/bench
+
+clean: ## Remove what was built
+	cargo clean
+
+programs:
+	$(if $(strip $(PROGRAMS)),@cargo build --quiet --locked $(PROGRAMS))
