@@ -1,24 +1,28 @@
 //! Servers and nginx as processes on this machine. They outlive the deployer that started them;
 //! a record of each lies in the state directory.
 
+mod record;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Stdio,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use rustix::process::{Pid, Signal, kill_process};
-use serde::{Deserialize, Serialize};
+use rustix::process::{Signal, kill_process};
 use tokio::{
     process::{Child, Command},
     time::Instant,
 };
 
+use self::record::Record;
 use crate::{
     color::Color,
     config::{ProcessSettings, Settings},
@@ -36,15 +40,6 @@ pub(super) struct ProcessFleet {
     directory: PathBuf,
     /// Those that this deployer started itself: it must collect them when they exit.
     children: Mutex<HashMap<&'static str, Child>>,
-}
-
-/// One process that was started.
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    pid: i32,
-    /// Together with `pid` this names one process for good: numbers are used again.
-    started_at_tick: u64,
-    version: Option<String>,
 }
 
 impl ProcessFleet {
@@ -109,11 +104,7 @@ impl ProcessFleet {
             .spawn()
             .map_err(|error| failed("start", error))?;
         let pid = child.id().unwrap_or_default().cast_signed();
-        let record = Record {
-            pid,
-            started_at_tick: Process::look_up(pid).map_or(0, |process| process.started_at_tick),
-            version: version.map(str::to_owned),
-        };
+        let record = Record::of(pid, version);
         self.children
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -122,14 +113,6 @@ impl ProcessFleet {
             .map_err(io::Error::from)
             .and_then(|text| journal::replace(&self.record_path(service), &text))
             .map_err(|error| failed("write down the process of", error))
-    }
-
-    /// The process, if it is the recorded one and it is alive.
-    fn alive(record: &Record) -> Option<Pid> {
-        let process = Process::look_up(record.pid)?;
-        (process.started_at_tick == record.started_at_tick && !process.is_zombie)
-            .then(|| Pid::from_raw(record.pid))
-            .flatten()
     }
 
     /// Collects the child if it is ours and has exited, and says how.
@@ -144,7 +127,7 @@ impl ProcessFleet {
         const PAUSE: Duration = Duration::from_millis(20);
         loop {
             let _ = self.exit_status(service);
-            if Self::alive(record).is_none() {
+            if record.alive().is_none() {
                 return true;
             }
             if Instant::now() >= deadline {
@@ -160,7 +143,7 @@ impl Fleet for ProcessFleet {
     async fn start_router(&self) -> Result<(), WorldError> {
         if self
             .record(Service::Router)
-            .is_some_and(|record| Self::alive(&record).is_some())
+            .is_some_and(|record| record.alive().is_some())
         {
             return Ok(());
         }
@@ -230,7 +213,7 @@ impl Fleet for ProcessFleet {
             (Signal::KILL, Duration::from_secs(5)),
         ];
         for (signal, bound) in bounds {
-            let Some(pid) = Self::alive(&record) else {
+            let Some(pid) = record.alive() else {
                 return Ok(());
             };
             // The process may end by itself between the look and the signal.
@@ -251,7 +234,7 @@ impl Fleet for ProcessFleet {
         let Some(record) = self.record(service) else {
             return Ok((State::Stopped("it was never started".to_owned()), None));
         };
-        let state = match (Self::alive(&record), exited) {
+        let state = match (record.alive(), exited) {
             (Some(_), _) => State::Running,
             (None, Some(status)) => State::Stopped(status),
             (None, None) => State::Stopped(format!("process {} is gone", record.pid)),
@@ -270,27 +253,6 @@ impl Fleet for ProcessFleet {
     }
 }
 
-/// What Linux tells of a process.
-struct Process {
-    started_at_tick: u64,
-    is_zombie: bool,
-}
-
-impl Process {
-    fn look_up(pid: i32) -> Option<Self> {
-        let stat =
-            fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-        // proc_pid_stat(5): the second field is the program's name in parentheses, which may
-        // itself hold spaces and parentheses; the state is the 3rd field, the start the 22nd.
-        let (_, fields) = stat.rsplit_once(')')?;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        Some(Self {
-            started_at_tick: fields.get(19)?.parse().ok()?,
-            is_zombie: matches!(fields.first(), Some(&"Z" | &"X")),
-        })
-    }
-}
-
 fn host_and_port(url: &str) -> Result<(String, String), WorldError> {
     let address = url
         .strip_prefix("http://")
@@ -305,144 +267,4 @@ fn host_and_port(url: &str) -> Result<(String, String), WorldError> {
                 "{url:?} does not name a port: expected for example http://127.0.0.1:8081"
             ))
         })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fleet(directory: &Path, command: &[&str]) -> ProcessFleet {
-        let mut settings = crate::config::load(None).unwrap();
-        settings.state = directory.to_owned();
-        settings.fleet.process.command = command.iter().map(|word| (*word).to_owned()).collect();
-        settings.fleet.process.stop_timeout = Duration::from_secs(5);
-        ProcessFleet::new(&settings)
-    }
-
-    const BLUE: Service = Service::Server(Color::Blue);
-
-    #[tokio::test]
-    async fn a_started_process_runs_until_it_is_stopped() {
-        let directory = tempfile::tempdir().unwrap();
-        let fleet = fleet(directory.path(), &["sleep", "60"]);
-        assert_eq!(fleet.inspect(BLUE).await.unwrap().1, None);
-        fleet.start(Color::Blue, "v7").await.unwrap();
-        assert_eq!(
-            fleet.inspect(BLUE).await.unwrap(),
-            (State::Running, Some("v7".to_owned()))
-        );
-        fleet.stop(BLUE).await.unwrap();
-        assert!(matches!(
-            fleet.inspect(BLUE).await.unwrap().0,
-            State::Stopped(_)
-        ));
-    }
-
-    #[tokio::test]
-    async fn a_later_deployer_finds_and_stops_what_an_earlier_one_started() {
-        let directory = tempfile::tempdir().unwrap();
-        let command = ["sleep", "60"];
-        let earlier = fleet(directory.path(), &command);
-        earlier.start(Color::Blue, "v7").await.unwrap();
-        let later = fleet(directory.path(), &command);
-        assert_eq!(later.inspect(BLUE).await.unwrap().0, State::Running);
-        later.stop(BLUE).await.unwrap();
-        assert!(matches!(
-            earlier.inspect(BLUE).await.unwrap().0,
-            State::Stopped(_)
-        ));
-    }
-
-    #[tokio::test]
-    async fn an_exit_is_told_with_its_status_and_last_words() {
-        let directory = tempfile::tempdir().unwrap();
-        let fleet = fleet(
-            directory.path(),
-            &["sh", "-c", "echo no model for $MODEL_VERSION; exit 3"],
-        );
-        fleet.start(Color::Blue, "v7").await.unwrap();
-        let record = fleet.record(BLUE).unwrap();
-        // Only gone_by and inspect collect the exit status, so waiting must not swallow it.
-        while ProcessFleet::alive(&record).is_some() {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(
-            fleet.inspect(BLUE).await.unwrap().0,
-            State::Stopped("exit status: 3".to_owned())
-        );
-        assert_eq!(fleet.logs(BLUE, 10).await, ["no model for v7"]);
-    }
-
-    #[tokio::test]
-    async fn a_process_that_ignores_sigterm_is_killed() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut fleet = fleet(
-            directory.path(),
-            &["sh", "-c", "trap '' TERM; while :; do sleep 1; done"],
-        );
-        fleet.settings.stop_timeout = Duration::from_millis(200);
-        fleet.start(Color::Blue, "v7").await.unwrap();
-        fleet.stop(BLUE).await.unwrap();
-        assert!(matches!(
-            fleet.inspect(BLUE).await.unwrap().0,
-            State::Stopped(_)
-        ));
-    }
-
-    #[tokio::test]
-    async fn a_number_that_was_used_again_is_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let fleet = fleet(directory.path(), &["sleep", "60"]);
-        let mut innocent = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
-        let record = Record {
-            pid: innocent.id().cast_signed(),
-            started_at_tick: 1,
-            version: None,
-        };
-        fs::create_dir_all(&fleet.directory).unwrap();
-        fs::write(
-            fleet.record_path(BLUE),
-            serde_json::to_string(&record).unwrap(),
-        )
-        .unwrap();
-        fleet.stop(BLUE).await.unwrap();
-        assert!(
-            innocent.try_wait().unwrap().is_none(),
-            "a stranger was ended"
-        );
-        innocent.kill().unwrap();
-        innocent.wait().unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_program_that_is_not_there_is_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let fleet = fleet(directory.path(), &["no-such-server"]);
-        let error = fleet
-            .start(Color::Blue, "v7")
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("cannot start blue (no-such-server)"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_color_needs_a_port() {
-        assert_eq!(
-            host_and_port("http://127.0.0.1:8081").unwrap(),
-            ("127.0.0.1".to_owned(), "8081".to_owned())
-        );
-        assert!(
-            host_and_port("http://blue")
-                .unwrap_err()
-                .to_string()
-                .contains("does not name a port")
-        );
-    }
 }

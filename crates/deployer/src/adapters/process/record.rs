@@ -1,0 +1,57 @@
+//! A process that was started, found again by a later deployer.
+
+use std::{fs, path::Path};
+
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+
+/// One process that was started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) pid: i32,
+    /// Together with `pid` this names one process for good: numbers are used again.
+    pub(super) started_at_tick: u64,
+    /// What it serves, when it is a model server.
+    pub(super) version: Option<String>,
+}
+
+impl Record {
+    /// Takes down a process that has just been started.
+    pub(super) fn of(pid: i32, version: Option<&str>) -> Self {
+        Self {
+            pid,
+            started_at_tick: Process::look_up(pid).map_or(0, |process| process.started_at_tick),
+            version: version.map(str::to_owned),
+        }
+    }
+
+    /// The process, if it is the recorded one and it is alive.
+    pub(super) fn alive(&self) -> Option<Pid> {
+        let process = Process::look_up(self.pid)?;
+        let same = process.started_at_tick == self.started_at_tick;
+        (same && !process.is_zombie)
+            .then(|| Pid::from_raw(self.pid))
+            .flatten()
+    }
+}
+
+/// What Linux tells of a process.
+struct Process {
+    started_at_tick: u64,
+    is_zombie: bool,
+}
+
+impl Process {
+    fn look_up(pid: i32) -> Option<Self> {
+        let stat =
+            fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
+        // proc_pid_stat(5): the second field is the program's name in parentheses, which may
+        // itself hold spaces and parentheses; the state is the 3rd field, the start the 22nd.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        Some(Self {
+            started_at_tick: fields.get(19)?.parse().ok()?,
+            is_zombie: matches!(fields.first(), Some(&"Z" | &"X")),
+        })
+    }
+}

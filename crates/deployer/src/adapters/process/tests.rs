@@ -1,0 +1,138 @@
+use std::path::Path;
+
+use super::*;
+
+fn fleet(directory: &Path, command: &[&str]) -> ProcessFleet {
+    let mut settings = crate::config::load(None).unwrap();
+    settings.state = directory.to_owned();
+    settings.fleet.process.command = command.iter().map(|word| (*word).to_owned()).collect();
+    settings.fleet.process.stop_timeout = Duration::from_secs(5);
+    ProcessFleet::new(&settings)
+}
+
+const BLUE: Service = Service::Server(Color::Blue);
+
+#[tokio::test]
+async fn a_started_process_runs_until_it_is_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = fleet(directory.path(), &["sleep", "60"]);
+    assert_eq!(fleet.inspect(BLUE).await.unwrap().1, None);
+    fleet.start(Color::Blue, "v7").await.unwrap();
+    assert_eq!(
+        fleet.inspect(BLUE).await.unwrap(),
+        (State::Running, Some("v7".to_owned()))
+    );
+    fleet.stop(BLUE).await.unwrap();
+    assert!(matches!(
+        fleet.inspect(BLUE).await.unwrap().0,
+        State::Stopped(_)
+    ));
+}
+
+#[tokio::test]
+async fn a_later_deployer_finds_and_stops_what_an_earlier_one_started() {
+    let directory = tempfile::tempdir().unwrap();
+    let command = ["sleep", "60"];
+    let earlier = fleet(directory.path(), &command);
+    earlier.start(Color::Blue, "v7").await.unwrap();
+    let later = fleet(directory.path(), &command);
+    assert_eq!(later.inspect(BLUE).await.unwrap().0, State::Running);
+    later.stop(BLUE).await.unwrap();
+    assert!(matches!(
+        earlier.inspect(BLUE).await.unwrap().0,
+        State::Stopped(_)
+    ));
+}
+
+#[tokio::test]
+async fn an_exit_is_told_with_its_status_and_last_words() {
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = fleet(
+        directory.path(),
+        &["sh", "-c", "echo no model for $MODEL_VERSION; exit 3"],
+    );
+    fleet.start(Color::Blue, "v7").await.unwrap();
+    let record = fleet.record(BLUE).unwrap();
+    // Only gone_by and inspect collect the exit status, so waiting must not swallow it.
+    while record.alive().is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        fleet.inspect(BLUE).await.unwrap().0,
+        State::Stopped("exit status: 3".to_owned())
+    );
+    assert_eq!(fleet.logs(BLUE, 10).await, ["no model for v7"]);
+}
+
+#[tokio::test]
+async fn a_process_that_ignores_sigterm_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut fleet = fleet(
+        directory.path(),
+        &["sh", "-c", "trap '' TERM; while :; do sleep 1; done"],
+    );
+    fleet.settings.stop_timeout = Duration::from_millis(200);
+    fleet.start(Color::Blue, "v7").await.unwrap();
+    fleet.stop(BLUE).await.unwrap();
+    assert!(matches!(
+        fleet.inspect(BLUE).await.unwrap().0,
+        State::Stopped(_)
+    ));
+}
+
+#[tokio::test]
+async fn a_number_that_was_used_again_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = fleet(directory.path(), &["sleep", "60"]);
+    let mut innocent = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .unwrap();
+    let record = Record {
+        pid: innocent.id().cast_signed(),
+        started_at_tick: 1,
+        version: None,
+    };
+    fs::create_dir_all(&fleet.directory).unwrap();
+    fs::write(
+        fleet.record_path(BLUE),
+        serde_json::to_string(&record).unwrap(),
+    )
+    .unwrap();
+    fleet.stop(BLUE).await.unwrap();
+    assert!(
+        innocent.try_wait().unwrap().is_none(),
+        "a stranger was ended"
+    );
+    innocent.kill().unwrap();
+    innocent.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = fleet(directory.path(), &["no-such-server"]);
+    let error = fleet
+        .start(Color::Blue, "v7")
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("cannot start blue (no-such-server)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_color_needs_a_port() {
+    assert_eq!(
+        host_and_port("http://127.0.0.1:8081").unwrap(),
+        ("127.0.0.1".to_owned(), "8081".to_owned())
+    );
+    assert!(
+        host_and_port("http://blue")
+            .unwrap_err()
+            .to_string()
+            .contains("does not name a port")
+    );
+}
