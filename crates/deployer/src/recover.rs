@@ -31,13 +31,20 @@ pub(crate) async fn settle(
             plan.id
         ),
     });
-    let (end, reason) = if world.router.active().await? == plan.active {
-        (
+    let back = world.router.active().await? == plan.active;
+    let (end, reason) = match (back, phase) {
+        (true, Phase::Switched) => (
+            Phase::RolledBack,
+            format!(
+                "the deployer was interrupted; traffic is back on {}",
+                plan.active
+            ),
+        ),
+        (true, _) => (
             Phase::Refused,
             "the deployer was interrupted; traffic never moved".to_owned(),
-        )
-    } else {
-        match give_back(world, &plan).await {
+        ),
+        (false, _) => match give_back(world, &plan).await {
             Ok(()) => (
                 Phase::RolledBack,
                 "the deployer was interrupted before the candidate was proven".to_owned(),
@@ -46,7 +53,7 @@ pub(crate) async fn settle(
                 Phase::Halted,
                 format!("the deployer was interrupted; {obstacle}"),
             ),
-        }
+        },
     };
     journal.reached(&plan, end, Some(&reason))?;
     reporter.report(&Event::Reached {

@@ -54,7 +54,7 @@ impl Traffic for AccessLog {
     fn new_requests(&mut self) -> Result<Vec<Request>, WorldError> {
         self.read_on().map_err(|error| {
             WorldError(format!(
-                "cannot read the router's access log {}: {error}",
+                "cannot read the router's access log {}: {error}; set router.access_log to \"\" to judge without it",
                 self.path.display()
             ))
         })

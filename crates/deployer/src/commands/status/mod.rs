@@ -19,9 +19,10 @@ use crate::{
 #[derive(Debug, Serialize)]
 struct Status {
     router: String,
-    /// The color that has the traffic; none when the router does not tell, with the reason.
+    /// The color that has the traffic; none when the router does not tell.
     active: Option<Color>,
-    problem: Option<String>,
+    /// What could not be found out, in words.
+    problems: Vec<String>,
     colors: [ColorStatus; 2],
     /// Whether `deployer rollback` would work now.
     can_roll_back: bool,
@@ -50,10 +51,14 @@ pub(super) async fn run(settings: &Settings, json: bool) -> anyhow::Result<u8> {
         color_status(&world, settings, Color::Blue),
         color_status(&world, settings, Color::Green),
     );
-    let (active, problem) = match active {
-        Ok(active) => (Some(active), None),
-        Err(error) => (None, Some(error.to_string())),
-    };
+    let mut problems = Vec::new();
+    let active = active
+        .map_err(|error| problems.push(format!("where traffic goes is not known: {error}")))
+        .ok();
+    let last_deployment = journal::last_entry(&settings.state)
+        .map_err(|error| problems.push(error.to_string()))
+        .ok()
+        .flatten();
     let colors = [blue, green];
     let status = Status {
         router: settings.router.url.clone(),
@@ -63,9 +68,9 @@ pub(super) async fn run(settings: &Settings, json: bool) -> anyhow::Result<u8> {
                 .any(|status| status.color != active && status.healthy && status.fit)
         }),
         active,
-        problem,
+        problems,
         colors,
-        last_deployment: journal::last_entry(&settings.state)?,
+        last_deployment,
     };
     print(&if json {
         serde_json::to_string(&status)?

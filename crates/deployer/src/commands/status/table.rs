@@ -23,8 +23,8 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
     if let Some(active) = status.active {
         writeln!(text, "{} sends all traffic to {active}\n", status.router)?;
     }
-    if let Some(problem) = &status.problem {
-        writeln!(text, "where traffic goes is not known: {problem}\n")?;
+    for problem in &status.problems {
+        writeln!(text, "{problem}\n")?;
     }
     write_row(text, &HEADINGS)?;
     for color in &status.colors {
