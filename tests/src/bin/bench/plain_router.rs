@@ -1,8 +1,10 @@
 //! The usual way to switch: nginx with one upstream, whose file is rewritten before a reload.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -63,8 +65,8 @@ impl PlainRouter {
         let begun = Instant::now();
         write_upstream(&self.prefix, color, server)?;
         let reload = process::Command::new("nginx")
-            .args(["-s", "reload", "-c", "nginx.conf", "-p"])
-            .arg(&self.prefix)
+            .args(["-s", "reload"])
+            .args(arguments(&self.prefix)?)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -163,13 +165,24 @@ upstream model {{
 fn spawn(prefix: &Path) -> anyhow::Result<Child> {
     let errors = File::create(prefix.join("error.log"))?;
     std::process::Command::new("nginx")
-        // The deployer starts its router with the same user, and its workers, too, run as it.
-        .args(["-g", &format!("daemon off;{}", user()), "-c", "nginx.conf"])
-        .arg("-p")
-        .arg(prefix)
+        .args(arguments(prefix)?)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(errors)
         .spawn()
         .context("cannot start nginx")
+}
+
+/// Those with which the deployer starts its router: as root, its workers run as root as well.
+fn arguments(prefix: &Path) -> anyhow::Result<[OsString; 6]> {
+    let is_root = fs::metadata(prefix)?.uid() == 0;
+    let user = if is_root { " user root;" } else { "" };
+    Ok([
+        "-p".into(),
+        prefix.into(),
+        "-c".into(),
+        prefix.join("nginx.conf").into(),
+        "-g".into(),
+        format!("daemon off;{user}").into(),
+    ])
 }

@@ -69,7 +69,7 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts both servers and both routers; blue is active everywhere.
     pub(crate) async fn start() -> anyhow::Result<Self> {
-        let stack = Stack::lay_out("model-server", UNWATCHED)?;
+        let stack = Stack::of_processes("model-server", UNWATCHED)?;
         stack.expect(0, &["up"]).await?;
         // A standby would answer in the place of an active color that fails, by the flag only.
         for flag in ["fit-blue", "fit-green"] {

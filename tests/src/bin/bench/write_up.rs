@@ -1,0 +1,317 @@
+//! The figures in words and tables, for the terminal and for the document.
+
+use crate::{
+    machine::{self, Machine},
+    rig::Color,
+    serving::{self, Route, Serving},
+    statistics::{median, range},
+    switching::{self, Account, Accounts, Load, Seen},
+    table::Table,
+};
+
+/// Where the figures come from, and the figures.
+pub(crate) fn figures(machine: &Machine, switching: &[Accounts], serving: &Serving) -> String {
+    let switching: Vec<String> = switching.iter().map(under_load).collect();
+    format!(
+        "\
+{machine}
+
+## Switching
+
+{clients} clients, each on a keep-alive connection of its own, send real sentences to one router and
+never send a request twice. v1 and v2 take turns. Times are milliseconds: the median of the
+switches, and the worst one in parentheses.
+
+{switching}
+
+## Serving
+
+wrk with 1 thread and {connections} connections, {rounds} rounds of {seconds} s, the median of the rounds;
+`{sentence}`.
+
+{serving}
+",
+        machine = about(machine),
+        clients = switching::CONNECTIONS,
+        switching = switching.join("\n\n"),
+        connections = serving::CONNECTIONS,
+        rounds = serving::ROUNDS,
+        seconds = serving::SECONDS,
+        sentence = serving::SENTENCE,
+        serving = serving_table(serving).render(),
+    )
+}
+
+/// The whole document.
+pub(crate) fn document(figures: &str) -> String {
+    format!("{HEAD}\n{figures}\n{NOTES}")
+}
+
+fn about(machine: &Machine) -> String {
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let quiet = if machine.was_quiet() {
+        "the machine was quiet"
+    } else {
+        "**the machine was not quiet: something else was at work, and the figures suffer from it**"
+    };
+    let mut lines = vec![
+        format!("- Date: {}", machine.date),
+        format!(
+            "- Processor: {}, {} cores",
+            machine.processor, machine.cores
+        ),
+        format!("- Kernel: Linux {}", machine.kernel),
+        format!("- Router: {}", machine.nginx),
+        format!("- Build profile: {}", machine::profile()),
+    ];
+    lines.push(format!(
+        "- In use by others just before and just after: {} and {} of all cores; load averages before: {}; {quiet}",
+        percent(machine.in_use.0),
+        percent(machine.in_use.1),
+        machine.load
+    ));
+    lines.join("\n")
+}
+
+/// A figure that is counted, by its name in the table.
+type Count = (&'static str, fn(&Account) -> usize);
+/// A time of each switch, by its name in the table.
+type Time = (&'static str, fn(&Seen) -> Option<f64>);
+
+const COUNTS: [Count; 4] = [
+    ("switches", |account| account.switches.len()),
+    ("requests", |account| account.requests),
+    ("**failed requests**", Account::failed),
+    (
+        "answers of the old version to requests begun after the return",
+        |account| account.switches.iter().map(|seen| seen.late).sum(),
+    ),
+];
+
+const TIMES: [Time; 4] = [
+    ("the last of these answers, after the return", |seen| {
+        seen.last_late
+    }),
+    ("the command takes", |seen| Some(seen.command)),
+    (
+        "return of the command → first answer of the new version",
+        |seen| Some(seen.new_from_return),
+    ),
+    (
+        "begin of the command → first answer of the new version",
+        |seen| Some(seen.new_from_begin),
+    ),
+];
+
+fn under_load(accounts: &Accounts) -> String {
+    let load = match accounts.load {
+        Load::Moderate => "Moderate load",
+        Load::Saturating => "Saturating load",
+    };
+    format!(
+        "### {load}: each client pauses {pause} ms after an answer\n\n{table}\n\n{failures}",
+        pause = accounts.load.pause().as_millis(),
+        table = switching_table(accounts).render(),
+        failures = failures(accounts),
+    )
+}
+
+fn switching_table(accounts: &Accounts) -> Table {
+    let accounts = [&accounts.deployer, &accounts.flag, &accounts.reload];
+    let mut table = Table::new(&[
+        "",
+        "`deployer switch`",
+        "the flag alone",
+        "rewrite, `nginx -s reload`",
+        "reload ÷ `deployer switch`",
+        "reload ÷ flag",
+    ]);
+    for (name, count) in COUNTS {
+        let mut cells = vec![name.to_owned()];
+        cells.extend(accounts.map(|account| grouped(count(account) as f64)));
+        // The counts that matter are zero by the flag: there is no ratio to them.
+        cells.extend([String::new(), String::new()]);
+        table.row(cells);
+    }
+    for (name, time) in TIMES {
+        table.row(times_row(name, accounts, time));
+    }
+    table
+}
+
+fn times_row(name: &str, accounts: [&Account; 3], time: fn(&Seen) -> Option<f64>) -> Vec<String> {
+    let values =
+        accounts.map(|account| -> Vec<f64> { account.switches.iter().filter_map(time).collect() });
+    let [deployer, flag, reload] = values
+        .each_ref()
+        .map(|values| median(values.iter().copied()));
+    let mut cells = vec![name.to_owned()];
+    cells.extend(values.map(|values| median_and_worst(&values)));
+    cells.extend([ratio(reload, deployer), ratio(reload, flag)]);
+    cells
+}
+
+fn median_and_worst(values: &[f64]) -> String {
+    if values.is_empty() {
+        return "none".to_owned();
+    }
+    let (_, worst) = range(values.iter().copied());
+    format!("{:.1} ({worst:.1})", median(values.iter().copied()))
+}
+
+/// Of times before the command's return, or of none at all, there is no ratio.
+fn ratio(dividend: f64, divisor: f64) -> String {
+    if dividend > 0.0 && divisor > 0.0 {
+        format!("{:.2}", dividend / divisor)
+    } else {
+        String::new()
+    }
+}
+
+fn failures(accounts: &Accounts) -> String {
+    let ways = [
+        ("`deployer switch`", &accounts.deployer),
+        ("the flag alone", &accounts.flag),
+        ("reload", &accounts.reload),
+    ];
+    let lines: Vec<String> = ways
+        .iter()
+        .flat_map(|(way, account)| {
+            account
+                .failures
+                .iter()
+                .map(move |(problem, count)| format!("- {way}: {count} × {problem}"))
+        })
+        .collect();
+    if lines.is_empty() {
+        "No request failed by any way.".to_owned()
+    } else {
+        format!("What failed:\n\n{}", lines.join("\n"))
+    }
+}
+
+fn serving_table(serving: &Serving) -> Table {
+    let mut table = Table::new(&[
+        "",
+        "requests/s",
+        "slowest–fastest round",
+        "÷ direct",
+        "p50 ms",
+        "p99 ms",
+        "failed",
+    ]);
+    for figures in &serving.figures {
+        let (slowest, fastest) = figures.per_second_range();
+        table.row(vec![
+            route_name(figures.color, figures.route),
+            grouped(figures.per_second()),
+            format!("{}–{}", grouped(slowest), grouped(fastest)),
+            format!(
+                "{:.2}",
+                serving.share_of_direct(figures.color, figures.route)
+            ),
+            format!("{:.2}", figures.p50()),
+            format!("{:.2}", figures.p99()),
+            figures.failed().to_string(),
+        ]);
+    }
+    table
+}
+
+fn route_name(color: Color, route: Route) -> String {
+    let route = match route {
+        Route::Direct => "direct",
+        Route::PlainRouter => "through plain nginx (one upstream, no flags)",
+        Route::Router => "through the router",
+    };
+    format!("{} {route}", color.version())
+}
+
+/// A whole number with a comma between thousands.
+fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+const HEAD: &str = "\
+# Benchmarks
+
+Written by `make bench` (`scripts/bench`), which replaces this file with what it measured: one run
+on one machine, over loopback, the rounds of everything compared alternating.
+";
+
+const NOTES: &str = "\
+## What is compared
+
+- Both routers are the same nginx program with the same `nginx.conf`: workers, log, keep-alive and
+  time-outs are equal. They stand before the same two model servers, v1 and v2.
+- `deployer switch` asks the color's `/health`, sets the flag file and returns when the router has
+  confirmed. The flag alone is that file, created or removed, and nothing else.
+- The other way rewrites a file with one upstream (write, then rename) and runs
+  `nginx -s reload`, which checks the configuration, signals the master process and returns. It
+  does not wait for the new workers, and says nothing when they are there.
+- No standby is allowed to step in (no `fit-*` flag is set), so nothing hides a failure.
+- Plain nginx, under Serving, is the reload way's router left alone: it has one upstream and tests
+  no files. The difference between the two routers is what the flags cost.
+
+## What the figures mean
+
+- A failed request is one whose client got no answer. nginx closes idle keep-alive connections when
+  it reloads, as HTTP allows; a client that has just sent, or is just sending, then finds its
+  connection gone. A client may repeat a request on its own only where it knows that nothing was
+  processed or that repeating is harmless; these clients never do. Behind a proxy or a client
+  library that repeats, some or all of the reload's failures would not be seen.
+- Answers of the old version after the command returned are no failures. They matter to whoever
+  takes the command's return as the moment from which the new version answers.
+- A negative time means that the new version answered a client before the command returned.
+- A first answer includes the time that the model takes, so it is later when v2 comes than when v1
+  does, and much later where requests queue.
+- The ratios of serving are the router's share of a machine that has everything on it: the client,
+  nginx and the model server compete for the same cores. The cheaper the model, the more the router
+  weighs; with a model that takes milliseconds of a core it drowns in the noise, and a ratio above 1
+  is noise.
+
+## What they do not mean
+
+- Nothing about absolute figures elsewhere: neither the network, nor a machine with more cores, nor
+  other models are in them. Only figures of one run can be compared with each other.
+- wrk sends the next request when the last one was answered, as fast as it can. Its times are those
+  of a saturated server, mostly of waiting in line, and they leave out the requests that a client
+  on a schedule would have sent meanwhile.
+- No failure in so many requests is no proof that there never is one. How many requests a reload
+  costs depends on how many connections happen to be in use at that moment.
+- Deployments are not measured: how long proving and watching take is set in `deployer.toml`.
+
+## How to run it
+
+    make bench                  # the dev profile, like `make demo` and `make test`
+    scripts/bench --release     # the release profile
+
+It takes about four minutes once everything is built, and fails when a request fails during a switch
+by flag or during serving. No figure is required to be any good.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let texts = [0.0, 999.4, 1000.0, 1_234_567.0].map(grouped);
+        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn there_is_no_ratio_to_a_time_before_the_return() {
+        assert_eq!(ratio(3.0, 2.0), "1.50");
+        assert_eq!(ratio(3.0, -2.0), "");
+        assert_eq!(ratio(f64::NAN, 2.0), "");
+    }
+}
