@@ -205,10 +205,10 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_the_line_and_the_known_keys() {
-        let error = parse_text("state = \"x\"\n\n[health]\ntrys = 3").unwrap_err();
+        let error = parse_text("state = \"x\"\n\n[health]\nattempts = 3").unwrap_err();
         assert_eq!(
             error,
-            "deployer.toml, line 4: unknown key `health.trys`; known here: interval, tries"
+            "deployer.toml, line 4: unknown key `health.attempts`; known here: interval, tries"
         );
     }
 

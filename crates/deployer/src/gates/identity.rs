@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn other_files_under_the_same_version_fail() {
         assert_eq!(
-            compare(&wanted(), &reported("v2", Some("abd"))).finding,
+            compare(&wanted(), &reported("v2", Some("def"))).finding,
             Finding::Fail
         );
     }
