@@ -16,7 +16,7 @@ pub mod journal;
 pub mod phase;
 pub mod plan;
 pub mod ports;
-mod recover;
+pub mod recover;
 pub mod release;
 pub mod report;
 pub mod rollout;

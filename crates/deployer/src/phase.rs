@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// The active color is healthy and the plan is written down; nothing was touched.
+    /// The active color is healthy and the plan is written down; no server was touched.
     Planned,
     /// The idle color is being replaced by the candidate and may not stand in.
     Starting,

@@ -11,7 +11,7 @@ use crate::{
 /// Brings an unfinished deployment to an end, if there is one, before anything else is begun.
 ///
 /// A candidate that has traffic was not watched to the end, so it loses it.
-pub(crate) async fn settle(
+pub async fn settle(
     world: &World,
     journal: &Journal,
     reporter: &dyn Reporter,

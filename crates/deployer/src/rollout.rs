@@ -64,9 +64,12 @@ impl Rollout<'_> {
         let asked = self.world.probe.health(Target::Server(active)).await;
         asked.map_err(|error| format!("the active color {active} is not healthy, so nothing could be compared or rolled back to: {error}"))?;
 
-        self.reach(phase, Phase::Starting)?;
-        self.world.router.set_fit(idle, false).map_err(words)?;
+        // Before the phase in which the idle color is fair game: a flag that cannot be changed is
+        // no reason to stop a standby that was not replaced.
         self.world.router.set_fit(active, true).map_err(words)?;
+        self.world.router.set_fit(idle, false).map_err(words)?;
+
+        self.reach(phase, Phase::Starting)?;
         self.world
             .fleet
             .start(idle, &release.version)
@@ -85,6 +88,9 @@ impl Rollout<'_> {
 
         self.reach(phase, Phase::Switched)?;
         let summary = self.watch().await?;
+        if self.world.router.active().await.ok() == Some(active) {
+            return Err(format!("somebody moved traffic back to {active} meanwhile"));
+        }
         self.world.router.set_fit(idle, true).map_err(words)?;
         *phase = Phase::Promoted;
         Ok(summary)
@@ -236,8 +242,14 @@ impl Rollout<'_> {
 
     async fn fail(&mut self, mut phase: Phase, reason: String) -> Outcome {
         let Plan { active, idle, .. } = *self.plan;
-        // The flag decides whether traffic moved, not how far this program came.
-        if phase == Phase::Validated && self.world.router.active().await.ok() != Some(active) {
+        // The flag decides whether traffic moved, not how far this program came. Before it tried
+        // to move any, a router that does not tell is no reason to think that somebody else did.
+        let moved = match phase {
+            Phase::Starting | Phase::Healthy => self.world.router.active().await.ok() == Some(idle),
+            Phase::Validated => self.world.router.active().await.ok() != Some(active),
+            _ => false,
+        };
+        if moved {
             phase = Phase::Switched;
         }
         let mut given_back = Ok(());

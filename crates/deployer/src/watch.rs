@@ -103,7 +103,8 @@ impl Watch {
         self.last_failure = failure;
     }
 
-    /// The verdict, as soon as there is one: at the end at the latest.
+    /// The verdict, as soon as there is one: at the end, or after the few looks more that it takes
+    /// to see whether a check that fails there goes on failing.
     #[must_use]
     pub fn verdict(&self, elapsed: Duration) -> Option<Verdict> {
         let WatchSettings {
@@ -135,7 +136,8 @@ impl Watch {
                 ..by_itself
             });
         }
-        if elapsed < duration {
+        // A failed check at the end is a question that the next few looks answer.
+        if elapsed < duration || self.failures_in_a_row > 0 {
             return None;
         }
         if by_clients.finding == Finding::Inconclusive && by_itself.finding == Finding::Pass {

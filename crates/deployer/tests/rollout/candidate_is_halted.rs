@@ -1,0 +1,75 @@
+//! A bad candidate and no way back: a person is needed, and nothing is made worse meanwhile.
+
+use deployer::{phase::Phase, ports::Service};
+
+use crate::{
+    deployment::{ALWAYS, CANDIDATE, Deployment, Ended, OLD},
+    history::Call,
+    script::Fault,
+    server::{Server, Trouble},
+};
+
+/// Nothing was stopped, and the reason tells the trouble, the obstacle and what to do.
+fn assert_halted(ended: &Ended, words: [&str; 2]) {
+    for words in words {
+        ended.assert(Phase::Halted, words);
+    }
+    ended.assert(
+        Phase::Halted,
+        "repair one color, then `deployer switch COLOR`",
+    );
+    for color in [OLD, CANDIDATE] {
+        assert_eq!(ended.count(&Call::Stop(Service::Server(color))), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_stays_where_it_is_when_the_old_color_is_sick_too() {
+    let ended = Deployment::of(Server::later(2, Trouble::FailsClients))
+        .then(
+            |call| *call == Call::PointAt(CANDIDATE),
+            |state| state.blue.trouble = Trouble::Unhealthy,
+        )
+        .run()
+        .await;
+    assert_halted(
+        &ended,
+        [
+            "requests failed",
+            "traffic could not be given back: blue is sick too: answered 503",
+        ],
+    );
+    assert_eq!(ended.active, CANDIDATE);
+    assert_eq!(ended.count(&Call::PointAt(OLD)), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_that_does_not_confirm_the_way_back_is_left_to_a_person() {
+    for fault in [Fault::Before, Fault::After] {
+        let ended = Deployment::of(Server::later(2, Trouble::Exited))
+            .failing(ALWAYS, |call| *call == Call::PointAt(OLD), fault)
+            .run()
+            .await;
+        assert_halted(
+            &ended,
+            [
+                "it stopped: exit code 3",
+                "traffic could not be given back: PointAt(Blue) failed",
+            ],
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_that_fails_at_the_switch_and_then_falls_silent_is_left_to_a_person() {
+    let ended = Deployment::of(Server::good())
+        .failing(
+            ALWAYS,
+            |call| matches!(call, Call::PointAt(_)),
+            Fault::After,
+        )
+        .failing(1..usize::MAX, |call| *call == Call::Active, Fault::Before)
+        .run()
+        .await;
+    assert_halted(&ended, ["PointAt(Green) failed", "PointAt(Blue) failed"]);
+}

@@ -1,0 +1,202 @@
+//! The way of a good release.
+
+use std::time::Duration;
+
+use deployer::{
+    color::Color,
+    phase::Phase,
+    ports::{Service, Target},
+    traffic::Request,
+};
+
+use crate::{
+    deployment::{CANDIDATE, Deployment, OLD},
+    history::{Call, Happened, Moment},
+    script::Fault,
+    server::{Server, Trouble},
+};
+
+const PUBLIC: Call = Call::Predict(Target::Public);
+
+/// Two until it is healthy, one for its identity.
+const CHECKS_BEFORE_THE_WATCH: usize = 3;
+
+#[tokio::test(start_paused = true)]
+async fn a_good_release_goes_through_every_phase_and_keeps_the_traffic() {
+    let ended = Deployment::of(Server::good()).run().await;
+    ended.assert(Phase::Promoted, "watched for 10 s: 0 of 5");
+    assert_eq!(
+        ended.history.phases(),
+        [
+            Phase::Planned,
+            Phase::Starting,
+            Phase::Healthy,
+            Phase::Validated,
+            Phase::Switched,
+            Phase::Promoted,
+        ]
+    );
+    assert_eq!(ended.active, CANDIDATE);
+    assert!(ended.took < Duration::from_secs(15), "{:?}", ended.took);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_candidate_may_stand_in_only_when_promoted_and_the_old_color_before_the_switch() {
+    let mut deployment = Deployment::of(Server::good());
+    deployment.state.fit = vec![CANDIDATE];
+    let history = deployment.run().await.history;
+    let at = |call| history.position(&call).unwrap();
+
+    let start = at(Call::Start(CANDIDATE, "v2".to_owned()));
+    let switch = at(Call::PointAt(CANDIDATE));
+    let proven = at(Call::SetFit(CANDIDATE, true));
+    assert!(at(Call::SetFit(CANDIDATE, false)) < start);
+    assert!(at(Call::SetFit(OLD, true)) < switch);
+    assert!(switch < proven);
+    for moment in &history.0[start..proven] {
+        assert_eq!(moment.fit, [OLD], "{moment:?}");
+    }
+    assert_eq!(history.last().fit, [OLD, CANDIDATE]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_asked_who_it_is_and_smoke_tested_before_it_gets_traffic() {
+    let history = Deployment::of(Server::good()).run().await.history;
+    let switch = history.position(&Call::PointAt(CANDIDATE)).unwrap();
+    let before: Vec<_> = history.0[..switch]
+        .iter()
+        .filter_map(|moment| match &moment.happened {
+            Happened::Judged(gate, _) => Some(*gate),
+            Happened::Called(call, _) if *call == Call::Predict(Target::Server(CANDIDATE)) => {
+                Some("request")
+            }
+            _ => None,
+        })
+        .collect();
+    let mut wanted = vec!["health", "identity", "reachable"];
+    wanted.extend(["request"; 10]);
+    wanted.push("smoke");
+    assert_eq!(before, wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_switch_is_told_with_both_colors() {
+    let history = Deployment::of(Server::good()).run().await.history;
+    let moved = Happened::Moved(OLD, CANDIDATE);
+    assert!(history.0.iter().any(|moment| moment.happened == moved));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promotion_stops_nothing() {
+    let ended = Deployment::of(Server::good()).run().await;
+    for color in Color::BOTH {
+        assert_eq!(ended.count(&Call::Stop(Service::Server(color))), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_service_gets_no_probes_once_its_clients_are_in_the_log() {
+    let ended = Deployment::of(Server::good()).run().await;
+    let history = &ended.history;
+    let busy = history
+        .0
+        .iter()
+        .position(|moment| matches!(moment.happened, Happened::Watched(1..)))
+        .unwrap();
+    let probed = |moment: &Moment| moment.happened == Happened::Called(PUBLIC, true);
+    assert!(!history.0[busy..].iter().any(probed), "{history:#?}");
+    // The look right at the switch finds an empty log and asks for one look's share of 20.
+    assert!(ended.count(&PUBLIC) <= 2, "{history:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_service_is_judged_by_probes_through_the_router() {
+    let ended = Deployment::of(Server::good()).quiet().run().await;
+    let probes = ended.count(&PUBLIC);
+    assert!(probes >= 20, "{probes}");
+    ended.assert(
+        Phase::Promoted,
+        &format!(
+            "0 of {probes} requests failed (0.0 %); {probes} probes were added to the traffic"
+        ),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_failures_are_within_the_limit() {
+    let candidate = Server::later(0, Trouble::FailsOneIn(30));
+    Deployment::of(candidate)
+        .run()
+        .await
+        .assert(Phase::Promoted, "watched for 10 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_failed_checks_in_a_row_are_forgiven_any_number_of_times() {
+    let of_the_candidate = |call: &Call| *call == Call::Health(Target::Server(CANDIDATE));
+    let first = CHECKS_BEFORE_THE_WATCH;
+    let ended = Deployment::of(Server::good())
+        .failing(first + 1..first + 3, of_the_candidate, Fault::Before)
+        .failing(first + 4..first + 6, of_the_candidate, Fault::Before)
+        .run()
+        .await;
+    ended.assert(Phase::Promoted, "watched for 10 s");
+    // A failed check is followed by the question whether the server still runs.
+    let inspections = ended.count(&Call::Inspect(Service::Server(CANDIDATE)));
+    assert_eq!(inspections, 2 + 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_check_at_the_end_is_asked_again_before_it_is_promoted() {
+    let of_the_candidate = |call: &Call| *call == Call::Health(Target::Server(CANDIDATE));
+    let last = CHECKS_BEFORE_THE_WATCH + 10;
+    let ended = Deployment::of(Server::good())
+        .failing(last..last + 1, of_the_candidate, Fault::Before)
+        .run()
+        .await;
+    ended.assert(Phase::Promoted, "watched for 11 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_were_logged_before_the_switch_are_not_held_against_it() {
+    let mut deployment = Deployment::of(Server::good());
+    let of_the_release_before = Request {
+        wanted: CANDIDATE,
+        answered: None,
+        status: 502,
+        attempts: vec![Some(502)],
+    };
+    deployment.state.log = vec![of_the_release_before; 1_000];
+    deployment.run().await.assert(Phase::Promoted, "0 of 5");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_becomes_unreadable_is_noted_and_the_counters_judge_alone() {
+    let during_the_watch = |call: &Call| *call == Call::NewRequests;
+    let ended = Deployment::of(Server::good())
+        .failing(1..usize::MAX, during_the_watch, Fault::Before)
+        .run()
+        .await;
+    ended.assert(Phase::Promoted, "by its own counters alone");
+    let notes = ended.history.notes();
+    assert!(notes.contains(&"NewRequests failed"), "{notes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_log_the_counters_judge_alone() {
+    let ended = Deployment::of(Server::good()).without_a_log().run().await;
+    ended.assert(Phase::Promoted, "by its own counters alone");
+    assert_eq!(ended.count(&Call::NewRequests), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_counters_is_judged_by_the_log() {
+    let candidate = Server {
+        tells_counters: false,
+        ..Server::good()
+    };
+    Deployment::of(candidate)
+        .run()
+        .await
+        .assert(Phase::Promoted, "watched for 10 s: 0 of 5");
+}

@@ -1,0 +1,200 @@
+//! Everything that takes the traffic from a candidate again.
+
+use deployer::{
+    phase::Phase,
+    ports::{Service, Target},
+};
+
+use crate::{
+    deployment::{ALWAYS, CANDIDATE, Deployment, Ended, OLD},
+    history::{Call, Happened},
+    script::Fault,
+    server::{Server, Trouble},
+};
+
+/// Traffic went back before the candidate was stopped, and the candidate may not stand in.
+fn assert_given_back(ended: &Ended, words: &str) {
+    ended.assert(Phase::RolledBack, words);
+    let at = |call| ended.history.position(&call).expect("the call was made");
+    let back = at(Call::PointAt(OLD));
+    assert!(back < at(Call::Stop(Service::Server(CANDIDATE))));
+    let moment = &ended.history.0[back];
+    assert_eq!(moment.active, OLD);
+    assert_eq!(moment.fit, [OLD]);
+    assert_eq!(ended.active, OLD);
+}
+
+/// How long the candidate was watched.
+fn looks(ended: &Ended) -> usize {
+    ended
+        .history
+        .0
+        .iter()
+        .filter(|moment| matches!(moment.happened, Happened::Watched(_)))
+        .count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_are_answered_by_another_release_end_it_at_once() {
+    let mut deployment = Deployment::of(Server::good());
+    deployment.state.public_answers = Some(OLD);
+    let ended = deployment.run().await;
+    assert_given_back(
+        &ended,
+        "after the switch clients are answered by another release: it reports version v1, but v2 is wanted",
+    );
+    assert_eq!(looks(&ended), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_are_not_answered_end_it_at_once() {
+    let ended = Deployment::of(Server::good())
+        .failing(
+            ALWAYS,
+            |call| *call == Call::Health(Target::Public),
+            Fault::Before,
+        )
+        .run()
+        .await;
+    assert_given_back(&ended, "after the switch clients are not answered");
+    assert_eq!(looks(&ended), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_in_the_log_end_it_also_when_the_standby_hid_them() {
+    let ended = Deployment::of(Server::later(3, Trouble::FailsClients))
+        .run()
+        .await;
+    assert_given_back(&ended, "requests failed (");
+    ended.assert(Phase::RolledBack, "at most 5.0 % allowed");
+    assert!(
+        !ended.outcome.reason.contains("counters"),
+        "{}",
+        ended.outcome.reason
+    );
+    assert!(looks(&ended) <= 6, "{}", looks(&ended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_only_probes_met_end_it_too() {
+    let candidate = Server {
+        tells_counters: false,
+        ..Server::later(0, Trouble::FailsClients)
+    };
+    let ended = Deployment::of(candidate).quiet().run().await;
+    assert_given_back(&ended, "20 of 20 requests failed (100.0 %");
+    ended.assert(Phase::RolledBack, "probes were added to the traffic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_by_its_own_counters_end_it() {
+    let ended = Deployment::of(Server::later(2, Trouble::CountsFailures))
+        .run()
+        .await;
+    assert_given_back(&ended, "by its own counters, ");
+    assert!(looks(&ended) < 10, "{}", looks(&ended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_that_fails_three_times_in_a_row_ends_it() {
+    let ended = Deployment::of(Server::later(4, Trouble::Unhealthy))
+        .quiet()
+        .run()
+        .await;
+    assert_given_back(
+        &ended,
+        "watch, after 6 s: 3 checks in a row failed, the last one: health check failed: answered 503",
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn test_requests_that_fail_three_times_in_a_row_end_it() {
+    let ended = Deployment::of(Server::later(4, Trouble::PredictsNothing))
+        .quiet()
+        .run()
+        .await;
+    assert_given_back(
+        &ended,
+        "3 checks in a row failed, the last one: test request failed",
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stopped_ends_it_without_waiting_for_three_checks() {
+    let ended = Deployment::of(Server::later(4, Trouble::Exited))
+        .quiet()
+        .run()
+        .await;
+    assert_given_back(&ended, "watch, after 4 s: it stopped: exit code 3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_uptime_that_fell_ends_it() {
+    let ended = Deployment::of(Server::later(4, Trouble::WasRestarted))
+        .run()
+        .await;
+    assert_given_back(&ended, "so it crashed and was started again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_of_which_nothing_can_be_known_is_not_promoted() {
+    let candidate = Server {
+        tells_counters: false,
+        ..Server::good()
+    };
+    let ended = Deployment::of(candidate).without_a_log().run().await;
+    assert_given_back(&ended, "at least 20 are needed to judge");
+    assert_eq!(looks(&ended), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_falls_sick_in_the_last_second_is_watched_until_that_is_clear() {
+    // Two checks until it is healthy, one for its identity, one a look.
+    let tenth_look = 3 + 9;
+    let ended = Deployment::of(Server::good())
+        .failing(
+            tenth_look..usize::MAX,
+            |call| *call == Call::Health(Target::Server(CANDIDATE)),
+            Fault::Before,
+        )
+        .run()
+        .await;
+    assert_given_back(&ended, "watch, after 11 s: 3 checks in a row failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_switch_that_fails_after_traffic_moved_is_undone() {
+    let ended = Deployment::of(Server::good())
+        .failing(
+            ALWAYS,
+            |call| *call == Call::PointAt(CANDIDATE),
+            Fault::After,
+        )
+        .run()
+        .await;
+    assert_given_back(&ended, "PointAt(Green) failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_that_cannot_be_made_fit_is_not_kept() {
+    for fault in [Fault::Before, Fault::After] {
+        let ended = Deployment::of(Server::good())
+            .failing(ALWAYS, |call| *call == Call::SetFit(CANDIDATE, true), fault)
+            .run()
+            .await;
+        assert_given_back(&ended, "SetFit(Green, true) failed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hiccup_of_the_old_color_does_not_keep_traffic_from_it() {
+    let ended = Deployment::of(Server::later(4, Trouble::Exited))
+        .failing(
+            1..3,
+            |call| *call == Call::Health(Target::Server(OLD)),
+            Fault::Before,
+        )
+        .run()
+        .await;
+    assert_given_back(&ended, "it stopped");
+}

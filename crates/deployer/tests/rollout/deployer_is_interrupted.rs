@@ -1,0 +1,118 @@
+//! A deployer that is killed in the middle, and the next run that clears up after it.
+
+use std::time::Duration;
+
+use deployer::{color::Color, journal::Journal, phase::Phase, ports::Service};
+use proptest::prelude::*;
+
+use crate::{
+    deployment::{CANDIDATE, Deployment, Left, OLD, plan},
+    history::Call,
+    script::Fault,
+    server::{Server, Trouble},
+    world::{Scene, State},
+    world_is_faulty::on_virtual_time,
+};
+
+fn left_in(phase: Phase, state: State) -> Left {
+    let directory = tempfile::tempdir().expect("a directory for the journal");
+    let journal = Journal::lock(directory.path(), "deploy v2").expect("a lock");
+    journal.reached(&plan(), phase, None).expect("an entry");
+    Left {
+        scene: Scene::new(state),
+        outcome: None,
+        took: Duration::ZERO,
+        directory,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_deployment_is_left_as_it_is() {
+    for phase in [
+        Phase::Promoted,
+        Phase::Refused,
+        Phase::RolledBack,
+        Phase::Halted,
+    ] {
+        let left = left_in(phase, State::new(Server::good()));
+        left.settle().await.unwrap();
+        assert_eq!(left.last().unwrap().phase, phase);
+        assert!(!left.scene.lock().history.touched_anything());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployer_killed_between_making_the_candidate_fit_and_saying_so_loses_the_candidate() {
+    let mut state = State::new(Server::good());
+    state.give_traffic_to(CANDIDATE);
+    let left = left_in(Phase::Switched, state);
+    tokio::time::advance(Duration::from_mins(1)).await;
+    left.settle().await.unwrap();
+    assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
+    let state = left.scene.lock();
+    assert_eq!(state.active, OLD);
+    assert_eq!(state.fit, [OLD]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployer_killed_while_giving_traffic_back_has_rolled_back() {
+    let mut state = State::new(Server::good());
+    state.fit = vec![OLD];
+    let left = left_in(Phase::Switched, state);
+    left.settle().await.unwrap();
+    assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sick_old_color_halts_and_says_what_to_do() {
+    let mut state = State::new(Server::good());
+    state.give_traffic_to(CANDIDATE);
+    state.blue.trouble = Trouble::Unhealthy;
+    let left = left_in(Phase::Switched, state);
+    let error = left.settle().await.unwrap_err().to_string();
+    assert!(error.contains("blue is sick too"), "{error}");
+    assert!(error.contains("`deployer switch COLOR`"), "{error}");
+    assert_eq!(left.last().unwrap().phase, Phase::Halted);
+    assert_eq!(left.scene.lock().active, CANDIDATE);
+}
+
+proptest! {
+    #[test]
+    fn wherever_it_is_killed_the_next_run_finds_traffic_on_a_proven_release(
+        at in 0_usize..90,
+        when in prop::sample::select(vec![Fault::Before, Fault::After]),
+        later in prop::option::of(0_u64..12),
+        quiet in any::<bool>(),
+    ) {
+        on_virtual_time(async move {
+            let candidate = later.map_or_else(Server::good, |seconds| {
+                Server::later(seconds, Trouble::PredictsNothing)
+            });
+            let mut deployment = Deployment::of(candidate);
+            deployment.state.script.killed = Some((at, when));
+            if quiet {
+                deployment = deployment.quiet();
+            }
+            let left = deployment.run_while_it_lives().await;
+            let before = left.last().map(|entry| entry.phase);
+            left.settle().await.expect("the old color is healthy");
+
+            let after = left.last().map(|entry| entry.phase);
+            let state = left.scene.lock();
+            state.history.assert_sound_throughout(&plan());
+            let stops = |color| state.history.count(&Call::Stop(Service::Server(color)));
+            match before {
+                Some(phase) if phase.is_end() => assert_eq!(after, before),
+                Some(Phase::Switched) => assert_eq!(after, Some(Phase::RolledBack)),
+                _ => assert!(matches!(after, Some(Phase::Refused | Phase::RolledBack)), "{after:?}"),
+            }
+            let promoted = after == Some(Phase::Promoted);
+            assert_eq!(state.active, if promoted { CANDIDATE } else { OLD });
+            assert_eq!(stops(OLD), 0);
+            for color in Color::BOTH {
+                let started = state.history.count(&Call::Start(color, "v2".to_owned()));
+                assert_eq!(started, usize::from(color == CANDIDATE && started > 0));
+            }
+        });
+    }
+}

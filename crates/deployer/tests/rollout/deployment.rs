@@ -1,0 +1,211 @@
+//! One deployment of v2 to green while blue serves v1, and what came of it.
+
+use std::{ops::Range, time::Duration};
+
+use deployer::{
+    color::Color,
+    config::{self, Settings},
+    journal::{self, Entry, Journal},
+    phase::Phase,
+    plan::Plan,
+    recover,
+    release::Release,
+    rollout::{Outcome, Rollout},
+};
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::{
+    history::{Call, Collector, History},
+    script::{Deed, Failing, Fault, Which},
+    server::{Server, digest},
+    world::{Scene, State},
+};
+
+/// The color that has the traffic.
+pub(crate) const OLD: Color = Color::Blue;
+/// The color that gets the candidate.
+pub(crate) const CANDIDATE: Color = Color::Green;
+
+/// Every call picked.
+pub(crate) const ALWAYS: Range<usize> = 0..usize::MAX;
+
+/// A deployment to be run.
+pub(crate) struct Deployment {
+    pub(crate) state: State,
+    pub(crate) settings: Settings,
+    pub(crate) readable_log: bool,
+    pub(crate) directory: TempDir,
+}
+
+/// A deployment that ended.
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    pub(crate) history: History,
+    pub(crate) active: Color,
+    /// By the deployer's clock.
+    pub(crate) took: Duration,
+    pub(crate) journal: Option<Entry>,
+}
+
+/// A deployment whose deployer may have died, and the world that it left behind.
+pub(crate) struct Left {
+    pub(crate) scene: Scene,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) took: Duration,
+    pub(crate) directory: TempDir,
+}
+
+pub(crate) fn plan() -> Plan {
+    let release = Release {
+        model: "sentiment".to_owned(),
+        version: "v2".to_owned(),
+        digest: Some(digest("v2")),
+    };
+    Plan::new(Timestamp::UNIX_EPOCH, OLD, release)
+}
+
+impl Deployment {
+    /// Ten seconds of watching, five tries to become healthy, ten test requests; busy clients.
+    pub(crate) fn of(candidate: Server) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the journal");
+        let file = directory.path().join("deployer.toml");
+        std::fs::write(
+            &file,
+            "[health]\ntries = 5\n[smoke]\nrequests = 10\n[watch]\nduration = \"10s\"",
+        )
+        .expect("a settings file");
+        Self {
+            state: State::new(candidate),
+            settings: config::load(Some(&file)).expect("valid settings"),
+            readable_log: true,
+            directory,
+        }
+    }
+
+    /// Of the calls picked, the ones with these numbers fail.
+    pub(crate) fn failing(mut self, numbers: Range<usize>, which: Which, fault: Fault) -> Self {
+        self.state.script.failing.push(Failing {
+            which,
+            numbers,
+            fault,
+            seen: 0,
+        });
+        self
+    }
+
+    /// Somebody does this right after the first call picked.
+    pub(crate) fn then(
+        mut self,
+        which: Which,
+        deed: impl FnOnce(&mut State) + Send + 'static,
+    ) -> Self {
+        let deed: Deed = Box::new(deed);
+        self.state.script.deed = Some((which, deed));
+        self
+    }
+
+    /// Nobody but the deployer sends requests.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.state.clients_per_second = 0.0;
+        self
+    }
+
+    pub(crate) fn without_a_log(mut self) -> Self {
+        self.readable_log = false;
+        self
+    }
+
+    /// Runs it, and asserts what must be true of every deployment.
+    pub(crate) async fn run(self) -> Ended {
+        let ended = self.run_with_interference().await;
+        ended.history.assert_sound_throughout(&plan());
+        ended
+            .history
+            .assert_sound_at_the_end(&plan(), &ended.outcome);
+        let journal = ended.journal.as_ref().expect("a journal was kept");
+        assert_eq!(journal.phase, ended.outcome.phase);
+        assert_eq!(journal.reason.as_ref(), Some(&ended.outcome.reason));
+        ended
+    }
+
+    /// Runs it where others than the deployer change the world, so that less must be true.
+    pub(crate) async fn run_with_interference(self) -> Ended {
+        let left = self.run_while_it_lives().await;
+        let state = left.scene.lock();
+        Ended {
+            outcome: left.outcome.clone().expect("nobody killed it"),
+            history: state.history.clone(),
+            active: state.active,
+            took: left.took,
+            journal: journal::last_entry(left.directory.path()).ok().flatten(),
+        }
+    }
+
+    /// Runs it to its end or to the call that its deployer does not survive.
+    pub(crate) async fn run_while_it_lives(self) -> Left {
+        const FOREVER: Duration = Duration::from_hours(24);
+
+        // Both colors have been up for a while.
+        tokio::time::advance(Duration::from_mins(1)).await;
+        let began = Instant::now();
+        let scene = Scene::new(self.state);
+        let path = self.directory.path().to_owned();
+        let reporter = Collector {
+            scene: scene.clone(),
+            directory: path.clone(),
+        };
+        let run = async {
+            let journal = Journal::lock(&path, "deploy v2").expect("a lock");
+            let rollout = Rollout {
+                settings: &self.settings,
+                plan: &plan(),
+                world: &mut scene.world(self.readable_log),
+                journal: &journal,
+                reporter: &reporter,
+            };
+            rollout.run().await
+        };
+        let outcome = tokio::time::timeout(FOREVER, run).await.ok();
+        Left {
+            scene,
+            outcome,
+            took: began.elapsed(),
+            directory: self.directory,
+        }
+    }
+}
+
+impl Ended {
+    /// It ended like this, for a reason that contains these words.
+    pub(crate) fn assert(&self, phase: Phase, words: &str) {
+        assert_eq!(self.outcome.phase, phase, "{}", self.outcome.reason);
+        assert!(
+            self.outcome.reason.contains(words),
+            "{words:?} is not in {:?}",
+            self.outcome.reason
+        );
+    }
+
+    pub(crate) fn count(&self, call: &Call) -> usize {
+        self.history.count(call)
+    }
+}
+
+impl Left {
+    /// The next run of the deployer settles what this one left.
+    pub(crate) async fn settle(&self) -> anyhow::Result<()> {
+        let journal = Journal::lock(self.directory.path(), "deploy v3").expect("a lock");
+        let reporter = Collector {
+            scene: self.scene.clone(),
+            directory: self.directory.path().to_owned(),
+        };
+        self.scene.lock().script.killed = None;
+        recover::settle(&self.scene.world(true), &journal, &reporter).await
+    }
+
+    pub(crate) fn last(&self) -> Option<Entry> {
+        journal::last_entry(self.directory.path()).expect("a readable journal")
+    }
+}

@@ -1,0 +1,310 @@
+//! The ports on one shared state, which keeps a history of its own.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use deployer::{
+    color::Color,
+    ports::{Fleet, Probe, Router, Service, State as Doing, Target, Traffic, World, WorldError},
+    release::Health,
+    traffic::Request,
+};
+use tokio::time::Instant;
+
+use crate::{
+    history::{Call, Happened, History, Moment},
+    script::{Fault, Script},
+    server::{Server, Trouble},
+};
+
+/// Everything that there is.
+pub(crate) struct State {
+    pub(crate) active: Color,
+    pub(crate) fit: Vec<Color>,
+    pub(crate) blue: Server,
+    pub(crate) green: Server,
+    /// What `start` starts.
+    pub(crate) candidate: Server,
+    /// The version that the router reaches instead of what runs.
+    pub(crate) router_reaches: Option<Server>,
+    /// The color that answers clients instead of the active one.
+    pub(crate) public_answers: Option<Color>,
+    /// The access log that was not read yet.
+    pub(crate) log: Vec<Request>,
+    pub(crate) clients_per_second: f64,
+    clients_until: Instant,
+    pub(crate) script: Script,
+    pub(crate) history: History,
+}
+
+impl State {
+    /// Blue has the traffic, green is its standby.
+    pub(crate) fn new(candidate: Server) -> Self {
+        let long_ago = Instant::now();
+        Self {
+            active: Color::Blue,
+            fit: Color::BOTH.to_vec(),
+            blue: Server::good().started("v1"),
+            green: Server::good().started("v0"),
+            candidate,
+            router_reaches: None,
+            public_answers: None,
+            log: Vec::new(),
+            clients_per_second: 50.0,
+            clients_until: long_ago,
+            script: Script::default(),
+            history: History::default(),
+        }
+    }
+
+    pub(crate) fn server(&mut self, color: Color) -> &mut Server {
+        match color {
+            Color::Blue => &mut self.blue,
+            Color::Green => &mut self.green,
+        }
+    }
+
+    pub(crate) fn record(&mut self, happened: Happened) {
+        let moment = Moment {
+            happened,
+            active: self.active,
+            fit: self.fit.clone(),
+        };
+        self.history.0.push(moment);
+    }
+
+    pub(crate) fn give_traffic_to(&mut self, color: Color) {
+        if self.active != color {
+            self.active = color;
+            self.server(color).active_since = Some(Instant::now());
+        }
+    }
+
+    /// One prediction through the router, with the standby where it is fit, and a line in the log.
+    fn request(&mut self) -> Result<(), WorldError> {
+        let wanted = self.active;
+        let standby = Some(wanted.other()).filter(|color| self.fit.contains(color));
+        let mut request = Request {
+            wanted,
+            answered: None,
+            status: 502,
+            attempts: Vec::new(),
+        };
+        let mut answer = Err(WorldError("nobody answered".to_owned()));
+        for color in std::iter::once(wanted).chain(standby) {
+            answer = self.server(color).predict(true);
+            request.status = if answer.is_ok() { 200 } else { 500 };
+            request.answered = Some(color);
+            request.attempts.push(Some(request.status));
+            if answer.is_ok() {
+                break;
+            }
+        }
+        self.log.push(request);
+        answer
+    }
+
+    /// The requests that clients sent since the last time.
+    fn catch_up_with_clients(&mut self) {
+        let elapsed = self.clients_until.elapsed().as_secs_f64();
+        self.clients_until = Instant::now();
+        let mut due = elapsed * self.clients_per_second;
+        while due >= 1.0 {
+            let _ = self.request();
+            due -= 1.0;
+        }
+    }
+
+    fn health(&mut self, target: Target) -> Result<Health, WorldError> {
+        match target {
+            Target::Server(color) => self.server(color).health(),
+            Target::ThroughRouter(color) => match &self.router_reaches {
+                Some(another) => another.health(),
+                None => self.server(color).health(),
+            },
+            Target::Public => {
+                let color = self.public_answers.unwrap_or(self.active);
+                let standby = color.other();
+                match self.server(color).health() {
+                    Err(_) if self.fit.contains(&standby) => self.server(standby).health(),
+                    answer => answer,
+                }
+            }
+        }
+    }
+}
+
+/// The state, shared by all ports.
+#[derive(Clone)]
+pub(crate) struct Scene(Arc<Mutex<State>>);
+
+impl Scene {
+    pub(crate) fn new(state: State) -> Self {
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no fake panics")
+    }
+
+    /// The ports.
+    pub(crate) fn world(&self, readable_log: bool) -> World {
+        let traffic: Box<dyn Traffic> = Box::new(self.clone());
+        World {
+            router: Box::new(self.clone()),
+            traffic: readable_log.then_some(traffic),
+            fleet: Box::new(self.clone()),
+            probe: Box::new(self.clone()),
+        }
+    }
+
+    /// Uses a port, as far as the script lets it.
+    fn attempt<T>(
+        &self,
+        call: &Call,
+        effect: impl FnOnce(&mut State) -> Result<T, WorldError>,
+    ) -> Result<T, WorldError> {
+        let state = &mut *self.lock();
+        let number = state.script.count();
+        let failure = || Err(WorldError(format!("{call:?} failed")));
+        let result = match state.script.fault(number, call) {
+            Some(Fault::Before) => failure(),
+            Some(Fault::After) => effect(state).and_then(|_| failure()),
+            None => effect(state),
+        };
+        state.record(Happened::Called(call.clone(), result.is_ok()));
+        if let Some(deed) = state.script.deed_after(call) {
+            deed(state);
+            state.record(Happened::Told);
+        }
+        result
+    }
+
+    /// Uses a port that can be waited for; a deployer that was killed waits forever.
+    async fn call<T>(
+        &self,
+        call: Call,
+        effect: impl FnOnce(&mut State) -> Result<T, WorldError>,
+    ) -> Result<T, WorldError> {
+        let killed = self.lock().script.killed_at_the_next_call();
+        if killed == Some(Fault::Before) {
+            std::future::pending::<()>().await;
+        }
+        let result = self.attempt(&call, effect);
+        if killed == Some(Fault::After) {
+            std::future::pending::<()>().await;
+        }
+        result
+    }
+}
+
+#[async_trait]
+impl Router for Scene {
+    async fn active(&self) -> Result<Color, WorldError> {
+        self.call(Call::Active, |state| Ok(state.active)).await
+    }
+
+    async fn point_at(&self, color: Color) -> Result<Color, WorldError> {
+        self.call(Call::PointAt(color), |state| {
+            state.catch_up_with_clients();
+            let displaced = state.active;
+            state.give_traffic_to(color);
+            Ok(displaced)
+        })
+        .await
+    }
+
+    fn is_fit(&self, color: Color) -> bool {
+        self.lock().fit.contains(&color)
+    }
+
+    fn set_fit(&self, color: Color, fit: bool) -> Result<(), WorldError> {
+        let set = |state: &mut State| {
+            state.fit.retain(|other| *other != color);
+            if fit {
+                state.fit.push(color);
+            }
+            Ok(())
+        };
+        self.attempt(&Call::SetFit(color, fit), set)
+    }
+}
+
+impl Traffic for Scene {
+    fn new_requests(&mut self) -> Result<Vec<Request>, WorldError> {
+        let read = |state: &mut State| {
+            state.catch_up_with_clients();
+            Ok(std::mem::take(&mut state.log))
+        };
+        self.attempt(&Call::NewRequests, read)
+    }
+}
+
+#[async_trait]
+impl Fleet for Scene {
+    async fn start_router(&self) -> Result<(), WorldError> {
+        self.call(Call::StartRouter, |_| Ok(())).await
+    }
+
+    async fn start(&self, color: Color, version: &str) -> Result<(), WorldError> {
+        self.call(Call::Start(color, version.to_owned()), |state| {
+            if state.candidate.trouble == Trouble::CannotStart {
+                return Err(WorldError("no such image".to_owned()));
+            }
+            *state.server(color) = state.candidate.started(version);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stop(&self, service: Service) -> Result<(), WorldError> {
+        self.call(Call::Stop(service), |state| {
+            if let Service::Server(color) = service {
+                let server = state.server(color);
+                (server.trouble, server.later) = (Trouble::Exited, None);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn inspect(&self, service: Service) -> Result<(Doing, Option<String>), WorldError> {
+        self.call(Call::Inspect(service), |state| {
+            let Service::Server(color) = service else {
+                return Ok((Doing::Running, None));
+            };
+            let server = state.server(color);
+            let doing = match server.trouble() {
+                Trouble::Exited => Doing::Stopped("exit code 3".to_owned()),
+                _ => Doing::Running,
+            };
+            Ok((doing, Some(server.version.clone())))
+        })
+        .await
+    }
+
+    async fn logs(&self, service: Service, _lines: usize) -> Vec<String> {
+        let last_words = vec!["these are its last words".to_owned()];
+        self.call(Call::Logs(service), |_| Ok(last_words))
+            .await
+            .unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl Probe for Scene {
+    async fn health(&self, target: Target) -> Result<Health, WorldError> {
+        self.call(Call::Health(target), |state| state.health(target))
+            .await
+    }
+
+    async fn predict(&self, target: Target, _number: usize) -> Result<(), WorldError> {
+        self.call(Call::Predict(target), |state| match target {
+            Target::Server(color) | Target::ThroughRouter(color) => {
+                state.server(color).predict(false)
+            }
+            Target::Public => state.request(),
+        })
+        .await
+    }
+}
