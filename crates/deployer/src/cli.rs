@@ -40,6 +40,7 @@ pub enum Command {
     /// Start the router and both colors, where they are not running
     Up,
     /// Put a release on the idle color, prove it, switch to it, watch it
+    #[command(after_help = EXIT_CODES)]
     Deploy {
         /// The version to deploy [default: the one that the idle color holds]
         version: Option<String>,

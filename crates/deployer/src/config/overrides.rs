@@ -30,46 +30,46 @@ impl GlobalOverrides {
     }
 }
 
-/// Flags of `deploy`.
+/// Flags of `deploy`. A default stands here in words, since the settings file may replace it.
 #[derive(Debug, Clone, Default, Args)]
 pub struct DeployOverrides {
-    /// Health checks before a candidate is given up
+    /// Health checks before a candidate is given up [default: 10]
     #[arg(long, env = "DEPLOYER_HEALTH_TRIES", value_name = "N")]
     health_tries: Option<u32>,
 
-    /// Time between two health checks
+    /// Time between two health checks [default: 3s]
     #[arg(long, env = "DEPLOYER_HEALTH_INTERVAL", value_name = "DURATION", value_parser = humantime::parse_duration)]
     health_interval: Option<Duration>,
 
-    /// What takes longer than this has failed
+    /// What takes longer than this has failed [default: 2s]
     #[arg(long, env = "DEPLOYER_PROBE_TIMEOUT", value_name = "DURATION", value_parser = humantime::parse_duration)]
     probe_timeout: Option<Duration>,
 
-    /// Test requests before the switch
+    /// Test requests before the switch [default: 50]
     #[arg(long, env = "DEPLOYER_SMOKE_REQUESTS", value_name = "N")]
     smoke_requests: Option<u32>,
 
-    /// Share of the test requests that may fail, 0 to 1
+    /// Share of the test requests that may fail, 0 to 1 [default: 0.05]
     #[arg(long, env = "DEPLOYER_SMOKE_MAX_ERROR_RATE", value_name = "RATE")]
     smoke_max_error_rate: Option<f64>,
 
-    /// How long the candidate is watched after the switch
+    /// How long the candidate is watched after the switch [default: 1m]
     #[arg(long = "watch", env = "DEPLOYER_WATCH", value_name = "DURATION", value_parser = humantime::parse_duration)]
     watch_duration: Option<Duration>,
 
-    /// Time between two looks at the candidate
+    /// Time between two looks at the candidate [default: 1s]
     #[arg(long, env = "DEPLOYER_WATCH_INTERVAL", value_name = "DURATION", value_parser = humantime::parse_duration)]
     watch_interval: Option<Duration>,
 
-    /// Share of client requests that may fail while watching, 0 to 1
+    /// Share of client requests that may fail while watching, 0 to 1 [default: 0.05]
     #[arg(long, env = "DEPLOYER_WATCH_MAX_ERROR_RATE", value_name = "RATE")]
     watch_max_error_rate: Option<f64>,
 
-    /// Requests needed to judge the error rate while watching
+    /// Requests needed to judge the error rate while watching [default: 20]
     #[arg(long, env = "DEPLOYER_WATCH_MIN_REQUESTS", value_name = "N")]
     watch_min_requests: Option<u64>,
 
-    /// Failed checks in a row that end the watch with a roll-back
+    /// Failed checks in a row that end the watch with a roll-back [default: 3]
     #[arg(long, env = "DEPLOYER_WATCH_FAILURES", value_name = "N")]
     watch_failures: Option<u32>,
 }

@@ -1,0 +1,288 @@
+//! The command as a user meets it, as far as it goes without a router.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use deployer::{config, journal::Journal};
+use tempfile::TempDir;
+
+/// Runs the deployer in `directory`, with nothing of the caller's settings.
+fn deployer(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deployer"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("DEPLOYER_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env("COLUMNS", "200")
+        .output()
+        .expect("the deployer can be run")
+}
+
+/// Standard output of a command that must succeed.
+fn shown(arguments: &[&str]) -> String {
+    let output = deployer(Path::new("."), arguments);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Standard error of a command that must end with this code and print nothing else.
+fn ends_with(code: i32, directory: &Path, arguments: &[&str]) -> String {
+    let output = deployer(directory, arguments);
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+/// A directory with settings that reach nothing, also where a router happens to run.
+fn directory() -> TempDir {
+    const NOWHERE: &str = "\
+[router]
+url = \"http://127.0.0.1:1\"
+control = \"http://127.0.0.1:1\"
+[blue]
+url = \"http://127.0.0.1:1\"
+[green]
+url = \"http://127.0.0.1:1\"
+[fleet]
+kind = \"static\"
+";
+
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("deployer.toml"), NOWHERE).expect("a settings file");
+    directory
+}
+
+#[test]
+fn help_tells_the_commands_and_the_exit_codes() {
+    let help = shown(&["--help"]);
+    for word in ["up", "deploy", "rollback", "switch", "status", "down"] {
+        assert!(help.contains(&format!("\n  {word} ")), "{word}: {help}");
+    }
+    for line in [
+        "   0  promoted, or done",
+        "   2  wrong arguments or settings; nothing was touched",
+        "  10  refused: traffic never moved",
+        "  20  rolled back",
+        "  30  halted: a person is needed",
+        "  75  another deployer is at work",
+    ] {
+        assert!(help.contains(line), "{line}: {help}");
+    }
+}
+
+#[test]
+fn help_of_deploy_tells_the_exit_codes_too() {
+    let help = shown(&["deploy", "--help"]);
+    assert!(help.contains("  20  rolled back"), "{help}");
+}
+
+#[test]
+fn help_of_deploy_tells_each_figures_variable_and_its_true_default() {
+    let directory = directory();
+    let empty = directory.path().join("empty.toml");
+    std::fs::write(&empty, "").unwrap();
+    let settings = config::load(Some(&empty)).unwrap();
+    let duration = |duration: Duration| humantime::format_duration(duration).to_string();
+    let help = shown(&["deploy", "--help"]);
+    for (flag, variable, default) in [
+        (
+            "health-tries",
+            "HEALTH_TRIES",
+            settings.health.tries.to_string(),
+        ),
+        (
+            "health-interval",
+            "HEALTH_INTERVAL",
+            duration(settings.health.interval),
+        ),
+        (
+            "probe-timeout",
+            "PROBE_TIMEOUT",
+            duration(settings.probe.timeout),
+        ),
+        (
+            "smoke-requests",
+            "SMOKE_REQUESTS",
+            settings.smoke.requests.to_string(),
+        ),
+        (
+            "smoke-max-error-rate",
+            "SMOKE_MAX_ERROR_RATE",
+            settings.smoke.max_error_rate.to_string(),
+        ),
+        ("watch", "WATCH", duration(settings.watch.duration)),
+        (
+            "watch-interval",
+            "WATCH_INTERVAL",
+            duration(settings.watch.interval),
+        ),
+        (
+            "watch-max-error-rate",
+            "WATCH_MAX_ERROR_RATE",
+            settings.watch.max_error_rate.to_string(),
+        ),
+        (
+            "watch-min-requests",
+            "WATCH_MIN_REQUESTS",
+            settings.watch.min_requests.to_string(),
+        ),
+        (
+            "watch-failures",
+            "WATCH_FAILURES",
+            settings.watch.failures.to_string(),
+        ),
+    ] {
+        let (_, after) = help
+            .split_once(&format!("--{flag} <"))
+            .unwrap_or_else(|| panic!("--{flag} is missing: {help}"));
+        let about = after.split("\n      --").next().unwrap();
+        assert!(
+            about.contains(&format!("[env: DEPLOYER_{variable}=")),
+            "{flag}: {about}"
+        );
+        let default = format!("[default: {default}]");
+        assert!(
+            about.contains(&default),
+            "{flag} without {default}: {about}"
+        );
+    }
+}
+
+#[test]
+fn wrong_arguments_exit_2_and_say_what_is_wrong() {
+    let directory = directory();
+    for (arguments, words) in [
+        (["deplyo", "v2"].as_slice(), "unrecognized subcommand"),
+        (&["switch"], "<COLOR>"),
+        (&["switch", "red"], "[possible values: blue, green]"),
+        (&["deploy", "v2", "--watch", "soon"], "invalid value 'soon'"),
+        (
+            &["deploy", "v2", "--smoke-requests", "many"],
+            "invalid value 'many'",
+        ),
+        (
+            &["status", "--fleet", "kubernetes"],
+            "compose, process, static",
+        ),
+    ] {
+        let message = ends_with(2, directory.path(), arguments);
+        assert!(message.contains(words), "{arguments:?}: {message}");
+    }
+    assert!(!directory.path().join("state").exists());
+}
+
+#[test]
+fn no_command_at_all_exits_2_with_the_help() {
+    let message = ends_with(2, Path::new("."), &[]);
+    assert!(message.contains("Usage: deployer"), "{message}");
+}
+
+#[test]
+fn a_figure_out_of_range_exits_2_before_anything_is_touched() {
+    let directory = directory();
+    let message = ends_with(
+        2,
+        directory.path(),
+        &["deploy", "v2", "--watch-failures", "0"],
+    );
+    assert_eq!(
+        message,
+        "deployer: watch.failures is 0, but must be at least 1\n"
+    );
+    assert!(!directory.path().join("state").exists());
+}
+
+#[test]
+fn an_unknown_key_in_the_settings_file_exits_2_and_names_the_line() {
+    let directory = directory();
+    let settings = "state = \"state\"\n\n[watch]\nlength = \"1s\"\n";
+    std::fs::write(directory.path().join("deployer.toml"), settings).unwrap();
+    let message = ends_with(2, directory.path(), &["deploy", "v2"]);
+    assert!(
+        message.starts_with(
+            "deployer: deployer.toml, line 4: unknown key `watch.length`; known here: "
+        ),
+        "{message}"
+    );
+    assert!(!directory.path().join("state").exists());
+}
+
+#[test]
+fn a_settings_file_that_is_not_there_exits_2_and_is_named() {
+    let message = ends_with(2, Path::new("."), &["status", "--config", "no/such.toml"]);
+    assert!(message.contains("no/such.toml"), "{message}");
+}
+
+#[test]
+fn a_held_lock_exits_75_and_names_the_holder() {
+    let directory = directory();
+    let _held = Journal::lock(&directory.path().join("state"), "deploy v7").unwrap();
+    for arguments in [
+        ["deploy", "v2"].as_slice(),
+        &["rollback"],
+        &["switch", "blue"],
+        &["down"],
+    ] {
+        let message = ends_with(75, directory.path(), arguments);
+        assert!(
+            message.starts_with("deployer: another deployer is at work: `deploy v7` by "),
+            "{message}"
+        );
+        let holder = format!("process {}", std::process::id());
+        assert!(message.contains(&holder), "{message}");
+    }
+}
+
+#[test]
+fn the_state_directory_is_the_flags_then_the_environments_then_the_files() {
+    let directory = directory();
+    let _held = Journal::lock(&directory.path().join("elsewhere"), "deploy v7").unwrap();
+    let file = directory.path().join("deployer.toml");
+    let settings = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("state = \"elsewhere\"\n{settings}")).unwrap();
+    let code = |variable: Option<&str>, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_deployer"));
+        command
+            .current_dir(directory.path())
+            .env_remove("DEPLOYER_STATE");
+        command.envs(variable.map(|value| ("DEPLOYER_STATE", value)));
+        let output = command.args(["rollback"]).args(arguments).output().unwrap();
+        output.status.code()
+    };
+    // 75: the lock held above was met; 10: another directory's was free, and there is no router.
+    assert_eq!(code(None, &[]), Some(75));
+    assert_eq!(code(Some("free"), &[]), Some(10));
+    assert_eq!(code(Some("free"), &["--state", "elsewhere"]), Some(75));
+}
+
+#[test]
+fn status_is_shown_while_another_deployer_is_at_work() {
+    let directory = directory();
+    let _held = Journal::lock(&directory.path().join("state"), "deploy v7").unwrap();
+    let output = deployer(directory.path(), &["status"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn status_is_shown_when_the_journal_is_damaged_since_its_error_sends_people_there() {
+    let directory = directory();
+    let state = directory.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::write(state.join("deployment.json"), "{\"plan\":").unwrap();
+    let output = deployer(directory.path(), &["status"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("COLOR"), "{text}");
+    assert!(text.contains("deployment.json is not a journal"), "{text}");
+
+    let output = deployer(directory.path(), &["status", "--json"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("deployment.json is not a journal"), "{text}");
+}
