@@ -159,7 +159,7 @@ fn help_of_deploy_tells_each_figures_variable_and_its_true_default() {
 fn wrong_arguments_exit_2_and_say_what_is_wrong() {
     let directory = directory();
     for (arguments, words) in [
-        (["deplyo", "v2"].as_slice(), "unrecognized subcommand"),
+        (["promote", "v2"].as_slice(), "unrecognized subcommand"),
         (&["switch"], "<COLOR>"),
         (&["switch", "red"], "[possible values: blue, green]"),
         (&["deploy", "v2", "--watch", "soon"], "invalid value 'soon'"),
