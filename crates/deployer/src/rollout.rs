@@ -269,7 +269,7 @@ impl Rollout<'_> {
             Err(obstacle) => self.end(
                 end,
                 format!(
-                    "{reason}; traffic could not be given back: {obstacle}. Traffic is on {idle}, unless `deployer status` says otherwise; repair one color, then `deployer switch COLOR`"
+                    "{reason}; the way back failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
                 ),
             ),
         };
@@ -321,18 +321,26 @@ impl Rollout<'_> {
 /// When it is the sick one, traffic stays where it is: a roll-back must not make things worse.
 pub async fn give_back(world: &World, plan: &Plan) -> Result<(), String> {
     const TRIES: u32 = 3;
+    const PAUSE: Duration = Duration::from_millis(200);
 
     let Plan { active, idle, .. } = *plan;
     let mut sick = String::new();
     for _ in 0..TRIES {
         match world.probe.health(Target::Server(active)).await {
             Ok(_) => {
-                world.router.set_fit(idle, false).map_err(words)?;
+                // The flag first, so that the sick color never stands in for the other; but traffic
+                // goes back also when the flag cannot be removed.
+                let unfit = world.router.set_fit(idle, false);
                 world.router.point_at(active).await.map_err(words)?;
-                return Ok(());
+                return unfit.map_err(|error| {
+                    format!(
+                        "traffic is back on {active}, but {idle} may still stand in for it: {error}"
+                    )
+                });
             }
             Err(error) => sick = error.to_string(),
         }
+        tokio::time::sleep(PAUSE).await;
     }
     Err(format!("{active} is sick too: {sick}"))
 }

@@ -30,6 +30,7 @@ pub struct Watch {
     failures_in_a_row: u32,
     last_failure: Option<String>,
     counters: Option<Counters>,
+    uptime_seconds: Option<f64>,
     stopped: Option<String>,
 }
 
@@ -38,7 +39,6 @@ pub struct Watch {
 struct Counters {
     first: Tally,
     now: Tally,
-    uptime_seconds: f64,
 }
 
 impl Watch {
@@ -52,6 +52,7 @@ impl Watch {
             failures_in_a_row: 0,
             last_failure: None,
             counters: None,
+            uptime_seconds: None,
             stopped: None,
         }
     }
@@ -169,32 +170,18 @@ impl Watch {
     }
 
     fn read_counters(&mut self, health: &Health) {
-        let (Some(requests), Some(failed), Some(uptime_seconds)) = (
-            health.request_count,
-            health.error_count,
-            health.uptime_seconds,
-        ) else {
-            return;
-        };
-        let now = Tally { requests, failed };
-        match &mut self.counters {
-            Some(before) if uptime_seconds < before.uptime_seconds => {
-                self.stopped = Some(format!(
-                    "its uptime fell from {:.0} s to {uptime_seconds:.0} s, so it crashed and was started again",
-                    before.uptime_seconds
+        if let Some(now) = health.uptime_seconds {
+            if let Some(before) = self.uptime_seconds.filter(|before| now < *before) {
+                self.stopped.get_or_insert(format!(
+                    "its uptime fell from {before:.0} s to {now:.0} s, so it crashed and was started again"
                 ));
             }
-            Some(before) => {
-                before.now = now;
-                before.uptime_seconds = uptime_seconds;
-            }
-            None => {
-                self.counters = Some(Counters {
-                    first: now,
-                    now,
-                    uptime_seconds,
-                });
-            }
+            self.uptime_seconds = Some(now);
+        }
+        if let (Some(requests), Some(failed)) = (health.request_count, health.error_count) {
+            let now = Tally { requests, failed };
+            let first = self.counters.map_or(now, |counters| counters.first);
+            self.counters = Some(Counters { first, now });
         }
     }
 }
@@ -317,6 +304,22 @@ mod tests {
         watch.see(healthy(2, 0, 0.5));
         let verdict = watch.verdict(Duration::from_secs(2)).unwrap();
         assert!(verdict.summary.contains("crashed"), "{}", verdict.summary);
+    }
+
+    #[test]
+    fn a_restart_shows_also_where_nothing_is_counted() {
+        let mut watch = watch();
+        for uptime in [8.0, 0.5] {
+            let health = Health {
+                uptime_seconds: Some(uptime),
+                ..Health::default()
+            };
+            watch.see(Look {
+                health: Some(Ok(health)),
+                ..look(0, 0)
+            });
+        }
+        assert_eq!(finding(&watch, Duration::from_secs(2)), Some(Finding::Fail));
     }
 
     #[test]

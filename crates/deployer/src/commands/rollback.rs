@@ -3,10 +3,11 @@
 use super::{Ended, print, who};
 use crate::{
     adapters,
+    color::Color,
     config::Settings,
     event::{Event, Reporter},
     exit_code,
-    journal::Journal,
+    journal::{Journal, JournalError},
     phase::Phase,
 };
 
@@ -34,11 +35,21 @@ pub(super) async fn run(
         from: displaced,
         to: previous,
     });
-    if let Some(entry) = journal.last()?
-        && entry.plan.idle == displaced
-    {
-        journal.reached(&entry.plan, Phase::RolledBack, Some("by hand"))?;
+    // Traffic has moved: a journal that cannot take note of it is worth a line, not a failure.
+    if let Err(error) = take_note(journal, displaced) {
+        reporter.report(&Event::Note {
+            text: error.to_string(),
+        });
     }
     print(&format!("rolled back: {previous} serves {version}"));
     Ok(exit_code::FINE)
+}
+
+fn take_note(journal: &Journal, displaced: Color) -> Result<(), JournalError> {
+    match journal.last()? {
+        Some(entry) if entry.plan.idle == displaced => {
+            journal.reached(&entry.plan, Phase::RolledBack, Some("by hand"))
+        }
+        _ => Ok(()),
+    }
 }

@@ -36,7 +36,7 @@ async fn traffic_stays_where_it_is_when_the_old_color_is_sick_too() {
         &ended,
         [
             "requests failed",
-            "traffic could not be given back: blue is sick too: answered 503",
+            "the way back failed: blue is sick too: answered 503",
         ],
     );
     assert_eq!(ended.active, CANDIDATE);
@@ -54,7 +54,7 @@ async fn a_router_that_does_not_confirm_the_way_back_is_left_to_a_person() {
             &ended,
             [
                 "it stopped: exit code 3",
-                "traffic could not be given back: PointAt(Blue) failed",
+                "the way back failed: PointAt(Blue) failed",
             ],
         );
     }
