@@ -5,12 +5,12 @@ use std::{fs, time::Duration};
 use anyhow::Context as _;
 use tokio::process::Command;
 
-/// Long enough to see a compiler at work, short enough to wait for.
-const LOOK: Duration = Duration::from_secs(3);
-/// Above this share something else was at work.
-const QUIET: f64 = 0.10;
+/// Long enough to see a compiler at work, short enough to be repeated between rounds.
+const LOOK: Duration = Duration::from_millis(500);
+/// Above this share of all cores something else was at work.
+const QUIET: f64 = 0.20;
 
-/// The machine, looked at while nothing of the benchmark runs.
+/// The machine, and what else it did.
 pub(crate) struct Machine {
     pub(crate) date: String,
     pub(crate) processor: String,
@@ -19,16 +19,16 @@ pub(crate) struct Machine {
     pub(crate) nginx: String,
     /// Load averages over 1, 5 and 15 minutes, before the first round.
     pub(crate) load: String,
-    /// The share of all cores that was in use before the first round, and after the last one.
-    pub(crate) in_use: (f64, f64),
+    /// The shares of all cores that were in use whenever the benchmark itself did nothing: before
+    /// the first round, between rounds, after the last one.
+    pub(crate) used_by_others: Vec<f64>,
 }
 
 impl Machine {
     /// Looks before anything is started.
     pub(crate) async fn look() -> anyhow::Result<Self> {
         let load = read("/proc/loadavg")?;
-        let before = share_in_use().await?;
-        Ok(Self {
+        let mut machine = Self {
             date: said_by("date", &["-u", "+%Y-%m-%d %H:%M UTC"]).await?,
             processor: processor()?,
             cores: std::thread::available_parallelism()?.get(),
@@ -41,19 +41,21 @@ impl Machine {
                 .take(3)
                 .collect::<Vec<_>>()
                 .join(", "),
-            in_use: (before, f64::NAN),
-        })
+            used_by_others: Vec::new(),
+        };
+        machine.look_for_others().await?;
+        Ok(machine)
     }
 
-    /// Looks again when everything is stopped.
-    pub(crate) async fn look_again(&mut self) -> anyhow::Result<()> {
-        self.in_use.1 = share_in_use().await?;
+    /// Looks who else is at work. Nothing of the benchmark may be busy at that moment.
+    pub(crate) async fn look_for_others(&mut self) -> anyhow::Result<()> {
+        self.used_by_others.push(share_in_use().await?);
         Ok(())
     }
 
-    /// Whether nothing else was at work, as far as the two looks tell.
+    /// Whether nothing else was at work, as far as the looks tell.
     pub(crate) fn was_quiet(&self) -> bool {
-        self.in_use.0 < QUIET && self.in_use.1 < QUIET
+        self.used_by_others.iter().all(|&share| share < QUIET)
     }
 }
 

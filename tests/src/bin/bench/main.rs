@@ -43,13 +43,13 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut machine = Machine::look().await?;
     let (switching, serving) = tokio::select! {
-        measured = tokio::time::timeout(LONGEST, measure()) => {
+        measured = tokio::time::timeout(LONGEST, measure(&mut machine)) => {
             measured.with_context(|| format!("it took longer than {LONGEST:?}"))??
         }
         // Servers and nginx outlive whoever started them: end in order, so that they are stopped.
         name = stop_signal() => anyhow::bail!("stopped by {}", name?),
     };
-    machine.look_again().await?;
+    machine.look_for_others().await?;
     let figures = write_up::figures(&machine, &switching, &serving);
     writeln!(std::io::stdout(), "{figures}")?;
     if let Some(path) = &arguments.document {
@@ -61,10 +61,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     serving.require_no_failure()
 }
 
-async fn measure() -> anyhow::Result<(Vec<Accounts>, Serving)> {
+async fn measure(machine: &mut Machine) -> anyhow::Result<(Vec<Accounts>, Serving)> {
     let rig = Rig::start().await?;
-    let switching = switching::measure(&rig).await?;
-    let serving = serving::measure(&rig).await?;
+    let switching = switching::measure(&rig, machine).await?;
+    let serving = serving::measure(&rig, machine).await?;
     Ok((switching, serving))
 }
 

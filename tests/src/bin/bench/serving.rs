@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use tokio::process::Command;
 
 use crate::{
+    machine::Machine,
     progress,
     rig::{Color, Rig},
     statistics::{median, range},
@@ -138,7 +139,7 @@ impl Serving {
 }
 
 /// Measures every color by every route, in rounds, each of which begins with another route.
-pub(crate) async fn measure(rig: &Rig) -> anyhow::Result<Serving> {
+pub(crate) async fn measure(rig: &Rig, machine: &mut Machine) -> anyhow::Result<Serving> {
     let script = write_script(rig)?;
     let mut serving = Serving::new();
     warm_up(rig, &script).await?;
@@ -163,6 +164,7 @@ pub(crate) async fn measure(rig: &Rig) -> anyhow::Result<Serving> {
                     .samples
                     .push(sample);
             }
+            machine.look_for_others().await?;
         }
     }
     Ok(serving)

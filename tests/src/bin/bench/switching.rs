@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use end_to_end::{Answer, Log, Traffic};
 
 use crate::{
+    machine::Machine,
     progress,
     rig::{Color, Command, Rig},
 };
@@ -204,7 +205,7 @@ impl Switch {
 
 /// Switches there and back under both loads by all ways, in rounds, each of which begins with
 /// another way.
-pub(crate) async fn measure(rig: &Rig) -> anyhow::Result<Vec<Accounts>> {
+pub(crate) async fn measure(rig: &Rig, machine: &mut Machine) -> anyhow::Result<Vec<Accounts>> {
     let mut switching = Load::ALL.map(Accounts::of);
     for round in 0..ROUNDS {
         progress(&format!("switching, round {} of {ROUNDS}", round + 1));
@@ -218,6 +219,7 @@ pub(crate) async fn measure(rig: &Rig) -> anyhow::Result<Vec<Accounts>> {
                 accounts.by(way).add(&log, &switches?)?;
             }
         }
+        machine.look_for_others().await?;
     }
     Ok(switching.into())
 }

@@ -54,7 +54,8 @@ fn about(machine: &Machine) -> String {
     } else {
         "**the machine was not quiet: something else was at work, and the figures suffer from it**"
     };
-    let mut lines = vec![
+    let others = || machine.used_by_others.iter().copied();
+    let lines = [
         format!("- Date: {}", machine.date),
         format!(
             "- Processor: {}, {} cores",
@@ -63,13 +64,14 @@ fn about(machine: &Machine) -> String {
         format!("- Kernel: Linux {}", machine.kernel),
         format!("- Router: {}", machine.nginx),
         format!("- Build profile: {}", machine::profile()),
+        format!("- Load averages before: {}", machine.load),
+        format!(
+            "- Cores used by others before, between and after the rounds: {} in the median, {} at \
+             worst; {quiet}",
+            percent(median(others())),
+            percent(range(others()).1),
+        ),
     ];
-    lines.push(format!(
-        "- In use by others just before and just after: {} and {} of all cores; load averages before: {}; {quiet}",
-        percent(machine.in_use.0),
-        percent(machine.in_use.1),
-        machine.load
-    ));
     lines.join("\n")
 }
 
@@ -267,7 +269,11 @@ const NOTES: &str = "\
   it reloads, as HTTP allows; a client that has just sent, or is just sending, then finds its
   connection gone. A client may repeat a request on its own only where it knows that nothing was
   processed or that repeating is harmless; these clients never do. Behind a proxy or a client
-  library that repeats, some or all of the reload's failures would not be seen.
+  library that repeats, some or all of the reload's failures would not be seen: what failed as
+  \"operation was canceled\" was never even sent.
+- The old version goes on answering after a reload because nginx gives the new workers 100 ms to
+  start (`ngx_msleep(100)` in its `ngx_process_cycle.c`) before it tells the old ones, which hold
+  the open connections, to quit.
 - Answers of the old version after the command returned are no failures. They matter to whoever
   takes the command's return as the moment from which the new version answers.
 - A negative time means that the new version answered a client before the command returned.
