@@ -20,7 +20,7 @@ const ROUNDS: usize = 10;
 const SWITCHES_PER_ROUND: usize = 4;
 pub(crate) const CONNECTIONS: usize = 64;
 /// How long the new release is left alone before the next switch, at least.
-const SETTLED: Duration = Duration::from_millis(400);
+const SETTLED: Duration = Duration::from_millis(600);
 /// A switch that no client noticed for so long did not happen.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -65,7 +65,7 @@ pub(crate) struct Seen {
     pub(crate) new_from_return: f64,
     /// Requests begun after the return that the old release answered.
     pub(crate) late: usize,
-    /// From the return to the last of these answers.
+    /// From the return to the begin of the last of these requests: when the router had switched.
     pub(crate) last_late: Option<f64>,
 }
 
@@ -177,7 +177,7 @@ impl Switch {
         let late: Vec<Instant> = self
             .answers(log, returned)
             .filter(|answer| !self.is_new(answer))
-            .map(ended)
+            .map(|answer| answer.started)
             .collect();
         let last_late = late.iter().max();
         Ok(Seen {
@@ -185,7 +185,7 @@ impl Switch {
             new_from_begin: milliseconds(begun, first),
             new_from_return: milliseconds(returned, first),
             late: late.len(),
-            last_late: last_late.map(|&end| milliseconds(returned, end)),
+            last_late: last_late.map(|&started| milliseconds(returned, started)),
         })
     }
 
@@ -306,7 +306,7 @@ mod tests {
         };
         let seen = switch.seen(&log).unwrap();
         assert_eq!(seen.late, 1);
-        assert_eq!(seen.last_late.unwrap().round().to_string(), "5");
+        assert_eq!(seen.last_late.unwrap().round().to_string(), "2");
         assert_eq!(seen.new_from_return.round().to_string(), "12");
         assert_eq!(seen.new_from_begin.round().to_string(), "22");
     }

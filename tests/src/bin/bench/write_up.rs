@@ -91,9 +91,10 @@ const COUNTS: [Count; 4] = [
 ];
 
 const TIMES: [Time; 4] = [
-    ("the last of these answers, after the return", |seen| {
-        seen.last_late
-    }),
+    (
+        "return of the command → the last of these requests begun",
+        |seen| seen.last_late,
+    ),
     ("the command takes", |seen| Some(seen.command)),
     (
         "return of the command → first answer of the new version",
@@ -278,7 +279,7 @@ const NOTES: &str = "\
   takes the command's return as the moment from which the new version answers.
 - A negative time means that the new version answered a client before the command returned.
 - A first answer includes the time that the model takes, so it is later when v2 comes than when v1
-  does, and much later where requests queue.
+  does. It includes the wait for a client to ask, too: under moderate load up to the clients' pause.
 - The ratios of serving are the router's share of a machine that has everything on it: the client,
   nginx and the model server compete for the same cores. The cheaper the model, the more the router
   weighs; with a model that takes milliseconds of a core it drowns in the noise, and a ratio above 1
@@ -300,7 +301,7 @@ const NOTES: &str = "\
     make bench                  # the dev profile, like `make demo` and `make test`
     scripts/bench --release     # the release profile
 
-It takes about four minutes once everything is built, and fails when a request fails during a switch
+It takes about five minutes once everything is built, and fails when a request fails during a switch
 by flag or during serving. No figure is required to be any good.
 ";
 
