@@ -191,6 +191,30 @@ impl Stack {
         Ok(serde_json::from_str(&run.stdout)?)
     }
 
+    /// Waits until the deployment under way has reached `phase` or gone beyond it.
+    pub async fn await_phase(&self, phase: &str) -> anyhow::Result<()> {
+        const PHASES: [&str; 5] = ["planned", "starting", "healthy", "validated", "switched"];
+
+        let beyond = PHASES
+            .iter()
+            .position(|known| *known == phase)
+            .context("no such phase")?;
+        let reached = async {
+            loop {
+                let status = self.status().await?;
+                let now = status["last_deployment"]["phase"]
+                    .as_str()
+                    .unwrap_or_default();
+                if PHASES[beyond..].contains(&now) {
+                    return anyhow::Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), reached)
+            .await
+            .with_context(|| format!("the deployment did not reach {phase}"))?
+    }
+
     /// The requests in the router's access log that wanted `color`.
     pub fn logged_for(&self, color: &str) -> anyhow::Result<usize> {
         let log = fs::read_to_string(self.path("run/logs/access.log"))?;

@@ -62,6 +62,27 @@ impl Log {
         versions
     }
 
+    /// Fails when a request failed, and says which ones.
+    pub fn ensure_none_failed(&self) -> anyhow::Result<()> {
+        let failures = self.failures();
+        anyhow::ensure!(
+            failures.is_empty(),
+            "of {} requests: {failures:?}",
+            self.answers.len()
+        );
+        Ok(())
+    }
+
+    /// Fails unless requests were answered, and all of them by `version`.
+    pub fn ensure_answered_by(&self, version: &str) -> anyhow::Result<()> {
+        let versions = self.by_version();
+        anyhow::ensure!(
+            versions.keys().eq([&version]),
+            "answered by {versions:?}, not by {version} alone"
+        );
+        Ok(())
+    }
+
     /// The requests that began at `from` or later, and before `until`.
     #[must_use]
     pub fn between(&self, from: Instant, until: Instant) -> Self {

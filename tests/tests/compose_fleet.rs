@@ -3,54 +3,22 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use end_to_end::{Log, NOT_IN_THE_IMAGE, Stack, Watch};
+use end_to_end::{Log, NOT_IN_THE_IMAGE, Stack, Watch, there_and_back_twice};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
 const SHORT: Watch = Watch(Duration::from_secs(2));
 /// Long enough that a fault shows up in it, also on a slow machine.
-const LONG: Watch = Watch(Duration::from_secs(60));
+const LONG: Watch = Watch(Duration::from_mins(1));
 
 type Result<T = ()> = anyhow::Result<T>;
-
-fn assert_none_failed(log: &Log) {
-    assert!(
-        log.failures().is_empty(),
-        "of {} requests: {:?}",
-        log.answers.len(),
-        log.failures()
-    );
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_moves_there_and_back_twice_without_a_failed_or_late_request() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.docker(&["compose", "up", "--detach"])?;
     stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
-    traffic.reach(1_000).await?;
-    let mut reigns = Vec::new();
-    for round in 1..=2 {
-        for (command, version) in [(["deploy", "v2"].as_slice(), "v2"), (&["rollback"], "v1")] {
-            let run = stack.expect(0, command).await?;
-            traffic.reach(traffic.count() + 3_000).await?;
-            reigns.push((round, version, run.returned, Instant::now()));
-        }
-    }
-    traffic.reach(20_000).await?;
-    let log = traffic.stop().await;
-
-    assert_none_failed(&log);
-    assert!(log.answers.len() >= 20_000);
-    for (round, version, from, until) in reigns {
-        let answered = log.between(from, until);
-        assert_eq!(
-            answered.by_version().into_keys().collect::<Vec<_>>(),
-            [version],
-            "round {round}: {:?}",
-            answered.by_version()
-        );
-    }
+    there_and_back_twice(&stack).await?;
     Ok(())
 }
 
@@ -75,7 +43,7 @@ async fn rolled_back_after(harm: impl FnOnce(&Stack) -> Result) -> Result<(Stack
 
     ensure!(run.code == 20, "{run:?}");
     let now = log.between(after, Instant::now());
-    assert_eq!(now.by_version().into_keys().collect::<Vec<_>>(), ["v1"]);
+    now.ensure_answered_by("v1")?;
     let status = stack.status().await?;
     ensure!(status["active"] == "blue", "{status}");
     ensure!(status["colors"][1]["stopped"] == true, "{status}");
@@ -86,7 +54,7 @@ async fn rolled_back_after(harm: impl FnOnce(&Stack) -> Result) -> Result<(Stack
 async fn a_release_that_crashes_is_rolled_back_and_no_client_notices() -> Result {
     // Docker starts it again at once: it must not pass for healthy because of that.
     let (_stack, log) = rolled_back_after(|stack| stack.signal("green", "KILL")).await?;
-    assert_none_failed(&log);
+    log.ensure_none_failed()?;
     Ok(())
 }
 
@@ -110,8 +78,8 @@ async fn a_release_that_the_image_does_not_hold_is_refused_with_its_last_words()
         "{}",
         run.stderr
     );
-    assert_none_failed(&log);
-    assert_eq!(log.by_version().into_keys().collect::<Vec<_>>(), ["v1"]);
+    log.ensure_none_failed()?;
+    log.ensure_answered_by("v1")?;
     ensure!(stack.status().await?["active"] == "blue");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use end_to_end::{Log, Run, Stack, Watch};
+use end_to_end::{Log, Run, Stack, Watch, there_and_back_twice};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -13,44 +13,11 @@ const LONG: Watch = Watch(Duration::from_secs(30));
 
 type Result<T = ()> = anyhow::Result<T>;
 
-fn assert_none_failed(log: &Log) {
-    assert!(
-        log.failures().is_empty(),
-        "of {} requests: {:?}",
-        log.answers.len(),
-        log.failures()
-    );
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_moves_there_and_back_twice_without_a_failed_or_late_request() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
-    traffic.reach(1_000).await?;
-    // Between the end of one command and the beginning of the next, only this version may answer.
-    let mut reigns = Vec::new();
-    for round in 1..=2 {
-        for (command, version) in [(["deploy", "v2"].as_slice(), "v2"), (&["rollback"], "v1")] {
-            let run = stack.expect(0, command).await?;
-            traffic.reach(traffic.count() + 3_000).await?;
-            reigns.push((round, version, run.returned, Instant::now()));
-        }
-    }
-    traffic.reach(20_000).await?;
-    let log = traffic.stop().await;
-
-    assert_none_failed(&log);
-    assert!(log.answers.len() >= 20_000);
-    for (round, version, from, until) in reigns {
-        let answered = log.between(from, until);
-        assert_eq!(
-            answered.by_version().into_keys().collect::<Vec<_>>(),
-            [version],
-            "round {round}: {:?}",
-            answered.by_version()
-        );
-    }
+    there_and_back_twice(&stack).await?;
     Ok(())
 }
 
@@ -68,15 +35,9 @@ async fn a_switch_by_hand_is_in_force_for_the_next_request() -> Result {
         }
     }
     let log = traffic.stop().await;
-    assert_none_failed(&log);
+    log.ensure_none_failed()?;
     for (version, from, until) in reigns {
-        assert_eq!(
-            log.between(from, until)
-                .by_version()
-                .into_keys()
-                .collect::<Vec<_>>(),
-            [version]
-        );
+        log.between(from, until).ensure_answered_by(version)?;
     }
     Ok(())
 }
@@ -109,8 +70,8 @@ async fn refused(version: &str, because: &str) -> Result {
     let log = traffic.stop().await;
 
     ensure!(run.stderr.contains(because), "{}", run.stderr);
-    assert_none_failed(&log);
-    assert_eq!(log.by_version().into_keys().collect::<Vec<_>>(), ["v1"]);
+    log.ensure_none_failed()?;
+    log.ensure_answered_by("v1")?;
     let status = stack.status().await?;
     ensure!(status["active"] == "blue", "{status}");
     ensure!(status["last_deployment"]["phase"] == "refused", "{status}");
@@ -168,7 +129,7 @@ async fn rolled_back(version: &str, because: &[&str]) -> Result<(Stack, Run, Log
         log.by_version()
     );
     let now = log.between(after, Instant::now());
-    assert_eq!(now.by_version().into_keys().collect::<Vec<_>>(), ["v1"]);
+    now.ensure_answered_by("v1")?;
     let status = stack.status().await?;
     ensure!(status["active"] == "blue", "{status}");
     ensure!(status["colors"][1]["fit"] == false, "{status}");
@@ -183,14 +144,14 @@ async fn rolled_back(version: &str, because: &[&str]) -> Result<(Stack, Run, Log
 async fn a_release_that_starts_to_fail_is_rolled_back_and_no_client_notices() -> Result {
     let (_stack, _, log) =
         rolled_back("fails-later", &["at most 5.0 % allowed", "answered 500"]).await?;
-    assert_none_failed(&log);
+    log.ensure_none_failed()?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_exits_is_rolled_back_and_no_client_notices() -> Result {
     let (_stack, _, log) = rolled_back("exits-later", &["exit status: 3"]).await?;
-    assert_none_failed(&log);
+    log.ensure_none_failed()?;
     Ok(())
 }
 
@@ -216,7 +177,7 @@ async fn a_standby_covers_for_an_active_color_that_is_killed() -> Result {
     stack.signal("green", "KILL")?;
     traffic.reach(traffic.count() + 2_000).await?;
     let log = traffic.stop().await;
-    assert_none_failed(&log);
+    log.ensure_none_failed()?;
     assert!(log.by_version()["v1"] > 1_000, "{:?}", log.by_version());
     Ok(())
 }
@@ -240,11 +201,7 @@ async fn two_deployers_do_not_meet() -> Result {
     let stack = Stack::of_processes("model-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let first = stack.start_deployer(&["deploy", "v2", "--watch", "3s"])?;
-    let at_work = async {
-        while stack.status().await?["last_deployment"].is_null() {}
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(Duration::from_secs(10), at_work).await??;
+    stack.await_phase("starting").await?;
     let second = stack.expect(75, &["rollback"]).await?;
     ensure!(
         second.stderr.contains("`deploy v2` by"),
@@ -262,11 +219,7 @@ async fn a_deployer_that_was_killed_after_the_switch_is_cleared_up_after() -> Re
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, PAUSE)?;
     let mut deployer = stack.start_deployer(&["deploy", "v2"])?;
-    let switched = async {
-        while stack.status().await?["last_deployment"]["phase"] != "switched" {}
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(Duration::from_secs(20), switched).await??;
+    stack.await_phase("switched").await?;
     deployer.kill().await?;
     let run = stack.expect(0, &["deploy", "v2", "--watch", "2s"]).await?;
     let log = traffic.stop().await;
@@ -282,7 +235,7 @@ async fn a_deployer_that_was_killed_after_the_switch_is_cleared_up_after() -> Re
         "{}",
         run.stderr
     );
-    assert_none_failed(&log);
+    log.ensure_none_failed()?;
     ensure!(stack.status().await?["active"] == "green");
     Ok(())
 }
@@ -297,7 +250,7 @@ async fn servers_that_something_else_runs_are_proven_and_switched_all_the_same()
         .await?;
     stack.expect(0, &["rollback", "--fleet", "static"]).await?;
     let log = traffic.stop().await;
-    assert_none_failed(&log);
+    log.ensure_none_failed()?;
     ensure!(
         run.stdout.contains("promoted: v2 on green"),
         "{}",
@@ -342,5 +295,73 @@ async fn what_a_user_gets_wrong_is_named_before_anything_is_touched() -> Result 
     );
     // The stack is taken down with its own settings.
     std::fs::remove_file(stack.path("deployer.toml"))?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployer_that_is_interrupted_while_watching_gives_traffic_back() -> Result {
+    for signal in ["INT", "TERM"] {
+        let stack = Stack::of_processes("model-server", LONG)?;
+        stack.expect(0, &["up"]).await?;
+        let traffic = stack.traffic(8, PAUSE)?;
+        let deployer = stack.start_deployer(&["deploy", "v2"])?;
+        stack.await_phase("switched").await?;
+        send(signal, deployer.id())?;
+        let run = Stack::finish(deployer, &["deploy", "v2"]).await?;
+        let after = Instant::now();
+        traffic.reach(traffic.count() + 200).await?;
+        let log = traffic.stop().await;
+
+        ensure!(run.code == 20, "{run:?}");
+        ensure!(
+            run.stderr.contains("the deployer was told to stop"),
+            "{run:?}"
+        );
+        log.ensure_none_failed()?;
+        log.between(after, Instant::now())
+            .ensure_answered_by("v1")?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployer_that_is_interrupted_before_the_switch_leaves_traffic_alone() -> Result {
+    let stack = Stack::of_processes("faulty-server", LONG)?;
+    stack.expect(0, &["up"]).await?;
+    let deployer = stack.start_deployer(&["deploy", "never-healthy", "--health-tries", "1000"])?;
+    stack.await_phase("starting").await?;
+    send("INT", deployer.id())?;
+    let run = Stack::finish(deployer, &["deploy", "never-healthy"]).await?;
+    ensure!(run.code == 10, "{run:?}");
+    let status = stack.status().await?;
+    ensure!(status["active"] == "blue", "{status}");
+    ensure!(status["colors"][1]["stopped"] == true, "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_by_hand_outlives_a_deployer_that_died() -> Result {
+    let stack = Stack::of_processes("faulty-server", LONG)?;
+    stack.expect(0, &["up"]).await?;
+    let mut deployer = stack.start_deployer(&["deploy", "fails-later"])?;
+    stack.await_phase("switched").await?;
+    deployer.kill().await?;
+    stack.expect(0, &["switch", "blue"]).await?;
+    let status = stack.status().await?;
+    ensure!(
+        status["last_deployment"]["phase"] == "rolled_back",
+        "{status}"
+    );
+    let run = stack.expect(0, &["deploy", "v2", "--watch", "2s"]).await?;
+    ensure!(!run.stderr.contains("was interrupted"), "{}", run.stderr);
+    Ok(())
+}
+
+fn send(signal: &str, process: Option<u32>) -> Result {
+    let process = process.unwrap_or_default().to_string();
+    let status = std::process::Command::new("kill")
+        .args(["-s", signal, &process])
+        .status()?;
+    ensure!(status.success(), "cannot send {signal} to {process}");
     Ok(())
 }

@@ -84,9 +84,11 @@ impl Journal {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = lock.read_to_string(&mut holder);
-                return Err(JournalError::Busy {
-                    holder: holder.trim().to_owned(),
-                });
+                let holder = match holder.trim() {
+                    "" => "it does not say who it is".to_owned(),
+                    holder => holder.to_owned(),
+                };
+                return Err(JournalError::Busy { holder });
             }
             Err(TryLockError::Error(source)) => return Err(storage("lock", &path)(source)),
         }
@@ -96,9 +98,10 @@ impl Journal {
             std::process::id(),
             Timestamp::now()
         );
-        lock.set_len(0)
-            .and_then(|()| lock.write_all(holder.as_bytes()))
-            .map_err(storage("write", &path))?;
+        // The name is a courtesy to others: a full disk must not keep anybody from rolling back.
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| lock.write_all(holder.as_bytes()));
         Ok(Self {
             directory: directory.to_owned(),
             _lock: lock,
@@ -143,10 +146,14 @@ pub fn last_entry(directory: &Path) -> Result<Option<Entry>, JournalError> {
 }
 
 /// Replaces a file so that a reader, also one after a power cut, sees all of it or the old one.
+/// It stays as private as it was.
 pub fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let mut file = File::create(&temporary)?;
+    if let Ok(metadata) = fs::metadata(path) {
+        file.set_permissions(metadata.permissions())?;
+    }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

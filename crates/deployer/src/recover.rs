@@ -8,22 +8,32 @@ use crate::{
     rollout::give_back,
 };
 
+/// What became of an unfinished deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// There is none any more: something else can begin.
+    Fine,
+    /// The candidate has traffic, and cannot be relieved of it, for this reason.
+    Halted(String),
+}
+
 /// Brings an unfinished deployment to an end, if there is one, before anything else is begun.
 ///
-/// A candidate that has traffic was not watched to the end, so it loses it.
+/// A candidate that has traffic was not watched to the end, so it loses it; unless a person gave
+/// it the traffic, since the deployer had not come that far.
 pub async fn settle(
     world: &World,
     journal: &Journal,
     reporter: &dyn Reporter,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Settled> {
     let Some(Entry {
         plan, phase, since, ..
     }) = journal.last()?
     else {
-        return Ok(());
+        return Ok(Settled::Fine);
     };
     if phase.is_end() {
-        return Ok(());
+        return Ok(Settled::Fine);
     }
     reporter.report(&Event::Note {
         text: format!(
@@ -31,39 +41,43 @@ pub async fn settle(
             plan.id
         ),
     });
+    let interrupted = "the deployer was interrupted";
     let back = world.router.active().await? == plan.active;
-    let (end, reason) = match (back, phase) {
-        (true, Phase::Switched) => (
+    let (end, reason) = match (phase, back) {
+        (Phase::Switched, true) => (
             Phase::RolledBack,
-            format!(
-                "the deployer was interrupted; traffic is back on {}",
-                plan.active
-            ),
+            format!("{interrupted}; traffic is back on {}", plan.active),
         ),
-        (true, _) => (
+        (_, true) => (
             Phase::Refused,
-            "the deployer was interrupted; traffic never moved".to_owned(),
+            format!("{interrupted}; traffic never moved"),
         ),
-        (false, _) => match give_back(world, &plan).await {
+        (Phase::Validated | Phase::Switched, false) => match give_back(world, &plan).await {
             Ok(()) => (
                 Phase::RolledBack,
-                "the deployer was interrupted before the candidate was proven".to_owned(),
+                format!("{interrupted} before the candidate was proven"),
             ),
-            Err(obstacle) => (
-                Phase::Halted,
-                format!("the deployer was interrupted; {obstacle}"),
-            ),
+            Err(obstacle) => (Phase::Halted, format!("{interrupted}; {obstacle}")),
         },
+        (_, false) => (
+            Phase::Refused,
+            format!(
+                "{interrupted}; somebody moved traffic to {} by hand, where it stays",
+                plan.idle
+            ),
+        ),
     };
     journal.reached(&plan, end, Some(&reason))?;
     reporter.report(&Event::Reached {
         phase: end,
         reason: Some(&reason),
     });
-    anyhow::ensure!(
-        end != Phase::Halted,
-        "deployment {} could be neither finished nor rolled back: {reason}; repair one color, then `deployer switch COLOR`",
-        plan.id
-    );
-    Ok(())
+    Ok(if end == Phase::Halted {
+        Settled::Halted(format!(
+            "deployment {} could be neither finished nor rolled back: {reason}; repair one color, then `deployer switch COLOR`",
+            plan.id
+        ))
+    } else {
+        Settled::Fine
+    })
 }

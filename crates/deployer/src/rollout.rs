@@ -43,10 +43,16 @@ pub struct Rollout<'a> {
 
 impl Rollout<'_> {
     /// Deploys. Whatever goes wrong on the way, the outcome says where traffic is now.
-    pub async fn run(mut self) -> Outcome {
+    ///
+    /// When `stop` resolves before the end, the candidate has failed: nobody would be watching it.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Outcome {
         self.reporter.report(&Event::Planned { plan: self.plan });
         let mut phase = Phase::Planned;
-        match self.advance_to_the_end(&mut phase).await {
+        let advanced = tokio::select! {
+            advanced = self.advance_to_the_end(&mut phase) => advanced,
+            () = stop => Err("the deployer was told to stop".to_owned()),
+        };
+        match advanced {
             Ok(reason) => self.end(Phase::Promoted, reason),
             Err(reason) => self.fail(phase, reason).await,
         }
@@ -127,6 +133,11 @@ impl Rollout<'_> {
         if now != active {
             return Err(format!("somebody moved traffic to {now} meanwhile"));
         }
+        // A stranger on the candidate's port would have passed every gate in its place.
+        if let Ok((State::Stopped(how), _)) = self.world.fleet.inspect(Service::Server(idle)).await
+        {
+            return Err(format!("the candidate stopped: {how}"));
+        }
         // What was logged before the switch is not this candidate's doing.
         if let Some(traffic) = &mut self.world.traffic {
             traffic.new_requests().map_err(words)?;
@@ -159,9 +170,11 @@ impl Rollout<'_> {
             ticks.tick().await;
             let public =
                 (0..missing).map(|number| self.world.probe.predict(Target::Public, number));
-            let (mut look, _) = tokio::join!(self.look(), join_all(public));
+            let (mut look, answers) = tokio::join!(self.look(), join_all(public));
             probes += missing;
-            look.traffic = self.read_traffic();
+            look.traffic = self
+                .read_traffic()
+                .unwrap_or_else(|| answers.iter().map(Result::is_ok).collect());
             watch.see(look);
             // A quiet service is judged too: what clients do not send is sent by probes.
             missing = watch.missing_requests();
@@ -220,24 +233,23 @@ impl Rollout<'_> {
         look
     }
 
+    /// What clients saw, from the log; none where there is no log to read.
+    ///
     /// A log that cannot be read is no news, good or bad: the probes and counters go on.
-    fn read_traffic(&mut self) -> Tally {
-        let mut tally = Tally::default();
-        let Some(traffic) = &mut self.world.traffic else {
-            return tally;
-        };
-        match traffic.new_requests() {
-            Ok(requests) => {
-                requests
-                    .iter()
-                    .filter_map(|request| request.speaks_of(self.plan.idle))
-                    .for_each(|succeeded| tally.count(succeeded));
+    fn read_traffic(&mut self) -> Option<Tally> {
+        let requests = self.world.traffic.as_mut()?.new_requests();
+        Some(match requests {
+            Ok(requests) => requests
+                .iter()
+                .filter_map(|request| request.speaks_of(self.plan.idle))
+                .collect(),
+            Err(error) => {
+                self.reporter.report(&Event::Note {
+                    text: error.to_string(),
+                });
+                Tally::default()
             }
-            Err(error) => self.reporter.report(&Event::Note {
-                text: error.to_string(),
-            }),
-        }
-        tally
+        })
     }
 
     async fn fail(&mut self, mut phase: Phase, reason: String) -> Outcome {

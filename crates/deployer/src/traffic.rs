@@ -19,20 +19,22 @@ impl Request {
     /// Whether `color` did its duty: none when the request says nothing about it.
     ///
     /// A request that wanted this color counts against it when another one had to answer, also
-    /// when the router passed it over because it had failed before. A 4xx is the client's fault.
+    /// when the router passed it over because it had failed before. A 4xx is the client's fault,
+    /// except 429, by which a server turns away a client that did nothing wrong.
     #[must_use]
     pub fn speaks_of(&self, color: Color) -> Option<bool> {
-        /// nginx's status for a client that went away before the answer.
-        const CLIENT_CLOSED_REQUEST: u16 = 499;
+        const TOO_MANY_REQUESTS: u16 = 429;
 
         if self.wanted != color {
             return None;
         }
         let first = self.attempts.first().copied().flatten();
-        if self.status == CLIENT_CLOSED_REQUEST && first.is_none() {
+        // Turned down by nginx itself (a body too large, or 499: the client went away).
+        if first.is_none() && (400..500).contains(&self.status) {
             return None;
         }
-        Some(self.answered == Some(color) && first.is_some_and(|status| status < 500))
+        let good = |status| status < 500 && status != TOO_MANY_REQUESTS;
+        Some(self.answered == Some(color) && first.is_some_and(good))
     }
 }
 
@@ -78,6 +80,18 @@ mod tests {
     fn no_answer_at_all_counts() {
         let nobody = request(None, 502, &[Some(502)]);
         assert_eq!(nobody.speaks_of(Color::Green), Some(false));
+    }
+
+    #[test]
+    fn a_release_that_turns_clients_away_has_failed_them() {
+        let too_busy = request(Some(Color::Green), 429, &[Some(429)]);
+        assert_eq!(too_busy.speaks_of(Color::Green), Some(false));
+    }
+
+    #[test]
+    fn what_the_router_turns_down_itself_says_nothing() {
+        let too_large = request(None, 413, &[None]);
+        assert_eq!(too_large.speaks_of(Color::Green), None);
     }
 
     #[test]

@@ -132,6 +132,17 @@ impl Tally {
     }
 }
 
+impl FromIterator<bool> for Tally {
+    /// Counts requests by whether they succeeded.
+    fn from_iter<I: IntoIterator<Item = bool>>(successes: I) -> Self {
+        let mut tally = Self::default();
+        for succeeded in successes {
+            tally.count(succeeded);
+        }
+        tally
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

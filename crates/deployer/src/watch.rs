@@ -70,6 +70,8 @@ impl Watch {
         let each = u128::from(min_requests).div_ceil(looks.max(1));
         let needed = (each * u128::from(self.looks)).min(u128::from(min_requests));
         let missing = needed.saturating_sub(u128::from(self.tally.requests));
+        // Never so many at once that asking becomes a load of its own.
+        let missing = missing.min(2 * each);
         usize::try_from(missing).unwrap_or(usize::MAX)
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use end_to_end::{Log, Stack, Traffic, Watch};
 use tokio::process::Command;
 
@@ -20,8 +20,16 @@ const SENTENCE: &str = r#"{"text":"Not bad at all."}"#;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match tell().await {
-        Ok(()) => ExitCode::SUCCESS,
+    // Its end must be seen here, so that everything that was started is stopped on the way out.
+    let told = tokio::select! {
+        told = tell() => told,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("it was interrupted")),
+    };
+    match told {
+        Ok(()) => {
+            say("\nNot one request failed, and nothing is left running.");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             say(&format!("\nThe demonstration failed: {error:#}"));
             ExitCode::FAILURE
@@ -31,7 +39,6 @@ async fn main() -> ExitCode {
 
 async fn tell() -> anyhow::Result<()> {
     let stack = Stack::of_processes("faulty-server", WATCHED)?;
-    let ports = stack.ports();
     say(&format!(
         "\nBlue, green and nginx run as processes; clients come in at http://{}.\n",
         stack.router()
@@ -56,11 +63,6 @@ async fn tell() -> anyhow::Result<()> {
             "{version} never answered a client"
         );
     }
-    say(&format!(
-        "\nNot one request failed. Everything is stopped now; ports {}-{} are free again.",
-        ports.router(),
-        ports.control()
-    ));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Reads the router's access log as it grows.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
@@ -26,6 +26,19 @@ impl AccessLog {
         Self {
             path: path.to_owned(),
             offset: path.metadata().map_or(0, |metadata| metadata.len()),
+        }
+    }
+
+    /// Empties the log when it has grown beyond `LIMIT`: nginx, which appends, goes on at its
+    /// beginning. What is lost was judged long ago.
+    pub(super) fn trim(path: &Path) -> std::io::Result<()> {
+        const LIMIT: u64 = 256 * 1024 * 1024;
+
+        match path.metadata() {
+            Ok(metadata) if metadata.len() > LIMIT => {
+                OpenOptions::new().write(true).open(path)?.set_len(0)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -152,6 +165,19 @@ mod tests {
         let mut log = AccessLog::new(&path);
         std::fs::write(&path, format!("{LINE}\n")).unwrap();
         assert_eq!(log.new_requests().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn only_a_huge_log_is_emptied() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        let file = File::create(&path).unwrap();
+        // Sparse: nothing of it is on the disk.
+        for (length, left) in [(1 << 20, 1 << 20), (1 << 29, 0)] {
+            file.set_len(length).unwrap();
+            AccessLog::trim(&path).unwrap();
+            assert_eq!(path.metadata().unwrap().len(), left);
+        }
     }
 
     #[test]

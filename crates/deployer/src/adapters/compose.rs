@@ -1,10 +1,6 @@
 //! Docker Compose services named blue, green and router.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{fs, io, path::Path, process::Stdio};
 
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -127,7 +123,12 @@ impl Fleet for ComposeFleet {
             Service::Server(color) => Some(self.version(color)),
             Service::Router => None,
         };
-        Ok((parse_state(&printed), version))
+        let state = parse_state(&printed).map_err(|error| {
+            WorldError(format!(
+                "cannot read what `docker compose ps` printed: {error}"
+            ))
+        })?;
+        Ok((state, version))
     }
 
     async fn logs(&self, service: Service, lines: usize) -> Vec<String> {
@@ -157,8 +158,9 @@ fn variable(color: Color) -> &'static str {
     }
 }
 
-/// Reads what `docker compose ps --format json` prints: one object a line.
-fn parse_state(printed: &str) -> State {
+/// Reads what `docker compose ps --format json` prints: one object a line, or one list of objects
+/// before Compose 2.21.
+fn parse_state(printed: &str) -> Result<State, serde_json::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Container {
@@ -169,12 +171,19 @@ fn parse_state(printed: &str) -> State {
         status: String,
     }
 
-    let container = printed
-        .lines()
-        .find_map(|line| serde_json::from_str::<Container>(line).ok());
-    match container {
+    let printed = printed.trim();
+    let container = if printed.starts_with('[') {
+        serde_json::from_str::<Vec<Container>>(printed)?.pop()
+    } else {
+        printed
+            .lines()
+            .next()
+            .map(serde_json::from_str::<Container>)
+            .transpose()?
+    };
+    Ok(match container {
         None => State::Stopped("there is no container".to_owned()),
-        Some(Container { state, .. }) if state == "running" => State::Running,
+        Some(container) if container.state == "running" => State::Running,
         Some(Container {
             state,
             exit_code,
@@ -182,7 +191,7 @@ fn parse_state(printed: &str) -> State {
         }) => State::Stopped(format!(
             "container {state}, exit code {exit_code} ({status})"
         )),
-    }
+    })
 }
 
 fn read_variable(text: &str, name: &str) -> Option<String> {
@@ -194,7 +203,9 @@ fn read_variable(text: &str, name: &str) -> Option<String> {
 }
 
 /// Sets one variable and leaves every other line as it is.
-fn write_variable(path: &PathBuf, name: &str, value: &str) -> io::Result<()> {
+fn write_variable(path: &Path, name: &str, value: &str) -> io::Result<()> {
+    // Where it is a link, what it points to is replaced and not the link.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -215,7 +226,7 @@ fn write_variable(path: &PathBuf, name: &str, value: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -246,12 +257,11 @@ mod tests {
 
     #[test]
     fn a_container_is_running_or_stopped_with_its_reason() {
+        let state = |printed| parse_state(printed).unwrap();
+        let running = r#"{"Name":"x","State":"running","ExitCode":0,"Status":"Up 3 seconds"}"#;
+        assert_eq!(state(running), State::Running);
         assert_eq!(
-            parse_state(r#"{"Name":"x","State":"running","ExitCode":0,"Status":"Up 3 seconds"}"#),
-            State::Running
-        );
-        assert_eq!(
-            parse_state(
+            state(
                 r#"{"Name":"x","State":"exited","ExitCode":137,"Status":"Exited (137) 2 seconds ago"}"#
             ),
             State::Stopped(
@@ -259,21 +269,39 @@ mod tests {
             )
         );
         assert_eq!(
-            parse_state(""),
+            state(""),
             State::Stopped("there is no container".to_owned())
         );
     }
 
-    #[tokio::test]
-    async fn a_missing_compose_file_is_named() {
-        let mut settings = crate::config::load(None).unwrap();
-        settings.fleet.compose.file = PathBuf::from("/nonexistent/compose.yaml");
-        settings.fleet.compose.timeout = Duration::from_secs(30);
-        let error = ComposeFleet::new(&settings)
-            .stop(Service::Router)
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("docker compose stop router"), "{error}");
+    #[test]
+    fn older_versions_of_compose_print_a_list() {
+        let state = |printed| parse_state(printed).unwrap();
+        assert_eq!(
+            state(r#"[{"Name":"x","State":"running","ExitCode":0}]"#),
+            State::Running
+        );
+        assert_eq!(
+            state("[]"),
+            State::Stopped("there is no container".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_a_container_that_is_gone() {
+        assert!(parse_state("WARNING: something").is_err());
+    }
+
+    #[test]
+    fn a_private_file_stays_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".env");
+        fs::write(&path, "SECRET=x\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        write_variable(&path, "BLUE_VERSION", "v2").unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     color::Color,
@@ -57,7 +58,9 @@ impl Probe for HttpProbe {
             .map_err(|problem| WorldError(format!("GET {url} {problem}")))?;
         if status == 200 {
             // A server that answers 200 with another body is healthy and tells nothing of itself.
-            Ok(serde_json::from_str(&body).unwrap_or_default())
+            Ok(read_health(
+                &serde_json::from_str(&body).unwrap_or_default(),
+            ))
         } else {
             Err(WorldError(format!(
                 "GET {url} answered {status}: {}",
@@ -96,9 +99,27 @@ pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, WorldError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(timeout)
+        // What is asked is near: a proxy for the outside world would not reach it.
+        .no_proxy()
+        // A log-in page behind a redirect answers 200 and is nobody's health.
+        .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("deployer/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| WorldError(format!("cannot set up HTTP: {}", cause(&error))))
+}
+
+/// Takes each field by itself, so that one of another type does not hide the rest.
+fn read_health(body: &Value) -> Health {
+    let text = |name: &str| Some(body.get(name)?.as_str()?.to_owned());
+    let count = |name: &str| body.get(name)?.as_u64();
+    Health {
+        model_name: text("model_name"),
+        model_version: text("model_version"),
+        model_digest: text("model_digest"),
+        uptime_seconds: body.get("uptime_seconds").and_then(Value::as_f64),
+        request_count: count("request_count"),
+        error_count: count("error_count"),
+    }
 }
 
 /// The innermost reason: "connection refused" rather than "error sending request".
@@ -139,7 +160,7 @@ fn shortened(body: &str) -> String {
 pub fn read_inputs(path: &Path) -> Result<Vec<String>, WorldError> {
     #[derive(Deserialize)]
     struct Line {
-        input: serde_json::Value,
+        input: Value,
     }
 
     let text = fs::read_to_string(path).map_err(|error| {
@@ -202,6 +223,14 @@ mod tests {
     #[test]
     fn an_empty_file_is_an_error() {
         assert!(read("\n").unwrap_err().ends_with("holds no test inputs"));
+    }
+
+    #[test]
+    fn a_field_of_another_type_does_not_hide_the_version() {
+        let body = serde_json::json!({"model_version": "v1", "request_count": 12.5, "uptime_seconds": "3s"});
+        let health = read_health(&body);
+        assert_eq!(health.model_version.as_deref(), Some("v1"));
+        assert_eq!((health.request_count, health.uptime_seconds), (None, None));
     }
 
     #[test]

@@ -14,6 +14,19 @@ use crate::{
 
 pub use http::read_inputs;
 
+/// Keeps the access log from filling the disk; call it before the ports are connected.
+pub fn trim_access_log(settings: &Settings) -> Result<(), WorldError> {
+    let Some(path) = &settings.router.access_log else {
+        return Ok(());
+    };
+    access_log::AccessLog::trim(path).map_err(|error| {
+        WorldError(format!(
+            "cannot empty {}, which is large: {error}",
+            path.display()
+        ))
+    })
+}
+
 /// Connects the ports; `inputs` are the bodies of test requests, where the command sends any.
 pub fn connect(settings: &Settings, inputs: Vec<String>) -> Result<World, WorldError> {
     let probe = http::HttpProbe::new(settings, inputs)?;

@@ -13,9 +13,11 @@ use crate::{
     cli::{Arguments, Command},
     color::Color,
     config::{self, Settings, SettingsError},
+    event::{Event, Reporter},
     exit_code,
     journal::{Journal, JournalError},
-    ports::{Target, World},
+    phase::Phase,
+    ports::{Service, Target, World},
     report::Terminal,
 };
 
@@ -43,6 +45,22 @@ impl Ended {
         }
         .into()
     }
+
+    fn busy(message: impl fmt::Display) -> anyhow::Error {
+        Self {
+            code: exit_code::BUSY,
+            message: message.to_string(),
+        }
+        .into()
+    }
+
+    fn halted(message: impl fmt::Display) -> anyhow::Error {
+        Self {
+            code: exit_code::HALTED,
+            message: format!("{message}; `deployer status` shows where traffic goes"),
+        }
+        .into()
+    }
 }
 
 /// Runs one command; what it has to say stands on stderr, its result on stdout.
@@ -50,7 +68,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     match dispatch(arguments).await {
         Ok(code) => code.into(),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "deployer: {error:#}");
+            let _ = writeln!(std::io::stderr(), "deployer: {error}");
             code_of(&error).into()
         }
     }
@@ -74,21 +92,58 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<u8
     if let Command::Deploy { overrides, .. } = &command {
         overrides.apply(&mut settings)?;
     }
-    if let Command::Status { json } = command {
-        return status::run(&settings, json).await;
-    }
     let reporter = Terminal::new();
-    let journal = Journal::lock(&settings.state, &command.words())?;
-    match command {
+    let lock = || Journal::lock(&settings.state, &command.words());
+    match &command {
         Command::Deploy { version, .. } => {
-            deploy::run(&settings, version, &journal, &reporter).await
+            deploy::run(&settings, version.clone(), &lock()?, &reporter).await
         }
-        Command::Up => up::run(&settings, &reporter).await,
-        Command::Rollback => rollback::run(&settings, &journal, &reporter).await,
-        Command::Switch { color } => switch::run(&settings, color, &reporter).await,
-        Command::Status { json } => status::run(&settings, json).await,
-        Command::Down => down::run(&settings).await,
+        Command::Up => {
+            let _lock = lock()?;
+            up::run(&settings, &reporter).await
+        }
+        Command::Rollback => {
+            let journal = lock().map_err(|error| rollback::way_out(&settings, error))?;
+            rollback::run(&settings, &journal, &reporter).await
+        }
+        Command::Switch { color } => switch::run(&settings, *color, &lock()?, &reporter).await,
+        Command::Status { json } => status::run(&settings, *json).await,
+        Command::Down => {
+            let _lock = lock()?;
+            down::run(&settings).await
+        }
     }
+}
+
+/// Moves traffic because a person said so, and takes note of what that means for the deployment.
+async fn move_by_hand(
+    world: &World,
+    journal: &Journal,
+    reporter: &dyn Reporter,
+    to: Color,
+) -> anyhow::Result<()> {
+    let from = world.router.point_at(to).await.map_err(Ended::halted)?;
+    reporter.report(&Event::Moved { from, to });
+    // Traffic has moved: a journal that cannot take note of it is worth a line, not a failure.
+    if let Err(error) = take_note(journal, to) {
+        reporter.report(&Event::Note {
+            text: error.to_string(),
+        });
+    }
+    Ok(())
+}
+
+fn take_note(journal: &Journal, to: Color) -> Result<(), JournalError> {
+    let Some(entry) = journal.last()? else {
+        return Ok(());
+    };
+    let phase = match (entry.phase, to == entry.plan.idle) {
+        (phase, true) if !phase.is_end() => Phase::Promoted,
+        (Phase::Switched | Phase::Promoted, false) => Phase::RolledBack,
+        (phase, false) if !phase.is_end() => Phase::Refused,
+        _ => return Ok(()),
+    };
+    journal.reached(&entry.plan, phase, Some("by hand"))
 }
 
 /// Prints a command's result.
@@ -111,7 +166,7 @@ async fn who(world: &World, color: Color) -> Result<String, String> {
 async fn held_version(world: &World, settings: &Settings, color: Color) -> String {
     let recorded = world
         .fleet
-        .inspect(crate::ports::Service::Server(color))
+        .inspect(Service::Server(color))
         .await
         .ok()
         .and_then(|(_, version)| version);

@@ -1,14 +1,12 @@
 //! `deployer rollback`
 
-use super::{Ended, print, who};
+use super::{Ended, move_by_hand, print, who};
 use crate::{
     adapters,
-    color::Color,
     config::Settings,
-    event::{Event, Reporter},
+    event::Reporter,
     exit_code,
     journal::{Journal, JournalError},
-    phase::Phase,
 };
 
 pub(super) async fn run(
@@ -30,26 +28,18 @@ pub(super) async fn run(
         ))
     })?;
     world.router.set_fit(active, false)?;
-    let displaced = world.router.point_at(previous).await?;
-    reporter.report(&Event::Moved {
-        from: displaced,
-        to: previous,
-    });
-    // Traffic has moved: a journal that cannot take note of it is worth a line, not a failure.
-    if let Err(error) = take_note(journal, displaced) {
-        reporter.report(&Event::Note {
-            text: error.to_string(),
-        });
-    }
+    move_by_hand(&world, journal, reporter, previous).await?;
     print(&format!("rolled back: {previous} serves {version}"));
     Ok(exit_code::FINE)
 }
 
-fn take_note(journal: &Journal, displaced: Color) -> Result<(), JournalError> {
-    match journal.last()? {
-        Some(entry) if entry.plan.idle == displaced => {
-            journal.reached(&entry.plan, Phase::RolledBack, Some("by hand"))
-        }
-        _ => Ok(()),
+/// Who wants to roll back while another deployer is at work cannot always wait for it.
+pub(super) fn way_out(settings: &Settings, error: JournalError) -> anyhow::Error {
+    match error {
+        JournalError::Busy { .. } => Ended::busy(format!(
+            "{error}. Interrupted (Ctrl-C, SIGTERM), it gives traffic back by itself; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`",
+            flag = settings.router.flags.join("green").display()
+        )),
+        other => other.into(),
     }
 }

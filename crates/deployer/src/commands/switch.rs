@@ -1,17 +1,14 @@
 //! `deployer switch COLOR`
 
-use super::{Ended, print, who};
+use super::{Ended, move_by_hand, print, who};
 use crate::{
-    adapters,
-    color::Color,
-    config::Settings,
-    event::{Event, Reporter},
-    exit_code,
+    adapters, color::Color, config::Settings, event::Reporter, exit_code, journal::Journal,
 };
 
 pub(super) async fn run(
     settings: &Settings,
     color: Color,
+    journal: &Journal,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<u8> {
     let world = adapters::connect(settings, Vec::new())?;
@@ -22,8 +19,7 @@ pub(super) async fn run(
         ))
     })?;
     if active != color {
-        let from = world.router.point_at(color).await?;
-        reporter.report(&Event::Moved { from, to: color });
+        move_by_hand(&world, journal, reporter, color).await?;
     }
     print(&format!("switched: {color} serves {version}"));
     Ok(exit_code::FINE)

@@ -170,6 +170,9 @@ fn resolve_paths(settings: &mut Settings, directory: &Path) {
         *path = directory.join(&*path);
     }
     // A program is looked up in PATH unless it names a directory.
+    if process.nginx.components().count() > 1 {
+        process.nginx = directory.join(&process.nginx);
+    }
     if let Some(program) = process.command.first_mut()
         && program.contains('/')
     {

@@ -35,16 +35,17 @@ impl Gate for Healthy {
         let service = Service::Server(candidate.color);
         let mut reason = String::new();
         for tried in 1..=tries {
+            let answer = candidate
+                .world
+                .probe
+                .health(Target::Server(candidate.color))
+                .await;
+            // Asked after the answer, which a stranger on the candidate's port may have given.
             if let Ok((State::Stopped(how), _)) = candidate.world.fleet.inspect(service).await {
                 return failed_with_logs(candidate, format!("it stopped while starting: {how}"))
                     .await;
             }
-            match candidate
-                .world
-                .probe
-                .health(Target::Server(candidate.color))
-                .await
-            {
+            match answer {
                 Ok(_) => {
                     return Verdict::new(
                         Finding::Pass,

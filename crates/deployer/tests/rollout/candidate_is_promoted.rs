@@ -141,9 +141,9 @@ async fn two_failed_checks_in_a_row_are_forgiven_any_number_of_times() {
         .run()
         .await;
     ended.assert(Phase::Promoted, "watched for 10 s");
-    // A failed check is followed by the question whether the server still runs.
+    // Asked twice while it starts, once before the switch, and after each failed check.
     let inspections = ended.count(&Call::Inspect(Service::Server(CANDIDATE)));
-    assert_eq!(inspections, 2 + 4);
+    assert_eq!(inspections, 2 + 1 + 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,10 +183,22 @@ async fn a_log_that_becomes_unreadable_is_noted_and_the_counters_judge_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_log_the_counters_judge_alone() {
+async fn without_a_log_probes_and_counters_judge() {
     let ended = Deployment::of(Server::good()).without_a_log().run().await;
-    ended.assert(Phase::Promoted, "by its own counters alone");
+    ended.assert(Phase::Promoted, "probes were added to the traffic");
     assert_eq!(ended.count(&Call::NewRequests), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_log_and_without_counters_probes_judge_alone() {
+    let candidate = Server {
+        tells_counters: false,
+        ..Server::good()
+    };
+    let ended = Deployment::of(candidate).without_a_log().run().await;
+    ended.assert(Phase::Promoted, "probes were added to the traffic");
+    // The traffic that is needed, and not one flood after another.
+    assert!(ended.count(&Call::Predict(Target::Public)) <= 30);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deployer::{color::Color, journal::Journal, phase::Phase, ports::Service};
+use deployer::{color::Color, journal::Journal, phase::Phase, ports::Service, recover::Settled};
 use proptest::prelude::*;
 
 use crate::{
@@ -55,6 +55,18 @@ async fn a_deployer_killed_between_making_the_candidate_fit_and_saying_so_loses_
 }
 
 #[tokio::test(start_paused = true)]
+async fn traffic_that_a_person_moved_before_the_deployer_could_stays_where_it_is() {
+    for phase in [Phase::Planned, Phase::Starting, Phase::Healthy] {
+        let mut state = State::new(Server::good());
+        state.give_traffic_to(CANDIDATE);
+        let left = left_in(phase, state);
+        assert_eq!(left.settle().await.unwrap(), Settled::Fine);
+        assert_eq!(left.last().unwrap().phase, Phase::Refused);
+        assert_eq!(left.scene.lock().active, CANDIDATE);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deployer_killed_while_giving_traffic_back_has_rolled_back() {
     let mut state = State::new(Server::good());
     state.fit = vec![OLD];
@@ -69,9 +81,11 @@ async fn a_sick_old_color_halts_and_says_what_to_do() {
     state.give_traffic_to(CANDIDATE);
     state.blue.trouble = Trouble::Unhealthy;
     let left = left_in(Phase::Switched, state);
-    let error = left.settle().await.unwrap_err().to_string();
-    assert!(error.contains("blue is sick too"), "{error}");
-    assert!(error.contains("`deployer switch COLOR`"), "{error}");
+    let Settled::Halted(reason) = left.settle().await.unwrap() else {
+        panic!("it did not halt");
+    };
+    assert!(reason.contains("blue is sick too"), "{reason}");
+    assert!(reason.contains("`deployer switch COLOR`"), "{reason}");
     assert_eq!(left.last().unwrap().phase, Phase::Halted);
     assert_eq!(left.scene.lock().active, CANDIDATE);
 }

@@ -165,7 +165,7 @@ impl Deployment {
                 journal: &journal,
                 reporter: &reporter,
             };
-            rollout.run().await
+            rollout.run(std::future::pending()).await
         };
         let outcome = tokio::time::timeout(FOREVER, run).await.ok();
         Left {
@@ -195,7 +195,7 @@ impl Ended {
 
 impl Left {
     /// The next run of the deployer settles what this one left.
-    pub(crate) async fn settle(&self) -> anyhow::Result<()> {
+    pub(crate) async fn settle(&self) -> anyhow::Result<recover::Settled> {
         let journal = Journal::lock(self.directory.path(), "deploy v3").expect("a lock");
         let reporter = Collector {
             scene: self.scene.clone(),

@@ -102,7 +102,10 @@ proptest! {
         match ended.outcome.phase {
             Phase::Promoted => {
                 prop_assert_eq!(ended.active, CANDIDATE);
-                prop_assert_eq!(trouble, Trouble::Nothing);
+                // Trouble that only clients meet, and that passes early, may stay within the limit.
+                let passing = later.is_some()
+                    && matches!(trouble, Trouble::FailsClients | Trouble::CountsFailures);
+                prop_assert!(passing || trouble == Trouble::Nothing, "{:?}", trouble);
             }
             Phase::Refused | Phase::RolledBack => prop_assert_eq!(ended.active, OLD),
             Phase::Halted => {}

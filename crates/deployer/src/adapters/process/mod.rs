@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -95,7 +95,7 @@ impl ProcessFleet {
         let errors = output
             .try_clone()
             .map_err(|error| failed("make a log for", error))?;
-        let child = command
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
@@ -105,14 +105,18 @@ impl ProcessFleet {
             .map_err(|error| failed("start", error))?;
         let pid = child.id().unwrap_or_default().cast_signed();
         let record = Record::of(pid, version);
+        let written = serde_json::to_string(&record)
+            .map_err(io::Error::from)
+            .and_then(|text| journal::replace(&self.record_path(service), &text));
+        if written.is_err() {
+            // Without a record nobody would ever find it again.
+            let _ = child.start_kill();
+        }
         self.children
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(service.name(), child);
-        serde_json::to_string(&record)
-            .map_err(io::Error::from)
-            .and_then(|text| journal::replace(&self.record_path(service), &text))
-            .map_err(|error| failed("write down the process of", error))
+        written.map_err(|error| failed("write down the process of", error))
     }
 
     /// Collects the child if it is ours and has exited, and says how.
@@ -161,7 +165,7 @@ impl Fleet for ProcessFleet {
         } else {
             ""
         };
-        let mut command = Command::new(&self.settings.nginx);
+        let mut command = Command::new(find_program(&self.settings.nginx));
         command
             .arg("-p")
             .arg(prefix)
@@ -253,6 +257,18 @@ impl Fleet for ProcessFleet {
     }
 }
 
+/// Debian keeps nginx in a directory that an ordinary user's PATH lacks.
+fn find_program(name: &Path) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories =
+        std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    // A name with a directory in it replaces the one that it is joined to, or is not found here.
+    directories
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| name.to_owned())
+}
+
 fn host_and_port(url: &str) -> Result<(String, String), WorldError> {
     let address = url
         .strip_prefix("http://")
@@ -261,7 +277,8 @@ fn host_and_port(url: &str) -> Result<(String, String), WorldError> {
     address
         .rsplit_once(':')
         .filter(|(_, port)| port.parse::<u16>().is_ok())
-        .map(|(host, port)| (host.to_owned(), port.to_owned()))
+        // The server listens on an address, not on a name.
+        .map(|(host, port)| (host.replace("localhost", "127.0.0.1"), port.to_owned()))
         .ok_or_else(|| {
             WorldError(format!(
                 "{url:?} does not name a port: expected for example http://127.0.0.1:8081"

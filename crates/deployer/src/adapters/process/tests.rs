@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use super::*;
 
 fn fleet(directory: &Path, command: &[&str]) -> ProcessFleet {
@@ -121,6 +119,45 @@ async fn a_program_that_is_not_there_is_named() {
         error.starts_with("cannot start blue (no-such-server)"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_be_written_down_is_not_left_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = fleet(directory.path(), &["sleep", "60"]);
+    // A directory in the record's place cannot be replaced by a file.
+    fs::create_dir_all(fleet.record_path(BLUE).join("occupied")).unwrap();
+    let error = fleet
+        .start(Color::Blue, "v7")
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("cannot write down the process of blue"),
+        "{error}"
+    );
+    let status = async {
+        loop {
+            if let Some(status) = fleet.exit_status(BLUE) {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let status = tokio::time::timeout(Duration::from_secs(5), status)
+        .await
+        .unwrap();
+    assert_eq!(status, "signal: 9 (SIGKILL)");
+}
+
+#[test]
+fn a_program_outside_of_path_is_found_where_distributions_put_servers() {
+    assert_eq!(
+        find_program(Path::new("no-such-program")),
+        Path::new("no-such-program")
+    );
+    assert_eq!(find_program(Path::new("/bin/sh")), Path::new("/bin/sh"));
+    assert!(find_program(Path::new("ldconfig")).is_absolute());
 }
 
 #[test]
