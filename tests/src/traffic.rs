@@ -83,12 +83,16 @@ impl Log {
         Ok(())
     }
 
-    /// The requests that began at `from` or later, and before `until`.
+    /// The requests that began at `from` or later and ended before `until`.
+    ///
+    /// One that began before `until` may reach the router after it, when the next switch has been
+    /// made: it says nothing about this one.
     #[must_use]
     pub fn between(&self, from: Instant, until: Instant) -> Self {
-        let begun = |answer: &&Answer| (from..until).contains(&answer.started);
+        let within =
+            |answer: &&Answer| answer.started >= from && answer.started + answer.took < until;
         Self {
-            answers: self.answers.iter().filter(begun).cloned().collect(),
+            answers: self.answers.iter().filter(within).cloned().collect(),
         }
     }
 }

@@ -168,6 +168,25 @@ async fn a_release_that_is_healthy_and_predicts_nothing_is_rolled_back() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn when_both_colors_are_sick_the_deployer_halts_and_stops_nothing() -> Result {
+    let stack = Stack::of_processes("faulty-server", LONG)?;
+    stack.expect(0, &["up"]).await?;
+    let deployer = stack.start_deployer(&["deploy", "fails-later"])?;
+    stack.await_phase("switched").await?;
+    stack.signal("blue", "KILL")?;
+    // Traffic, at last, brings the fault to light.
+    let traffic = stack.traffic(8, PAUSE)?;
+    let run = Stack::finish(deployer, &["deploy", "fails-later"]).await?;
+    traffic.stop().await;
+    ensure!(run.code == 30, "{run:?}");
+    ensure!(run.stderr.contains("blue is sick too"), "{run:?}");
+    let status = stack.status().await?;
+    ensure!(status["active"] == "green", "{status}");
+    ensure!(status["colors"][1]["healthy"] == true, "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_standby_covers_for_an_active_color_that_is_killed() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;

@@ -8,16 +8,17 @@ use super::{FleetKind, Settings, SettingsError};
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct GlobalOverrides {
     /// Settings file [default: deployer.toml, if there is one]
     #[arg(long, global = true, env = "DEPLOYER_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Who starts and stops the servers
+    /// Who starts and stops the servers [default: compose]
     #[arg(long, global = true, env = "DEPLOYER_FLEET", value_name = "KIND")]
     fleet: Option<FleetKind>,
 
-    /// Directory of the journal, the lock and the logs
+    /// Directory of the journal, the lock and the logs [default: state]
     #[arg(long, global = true, env = "DEPLOYER_STATE", value_name = "DIRECTORY")]
     state: Option<PathBuf>,
 }
@@ -32,6 +33,7 @@ impl GlobalOverrides {
 
 /// Flags of `deploy`. A default stands here in words, since the settings file may replace it.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Figures")]
 pub struct DeployOverrides {
     /// Health checks before a candidate is given up [default: 10]
     #[arg(long, env = "DEPLOYER_HEALTH_TRIES", value_name = "N")]
