@@ -51,7 +51,7 @@ test: ## Run everything that CI runs
 
 e2e: ## Run the end-to-end tests alone; the images must have been built
 	cargo build --workspace --locked
-	cargo nextest run --locked -p end-to-end
+	cargo nextest run --workspace --locked -E "package(end-to-end)"
 
 lint: ## Check format, lints, dependencies, scripts and spelling
 	scripts/lint

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     net::TcpListener,
+    os::unix::fs::MetadataExt as _,
 };
 
 use anyhow::Context as _;
@@ -24,7 +25,9 @@ impl PortBlock {
 
     /// Takes a block that no other process of this project holds and in which nobody listens.
     pub fn take() -> anyhow::Result<Self> {
-        let directory = std::env::temp_dir().join("blue-green-ports");
+        // Nobody may write where another user has put his locks.
+        let user = fs::metadata("/proc/self")?.uid();
+        let directory = std::env::temp_dir().join(format!("blue-green-ports-{user}"));
         fs::create_dir_all(&directory).context("cannot make a directory for port locks")?;
         for number in 0..Self::BLOCKS {
             let lock = File::create(directory.join(number.to_string()))?;

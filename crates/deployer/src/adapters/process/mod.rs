@@ -167,6 +167,8 @@ impl Fleet for ProcessFleet {
         };
         let mut command = Command::new(find_program(&self.settings.nginx));
         command
+            // Until it has read its configuration, nginx logs where only root may write.
+            .args(["-e", "stderr"])
             .arg("-p")
             .arg(prefix)
             .arg("-c")
