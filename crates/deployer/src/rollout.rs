@@ -189,7 +189,7 @@ impl Rollout<'_> {
                 if probes > 0 {
                     let _ = write!(
                         verdict.summary,
-                        "; {probes} probes were added to the traffic"
+                        "; probes were added to the traffic: {probes}"
                     );
                 }
                 self.reporter.report(&Event::Judged {

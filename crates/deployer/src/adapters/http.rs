@@ -63,8 +63,8 @@ impl Probe for HttpProbe {
             ))
         } else {
             Err(WorldError(format!(
-                "GET {url} answered {status}: {}",
-                shortened(&body)
+                "GET {url} answered {status}{}",
+                said(&body)
             )))
         }
     }
@@ -86,8 +86,8 @@ impl Probe for HttpProbe {
             Ok(())
         } else {
             Err(WorldError(format!(
-                "POST {url} answered {status}: {}",
-                shortened(&body)
+                "POST {url} answered {status}{}",
+                said(&body)
             )))
         }
     }
@@ -147,12 +147,14 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, String), Strin
     Ok((status, body))
 }
 
-fn shortened(body: &str) -> String {
+/// What a server said, behind a colon; nothing when it said nothing.
+fn said(body: &str) -> String {
     const ENOUGH: usize = 200;
     let body = body.trim();
     match body.char_indices().nth(ENOUGH) {
-        Some((end, _)) => format!("{} ...", &body[..end]),
-        None => body.to_owned(),
+        _ if body.is_empty() => String::new(),
+        Some((end, _)) => format!(": {} ...", &body[..end]),
+        None => format!(": {body}"),
     }
 }
 
@@ -235,10 +237,8 @@ mod tests {
 
     #[test]
     fn long_answers_are_shortened_between_characters() {
-        assert_eq!(
-            shortened(&"ä".repeat(201)),
-            format!("{} ...", "ä".repeat(200))
-        );
-        assert_eq!(shortened(" short\n"), "short");
+        assert_eq!(said(&"ä".repeat(201)), format!(": {} ...", "ä".repeat(200)));
+        assert_eq!(said(" short\n"), ": short");
+        assert_eq!(said(" \n"), "");
     }
 }

@@ -116,9 +116,7 @@ async fn a_quiet_service_is_judged_by_probes_through_the_router() {
     assert!(probes >= 20, "{probes}");
     ended.assert(
         Phase::Promoted,
-        &format!(
-            "0 of {probes} requests failed (0.0 %); {probes} probes were added to the traffic"
-        ),
+        &format!("0 of {probes} requests failed (0.0 %); {probes} probes were added"),
     );
 }
 
@@ -185,7 +183,7 @@ async fn a_log_that_becomes_unreadable_is_noted_and_the_counters_judge_alone() {
 #[tokio::test(start_paused = true)]
 async fn without_a_log_probes_and_counters_judge() {
     let ended = Deployment::of(Server::good()).without_a_log().run().await;
-    ended.assert(Phase::Promoted, "probes were added to the traffic");
+    ended.assert(Phase::Promoted, "probes were added");
     assert_eq!(ended.count(&Call::NewRequests), 0);
 }
 
@@ -196,7 +194,7 @@ async fn without_a_log_and_without_counters_probes_judge_alone() {
         ..Server::good()
     };
     let ended = Deployment::of(candidate).without_a_log().run().await;
-    ended.assert(Phase::Promoted, "probes were added to the traffic");
+    ended.assert(Phase::Promoted, "probes were added");
     // The traffic that is needed, and not one flood after another.
     assert!(ended.count(&Call::Predict(Target::Public)) <= 30);
 }

@@ -83,7 +83,7 @@ async fn failures_that_only_probes_met_end_it_too() {
     };
     let ended = Deployment::of(candidate).quiet().run().await;
     assert_given_back(&ended, "20 of 20 requests failed (100.0 %");
-    ended.assert(Phase::RolledBack, "probes were added to the traffic");
+    ended.assert(Phase::RolledBack, "probes were added");
 }
 
 #[tokio::test(start_paused = true)]
