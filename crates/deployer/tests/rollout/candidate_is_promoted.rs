@@ -116,7 +116,9 @@ async fn a_quiet_service_is_judged_by_probes_through_the_router() {
     assert!(probes >= 20, "{probes}");
     ended.assert(
         Phase::Promoted,
-        &format!("0 of {probes} requests failed (0.0 %); {probes} probes were added"),
+        &format!(
+            "0 of {probes} requests failed (0.0 %); probes were added to the traffic: {probes}"
+        ),
     );
 }
 
