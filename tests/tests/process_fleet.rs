@@ -150,7 +150,8 @@ async fn a_release_that_starts_to_fail_is_rolled_back_and_no_client_notices() ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_exits_is_rolled_back_and_no_client_notices() -> Result {
-    let (_stack, _, log) = rolled_back("exits-later", &["exit status: 3"]).await?;
+    let (_stack, _, log) =
+        rolled_back("exits-later", &["exit status: 3", "at most 5.0 % allowed"]).await?;
     log.ensure_none_failed()?;
     Ok(())
 }

@@ -126,6 +126,26 @@ impl ProcessFleet {
         Some(status.to_string())
     }
 
+    /// How a process ended that is not alive any more, as far as this deployer can know.
+    async fn end_of(&self, service: Service, record: &Record) -> String {
+        const PAUSE: Duration = Duration::from_millis(5);
+
+        // A process looks dead a moment before its parent can collect it: its other threads end.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while self.is_ours(service) && Instant::now() < deadline {
+            if let Some(status) = self.exit_status(service) {
+                return status;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        format!("process {} is gone", record.pid)
+    }
+
+    fn is_ours(&self, service: Service) -> bool {
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.contains_key(service.name())
+    }
+
     /// Waits until the process is gone; false when it still lives at the deadline.
     async fn gone_by(&self, service: Service, record: &Record, deadline: Instant) -> bool {
         const PAUSE: Duration = Duration::from_millis(20);
@@ -236,14 +256,12 @@ impl Fleet for ProcessFleet {
     }
 
     async fn inspect(&self, service: Service) -> Result<(State, Option<String>), WorldError> {
-        let exited = self.exit_status(service);
         let Some(record) = self.record(service) else {
             return Ok((State::Stopped("it was never started".to_owned()), None));
         };
-        let state = match (record.alive(), exited) {
-            (Some(_), _) => State::Running,
-            (None, Some(status)) => State::Stopped(status),
-            (None, None) => State::Stopped(format!("process {} is gone", record.pid)),
+        let state = match record.alive() {
+            Some(_) => State::Running,
+            None => State::Stopped(self.end_of(service, &record).await),
         };
         Ok((state, record.version))
     }

@@ -63,6 +63,22 @@ async fn an_exit_is_told_with_its_status_and_last_words() {
 }
 
 #[tokio::test]
+async fn an_exit_is_told_with_its_status_at_whatever_moment_one_asks() {
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = fleet(directory.path(), &["sh", "-c", "exit 3"]);
+    for _ in 0..100 {
+        fleet.start(Color::Blue, "v7").await.unwrap();
+        let told = loop {
+            match fleet.inspect(BLUE).await.unwrap().0 {
+                State::Running => tokio::task::yield_now().await,
+                told => break told,
+            }
+        };
+        assert_eq!(told, State::Stopped("exit status: 3".to_owned()));
+    }
+}
+
+#[tokio::test]
 async fn a_process_that_ignores_sigterm_is_killed() {
     let directory = tempfile::tempdir().unwrap();
     let mut fleet = fleet(
