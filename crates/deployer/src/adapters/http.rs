@@ -123,7 +123,7 @@ fn read_health(body: &Value) -> Health {
 }
 
 /// The innermost reason: "connection refused" rather than "error sending request".
-pub(super) fn cause(error: &reqwest::Error) -> String {
+fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }
@@ -134,7 +134,8 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
     innermost.to_string()
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, String), String> {
+/// The status and the whole body; otherwise what went wrong, in words that follow a URL.
+pub(super) async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, String), String> {
     let response = request
         .send()
         .await

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::http::client;
+use super::http::{answer, client};
 use crate::{
     color::Color,
     config::Settings,
@@ -50,15 +50,8 @@ impl Nginx {
                 "the router does not tell which color is active: GET {url} {problem}"
             ))
         };
-        let response = self
-            .client
-            .get(&url)
-            .send()
-            .await
-            .map_err(|error| unusable(format!("failed: {}", super::http::cause(&error))))?;
-        let status = response.status();
-        let text = response.text().await.unwrap_or_default();
-        match (status.as_u16(), text.trim()) {
+        let (status, text) = answer(self.client.get(&url)).await.map_err(unusable)?;
+        match (status, text.trim()) {
             (200, "blue") => Ok(Color::Blue),
             (200, "green") => Ok(Color::Green),
             (status, text) => Err(unusable(format!(

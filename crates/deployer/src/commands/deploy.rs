@@ -4,14 +4,16 @@ use jiff::Timestamp;
 use model_repository::ReleaseDirectory;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Ended, held_version, print};
+use super::{Ended, print};
 use crate::{
     adapters,
+    color::Color,
     config::Settings,
     event::{Event, Reporter},
     exit_code,
     journal::Journal,
     plan::Plan,
+    ports::{Service, World},
     recover::{self, Settled},
     release::Release,
     rollout::Rollout,
@@ -59,21 +61,29 @@ pub(super) async fn run(
 
 /// Resolves at Ctrl-C or SIGTERM.
 async fn told_to_stop() {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signals) => signals.recv().await,
-            Err(_) => std::future::pending().await,
-        }
-    };
-    let interrupted = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
     tokio::select! {
-        _ = terminated => (),
-        () = interrupted => (),
+        () = received(SignalKind::interrupt()) => (),
+        () = received(SignalKind::terminate()) => (),
     }
+}
+
+/// Resolves when the signal comes; never where it cannot be listened for.
+async fn received(kind: SignalKind) {
+    match signal(kind) {
+        Ok(mut signals) => drop(signals.recv().await),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// The version to assume for `color` when nobody says otherwise.
+async fn held_version(world: &World, settings: &Settings, color: Color) -> String {
+    let recorded = world
+        .fleet
+        .inspect(Service::Server(color))
+        .await
+        .ok()
+        .and_then(|(_, version)| version);
+    recorded.unwrap_or_else(|| settings.color(color).version.clone())
 }
 
 /// What the candidate must turn out to be, as far as this machine can know.

@@ -12,12 +12,12 @@ use std::{fmt, io::Write as _, process::ExitCode};
 use crate::{
     cli::{Arguments, Command},
     color::Color,
-    config::{self, Settings, SettingsError},
+    config::{self, SettingsError},
     event::{Event, Reporter},
     exit_code,
     journal::{Journal, JournalError},
     phase::Phase,
-    ports::{Service, Target, World},
+    ports::{Target, World},
     report::Terminal,
 };
 
@@ -30,36 +30,22 @@ struct Ended {
 }
 
 impl Ended {
+    fn with(code: u8, message: impl fmt::Display) -> anyhow::Error {
+        let message = message.to_string();
+        Self { code, message }.into()
+    }
+
     fn usage(message: impl fmt::Display) -> anyhow::Error {
-        Self {
-            code: exit_code::USAGE,
-            message: message.to_string(),
-        }
-        .into()
+        Self::with(exit_code::USAGE, message)
     }
 
     fn refused(message: impl fmt::Display) -> anyhow::Error {
-        Self {
-            code: exit_code::REFUSED,
-            message: message.to_string(),
-        }
-        .into()
-    }
-
-    fn busy(message: impl fmt::Display) -> anyhow::Error {
-        Self {
-            code: exit_code::BUSY,
-            message: message.to_string(),
-        }
-        .into()
+        Self::with(exit_code::REFUSED, message)
     }
 
     fn halted(message: impl fmt::Display) -> anyhow::Error {
-        Self {
-            code: exit_code::HALTED,
-            message: format!("{message}; `deployer status` shows where traffic goes"),
-        }
-        .into()
+        let message = format!("{message}; `deployer status` shows where traffic goes");
+        Self::with(exit_code::HALTED, message)
     }
 }
 
@@ -160,15 +146,4 @@ async fn who(world: &World, color: Color) -> Result<String, String> {
             .unwrap_or_else(|| "a release that does not tell its version".to_owned())),
         Err(error) => Err(error.to_string()),
     }
-}
-
-/// The version to assume for `color` when nobody says otherwise.
-async fn held_version(world: &World, settings: &Settings, color: Color) -> String {
-    let recorded = world
-        .fleet
-        .inspect(Service::Server(color))
-        .await
-        .ok()
-        .and_then(|(_, version)| version);
-    recorded.unwrap_or_else(|| settings.color(color).version.clone())
 }

@@ -36,10 +36,13 @@ pub(super) async fn run(
 /// Who wants to roll back while another deployer is at work cannot always wait for it.
 pub(super) fn way_out(settings: &Settings, error: JournalError) -> anyhow::Error {
     match error {
-        JournalError::Busy { .. } => Ended::busy(format!(
-            "{error}. Interrupted (Ctrl-C, SIGTERM), it gives traffic back by itself; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`",
-            flag = settings.router.flags.join("green").display()
-        )),
+        JournalError::Busy { .. } => Ended::with(
+            exit_code::BUSY,
+            format!(
+                "{error}. Interrupted (Ctrl-C, SIGTERM), it gives traffic back by itself; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`",
+                flag = settings.router.flags.join("green").display()
+            ),
+        ),
         other => other.into(),
     }
 }

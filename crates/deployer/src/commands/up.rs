@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use tokio::time::Instant;
 
-use super::{held_version, print};
+use super::print;
 use crate::{
     adapters,
     color::Color,
@@ -12,25 +12,29 @@ use crate::{
     gates::{Candidate, Gate as _, Healthy},
     ports::{Service, State, World},
     release::Release,
-    verdict::Verdict,
 };
 
 pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<u8> {
     let world = adapters::connect(settings, Vec::new())?;
-    for color in Color::BOTH {
-        let version = held_version(&world, settings, color).await;
-        let (state, _) = world.fleet.inspect(Service::Server(color)).await?;
-        if let State::Stopped(_) = state {
-            reporter.report(&Event::Note {
-                text: format!("starting {color} with {version}"),
-            });
-            world.fleet.start(color, &version).await?;
-        }
-    }
+    let [blue, green] =
+        Color::BOTH.map(|color| start_if_stopped(&world, settings, color, reporter));
+    let (blue, green) = (blue.await?, green.await?);
     world.fleet.start_router().await?;
     let active = await_router(&world, settings).await?;
     for color in [active, active.other()] {
-        let verdict = await_health(&world, settings, color, reporter).await;
+        let release = match color {
+            Color::Blue => &blue,
+            Color::Green => &green,
+        };
+        let candidate = Candidate {
+            color,
+            release,
+            world: &world,
+            reporter,
+        };
+        let verdict = Healthy::new(settings.health.clone())
+            .judge(&candidate)
+            .await;
         reporter.report(&Event::Judged {
             gate: color.name(),
             verdict: &verdict,
@@ -49,6 +53,28 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
     }
     print(&format!("up: {} serves {}", settings.router.url, active));
     Ok(crate::exit_code::FINE)
+}
+
+/// Starts what `color` held last, unless it runs, and tells what that is.
+async fn start_if_stopped(
+    world: &World,
+    settings: &Settings,
+    color: Color,
+    reporter: &dyn Reporter,
+) -> anyhow::Result<Release> {
+    let (state, held) = world.fleet.inspect(Service::Server(color)).await?;
+    let version = held.unwrap_or_else(|| settings.color(color).version.clone());
+    if let State::Stopped(_) = state {
+        reporter.report(&Event::Note {
+            text: format!("starting {color} with {version}"),
+        });
+        world.fleet.start(color, &version).await?;
+    }
+    Ok(Release {
+        model: settings.release.model.clone(),
+        version,
+        digest: None,
+    })
 }
 
 /// nginx answers within milliseconds, unless it could not start; then its log says why.
@@ -74,26 +100,4 @@ async fn await_router(world: &World, settings: &Settings) -> anyhow::Result<Colo
         }
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-async fn await_health(
-    world: &World,
-    settings: &Settings,
-    color: Color,
-    reporter: &dyn Reporter,
-) -> Verdict {
-    let release = Release {
-        model: settings.release.model.clone(),
-        version: held_version(world, settings, color).await,
-        digest: None,
-    };
-    let candidate = Candidate {
-        color,
-        release: &release,
-        world,
-        reporter,
-    };
-    Healthy::new(settings.health.clone())
-        .judge(&candidate)
-        .await
 }
