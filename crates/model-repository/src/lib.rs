@@ -5,7 +5,8 @@
 
 use std::{
     fmt::Write as _,
-    fs, io,
+    fs,
+    io::{self, BufRead as _},
     path::{Path, PathBuf},
 };
 
@@ -19,8 +20,12 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Labels and limits, as Hugging Face's exporters write them.
 pub const CONFIG_FILE: &str = "config.json";
 
-/// Every file that decides what a release answers, in the order in which they are digested.
-const RELEASE_FILES: [&str; 3] = [CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE];
+/// Every file that decides what a release of a text model answers, in the order in which they are
+/// digested.
+const TEXT_FILES: [&str; 3] = [CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE];
+
+/// The same of a model that takes tensors.
+const TENSOR_FILES: [&str; 1] = [MODEL_FILE];
 
 /// Why a release could not be located or read.
 #[derive(Debug, Error)]
@@ -59,7 +64,7 @@ pub enum RepositoryError {
     },
     /// One of the files of a release cannot be read.
     #[error(
-        "cannot read {path}: {source}; a release holds config.json, model.onnx and tokenizer.json"
+        "cannot read {path}: {source}; a release holds config.json, model.onnx and tokenizer.json, or model.onnx alone"
     )]
     Unreadable {
         /// The file.
@@ -107,17 +112,46 @@ impl ReleaseDirectory {
         self.path.join(name)
     }
 
+    /// Whether the release says how to read texts. One that has neither a tokenizer nor labels is
+    /// a model for tensors; with one of the two, the other is missing.
+    #[must_use]
+    pub fn reads_texts(&self) -> bool {
+        self.file(CONFIG_FILE).exists() || self.file(TOKENIZER_FILE).exists()
+    }
+
     /// The SHA-256 over the release's files, as 64 lowercase hexadecimal digits.
     ///
     /// It is the digest of the listing that `sha256sum` prints for the files, so a person can
-    /// check it: `sha256sum config.json model.onnx tokenizer.json | sha256sum`.
+    /// check it: `sha256sum config.json model.onnx tokenizer.json | sha256sum`. Of a model for
+    /// tensors the listing has one line.
     pub fn digest(&self) -> Result<String, RepositoryError> {
+        let names: &[&str] = if self.reads_texts() {
+            &TEXT_FILES
+        } else {
+            &TENSOR_FILES
+        };
         let mut listing = String::new();
-        for name in RELEASE_FILES {
+        for name in names {
             let path = self.file(name);
-            let bytes =
-                fs::read(&path).map_err(|source| RepositoryError::Unreadable { path, source })?;
-            listing.push_str(&hexadecimal(&Sha256::digest(bytes)));
+            // Piece by piece: a large model need not be in memory for it.
+            let digest_of = || {
+                let mut file = io::BufReader::with_capacity(1 << 16, fs::File::open(&path)?);
+                let mut digest = Sha256::new();
+                loop {
+                    let piece = file.fill_buf()?;
+                    if piece.is_empty() {
+                        return Ok(digest.finalize());
+                    }
+                    digest.update(piece);
+                    let length = piece.len();
+                    file.consume(length);
+                }
+            };
+            let digest = digest_of().map_err(|source| RepositoryError::Unreadable {
+                path: path.clone(),
+                source,
+            })?;
+            listing.push_str(&hexadecimal(&digest));
             listing.push_str("  ");
             listing.push_str(name);
             listing.push('\n');

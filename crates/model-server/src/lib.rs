@@ -7,24 +7,29 @@
 //! |---|---|
 //! | `http` | every route and layer on one screen; one file per noun; errors become statuses in one place |
 //! | `text` | tokenize, truncate, labels, softmax |
-//! | `worker` | the threads that answer texts, and the queue before them |
+//! | `batch` | what waits, what goes through the model together, and the threads that do it |
+//! | `model` | how texts become a graph's inputs, and what its outputs mean |
 //! | `engine` | one trait, one file per engine |
 //! | `metrics` | every counter and guard |
 //! | `lifecycle` | load, warm up, ready, drain, stop |
 
+mod batch;
 mod engine;
 mod healthcheck;
 mod http;
 mod lifecycle;
 pub mod logging;
 mod metrics;
+mod model;
+mod phase;
 mod settings;
 mod state;
 mod text;
-mod worker;
 
-pub use engine::GraphError;
+pub use engine::{EngineKind, EngineUnavailable, GraphError};
 pub use healthcheck::{HealthcheckArguments, HealthcheckError, healthcheck};
 pub use lifecycle::{LoadError, ServeError, bind, run, serve};
-pub use settings::{AddressArguments, LogFormat, ServeArguments, Settings, SettingsError};
+pub use settings::{
+    AddressArguments, ConnectionLimits, LogFormat, RequestLog, ServeArguments, Settings, SettingsError,
+};
 pub use text::{ConfigError, TokenizerError};

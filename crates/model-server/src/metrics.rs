@@ -14,6 +14,7 @@ pub(crate) struct Metrics {
     started: Instant,
     requests: AtomicU64,
     errors: AtomicU64,
+    in_flight: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -23,6 +24,8 @@ pub(crate) struct Counts {
     pub(crate) requests: u64,
     /// Those of them that were answered with a status of 500 or above: the server's own fault.
     pub(crate) errors: u64,
+    /// Requests that are being answered now.
+    pub(crate) in_flight: u64,
 }
 
 impl Counts {
@@ -43,21 +46,33 @@ impl Metrics {
             started,
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
         }
     }
 
     /// Counts a request and follows it to its end.
     pub(crate) fn follow_request(&self) -> RequestGuard<'_> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
         RequestGuard { metrics: self }
     }
+
+    /// The engine panicked over a batch.
+    pub(crate) fn engine_panicked(&self) {}
+
+    /// A forward pass of some texts, with as many tokens and as many with padding, took so long.
+    pub(crate) fn forward_pass(&self, _texts: usize, _tokens: usize, _padded: usize, _took: Duration) {}
 
     /// The counters now.
     pub(crate) fn counts(&self) -> Counts {
         // Errors first: each was a request before, so the rate never exceeds 1.
         let errors = self.errors.load(Ordering::Acquire);
         let requests = self.requests.load(Ordering::Relaxed);
-        Counts { requests, errors }
+        Counts {
+            requests,
+            errors,
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+        }
     }
 
     /// How long the server has been there.
@@ -88,6 +103,7 @@ impl RequestGuard<'_> {
 
 impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
+        self.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
         if thread::panicking() {
             self.count_error();
         }

@@ -11,6 +11,8 @@ use std::{
 use clap::{Args, ValueEnum};
 use thiserror::Error;
 
+use crate::engine::EngineKind;
+
 /// A setting that is missing or cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SettingsError {
@@ -50,11 +52,38 @@ pub struct ServeArguments {
     #[command(flatten)]
     address: AddressArguments,
 
-    /// Threads that run the model [default: the CPUs this process may use]
+    /// Who runs the model: the built-in engine, or Microsoft's library, which has to be there
+    #[arg(long, env = "ENGINE", default_value = "rten", value_name = "ENGINE")]
+    engine: EngineKind,
+
+    /// The library for --engine onnxruntime [default: libonnxruntime.so in the usual places]
+    #[arg(long, env = "ONNXRUNTIME_LIBRARY", value_name = "PATH")]
+    onnxruntime_library: Option<PathBuf>,
+
+    /// CPUs to use for the model [default: those that this process may use]
     #[arg(long, env = "INFERENCE_THREADS", value_name = "COUNT")]
     inference_threads: Option<NonZeroUsize>,
 
-    /// Texts that may wait for a thread; beyond it clients are told to come back (429)
+    /// Forward passes at the same time; one that is alone uses all threads [default: as many as
+    /// threads]
+    #[arg(long, env = "INFERENCE_WORKERS", value_name = "COUNT")]
+    inference_workers: Option<NonZeroUsize>,
+
+    /// Texts of like length that share a forward pass at most; 1 for none [default: 8, but 1 for
+    /// models that quantize as they go: there a text's answer would depend on its neighbors]
+    #[arg(long, env = "MAX_BATCH_TEXTS", value_name = "COUNT")]
+    max_batch_texts: Option<NonZeroUsize>,
+
+    /// Tokens in a forward pass at most, padding included; one longer text goes alone
+    #[arg(
+        long,
+        env = "MAX_BATCH_TOKENS",
+        default_value = "4096",
+        value_name = "COUNT"
+    )]
+    max_batch_tokens: NonZeroUsize,
+
+    /// Texts that may wait for their turn; beyond it clients are told to come back (429)
     #[arg(
         long,
         env = "QUEUE_CAPACITY",
@@ -77,6 +106,14 @@ pub struct ServeArguments {
           value_parser = request_timeout)]
     request_timeout_seconds: Duration,
 
+    #[command(flatten)]
+    connections: ConnectionArguments,
+
+    /// File of API keys, one a line, # begins a comment; read again when it changes. With it,
+    /// every request but for health needs one of them
+    #[arg(long, env = "API_KEYS_FILE", value_name = "PATH")]
+    api_keys_file: Option<PathBuf>,
+
     /// After SIGTERM: how long to go on serving what still arrives, while /health says 503
     #[arg(long, env = "GRACE_SECONDS", default_value = "5", value_name = "SECONDS",
           value_parser = seconds)]
@@ -95,6 +132,43 @@ pub struct ServeArguments {
         value_name = "FORMAT"
     )]
     log_format: LogFormat,
+
+    /// Which requests get a line in the log
+    #[arg(
+        long,
+        env = "REQUEST_LOG",
+        default_value = "all",
+        value_name = "WHICH"
+    )]
+    request_log: RequestLog,
+
+    /// Where to send traces (OTLP over HTTP), such as http://localhost:4318 [default: nowhere]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+}
+
+/// How much a client may ask of a connection.
+#[derive(Debug, Clone, Args)]
+struct ConnectionArguments {
+    /// Connections at the same time; further ones wait until one is closed
+    #[arg(
+        long,
+        env = "MAX_CONNECTIONS",
+        default_value = "4096",
+        value_name = "COUNT"
+    )]
+    max_connections: NonZeroUsize,
+
+    /// Largest head of a request; a larger one is refused (431); at least 8192
+    #[arg(long, env = "MAX_HEADER_BYTES", default_value = "32768", value_name = "BYTES",
+          value_parser = clap::value_parser!(u32).range(8192..=1_048_576))]
+    max_header_bytes: u32,
+
+    /// How long a connection may be idle, or take to send the head of a request; from 1. Longer
+    /// than the router keeps its own connections (30 s)
+    #[arg(long, env = "IDLE_TIMEOUT_SECONDS", default_value = "75", value_name = "SECONDS",
+          value_parser = idle_timeout)]
+    idle_timeout_seconds: Duration,
 }
 
 /// Where the server listens; its own health check asks there.
@@ -118,6 +192,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which requests are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RequestLog {
+    /// Each of them, health checks and scrapes excepted.
+    All,
+    /// Those that the server failed (500 and above).
+    Failures,
+}
+
+/// How much a client may ask of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// Connections at the same time.
+    pub connections: usize,
+    /// Largest head of a request, in bytes.
+    pub header_bytes: usize,
+    /// How long a connection may be idle, or take to send the head of a request.
+    pub idle: Duration,
+}
+
 /// Everything that a server needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -129,20 +223,38 @@ pub struct Settings {
     pub model_root: PathBuf,
     /// Where to listen; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Threads that run the model.
+    /// Who runs the model.
+    pub engine: EngineKind,
+    /// The library for the engine `onnxruntime`; where there is none, the usual places are searched.
+    pub onnxruntime_library: Option<PathBuf>,
+    /// CPUs to use for the model.
     pub inference_threads: NonZeroUsize,
-    /// Texts that may wait for a thread.
+    /// Forward passes at the same time.
+    pub inference_workers: NonZeroUsize,
+    /// Texts that share a forward pass at most; without it the model decides.
+    pub max_batch_texts: Option<NonZeroUsize>,
+    /// Tokens in a forward pass at most, padding included.
+    pub max_batch_tokens: NonZeroUsize,
+    /// Texts that may wait for their turn.
     pub queue_capacity: NonZeroUsize,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
     /// How long a client waits at most for a prediction.
     pub request_timeout: Duration,
+    /// How much a client may ask of a connection.
+    pub connections: ConnectionLimits,
+    /// File of API keys; without one everybody may ask.
+    pub api_keys_file: Option<PathBuf>,
     /// How long to go on serving after the stop signal.
     pub grace: Duration,
     /// How long requests in flight may take after that.
     pub hard_stop: Duration,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Which requests are logged.
+    pub request_log: RequestLog,
+    /// Where traces go, if anywhere.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl ServeArguments {
@@ -150,18 +262,33 @@ impl ServeArguments {
     pub fn resolve(self) -> Result<Settings, SettingsError> {
         // Compose passes a variable that is not set as an empty one.
         let version = self.model_version.filter(|version| !version.is_empty());
+        let path = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        let threads = self.inference_threads.unwrap_or_else(available_cpus);
         Ok(Settings {
             model_version: version.ok_or(SettingsError::NoVersion)?,
             model_name: self.model_name,
             model_root: self.model_root,
             address: SocketAddr::new(self.address.host, self.address.port),
-            inference_threads: self.inference_threads.unwrap_or_else(available_cpus),
+            engine: self.engine,
+            onnxruntime_library: path(self.onnxruntime_library),
+            inference_threads: threads,
+            inference_workers: self.inference_workers.unwrap_or(threads).min(threads),
+            max_batch_texts: self.max_batch_texts,
+            max_batch_tokens: self.max_batch_tokens,
             queue_capacity: self.queue_capacity,
             max_body_bytes: self.max_body_bytes.get(),
             request_timeout: self.request_timeout_seconds,
+            connections: ConnectionLimits {
+                connections: self.connections.max_connections.get(),
+                header_bytes: self.connections.max_header_bytes as usize,
+                idle: self.connections.idle_timeout_seconds,
+            },
+            api_keys_file: path(self.api_keys_file),
             grace: self.grace_seconds,
             hard_stop: self.hard_stop_seconds,
             log_format: self.log_format,
+            request_log: self.request_log,
+            otlp_endpoint: self.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
         })
     }
 }
@@ -190,6 +317,13 @@ fn request_timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| {
             "expected seconds from 0.01 to 100 (the router gives up after 120)".to_owned()
         })
+}
+
+fn idle_timeout(text: &str) -> Result<Duration, String> {
+    seconds(text)
+        .ok()
+        .filter(|it| *it >= Duration::from_secs(1))
+        .ok_or_else(|| "expected seconds from 1 to 86400, such as 75".to_owned())
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use std::{
 };
 
 use crate::{
-    lifecycle::CurrentPhase,
+    batch::{Pulses, Shop},
+    engine::{EngineKind, Signature},
     metrics::Metrics,
-    settings::Settings,
-    worker::{Job, Queue},
+    phase::{CurrentPhase, Phase},
+    settings::{RequestLog, Settings},
 };
 
 /// One server's shared state.
@@ -19,14 +20,20 @@ pub(crate) struct ServerState {
     pub(crate) model_name: String,
     /// The release of it.
     pub(crate) model_version: String,
+    /// Who runs it.
+    pub(crate) engine: EngineKind,
     /// How long a client waits at most.
     pub(crate) request_timeout: Duration,
     /// Largest request body in bytes.
     pub(crate) max_body_bytes: usize,
+    /// The most texts that one request may have: all of them have to find room in the queue.
+    pub(crate) max_texts: usize,
+    /// Which requests are logged.
+    pub(crate) request_log: RequestLog,
     /// Whether it is loading, ready and so on.
     pub(crate) phase: CurrentPhase,
     /// The counters.
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// Set once, when the release was loaded.
     pub(crate) serving: OnceLock<Serving>,
 }
@@ -36,8 +43,12 @@ pub(crate) struct ServerState {
 pub(crate) struct Serving {
     /// SHA-256 over the release's files, in hexadecimal.
     pub(crate) digest: String,
-    /// Where texts wait for a worker.
-    pub(crate) queue: Arc<Queue<Job>>,
+    /// The graph's inputs and outputs.
+    pub(crate) signature: Signature,
+    /// What the release answers, and where work waits for it.
+    pub(crate) shop: Arc<Shop>,
+    /// What the workers are doing.
+    pub(crate) pulses: Pulses,
 }
 
 impl ServerState {
@@ -46,11 +57,39 @@ impl ServerState {
         Self {
             model_name: settings.model_name.clone(),
             model_version: settings.model_version.clone(),
+            engine: settings.engine,
             request_timeout: settings.request_timeout,
             max_body_bytes: settings.max_body_bytes,
+            max_texts: settings.queue_capacity.get(),
+            request_log: settings.request_log,
             phase: CurrentPhase::loading(),
-            metrics: Metrics::starting_at(started),
+            metrics: Arc::new(Metrics::starting_at(started)),
             serving: OnceLock::new(),
         }
+    }
+
+    /// Why the server cannot be relied on at the time `now`; `None` if it can.
+    pub(crate) fn unhealthy_reason(&self, now: Instant) -> Option<String> {
+        self.phase.get().unhealthy_reason().or_else(|| self.stuck(now))
+    }
+
+    /// Why the process is beyond help, so that only a new one can serve; `None` if it is not.
+    pub(crate) fn dead_reason(&self, now: Instant) -> Option<String> {
+        match self.phase.get() {
+            Phase::Unfit { reason } => Some(reason),
+            Phase::Loading | Phase::Ready | Phase::Draining => self.stuck(now),
+        }
+    }
+
+    /// A forward pass that outlasts what any client waits for answers nobody: whoever asks then
+    /// must not be told that all is well. It is well again when the pass ends.
+    fn stuck(&self, now: Instant) -> Option<String> {
+        let longest = self.serving.get()?.pulses.longest(now);
+        (longest > self.request_timeout).then(|| {
+            format!(
+                "stuck: a forward pass has taken {} s and has not ended",
+                longest.as_secs()
+            )
+        })
     }
 }

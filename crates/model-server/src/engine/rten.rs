@@ -1,167 +1,179 @@
 use std::sync::Arc;
 
-use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView};
-use thiserror::Error;
+use rten::{
+    DataType, Dimension, Model as Graph, ModelOptions, NodeId, RunOptions, ThreadPool, Value,
+    ValueOrView, ValueType, ValueView,
+};
 
-use super::{Engine, EngineError};
-use crate::text::TokenIds;
+use super::{
+    Datatype, Elements, Engine, EngineError, EngineUnavailable, GraphError, Model, Signature,
+    Spread, Tensor, TensorSpec, Work,
+};
 
-/// The output that exporters name so, where a graph has several.
-const LOGITS: &str = "logits";
-
-/// What is wrong with a `model.onnx`.
-#[derive(Debug, Error)]
-pub enum GraphError {
-    /// Not a graph, or one with an operator that the engine lacks.
-    #[error("{0}; expected a text classifier in the ONNX format")]
-    Unreadable(String),
-    /// An input that this server has nothing for.
-    #[error(
-        "its input {0:?} is unknown; expected input_ids, and beside it at most attention_mask and token_type_ids"
-    )]
-    UnknownInput(String),
-    /// Nothing takes the text.
-    #[error("it has no input named input_ids")]
-    NoInputIds,
-    /// No single output to read.
-    #[error("it has the outputs {0:?}; expected one, or one that is named {LOGITS:?}")]
-    Outputs(Vec<String>),
-}
-
-/// Which part of a text's tokens an input of the graph takes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum InputKind {
-    Ids,
-    Mask,
-    Types,
-}
-
-/// A graph that was read, shared by the workers' engines.
+/// A graph that was read, and the threads that its workers share when one of them is alone.
 pub(crate) struct RtenModel {
-    model: Model,
-    inputs: Vec<(NodeId, InputKind)>,
-    logits: NodeId,
+    graph: Graph,
+    signature: Signature,
+    everyone: Arc<ThreadPool>,
 }
 
 impl RtenModel {
     /// Reads the bytes of a `.onnx` file.
     ///
     /// Weights in further files are refused: the release's digest would not cover them.
-    pub(crate) fn parse(bytes: Vec<u8>) -> Result<Self, GraphError> {
+    pub(crate) fn parse(bytes: Vec<u8>, threads: usize) -> Result<Self, GraphError> {
         let mut options = ModelOptions::with_all_ops();
         // Weights are laid out for multiplication once, here, and not in every forward pass.
         options.prepack_weights(true);
-        let model = options
+        let graph = options
             .load(bytes)
             .map_err(|error| GraphError::Unreadable(error.to_string()))?;
-        let inputs = inputs_of(&model)?;
-        let logits = logits_of(&model)?;
+        let specs = |ids: &[NodeId]| -> Result<Vec<_>, _> {
+            ids.iter().map(|id| spec_of(&graph, *id)).collect()
+        };
+        let signature = Signature {
+            inputs: specs(graph.input_ids())?,
+            outputs: specs(graph.output_ids())?,
+        };
         Ok(Self {
-            model,
-            inputs,
-            logits,
+            graph,
+            signature,
+            everyone: Arc::new(ThreadPool::with_num_threads(threads)),
         })
     }
+}
 
-    /// An engine for one worker, with a thread of its own.
-    pub(crate) fn engine(self: &Arc<Self>) -> RtenEngine {
-        RtenEngine {
-            model: Arc::clone(self),
-            pool: Arc::new(ThreadPool::with_num_threads(1)),
+impl Model for RtenModel {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn engine(self: Arc<Self>) -> Result<Box<dyn Engine>, EngineUnavailable> {
+        Ok(Box::new(RtenEngine {
+            own: Arc::new(ThreadPool::with_num_threads(1)),
+            model: self,
+        }))
+    }
+}
+
+/// What the engine holds in 32 bits is named INT64, as exporters write it: the engine does not
+/// tell which of the two the file says.
+fn spec_of(graph: &Graph, id: NodeId) -> Result<TensorSpec, GraphError> {
+    let node = graph.node_info(id);
+    let name = node.as_ref().and_then(|node| node.name()).unwrap_or("");
+    let datatype = match node.as_ref().and_then(|node| node.dtype()) {
+        Some(ValueType::Tensor(DataType::Float)) => Datatype::Fp32,
+        Some(ValueType::Tensor(DataType::Int32)) => Datatype::Int64,
+        Some(ValueType::Tensor(DataType::Int8)) => Datatype::Int8,
+        Some(ValueType::Tensor(DataType::UInt8)) => Datatype::Uint8,
+        other => {
+            return Err(GraphError::Datatype {
+                name: name.to_owned(),
+                datatype: other.map_or("an unknown kind".to_owned(), |kind| kind.to_string()),
+            });
         }
-    }
-}
-
-fn inputs_of(model: &Model) -> Result<Vec<(NodeId, InputKind)>, GraphError> {
-    let inputs: Vec<_> = model
-        .input_ids()
-        .iter()
-        .map(|id| match name_of(model, *id).as_str() {
-            "input_ids" => Ok((*id, InputKind::Ids)),
-            "attention_mask" => Ok((*id, InputKind::Mask)),
-            "token_type_ids" => Ok((*id, InputKind::Types)),
-            other => Err(GraphError::UnknownInput(other.to_owned())),
-        })
-        .collect::<Result<_, _>>()?;
-    if inputs.iter().any(|(_, kind)| *kind == InputKind::Ids) {
-        Ok(inputs)
-    } else {
-        Err(GraphError::NoInputIds)
-    }
-}
-
-fn logits_of(model: &Model) -> Result<NodeId, GraphError> {
-    let outputs = model.output_ids();
-    let named = outputs.iter().find(|id| name_of(model, **id) == LOGITS);
-    match (named, outputs) {
-        (Some(id), _) => Ok(*id),
-        (None, [only]) => Ok(*only),
-        (None, _) => Err(GraphError::Outputs(
-            outputs.iter().map(|id| name_of(model, *id)).collect(),
-        )),
-    }
-}
-
-fn name_of(model: &Model, id: NodeId) -> String {
-    let info = model.node_info(id);
-    info.and_then(|info| info.name()).unwrap_or("").to_owned()
+    };
+    let shape = node.as_ref().and_then(|node| node.shape());
+    Ok(TensorSpec {
+        name: name.to_owned(),
+        datatype,
+        shape: shape
+            .unwrap_or_default()
+            .into_iter()
+            .map(|dimension| match dimension {
+                Dimension::Fixed(length) => Some(length),
+                Dimension::Symbolic(_) => None,
+            })
+            .collect(),
+    })
 }
 
 /// One worker's engine: the shared graph, and a pool of one thread that runs it.
-///
-/// With as many workers as CPUs, several threads per forward pass would only get in each other's
-/// way.
-pub(crate) struct RtenEngine {
+struct RtenEngine {
     model: Arc<RtenModel>,
-    pool: Arc<ThreadPool>,
+    own: Arc<ThreadPool>,
 }
 
 impl Engine for RtenEngine {
-    fn infer(&mut self, tokens: TokenIds) -> Result<Vec<f32>, EngineError> {
-        let failed = |error: &dyn std::error::Error| EngineError(error.to_string());
-        let shape = [1, tokens.input_ids.len()];
-        let mut inputs: Vec<(NodeId, ValueOrView<'_>)> =
-            Vec::with_capacity(self.model.inputs.len());
-        let TokenIds {
-            input_ids,
-            attention_mask,
-            token_type_ids,
-        } = &tokens;
-        for (id, kind) in &self.model.inputs {
-            let data = match kind {
-                InputKind::Ids => input_ids,
-                InputKind::Mask => attention_mask,
-                InputKind::Types => token_type_ids,
-            };
-            // The engine takes i32 where the file says i64.
-            let view = rten::ValueView::from_shape(shape, data).map_err(|error| failed(&error))?;
-            inputs.push((*id, view.into()));
-        }
-        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&self.pool)));
-        let [logits] = self
-            .model
-            .model
-            .run_n(inputs, [self.model.logits], Some(options))
-            .map_err(|error| failed(&error))?;
-        row_of(logits)
+    fn run(
+        &mut self,
+        inputs: &[Tensor],
+        wanted: &[usize],
+        spread: Spread,
+    ) -> Result<Vec<Tensor>, EngineError> {
+        let graph = &self.model.graph;
+        let inputs = graph
+            .input_ids()
+            .iter()
+            .zip(inputs)
+            .map(|(id, tensor)| Ok((*id, value_of(tensor)?)))
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        let outputs: Vec<_> = wanted.iter().map(|at| graph.output_ids()[*at]).collect();
+        let threads = match spread {
+            Spread::Alone => &self.own,
+            Spread::All => &self.model.everyone,
+        };
+        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(threads)));
+        graph
+            .run(inputs, &outputs, Some(options))
+            .map_err(|error| EngineError(error.to_string()))?
+            .into_iter()
+            .map(tensor_of)
+            .collect()
     }
 
-    fn enter<R: Send>(&mut self, work: impl FnOnce(&mut Self) -> R + Send) -> R {
-        let pool = Arc::clone(&self.pool);
-        pool.run(|| work(self))
+    fn enter(&mut self, work: Work<'_>) {
+        let own = Arc::clone(&self.own);
+        own.run(|| work(self));
     }
 }
 
-/// The only row of a 1×N tensor of 32-bit floats.
-fn row_of(logits: Value) -> Result<Vec<f32>, EngineError> {
-    let (shape, row) = logits
-        .into_shape_vec::<f32, 2>()
-        .map_err(|error| EngineError(format!("the logits are not a matrix: {error}")))?;
-    if shape[0] == 1 {
-        Ok(row)
-    } else {
-        Err(EngineError(format!(
-            "the logits have the shape {shape:?}; expected one row for one text"
-        )))
+fn value_of(tensor: &Tensor) -> Result<ValueOrView<'_>, EngineError> {
+    let shape = &tensor.shape;
+    let failed = |error: &dyn std::fmt::Display| EngineError(error.to_string());
+    match &tensor.elements {
+        Elements::Fp32(numbers) => ValueView::from_shape(shape, numbers)
+            .map(ValueOrView::from)
+            .map_err(|error| failed(&error)),
+        Elements::Int8(numbers) => ValueView::from_shape(shape, numbers)
+            .map(ValueOrView::from)
+            .map_err(|error| failed(&error)),
+        Elements::Uint8(numbers) => ValueView::from_shape(shape, numbers)
+            .map(ValueOrView::from)
+            .map_err(|error| failed(&error)),
+        Elements::Int64(numbers) => {
+            let narrow = |number: &i64| {
+                i32::try_from(*number).map_err(|_| {
+                    EngineError(format!("{number} does not fit the engine's 32 bits"))
+                })
+            };
+            let numbers = numbers.iter().map(narrow).collect::<Result<Vec<i32>, _>>()?;
+            Value::from_shape(shape, numbers)
+                .map(ValueOrView::from)
+                .map_err(|error| failed(&error))
+        }
+        other => Err(EngineError(format!(
+            "the engine rten takes no {}",
+            other.datatype()
+        ))),
     }
+}
+
+fn tensor_of(value: Value) -> Result<Tensor, EngineError> {
+    let shape = rten_tensor::Layout::shape(&value).to_vec();
+    let elements = match value {
+        Value::FloatTensor(tensor) => Elements::Fp32(tensor.into_data()),
+        Value::Int8Tensor(tensor) => Elements::Int8(tensor.into_data()),
+        Value::UInt8Tensor(tensor) => Elements::Uint8(tensor.into_data()),
+        Value::Int32Tensor(tensor) => {
+            Elements::Int64(tensor.into_data().into_iter().map(i64::from).collect())
+        }
+        other => {
+            return Err(EngineError(format!(
+                "the model answered a {}; expected a tensor",
+                other.dtype()
+            )));
+        }
+    };
+    Ok(Tensor { shape, elements })
 }

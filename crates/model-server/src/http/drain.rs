@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 
-use crate::{lifecycle::Phase, state::ServerState};
+use crate::{phase::Phase, state::ServerState};
 
 /// Asks clients to open another connection once the server was told to stop, so that none sends
 /// its next request into a connection that is about to be closed.

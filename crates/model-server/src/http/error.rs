@@ -7,9 +7,10 @@ use axum::{
 };
 use serde::Serialize;
 use thiserror::Error;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::PATHS;
-use crate::worker::panic_message;
+use crate::batch::panic_message;
 
 /// Seconds after which a client that was turned away may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -25,6 +26,10 @@ pub(super) enum ApiError {
     Timeout(Duration),
     #[error("{0}")]
     Internal(String),
+    #[error("this release takes tensors, no texts; send them to /v2/models/NAME/infer")]
+    NoTexts,
+    #[error("x-request-timeout-ms is no number of milliseconds; expected a whole number from 1 on")]
+    TimeoutHeader,
     #[error("there is no {path}; this server knows {PATHS}")]
     UnknownPath { path: String },
     #[error("{method} is not for this path; this server knows {PATHS}")]
@@ -56,11 +61,59 @@ const EXAMPLE: &str = r#"{"text": "a fine film"}"#;
 #[derive(Debug, Clone)]
 pub(super) struct Failure(pub(super) String);
 
-#[derive(Serialize)]
-struct ErrorBody {
+/// Why a request failed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    /// What was wrong, for a person.
     error: String,
+    /// The field of the body that was wrong, if it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
+}
+
+/// What every route that reads a body may answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
+pub(super) enum BadBody {
+    /// The body is no valid request; `error` says what is wrong with it, and `field` where.
+    #[response(status = 400)]
+    Invalid(#[to_schema] ErrorBody),
+    /// The body did not arrive in time.
+    #[response(status = 408)]
+    Late(#[to_schema] ErrorBody),
+    /// The body is too large.
+    #[response(status = 413)]
+    TooLarge(#[to_schema] ErrorBody),
+    /// The body is of another type than the route expects.
+    #[response(status = 415)]
+    Type(#[to_schema] ErrorBody),
+}
+
+/// What every route may answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
+pub(super) enum Refusals {
+    /// The head of the request is larger than the server allows.
+    #[response(status = 431)]
+    LargeHead,
+}
+
+/// What every route that runs the model may answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
+pub(super) enum InferenceFailures {
+    /// Too much is waiting; try again after the seconds in `Retry-After`.
+    #[response(status = 429)]
+    Full(#[to_schema] ErrorBody),
+    /// The model failed on this request.
+    #[response(status = 500)]
+    Failed(#[to_schema] ErrorBody),
+    /// The server is loading, draining or broken.
+    #[response(status = 503)]
+    Unavailable(#[to_schema] ErrorBody),
+    /// No answer in time.
+    #[response(status = 504)]
+    Timeout(#[to_schema] ErrorBody),
 }
 
 impl ApiError {
@@ -71,12 +124,13 @@ impl ApiError {
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-            Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
+            Self::UnknownPath { .. } | Self::NoTexts => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyUnreadable(_)
+            Self::TimeoutHeader
+            | Self::BodyUnreadable(_)
             | Self::NoBody
             | Self::Json(_)
             | Self::NotAnObject(_)

@@ -1,5 +1,6 @@
 //! The HTTP face: every route and every layer on this screen, one file per noun.
 
+mod ask;
 mod body;
 mod drain;
 mod error;
@@ -25,6 +26,9 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
     let shared = || Arc::clone(&state);
     Router::new()
         .route("/health", get(health::health))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/startupz", get(health::started))
         .route(
             "/predict",
             post(predict::predict).layer(middleware::from_fn_with_state(shared(), observe::count)),

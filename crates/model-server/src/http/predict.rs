@@ -4,54 +4,250 @@ use axum::{
     Json,
     extract::{Request, State},
     http::{HeaderMap, header},
+    response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
-use serde_json::Value;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-use super::{body, error::ApiError};
+use super::{
+    ask::{Deadline, ask, ask_all, serving},
+    body,
+    error::ApiError,
+};
 use crate::{
+    batch::{Answer, InferenceError, Outcome, StageTimes, Work},
+    model::{Task, TextModel},
     state::ServerState,
-    text::TextError,
-    worker::{Classification, ClassifyError, Job, PushError},
+    text::{TextError, descending, largest},
 };
 
-/// The field that holds the text.
-const TEXT: &str = "text";
+/// One text, or several of them.
+#[derive(Debug, PartialEq, ToSchema)]
+pub(super) struct PredictRequest {
+    /// The text to classify; this or `texts`.
+    #[schema(example = "a fine film")]
+    text: Option<String>,
+    /// Several texts to classify; this or `text`.
+    texts: Option<Vec<String>>,
+    /// How many labels to list with their scores, the likeliest first; none without it.
+    #[schema(minimum = 1)]
+    top_k: Option<usize>,
+}
 
-#[derive(Serialize)]
-pub(super) struct PredictResponse {
+/// The likeliest label of one text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Prediction {
+    /// The label with the highest score.
+    #[schema(example = "positive")]
     prediction: String,
+    /// Its probability, from 0 to 1: by softmax where one label is right, by the logistic
+    /// function where each label is right or wrong for itself.
     confidence: f32,
+    /// Whether the end of the text was cut off, because the model reads no more.
+    truncated: bool,
+    /// All labels with a probability of at least 0.5; only of models with several labels at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Vec<String>>,
+    /// The `top_k` likeliest labels, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scores: Option<Vec<LabelScore>>,
+}
+
+/// A label and its probability.
+#[derive(Debug, Serialize, ToSchema)]
+struct LabelScore {
+    /// The label's name.
+    label: String,
+    /// From 0 to 1.
+    score: f32,
+}
+
+/// The answer for one text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PredictResponse {
+    #[serde(flatten)]
+    prediction: Prediction,
+    /// The release that answered.
+    #[schema(example = "v1")]
     model_version: String,
 }
 
-/// `POST /predict {"text": "…"}`: the most likely label and its softmax probability.
+/// The answers for several texts.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BatchResponse {
+    /// One for each text, in their order.
+    predictions: Vec<BatchItem>,
+    /// The release that answered.
+    #[schema(example = "v1")]
+    model_version: String,
+}
+
+/// What became of one of several texts.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum BatchItem {
+    /// It was answered.
+    Answered(Prediction),
+    /// It was not; the other texts were.
+    Failed {
+        /// Why not.
+        error: String,
+    },
+}
+
+/// `POST /predict` with `{"text": "…"}` or `{"texts": ["…", …]}`: the likeliest label of each.
 ///
 /// Other fields of the object are ignored, so that a client may talk to a newer server too.
+#[utoipa::path(
+    post,
+    path = "/predict",
+    tag = "prediction",
+    summary = "Classify one text or several",
+    request_body = PredictRequest,
+    params(("x-request-timeout-ms" = Option<u64>, Header, description = "How long the client waits, in milliseconds; the server's own limit where that is shorter")),
+    responses(
+        (status = 200, description = "The likeliest label of the text, or of each text", body = inline(PredictAnswer)),
+        super::error::BadBody,
+        super::error::Refusals,
+        super::error::InferenceFailures,
+        (status = 404, description = "This release takes tensors, no texts", body = super::error::ErrorBody),
+    )
+)]
 pub(super) async fn predict(
     State(state): State<Arc<ServerState>>,
     request: Request,
-) -> Result<Json<PredictResponse>, ApiError> {
-    let deadline = Instant::now() + state.request_timeout;
+) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
+    let deadline = Deadline::of(&state, &head.headers)?;
     expect_json(&head.headers)?;
-    let body = timeout_at(deadline, body::read(body, state.max_body_bytes))
-        .await
-        .map_err(|_| ApiError::BodyTimeout(state.request_timeout))??;
-    let text = text_of(&body)?;
-    let answer = classify(&state, text, deadline).await?;
-    Ok(Json(PredictResponse {
-        prediction: answer.label,
-        confidence: answer.confidence,
-        model_version: state.model_version.clone(),
-    }))
+    let body = body::read(body, state.max_body_bytes, deadline).await?;
+    let PredictRequest { text, texts, top_k } = parse(&body, state.max_texts)?;
+    let Task::Text(model) = &serving(&state)?.shop.task else {
+        return Err(ApiError::NoTexts);
+    };
+    let model_version = state.model_version.clone();
+    let (mut response, times) = match (text, texts) {
+        (Some(text), _) => {
+            let answer = ask(&state, Work::Text(text), deadline).await?;
+            let times = answer.times;
+            let prediction = prediction(model, answer, top_k).map_err(|it| it.of_one(deadline))?;
+            let body = PredictResponse {
+                prediction,
+                model_version,
+            };
+            (Json(body).into_response(), times)
+        }
+        (None, texts) => {
+            let work = texts.into_iter().flatten().map(Work::Text).collect();
+            let answers = ask_all(&state, work, deadline).await?;
+            let times = answers.iter().map(|answer| answer.times);
+            let times = times.fold(StageTimes::default(), StageTimes::longest);
+            let predictions = several(model, answers, top_k, deadline)?;
+            let body = BatchResponse {
+                predictions,
+                model_version,
+            };
+            (Json(body).into_response(), times)
+        }
+    };
+    response.extensions_mut().insert(times);
+    Ok(response)
 }
 
-fn expect_json(headers: &HeaderMap) -> Result<(), ApiError> {
+/// What `/predict` answers: the one for `text`, the other for `texts`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only the documentation has to name both in one")]
+enum PredictAnswer {
+    #[schema(rename = "one text")]
+    One(PredictResponse),
+    #[schema(rename = "several texts")]
+    Several(BatchResponse),
+}
+
+/// A text that got no prediction.
+struct Refused(InferenceError);
+
+impl Refused {
+    /// The answer to a request of this text alone.
+    fn of_one(self, deadline: Deadline) -> ApiError {
+        match self.0 {
+            InferenceError::Text(TextError::NoTokens) => ApiError::Field {
+                field: TEXT,
+                problem: self.0.to_string(),
+            },
+            InferenceError::TooLate => ApiError::Timeout(deadline.after()),
+            InferenceError::NoTokenizer => ApiError::NoTexts,
+            other => ApiError::Internal(other.to_string()),
+        }
+    }
+}
+
+/// One item per answer; an error only where not a single text was answered.
+fn several(
+    model: &TextModel,
+    answers: Vec<Answer>,
+    top_k: Option<usize>,
+    deadline: Deadline,
+) -> Result<Vec<BatchItem>, ApiError> {
+    let mut items = Vec::with_capacity(answers.len());
+    let mut answered = false;
+    let mut last = None;
+    for answer in answers {
+        items.push(match prediction(model, answer, top_k) {
+            Ok(prediction) => {
+                answered = true;
+                BatchItem::Answered(prediction)
+            }
+            Err(refused) => {
+                let error = refused.0.to_string();
+                last = Some(refused);
+                BatchItem::Failed { error }
+            }
+        });
+    }
+    match last {
+        Some(refused) if !answered => Err(refused.of_one(deadline)),
+        _ => Ok(items),
+    }
+}
+
+fn prediction(
+    model: &TextModel,
+    answer: Answer,
+    top_k: Option<usize>,
+) -> Result<Prediction, Refused> {
+    let (logits, truncated) = match answer.outcome.map_err(Refused)? {
+        Outcome::Text {
+            logits, truncated, ..
+        } => (logits, truncated),
+        Outcome::Tensors(_) => return Err(Refused(InferenceError::NoTokenizer)),
+    };
+    let probabilities = model.problem.probabilities(&logits);
+    let probabilities = probabilities.map_err(|error| Refused(error.into()))?;
+    let name = |place: usize| model.labels.get(place).unwrap_or_default().to_owned();
+    let best = largest(&logits);
+    let labels = model.problem.several_at_once().then(|| {
+        let likely = |place: &usize| probabilities[*place] >= 0.5;
+        (0..logits.len()).filter(likely).map(name).collect()
+    });
+    let scores = top_k.map(|top_k| {
+        let score = |place| LabelScore {
+            label: name(place),
+            score: probabilities[place],
+        };
+        descending(&logits).into_iter().take(top_k).map(score).collect()
+    });
+    Ok(Prediction {
+        prediction: name(best),
+        confidence: probabilities[best],
+        truncated,
+        labels,
+        scores,
+    })
+}
+
+pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(ApiError::ContentType("missing".to_owned()));
     };
@@ -64,32 +260,91 @@ fn expect_json(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-fn text_of(body: &[u8]) -> Result<String, ApiError> {
+const TEXT: &str = "text";
+const TEXTS: &str = "texts";
+const TOP_K: &str = "top_k";
+
+fn parse(body: &[u8], max_texts: usize) -> Result<PredictRequest, ApiError> {
     if body.trim_ascii().is_empty() {
         return Err(ApiError::NoBody);
     }
-    let wrong = |problem: String| ApiError::Field {
-        field: TEXT,
-        problem,
-    };
     let mut object = match serde_json::from_slice(body).map_err(ApiError::Json)? {
         Value::Object(object) => object,
         other => return Err(ApiError::NotAnObject(kind_of(&other))),
     };
-    match object.remove(TEXT) {
-        Some(Value::String(text)) if text.trim().is_empty() => {
-            Err(wrong("text is blank; expected some words".to_owned()))
+    let top_k = top_k_of(&mut object)?;
+    let (text, texts) = match (object.remove(TEXT), object.remove(TEXTS)) {
+        (Some(_), Some(_)) => {
+            return Err(wrong(TEXTS, "text and texts are both there; expected one of them"));
         }
-        Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(wrong(format!(
-            "text is {}; expected a string",
-            kind_of(&other)
-        ))),
-        None => Err(wrong("text is missing; expected a string".to_owned())),
+        (Some(text), None) => (Some(text_of(text, TEXT, || TEXT.to_owned())?), None),
+        (None, Some(texts)) => (None, Some(texts_of(texts, max_texts)?)),
+        (None, None) => return Err(wrong(TEXT, "text is missing; expected a string")),
+    };
+    Ok(PredictRequest { text, texts, top_k })
+}
+
+fn wrong(field: &'static str, problem: impl Into<String>) -> ApiError {
+    ApiError::Field {
+        field,
+        problem: problem.into(),
     }
 }
 
-fn kind_of(value: &Value) -> &'static str {
+fn text_of(
+    value: Value,
+    field: &'static str,
+    place: impl Fn() -> String,
+) -> Result<String, ApiError> {
+    match value {
+        Value::String(text) if text.trim().is_empty() => {
+            Err(wrong(field, format!("{} is blank; expected some words", place())))
+        }
+        Value::String(text) => Ok(text),
+        other => Err(wrong(
+            field,
+            format!("{} is {}; expected a string", place(), kind_of(&other)),
+        )),
+    }
+}
+
+fn texts_of(value: Value, max_texts: usize) -> Result<Vec<String>, ApiError> {
+    let texts = match value {
+        Value::Array(texts) => texts,
+        other => {
+            let problem = format!("texts is {}; expected an array of strings", kind_of(&other));
+            return Err(wrong(TEXTS, problem));
+        }
+    };
+    if texts.is_empty() || texts.len() > max_texts {
+        let problem = format!(
+            "texts holds {}; expected 1 to {max_texts} strings",
+            texts.len()
+        );
+        return Err(wrong(TEXTS, problem));
+    }
+    texts
+        .into_iter()
+        .enumerate()
+        .map(|(place, text)| text_of(text, TEXTS, || format!("texts[{place}]")))
+        .collect()
+}
+
+fn top_k_of(object: &mut Map<String, Value>) -> Result<Option<usize>, ApiError> {
+    match object.remove(TOP_K) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value
+            .as_u64()
+            .and_then(|number| usize::try_from(number).ok())
+            .filter(|number| *number >= 1)
+            .map(Some)
+            .ok_or_else(|| {
+                wrong(TOP_K, format!("top_k is {value}; expected a whole number from 1 on"))
+            }),
+    }
+}
+
+pub(super) fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -100,57 +355,18 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Has a worker answer `text`. A client that leaves takes its text out of the queue with it.
-async fn classify(
-    state: &ServerState,
-    text: String,
-    deadline: Instant,
-) -> Result<Classification, ApiError> {
-    let Some(serving) = state.serving.get() else {
-        return Err(unavailable(state));
-    };
-    let (answer, answered) = oneshot::channel();
-    serving
-        .queue
-        .push(Job { text, answer })
-        .map_err(|refusal| match refusal {
-            PushError::Full => ApiError::QueueFull,
-            PushError::Closed => unavailable(state),
-        })?;
-    match timeout_at(deadline, answered).await {
-        Ok(Ok(result)) => result.map_err(refused),
-        Ok(Err(_)) => Err(unavailable(state)),
-        Err(_) => Err(ApiError::Timeout(state.request_timeout)),
-    }
-}
-
-fn unavailable(state: &ServerState) -> ApiError {
-    let reason = state.phase.get().unhealthy_reason();
-    ApiError::Unavailable(reason.unwrap_or_else(|| "no inference worker is left".to_owned()))
-}
-
-fn refused(error: ClassifyError) -> ApiError {
-    match error {
-        ClassifyError::Text(TextError::NoTokens) => ApiError::Field {
-            field: TEXT,
-            problem: error.to_string(),
-        },
-        other => ApiError::Internal(other.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn message(body: &str) -> String {
-        text_of(body.as_bytes()).unwrap_err().to_string()
+        parse(body.as_bytes(), 3).unwrap_err().to_string()
     }
 
     #[test]
     fn text_is_taken_out_of_the_object_and_other_fields_are_ignored() {
-        let text = text_of(br#"{"id": 7, "text": " as it is ", "more": [1]}"#).unwrap();
-        assert_eq!(text, " as it is ");
+        let request = parse(br#"{"id": 7, "text": " as it is ", "more": [1]}"#, 3).unwrap();
+        assert_eq!(request.text.as_deref(), Some(" as it is "));
     }
 
     #[test]
@@ -171,6 +387,15 @@ mod tests {
             (r#"["text"]"#, "the body is an array"),
             (r#""text""#, "the body is a string"),
             (" ", "the body is empty"),
+            (r#"{"texts": "a"}"#, "texts is a string"),
+            (r#"{"texts": []}"#, "texts holds 0; expected 1 to 3"),
+            (r#"{"texts": ["a", "b", "c", "d"]}"#, "texts holds 4"),
+            (r#"{"texts": ["a", 7]}"#, "texts[1] is a number"),
+            (r#"{"texts": ["a", " "]}"#, "texts[1] is blank"),
+            (r#"{"text": "a", "texts": ["b"]}"#, "text and texts are both there"),
+            (r#"{"text": "a", "top_k": 0}"#, "top_k is 0"),
+            (r#"{"text": "a", "top_k": "2"}"#, "top_k is \"2\""),
+            (r#"{"text": "a", "top_k": 1.5}"#, "top_k is 1.5"),
         ] {
             let message = message(body);
             assert!(message.starts_with(expected), "{body}: {message}");

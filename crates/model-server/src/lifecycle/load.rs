@@ -1,4 +1,9 @@
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use model_repository::{
     CONFIG_FILE, MODEL_FILE, ReleaseDirectory, RepositoryError, TOKENIZER_FILE,
@@ -6,11 +11,25 @@ use model_repository::{
 use thiserror::Error;
 
 use crate::{
-    engine::{GraphError, RtenEngine, RtenModel},
+    batch::{Policy, panic_message},
+    engine::{
+        Engine, EngineKind, EngineUnavailable, GraphError, Model, OnnxRuntime, OnnxRuntimeModel,
+        RtenModel, Signature, Spread, Tensor,
+    },
+    model::{Task, TextModel, warm_up_inputs},
     settings::Settings,
     text::{ConfigError, ModelConfig, TextTokenizer, TokenizerError},
-    worker::Classifier,
 };
+
+/// How much of a forward pass may be padding, in relation to the rest.
+const MAX_PADDING: f64 = 1.1;
+
+/// Texts that share a forward pass at most, where neither the settings nor the model object. More
+/// gain nothing on a CPU, and let the first of them wait for the last.
+const MAX_TEXTS: usize = 8;
+
+/// How often the first forward passes are timed; the fastest counts.
+const TRIALS: usize = 3;
 
 /// Why a release cannot be served. Each message names the path and what was expected there.
 #[derive(Debug, Error)]
@@ -42,6 +61,9 @@ pub enum LoadError {
         /// What is wrong with it.
         source: GraphError,
     },
+    /// The engine that was asked for is not there.
+    #[error(transparent)]
+    Engine(#[from] EngineUnavailable),
     /// Each file can be read, but they do not fit together.
     #[error(
         "{path} does not answer a first text: {reason}; expected a model, a tokenizer and a config.json that fit together"
@@ -62,60 +84,194 @@ pub enum LoadError {
     },
 }
 
-/// A release that has answered a first text, and is ready to be put to work.
-pub(crate) struct Loaded<E> {
+/// A release that has answered a first time, and is ready to be put to work.
+pub(crate) struct Loaded {
     /// SHA-256 over the release's files, in hexadecimal.
     pub(crate) digest: String,
-    /// Tokenizer and labels.
-    pub(crate) classifier: Arc<Classifier>,
+    /// The graph's inputs and outputs.
+    pub(crate) signature: Signature,
+    /// What the release answers.
+    pub(crate) task: Task,
+    /// What may share a forward pass.
+    pub(crate) policy: Policy,
+    /// Inputs with which an engine shows that it works.
+    pub(crate) proof: Vec<Tensor>,
+    /// Whether a forward pass that is alone is faster on several threads.
+    pub(crate) spread_pays: bool,
     /// One engine per worker, each of them warm.
-    pub(crate) engines: Vec<E>,
+    pub(crate) engines: Vec<Box<dyn Engine>>,
 }
 
 /// Reads, digests and proves the release that the settings name. Takes as long as it takes;
 /// not for an async thread.
-pub(crate) fn load(settings: &Settings) -> Result<Loaded<RtenEngine>, LoadError> {
+pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
+    // First of all: a missing library is found at once, whatever the model's size.
+    let library = match settings.engine {
+        EngineKind::Rten => None,
+        EngineKind::Onnxruntime => Some(OnnxRuntime::load(settings.onnxruntime_library.as_deref())?),
+    };
     let release = ReleaseDirectory::locate(
         &settings.model_root,
         &settings.model_name,
         &settings.model_version,
     )?;
     let digest = release.digest()?;
+    let texts = if release.reads_texts() {
+        Some(texts_of(&release)?)
+    } else {
+        None
+    };
 
+    let path = release.file(MODEL_FILE);
+    let bytes = read(&path)?;
+    let max_texts = settings
+        .max_batch_texts
+        .map_or_else(|| default_max_texts(&bytes), Into::into);
+    let threads = settings.inference_threads.get();
+    let unusable = |source| LoadError::Graph {
+        path: path.clone(),
+        source,
+    };
+    let model: Arc<dyn Model> = match library {
+        None => Arc::new(RtenModel::parse(bytes, threads).map_err(unusable)?),
+        Some(library) => {
+            Arc::new(OnnxRuntimeModel::parse(&library, &bytes, threads).map_err(unusable)?)
+        }
+    };
+    let signature = model.signature().clone();
+    let task = match texts {
+        None => Task::Tensors,
+        Some((tokenizer, config)) => Task::Text(Box::new(
+            TextModel::new(
+                &signature,
+                tokenizer,
+                config.labels,
+                config.problem,
+                config.padding,
+            )
+            .map_err(unusable)?,
+        )),
+    };
+
+    let failed = |reason| LoadError::WarmUp {
+        path: path.clone(),
+        reason,
+    };
+    let proof = warm_up_inputs(&task, &signature).map_err(failed)?;
+    let mut engines = Vec::with_capacity(settings.inference_workers.get());
+    for _ in 0..settings.inference_workers.get() {
+        engines.push(Arc::clone(&model).engine()?);
+    }
+    for engine in &mut engines {
+        first_pass(engine.as_mut(), &task, &signature, &proof).map_err(failed)?;
+    }
+    let spread_pays = threads > 1
+        && engines
+            .first_mut()
+            .is_some_and(|engine| spread_pays(engine.as_mut(), &proof));
+    Ok(Loaded {
+        digest,
+        signature,
+        task,
+        policy: Policy {
+            max_texts,
+            max_tokens: settings.max_batch_tokens.get(),
+            max_padding: MAX_PADDING,
+        },
+        proof,
+        spread_pays,
+        engines,
+    })
+}
+
+fn texts_of(release: &ReleaseDirectory) -> Result<(TextTokenizer, ModelConfig), LoadError> {
     let path = release.file(CONFIG_FILE);
     let config =
         ModelConfig::parse(&read(&path)?).map_err(|source| LoadError::Config { path, source })?;
-
     let path = release.file(TOKENIZER_FILE);
     let tokenizer = TextTokenizer::parse(&read(&path)?, config.max_tokens)
         .map_err(|source| LoadError::Tokenizer { path, source })?;
+    Ok((tokenizer, config))
+}
 
-    let path = release.file(MODEL_FILE);
-    let model = match RtenModel::parse(read(&path)?) {
-        Ok(model) => Arc::new(model),
-        Err(source) => return Err(LoadError::Graph { path, source }),
-    };
+/// Models that quantize their activations as they go take the scale from the whole batch, so a
+/// text's answer would depend on its neighbors: these go alone.
+///
+/// The names of their operators stand in the file as they are, each behind the tag and the length
+/// of the field `op_type` (number 4 of `NodeProto` in onnx.proto).
+fn default_max_texts(model: &[u8]) -> usize {
+    const DYNAMIC: [&[u8]; 4] = [
+        b"\x22\x15DynamicQuantizeLinear",
+        b"\x22\x15DynamicQuantizeMatMul",
+        b"\x22\x13DynamicQuantizeLSTM",
+        b"\x22\x0aQAttention",
+    ];
+    let dynamic = DYNAMIC
+        .iter()
+        .any(|operator| memchr::memmem::find(model, operator).is_some());
+    if dynamic { 1 } else { MAX_TEXTS }
+}
 
-    let classifier = Classifier {
-        tokenizer,
-        labels: config.labels,
-    };
-    let mut engines: Vec<_> = (0..settings.inference_threads.get())
-        .map(|_| model.engine())
-        .collect();
-    for engine in &mut engines {
-        classifier
-            .warm_up(engine)
-            .map_err(|error| LoadError::WarmUp {
-                path: path.clone(),
-                reason: error.to_string(),
-            })?;
+/// Runs a first pass, and checks that its answer can be read.
+fn first_pass(
+    engine: &mut dyn Engine,
+    task: &Task,
+    signature: &Signature,
+    proof: &[Tensor],
+) -> Result<(), String> {
+    let mut result = Ok(());
+    engine.enter(&mut |engine| {
+        result = match task {
+            Task::Text(model) => engine
+                .run(proof, &[model.logits()], Spread::All)
+                .map_err(|error| error.to_string())
+                .and_then(|mut outputs| {
+                    let logits = outputs.pop().ok_or("no logits")?;
+                    let rows = model.unpack(logits, 1).map_err(|error| error.to_string())?;
+                    let probabilities = model.problem.probabilities(&rows[0]);
+                    probabilities.map(drop).map_err(|error| error.to_string())
+                }),
+            Task::Tensors => {
+                let all: Vec<usize> = (0..signature.outputs.len()).collect();
+                let outputs = engine.run(proof, &all, Spread::All);
+                outputs.map(drop).map_err(|error| error.to_string())
+            }
+        };
+    });
+    result
+}
+
+/// Whether a pass is faster on all threads: small models lose more by handing work over than
+/// they win.
+fn spread_pays(engine: &mut dyn Engine, proof: &[Tensor]) -> bool {
+    let mut pays = false;
+    engine.enter(&mut |engine| {
+        let mut fastest = |spread| {
+            let time = |_| {
+                let began = Instant::now();
+                let ran = engine.run(proof, &[0], spread);
+                ran.map_or(Duration::MAX, |_| began.elapsed())
+            };
+            (0..TRIALS).map(time).min().unwrap_or(Duration::MAX)
+        };
+        pays = fastest(Spread::All) < fastest(Spread::Alone);
+    });
+    pays
+}
+
+/// Turns a panic while loading into an error.
+pub(super) fn panicked(settings: &Settings, error: tokio::task::JoinError) -> LoadError {
+    let reason = error.try_into_panic().map_or_else(
+        |error| error.to_string(),
+        |panic| panic_message(panic.as_ref()),
+    );
+    LoadError::Panicked {
+        path: settings
+            .model_root
+            .join(&settings.model_name)
+            .join(&settings.model_version),
+        reason,
     }
-    Ok(Loaded {
-        digest,
-        classifier: Arc::new(classifier),
-        engines,
-    })
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, RepositoryError> {

@@ -1,7 +1,6 @@
 //! From the start of a server to its end: load, warm up, serve, drain, stop.
 
 mod load;
-mod phase;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -25,14 +24,13 @@ use tokio::{
 use tracing::{info, warn};
 
 pub use self::load::LoadError;
-pub(crate) use self::phase::{CurrentPhase, Phase};
 use self::{load::Loaded, signals::StopSignals};
 use crate::{
-    engine::Engine,
+    batch::{Shop, Workers},
     http,
+    phase::Phase,
     settings::Settings,
     state::{ServerState, Serving},
-    worker::{Queue, Workers, panic_message},
 };
 
 /// Connections that may wait to be accepted: after a switch, all clients come at once.
@@ -174,20 +172,25 @@ async fn live(
             return Ok(None);
         }
     };
-    let loaded = loaded.unwrap_or_else(|error| Err(panicked(settings, error)));
+    let loaded = loaded.unwrap_or_else(|error| Err(load::panicked(settings, error)));
     let loaded = loaded.inspect_err(|error| {
         state.phase.advance(Phase::Unfit {
             reason: format!("loading failed: {error}"),
         });
     })?;
     let digest = loaded.digest.clone();
+    let (max_batch_texts, spread_pays) = (loaded.policy.max_texts, loaded.spread_pays);
     let workers = put_to_work(state, settings, loaded)?;
     state.phase.advance(Phase::Ready);
     info!(
         model_name = settings.model_name,
         model_version = settings.model_version,
         model_digest = digest,
+        engine = settings.engine.name(),
         threads = settings.inference_threads,
+        workers = settings.inference_workers,
+        max_batch_texts,
+        spread_pays,
         load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "ready"
     );
@@ -203,9 +206,17 @@ async fn live(
 fn put_to_work(
     state: &Arc<ServerState>,
     settings: &Settings,
-    loaded: Loaded<impl Engine>,
+    loaded: Loaded,
 ) -> Result<Workers, ServeError> {
-    let queue = Arc::new(Queue::new(settings.queue_capacity.get()));
+    let shop = Arc::new(Shop::new(
+        loaded.task,
+        settings.queue_capacity.get(),
+        loaded.policy,
+        loaded.proof,
+        loaded.signature.outputs.len(),
+        loaded.spread_pays,
+        Arc::clone(&state.metrics),
+    ));
     let on_failure = {
         let state = Arc::clone(state);
         move |reason: String| {
@@ -213,29 +224,12 @@ fn put_to_work(
             state.phase.advance(Phase::Unfit { reason });
         }
     };
-    let workers = Workers::start(
-        &loaded.classifier,
-        loaded.engines,
-        Arc::clone(&queue),
-        on_failure,
-    )?;
+    let (workers, pulses) = Workers::start(Arc::clone(&shop), loaded.engines, on_failure)?;
     state.serving.get_or_init(|| Serving {
         digest: loaded.digest,
-        queue,
+        signature: loaded.signature,
+        shop,
+        pulses,
     });
     Ok(workers)
-}
-
-fn panicked(settings: &Settings, error: task::JoinError) -> LoadError {
-    let reason = error.try_into_panic().map_or_else(
-        |error| error.to_string(),
-        |panic| panic_message(panic.as_ref()),
-    );
-    LoadError::Panicked {
-        path: settings
-            .model_root
-            .join(&settings.model_name)
-            .join(&settings.model_version),
-        reason,
-    }
 }

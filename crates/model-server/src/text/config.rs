@@ -3,11 +3,10 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::Problem;
+
 /// How many tokens a model takes when its `config.json` does not say.
 const DEFAULT_MAX_TOKENS: usize = 512;
-
-/// The only problem that this server answers today.
-const SINGLE_LABEL: &str = "single_label_classification";
 
 /// What is wrong with a `config.json`.
 #[derive(Debug, Error)]
@@ -19,14 +18,16 @@ pub enum ConfigError {
     Json(#[from] serde_json::Error),
     /// The keys of `id2label` are not 0, 1, 2 and so on.
     #[error(
-        "the keys of id2label are {present}; expected \"0\", \"1\" and so on without a gap, at least two of them"
+        "the keys of id2label are {present}; expected \"0\", \"1\" and so on without a gap, and at least two labels unless they are independent of each other"
     )]
     Labels {
         /// The keys that are there.
         present: String,
     },
-    /// Another kind of model: its logits mean something else than softmax would make of them.
-    #[error("problem_type is {0:?}; this server answers {SINGLE_LABEL} only")]
+    /// Another kind of model: its logits are no scores of labels.
+    #[error(
+        "problem_type is {0:?}; expected single_label_classification or multi_label_classification"
+    )]
     ProblemType(String),
     /// A limit that leaves no room for text.
     #[error("max_position_embeddings is 0; expected the number of tokens that the model takes")]
@@ -38,11 +39,15 @@ pub enum ConfigError {
 pub(crate) struct ModelConfig {
     /// The names of the model's classes.
     pub(crate) labels: Labels,
+    /// What its logits mean.
+    pub(crate) problem: Problem,
+    /// The number of the token that fills up short texts.
+    pub(crate) padding: i64,
     /// The most tokens that one text may have, special tokens included; at least 1.
     pub(crate) max_tokens: usize,
 }
 
-/// The names of the classes, in the order of the model's logits; at least two.
+/// The names of the classes, in the order of the model's logits; at least one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Labels(Vec<String>);
 
@@ -51,34 +56,46 @@ struct ConfigFile {
     id2label: BTreeMap<String, String>,
     problem_type: Option<String>,
     max_position_embeddings: Option<usize>,
+    pad_token_id: Option<u32>,
 }
 
 impl ModelConfig {
     /// Reads the bytes of a `config.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let file: ConfigFile = serde_json::from_slice(bytes)?;
-        if let Some(problem) = file.problem_type.filter(|problem| problem != SINGLE_LABEL) {
-            return Err(ConfigError::ProblemType(problem));
-        }
+        let problem = match file.problem_type.as_deref() {
+            Some("single_label_classification") => Problem::SingleLabelClassification,
+            Some("multi_label_classification") => Problem::MultiLabelClassification,
+            // As transformers' own pipeline does: among one label there is nothing to choose.
+            None if file.id2label.len() == 1 => Problem::MultiLabelClassification,
+            None => Problem::SingleLabelClassification,
+            Some(other) => return Err(ConfigError::ProblemType(other.to_owned())),
+        };
         let max_tokens = file.max_position_embeddings.unwrap_or(DEFAULT_MAX_TOKENS);
         if max_tokens == 0 {
             return Err(ConfigError::NoTokens);
         }
         Ok(Self {
-            labels: Labels::from_map(file.id2label)?,
+            labels: Labels::from_map(file.id2label, problem)?,
+            problem,
+            padding: file.pad_token_id.unwrap_or(0).into(),
             max_tokens,
         })
     }
 }
 
 impl Labels {
-    fn from_map(mut map: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+    fn from_map(mut map: BTreeMap<String, String>, problem: Problem) -> Result<Self, ConfigError> {
+        let fewest = match problem {
+            Problem::SingleLabelClassification => 2,
+            Problem::MultiLabelClassification => 1,
+        };
         let present = map.keys().cloned().collect::<Vec<_>>().join(", ");
         let names: Option<Vec<String>> = (0..map.len())
             .map(|class| map.remove(&class.to_string()))
             .collect();
         match names {
-            Some(names) if names.len() >= 2 => Ok(Self(names)),
+            Some(names) if names.len() >= fewest => Ok(Self(names)),
             _ => Err(ConfigError::Labels { present }),
         }
     }
@@ -129,12 +146,26 @@ mod tests {
     }
 
     #[test]
-    fn a_model_of_several_labels_at_once_is_refused() {
-        let error = ModelConfig::parse(
-            br#"{"id2label": {"0": "a", "1": "b"}, "problem_type": "multi_label_classification"}"#,
-        )
-        .unwrap_err();
-        assert!(error.to_string().contains("multi_label"), "{error}");
+    fn problem_type_says_what_the_logits_mean() {
+        let problem = |more: &str| {
+            let text = format!(r#"{{"id2label": {{"0": "a", "1": "b"}}{more}}}"#);
+            ModelConfig::parse(text.as_bytes()).map(|it| it.problem)
+        };
+        assert_eq!(problem("").unwrap(), Problem::SingleLabelClassification);
+        assert_eq!(
+            problem(r#", "problem_type": "multi_label_classification""#).unwrap(),
+            Problem::MultiLabelClassification
+        );
+        let error = problem(r#", "problem_type": "regression""#).unwrap_err();
+        assert!(error.to_string().contains("\"regression\""), "{error}");
+    }
+
+    #[test]
+    fn a_single_label_is_right_or_wrong_for_itself() {
+        let config = ModelConfig::parse(br#"{"id2label": {"0": "spam"}}"#).unwrap();
+        assert_eq!(config.problem, Problem::MultiLabelClassification);
+        let one_of_one = br#"{"id2label": {"0": "a"}, "problem_type": "single_label_classification"}"#;
+        assert!(ModelConfig::parse(one_of_one).is_err());
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! From text to token ids, and from logits to a label.
+//! From text to token ids, and from logits to labels.
 
 mod config;
-mod softmax;
+mod scores;
 mod tokenize;
 
 pub use config::ConfigError;
 pub(crate) use config::{Labels, ModelConfig};
-pub(crate) use softmax::{NonFinite, most_likely};
+pub(crate) use scores::{NonFinite, Problem, descending, largest};
 pub use tokenize::TokenizerError;
 pub(crate) use tokenize::{TextError, TextTokenizer, TokenIds};

@@ -1,15 +1,19 @@
 use thiserror::Error;
-use tokenizers::{Tokenizer, TruncationParams};
+use tokenizers::{
+    TruncationParams, canonicalize_str, from_json,
+    pipeline::{EncodeOptions, Override, PipelineTokenizer},
+};
 
-/// The tokens of one text, as a model's input names them; all three have the same length.
+/// The tokens of one text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct TokenIds {
-    /// The tokens' numbers in the vocabulary.
-    pub(crate) input_ids: Vec<i32>,
-    /// 1 for every token: nothing is padded.
-    pub(crate) attention_mask: Vec<i32>,
-    /// Which of two sentences a token belongs to; the tokenizer says 0 for a single one.
-    pub(crate) token_type_ids: Vec<i32>,
+    /// The tokens' numbers in the vocabulary; at least one.
+    pub(crate) ids: Vec<i64>,
+    /// Which of two sentences each token belongs to, where the tokenizer tells; else all to the
+    /// first.
+    pub(crate) types: Option<Vec<i64>>,
+    /// Whether the end of the text was cut off.
+    pub(crate) truncated: bool,
 }
 
 /// What is wrong with a `tokenizer.json`.
@@ -31,7 +35,7 @@ pub enum TokenizerError {
 }
 
 /// Why one text has no tokens.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub(crate) enum TextError {
     #[error("text holds nothing that the model can read")]
     NoTokens,
@@ -40,8 +44,21 @@ pub(crate) enum TextError {
 }
 
 /// Cuts a text into the tokens that the model was trained on.
-#[derive(Debug)]
-pub(crate) struct TextTokenizer(Tokenizer);
+pub(crate) struct TextTokenizer {
+    tokenizer: PipelineTokenizer,
+    limit: usize,
+    whole: EncodeOptions,
+    cut: EncodeOptions,
+}
+
+impl std::fmt::Debug for TextTokenizer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("TextTokenizer")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
 
 impl TextTokenizer {
     /// Reads the bytes of a `tokenizer.json`.
@@ -50,47 +67,69 @@ impl TextTokenizer {
     /// file itself cuts earlier. Padding that the file asks for is left out: it costs time, and
     /// one text alone needs none.
     pub(crate) fn parse(bytes: &[u8], max_tokens: usize) -> Result<Self, TokenizerError> {
-        let mut tokenizer = Tokenizer::from_bytes(bytes)
-            .map_err(|error| TokenizerError::Unreadable(error.to_string()))?;
-        let limit = tokenizer
-            .get_truncation()
+        let unreadable = |error: &dyn std::fmt::Display| TokenizerError::Unreadable(error.to_string());
+        let text = std::str::from_utf8(bytes).map_err(|error| unreadable(&error))?;
+        // The library reads the newest form of the format only, and rewrites older ones into it.
+        let text = canonicalize_str(text).map_err(|error| unreadable(&error))?;
+        let tokenizer = from_json(&text).map_err(|error| unreadable(&error))?;
+        let own = tokenizer.get_truncation().cloned();
+        let limit = own
+            .as_ref()
             .map_or(max_tokens, |own| own.max_length.min(max_tokens));
-        // The library subtracts one from the other without looking.
-        let special = tokenizer.get_post_processor().map_or(0, |post| {
-            tokenizers::PostProcessor::added_tokens(post, false)
-        });
+        let special = tokenizer.get_post_processor().single.n_special();
         if special >= limit {
             return Err(TokenizerError::NoRoom { special, limit });
         }
-        tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(Some(TruncationParams {
+        let options = |truncation| EncodeOptions {
+            padding: Override::Off,
+            truncation,
+            ..EncodeOptions::default()
+        };
+        Ok(Self {
+            tokenizer,
+            limit,
+            whole: options(Override::Off),
+            cut: options(Override::With(TruncationParams {
                 max_length: limit,
-                ..TruncationParams::default()
-            }))
-            .map_err(|error| TokenizerError::Unreadable(error.to_string()))?;
-        Ok(Self(tokenizer))
+                ..own.unwrap_or_default()
+            })),
+        })
+    }
+
+    /// The most tokens that a text may have.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// The tokens of `text`: at least one, at most the limit.
     pub(crate) fn tokenize(&self, text: &str) -> Result<TokenIds, TextError> {
-        let encoding = self
-            .0
-            .encode_fast(text, true)
-            .map_err(|error| TextError::Tokenizer(error.to_string()))?;
-        let signed = |ids: &[u32]| -> Result<Vec<i32>, TextError> {
-            ids.iter()
-                .map(|id| i32::try_from(*id))
-                .collect::<Result<_, _>>()
-                .map_err(|error| TextError::Tokenizer(error.to_string()))
-        };
-        if encoding.is_empty() {
+        let whole = self.encode(text, &self.whole)?;
+        if whole.ids.is_empty() {
             return Err(TextError::NoTokens);
         }
+        if whole.ids.len() <= self.limit {
+            return Ok(whole);
+        }
+        // Only the library knows which end to cut and where the special tokens belong.
+        let cut = self.encode(text, &self.cut)?;
         Ok(TokenIds {
-            input_ids: signed(encoding.get_ids())?,
-            attention_mask: signed(encoding.get_attention_mask())?,
-            token_type_ids: signed(encoding.get_type_ids())?,
+            truncated: true,
+            ..cut
+        })
+    }
+
+    fn encode(&self, text: &str, options: &EncodeOptions) -> Result<TokenIds, TextError> {
+        let encodings = self.tokenizer.encode(text, options).wait();
+        let encoding = encodings
+            .map_err(|error| TextError::Tokenizer(error.to_string()))?
+            .pop()
+            .ok_or(TextError::NoTokens)?;
+        Ok(TokenIds {
+            ids: encoding.ids().iter().map(|token| token.id().into()).collect(),
+            types: encoding
+                .type_ids()
+                .map(|types| types.iter().map(|kind| (*kind).into()).collect()),
+            truncated: false,
         })
     }
 }
@@ -121,16 +160,16 @@ mod tests {
     fn a_text_becomes_pieces_between_the_special_tokens() {
         let tokenizer = TextTokenizer::parse(tokenizer_file(PLAIN).as_bytes(), 512).unwrap();
         let tokens = tokenizer.tokenize("Good films, GOOD").unwrap();
-        assert_eq!(tokens.input_ids, [1, 3, 4, 5, 0, 3, 2]);
-        assert_eq!(tokens.attention_mask, [1; 7]);
-        assert_eq!(tokens.token_type_ids, [0; 7]);
+        assert_eq!(tokens.ids, [1, 3, 4, 5, 0, 3, 2]);
+        assert!(tokens.types.is_none() && !tokens.truncated);
     }
 
     #[test]
     fn a_long_text_is_cut_to_the_limit_and_keeps_its_special_tokens() {
         let tokenizer = TextTokenizer::parse(tokenizer_file(PLAIN).as_bytes(), 5).unwrap();
         let tokens = tokenizer.tokenize(&"good film ".repeat(1000)).unwrap();
-        assert_eq!(tokens.input_ids, [1, 3, 4, 3, 2]);
+        assert_eq!(tokens.ids, [1, 3, 4, 3, 2]);
+        assert!(tokens.truncated);
     }
 
     #[test]
@@ -140,9 +179,9 @@ mod tests {
             "padding": {"strategy": {"Fixed": 128}, "direction": "Right",
                 "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[UNK]"},"#;
         let tokenizer = TextTokenizer::parse(tokenizer_file(extra).as_bytes(), 512).unwrap();
-        assert_eq!(tokenizer.tokenize("good").unwrap().input_ids, [1, 3, 2]);
+        assert_eq!(tokenizer.tokenize("good").unwrap().ids, [1, 3, 2]);
         let cut = tokenizer.tokenize("good good good good").unwrap();
-        assert_eq!(cut.input_ids, [1, 3, 3, 2]);
+        assert_eq!(cut.ids, [1, 3, 3, 2]);
     }
 
     #[test]

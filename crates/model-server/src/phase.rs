@@ -1,3 +1,5 @@
+//! What the server is to whoever asks for its health.
+
 use tokio::sync::watch;
 
 /// What the server is to whoever asks for its health. Only [`Phase::Ready`] is healthy.
