@@ -204,7 +204,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let release = root.path().join("sentiment/v1");
         fs::create_dir_all(&release).unwrap();
-        for name in RELEASE_FILES {
+        for name in TEXT_FILES {
             fs::write(release.join(name), name).unwrap();
         }
         root
@@ -233,7 +233,7 @@ mod tests {
     fn digest_changes_with_any_file() {
         let root = root_with_v1();
         let release = ReleaseDirectory::locate(root.path(), "sentiment", "v1").unwrap();
-        for name in RELEASE_FILES {
+        for name in TEXT_FILES {
             let before = release.digest().unwrap();
             fs::write(release.file(name), "changed").unwrap();
             assert_ne!(before, release.digest().unwrap(), "{name}");
@@ -256,6 +256,22 @@ mod tests {
         fs::remove_file(release.file(MODEL_FILE)).unwrap();
         let message = release.digest().unwrap_err().to_string();
         assert!(message.contains("sentiment/v1/model.onnx"), "{message}");
+    }
+
+    #[test]
+    fn a_release_without_tokenizer_and_labels_is_its_graph_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("vision/v1");
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join(MODEL_FILE), "a graph").unwrap();
+        let release = ReleaseDirectory::locate(root.path(), "vision", "v1").unwrap();
+        assert!(!release.reads_texts());
+        let alone = release.digest().unwrap();
+        fs::write(path.join(MODEL_FILE), "another graph").unwrap();
+        assert_ne!(release.digest().unwrap(), alone);
+        // Half of what texts need is a mistake, not another kind of release.
+        fs::write(path.join(CONFIG_FILE), "{}").unwrap();
+        assert!(release.reads_texts() && release.digest().is_err());
     }
 
     #[test]

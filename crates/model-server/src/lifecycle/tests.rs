@@ -10,24 +10,51 @@ use std::{
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
-use super::*;
+use clap::Parser;
+
+use super::{load::Loaded, *};
 use crate::{
-    engine::EngineError,
-    settings::LogFormat,
-    text::{ModelConfig, TextTokenizer, TokenIds},
-    worker::Classifier,
+    batch::{Job, Policy, Work},
+    engine::{
+        Datatype, Elements, Engine, EngineError, Signature, Spread, Tensor, TensorSpec,
+        Work as EngineWork,
+    },
+    http,
+    model::{Task, TextModel, warm_up_inputs},
+    settings::ServeArguments,
+    text::{ModelConfig, TextTokenizer},
 };
 
-/// Does what the test says, call by call.
+/// Does what the test says, call by call: from the number of texts to their logits.
 struct ScriptedEngine<F>(F);
 
 impl<F> Engine for ScriptedEngine<F>
 where
-    F: FnMut() -> Result<Vec<f32>, EngineError> + Send + 'static,
+    F: FnMut(usize) -> Result<Vec<f32>, EngineError> + Send + 'static,
 {
-    fn infer(&mut self, _: TokenIds) -> Result<Vec<f32>, EngineError> {
-        (self.0)()
+    fn run(
+        &mut self,
+        inputs: &[Tensor],
+        _: &[usize],
+        _: Spread,
+    ) -> Result<Vec<Tensor>, EngineError> {
+        let texts = inputs[0].shape[0];
+        let logits = (self.0)(texts)?;
+        Ok(vec![Tensor {
+            shape: vec![texts, logits.len() / texts],
+            elements: Elements::Fp32(logits),
+        }])
     }
+
+    fn enter(&mut self, work: EngineWork<'_>) {
+        work(self);
+    }
+}
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    serve: ServeArguments,
 }
 
 const POSITIVE: [f32; 2] = [-1.0, 1.0];
@@ -49,37 +76,18 @@ impl Drop for Server {
 
 impl Server {
     fn start(
-        infer: impl FnMut() -> Result<Vec<f32>, EngineError> + Send + 'static,
+        infer: impl FnMut(usize) -> Result<Vec<f32>, EngineError> + Send + 'static,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
         // The client wants one even where nothing is encrypted; only the first call has to succeed.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let release = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/sentiment/v1");
-        let tokenizer = fs::read(release.join("tokenizer.json")).unwrap();
-        let config = br#"{"id2label": {"0": "negative", "1": "positive"}}"#;
-        let loaded = Loaded {
-            digest: "0".repeat(64),
-            classifier: Arc::new(Classifier {
-                tokenizer: TextTokenizer::parse(&tokenizer, 512).unwrap(),
-                labels: ModelConfig::parse(config).unwrap().labels,
-            }),
-            engines: vec![ScriptedEngine(infer)],
-        };
-        let mut settings = Settings {
-            model_name: "sentiment".to_owned(),
-            model_version: "scripted".to_owned(),
-            model_root: "models".into(),
-            address: ([127, 0, 0, 1], 0).into(),
-            inference_threads: NonZeroUsize::MIN,
-            queue_capacity: NonZeroUsize::MIN,
-            max_body_bytes: 1024,
-            request_timeout: Duration::from_secs(30),
-            grace: Duration::ZERO,
-            hard_stop: Duration::from_secs(1),
-            log_format: LogFormat::Plain,
-        };
+        let line = ["model-server", "--model-version=scripted", "--port=0"];
+        let mut settings = Line::parse_from(line).serve.resolve().unwrap();
+        settings.inference_workers = NonZeroUsize::MIN;
+        settings.queue_capacity = NonZeroUsize::MIN;
         change(&mut settings);
         let state = Arc::new(ServerState::new(&settings, Instant::now()));
+        let loaded = loaded(Box::new(ScriptedEngine(infer)));
         let workers = put_to_work(&state, &settings, loaded).unwrap();
         assert!(state.phase.advance(Phase::Ready));
         let listener = bind(settings.address).unwrap();
@@ -110,19 +118,57 @@ impl Server {
     }
 }
 
+/// A release of two labels whose engine is the test's.
+fn loaded(engine: Box<dyn Engine>) -> Loaded {
+    let release = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/sentiment/v1");
+    let tokenizer = fs::read(release.join("tokenizer.json")).unwrap();
+    let config = br#"{"id2label": {"0": "negative", "1": "positive"}}"#;
+    let config = ModelConfig::parse(config).unwrap();
+    let spec = |name: &str, datatype, last| TensorSpec {
+        name: name.to_owned(),
+        datatype,
+        shape: vec![None, last],
+    };
+    let signature = Signature {
+        inputs: vec![spec("input_ids", Datatype::Int64, None)],
+        outputs: vec![spec("logits", Datatype::Fp32, Some(2))],
+    };
+    let model = TextModel::new(
+        &signature,
+        TextTokenizer::parse(&tokenizer, 512).unwrap(),
+        config.labels,
+        config.problem,
+        config.padding,
+    );
+    let task = Task::Text(Box::new(model.unwrap()));
+    Loaded {
+        digest: "0".repeat(64),
+        proof: warm_up_inputs(&task, &signature).unwrap(),
+        signature,
+        task,
+        policy: Policy {
+            max_texts: 4,
+            max_tokens: 1000,
+            max_padding: 1.1,
+        },
+        spread_pays: false,
+        engines: vec![engine],
+    }
+}
+
 /// An engine that tells when it begins, and answers when it is told to.
 fn gate() -> (
-    impl FnMut() -> Result<Vec<f32>, EngineError> + Send + 'static,
+    impl FnMut(usize) -> Result<Vec<f32>, EngineError> + Send + 'static,
     tokio::sync::mpsc::UnboundedReceiver<()>,
     Sender<()>,
 ) {
     let (call, calls) = tokio::sync::mpsc::unbounded_channel();
     let (open, opened): (Sender<()>, Receiver<()>) = channel();
-    let infer = move || {
+    let infer = move |texts: usize| {
         let _ = call.send(());
         // A test that ends drops its side; the worker then ends with it.
         let _ = opened.recv();
-        Ok(POSITIVE.to_vec())
+        Ok(POSITIVE.repeat(texts))
     };
     (infer, calls, open)
 }
@@ -139,8 +185,7 @@ async fn a_prediction_that_takes_too_long_is_a_timeout_and_an_error() {
     let response = server.predict().await;
     assert_eq!(response.status(), 504);
     assert_eq!(error_of(response).await, "no prediction within 50ms");
-    let (status, health) = server.health().await;
-    assert_eq!((status, &health["error_count"]), (200, &json!(1)));
+    assert_eq!(server.state.metrics.counts().errors, 1);
 }
 
 #[tokio::test]
@@ -178,10 +223,10 @@ async fn a_full_queue_tells_the_client_when_to_come_back() {
 #[tokio::test]
 async fn a_panic_fails_one_request_and_the_next_is_answered() {
     let mut calls = 0;
-    let infer = move || {
+    let infer = move |texts: usize| {
         calls += 1;
         assert_ne!(calls, 1, "as planned");
-        Ok(POSITIVE.to_vec())
+        Ok(POSITIVE.repeat(texts))
     };
     let server = Server::start(infer, |_| {});
     let response = server.predict().await;
@@ -198,7 +243,7 @@ async fn a_panic_fails_one_request_and_the_next_is_answered() {
 
 #[tokio::test]
 async fn an_engine_that_only_panics_turns_the_server_unhealthy_and_keeps_no_client_waiting() {
-    let server = Server::start(|| panic!("for good"), |_| {});
+    let server = Server::start(|_| panic!("for good"), |_| {});
     assert_eq!(server.predict().await.status(), 500);
     // Whether the next request still finds the worker or not, nobody is left waiting.
     let next = server.predict().await.status().as_u16();
@@ -215,39 +260,118 @@ async fn an_engine_that_only_panics_turns_the_server_unhealthy_and_keeps_no_clie
 
 #[tokio::test]
 async fn logits_that_do_not_match_the_labels_are_the_servers_fault() {
-    let server = Server::start(|| Ok(vec![1.0]), |_| {});
+    let server = Server::start(|_| Ok(vec![1.0]), |_| {});
     let response = server.predict().await;
     assert_eq!(response.status(), 500);
     assert!(
         error_of(response)
             .await
-            .contains("1 logits; config.json names 2")
+            .contains("[1, 1] for 1 texts; config.json names 2 labels")
     );
 }
+
+/// Puts a text into the server's queue, past HTTP.
+fn push(server: &Server, within: Duration) -> oneshot::Receiver<crate::batch::Answer> {
+    let (answer, answered) = oneshot::channel();
+    let arrived = Instant::now();
+    let job = Job {
+        work: Work::Text("a fine film".to_owned()),
+        arrived,
+        deadline: arrived + within,
+        answer,
+    };
+    let queue = &server.state.serving.get().unwrap().shop.queue;
+    queue.push(std::iter::once(job)).unwrap();
+    answered
+}
+
+const LONG: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_text_whose_client_has_left_never_reaches_the_engine() {
     let (infer, mut calls, open) = gate();
-    let server = Server::start(infer, |it| {
-        it.queue_capacity = NonZeroUsize::new(2).unwrap();
-    });
-    let queue = Arc::clone(&server.state.serving.get().unwrap().queue);
-    let ask = || {
-        let (answer, answered) = oneshot::channel();
-        let text = "a fine film".to_owned();
-        queue.push(crate::worker::Job { text, answer }).unwrap();
-        answered
-    };
-    let first = ask();
+    let server = Server::start(infer, |it| it.queue_capacity = NonZeroUsize::new(2).unwrap());
+    let first = push(&server, LONG);
     calls.recv().await.unwrap();
-    drop(ask());
-    let last = ask();
+    drop(push(&server, LONG));
+    let last = push(&server, LONG);
     open.send(()).unwrap();
     open.send(()).unwrap();
-    assert!(first.await.unwrap().is_ok() && last.await.unwrap().is_ok());
+    assert!(first.await.unwrap().outcome.is_ok() && last.await.unwrap().outcome.is_ok());
     calls.recv().await.unwrap();
     assert!(
         calls.try_recv().is_err(),
         "the engine was called a third time"
     );
+}
+
+#[tokio::test]
+async fn a_text_whose_time_is_up_before_its_turn_never_reaches_the_engine() {
+    let (infer, mut calls, open) = gate();
+    let server = Server::start(infer, |it| it.queue_capacity = NonZeroUsize::new(2).unwrap());
+    let first = push(&server, LONG);
+    calls.recv().await.unwrap();
+    let late = push(&server, Duration::from_nanos(1));
+    open.send(()).unwrap();
+    assert!(first.await.unwrap().outcome.is_ok());
+    let answer = late.await;
+    assert!(answer.is_err(), "dropped unanswered");
+    assert!(calls.try_recv().is_err(), "the engine was called");
+}
+
+#[tokio::test]
+async fn one_bad_text_does_not_fail_its_neighbors() {
+    // All texts together fail, and so does the second of those that are then tried alone.
+    let (first_call, first_called) = channel();
+    let mut calls = 0;
+    let mut wait: Option<Receiver<()>> = Some(first_called);
+    let infer = move |texts: usize| {
+        if let Some(wait) = wait.take() {
+            let _ = wait.recv();
+            return Ok(POSITIVE.repeat(texts));
+        }
+        calls += 1;
+        if texts > 1 || calls == 3 {
+            return Err(EngineError("as planned".to_owned()));
+        }
+        Ok(POSITIVE.repeat(texts))
+    };
+    let server = Server::start(infer, |it| it.queue_capacity = NonZeroUsize::new(4).unwrap());
+    let busy = push(&server, LONG);
+    until_taken(&server).await;
+    let waiting: Vec<_> = (0..3).map(|_| push(&server, LONG)).collect();
+    first_call.send(()).unwrap();
+    assert!(busy.await.unwrap().outcome.is_ok());
+    let mut outcomes = Vec::new();
+    for answered in waiting {
+        outcomes.push(answered.await.unwrap().outcome.is_ok());
+    }
+    assert_eq!(outcomes, [true, false, true]);
+}
+
+/// Waits until nothing waits any more: the worker took it.
+async fn until_taken(server: &Server) {
+    let queue = &server.state.serving.get().unwrap().shop.queue;
+    while queue.depth() > 0 {
+        time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_forward_pass_that_does_not_end_makes_the_server_unhealthy_until_it_ends() {
+    let (infer, _calls, open) = gate();
+    let server = Server::start(infer, |it| it.request_timeout = Duration::from_millis(20));
+    assert_eq!(server.predict().await.status(), 504);
+    loop {
+        let (status, health) = server.health().await;
+        if status == 503 {
+            assert!(health["reason"].as_str().unwrap().contains("stuck"), "{health}");
+            break;
+        }
+        time::sleep(Duration::from_millis(5)).await;
+    }
+    open.send(()).unwrap();
+    while server.health().await.0 != 200 {
+        time::sleep(Duration::from_millis(5)).await;
+    }
 }

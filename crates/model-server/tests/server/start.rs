@@ -91,7 +91,7 @@ async fn files_that_do_not_fit_together_end_the_start() {
     fs::write(copy.release().join("config.json"), config).unwrap();
     let message = copy.refusal().await;
     assert!(
-        message.contains("2 logits; config.json names 3 labels"),
+        message.contains("[1, 2] for 1 texts; config.json names 3 labels"),
         "{message}"
     );
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use axum::Router;
-use model_server::{LogFormat, ServeError, Settings, bind, serve};
+use clap::Parser;
+use model_server::{ServeArguments, ServeError, Settings, bind, serve};
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::{
@@ -26,20 +27,28 @@ pub(crate) fn shipped_models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
 }
 
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+/// The settings of a shipped release on a free port, with no grace, a small queue and small bodies.
 pub(crate) fn settings(version: &str) -> Settings {
-    Settings {
-        model_name: "sentiment".to_owned(),
-        model_version: version.to_owned(),
-        model_root: shipped_models(),
-        address: ([127, 0, 0, 1], 0).into(),
-        inference_threads: 1.try_into().unwrap(),
-        queue_capacity: 64.try_into().unwrap(),
-        max_body_bytes: 4096,
-        request_timeout: Duration::from_secs(30),
-        grace: Duration::ZERO,
-        hard_stop: Duration::from_secs(20),
-        log_format: LogFormat::Plain,
-    }
+    let line = Line::parse_from([
+        "model-server",
+        "--model-version",
+        version,
+        "--model-root",
+        shipped_models().to_str().unwrap(),
+        "--port=0",
+        "--inference-threads=1",
+        "--queue-capacity=64",
+        "--max-body-bytes=4096",
+        "--grace-seconds=0",
+        "--hard-stop-seconds=20",
+    ]);
+    line.serve.resolve().unwrap()
 }
 
 /// Waits for `condition` to hold, asking again and again.
