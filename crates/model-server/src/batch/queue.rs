@@ -135,6 +135,11 @@ impl<R: Waiting, P: Waiting> Line<R, P> {
         }
     }
 
+    /// Whether there is more than one item for the model.
+    fn batches_wait(&self) -> bool {
+        self.ready.len() > 1
+    }
+
     /// A batch left the model.
     pub(crate) fn done(&mut self) {
         self.running -= 1;
@@ -176,77 +181,281 @@ impl<R: Waiting, P: Waiting> Line<R, P> {
 /// A [`Line`] for any number of threads; pushing never waits.
 #[derive(Debug)]
 pub(crate) struct Queue<R, P> {
-    line: Mutex<Line<R, P>>,
+    line: Mutex<Crew<R, P>>,
     changed: Condvar,
+    /// How much has to wait before one more worker is woken, while others are awake.
+    worth_waking: usize,
+}
+
+/// A line, and the workers that are busy with it.
+#[derive(Debug)]
+struct Crew<R, P> {
+    line: Line<R, P>,
+    awake: usize,
+}
+
+impl<R: Waiting, P: Waiting> Crew<R, P> {
+    fn needs_another(&self, worth_waking: usize) -> bool {
+        let depth = self.line.depth();
+        depth > 0 && (self.awake == 0 || depth >= worth_waking)
+    }
 }
 
 impl<R: Waiting, P: Waiting> Queue<R, P> {
-    /// An empty queue in which at most `capacity` items wait.
-    pub(crate) fn new(capacity: usize, policy: Policy) -> Self {
+    /// An empty queue in which at most `capacity` items wait. While a worker is awake, another
+    /// is woken only when at least `worth_waking` items wait: for a model that takes microseconds,
+    /// waking somebody costs more than doing the work.
+    pub(crate) fn new(capacity: usize, policy: Policy, worth_waking: usize) -> Self {
+        let line = Line::new(capacity, policy);
         Self {
-            line: Mutex::new(Line::new(capacity, policy)),
+            line: Mutex::new(Crew { line, awake: 0 }),
             changed: Condvar::new(),
+            worth_waking,
         }
     }
 
     /// How many items wait.
     pub(crate) fn depth(&self) -> usize {
-        self.lock().depth()
+        self.lock().line.depth()
     }
 
     /// Adds all of the items at the end, or none.
     pub(crate) fn push(&self, items: impl ExactSizeIterator<Item = R>) -> Result<(), PushError> {
-        self.lock().push(items)?;
-        self.changed.notify_one();
+        let mut crew = self.lock();
+        crew.line.push(items)?;
+        let wake = crew.needs_another(self.worth_waking);
+        drop(crew);
+        if wake {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
     /// What to do next, waiting for it if need be; `None` once the queue is closed.
     pub(crate) fn take(&self) -> Option<Task<R, P>> {
-        let mut line = self.lock();
+        let mut crew = self.lock();
         loop {
-            if line.closed {
+            if crew.line.closed {
                 return None;
             }
-            if let Some(task) = line.poll(Instant::now()) {
+            if let Some(task) = crew.line.poll(Instant::now()) {
                 return Some(task);
             }
-            line = self
+            crew.awake -= 1;
+            crew = self
                 .changed
-                .wait(line)
+                .wait(crew)
                 .unwrap_or_else(PoisonError::into_inner);
+            crew.awake += 1;
+        }
+    }
+
+    /// One more worker takes tasks from now on.
+    pub(crate) fn enter(&self) {
+        self.lock().awake += 1;
+    }
+
+    /// A worker takes no more tasks, whatever became of its last one.
+    pub(crate) fn leave(&self) {
+        let mut crew = self.lock();
+        crew.awake -= 1;
+        // What it would have done falls to another.
+        let wake = crew.needs_another(self.worth_waking);
+        drop(crew);
+        if wake {
+            self.changed.notify_one();
         }
     }
 
     /// Takes items back after they were prepared; `failed` of them were answered already.
     pub(crate) fn prepared(&self, items: Vec<Prepared<P>>, failed: usize) {
-        let several = items.len() > 1;
-        self.lock().prepared(items, failed);
-        // One batch is for the calling worker itself; there may be more.
-        if several {
+        let mut crew = self.lock();
+        crew.line.prepared(items, failed);
+        // The first batch is for the calling worker itself.
+        let wake = crew.line.batches_wait() && crew.needs_another(self.worth_waking);
+        drop(crew);
+        if wake {
             self.changed.notify_one();
         }
     }
 
     /// A batch left the model.
     pub(crate) fn done(&self) {
-        self.lock().done();
+        self.lock().line.done();
     }
 
     /// Ends the queue: what waits is dropped, and every waiting thread is sent home.
     pub(crate) fn close(&self) {
-        let mut line = self.lock();
-        line.closed = true;
-        let raw = std::mem::take(&mut line.raw);
-        let ready = std::mem::take(&mut line.ready);
-        drop(line);
+        let mut crew = self.lock();
+        crew.line.closed = true;
+        let raw = std::mem::take(&mut crew.line.raw);
+        let ready = std::mem::take(&mut crew.line.ready);
+        drop(crew);
         self.changed.notify_all();
         // Outside the lock: dropping an item may wake whoever waits for its answer.
         drop((raw, ready));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Line<R, P>> {
+    fn lock(&self) -> MutexGuard<'_, Crew<R, P>> {
         // No step under the lock can panic half done, so a panic elsewhere leaves it whole.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// An item of so many tokens.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Item {
+        length: usize,
+        deadline: Instant,
+        abandoned: bool,
+    }
+
+    impl Waiting for Item {
+        fn deadline(&self) -> Instant {
+            self.deadline
+        }
+
+        fn is_abandoned(&self) -> bool {
+            self.abandoned
+        }
+    }
+
+    const POLICY: Policy = Policy {
+        max_texts: 4,
+        max_tokens: 100,
+        max_padding: 1.1,
+    };
+
+    fn item(length: usize) -> Item {
+        Item {
+            length,
+            deadline: Instant::now() + Duration::from_secs(60),
+            abandoned: false,
+        }
+    }
+
+    fn line_of(capacity: usize, lengths: &[usize]) -> Line<Item, Item> {
+        let mut line = Line::new(capacity, POLICY);
+        let items: Vec<_> = lengths.iter().map(|length| item(*length)).collect();
+        line.push(items.into_iter()).unwrap();
+        line
+    }
+
+    /// Prepares what there is to prepare, and returns the next batch.
+    fn batch(line: &mut Line<Item, Item>) -> Option<(Vec<usize>, Spread)> {
+        loop {
+            match line.poll(Instant::now())? {
+                Task::Prepare(raw) => {
+                    let ready = raw.into_iter().map(|item| Prepared {
+                        length: (item.length > 0).then_some(item.length),
+                        item,
+                    });
+                    line.prepared(ready.collect(), 0);
+                }
+                Task::Run(items, spread) => {
+                    let lengths = items.iter().map(|item| item.length).collect();
+                    return Some((lengths, spread));
+                }
+                Task::Drop(_) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn texts_of_like_length_leave_together_and_the_oldest_first() {
+        let mut line = line_of(8, &[10, 50, 10, 50]);
+        assert_eq!(batch(&mut line).unwrap().0, [10, 10]);
+        assert_eq!(batch(&mut line).unwrap().0, [50, 50]);
+        assert_eq!(batch(&mut line), None);
+    }
+
+    #[test]
+    fn what_has_no_length_goes_alone_in_its_turn() {
+        let mut line = line_of(8, &[10, 0, 10]);
+        assert_eq!(batch(&mut line).unwrap().0, [10, 10]);
+        assert_eq!(batch(&mut line).unwrap().0, [0]);
+    }
+
+    #[test]
+    fn a_batch_that_is_alone_gets_all_threads_and_others_get_one_each() {
+        let mut line = line_of(8, &[10]);
+        assert_eq!(batch(&mut line).unwrap().1, Spread::All);
+        line.push(std::iter::once(item(10))).unwrap();
+        assert_eq!(batch(&mut line).unwrap().1, Spread::Alone, "another one runs");
+        line.done();
+        line.done();
+        line.push([item(10), item(90)].into_iter()).unwrap();
+        assert_eq!(batch(&mut line).unwrap().1, Spread::Alone, "another one waits");
+    }
+
+    #[test]
+    fn several_items_are_taken_in_together_or_not_at_all() {
+        let mut line = line_of(3, &[10, 10]);
+        let two = [item(10), item(10)];
+        assert_eq!(line.push(two.into_iter()), Err(PushError::Full));
+        assert_eq!(line.depth(), 2);
+        line.push(std::iter::once(item(10))).unwrap();
+        assert_eq!(line.depth(), 3);
+    }
+
+    #[test]
+    fn items_count_as_waiting_while_they_are_prepared() {
+        let mut line = line_of(2, &[10, 10]);
+        assert!(matches!(line.poll(Instant::now()), Some(Task::Prepare(_))));
+        assert_eq!(line.depth(), 2);
+        assert_eq!(line.push(std::iter::once(item(1))), Err(PushError::Full));
+        line.prepared(Vec::new(), 2);
+        assert_eq!(line.depth(), 0);
+    }
+
+    #[test]
+    fn what_is_late_or_abandoned_never_runs() {
+        let mut line = Line::new(8, POLICY);
+        let late = Item {
+            deadline: Instant::now(),
+            ..item(10)
+        };
+        let abandoned = Item {
+            abandoned: true,
+            ..item(10)
+        };
+        line.push([late, abandoned, item(10)].into_iter()).unwrap();
+        assert_eq!(batch(&mut line).unwrap().0, [10]);
+        assert_eq!(batch(&mut line), None);
+    }
+
+    #[test]
+    fn closing_drops_what_waits_and_wakes_every_thread() {
+        let queue: Queue<Item, Item> = Queue::new(1, POLICY, 1);
+        queue.enter();
+        queue.enter();
+        std::thread::scope(|scope| {
+            let waiting = [
+                scope.spawn(|| queue.take().is_none()),
+                scope.spawn(|| queue.take().is_none()),
+            ];
+            queue.close();
+            for thread in waiting {
+                assert!(thread.join().unwrap());
+            }
+        });
+        assert_eq!(queue.push(std::iter::once(item(1))), Err(PushError::Closed));
+    }
+
+    #[test]
+    fn an_item_wakes_a_sleeping_worker_though_another_is_worth_waking_only_for_many() {
+        let queue: Queue<Item, Item> = Queue::new(8, POLICY, 8);
+        queue.enter();
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| matches!(queue.take(), Some(Task::Prepare(_))));
+            queue.push(std::iter::once(item(1))).unwrap();
+            assert!(worker.join().unwrap());
+        });
     }
 }

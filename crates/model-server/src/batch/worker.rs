@@ -41,8 +41,12 @@ pub(crate) struct Shop {
     metrics: Arc<Metrics>,
 }
 
+/// How much work has to wait before a sleeping worker is woken to help the others.
+const WORTH_WAKING: Duration = Duration::from_micros(500);
+
 impl Shop {
-    /// A shop without workers, in which at most `capacity` pieces of work wait.
+    /// A shop without workers, in which at most `capacity` pieces of work wait. `pace` is about how
+    /// long one of them takes.
     pub(crate) fn new(
         task: Task,
         capacity: usize,
@@ -50,11 +54,14 @@ impl Shop {
         proof: Vec<Tensor>,
         outputs: usize,
         spread_pays: bool,
+        pace: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let worth_waking = WORTH_WAKING.as_nanos() / pace.as_nanos().max(1);
+        let worth_waking = usize::try_from(worth_waking).unwrap_or(capacity);
         Self {
             task,
-            queue: Queue::new(capacity, policy),
+            queue: Queue::new(capacity, policy, worth_waking.clamp(1, capacity)),
             proof,
             outputs: (0..outputs).collect(),
             spread_pays,
@@ -182,6 +189,7 @@ impl Pulse {
 
 /// Does what there is to do until the queue is closed, or until the engine can no longer.
 fn serve(shop: &Shop, engine: &mut dyn Engine, pulse: &Pulse) -> Result<(), String> {
+    let _present = Present::at(&shop.queue);
     while let Some(turn) = shop.queue.take() {
         match turn {
             Turn::Prepare(jobs) => prepare_all(shop, jobs),
@@ -200,6 +208,22 @@ fn serve(shop: &Shop, engine: &mut dyn Engine, pulse: &Pulse) -> Result<(), Stri
         }
     }
     Ok(())
+}
+
+/// Counts a worker as there, until it is dropped.
+struct Present<'a>(&'a Queue<Job, PreparedJob>);
+
+impl<'a> Present<'a> {
+    fn at(queue: &'a Queue<Job, PreparedJob>) -> Self {
+        queue.enter();
+        Self(queue)
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
 }
 
 fn prepare_all(shop: &Shop, jobs: Vec<Job>) {

@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse as _, Response},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// One text, or several of them.
-#[derive(Debug, PartialEq, ToSchema)]
+#[derive(Debug, PartialEq, Deserialize, ToSchema)]
 pub(super) struct PredictRequest {
     /// The text to classify; this or `texts`.
     #[schema(example = "a fine film")]
@@ -265,6 +265,22 @@ const TEXTS: &str = "texts";
 const TOP_K: &str = "top_k";
 
 fn parse(body: &[u8], max_texts: usize) -> Result<PredictRequest, ApiError> {
+    match serde_json::from_slice(body) {
+        Ok(PredictRequest {
+            text: Some(text),
+            texts: None,
+            top_k: None,
+        }) if !text.trim().is_empty() => Ok(PredictRequest {
+            text: Some(text),
+            texts: None,
+            top_k: None,
+        }),
+        // Everything else is read field by field, to tell what is wrong with which.
+        _ => parse_by_field(body, max_texts),
+    }
+}
+
+fn parse_by_field(body: &[u8], max_texts: usize) -> Result<PredictRequest, ApiError> {
     if body.trim_ascii().is_empty() {
         return Err(ApiError::NoBody);
     }

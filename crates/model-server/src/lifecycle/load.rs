@@ -26,7 +26,13 @@ const MAX_PADDING: f64 = 1.1;
 
 /// Texts that share a forward pass at most, where neither the settings nor the model object. More
 /// gain nothing on a CPU, and let the first of them wait for the last.
-const MAX_TEXTS: usize = 8;
+const MAX_TEXTS: usize = 16;
+
+/// The same for models that are so fast that handing the work over counts.
+const MAX_TEXTS_OF_FAST: usize = 64;
+
+/// A model whose forward pass takes less is fast.
+const FAST: Duration = Duration::from_micros(200);
 
 /// How often the first forward passes are timed; the fastest counts.
 const TRIALS: usize = 3;
@@ -98,6 +104,8 @@ pub(crate) struct Loaded {
     pub(crate) proof: Vec<Tensor>,
     /// Whether a forward pass that is alone is faster on several threads.
     pub(crate) spread_pays: bool,
+    /// How long a forward pass of one short text takes on one thread.
+    pub(crate) pace: Duration,
     /// One engine per worker, each of them warm.
     pub(crate) engines: Vec<Box<dyn Engine>>,
 }
@@ -124,9 +132,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
 
     let path = release.file(MODEL_FILE);
     let bytes = read(&path)?;
-    let max_texts = settings
-        .max_batch_texts
-        .map_or_else(|| default_max_texts(&bytes), Into::into);
+    let depends_on_neighbors = quantizes_as_it_goes(&bytes);
     let threads = settings.inference_threads.get();
     let unusable = |source| LoadError::Graph {
         path: path.clone(),
@@ -165,10 +171,16 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     for engine in &mut engines {
         first_pass(engine.as_mut(), &task, &signature, &proof).map_err(failed)?;
     }
-    let spread_pays = threads > 1
-        && engines
-            .first_mut()
-            .is_some_and(|engine| spread_pays(engine.as_mut(), &proof));
+    let [pace, spread] = match engines.first_mut() {
+        Some(engine) => [Spread::Alone, Spread::All].map(|spread| time(engine.as_mut(), &proof, spread)),
+        None => [Duration::MAX; 2],
+    };
+    let max_texts = match settings.max_batch_texts {
+        Some(set) => set.get(),
+        None if depends_on_neighbors => 1,
+        None if pace < FAST => MAX_TEXTS_OF_FAST,
+        None => MAX_TEXTS,
+    };
     Ok(Loaded {
         digest,
         signature,
@@ -179,7 +191,9 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
             max_padding: MAX_PADDING,
         },
         proof,
-        spread_pays,
+        // Small models lose more by handing work over than they win.
+        spread_pays: threads > 1 && spread < pace,
+        pace,
         engines,
     })
 }
@@ -199,17 +213,16 @@ fn texts_of(release: &ReleaseDirectory) -> Result<(TextTokenizer, ModelConfig), 
 ///
 /// The names of their operators stand in the file as they are, each behind the tag and the length
 /// of the field `op_type` (number 4 of `NodeProto` in onnx.proto).
-fn default_max_texts(model: &[u8]) -> usize {
+fn quantizes_as_it_goes(model: &[u8]) -> bool {
     const DYNAMIC: [&[u8]; 4] = [
         b"\x22\x15DynamicQuantizeLinear",
         b"\x22\x15DynamicQuantizeMatMul",
         b"\x22\x13DynamicQuantizeLSTM",
         b"\x22\x0aQAttention",
     ];
-    let dynamic = DYNAMIC
+    DYNAMIC
         .iter()
-        .any(|operator| memchr::memmem::find(model, operator).is_some());
-    if dynamic { 1 } else { MAX_TEXTS }
+        .any(|operator| memchr::memmem::find(model, operator).is_some())
 }
 
 /// Runs a first pass, and checks that its answer can be read.
@@ -241,22 +254,18 @@ fn first_pass(
     result
 }
 
-/// Whether a pass is faster on all threads: small models lose more by handing work over than
-/// they win.
-fn spread_pays(engine: &mut dyn Engine, proof: &[Tensor]) -> bool {
-    let mut pays = false;
+/// How long a forward pass takes: the fastest of a few.
+fn time(engine: &mut dyn Engine, proof: &[Tensor], spread: Spread) -> Duration {
+    let mut fastest = Duration::MAX;
     engine.enter(&mut |engine| {
-        let mut fastest = |spread| {
-            let time = |_| {
-                let began = Instant::now();
-                let ran = engine.run(proof, &[0], spread);
-                ran.map_or(Duration::MAX, |_| began.elapsed())
-            };
-            (0..TRIALS).map(time).min().unwrap_or(Duration::MAX)
-        };
-        pays = fastest(Spread::All) < fastest(Spread::Alone);
+        for _ in 0..TRIALS {
+            let began = Instant::now();
+            if engine.run(proof, &[0], spread).is_ok() {
+                fastest = fastest.min(began.elapsed());
+            }
+        }
     });
-    pays
+    fastest
 }
 
 /// Turns a panic while loading into an error.

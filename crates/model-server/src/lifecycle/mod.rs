@@ -215,6 +215,7 @@ fn put_to_work(
         loaded.proof,
         loaded.signature.outputs.len(),
         loaded.spread_pays,
+        loaded.pace,
         Arc::clone(&state.metrics),
     ));
     let on_failure = {

@@ -152,6 +152,7 @@ fn loaded(engine: Box<dyn Engine>) -> Loaded {
             max_padding: 1.1,
         },
         spread_pays: false,
+        pace: Duration::from_secs(1),
         engines: vec![engine],
     }
 }
