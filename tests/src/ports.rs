@@ -41,6 +41,11 @@ impl PortBlock {
         anyhow::bail!("no {} free ports in a row", Self::SIZE)
     }
 
+    /// All four of them.
+    pub fn all(&self) -> impl Iterator<Item = u16> + use<> {
+        self.first..self.first + Self::SIZE
+    }
+
     /// Where clients come in.
     #[must_use]
     pub fn router(&self) -> u16 {

@@ -19,6 +19,7 @@ mod healthcheck;
 mod http;
 mod lifecycle;
 pub mod logging;
+mod measure;
 mod metrics;
 mod model;
 mod phase;
@@ -28,6 +29,7 @@ mod text;
 
 pub use engine::{EngineKind, EngineUnavailable, GraphError};
 pub use healthcheck::{HealthcheckArguments, HealthcheckError, healthcheck};
+pub use measure::{MeasureArguments, MeasureError, measure};
 pub use lifecycle::{LoadError, ServeError, bind, run, serve};
 pub use settings::{
     AddressArguments, ConnectionLimits, LogFormat, RequestLog, ServeArguments, Settings, SettingsError,

@@ -4,7 +4,7 @@ use std::{convert::identity, future::Future, io::Write as _, process::ExitCode, 
 
 use anyhow::anyhow;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
-use model_server::{HealthcheckArguments, ServeArguments, healthcheck, logging, run};
+use model_server::{HealthcheckArguments, MeasureArguments, ServeArguments, healthcheck, logging, measure, run};
 use tokio::runtime::Runtime;
 
 // A request allocates a few dozen small pieces on one thread and frees some of them on another,
@@ -31,6 +31,9 @@ struct CommandLine {
 enum Command {
     /// Ask a running server for its health: exit code 0 if it is healthy, 1 if not
     Healthcheck(HealthcheckArguments),
+
+    /// Run the model on texts with no server around it, and tell how many it answers in a second
+    Measure(MeasureArguments),
 }
 
 const EXAMPLES: &str = "\
@@ -52,6 +55,9 @@ fn main() -> ExitCode {
             let answer = healthcheck(arguments).await?;
             Ok(writeln!(std::io::stdout(), "{answer}")?)
         }),
+        Some(Command::Measure(arguments)) => measure(arguments)
+            .map_err(Into::into)
+            .and_then(|rate| Ok(writeln!(std::io::stdout(), "{rate:.1} texts/s")?)),
         None => {
             let settings = line.serve.resolve().unwrap_or_else(|error| {
                 CommandLine::command()

@@ -24,7 +24,8 @@ use tokio::{
 use tracing::{info, warn};
 
 pub use self::load::LoadError;
-use self::{load::Loaded, signals::StopSignals};
+pub(crate) use self::load::{Loaded, load};
+use self::signals::StopSignals;
 use crate::{
     batch::{Shop, Workers},
     http,
@@ -162,7 +163,7 @@ async fn live(
     let began = Instant::now();
     let loading = {
         let settings = settings.clone();
-        task::spawn_blocking(move || load::load(&settings))
+        task::spawn_blocking(move || load(&settings))
     };
     let loaded = tokio::select! {
         loaded = loading => loaded,

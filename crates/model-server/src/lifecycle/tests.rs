@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use clap::Parser;
 
-use super::{load::Loaded, *};
+use super::*;
 use crate::{
     batch::{Job, Policy, Work},
     engine::{

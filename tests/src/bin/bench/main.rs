@@ -1,32 +1,63 @@
-//! `make bench`: what a switch costs clients, by this project's flag and by a reload of nginx; and
-//! what the router costs. One run, its rounds interleaved, so that a noisy machine is noisy for all.
+//! `make bench`: the model server beside its peers; what a switch costs clients, by this project's
+//! flag and by a reload of nginx; and what the router costs. What is compared is measured in one run,
+//! its rounds interleaved, so that a noisy machine is noisy for all.
 
+mod contender;
+mod document;
 mod machine;
+mod models;
 mod plain_router;
 mod rig;
 mod serving;
 mod statistics;
 mod switching;
 mod table;
+mod texts;
 mod write_up;
+mod wrk;
 
 use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{machine::Machine, rig::Rig, serving::Serving, switching::Accounts};
+use crate::{document::Section, machine::Machine, rig::Rig};
 
-/// Far above what the rounds add up to, also on a machine that is slow and busy.
-const LONGEST: Duration = Duration::from_secs(330);
-
-/// Measures switching and serving on this machine, over loopback.
+/// Measures on this machine, over loopback.
 #[derive(Parser)]
 struct Arguments {
-    /// The document to rewrite with the figures
+    /// What to measure
+    what: What,
+
+    /// The document whose section is rewritten with the figures
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum What {
+    /// The model server and its peers, on the same models (about half an hour)
+    Models,
+    /// Switching by flag and by reload, and what the router costs (about five minutes)
+    Switching,
+}
+
+impl What {
+    /// Far above what the rounds add up to, also on a machine that is slow and busy.
+    fn longest(self) -> Duration {
+        match self {
+            Self::Models => Duration::from_mins(90),
+            Self::Switching => Duration::from_secs(330),
+        }
+    }
+
+    fn section(self) -> Section {
+        match self {
+            Self::Models => Section::Models,
+            Self::Switching => Section::Switching,
+        }
+    }
 }
 
 #[tokio::main]
@@ -42,30 +73,46 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut machine = Machine::look().await?;
-    let (switching, serving) = tokio::select! {
-        measured = tokio::time::timeout(LONGEST, measure(&mut machine)) => {
-            measured.with_context(|| format!("it took longer than {LONGEST:?}"))??
+    let longest = arguments.what.longest();
+    let (figures, judged) = tokio::select! {
+        measured = tokio::time::timeout(longest, measure(arguments.what, &mut machine)) => {
+            measured.with_context(|| format!("it took longer than {longest:?}"))??
         }
         // Servers and nginx outlive whoever started them: end in order, so that they are stopped.
         name = stop_signal() => anyhow::bail!("stopped by {}", name?),
     };
-    machine.look_for_others().await?;
-    let figures = write_up::figures(&machine, &switching, &serving);
     writeln!(std::io::stdout(), "{figures}")?;
     if let Some(path) = &arguments.document {
-        fs::write(path, write_up::document(&figures))
+        let before = fs::read_to_string(path).unwrap_or_default();
+        fs::write(path, arguments.what.section().replace_in(&before, &figures))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     // Judged last: figures that disappoint are written down like any others.
-    switching::require_no_failure_by_flag(&switching)?;
-    serving.require_no_failure()
+    judged
 }
 
-async fn measure(machine: &mut Machine) -> anyhow::Result<(Vec<Accounts>, Serving)> {
-    let rig = Rig::start().await?;
-    let switching = switching::measure(&rig, machine).await?;
-    let serving = serving::measure(&rig, machine).await?;
-    Ok((switching, serving))
+/// The figures in words, and whether they may be as they are.
+async fn measure(
+    what: What,
+    machine: &mut Machine,
+) -> anyhow::Result<(String, anyhow::Result<()>)> {
+    match what {
+        What::Models => {
+            let models = models::measure(machine).await?;
+            machine.look_for_others().await?;
+            Ok((write_up::models(machine, &models), Ok(())))
+        }
+        What::Switching => {
+            let rig = Rig::start().await?;
+            let switching = switching::measure(&rig, machine).await?;
+            let serving = serving::measure(&rig, machine).await?;
+            machine.look_for_others().await?;
+            let figures = write_up::switching(machine, &switching, &serving);
+            let judged = switching::require_no_failure_by_flag(&switching)
+                .and_then(|()| serving.require_no_failure());
+            Ok((figures, judged))
+        }
+    }
 }
 
 async fn stop_signal() -> anyhow::Result<&'static str> {

@@ -3,20 +3,21 @@
 use crate::{
     machine::{self, Machine},
     rig::Color,
+    models::{self, Case, Comparison},
     serving::{self, Route, Serving},
     statistics::{median, range},
     switching::{self, Account, Accounts, Load, Seen},
     table::Table,
 };
 
-/// Where the figures come from, and the figures.
-pub(crate) fn figures(machine: &Machine, switching: &[Accounts], serving: &Serving) -> String {
+/// Switching and the router: where the figures come from, and the figures.
+pub(crate) fn switching(machine: &Machine, switching: &[Accounts], serving: &Serving) -> String {
     let switching: Vec<String> = switching.iter().map(under_load).collect();
     format!(
         "\
-{machine}
-
 ## Switching
+
+{machine}
 
 {clients} clients, each on a keep-alive connection of its own, send real sentences to one router and
 never send a request twice. v1 and v2 take turns. Times are milliseconds: the median of the
@@ -24,13 +25,14 @@ switches, and the worst one in parentheses.
 
 {switching}
 
-## Serving
+## Serving through the router
 
-wrk with 1 thread and {connections} connections, {rounds} rounds of {seconds} s, the median of the rounds;
+wrk with 2 threads and {connections} connections, {rounds} rounds of {seconds} s, the median of the rounds;
 `{sentence}`.
 
 {serving}
-",
+
+{NOTES}",
         machine = about(machine),
         clients = switching::CONNECTIONS,
         switching = switching.join("\n\n"),
@@ -42,9 +44,97 @@ wrk with 1 thread and {connections} connections, {rounds} rounds of {seconds} s,
     )
 }
 
-/// The whole document.
-pub(crate) fn document(figures: &str) -> String {
-    format!("{HEAD}\n{figures}\n{NOTES}")
+/// The model server and its peers: where the figures come from, and the figures.
+pub(crate) fn models(machine: &Machine, comparisons: &[Comparison]) -> String {
+    let tables: Vec<String> = comparisons.iter().map(of_model).collect();
+    format!(
+        "\
+## Model servers
+
+{machine}
+
+All servers of a model run at the same time and take turns: wrk posts 512 different texts over so many
+connections, {rounds} rounds of {seconds} s each; the median of the rounds. Two threads of wrk are on
+the same cores. Ratios are to the best peer of the same table.
+
+{tables}
+
+{MODEL_NOTES}",
+        machine = about(machine),
+        rounds = models::ROUNDS,
+        seconds = models::SECONDS,
+        tables = tables.join("\n\n"),
+    )
+}
+
+fn of_model(comparison: &Comparison) -> String {
+    let mut parts: Vec<String> = comparison
+        .cases
+        .iter()
+        .map(|case| {
+            format!(
+                "### {}, texts of {}, {} connection{}\n\n{}\n\nThe engines alone, tokenizing and \
+                 forward passes with no server around them: onnxruntime {} texts/s, rten {}.",
+                comparison.model.name(),
+                case.mix.name(),
+                case.connections,
+                if case.connections == 1 { "" } else { "s" },
+                case_table(case).render(),
+                rate(case.limits[0]),
+                rate(case.limits[1]),
+            )
+        })
+        .collect();
+    let mut table = Table::new(&["", "start to first answer, s", "memory after all loads, MB"]);
+    for weight in &comparison.weights {
+        table.row(vec![
+            weight.contender.name.to_owned(),
+            format!("{:.2}", weight.started_in.as_secs_f64()),
+            format!("{:.0}", weight.memory),
+        ]);
+    }
+    parts.push(format!(
+        "### {}: start and memory\n\n{}",
+        comparison.model.name(),
+        table.render()
+    ));
+    parts.join("\n\n")
+}
+
+fn case_table(case: &Case) -> Table {
+    let mut table = Table::new(&[
+        "",
+        "requests/s",
+        "÷ best peer",
+        "÷ engine alone",
+        "p50 ms",
+        "p99 ms",
+        "failed",
+    ]);
+    for row in &case.rows {
+        let limit = case.limit_of(&row.contender);
+        table.row(vec![
+            row.contender.name.to_owned(),
+            rate(row.per_second()),
+            format!("{:.2}", row.per_second() / case.best_peer()),
+            limit.map_or(String::new(), |limit| {
+                format!("{:.2}", row.per_second() / limit)
+            }),
+            format!("{:.2}", row.p50()),
+            format!("{:.2}", row.p99()),
+            row.failed().to_string(),
+        ]);
+    }
+    table
+}
+
+/// A rate, with a digit behind the point where it is small.
+fn rate(per_second: f64) -> String {
+    if per_second < 1000.0 {
+        format!("{per_second:.1}")
+    } else {
+        grouped(per_second)
+    }
 }
 
 fn about(machine: &Machine) -> String {
@@ -243,15 +333,25 @@ fn grouped(number: f64) -> String {
     grouped
 }
 
-const HEAD: &str = "\
-# Benchmarks
+const MODEL_NOTES: &str = "\
+### What is compared
 
-Written by `make bench` (`scripts/bench`), which replaces this file with what it measured: one run
-on one machine, over loopback, the rounds of everything compared alternating.
+- Each server gets the same model files, the same texts and the same ONNX Runtime (the peers by its
+  Python package); `rten` is the engine that is built into this server. The peers' code is in
+  `tests/bench/peers`: one common classifier (tokenizers, numpy), and as little as each framework needs.
+- MiniLM is all-MiniLM-L6-v2 with a two-class head; int8 is the same, quantized dynamically.
+  `scripts/minilm/make` makes both.
+- No server writes a line per request. This one has its other defaults; FastAPI runs on uvicorn with
+  uvloop and httptools; MOSEC waits 1 ms for a batch of at most 16; LitServe and BentoML batch up to 8.
+- A dynamically quantized model takes the scale of its activations from the whole batch, so with the
+  peers' batching a text's answer depends on its neighbors. This server runs such models one text at
+  a time.
+- Memory is the proportional set size of all processes of a server.
+- Not measured: networks, machines with more cores, graphics cards.
 ";
 
 const NOTES: &str = "\
-## What is compared
+### What is compared
 
 - Both routers are the same nginx program with the same `nginx.conf`: workers, log, keep-alive and
   time-outs are equal. They stand before the same two model servers, v1 and v2.
@@ -264,7 +364,7 @@ const NOTES: &str = "\
 - Plain nginx, under Serving, is the reload way's router left alone: it has one upstream and tests
   no files. The difference between the two routers is what the flags cost.
 
-## What the figures mean
+### What the figures mean
 
 - A failed request is one whose client got no answer. nginx closes idle keep-alive connections when
   it reloads, as HTTP allows; a client that has just sent, or is just sending, then finds its
@@ -285,7 +385,7 @@ const NOTES: &str = "\
   weighs; with a model that takes milliseconds of a core it drowns in the noise, and a ratio above 1
   is noise.
 
-## What they do not mean
+### What they do not mean
 
 - Nothing about absolute figures elsewhere: neither the network, nor a machine with more cores, nor
   other models are in them. Only figures of one run can be compared with each other.
@@ -295,14 +395,6 @@ const NOTES: &str = "\
 - No failure in so many requests is no proof that there never is one. How many requests a reload
   costs depends on how many connections happen to be in use at that moment.
 - Deployments are not measured: how long proving and watching take is set in `deployer.toml`.
-
-## How to run it
-
-    make bench                  # the dev profile, like `make demo` and `make test`
-    scripts/bench --release     # the release profile
-
-It takes about five minutes once everything is built, and fails when a request fails during a switch
-by flag or during serving. No figure is required to be any good.
 ";
 
 #[cfg(test)]

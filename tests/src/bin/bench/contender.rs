@@ -1,0 +1,317 @@
+//! The servers that are compared: this project's with both engines, and its peers.
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use end_to_end::repository;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    process::{Child, Command},
+    time,
+};
+
+/// No server takes longer to start, on however slow a machine.
+const START: Duration = Duration::from_secs(60);
+/// How often a server that starts is asked.
+const ASK_EVERY: Duration = Duration::from_millis(5);
+/// How long a server may take to stop by itself.
+const STOP: Duration = Duration::from_secs(5);
+
+/// A server, and how it is set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Contender {
+    /// Its name in the tables.
+    pub(crate) name: &'static str,
+    /// Whether it is a peer, and not this project's.
+    pub(crate) is_peer: bool,
+    program: Program,
+    environment: &'static [(&'static str, &'static str)],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Program {
+    Own,
+    Peer {
+        name: &'static str,
+        path: &'static str,
+        /// Whether the text stands in an array of its own.
+        list: bool,
+    },
+}
+
+const fn peer(
+    name: &'static str,
+    program: &'static str,
+    environment: &'static [(&'static str, &'static str)],
+) -> Contender {
+    Contender {
+        name,
+        is_peer: true,
+        program: Program::Peer {
+            name: program,
+            path: "/predict",
+            list: false,
+        },
+        environment,
+    }
+}
+
+/// This server with ONNX Runtime.
+pub(crate) const ONNXRUNTIME: Contender = Contender {
+    name: "model-server, onnxruntime",
+    is_peer: false,
+    program: Program::Own,
+    environment: &[("ENGINE", "onnxruntime")],
+};
+
+/// This server with its built-in engine.
+pub(crate) const RTEN: Contender = Contender {
+    name: "model-server, rten",
+    is_peer: false,
+    program: Program::Own,
+    environment: &[("ENGINE", "rten")],
+};
+
+/// FastAPI as most people run it.
+pub(crate) const FASTAPI: Contender = peer(
+    "FastAPI, 1 worker × 2 threads",
+    "fastapi",
+    &[("PROCESSES", "1"), ("THREADS", "2")],
+);
+
+/// Everybody. MOSEC comes twice: what is best for many clients is worst for a single one.
+pub(crate) const ALL: [Contender; 8] = [
+    ONNXRUNTIME,
+    RTEN,
+    FASTAPI,
+    peer(
+        "FastAPI, 2 workers × 1 thread",
+        "fastapi",
+        &[("PROCESSES", "2"), ("THREADS", "1")],
+    ),
+    Contender {
+        program: MOSEC,
+        ..peer(
+            "MOSEC, 2 processes × 1 thread",
+            "mosec",
+            &[("PROCESSES", "2"), ("THREADS", "1"), ("BATCH", "16")],
+        )
+    },
+    Contender {
+        program: MOSEC,
+        ..peer(
+            "MOSEC, 1 process × 2 threads",
+            "mosec",
+            &[("PROCESSES", "1"), ("THREADS", "2"), ("BATCH", "16")],
+        )
+    },
+    peer(
+        "LitServe, 2 workers × 1 thread",
+        "litserve",
+        &[("PROCESSES", "2"), ("THREADS", "1"), ("BATCH", "8")],
+    ),
+    Contender {
+        program: Program::Peer {
+            name: "bentoml",
+            path: "/predict",
+            list: true,
+        },
+        ..peer(
+            "BentoML, 2 workers × 1 thread",
+            "bentoml",
+            &[("PROCESSES", "2"), ("THREADS", "1"), ("BATCH", "8")],
+        )
+    },
+];
+
+const MOSEC: Program = Program::Peer {
+    name: "mosec",
+    path: "/inference",
+    list: false,
+};
+
+impl Contender {
+    /// Where it takes texts.
+    pub(crate) fn path(&self) -> &'static str {
+        match self.program {
+            Program::Own => "/predict",
+            Program::Peer { path, .. } => path,
+        }
+    }
+
+    /// The body for a text.
+    pub(crate) fn body(&self, text: &str) -> String {
+        match self.program {
+            Program::Peer { list: true, .. } => serde_json::json!({ "text": [text] }),
+            Program::Own | Program::Peer { .. } => serde_json::json!({ "text": text }),
+        }
+        .to_string()
+    }
+
+    /// Starts it with the release in `directory` (ROOT/NAME/VERSION) and waits until it answers.
+    pub(crate) async fn start(self, directory: &Path, port: u16) -> anyhow::Result<Running> {
+        let mut command = match self.program {
+            Program::Own => own(directory, port)?,
+            Program::Peer { name, .. } => {
+                let mut command = Command::new(repository().join("tests/bench/peers/run"));
+                command.arg(name).arg(directory).arg(port.to_string());
+                command
+            }
+        };
+        let log = env::temp_dir().join(format!("bench-{port}.log"));
+        let file = fs::File::create(&log)?;
+        let began = Instant::now();
+        let child = command
+            .envs(self.environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.name))?;
+        let id = i32::try_from(child.id().context("it ended at once")?)?;
+        let mut running = Running {
+            contender: self,
+            address: ([127, 0, 0, 1], port).into(),
+            group: Pid::from_raw(id).context("a process has a number")?,
+            started_in: Duration::ZERO,
+            child,
+        };
+        let answered = time::timeout(START, running.until_it_answers()).await;
+        answered
+            .map_err(anyhow::Error::from)
+            .flatten()
+            .with_context(|| {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                format!("{} does not answer: {said}", self.name)
+            })?;
+        running.started_in = began.elapsed();
+        Ok(running)
+    }
+}
+
+/// This project's server, which lies beside this program.
+fn own(directory: &Path, port: u16) -> anyhow::Result<Command> {
+    let name_of = |path: Option<&Path>| -> anyhow::Result<PathBuf> {
+        let name = path.and_then(Path::file_name);
+        Ok(name.context("a release lies in ROOT/NAME/VERSION")?.into())
+    };
+    let model = directory.parent();
+    let root = model.and_then(Path::parent);
+    let mut command = Command::new(env::current_exe()?.with_file_name("model-server"));
+    command
+        .env("MODEL_VERSION", name_of(Some(directory))?)
+        .env("MODEL_NAME", name_of(model)?)
+        .env("MODEL_ROOT", root.context("a release has a root")?)
+        .env("ONNXRUNTIME_LIBRARY", library())
+        .env("PORT", port.to_string())
+        .env("GRACE_SECONDS", "0")
+        // The peers write no line for each request either.
+        .env("REQUEST_LOG", "failures");
+    Ok(command)
+}
+
+/// ONNX Runtime's library, as scripts/onnxruntime installs it.
+pub(crate) fn library() -> PathBuf {
+    repository().join("target/onnxruntime/libonnxruntime.so")
+}
+
+/// A server that answers. Dropping it ends all of its processes.
+pub(crate) struct Running {
+    pub(crate) contender: Contender,
+    pub(crate) address: SocketAddr,
+    /// From its start to its first answer to a text.
+    pub(crate) started_in: Duration,
+    group: Pid,
+    child: Child,
+}
+
+impl Running {
+    async fn until_it_answers(&mut self) -> anyhow::Result<()> {
+        let body = self.contender.body("a fine film");
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                anyhow::bail!("it ended with {status}");
+            }
+            if post(self.address, self.contender.path(), &body).await.is_ok_and(|ok| ok) {
+                return Ok(());
+            }
+            time::sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Megabytes that its processes hold in memory together; pages that several of them share
+    /// count once (proportional set size).
+    pub(crate) fn memory(&self) -> anyhow::Result<f64> {
+        let mut kilobytes = 0;
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let Ok(stat) = fs::read_to_string(path.join("stat")) else {
+                continue;
+            };
+            if group_of(&stat) == Some(self.group.as_raw_nonzero().get()) {
+                let rollup = fs::read_to_string(path.join("smaps_rollup")).unwrap_or_default();
+                let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+                let size = line.and_then(|line| line.split_whitespace().next());
+                kilobytes += size.and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
+            }
+        }
+        Ok(kilobytes as f64 / 1024.0)
+    }
+
+    /// Tells it to stop, and ends what does not.
+    pub(crate) async fn stop(mut self) {
+        let _ = kill_process_group(self.group, Signal::TERM);
+        let _ = time::timeout(STOP, self.child.wait()).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Their workers too, whatever became of the first process.
+        let _ = kill_process_group(self.group, Signal::KILL);
+    }
+}
+
+/// The process group in a line of /proc/PID/stat; the name before it may hold spaces.
+fn group_of(stat: &str) -> Option<i32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(2)?.parse().ok()
+}
+
+/// Whether a text is answered with 200.
+async fn post(address: SocketAddr, path: &str, body: &str) -> anyhow::Result<bool> {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await?;
+        anyhow::Ok(start.ends_with(b" 200"))
+    };
+    time::timeout(Duration::from_secs(5), ask).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_of_a_process_is_found_behind_whatever_name_it_has() {
+        let stat = "12 (a (strange) name) S 1 34 34 0 -1";
+        assert_eq!(group_of(stat), Some(34));
+        assert_eq!(group_of("nonsense"), None);
+    }
+}
