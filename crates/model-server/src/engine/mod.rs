@@ -3,6 +3,8 @@
 mod onnxruntime;
 mod rten;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, sync::Arc};
 

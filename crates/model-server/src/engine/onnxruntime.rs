@@ -3,7 +3,7 @@ use std::{
     ffi::{CString, c_char},
     path::{Path, PathBuf},
     ptr::{self, NonNull},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -29,7 +29,10 @@ const USUAL_PLACES: [&str; 5] = [
     "/usr/lib/aarch64-linux-gnu/libonnxruntime.so.1",
 ];
 
-/// The library, loaded once per process.
+/// A process can load one library, and has it from then on.
+static LOADED: Mutex<Option<OnnxRuntime>> = Mutex::new(None);
+
+/// The library.
 #[derive(Debug, Clone)]
 pub(crate) struct OnnxRuntime(Environment);
 
@@ -46,6 +49,10 @@ impl OnnxRuntime {
         };
         // Asked first: the loader names neither the path nor the plain cause.
         std::fs::metadata(&path).map_err(|error| unusable(&error))?;
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = &*loaded {
+            return Ok(library.clone());
+        }
         let environment = ort::init_from(&path)
             .map_err(|error| unusable(&error))?
             .with_name("model-server")
@@ -53,7 +60,7 @@ impl OnnxRuntime {
             .with_telemetry(false)
             .build()
             .map_err(|error| unusable(&error))?;
-        Ok(Self(environment))
+        Ok(loaded.insert(Self(environment)).clone())
     }
 }
 

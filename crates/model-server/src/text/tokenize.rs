@@ -195,4 +195,26 @@ mod tests {
         let error = TextTokenizer::parse(b"{}", 512).unwrap_err();
         assert!(error.to_string().contains("Hugging Face"), "{error}");
     }
+
+    #[test]
+    fn ids_are_those_of_the_python_library_in_every_script() {
+        let crate_directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let cases = std::fs::read(crate_directory.join("tests/data/token_ids.json")).unwrap();
+        let cases: serde_json::Value = serde_json::from_slice(&cases).unwrap();
+        let mut compared = 0;
+        for release in ["v1", "v2"] {
+            let path = format!("../../models/sentiment/{release}/tokenizer.json");
+            let bytes = std::fs::read(crate_directory.join(path)).unwrap();
+            let tokenizer = TextTokenizer::parse(&bytes, 128).unwrap();
+            for case in cases["cases"].as_array().unwrap() {
+                if case["release"] == release {
+                    let text = case["text"].as_str().unwrap();
+                    let tokens = tokenizer.tokenize(text).unwrap();
+                    assert_eq!(serde_json::json!(tokens.ids), case["ids"], "{text:?}");
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 50, "{compared}");
+    }
 }
