@@ -53,7 +53,8 @@ fn main() -> ExitCode {
                     .error(ErrorKind::MissingRequiredArgument, error)
                     .exit()
             });
-            logging::start(settings.log_format);
+            // Written to its end before the error below.
+            let _log = logging::start(settings.log_format);
             block_on(async { Ok(run(settings, identity).await?) })
         }
     };
