@@ -26,6 +26,9 @@ use crate::{
     telemetry::{Ended, Parent, TraceId, trace_state},
 };
 
+/// How much of an unknown path the log has.
+const LONGEST_PATH: usize = 256;
+
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Counts a request for a prediction and what became of it.
@@ -137,14 +140,18 @@ impl<'a> Observed<'a> {
         });
         if self.has_line(status, quiet) {
             let failure = response.extensions().get::<Failure>();
-            self.log(path, method, &Line {
-                status: status.as_u16(),
-                took,
-                times,
-                error,
-                reason: failure.map(|Failure(reason)| reason.as_str()),
-                trace: trace.or(self.parent.map(|parent| parent.trace)),
-            });
+            self.log(
+                path,
+                method,
+                &Line {
+                    status: status.as_u16(),
+                    took,
+                    times,
+                    error,
+                    reason: failure.map(|Failure(reason)| reason.as_str()),
+                    trace: trace.or(self.parent.map(|parent| parent.trace)),
+                },
+            );
         }
     }
 
@@ -164,8 +171,7 @@ impl<'a> Observed<'a> {
                     request_id = self.id.to_str().unwrap_or_default(),
                     method,
                     route = path,
-                    // Not the query: what it holds is the client's.
-                    path = self.unmatched.as_ref().map(Uri::path),
+                    path = self.unmatched.as_ref().map(beginning),
                     status = line.status,
                     latency_ms = milliseconds(line.took),
                     queue_ms = line.times.map(|times| milliseconds(times.queue)),
@@ -193,16 +199,27 @@ impl Drop for Observed<'_> {
             && !guard.is_quiet()
             && self.state.request_log == RequestLog::All
         {
-            self.log(guard.path(), guard.method(), &Line {
-                status: CLIENT_LEFT,
-                took: guard.elapsed(),
-                times: None,
-                error: None,
-                reason: None,
-                trace: self.parent.map(|parent| parent.trace),
-            });
+            self.log(
+                guard.path(),
+                guard.method(),
+                &Line {
+                    status: CLIENT_LEFT,
+                    took: guard.elapsed(),
+                    times: None,
+                    error: None,
+                    reason: None,
+                    trace: self.parent.map(|parent| parent.trace),
+                },
+            );
         }
     }
+}
+
+/// The path without its query, which is the client's, and not more of it than tells what it was:
+/// it may be as long as a head.
+fn beginning(uri: &Uri) -> &str {
+    let path = uri.path();
+    &path[..path.floor_char_boundary(LONGEST_PATH)]
 }
 
 /// A duration in milliseconds, without the digits that nobody reads.
@@ -227,6 +244,13 @@ fn server_timing(times: StageTimes) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_logged_without_its_query_and_not_at_any_length() {
+        assert_eq!(beginning(&Uri::from_static("/a/b?c=d")), "/a/b");
+        let long = format!("/{}", "a".repeat(5000));
+        assert_eq!(beginning(&long.parse().unwrap()), &long[..LONGEST_PATH]);
+    }
 
     #[test]
     fn stages_are_told_in_milliseconds() {

@@ -73,7 +73,9 @@ impl Histogram {
     pub(super) fn new(scale: &'static Scale) -> Self {
         Self {
             scale,
-            buckets: (0..=scale.bounds.len()).map(|_| AtomicU64::new(0)).collect(),
+            buckets: (0..=scale.bounds.len())
+                .map(|_| AtomicU64::new(0))
+                .collect(),
             sum: AtomicU64::new(0),
         }
     }

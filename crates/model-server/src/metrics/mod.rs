@@ -176,8 +176,10 @@ impl Metrics {
 impl Route {
     fn new(path: &str) -> Self {
         // Whoever asks these asks again and again.
-        let quiet = matches!(path, "/health" | "/livez" | "/readyz" | "/startupz" | "/metrics")
-            || path.starts_with("/v2/health/")
+        let quiet = matches!(
+            path,
+            "/health" | "/livez" | "/readyz" | "/startupz" | "/metrics"
+        ) || path.starts_with("/v2/health/")
             || (path.starts_with("/v2/models/") && path.ends_with("/ready"));
         Self {
             path: path.to_owned(),

@@ -9,7 +9,9 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _, MetricEncoder, NoLabelSet, text},
+    encoding::{
+        DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _, MetricEncoder, NoLabelSet, text,
+    },
     metrics::{MetricType, counter::ConstCounter},
     registry::{Registry, Unit},
 };
@@ -67,7 +69,10 @@ impl Scrape {
             MetricType::Histogram,
         )?;
         // No empty histogram for what nobody asked for.
-        for route in self.routes().filter(|it| it.answers.iter().next().is_some()) {
+        for route in self
+            .routes()
+            .filter(|it| it.answers.iter().next().is_some())
+        {
             let labels = [("route", route.path.as_str())];
             route.latency.encode(latency.encode_family(&labels)?)?;
         }
@@ -136,7 +141,12 @@ impl Scrape {
         let Self(state) = self;
         let now = Instant::now();
         let depth = state.serving.get().map_or(0, |it| it.shop.queue.depth());
-        page.gauge("model_server_queue_depth", "Texts that wait for their turn.", None, &depth)?;
+        page.gauge(
+            "model_server_queue_depth",
+            "Texts that wait for their turn.",
+            None,
+            &depth,
+        )?;
         page.gauge(
             "model_server_in_flight_requests",
             "Requests for predictions that are being answered now.",
@@ -155,7 +165,12 @@ impl Scrape {
             None,
             logging::dropped_lines(),
         )?;
-        let mut model = page.family("model", "The release that is served.", None, MetricType::Info)?;
+        let mut model = page.family(
+            "model",
+            "The release that is served.",
+            None,
+            MetricType::Info,
+        )?;
         if let Some(serving) = state.serving.get() {
             model.encode_info(&[
                 ("model_name", state.model_name.as_str()),
@@ -237,7 +252,9 @@ fn since_1970(time: SystemTime) -> f64 {
 /// Resident memory, where the operating system tells it as Linux does.
 fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }

@@ -121,7 +121,10 @@ impl Telemetry {
                 SpanId::from(parent.span),
                 TraceFlags::default().with_sampled(parent.sampled),
                 true,
-                request.state.and_then(|it| TraceState::from_str(it).ok()).unwrap_or_default(),
+                request
+                    .state
+                    .and_then(|it| TraceState::from_str(it).ok())
+                    .unwrap_or_default(),
             )),
         };
         let ended = request.began + request.took;
@@ -134,7 +137,9 @@ impl Telemetry {
             .with_kind(SpanKind::Server)
             .with_start_time(request.began)
             .start_with_context(&self.tracer, &caller);
-        let trace = TraceId(u128::from_be_bytes(span.span_context().trace_id().to_bytes()));
+        let trace = TraceId(u128::from_be_bytes(
+            span.span_context().trace_id().to_bytes(),
+        ));
         if !span.is_recording() {
             return trace;
         }
@@ -153,7 +158,13 @@ impl Telemetry {
 
     /// Lays the stages one behind the other, so that the last ends with the request. Where there
     /// were several texts, each stage is the longest of its kind, and they may overlap in truth.
-    fn record_stages(&self, times: StageTimes, parent: &Context, began: SystemTime, ended: SystemTime) {
+    fn record_stages(
+        &self,
+        times: StageTimes,
+        parent: &Context,
+        began: SystemTime,
+        ended: SystemTime,
+    ) {
         let all = times.queue + times.tokenize + times.inference;
         let mut start = (ended - all).max(began);
         for (name, took) in [
@@ -189,7 +200,10 @@ impl Drop for Telemetry {
 fn attributes(request: &Ended) -> Vec<KeyValue> {
     let mut attributes = vec![
         KeyValue::new("http.request.method", request.method),
-        KeyValue::new("http.response.status_code", i64::from(request.status.as_u16())),
+        KeyValue::new(
+            "http.response.status_code",
+            i64::from(request.status.as_u16()),
+        ),
         KeyValue::new("url.path", request.uri.path().to_owned()),
         KeyValue::new("url.scheme", "http"),
     ];
@@ -272,7 +286,15 @@ mod tests {
         for good in ["http://localhost:4318", "https://otel.example/base/"] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
-        for bad in ["", "localhost:4318", "/v1", "grpc://a:4317", "http://", "http://a/?b=c", "not one"] {
+        for bad in [
+            "",
+            "localhost:4318",
+            "/v1",
+            "grpc://a:4317",
+            "http://",
+            "http://a/?b=c",
+            "not one",
+        ] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }

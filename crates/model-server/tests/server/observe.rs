@@ -34,7 +34,9 @@ async fn metrics(ask: &Asker) -> String {
 
 /// The value of a sample, by its name and labels as they are written.
 fn sample(metrics: &str, name: &str) -> Option<f64> {
-    let rest = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let rest = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     rest.map(|value| value.parse().unwrap())
 }
 
@@ -63,7 +65,10 @@ async fn metrics_count_requests_by_route_method_and_code() {
         let name = format!(r#"model_server_errors_total{{kind="{kind}"}}"#);
         assert_eq!(sample(&text, &name), Some(count), "{name}\n{text}");
     }
-    assert!(!text.contains("nothing"), "a client's path is a label\n{text}");
+    assert!(
+        !text.contains("nothing"),
+        "a client's path is a label\n{text}"
+    );
     server.stop().await.unwrap();
 }
 
@@ -77,8 +82,14 @@ async fn histograms_have_a_value_for_each_request_and_each_forward_pass() {
     let text = metrics(&server.ask).await;
     let value = |name: &str| sample(&text, name).unwrap_or_else(|| panic!("no {name}\n{text}"));
     for (name, count) in [
-        (r#"model_server_request_duration_seconds_count{route="/predict"}"#, 4.0),
-        (r#"model_server_request_duration_seconds_bucket{le="+Inf",route="/predict"}"#, 4.0),
+        (
+            r#"model_server_request_duration_seconds_count{route="/predict"}"#,
+            4.0,
+        ),
+        (
+            r#"model_server_request_duration_seconds_bucket{le="+Inf",route="/predict"}"#,
+            4.0,
+        ),
         ("model_server_queue_time_seconds_count", 3.0),
         ("model_server_tokenize_time_seconds_count", 3.0),
         ("model_server_inference_time_seconds_count", 3.0),
@@ -135,11 +146,17 @@ async fn a_request_keeps_its_id_or_gets_one() {
             request = request.header("x-request-id", id);
         }
         let response = request.send().await.unwrap();
-        response.headers()["x-request-id"].to_str().unwrap().to_owned()
+        response.headers()["x-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned()
     };
     for path in ["/health", "/predict", "/nothing"] {
         assert_eq!(id_for(Some("as-given"), path).await, "as-given");
-        let (one, other) = (id_for(None, path).await, id_for(Some("not sane"), path).await);
+        let (one, other) = (
+            id_for(None, path).await,
+            id_for(Some("not sane"), path).await,
+        );
         assert_eq!((one.len(), other.len()), (16, 16));
         assert_ne!(one, other);
     }
@@ -149,7 +166,10 @@ async fn a_request_keeps_its_id_or_gets_one() {
 #[tokio::test]
 async fn answers_tell_the_time_of_their_stages() {
     let server = Server::start(settings("v1")).await;
-    for body in [json!({"text": "fine"}), json!({"texts": ["fine", "not so fine"]})] {
+    for body in [
+        json!({"text": "fine"}),
+        json!({"texts": ["fine", "not so fine"]}),
+    ] {
         let answer = asking(&server.ask, &body).send().await.unwrap();
         let stages = answer.headers()["server-timing"].to_str().unwrap();
         let times: Vec<(&str, f64)> = stages
@@ -168,7 +188,9 @@ async fn answers_tell_the_time_of_their_stages() {
 
 /// The lines of a log that belong to requests.
 fn requests(log: &[Value]) -> Vec<&Value> {
-    log.iter().filter(|line| line.get("request_id").is_some()).collect()
+    log.iter()
+        .filter(|line| line.get("request_id").is_some())
+        .collect()
 }
 
 #[tokio::test]
@@ -193,22 +215,34 @@ async fn each_request_but_for_health_and_metrics_has_a_line() {
     let line = lines[0];
     assert_eq!(line["level"], "INFO");
     assert_eq!(line["request_id"], "first");
-    assert_eq!((&line["method"], &line["route"]), (&json!("POST"), &json!("/predict")));
+    assert_eq!(
+        (&line["method"], &line["route"]),
+        (&json!("POST"), &json!("/predict"))
+    );
     assert_eq!(line["status"], 200);
     assert_eq!(line["trace_id"], TRACE);
     let time = |name: &str| line[name].as_f64().unwrap();
     let stages = time("queue_ms") + time("tokenize_ms") + time("inference_ms");
-    assert!(time("inference_ms") > 0.0 && stages <= time("latency_ms"), "{line}");
+    assert!(
+        time("inference_ms") > 0.0 && stages <= time("latency_ms"),
+        "{line}"
+    );
 
     let line = lines[1];
-    assert_eq!((&line["request_id"], &line["status"]), (&json!("second"), &json!(400)));
+    assert_eq!(
+        (&line["request_id"], &line["status"]),
+        (&json!("second"), &json!(400))
+    );
     assert_eq!(line["error"], "field");
     for absent in ["trace_id", "queue_ms", "path"] {
         assert!(line.get(absent).is_none(), "{line}");
     }
 
     let line = lines[2];
-    assert_eq!((&line["route"], &line["path"]), (&json!("unmatched"), &json!("/nothing")));
+    assert_eq!(
+        (&line["route"], &line["path"]),
+        (&json!("unmatched"), &json!("/nothing"))
+    );
     assert_eq!(log.last().unwrap()["message"], "stopped");
 }
 
@@ -222,19 +256,81 @@ async fn told_to_log_failures_it_logs_only_what_it_failed() {
     ])
     .await;
     assert_eq!(server.ask.predict("fine").await.status(), 200);
-    assert_eq!(asking(&server.ask, &json!({})).send().await.unwrap().status(), 400);
-    // More than any machine does in the time.
-    let texts = vec!["not so fine, not so fine"; 100_000];
-    let late = asking(&server.ask, &json!({"texts": texts})).header("x-request-timeout-ms", "250");
+    assert_eq!(
+        asking(&server.ask, &json!({}))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        400
+    );
+    let late = asking(&server.ask, &many_texts()).header("x-request-timeout-ms", "250");
     assert_eq!(late.send().await.unwrap().status(), 504);
     server.signal("TERM").await;
     let log = server.log().await;
     let lines = requests(&log);
     assert_eq!(lines.len(), 1, "{log:#?}");
-    assert_eq!((&lines[0]["level"], &lines[0]["status"]), (&json!("ERROR"), &json!(504)));
+    assert_eq!(
+        (&lines[0]["level"], &lines[0]["status"]),
+        (&json!("ERROR"), &json!(504))
+    );
     assert_eq!(lines[0]["error"], "timeout");
     let reason = lines[0]["reason"].as_str().unwrap();
     assert!(reason.contains("no prediction within"), "{reason}");
+}
+
+/// More than any machine does in a moment.
+fn many_texts() -> Value {
+    json!({"texts": vec!["not so fine, not so fine"; 100_000]})
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_counted_and_is_no_error() {
+    let mut settings = settings("v1");
+    settings.queue_capacity = 100_000.try_into().unwrap();
+    settings.max_body_bytes = 4 * 1024 * 1024;
+    let server = Server::start(settings).await;
+    let impatient = asking(&server.ask, &many_texts()).timeout(Duration::from_millis(250));
+    assert!(impatient.send().await.unwrap_err().is_timeout());
+    let left = r#"model_server_requests_total{route="/predict",method="POST",code="499"}"#;
+    until("counted", || async {
+        sample(&metrics(&server.ask).await, left) == Some(1.0)
+    })
+    .await;
+    let (_, health) = server.ask.health().await;
+    assert_eq!(
+        (&health["request_count"], &health["error_count"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(health["in_flight"], 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_no_request_and_tells_what_it_lost() {
+    let server = Process::start(&[("GRACE_SECONDS", "0")]).await;
+    let filling = (0..16).map(|_| {
+        let ask = server.ask.clone();
+        tokio::spawn(async move {
+            let path = format!("/{}", "a".repeat(300));
+            for _ in 0..700 {
+                let request = ask.client.get(format!("{}{path}", ask.url));
+                let request = request.header("x-request-id", "a".repeat(128));
+                assert_eq!(request.send().await.unwrap().status(), 404);
+            }
+        })
+    });
+    for each in filling.collect::<Vec<_>>() {
+        each.await.unwrap();
+    }
+    assert_eq!(server.ask.predict("fine").await.status(), 200);
+    let text = metrics(&server.ask).await;
+    let lost = sample(&text, "model_server_log_lines_dropped_total").unwrap();
+    assert!(lost > 0.0, "{text}");
+    server.signal("TERM").await;
+    let log = server.log().await;
+    let told = log.iter().filter_map(|line| line["dropped"].as_f64());
+    assert!(told.sum::<f64>() >= lost, "{lost} lines were lost");
 }
 
 /// A collector that takes what it is sent.
@@ -251,7 +347,9 @@ impl Collector {
         let traces = async |State(take): State<mpsc::UnboundedSender<Bytes>>, body: Bytes| {
             take.send(body).unwrap();
         };
-        let router = Router::new().route("/v1/traces", post(traces)).with_state(take);
+        let router = Router::new()
+            .route("/v1/traces", post(traces))
+            .with_state(take);
         tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
         Self { url, taken }
     }
@@ -267,7 +365,10 @@ impl Collector {
     fn arrived(mut self) -> (Vec<KeyValue>, Vec<Span>) {
         let (mut resource, mut spans) = (Vec::new(), Vec::new());
         while let Ok(body) = self.taken.try_recv() {
-            for group in ExportTraceServiceRequest::decode(body).unwrap().resource_spans {
+            for group in ExportTraceServiceRequest::decode(body)
+                .unwrap()
+                .resource_spans
+            {
                 resource = group.resource.unwrap().attributes;
                 spans.extend(group.scope_spans.into_iter().flat_map(|it| it.spans));
             }
@@ -304,7 +405,10 @@ async fn a_traced_request_is_a_span_of_its_callers_trace_with_its_stages_below()
     server.stop().await.unwrap();
 
     let (resource, spans) = collector.arrived();
-    assert_eq!(attribute(&resource, "service.name"), Some(&text("model-server")));
+    assert_eq!(
+        attribute(&resource, "service.name"),
+        Some(&text("model-server"))
+    );
     assert!(attribute(&resource, "service.version").is_some());
     assert_eq!(spans.len(), 4, "{spans:#?}");
     let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
@@ -327,7 +431,10 @@ async fn a_traced_request_is_a_span_of_its_callers_trace_with_its_stages_below()
         let stage = named(name);
         assert_eq!(stage.parent_span_id, request.span_id, "{name}");
         assert!(stage.start_time_unix_nano >= before, "{name}");
-        assert!(stage.end_time_unix_nano >= stage.start_time_unix_nano, "{name}");
+        assert!(
+            stage.end_time_unix_nano >= stage.start_time_unix_nano,
+            "{name}"
+        );
         before = stage.end_time_unix_nano;
     }
     assert!(before <= request.end_time_unix_nano);
@@ -346,8 +453,8 @@ async fn a_request_without_a_caller_begins_a_trace_and_one_that_is_not_sampled_i
     get(&server.ask, "/metrics").await;
     get(&server.ask, "/nothing").await;
     // As broken as no caller at all.
-    let broken = asking(&server.ask, &json!({}))
-        .header("traceparent", format!("ff-{TRACE}-{CALLER}-01"));
+    let broken =
+        asking(&server.ask, &json!({})).header("traceparent", format!("ff-{TRACE}-{CALLER}-01"));
     assert_eq!(broken.send().await.unwrap().status(), 400);
     server.stop().await.unwrap();
 
@@ -360,7 +467,10 @@ async fn a_request_without_a_caller_begins_a_trace_and_one_that_is_not_sampled_i
         assert!(span.parent_span_id.is_empty());
         // A client's mistake is no error of the server.
         let status = span.status.as_ref().map(|status| status.code());
-        assert!(matches!(status, None | Some(StatusCode::Unset)), "{span:#?}");
+        assert!(
+            matches!(status, None | Some(StatusCode::Unset)),
+            "{span:#?}"
+        );
     }
 }
 
@@ -388,8 +498,14 @@ async fn a_collector_that_never_answers_delays_no_request_and_the_exit_by_little
 #[tokio::test]
 async fn an_endpoint_that_is_no_url_is_a_usage_error() {
     let mut command = command();
-    command.envs([("MODEL_VERSION", "v1"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318")]);
+    command.envs([
+        ("MODEL_VERSION", "v1"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
+    ]);
     let (code, _, message) = outcome(&mut command).await;
     assert_eq!(code, Some(2), "{message}");
-    assert!(message.contains("expected such as http://localhost:4318"), "{message}");
+    assert!(
+        message.contains("expected such as http://localhost:4318"),
+        "{message}"
+    );
 }

@@ -177,11 +177,7 @@ impl Process {
         let port = time::timeout(BOUND, port_in(&mut log)).await;
         let ask = Asker::at(port.expect("a port in the log in time"));
         ask.until_healthy().await;
-        Self {
-            ask,
-            child,
-            log,
-        }
+        Self { ask, child, log }
     }
 
     pub(crate) async fn signal(&self, name: &str) {
