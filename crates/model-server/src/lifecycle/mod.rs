@@ -55,7 +55,9 @@ pub enum ServeError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// Traces cannot be sent to where they should go.
-    #[error("cannot send traces: {0}; set OTEL_EXPORTER_OTLP_ENDPOINT to a URL such as http://localhost:4318")]
+    #[error(
+        "cannot send traces: {0}; set OTEL_EXPORTER_OTLP_ENDPOINT to a URL such as http://localhost:4318"
+    )]
     Traces(String),
     /// Requests were still in flight when the last bound passed; they were cut.
     #[error("requests were still in flight {0:?} after the grace period, and were cut")]
