@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 /// GET /health tells what is served and how it fares: 200, or 503 with the reason while the
 /// release is loading, cannot be served, or the server was told to stop. POST /predict takes
 /// a JSON object with a text, and answers with the most likely label and its probability.
+/// GET /metrics is for Prometheus.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct CommandLine {
