@@ -11,6 +11,8 @@
 //! | `model` | how texts become a graph's inputs, and what its outputs mean |
 //! | `engine` | one trait, one file per engine |
 //! | `metrics` | every counter and guard |
+//! | `telemetry` | traces: who called, and where spans go |
+//! | `logging` | lines, and the thread that writes them |
 //! | `lifecycle` | load, warm up, ready, drain, stop |
 
 mod batch;
@@ -25,6 +27,7 @@ mod model;
 mod phase;
 mod settings;
 mod state;
+mod telemetry;
 mod text;
 
 pub use engine::{EngineKind, EngineUnavailable, GraphError};

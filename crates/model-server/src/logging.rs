@@ -1,21 +1,277 @@
-//! The log on standard error.
+//! The log on standard error, written by a thread of its own.
+//!
+//! Whoever logs only copies the line into memory: a terminal that is halted, or a collector that
+//! does not keep up, delays no request. What does not fit into memory meanwhile is dropped and
+//! counted, and the log says so as soon as it is read again: a server that answers and does not
+//! log is better than one that logs and does not answer.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    mem,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing::warn;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::settings::LogFormat;
 
+/// How much of the log waits for its reader at most: some ten thousand lines.
+const MOST_WAITING: usize = 4 * 1024 * 1024;
+
+/// How much is worth a write of its own, before [`LINGER`] is over.
+const ENOUGH: usize = 64 * 1024;
+
+/// How long a line may wait for others to be written with it.
+const LINGER: Duration = Duration::from_millis(10);
+
+/// How long the end of the process waits for a reader that does not read.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines were not logged, because nobody read standard error.
+pub(crate) fn dropped_lines() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
 /// Starts the log for this process. `RUST_LOG` sets its level; without it, or where it cannot
 /// be read, that is `info`. Call it once; a second call changes nothing.
-pub fn start(format: LogFormat) {
+///
+/// Keep what it returns to the end of `main`: dropping it writes what has not been written.
+pub fn start(format: LogFormat) -> LogGuard {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = fmt()
+    let pipe = Pipe::default();
+    let guard = LogGuard(pipe.clone());
+    let writer = {
+        let pipe = pipe.clone();
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || pipe.write_all_to(&mut io::stderr()))
+    };
+    if writer.is_err() {
+        // Without a thread each line is written by whoever logs it.
+        pipe.lock().direct = true;
+    }
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
+        .with_writer(pipe);
     let _ = match format {
         LogFormat::Plain => log.with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
+    guard
+}
+
+/// Keeps the log going. Dropped, it writes what has not been written, for a second at most.
+#[derive(Debug)]
+#[must_use = "the log ends when this is dropped"]
+pub struct LogGuard(Pipe);
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        self.0.close(LAST_WAIT);
+    }
+}
+
+/// Between those who log and the one who writes.
+#[derive(Debug, Clone, Default)]
+struct Pipe(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// There is something to write, or enough of it, or no more to come.
+    filled: Condvar,
+    /// The writer has ended.
+    emptied: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Lines that found no room since the last that did.
+    dropped: u64,
+    closed: bool,
+    ended: bool,
+    direct: bool,
+}
+
+impl Pipe {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a line, if there is room for it.
+    fn push(&self, line: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.direct || waiting.ended {
+            drop(waiting);
+            let _ = io::stderr().write_all(line);
+            return;
+        }
+        let before = waiting.lines.len();
+        let after = before + line.len();
+        if after > MOST_WAITING {
+            waiting.dropped += 1;
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.lines.extend_from_slice(line);
+        drop(waiting);
+        // Not for each line: waking a thread costs more than the line.
+        if before == 0 || (before < ENOUGH && after >= ENOUGH) {
+            self.0.filled.notify_one();
+        }
+    }
+
+    /// Writes what comes until the pipe is closed and empty.
+    fn write_all_to(&self, out: &mut impl Write) {
+        let mut lines = Vec::new();
+        loop {
+            let dropped = {
+                let filled = &self.0.filled;
+                let nothing = |it: &mut Waiting| it.lines.is_empty() && !it.closed;
+                let few = |it: &mut Waiting| it.lines.len() < ENOUGH && !it.closed;
+                let waiting = filled
+                    .wait_while(self.lock(), nothing)
+                    .unwrap_or_else(PoisonError::into_inner);
+                let (mut waiting, _) = filled
+                    .wait_timeout_while(waiting, LINGER, few)
+                    .unwrap_or_else(PoisonError::into_inner);
+                if waiting.lines.is_empty() && waiting.closed {
+                    waiting.ended = true;
+                    self.0.emptied.notify_all();
+                    return;
+                }
+                mem::swap(&mut lines, &mut waiting.lines);
+                mem::take(&mut waiting.dropped)
+            };
+            // Where standard error is closed there is nobody to tell.
+            let _ = out.write_all(&lines).and_then(|()| out.flush());
+            lines.clear();
+            if dropped > 0 {
+                warn!(dropped, "lines were dropped here: nobody read this log");
+            }
+        }
+    }
+
+    /// Waits until everything is written, or until `bound` is over.
+    fn close(&self, bound: Duration) {
+        let mut waiting = self.lock();
+        if waiting.direct {
+            return;
+        }
+        waiting.closed = true;
+        self.0.filled.notify_one();
+        let ended = self
+            .0
+            .emptied
+            .wait_timeout_while(waiting, bound, |it| !it.ended);
+        drop(ended);
+    }
+}
+
+impl<'a> MakeWriter<'a> for Pipe {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self)
+    }
+}
+
+/// Where a line goes; the subscriber writes each in one piece.
+struct Line<'a>(&'a Pipe);
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    #[test]
+    fn no_line_is_lost_at_the_end_and_their_order_stays() {
+        let pipe = Pipe::default();
+        let mut written = Vec::new();
+        let expected: String = "first line\nsecond line\n".repeat(5_000);
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| pipe.write_all_to(&mut written));
+            for line in expected.split_inclusive('\n') {
+                pipe.push(line.as_bytes());
+            }
+            pipe.close(LAST_WAIT);
+            writer.join().unwrap();
+        });
+        assert_eq!(String::from_utf8(written).unwrap(), expected);
+    }
+
+    /// Tells when it is asked to write, and writes when it is told to.
+    struct Stalled {
+        asked: Sender<()>,
+        told: Receiver<()>,
+        written: usize,
+    }
+
+    impl Write for Stalled {
+        fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+            let _ = self.asked.send(());
+            let _ = self.told.recv();
+            self.written += lines.len();
+            Ok(lines.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stalls_holds_nobody_up_and_loses_only_what_finds_no_room() {
+        let pipe = Pipe::default();
+        let (asked, is_asked) = channel();
+        let (tell, told) = channel();
+        let mut out = Stalled {
+            asked,
+            told,
+            written: 0,
+        };
+        let line = [b'a'; 1024];
+        let room = MOST_WAITING / line.len();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                pipe.write_all_to(&mut out);
+                out.written
+            });
+            pipe.push(&line);
+            is_asked.recv().unwrap();
+            for _ in 0..room + 7 {
+                pipe.push(&line);
+            }
+            assert_eq!(pipe.lock().dropped, 7);
+            // The end does not wait for it either, beyond the bound.
+            pipe.close(Duration::ZERO);
+            drop(tell);
+            assert_eq!(writer.join().unwrap(), (room + 1) * line.len());
+        });
+    }
 }

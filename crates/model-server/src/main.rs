@@ -17,6 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// GET /health tells what is served and how it fares: 200, or 503 with the reason while the
 /// release is loading, cannot be served, or the server was told to stop. POST /predict takes
 /// a JSON object with a text, and answers with the most likely label and its probability.
+/// GET /metrics is for Prometheus.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct CommandLine {
@@ -64,7 +65,8 @@ fn main() -> ExitCode {
                     .error(ErrorKind::MissingRequiredArgument, error)
                     .exit()
             });
-            logging::start(settings.log_format);
+            // Written to its end before the error below.
+            let _log = logging::start(settings.log_format);
             block_on(async { Ok(run(settings, identity).await?) })
         }
     };

@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use thiserror::Error;
 
-use crate::engine::EngineKind;
+use crate::{engine::EngineKind, telemetry};
 
 /// A setting that is missing or cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -144,7 +144,8 @@ pub struct ServeArguments {
     request_log: RequestLog,
 
     /// Where to send traces (OTLP over HTTP), such as http://localhost:4318 [default: nowhere]
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL",
+          value_parser = otlp_endpoint)]
     otlp_endpoint: Option<String>,
 }
 
@@ -327,6 +328,15 @@ fn idle_timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected seconds from 1 to 86400, such as 75".to_owned())
 }
 
+/// Compose passes a variable that is not set as an empty one.
+fn otlp_endpoint(text: &str) -> Result<String, String> {
+    if !text.is_empty() {
+        telemetry::check(text)
+            .map_err(|problem| format!("{problem}; expected such as http://localhost:4318"))?;
+    }
+    Ok(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -384,6 +394,18 @@ mod tests {
     fn a_request_timeout_that_outlasts_the_router_is_refused() {
         let message = refusal(&["--model-version", "v1", "--request-timeout-seconds", "120"]);
         assert!(message.contains("from 0.01 to 100"), "{message}");
+    }
+
+    #[test]
+    fn an_endpoint_for_traces_is_a_url_or_nothing() {
+        let endpoint = |url| {
+            let arguments = ["--model-version", "v1", "--otlp-endpoint", url];
+            resolve(&arguments).unwrap().otlp_endpoint
+        };
+        assert_eq!(endpoint(""), None);
+        assert_eq!(endpoint("http://a:4318").as_deref(), Some("http://a:4318"));
+        let message = refusal(&["--model-version", "v1", "--otlp-endpoint", "a:4318"]);
+        assert!(message.contains("expected such as"), "{message}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::{
     metrics::Metrics,
     phase::{CurrentPhase, Phase},
     settings::{RequestLog, Settings},
+    telemetry::Telemetry,
 };
 
 /// One server's shared state.
@@ -34,6 +35,8 @@ pub(crate) struct ServerState {
     pub(crate) phase: CurrentPhase,
     /// The counters.
     pub(crate) metrics: Arc<Metrics>,
+    /// Where traces go, if anywhere.
+    pub(crate) telemetry: Option<Telemetry>,
     /// Set once, when the release was loaded.
     pub(crate) serving: OnceLock<Serving>,
 }
@@ -64,6 +67,7 @@ impl ServerState {
             request_log: settings.request_log,
             phase: CurrentPhase::loading(),
             metrics: Arc::new(Metrics::starting_at(started)),
+            telemetry: None,
             serving: OnceLock::new(),
         }
     }

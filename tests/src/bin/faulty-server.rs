@@ -39,7 +39,7 @@ struct Misbehavior {
 async fn main() -> anyhow::Result<()> {
     let CommandLine { serve, fault } = CommandLine::parse();
     let settings = serve.resolve()?;
-    logging::start(settings.log_format);
+    let _log = logging::start(settings.log_format);
     let misbehavior = Misbehavior {
         fault: Fault::of(&fault),
         predictions: Arc::default(),

@@ -61,6 +61,10 @@ const EXAMPLE: &str = r#"{"text": "a fine film"}"#;
 #[derive(Debug, Clone)]
 pub(super) struct Failure(pub(super) String);
 
+/// Put beside the answer for the metrics and the log: which kind of error it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ErrorKind(pub(super) &'static str);
+
 /// Why a request failed.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ErrorBody {
@@ -138,6 +142,28 @@ impl ApiError {
         }
     }
 
+    /// Its name in the metrics and the log.
+    fn kind(&self) -> ErrorKind {
+        ErrorKind(match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::QueueFull => "queue_full",
+            Self::Timeout(_) => "timeout",
+            Self::Internal(_) => "internal",
+            Self::NoTexts => "no_texts",
+            Self::TimeoutHeader => "timeout_header",
+            Self::UnknownPath { .. } => "unknown_path",
+            Self::WrongMethod { .. } => "wrong_method",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::BodyTimeout(_) => "body_timeout",
+            Self::BodyUnreadable(_) => "body_unreadable",
+            Self::ContentType(_) => "content_type",
+            Self::NoBody => "no_body",
+            Self::Json(_) => "json",
+            Self::NotAnObject(_) => "not_an_object",
+            Self::Field { .. } => "field",
+        })
+    }
+
     fn may_retry(&self) -> bool {
         matches!(self, Self::QueueFull | Self::Unavailable(_))
     }
@@ -145,7 +171,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = self.status();
+        let (status, kind) = (self.status(), self.kind());
         let error = self.to_string();
         let field = match self {
             Self::Field { field, .. } => Some(field),
@@ -153,6 +179,7 @@ impl IntoResponse for ApiError {
         };
         let failure = status.is_server_error().then(|| Failure(error.clone()));
         let mut response = (status, Json(ErrorBody { error, field })).into_response();
+        response.extensions_mut().insert(kind);
         if let Some(failure) = failure {
             response.extensions_mut().insert(failure);
         }

@@ -5,8 +5,10 @@ mod body;
 mod drain;
 mod error;
 mod health;
+mod metrics;
 mod observe;
 mod predict;
+mod request_id;
 
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/startupz", get(health::started))
+        .route("/metrics", get(metrics::metrics))
         .route(
             "/predict",
             post(predict::predict).layer(middleware::from_fn_with_state(shared(), observe::count)),
@@ -36,7 +39,7 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(observe::trace_failures())
         .layer(middleware::from_fn_with_state(shared(), drain::let_go))
+        .layer(middleware::from_fn_with_state(shared(), observe::observe))
         .with_state(state)
 }

@@ -32,6 +32,7 @@ use crate::{
     phase::Phase,
     settings::Settings,
     state::{ServerState, Serving},
+    telemetry::Telemetry,
 };
 
 /// Connections that may wait to be accepted: after a switch, all clients come at once.
@@ -54,6 +55,11 @@ pub enum ServeError {
     /// The release cannot be served.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Traces cannot be sent to where they should go.
+    #[error(
+        "cannot send traces: {0}; set OTEL_EXPORTER_OTLP_ENDPOINT to a URL such as http://localhost:4318"
+    )]
+    Traces(String),
     /// Requests were still in flight when the last bound passed; they were cut.
     #[error("requests were still in flight {0:?} after the grace period, and were cut")]
     HardStop(Duration),
@@ -112,7 +118,9 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     wrap: impl FnOnce(Router) -> Router,
 ) -> Result<(), ServeError> {
-    let state = Arc::new(ServerState::new(&settings, Instant::now()));
+    let mut state = ServerState::new(&settings, Instant::now());
+    state.telemetry = Telemetry::start(&settings).map_err(ServeError::Traces)?;
+    let state = Arc::new(state);
     let address = listener.local_addr()?;
     info!(%address, port = address.port(), "listening");
 
@@ -146,9 +154,11 @@ pub async fn serve(
         info!("stopped");
         Ok(())
     };
-    time::timeout(settings.hard_stop, finish)
-        .await
-        .unwrap_or(Err(ServeError::HardStop(settings.hard_stop)))
+    let ended = time::timeout(settings.hard_stop, finish).await;
+    if let Some(telemetry) = &state.telemetry {
+        telemetry.stop().await;
+    }
+    ended.unwrap_or(Err(ServeError::HardStop(settings.hard_stop)))
 }
 
 /// Loads the release, serves until `stop`, and goes on for the grace period.

@@ -3,6 +3,7 @@
 
 mod answers;
 mod golden;
+mod observe;
 mod start;
 mod stop;
 mod support;

@@ -146,7 +146,7 @@ pub(crate) struct Process {
     pub(crate) ask: Asker,
     child: Child,
     /// Kept open: a server that cannot log must not be what is tested.
-    _log: BufReader<ChildStderr>,
+    log: BufReader<ChildStderr>,
 }
 
 pub(crate) fn command() -> Command {
@@ -177,17 +177,22 @@ impl Process {
         let port = time::timeout(BOUND, port_in(&mut log)).await;
         let ask = Asker::at(port.expect("a port in the log in time"));
         ask.until_healthy().await;
-        Self {
-            ask,
-            child,
-            _log: log,
-        }
+        Self { ask, child, log }
     }
 
     pub(crate) async fn signal(&self, name: &str) {
         let id = self.child.id().expect("still running").to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().await;
         assert!(sent.unwrap().success());
+    }
+
+    /// What the server logs from its port on to its end.
+    pub(crate) async fn log(mut self) -> Vec<Value> {
+        let mut text = String::new();
+        let read = time::timeout(BOUND, self.log.read_to_string(&mut text)).await;
+        read.expect("the log's end in time").unwrap();
+        let lines = text.lines().map(serde_json::from_str);
+        lines.collect::<Result<_, _>>().unwrap()
     }
 
     pub(crate) async fn exit(&mut self) -> ExitStatus {

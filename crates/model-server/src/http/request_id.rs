@@ -1,0 +1,73 @@
+use std::{
+    fmt::Write as _,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+/// By which header a request is named, in both directions.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longer ones are somebody's attempt to fill the log.
+const LONGEST: usize = 128;
+
+/// The name that a request has, or a new one where it has none that can stand in a log.
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(REQUEST_ID).filter(|id| is_sane(id.as_bytes()));
+    given.cloned().unwrap_or_else(new_id)
+}
+
+fn is_sane(id: &[u8]) -> bool {
+    (1..=LONGEST).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+/// Differs from all others of this process, and most likely from those of any other.
+fn new_id() -> HeaderValue {
+    /// `RandomState` is where the standard library keeps its randomness.
+    static NEXT: LazyLock<AtomicU64> =
+        LazyLock::new(|| AtomicU64::new(RandomState::new().hash_one("request")));
+    // The golden ratio's steps and SplitMix64's mixer: each number once, and none like the last.
+    let number = NEXT.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let mut id = String::with_capacity(16);
+    let _ = write!(id, "{:016x}", number ^ (number >> 31));
+    HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unnamed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn id_for(given: &[u8]) -> HeaderValue {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_bytes(given).unwrap());
+        request_id(&headers)
+    }
+
+    #[test]
+    fn a_sane_id_stays() {
+        for id in ["7", "a-b_c.d:e/f", &"x".repeat(LONGEST)] {
+            assert_eq!(id_for(id.as_bytes()), id);
+        }
+    }
+
+    #[test]
+    fn an_id_that_cannot_stand_in_a_log_is_replaced() {
+        for id in [&b""[..], b"a b", b"a\tb", b"\xff", &[b'x'; LONGEST + 1]] {
+            assert_eq!(id_for(id).len(), 16);
+        }
+    }
+
+    #[test]
+    fn no_two_made_ids_are_the_same() {
+        let ids: HashSet<_> = (0..10_000).map(|_| new_id()).collect();
+        assert_eq!(ids.len(), 10_000);
+    }
+}

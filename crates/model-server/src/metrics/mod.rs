@@ -1,0 +1,376 @@
+//! Every counter, and the guards that move them. Handlers hold a guard and never name a counter.
+
+mod histogram;
+mod scrape;
+mod table;
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use axum::http::{Method, StatusCode};
+
+use self::{
+    histogram::{Histogram, TEXTS, TIMES, TOKENS},
+    table::Table,
+};
+use crate::batch::StageTimes;
+
+pub(crate) use self::scrape::exposition;
+
+/// The route of requests to paths that are none.
+const UNMATCHED: &str = "unmatched";
+
+/// The code of requests whose client left before the answer, as in nginx's log.
+pub(crate) const CLIENT_LEFT: u16 = 499;
+
+/// What the server counts since its start.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    started: Instant,
+    started_at: SystemTime,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    in_flight: AtomicU64,
+    /// Room for more routes than there are: they come from the router, not from clients.
+    routes: Table<Route, 32>,
+    unmatched: Route,
+    error_kinds: Table<ErrorKind, 48>,
+    queue: Histogram,
+    tokenize: Histogram,
+    inference: Histogram,
+    batch_texts: Histogram,
+    batch_tokens: Histogram,
+    padding: AtomicU64,
+    engine_panics: AtomicU64,
+}
+
+/// What is counted of one route.
+#[derive(Debug)]
+struct Route {
+    path: String,
+    quiet: bool,
+    /// Room for every method with every code that a route answers with.
+    answers: Table<Answers, 64>,
+    latency: Histogram,
+}
+
+/// Answers of a route with one code to one method.
+#[derive(Debug)]
+struct Answers {
+    method: &'static str,
+    code: u16,
+    count: AtomicU64,
+}
+
+/// Requests that failed in one way.
+#[derive(Debug)]
+struct ErrorKind {
+    name: &'static str,
+    count: AtomicU64,
+}
+
+/// The counters at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Counts {
+    /// Requests for predictions that arrived, good or bad.
+    pub(crate) requests: u64,
+    /// Those of them that were answered with a status of 500 or above: the server's own fault.
+    pub(crate) errors: u64,
+    /// Requests that are being answered now.
+    pub(crate) in_flight: u64,
+}
+
+impl Counts {
+    /// Errors per request, from 0 to 1; 0 before the first request.
+    pub(crate) fn error_rate(self) -> f64 {
+        if self.requests == 0 {
+            0.0
+        } else {
+            self.errors as f64 / self.requests as f64
+        }
+    }
+}
+
+impl Metrics {
+    /// All counters at zero.
+    pub(crate) fn starting_at(started: Instant) -> Self {
+        Self {
+            started,
+            started_at: SystemTime::now() - started.elapsed(),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            routes: Table::new(),
+            unmatched: Route::new(UNMATCHED),
+            error_kinds: Table::new(),
+            queue: Histogram::new(&TIMES),
+            tokenize: Histogram::new(&TIMES),
+            inference: Histogram::new(&TIMES),
+            batch_texts: Histogram::new(&TEXTS),
+            batch_tokens: Histogram::new(&TOKENS),
+            padding: AtomicU64::new(0),
+            engine_panics: AtomicU64::new(0),
+        }
+    }
+
+    /// Follows any request, by the template of its route, to its answer.
+    pub(crate) fn follow_answer(&self, path: Option<&str>, method: &Method) -> AnswerGuard<'_> {
+        let route = path.and_then(|path| {
+            self.routes
+                .find(|route| route.path == path, || Route::new(path))
+        });
+        AnswerGuard {
+            metrics: self,
+            route: route.unwrap_or(&self.unmatched),
+            method: method_name(method),
+            began: Instant::now(),
+            end: None,
+        }
+    }
+
+    /// Counts a request for a prediction and follows it to its end.
+    pub(crate) fn follow_request(&self) -> RequestGuard<'_> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        RequestGuard { metrics: self }
+    }
+
+    /// The engine panicked over a batch.
+    pub(crate) fn engine_panicked(&self) {
+        self.engine_panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A forward pass of some texts, with as many tokens and as many with padding, took so long.
+    pub(crate) fn forward_pass(&self, texts: usize, tokens: usize, padded: usize, took: Duration) {
+        self.inference.observe_time(took);
+        self.batch_texts.observe_count(texts);
+        // Tensors come without tokens.
+        if padded > 0 {
+            self.batch_tokens.observe_count(padded);
+            let padding = u64::try_from(padded.saturating_sub(tokens)).unwrap_or(u64::MAX);
+            self.padding.fetch_add(padding, Ordering::Relaxed);
+        }
+    }
+
+    /// The counters now.
+    pub(crate) fn counts(&self) -> Counts {
+        // Errors first: each was a request before, so the rate never exceeds 1.
+        let errors = self.errors.load(Ordering::Acquire);
+        let requests = self.requests.load(Ordering::Relaxed);
+        Counts {
+            requests,
+            errors,
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How long the server has been there.
+    pub(crate) fn uptime(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+}
+
+impl Route {
+    fn new(path: &str) -> Self {
+        // Whoever asks these asks again and again.
+        let quiet = matches!(
+            path,
+            "/health" | "/livez" | "/readyz" | "/startupz" | "/metrics"
+        ) || path.starts_with("/v2/health/")
+            || (path.starts_with("/v2/models/") && path.ends_with("/ready"));
+        Self {
+            path: path.to_owned(),
+            quiet,
+            answers: Table::new(),
+            latency: Histogram::new(&TIMES),
+        }
+    }
+}
+
+/// A method's name out of those that HTTP defines, so that no client can invent a label.
+pub(crate) fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => "_OTHER",
+    }
+}
+
+/// Any request on its way to its answer. Dropped without one, its client left.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct AnswerGuard<'a> {
+    metrics: &'a Metrics,
+    route: &'a Route,
+    method: &'static str,
+    began: Instant,
+    end: Option<(u16, Duration)>,
+}
+
+impl<'a> AnswerGuard<'a> {
+    /// The template of the request's route, or `unmatched`.
+    pub(crate) fn path(&self) -> &'a str {
+        &self.route.path
+    }
+
+    /// Whether the request was to a known route.
+    pub(crate) fn is_matched(&self) -> bool {
+        !std::ptr::eq(self.route, &raw const self.metrics.unmatched)
+    }
+
+    /// Whether the route is one for health checks and scrapes, of which nobody reads the log.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.route.quiet
+    }
+
+    /// The request's method, if HTTP knows it.
+    pub(crate) fn method(&self) -> &'static str {
+        self.method
+    }
+
+    /// How long the request has taken until now.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The request was answered so: with a status, a kind of error if it was one, and the times
+    /// of its stages if it went through the model. Returns how long it took.
+    pub(crate) fn answered(
+        mut self,
+        status: StatusCode,
+        error: Option<&'static str>,
+        times: Option<StageTimes>,
+    ) -> Duration {
+        let took = self.elapsed();
+        self.end = Some((status.as_u16(), took));
+        let metrics = self.metrics;
+        if let Some(times) = times {
+            metrics.queue.observe_time(times.queue);
+            metrics.tokenize.observe_time(times.tokenize);
+        }
+        if let Some(error) = error {
+            let kinds = &metrics.error_kinds;
+            let kind = kinds.find(
+                |kind| kind.name == error,
+                || ErrorKind {
+                    name: error,
+                    count: AtomicU64::new(0),
+                },
+            );
+            if let Some(kind) = kind {
+                kind.count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        took
+    }
+}
+
+impl Drop for AnswerGuard<'_> {
+    fn drop(&mut self) {
+        let end = self.end.take();
+        let (code, took) = end.unwrap_or_else(|| (CLIENT_LEFT, self.elapsed()));
+        let method = self.method;
+        let answers = self.route.answers.find(
+            |answers| answers.code == code && answers.method == method,
+            || Answers {
+                method,
+                code,
+                count: AtomicU64::new(0),
+            },
+        );
+        if let Some(answers) = answers {
+            answers.count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.route.latency.observe_time(took);
+    }
+}
+
+/// A request for a prediction on its way. Dropped without an answer (the client left), it is no error.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct RequestGuard<'a> {
+    metrics: &'a Metrics,
+}
+
+impl RequestGuard<'_> {
+    /// The request was answered.
+    pub(crate) fn answered(self, status: StatusCode) {
+        if status.is_server_error() {
+            self.count_error();
+        }
+    }
+
+    fn count_error(&self) {
+        self.metrics.errors.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Drop for RequestGuard<'_> {
+    fn drop(&mut self) {
+        self.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if thread::panicking() {
+            self.count_error();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts_after(statuses: &[StatusCode]) -> Counts {
+        let metrics = Metrics::starting_at(Instant::now());
+        for status in statuses {
+            metrics.follow_request().answered(*status);
+        }
+        metrics.counts()
+    }
+
+    #[test]
+    fn nothing_asked_is_no_error() {
+        assert!(counts_after(&[]).error_rate().abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn only_the_servers_own_faults_are_errors() {
+        let counts = counts_after(&[
+            StatusCode::OK,
+            StatusCode::BAD_REQUEST,
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::GATEWAY_TIMEOUT,
+        ]);
+        assert_eq!((counts.requests, counts.errors), (4, 1));
+        assert!((counts.error_rate() - 0.25).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_client_that_left_is_a_request_but_no_error() {
+        let metrics = Metrics::starting_at(Instant::now());
+        drop(metrics.follow_request());
+        let counts = metrics.counts();
+        assert_eq!((counts.requests, counts.errors), (1, 0));
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let metrics = Metrics::starting_at(Instant::now());
+        thread::scope(|scope| {
+            let handler = scope.spawn(|| {
+                let _request = metrics.follow_request();
+                panic!("as planned");
+            });
+            assert!(handler.join().is_err());
+        });
+        assert_eq!(metrics.counts().errors, 1);
+    }
+}

@@ -1,0 +1,59 @@
+use std::sync::OnceLock;
+
+/// Rows that are added when they are first asked for, and never leave.
+///
+/// For the few values of a label: finding a row takes no lock, no hash and no allocation, only a
+/// look at each row before it.
+#[derive(Debug)]
+pub(super) struct Table<T, const ROWS: usize> {
+    rows: [OnceLock<T>; ROWS],
+}
+
+impl<T, const ROWS: usize> Table<T, ROWS> {
+    /// A table without rows.
+    pub(super) fn new() -> Self {
+        Self {
+            rows: [const { OnceLock::new() }; ROWS],
+        }
+    }
+
+    /// The row that `is` the one, made by `new` if there is none; `None` if there is no room.
+    pub(super) fn find(&self, is: impl Fn(&T) -> bool, new: impl Fn() -> T) -> Option<&T> {
+        self.rows
+            .iter()
+            .map(|row| row.get_or_init(&new))
+            .find(|row| is(row))
+    }
+
+    /// All rows, in the order of their first use.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.rows.iter().map_while(OnceLock::get)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find<'a>(table: &'a Table<String, 2>, name: &str) -> Option<&'a str> {
+        let row = table.find(|row| row == name, || name.to_owned());
+        row.map(String::as_str)
+    }
+
+    #[test]
+    fn a_row_is_made_once_and_found_again() {
+        let table = Table::new();
+        for name in ["a", "b", "a", "b"] {
+            assert_eq!(find(&table, name), Some(name));
+        }
+        assert_eq!(table.iter().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_full_table_knows_its_rows_and_takes_no_other() {
+        let table = Table::new();
+        assert!(find(&table, "a").is_some() && find(&table, "b").is_some());
+        assert_eq!(find(&table, "c"), None);
+        assert_eq!(find(&table, "b"), Some("b"));
+    }
+}
