@@ -1,6 +1,7 @@
 //! The engines that run a model's graph, behind one trait.
 
 mod onnxruntime;
+mod operators;
 mod rten;
 mod tensor;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use thiserror::Error;
 
 pub(crate) use self::{
     onnxruntime::{OnnxRuntime, OnnxRuntimeModel},
+    operators::quantizes_as_it_goes,
     rten::RtenModel,
     tensor::{Datatype, Elements, Signature, Tensor, TensorSpec},
 };

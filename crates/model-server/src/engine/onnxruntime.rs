@@ -16,6 +16,7 @@ use ort::{
 };
 
 use super::{
+    operators::has_quantized_weights_only,
     Datatype, Elements, Engine, EngineError, EngineUnavailable, GraphError, Model, Signature,
     Spread, Tensor, TensorSpec, Work,
 };
@@ -197,6 +198,9 @@ fn build(environment: &Environment, bytes: &[u8], threads: usize) -> Result<Sess
         // Plans memory by the shapes of the first passes; here each pass has another shape.
         .with_memory_pattern(false)?
         .with_intra_op_spinning(false)?
+        // It would calculate with 8 bits where only the weights have 8 bits: hardly faster than
+        // with floats, and other answers than those of the exporter.
+        .with_quant_qdq(!has_quantized_weights_only(bytes))?
         .commit_from_memory(bytes)
 }
 

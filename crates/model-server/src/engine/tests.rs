@@ -81,11 +81,8 @@ fn logits(release: &str, engine: EngineKind, together: usize) -> Vec<Vec<f32>> {
     answers
 }
 
-/// How far logits may be from Python's. v2 has weights of 8 bits, for which ONNX Runtime calculates
-/// with less precision than it could (without its optimizations, it agrees with rten to 1e-6).
-fn tolerance(release: &str) -> f64 {
-    if release == "v2" { 2e-2 } else { 1e-3 }
-}
+/// How far a logit may be from Python's.
+const TOLERANCE: f64 = 1e-3;
 
 fn expect_logits_of_python(release: &str, engine: EngineKind, together: usize) {
     let expected: Value =
@@ -103,7 +100,7 @@ fn expect_logits_of_python(release: &str, engine: EngineKind, together: usize) {
         assert_eq!(answer.len(), expected.len());
         for (number, expected) in answer.iter().zip(&expected) {
             let difference = (f64::from(*number) - expected).abs();
-            assert!(difference < tolerance(release), "text {at}: {answer:?}, {expected:?}");
+            assert!(difference < TOLERANCE, "text {at}: {answer:?}, {expected:?}");
         }
         assert_eq!(
             answer[0] > answer[1],

@@ -14,7 +14,7 @@ use crate::{
     batch::{Policy, panic_message},
     engine::{
         Engine, EngineKind, EngineUnavailable, GraphError, Model, OnnxRuntime, OnnxRuntimeModel,
-        RtenModel, Signature, Spread, Tensor,
+        RtenModel, Signature, Spread, Tensor, quantizes_as_it_goes,
     },
     model::{Task, TextModel, warm_up_inputs},
     settings::Settings,
@@ -206,23 +206,6 @@ fn texts_of(release: &ReleaseDirectory) -> Result<(TextTokenizer, ModelConfig), 
     let tokenizer = TextTokenizer::parse(&read(&path)?, config.max_tokens)
         .map_err(|source| LoadError::Tokenizer { path, source })?;
     Ok((tokenizer, config))
-}
-
-/// Models that quantize their activations as they go take the scale from the whole batch, so a
-/// text's answer would depend on its neighbors: these go alone.
-///
-/// The names of their operators stand in the file as they are, each behind the tag and the length
-/// of the field `op_type` (number 4 of `NodeProto` in onnx.proto).
-fn quantizes_as_it_goes(model: &[u8]) -> bool {
-    const DYNAMIC: [&[u8]; 4] = [
-        b"\x22\x15DynamicQuantizeLinear",
-        b"\x22\x15DynamicQuantizeMatMul",
-        b"\x22\x13DynamicQuantizeLSTM",
-        b"\x22\x0aQAttention",
-    ];
-    DYNAMIC
-        .iter()
-        .any(|operator| memchr::memmem::find(model, operator).is_some())
 }
 
 /// Runs a first pass, and checks that its answer can be read.
