@@ -30,6 +30,10 @@ pub(super) enum ApiError {
     NoTexts,
     #[error("x-request-timeout-ms is no number of milliseconds; expected a whole number from 1 on")]
     TimeoutHeader,
+    #[error("there is no {asked} here; this server has {served}")]
+    UnknownModel { asked: String, served: String },
+    #[error("the body is no request of the Open Inference Protocol: {0}")]
+    Protocol(serde_json::Error),
     #[error("there is no {path}; this server knows {PATHS}")]
     UnknownPath { path: String },
     #[error("{method} is not for this path; this server knows {PATHS}")]
@@ -128,7 +132,9 @@ impl ApiError {
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-            Self::UnknownPath { .. } | Self::NoTexts => StatusCode::NOT_FOUND,
+            Self::UnknownPath { .. } | Self::UnknownModel { .. } | Self::NoTexts => {
+                StatusCode::NOT_FOUND
+            }
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
@@ -137,6 +143,7 @@ impl ApiError {
             | Self::BodyUnreadable(_)
             | Self::NoBody
             | Self::Json(_)
+            | Self::Protocol(_)
             | Self::NotAnObject(_)
             | Self::Field { .. } => StatusCode::BAD_REQUEST,
         }
@@ -151,6 +158,8 @@ impl ApiError {
             Self::Internal(_) => "internal",
             Self::NoTexts => "no_texts",
             Self::TimeoutHeader => "timeout_header",
+            Self::UnknownModel { .. } => "unknown_model",
+            Self::Protocol(_) => "protocol",
             Self::UnknownPath { .. } => "unknown_path",
             Self::WrongMethod { .. } => "wrong_method",
             Self::BodyTooLarge { .. } => "body_too_large",

@@ -7,32 +7,57 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::error::Refusals;
 use crate::{phase::Phase, state::ServerState};
 
-#[derive(Serialize)]
+/// What is served, and how it fares.
+#[derive(Serialize, ToSchema)]
 struct Healthy<'a> {
+    /// Always `healthy`.
     status: &'static str,
     model_name: &'a str,
     model_version: &'a str,
+    /// SHA-256 over the release's files, in hexadecimal.
     model_digest: &'a str,
+    /// `rten` or `onnxruntime`.
     engine: &'static str,
     uptime_seconds: f64,
+    /// Requests for predictions since the start, good or bad.
     request_count: u64,
+    /// Those of them that were answered with a status of 500 or above.
     error_count: u64,
+    /// Errors per request, from 0 to 1.
     error_rate: f64,
+    /// Requests for predictions that are being answered now.
     in_flight: u64,
+    /// Texts that wait for their turn.
     queue_depth: usize,
 }
 
-#[derive(Serialize)]
-struct Sign {
+/// A sign of life, or of its absence.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Sign {
+    /// What was asked for, such as `ready`, or its opposite.
     status: &'static str,
+    /// Why it is the opposite.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
 /// `GET /health`: 200 with what is served and how it fares, or 503 with the reason.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "health",
+    summary = "What is served, and how it fares",
+    responses(
+        (status = 200, description = "Healthy: what is served", body = Healthy),
+        (status = 503, description = "Loading, draining or broken", body = Sign),
+        Refusals,
+    )
+)]
 pub(super) async fn health(State(state): State<Arc<ServerState>>) -> Response {
     let now = Instant::now();
     match (state.unhealthy_reason(now), state.serving.get()) {
@@ -59,6 +84,17 @@ pub(super) async fn health(State(state): State<Arc<ServerState>>) -> Response {
 }
 
 /// `GET /readyz`: whether to send requests here. The same judgement as `/health`.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    summary = "Whether to send requests here",
+    responses(
+        (status = 200, description = "Ready", body = Sign),
+        (status = 503, description = "Loading, draining or broken", body = Sign),
+        Refusals,
+    )
+)]
 pub(super) async fn ready(State(state): State<Arc<ServerState>>) -> Response {
     match state.unhealthy_reason(Instant::now()) {
         None => yes("ready"),
@@ -68,6 +104,17 @@ pub(super) async fn ready(State(state): State<Arc<ServerState>>) -> Response {
 
 /// `GET /livez`: whether to let this process go on. It is no while nothing but a new process could
 /// help; loading and draining are life.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "health",
+    summary = "Whether to let this process go on",
+    responses(
+        (status = 200, description = "It lives", body = Sign),
+        (status = 503, description = "Only a new process could help", body = Sign),
+        Refusals,
+    )
+)]
 pub(super) async fn live(State(state): State<Arc<ServerState>>) -> Response {
     match state.dead_reason(Instant::now()) {
         None => yes("live"),
@@ -76,6 +123,17 @@ pub(super) async fn live(State(state): State<Arc<ServerState>>) -> Response {
 }
 
 /// `GET /startupz`: whether the start is over, whatever came after it.
+#[utoipa::path(
+    get,
+    path = "/startupz",
+    tag = "health",
+    summary = "Whether the start is over",
+    responses(
+        (status = 200, description = "It is", body = Sign),
+        (status = 503, description = "The release is still being loaded", body = Sign),
+        Refusals,
+    )
+)]
 pub(super) async fn started(State(state): State<Arc<ServerState>>) -> Response {
     match state.phase.get() {
         Phase::Loading => no("starting", "loading the release".to_owned()),

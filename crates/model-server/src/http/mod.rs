@@ -2,40 +2,47 @@
 
 mod ask;
 mod body;
+mod docs;
 mod drain;
 mod error;
 mod health;
 mod metrics;
 mod observe;
+mod oip;
 mod predict;
 mod request_id;
 
 use std::sync::Arc;
 
-use axum::{
-    Router, middleware,
-    routing::{get, post},
-};
+use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::state::ServerState;
 
-/// Every path that the server knows, for whoever asks for another.
-const PATHS: &str = "GET /health and POST /predict";
+/// The paths that most people ask for, for whoever asks for another.
+const PATHS: &str = "GET /health, POST /predict, GET /v2, and what GET /docs tells";
 
 /// The server's routes, with their layers. A layer wraps what stands above it.
 pub(crate) fn router(state: Arc<ServerState>) -> Router {
     let shared = || Arc::clone(&state);
-    Router::new()
-        .route("/health", get(health::health))
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/startupz", get(health::started))
-        .route("/metrics", get(metrics::metrics))
-        .route(
-            "/predict",
-            post(predict::predict).layer(middleware::from_fn_with_state(shared(), observe::count)),
-        )
+    let predictions = OpenApiRouter::new()
+        .routes(routes!(predict::predict))
+        .merge(oip::inference_routes())
+        .layer(middleware::from_fn_with_state(shared(), observe::count));
+    let (router, openapi) = OpenApiRouter::with_openapi(docs::description())
+        .merge(predictions)
+        .merge(oip::routes())
+        .routes(routes!(health::health))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::started))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(docs::openapi))
+        .routes(routes!(docs::page))
+        .split_for_parts();
+    router
+        .layer(docs::share(openapi))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(CatchPanicLayer::custom(error::panicked))
