@@ -16,9 +16,11 @@
 //! | `lifecycle` | load, warm up, ready, drain, stop |
 
 mod batch;
+mod connection;
 mod engine;
 mod healthcheck;
 mod http;
+mod keys;
 mod lifecycle;
 pub mod logging;
 mod measure;
@@ -33,6 +35,7 @@ mod text;
 pub use engine::{EngineKind, EngineUnavailable, GraphError};
 pub use healthcheck::{HealthcheckArguments, HealthcheckError, healthcheck};
 pub use measure::{MeasureArguments, MeasureError, measure};
+pub use keys::KeysError;
 pub use lifecycle::{LoadError, ServeError, bind, run, serve};
 pub use settings::{
     AddressArguments, ConnectionLimits, LogFormat, RequestLog, ServeArguments, Settings, SettingsError,

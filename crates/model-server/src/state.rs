@@ -8,6 +8,7 @@ use std::{
 use crate::{
     batch::{Pulses, Shop},
     engine::{EngineKind, Signature},
+    keys::ApiKeys,
     metrics::Metrics,
     phase::{CurrentPhase, Phase},
     settings::{RequestLog, Settings},
@@ -31,6 +32,8 @@ pub(crate) struct ServerState {
     pub(crate) max_texts: usize,
     /// Which requests are logged.
     pub(crate) request_log: RequestLog,
+    /// Who may ask; without keys everybody may.
+    pub(crate) keys: Option<ApiKeys>,
     /// Whether it is loading, ready and so on.
     pub(crate) phase: CurrentPhase,
     /// The counters.
@@ -65,6 +68,7 @@ impl ServerState {
             max_body_bytes: settings.max_body_bytes,
             max_texts: settings.queue_capacity.get(),
             request_log: settings.request_log,
+            keys: None,
             phase: CurrentPhase::loading(),
             metrics: Arc::new(Metrics::starting_at(started)),
             telemetry: None,

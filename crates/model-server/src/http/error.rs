@@ -30,6 +30,10 @@ pub(super) enum ApiError {
     NoTexts,
     #[error("x-request-timeout-ms is no number of milliseconds; expected a whole number from 1 on")]
     TimeoutHeader,
+    #[error(
+        "an API key is needed; send one as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\""
+    )]
+    NoKey,
     #[error("there is no {asked} here; this server has {served}")]
     UnknownModel { asked: String, served: String },
     #[error("the body is no request of the Open Inference Protocol: {0}")]
@@ -101,6 +105,9 @@ pub(super) enum BadBody {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
 pub(super) enum Refusals {
+    /// API keys are set, and the request carries none of them.
+    #[response(status = 401)]
+    NoKey(#[to_schema] ErrorBody),
     /// The head of the request is larger than the server allows.
     #[response(status = 431)]
     LargeHead,
@@ -135,6 +142,7 @@ impl ApiError {
             Self::UnknownPath { .. } | Self::UnknownModel { .. } | Self::NoTexts => {
                 StatusCode::NOT_FOUND
             }
+            Self::NoKey => StatusCode::UNAUTHORIZED,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
@@ -158,6 +166,7 @@ impl ApiError {
             Self::Internal(_) => "internal",
             Self::NoTexts => "no_texts",
             Self::TimeoutHeader => "timeout_header",
+            Self::NoKey => "no_key",
             Self::UnknownModel { .. } => "unknown_model",
             Self::Protocol(_) => "protocol",
             Self::UnknownPath { .. } => "unknown_path",
@@ -182,8 +191,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, kind) = (self.status(), self.kind());
         let error = self.to_string();
-        let field = match self {
-            Self::Field { field, .. } => Some(field),
+        let field = match &self {
+            Self::Field { field, .. } => Some(*field),
             _ => None,
         };
         let failure = status.is_server_error().then(|| Failure(error.clone()));
@@ -191,6 +200,10 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(kind);
         if let Some(failure) = failure {
             response.extensions_mut().insert(failure);
+        }
+        if matches!(self, Self::NoKey) {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         if self.may_retry() {
             let headers = response.headers_mut();

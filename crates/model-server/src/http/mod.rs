@@ -1,6 +1,7 @@
 //! The HTTP face: every route and every layer on this screen, one file per noun.
 
 mod ask;
+mod auth;
 mod body;
 mod docs;
 mod drain;
@@ -45,6 +46,7 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
         .layer(docs::share(openapi))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
+        .layer(middleware::from_fn_with_state(shared(), auth::require_key))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(middleware::from_fn_with_state(shared(), drain::let_go))
         .layer(middleware::from_fn_with_state(shared(), observe::observe))

@@ -6,7 +6,6 @@ mod signals;
 mod tests;
 
 use std::{
-    future::IntoFuture as _,
     io,
     net::SocketAddr,
     pin::pin,
@@ -14,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, serve::ListenerExt as _};
+use axum::Router;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -28,7 +27,8 @@ pub(crate) use self::load::{Loaded, load};
 use self::signals::StopSignals;
 use crate::{
     batch::{Shop, Workers},
-    http,
+    connection, http,
+    keys::{ApiKeys, KeysError},
     phase::Phase,
     settings::Settings,
     state::{ServerState, Serving},
@@ -55,6 +55,9 @@ pub enum ServeError {
     /// The release cannot be served.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The API keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// Traces cannot be sent to where they should go.
     #[error(
         "cannot send traces: {0}; set OTEL_EXPORTER_OTLP_ENDPOINT to a URL such as http://localhost:4318"
@@ -119,35 +122,35 @@ pub async fn serve(
     wrap: impl FnOnce(Router) -> Router,
 ) -> Result<(), ServeError> {
     let mut state = ServerState::new(&settings, Instant::now());
+    if let Some(path) = &settings.api_keys_file {
+        state.keys = Some(ApiKeys::read(path)?);
+    }
     state.telemetry = Telemetry::start(&settings).map_err(ServeError::Traces)?;
     let state = Arc::new(state);
     let address = listener.local_addr()?;
     info!(%address, port = address.port(), "listening");
 
     let (close, closed) = oneshot::channel::<()>();
-    let listener = listener.tap_io(|stream| {
-        // Answers are small: holding one back to fill a packet only delays it.
-        if let Err(error) = stream.set_nodelay(true) {
-            warn!(%error, "cannot set TCP_NODELAY");
-        }
-    });
     let router = wrap(http::router(Arc::clone(&state)));
-    let connections = axum::serve(listener, router)
-        .with_graceful_shutdown(async {
-            let _ = closed.await;
-        })
-        .into_future();
-    let mut connections = pin!(connections);
+    let closed = async {
+        let _ = closed.await;
+    };
+    let mut connections = pin!(connection::serve(
+        listener,
+        router,
+        settings.connections,
+        closed
+    ));
 
     let workers = tokio::select! {
         result = live(&state, &settings, stop) => result?,
         // It ends only after `close`.
-        result = &mut connections => return Ok(result?),
+        () = &mut connections => return Ok(()),
     };
     info!("grace period over: finishing what is in flight");
     drop(close);
     let finish = async {
-        connections.await?;
+        connections.await;
         if let Some(workers) = workers {
             workers.stop().await;
         }

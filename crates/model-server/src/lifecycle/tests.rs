@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    future::IntoFuture as _,
     num::NonZeroUsize,
     path::Path,
     sync::mpsc::{Receiver, Sender, channel},

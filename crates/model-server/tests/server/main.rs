@@ -2,7 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod answers;
+mod connections;
+mod fuzz;
 mod golden;
+mod keys;
 mod observe;
 mod start;
 mod stop;

@@ -74,6 +74,7 @@ struct ModelReady {
 #[utoipa::path(
     get,
     path = "/v2",
+    operation_id = "v2_server",
     tag = "open inference protocol",
     summary = "What this server is",
     responses(
@@ -94,6 +95,7 @@ pub(super) async fn server() -> Response {
 #[utoipa::path(
     get,
     path = "/v2/health/live",
+    operation_id = "v2_live",
     tag = "open inference protocol",
     summary = "Whether to let this process go on",
     responses(
@@ -110,6 +112,7 @@ pub(super) async fn live(state: State<Arc<ServerState>>) -> Response {
 #[utoipa::path(
     get,
     path = "/v2/health/ready",
+    operation_id = "v2_ready",
     tag = "open inference protocol",
     summary = "Whether to send requests here",
     responses(

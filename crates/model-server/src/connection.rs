@@ -1,0 +1,177 @@
+//! Connections: how many, how long, and how they end.
+
+use std::{
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{self, Sleep},
+};
+use tracing::{debug, warn};
+
+use crate::settings::ConnectionLimits;
+
+/// How long to wait after a connection could not be accepted: most often the process has no file
+/// descriptor left, and gets one when a connection ends.
+const AFTER_REFUSAL: Duration = Duration::from_millis(100);
+
+/// Serves connections until `close` resolves, then lets those in flight finish. Dropping the future
+/// cuts them.
+///
+/// A connection is closed when the head of a request does not come within [`ConnectionLimits::idle`],
+/// which is also how long it may be idle, and when its client takes nothing of an answer for as long.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    close: impl Future<Output = ()>,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
+        .max_buf_size(limits.header_bytes);
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let (ending, ended) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut close = pin!(close);
+    loop {
+        // Room first: who finds none waits in the operating system's line, and is not lost there.
+        let next = async {
+            let permit = Arc::clone(&room).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
+            Some(_) = connections.join_next() => continue,
+            () = &mut close => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                time::sleep(AFTER_REFUSAL).await;
+                continue;
+            }
+        };
+        // Answers are small: holding one back to fill a packet only delays it.
+        if let Err(error) = stream.set_nodelay(true) {
+            warn!(%error, "cannot set TCP_NODELAY");
+        }
+        let service = TowerToHyperService::new(router.clone());
+        let stream = TokioIo::new(Bounded::new(stream, limits.idle));
+        let connection = http.serve_connection(stream, service);
+        let mut ended = ended.clone();
+        connections.spawn(async move {
+            let mut connection = pin!(connection);
+            let result = tokio::select! {
+                result = &mut connection => result,
+                _ = ended.changed() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            // Clients leave in many ways; none of them is a fault of the server.
+            if let Err(error) = result {
+                debug!(%error, "a connection ended early");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    drop(ending);
+    while connections.join_next().await.is_some() {}
+}
+
+/// A stream whose other end has to go on taking what is written.
+struct Bounded {
+    stream: TcpStream,
+    limit: Duration,
+    /// Since the other end takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Bounded {
+    fn new(stream: TcpStream, limit: Duration) -> Self {
+        Self {
+            stream,
+            limit,
+            stalled: None,
+        }
+    }
+
+    /// Passes on the result of a write, unless it has been pending for too long.
+    fn bound<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let limit = self.limit;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(time::sleep(limit)));
+        match stalled.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, buffer);
+        self.bound(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.bound(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
