@@ -174,9 +174,14 @@ mod tests {
             let file = file(content);
             let error = ApiKeys::read(file.path()).unwrap_err().to_string();
             assert!(error.contains(&format!("line {line} of")), "{error}");
-            assert!(!error.contains("short") && !error.contains("spaces inside"), "{error}");
+            assert!(
+                !error.contains("short") && !error.contains("spaces inside"),
+                "{error}"
+            );
         }
-        let error = ApiKeys::read(file("# none\n").path()).unwrap_err().to_string();
+        let error = ApiKeys::read(file("# none\n").path())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("no API key"), "{error}");
     }
 

@@ -34,10 +34,11 @@ mod text;
 
 pub use engine::{EngineKind, EngineUnavailable, GraphError};
 pub use healthcheck::{HealthcheckArguments, HealthcheckError, healthcheck};
-pub use measure::{MeasureArguments, MeasureError, measure};
 pub use keys::KeysError;
 pub use lifecycle::{LoadError, ServeError, bind, run, serve};
+pub use measure::{MeasureArguments, MeasureError, measure};
 pub use settings::{
-    AddressArguments, ConnectionLimits, LogFormat, RequestLog, ServeArguments, Settings, SettingsError,
+    AddressArguments, ConnectionLimits, LogFormat, RequestLog, ServeArguments, Settings,
+    SettingsError,
 };
 pub use text::{ConfigError, TokenizerError};

@@ -4,7 +4,9 @@ use std::{convert::identity, future::Future, io::Write as _, process::ExitCode, 
 
 use anyhow::anyhow;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
-use model_server::{HealthcheckArguments, MeasureArguments, ServeArguments, healthcheck, logging, measure, run};
+use model_server::{
+    HealthcheckArguments, MeasureArguments, ServeArguments, healthcheck, logging, measure, run,
+};
 use tokio::runtime::Runtime;
 
 // A request allocates a few dozen small pieces on one thread and frees some of them on another,
@@ -34,7 +36,7 @@ enum Command {
     Healthcheck(HealthcheckArguments),
 
     /// Run the model on texts with no server around it, and tell how many it answers in a second
-    Measure(MeasureArguments),
+    Measure(Box<MeasureArguments>),
 }
 
 const EXAMPLES: &str = "\
@@ -56,7 +58,7 @@ fn main() -> ExitCode {
             let answer = healthcheck(arguments).await?;
             Ok(writeln!(std::io::stdout(), "{answer}")?)
         }),
-        Some(Command::Measure(arguments)) => measure(arguments)
+        Some(Command::Measure(arguments)) => measure(*arguments)
             .map_err(Into::into)
             .and_then(|rate| Ok(writeln!(std::io::stdout(), "{rate:.1} texts/s")?)),
         None => {

@@ -13,6 +13,7 @@ use clap::Args;
 use thiserror::Error;
 
 use crate::{
+    batch::Plan,
     engine::{Engine, Spread},
     lifecycle::{LoadError, Loaded, load},
     model::{Task, TextModel},
@@ -77,8 +78,7 @@ pub fn measure(arguments: MeasureArguments) -> Result<f64, MeasureError> {
         .collect();
     let settings: Settings = arguments.serve.resolve()?;
     let Loaded {
-        task,
-        policy,
+        plan: Plan { task, policy, .. },
         engines,
         ..
     } = load(&settings)?;

@@ -11,8 +11,7 @@ use crate::{
 const LOGITS: &str = "logits";
 
 /// A text that any classifier can read, for the first forward passes: about as long as most.
-const WARM_UP_TEXT: &str =
-    "The first text is never the fastest, and so this one has twenty words that no client has to wait for.";
+const WARM_UP_TEXT: &str = "The first text is never the fastest, and so this one has twenty words that no client has to wait for.";
 
 /// Which of a text's tokens an input of the graph takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,8 +84,8 @@ impl TextModel {
             (Some(place), _) => place,
             (None, 1) => 0,
             (None, _) => {
-                let names = outputs.iter().map(|output| output.name.clone());
-                return Err(GraphError::Outputs(names.collect()));
+                let all = outputs.iter().map(|output| output.name.clone());
+                return Err(GraphError::Outputs(all.collect()));
             }
         };
         Ok(Self {
@@ -122,7 +121,9 @@ impl TextModel {
             .iter()
             .map(|input| match input {
                 TextInput::Ids => rows(&|text, into| into.extend(&text.ids), self.padding),
-                TextInput::Mask => rows(&|text, into| into.resize(into.len() + text.ids.len(), 1), 0),
+                TextInput::Mask => {
+                    rows(&|text, into| into.resize(into.len() + text.ids.len(), 1), 0)
+                }
                 TextInput::Types => rows(
                     &|text, into| {
                         if let Some(types) = &text.types {
@@ -136,7 +137,11 @@ impl TextModel {
     }
 
     /// The logits of each of `texts` texts.
-    pub(crate) fn unpack(&self, logits: Tensor, texts: usize) -> Result<Vec<Vec<f32>>, LogitsShape> {
+    pub(crate) fn unpack(
+        &self,
+        logits: Tensor,
+        texts: usize,
+    ) -> Result<Vec<Vec<f32>>, LogitsShape> {
         let labels = self.labels.len();
         match (logits.elements, logits.shape.as_slice()) {
             (Elements::Fp32(numbers), &[rows, columns]) if rows == texts && columns == labels => {

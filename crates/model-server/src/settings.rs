@@ -135,15 +135,10 @@ pub struct ServeArguments {
     log_format: LogFormat,
 
     /// Which requests get a line in the log
-    #[arg(
-        long,
-        env = "REQUEST_LOG",
-        default_value = "all",
-        value_name = "WHICH"
-    )]
+    #[arg(long, env = "REQUEST_LOG", default_value = "all", value_name = "WHICH")]
     request_log: RequestLog,
 
-    /// Where to send traces (OTLP over HTTP), such as http://localhost:4318 [default: nowhere]
+    /// Where to send traces (OTLP over HTTP), such as `http://localhost:4318` [default: nowhere]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL",
           value_parser = otlp_endpoint)]
     otlp_endpoint: Option<String>,

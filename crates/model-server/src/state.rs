@@ -78,7 +78,10 @@ impl ServerState {
 
     /// Why the server cannot be relied on at the time `now`; `None` if it can.
     pub(crate) fn unhealthy_reason(&self, now: Instant) -> Option<String> {
-        self.phase.get().unhealthy_reason().or_else(|| self.stuck(now))
+        self.phase
+            .get()
+            .unhealthy_reason()
+            .or_else(|| self.stuck(now))
     }
 
     /// Why the process is beyond help, so that only a new one can serve; `None` if it is not.

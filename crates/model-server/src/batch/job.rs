@@ -114,7 +114,12 @@ pub(crate) enum Input {
 
 impl PreparedJob {
     /// Answers the job. Whoever asked may have gone meanwhile; that is no failure.
-    pub(super) fn finish(self, outcome: Result<Outcome, InferenceError>, began: Instant, ended: Instant) {
+    pub(super) fn finish(
+        self,
+        outcome: Result<Outcome, InferenceError>,
+        began: Instant,
+        ended: Instant,
+    ) {
         let waited = began.saturating_duration_since(self.arrived);
         let times = StageTimes {
             queue: waited.saturating_sub(self.tokenize),

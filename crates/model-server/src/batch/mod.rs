@@ -9,4 +9,4 @@ mod worker;
 pub(crate) use job::{Answer, InferenceError, Job, Outcome, StageTimes, Work};
 pub(crate) use policy::Policy;
 pub(crate) use queue::PushError;
-pub(crate) use worker::{Pulses, Shop, Workers, panic_message};
+pub(crate) use worker::{Plan, Pulses, Shop, Workers, panic_message};

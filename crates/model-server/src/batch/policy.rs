@@ -6,11 +6,11 @@
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Policy {
     /// The most texts; 1 means no batches.
-    pub(crate) max_texts: usize,
+    pub(crate) texts: usize,
     /// The most tokens, padding included. One text alone may have more.
-    pub(crate) max_tokens: usize,
+    pub(crate) tokens: usize,
     /// The most tokens with padding, in relation to those without.
-    pub(crate) max_padding: f64,
+    pub(crate) padding: f64,
 }
 
 impl Policy {
@@ -27,14 +27,13 @@ impl Policy {
         // Equal lengths are taken from the oldest on, which stands first among its equals.
         let (mut low, mut high) = (start, start + 1);
         let mut sum = *first;
-        while high - low < self.max_texts {
+        while high - low < self.texts {
             let shorter = low.checked_sub(1).map(|at| lengths[by_length[at]]);
             let longer = by_length.get(high).map(|place| lengths[*place]);
             let fits = |added: usize| {
                 let longest = added.max(lengths[by_length[high - 1]]);
                 let padded = longest * (high - low + 1);
-                padded <= self.max_tokens
-                    && padded as f64 <= (sum + added) as f64 * self.max_padding
+                padded <= self.tokens && padded as f64 <= (sum + added) as f64 * self.padding
             };
             let near = |length: Option<usize>| {
                 length
@@ -70,9 +69,9 @@ mod tests {
     use super::*;
 
     const POLICY: Policy = Policy {
-        max_texts: 4,
-        max_tokens: 100,
-        max_padding: 1.1,
+        texts: 4,
+        tokens: 100,
+        padding: 1.1,
     };
 
     #[test]
@@ -97,10 +96,7 @@ mod tests {
 
     #[test]
     fn without_batches_each_text_goes_alone() {
-        let policy = Policy {
-            max_texts: 1,
-            ..POLICY
-        };
+        let policy = Policy { texts: 1, ..POLICY };
         assert_eq!(policy.choose(&[5, 5, 5]), [0]);
     }
 
@@ -113,18 +109,18 @@ mod tests {
         #[test]
         fn every_choice_holds_the_oldest_and_keeps_the_limits(
             lengths in prop::collection::vec(1_usize..200, 1..100),
-            max_texts in 1_usize..40,
-            max_tokens in 1_usize..2000,
+            texts in 1_usize..40,
+            tokens in 1_usize..2000,
         ) {
-            let policy = Policy { max_texts, max_tokens, max_padding: 1.15 };
+            let policy = Policy { texts, tokens, padding: 1.15 };
             let chosen = policy.choose(&lengths);
             prop_assert_eq!(chosen[0], 0);
             prop_assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]));
-            prop_assert!(chosen.len() <= max_texts);
+            prop_assert!(chosen.len() <= texts);
             let taken: Vec<usize> = chosen.iter().map(|place| lengths[*place]).collect();
             let padded = taken.iter().max().unwrap() * taken.len();
             let real: usize = taken.iter().sum();
-            prop_assert!(chosen.len() == 1 || padded <= max_tokens);
+            prop_assert!(chosen.len() == 1 || padded <= tokens);
             prop_assert!(padded as f64 <= real as f64 * 1.15 + 1e-6);
         }
 

@@ -84,7 +84,10 @@ impl<R: Waiting, P: Waiting> Line<R, P> {
     }
 
     /// Adds all of the items at the end, or none.
-    pub(crate) fn push(&mut self, items: impl ExactSizeIterator<Item = R>) -> Result<(), PushError> {
+    pub(crate) fn push(
+        &mut self,
+        items: impl ExactSizeIterator<Item = R>,
+    ) -> Result<(), PushError> {
         if self.closed {
             return Err(PushError::Closed);
         }
@@ -327,15 +330,15 @@ mod tests {
     }
 
     const POLICY: Policy = Policy {
-        max_texts: 4,
-        max_tokens: 100,
-        max_padding: 1.1,
+        texts: 4,
+        tokens: 100,
+        padding: 1.1,
     };
 
     fn item(length: usize) -> Item {
         Item {
             length,
-            deadline: Instant::now() + Duration::from_secs(60),
+            deadline: Instant::now() + Duration::from_mins(1),
             abandoned: false,
         }
     }
@@ -387,11 +390,19 @@ mod tests {
         let mut line = line_of(8, &[10]);
         assert_eq!(batch(&mut line).unwrap().1, Spread::All);
         line.push(std::iter::once(item(10))).unwrap();
-        assert_eq!(batch(&mut line).unwrap().1, Spread::Alone, "another one runs");
+        assert_eq!(
+            batch(&mut line).unwrap().1,
+            Spread::Alone,
+            "another one runs"
+        );
         line.done();
         line.done();
         line.push([item(10), item(90)].into_iter()).unwrap();
-        assert_eq!(batch(&mut line).unwrap().1, Spread::Alone, "another one waits");
+        assert_eq!(
+            batch(&mut line).unwrap().1,
+            Spread::Alone,
+            "another one waits"
+        );
     }
 
     #[test]

@@ -25,6 +25,21 @@ use crate::{
     text::TokenIds,
 };
 
+/// How a release is to be run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// What the release can answer.
+    pub(crate) task: Task,
+    /// What may share a forward pass.
+    pub(crate) policy: Policy,
+    /// Inputs with which an engine shows that it works.
+    pub(crate) proof: Vec<Tensor>,
+    /// Whether a forward pass that is alone is faster on several threads.
+    pub(crate) spread_pays: bool,
+    /// How long a forward pass of one short text takes on one thread.
+    pub(crate) pace: Duration,
+}
+
 /// What all workers share.
 #[derive(Debug)]
 pub(crate) struct Shop {
@@ -45,18 +60,16 @@ pub(crate) struct Shop {
 const WORTH_WAKING: Duration = Duration::from_micros(500);
 
 impl Shop {
-    /// A shop without workers, in which at most `capacity` pieces of work wait. `pace` is about how
-    /// long one of them takes.
-    pub(crate) fn new(
-        task: Task,
-        capacity: usize,
-        policy: Policy,
-        proof: Vec<Tensor>,
-        outputs: usize,
-        spread_pays: bool,
-        pace: Duration,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    /// A shop without workers, in which at most `capacity` pieces of work wait, for a graph with so
+    /// many outputs.
+    pub(crate) fn new(plan: Plan, capacity: usize, outputs: usize, metrics: Arc<Metrics>) -> Self {
+        let Plan {
+            task,
+            policy,
+            proof,
+            spread_pays,
+            pace,
+        } = plan;
         let worth_waking = WORTH_WAKING.as_nanos() / pace.as_nanos().max(1);
         let worth_waking = usize::try_from(worth_waking).unwrap_or(capacity);
         Self {
@@ -200,7 +213,11 @@ fn serve(shop: &Shop, engine: &mut dyn Engine, pulse: &Pulse) -> Result<(), Stri
                 }
             }
             Turn::Run(batch, spread) => {
-                let spread = if shop.spread_pays { spread } else { Spread::Alone };
+                let spread = if shop.spread_pays {
+                    spread
+                } else {
+                    Spread::Alone
+                };
                 let ending = run_batch(shop, engine, batch, spread, pulse);
                 shop.queue.done();
                 ending?;
@@ -333,7 +350,15 @@ fn forward(
         })
         .collect();
     match (&shop.task, batch) {
-        (_, [PreparedJob { input: Input::Tensors(tensors), .. }]) => {
+        (
+            _,
+            [
+                PreparedJob {
+                    input: Input::Tensors(tensors),
+                    ..
+                },
+            ],
+        ) => {
             let outputs = engine.run(tensors, &shop.outputs, spread)?;
             shop.metrics.forward_pass(1, 0, 0, began.elapsed());
             Ok(vec![Ok(Outcome::Tensors(outputs))])
@@ -343,7 +368,8 @@ fn forward(
             let real: usize = texts.iter().map(|text| text.ids.len()).sum();
             let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
             let padded = longest * texts.len();
-            shop.metrics.forward_pass(texts.len(), real, padded, began.elapsed());
+            shop.metrics
+                .forward_pass(texts.len(), real, padded, began.elapsed());
             Ok(outcomes.into_iter().map(Ok).collect())
         }
         (Task::Tensors, _) => Err(InferenceError::NoTokenizer),

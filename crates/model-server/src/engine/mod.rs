@@ -30,6 +30,7 @@ pub enum EngineKind {
 
 impl EngineKind {
     /// The name that settings and logs use.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Rten => "rten",

@@ -12,13 +12,14 @@ use ort::{
     AsPointer as _, Error as OrtError,
     environment::Environment,
     session::{Session, builder::GraphOptimizationLevel},
-    value::{DynValue, DynValueTypeMarker, Outlet, TensorElementType, TensorRef, ValueRef, ValueType},
+    value::{
+        DynValue, DynValueTypeMarker, Outlet, TensorElementType, TensorRef, ValueRef, ValueType,
+    },
 };
 
 use super::{
-    operators::has_quantized_weights_only,
     Datatype, Elements, Engine, EngineError, EngineUnavailable, GraphError, Model, Signature,
-    Spread, Tensor, TensorSpec, Work,
+    Spread, Tensor, TensorSpec, Work, operators::has_quantized_weights_only,
 };
 
 /// Where distributions and our own image put the library, tried in this order.
@@ -114,7 +115,8 @@ impl OnnxRuntimeModel {
         });
         let session = session.map_err(unreadable)?;
         let all = all.transpose().map_err(unreadable)?;
-        let specs = |outlets: &[Outlet]| -> Result<Vec<_>, _> { outlets.iter().map(spec_of).collect() };
+        let specs =
+            |outlets: &[Outlet]| -> Result<Vec<_>, _> { outlets.iter().map(spec_of).collect() };
         let signature = Signature {
             inputs: specs(session.inputs())?,
             outputs: specs(session.outputs())?,
@@ -138,7 +140,7 @@ impl OnnxRuntimeModel {
     ///
     /// `ort` asks for `&mut Session`, because not every execution provider can run twice at once.
     /// The CPU provider can, and is the only one that this server uses: "Multiple threads can
-    /// invoke the Run() method on the same inference session object" (ONNX Runtime's C API
+    /// invoke the `Run()` method on the same inference session object" (ONNX Runtime's C API
     /// notes). With a session for each worker the weights would be in memory that many times.
     #[expect(unsafe_code, reason = "the library is called through its C interface")]
     fn run(
@@ -176,9 +178,8 @@ impl OnnxRuntimeModel {
         outputs
             .into_iter()
             .map(|value| {
-                let value = NonNull::new(value).ok_or_else(|| {
-                    OrtError::new("an output is missing")
-                })?;
+                let value =
+                    NonNull::new(value).ok_or_else(|| OrtError::new("an output is missing"))?;
                 // SAFETY: the session made this value with its own allocator and gave it away.
                 Ok(unsafe { DynValue::from_ptr(value, Some(session.allocator())) })
             })

@@ -45,7 +45,10 @@ mod tests {
     fn operators_are_found_by_their_whole_name() {
         let second = shipped("v2");
         assert!(has_operator(&second, "DequantizeLinear"));
-        assert!(!has_operator(&second, "QuantizeLinear"), "only a part of it");
+        assert!(
+            !has_operator(&second, "QuantizeLinear"),
+            "only a part of it"
+        );
         assert!(has_quantized_weights_only(&second) && !quantizes_as_it_goes(&second));
         assert!(!has_quantized_weights_only(&shipped("v1")));
     }

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use rten::{
-    DataType, Dimension, Model as Graph, ModelOptions, NodeId, RunOptions, ThreadPool, Value,
-    ValueOrView, ValueType, ValueView,
+    DataType, Dimension, Model as Graph, ModelOptions, NodeId, NodeInfo, RunOptions, ThreadPool,
+    Value, ValueOrView, ValueType, ValueView,
 };
 
 use super::{
@@ -60,8 +60,8 @@ impl Model for RtenModel {
 /// tell which of the two the file says.
 fn spec_of(graph: &Graph, id: NodeId) -> Result<TensorSpec, GraphError> {
     let node = graph.node_info(id);
-    let name = node.as_ref().and_then(|node| node.name()).unwrap_or("");
-    let datatype = match node.as_ref().and_then(|node| node.dtype()) {
+    let name = node.as_ref().and_then(NodeInfo::name).unwrap_or("");
+    let datatype = match node.as_ref().and_then(NodeInfo::dtype) {
         Some(ValueType::Tensor(DataType::Float)) => Datatype::Fp32,
         Some(ValueType::Tensor(DataType::Int32)) => Datatype::Int64,
         Some(ValueType::Tensor(DataType::Int8)) => Datatype::Int8,
@@ -73,7 +73,7 @@ fn spec_of(graph: &Graph, id: NodeId) -> Result<TensorSpec, GraphError> {
             });
         }
     };
-    let shape = node.as_ref().and_then(|node| node.shape());
+    let shape = node.as_ref().and_then(NodeInfo::shape);
     Ok(TensorSpec {
         name: name.to_owned(),
         datatype,
@@ -143,11 +143,13 @@ fn value_of(tensor: &Tensor) -> Result<ValueOrView<'_>, EngineError> {
             .map_err(|error| failed(&error)),
         Elements::Int64(numbers) => {
             let narrow = |number: &i64| {
-                i32::try_from(*number).map_err(|_| {
-                    EngineError(format!("{number} does not fit the engine's 32 bits"))
-                })
+                i32::try_from(*number)
+                    .map_err(|_| EngineError(format!("{number} does not fit the engine's 32 bits")))
             };
-            let numbers = numbers.iter().map(narrow).collect::<Result<Vec<i32>, _>>()?;
+            let numbers = numbers
+                .iter()
+                .map(narrow)
+                .collect::<Result<Vec<i32>, _>>()?;
             Value::from_shape(shape, numbers)
                 .map(ValueOrView::from)
                 .map_err(|error| failed(&error))

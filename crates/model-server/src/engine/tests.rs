@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{EngineKind, Spread};
 use crate::{
+    batch::Plan,
     lifecycle::{Loaded, load},
     model::Task,
     settings::{ServeArguments, Settings},
@@ -27,8 +28,7 @@ fn settings(release: &str, engine: EngineKind) -> Settings {
     let mut settings = Line::parse_from(line).serve.resolve().unwrap();
     settings.model_root = repository().join("models");
     settings.engine = engine;
-    settings.onnxruntime_library =
-        Some(repository().join("target/onnxruntime/libonnxruntime.so"));
+    settings.onnxruntime_library = Some(repository().join("target/onnxruntime/libonnxruntime.so"));
     settings
 }
 
@@ -39,8 +39,9 @@ fn read(path: &str) -> String {
 /// The logits of each golden text, in batches of up to `together` of like length.
 fn logits(release: &str, engine: EngineKind, together: usize) -> Vec<Vec<f32>> {
     let Loaded {
-        task,
-        mut policy,
+        plan: Plan {
+            task, mut policy, ..
+        },
         mut engines,
         ..
     } = load(&settings(release, engine))
@@ -48,7 +49,7 @@ fn logits(release: &str, engine: EngineKind, together: usize) -> Vec<Vec<f32>> {
     let Task::Text(model) = task else {
         panic!("the shipped releases read texts");
     };
-    policy.max_texts = together;
+    policy.texts = together;
     let golden = read("models/sentiment/golden.jsonl");
     let texts: Vec<_> = golden
         .lines()
@@ -100,7 +101,10 @@ fn expect_logits_of_python(release: &str, engine: EngineKind, together: usize) {
         assert_eq!(answer.len(), expected.len());
         for (number, expected) in answer.iter().zip(&expected) {
             let difference = (f64::from(*number) - expected).abs();
-            assert!(difference < TOLERANCE, "text {at}: {answer:?}, {expected:?}");
+            assert!(
+                difference < TOLERANCE,
+                "text {at}: {answer:?}, {expected:?}"
+            );
         }
         assert_eq!(
             answer[0] > answer[1],

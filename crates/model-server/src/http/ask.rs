@@ -10,7 +10,7 @@ use tokio::{sync::oneshot, time::timeout_at};
 use super::error::ApiError;
 use crate::{
     batch::{Answer, Job, PushError, Work},
-    state::{Serving, ServerState},
+    state::{ServerState, Serving},
 };
 
 /// By which header a client says how long it waits, in milliseconds.
@@ -30,7 +30,10 @@ impl Deadline {
         let after = match headers.get(TIMEOUT_HEADER) {
             None => own,
             Some(value) => {
-                let milliseconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+                let milliseconds = value
+                    .to_str()
+                    .ok()
+                    .and_then(|text| text.trim().parse().ok());
                 let wanted = milliseconds.filter(|it| *it > 0).map(Duration::from_millis);
                 wanted.ok_or(ApiError::TimeoutHeader)?.min(own)
             }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -46,6 +46,6 @@ fn key_of(headers: &HeaderMap) -> Option<&[u8]> {
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
     });
     bearer
-        .or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes()))
+        .or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes))
         .map(<[u8]>::trim_ascii)
 }

@@ -33,7 +33,7 @@ pub(super) fn description() -> OpenApi {
 }
 
 /// Gives the finished document to its handler, written down once.
-pub(super) fn share(openapi: OpenApi) -> Extension<Arc<str>> {
+pub(super) fn share(openapi: &OpenApi) -> Extension<Arc<str>> {
     // Its types hold nothing that JSON cannot express.
     Extension(openapi.to_json().unwrap_or_default().into())
 }

@@ -203,7 +203,9 @@ impl IntoResponse for ApiError {
         }
         if matches!(self, Self::NoKey) {
             let scheme = HeaderValue::from_static("Bearer");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
         }
         if self.may_retry() {
             let headers = response.headers_mut();

@@ -83,7 +83,7 @@ pub(super) async fn health(State(state): State<Arc<ServerState>>) -> Response {
     }
 }
 
-/// `GET /readyz`: whether to send requests here. The same judgement as `/health`.
+/// `GET /readyz`: whether to send requests here. The same judgment as `/health`.
 #[utoipa::path(
     get,
     path = "/readyz",

@@ -43,7 +43,7 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
         .routes(routes!(docs::page))
         .split_for_parts();
     router
-        .layer(docs::share(openapi))
+        .layer(docs::share(&openapi))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(middleware::from_fn_with_state(shared(), auth::require_key))

@@ -40,7 +40,8 @@ pub(super) struct PredictRequest {
 pub(super) struct Prediction {
     /// The label with the highest score.
     #[schema(example = "positive")]
-    prediction: String,
+    #[serde(rename = "prediction")]
+    label: String,
     /// Its probability, from 0 to 1: by softmax where one label is right, by the logistic
     /// function where each label is right or wrong for itself.
     confidence: f32,
@@ -236,10 +237,14 @@ fn prediction(
             label: name(place),
             score: probabilities[place],
         };
-        descending(&logits).into_iter().take(top_k).map(score).collect()
+        descending(&logits)
+            .into_iter()
+            .take(top_k)
+            .map(score)
+            .collect()
     });
     Ok(Prediction {
-        prediction: name(best),
+        label: name(best),
         confidence: probabilities[best],
         truncated,
         labels,
@@ -291,7 +296,10 @@ fn parse_by_field(body: &[u8], max_texts: usize) -> Result<PredictRequest, ApiEr
     let top_k = top_k_of(&mut object)?;
     let (text, texts) = match (object.remove(TEXT), object.remove(TEXTS)) {
         (Some(_), Some(_)) => {
-            return Err(wrong(TEXTS, "text and texts are both there; expected one of them"));
+            return Err(wrong(
+                TEXTS,
+                "text and texts are both there; expected one of them",
+            ));
         }
         (Some(text), None) => (Some(text_of(text, TEXT, || TEXT.to_owned())?), None),
         (None, Some(texts)) => (None, Some(texts_of(texts, max_texts)?)),
@@ -313,9 +321,10 @@ fn text_of(
     place: impl Fn() -> String,
 ) -> Result<String, ApiError> {
     match value {
-        Value::String(text) if text.trim().is_empty() => {
-            Err(wrong(field, format!("{} is blank; expected some words", place())))
-        }
+        Value::String(text) if text.trim().is_empty() => Err(wrong(
+            field,
+            format!("{} is blank; expected some words", place()),
+        )),
         Value::String(text) => Ok(text),
         other => Err(wrong(
             field,
@@ -355,7 +364,10 @@ fn top_k_of(object: &mut Map<String, Value>) -> Result<Option<usize>, ApiError> 
             .filter(|number| *number >= 1)
             .map(Some)
             .ok_or_else(|| {
-                wrong(TOP_K, format!("top_k is {value}; expected a whole number from 1 on"))
+                wrong(
+                    TOP_K,
+                    format!("top_k is {value}; expected a whole number from 1 on"),
+                )
             }),
     }
 }
@@ -408,7 +420,10 @@ mod tests {
             (r#"{"texts": ["a", "b", "c", "d"]}"#, "texts holds 4"),
             (r#"{"texts": ["a", 7]}"#, "texts[1] is a number"),
             (r#"{"texts": ["a", " "]}"#, "texts[1] is blank"),
-            (r#"{"text": "a", "texts": ["b"]}"#, "text and texts are both there"),
+            (
+                r#"{"text": "a", "texts": ["b"]}"#,
+                "text and texts are both there",
+            ),
             (r#"{"text": "a", "top_k": 0}"#, "top_k is 0"),
             (r#"{"text": "a", "top_k": "2"}"#, "top_k is \"2\""),
             (r#"{"text": "a", "top_k": 1.5}"#, "top_k is 1.5"),

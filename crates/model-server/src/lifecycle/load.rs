@@ -11,7 +11,7 @@ use model_repository::{
 use thiserror::Error;
 
 use crate::{
-    batch::{Policy, panic_message},
+    batch::{Plan, Policy, panic_message},
     engine::{
         Engine, EngineKind, EngineUnavailable, GraphError, Model, OnnxRuntime, OnnxRuntimeModel,
         RtenModel, Signature, Spread, Tensor, quantizes_as_it_goes,
@@ -96,16 +96,8 @@ pub(crate) struct Loaded {
     pub(crate) digest: String,
     /// The graph's inputs and outputs.
     pub(crate) signature: Signature,
-    /// What the release answers.
-    pub(crate) task: Task,
-    /// What may share a forward pass.
-    pub(crate) policy: Policy,
-    /// Inputs with which an engine shows that it works.
-    pub(crate) proof: Vec<Tensor>,
-    /// Whether a forward pass that is alone is faster on several threads.
-    pub(crate) spread_pays: bool,
-    /// How long a forward pass of one short text takes on one thread.
-    pub(crate) pace: Duration,
+    /// How to run it.
+    pub(crate) plan: Plan,
     /// One engine per worker, each of them warm.
     pub(crate) engines: Vec<Box<dyn Engine>>,
 }
@@ -116,7 +108,9 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     // First of all: a missing library is found at once, whatever the model's size.
     let library = match settings.engine {
         EngineKind::Rten => None,
-        EngineKind::Onnxruntime => Some(OnnxRuntime::load(settings.onnxruntime_library.as_deref())?),
+        EngineKind::Onnxruntime => {
+            Some(OnnxRuntime::load(settings.onnxruntime_library.as_deref())?)
+        }
     };
     let release = ReleaseDirectory::locate(
         &settings.model_root,
@@ -172,7 +166,9 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         first_pass(engine.as_mut(), &task, &signature, &proof).map_err(failed)?;
     }
     let [pace, spread] = match engines.first_mut() {
-        Some(engine) => [Spread::Alone, Spread::All].map(|spread| time(engine.as_mut(), &proof, spread)),
+        Some(engine) => {
+            [Spread::Alone, Spread::All].map(|spread| time(engine.as_mut(), &proof, spread))
+        }
         None => [Duration::MAX; 2],
     };
     let max_texts = match settings.max_batch_texts {
@@ -184,16 +180,18 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     Ok(Loaded {
         digest,
         signature,
-        task,
-        policy: Policy {
-            max_texts,
-            max_tokens: settings.max_batch_tokens.get(),
-            max_padding: MAX_PADDING,
+        plan: Plan {
+            task,
+            policy: Policy {
+                texts: max_texts,
+                tokens: settings.max_batch_tokens.get(),
+                padding: MAX_PADDING,
+            },
+            proof,
+            // Small models lose more by handing work over than they win.
+            spread_pays: threads > 1 && spread < pace,
+            pace,
         },
-        proof,
-        // Small models lose more by handing work over than they win.
-        spread_pays: threads > 1 && spread < pace,
-        pace,
         engines,
     })
 }

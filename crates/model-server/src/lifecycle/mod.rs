@@ -193,7 +193,7 @@ async fn live(
         });
     })?;
     let digest = loaded.digest.clone();
-    let (max_batch_texts, spread_pays) = (loaded.policy.max_texts, loaded.spread_pays);
+    let (max_batch_texts, spread_pays) = (loaded.plan.policy.texts, loaded.plan.spread_pays);
     let workers = put_to_work(state, settings, loaded)?;
     state.phase.advance(Phase::Ready);
     info!(
@@ -223,13 +223,9 @@ fn put_to_work(
     loaded: Loaded,
 ) -> Result<Workers, ServeError> {
     let shop = Arc::new(Shop::new(
-        loaded.task,
+        loaded.plan,
         settings.queue_capacity.get(),
-        loaded.policy,
-        loaded.proof,
         loaded.signature.outputs.len(),
-        loaded.spread_pays,
-        loaded.pace,
         Arc::clone(&state.metrics),
     ));
     let on_failure = {

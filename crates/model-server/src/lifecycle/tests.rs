@@ -15,7 +15,7 @@ use clap::Parser;
 
 use super::*;
 use crate::{
-    batch::{Job, Policy, Work},
+    batch::{Job, Plan, Policy, Work},
     engine::{
         Datatype, Elements, Engine, EngineError, Signature, Spread, Tensor, TensorSpec,
         Work as EngineWork,
@@ -144,26 +144,27 @@ fn loaded(engine: Box<dyn Engine>) -> Loaded {
     let task = Task::Text(Box::new(model.unwrap()));
     Loaded {
         digest: "0".repeat(64),
-        proof: warm_up_inputs(&task, &signature).unwrap(),
-        signature,
-        task,
-        policy: Policy {
-            max_texts: 4,
-            max_tokens: 1000,
-            max_padding: 1.1,
+        plan: Plan {
+            proof: warm_up_inputs(&task, &signature).unwrap(),
+            task,
+            policy: Policy {
+                texts: 4,
+                tokens: 1000,
+                padding: 1.1,
+            },
+            spread_pays: false,
+            pace: Duration::from_secs(1),
         },
-        spread_pays: false,
-        pace: Duration::from_secs(1),
+        signature,
         engines: vec![engine],
     }
 }
 
+/// From the number of texts to their logits.
+type Infer = Box<dyn FnMut(usize) -> Result<Vec<f32>, EngineError> + Send>;
+
 /// An engine that tells when it begins, and answers when it is told to.
-fn gate() -> (
-    impl FnMut(usize) -> Result<Vec<f32>, EngineError> + Send + 'static,
-    tokio::sync::mpsc::UnboundedReceiver<()>,
-    Sender<()>,
-) {
+fn gate() -> (Infer, tokio::sync::mpsc::UnboundedReceiver<()>, Sender<()>) {
     let (call, calls) = tokio::sync::mpsc::unbounded_channel();
     let (open, opened): (Sender<()>, Receiver<()>) = channel();
     let infer = move |texts: usize| {
@@ -172,7 +173,7 @@ fn gate() -> (
         let _ = opened.recv();
         Ok(POSITIVE.repeat(texts))
     };
-    (infer, calls, open)
+    (Box::new(infer), calls, open)
 }
 
 async fn error_of(response: Response) -> String {
@@ -292,7 +293,9 @@ const LONG: Duration = Duration::from_secs(30);
 #[tokio::test]
 async fn a_text_whose_client_has_left_never_reaches_the_engine() {
     let (infer, mut calls, open) = gate();
-    let server = Server::start(infer, |it| it.queue_capacity = NonZeroUsize::new(2).unwrap());
+    let server = Server::start(infer, |it| {
+        it.queue_capacity = NonZeroUsize::new(2).unwrap();
+    });
     let first = push(&server, LONG);
     calls.recv().await.unwrap();
     drop(push(&server, LONG));
@@ -310,7 +313,9 @@ async fn a_text_whose_client_has_left_never_reaches_the_engine() {
 #[tokio::test]
 async fn a_text_whose_time_is_up_before_its_turn_never_reaches_the_engine() {
     let (infer, mut calls, open) = gate();
-    let server = Server::start(infer, |it| it.queue_capacity = NonZeroUsize::new(2).unwrap());
+    let server = Server::start(infer, |it| {
+        it.queue_capacity = NonZeroUsize::new(2).unwrap();
+    });
     let first = push(&server, LONG);
     calls.recv().await.unwrap();
     let late = push(&server, Duration::from_nanos(1));
@@ -338,7 +343,9 @@ async fn one_bad_text_does_not_fail_its_neighbors() {
         }
         Ok(POSITIVE.repeat(texts))
     };
-    let server = Server::start(infer, |it| it.queue_capacity = NonZeroUsize::new(4).unwrap());
+    let server = Server::start(infer, |it| {
+        it.queue_capacity = NonZeroUsize::new(4).unwrap();
+    });
     let busy = push(&server, LONG);
     until_taken(&server).await;
     let waiting: Vec<_> = (0..3).map(|_| push(&server, LONG)).collect();
@@ -367,7 +374,10 @@ async fn a_forward_pass_that_does_not_end_makes_the_server_unhealthy_until_it_en
     loop {
         let (status, health) = server.health().await;
         if status == 503 {
-            assert!(health["reason"].as_str().unwrap().contains("stuck"), "{health}");
+            assert!(
+                health["reason"].as_str().unwrap().contains("stuck"),
+                "{health}"
+            );
             break;
         }
         time::sleep(Duration::from_millis(5)).await;

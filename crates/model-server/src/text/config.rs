@@ -64,11 +64,10 @@ impl ModelConfig {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let file: ConfigFile = serde_json::from_slice(bytes)?;
         let problem = match file.problem_type.as_deref() {
-            Some("single_label_classification") => Problem::SingleLabelClassification,
             Some("multi_label_classification") => Problem::MultiLabelClassification,
             // As transformers' own pipeline does: among one label there is nothing to choose.
             None if file.id2label.len() == 1 => Problem::MultiLabelClassification,
-            None => Problem::SingleLabelClassification,
+            Some("single_label_classification") | None => Problem::SingleLabelClassification,
             Some(other) => return Err(ConfigError::ProblemType(other.to_owned())),
         };
         let max_tokens = file.max_position_embeddings.unwrap_or(DEFAULT_MAX_TOKENS);
@@ -164,7 +163,8 @@ mod tests {
     fn a_single_label_is_right_or_wrong_for_itself() {
         let config = ModelConfig::parse(br#"{"id2label": {"0": "spam"}}"#).unwrap();
         assert_eq!(config.problem, Problem::MultiLabelClassification);
-        let one_of_one = br#"{"id2label": {"0": "a"}, "problem_type": "single_label_classification"}"#;
+        let one_of_one =
+            br#"{"id2label": {"0": "a"}, "problem_type": "single_label_classification"}"#;
         assert!(ModelConfig::parse(one_of_one).is_err());
     }
 

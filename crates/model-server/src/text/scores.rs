@@ -41,7 +41,9 @@ impl Problem {
                 let mut powers: Vec<f32> =
                     logits.iter().map(|logit| (logit - largest).exp()).collect();
                 let sum: f32 = powers.iter().sum();
-                powers.iter_mut().for_each(|power| *power /= sum);
+                for power in &mut powers {
+                    *power /= sum;
+                }
                 Ok(powers)
             }
             Self::MultiLabelClassification => Ok(logits

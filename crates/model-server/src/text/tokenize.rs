@@ -67,7 +67,8 @@ impl TextTokenizer {
     /// file itself cuts earlier. Padding that the file asks for is left out: it costs time, and
     /// one text alone needs none.
     pub(crate) fn parse(bytes: &[u8], max_tokens: usize) -> Result<Self, TokenizerError> {
-        let unreadable = |error: &dyn std::fmt::Display| TokenizerError::Unreadable(error.to_string());
+        let unreadable =
+            |error: &dyn std::fmt::Display| TokenizerError::Unreadable(error.to_string());
         let text = std::str::from_utf8(bytes).map_err(|error| unreadable(&error))?;
         // The library reads the newest form of the format only, and rewrites older ones into it.
         let text = canonicalize_str(text).map_err(|error| unreadable(&error))?;
@@ -125,7 +126,11 @@ impl TextTokenizer {
             .pop()
             .ok_or(TextError::NoTokens)?;
         Ok(TokenIds {
-            ids: encoding.ids().iter().map(|token| token.id().into()).collect(),
+            ids: encoding
+                .ids()
+                .iter()
+                .map(|token| token.id().into())
+                .collect(),
             types: encoding
                 .type_ids()
                 .map(|types| types.iter().map(|kind| (*kind).into()).collect()),

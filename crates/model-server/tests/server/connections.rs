@@ -14,7 +14,9 @@ const IDLE: Duration = Duration::from_secs(1);
 const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n";
 
 async fn connect(server: &Server) -> TcpStream {
-    TcpStream::connect(("127.0.0.1", server.port)).await.unwrap()
+    TcpStream::connect(("127.0.0.1", server.port))
+        .await
+        .unwrap()
 }
 
 /// Everything that still comes until the server closes the connection.
@@ -43,7 +45,10 @@ async fn impatient() -> Server {
 async fn a_head_that_does_not_come_is_not_waited_for() {
     let server = impatient().await;
     let mut stream = connect(&server).await;
-    stream.write_all(b"GET /livez HTTP/1.1\r\nhos").await.unwrap();
+    stream
+        .write_all(b"GET /livez HTTP/1.1\r\nhos")
+        .await
+        .unwrap();
     rest(&mut stream).await;
     server.stop().await.unwrap();
 }
@@ -84,7 +89,10 @@ async fn a_client_that_takes_no_answer_is_cut() {
 async fn a_head_that_is_too_large_is_refused() {
     let server = Server::start(settings("v1")).await;
     let mut stream = connect(&server).await;
-    let head = format!("GET /livez HTTP/1.1\r\nx-large: {}\r\n\r\n", "a".repeat(200_000));
+    let head = format!(
+        "GET /livez HTTP/1.1\r\nx-large: {}\r\n\r\n",
+        "a".repeat(200_000)
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = answer(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");

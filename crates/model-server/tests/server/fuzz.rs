@@ -37,9 +37,30 @@ const SEEDS: [(&str, &str); 6] = [
 
 /// Pieces that are legal somewhere, and wrong almost everywhere.
 const PIECES: [&str; 24] = [
-    "null", "true", "[]", "{}", "\"\"", "\"\\u0000\"", "-1", "0", "1e308", "1.5", "18446744073709551615",
-    "-9223372036854775808", "99999999", "[[[[[[1]]]]]]", "\"INT64\"", "\"FP16\"", "\"BYTES\"",
-    "\"\\ud83d\\ude00\"", ",", ":", "{", "[", "\"", "\\",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "\"\"",
+    "\"\\u0000\"",
+    "-1",
+    "0",
+    "1e308",
+    "1.5",
+    "18446744073709551615",
+    "-9223372036854775808",
+    "99999999",
+    "[[[[[[1]]]]]]",
+    "\"INT64\"",
+    "\"FP16\"",
+    "\"BYTES\"",
+    "\"\\ud83d\\ude00\"",
+    ",",
+    ":",
+    "{",
+    "[",
+    "\"",
+    "\\",
 ];
 
 /// Numbers without a pattern, the same in every run (xorshift).
@@ -75,7 +96,17 @@ fn mutated(chance: &mut Chance) -> (&'static str, Vec<u8>, Option<String>) {
             4 => {
                 let value = PIECES[chance.below(18)];
                 let text = String::from_utf8_lossy(&body).into_owned();
-                let values = ["1", "2", "3", "7", "\"fine\"", "\"text\"", "\"INT64\"", "\"BYTES\"", "true"];
+                let values = [
+                    "1",
+                    "2",
+                    "3",
+                    "7",
+                    "\"fine\"",
+                    "\"text\"",
+                    "\"INT64\"",
+                    "\"BYTES\"",
+                    "true",
+                ];
                 let old = values[chance.below(values.len())];
                 body = text.replacen(old, value, 1).into_bytes();
             }
@@ -144,6 +175,9 @@ async fn a_hundred_thousand_wrong_bodies_are_refused_or_answered_and_nothing_els
     assert_eq!(status, 200);
     assert_eq!(health["request_count"], BODIES);
     assert_eq!(health["error_count"], 0);
-    assert_eq!((&health["queue_depth"], &health["in_flight"]), (&0.into(), &0.into()));
+    assert_eq!(
+        (&health["queue_depth"], &health["in_flight"]),
+        (&0.into(), &0.into())
+    );
     server.stop().await.unwrap();
 }

@@ -23,7 +23,10 @@ async fn guarded(file: &NamedTempFile) -> Server {
 }
 
 async fn predict(server: &Server, name: &str, value: &str) -> Response {
-    let request = server.ask.client.post(format!("{}/predict", server.ask.url));
+    let request = server
+        .ask
+        .client
+        .post(format!("{}/predict", server.ask.url));
     let request = request.header(name, value).json(&json!({"text": "fine"}));
     request.send().await.unwrap()
 }
@@ -94,7 +97,10 @@ async fn a_file_without_keys_ends_the_start() {
         command.env("API_KEYS_FILE", file.path());
         let (code, _, message) = outcome(&mut command).await;
         assert_eq!(code, Some(1));
-        assert!(message.contains(words) && !message.contains("short"), "{message}");
+        assert!(
+            message.contains(words) && !message.contains("short"),
+            "{message}"
+        );
     }
 }
 

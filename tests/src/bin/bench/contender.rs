@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// No server takes longer to start, on however slow a machine.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// How often a server that starts is asked.
 const ASK_EVERY: Duration = Duration::from_millis(5);
 /// How long a server may take to stop by itself.
@@ -80,7 +80,7 @@ pub(crate) const RTEN: Contender = Contender {
     environment: &[("ENGINE", "rten")],
 };
 
-/// FastAPI as most people run it.
+/// `FastAPI` as most people run it.
 pub(crate) const FASTAPI: Contender = peer(
     "FastAPI, 1 worker × 2 threads",
     "fastapi",
@@ -241,7 +241,10 @@ impl Running {
             if let Some(status) = self.child.try_wait()? {
                 anyhow::bail!("it ended with {status}");
             }
-            if post(self.address, self.contender.path(), &body).await.is_ok_and(|ok| ok) {
+            if post(self.address, self.contender.path(), &body)
+                .await
+                .is_ok_and(|ok| ok)
+            {
                 return Ok(());
             }
             time::sleep(ASK_EVERY).await;

@@ -37,7 +37,7 @@ impl Section {
             };
             if let Some(text) = text {
                 let [begin, end] = section.marks();
-                document.push_str(&format!("\n{begin}\n{}\n{end}\n", text.trim()));
+                document.extend(["\n", begin, "\n", text.trim(), "\n", end, "\n"]);
             }
         }
         document

@@ -244,21 +244,33 @@ async fn limit(engine: &str, model: Model, texts: &Path) -> anyhow::Result<f64> 
     let directory = model.directory();
     let part = |path: Option<&Path>| path.and_then(Path::file_name).map(PathBuf::from);
     let output = Command::new(env::current_exe()?.with_file_name("model-server"))
-        .args(["measure", "--engine", engine, "--seconds", &SECONDS.to_string()])
+        .args([
+            "measure",
+            "--engine",
+            engine,
+            "--seconds",
+            &SECONDS.to_string(),
+        ])
         .arg("--texts")
         .arg(texts)
         .env("MODEL_VERSION", part(Some(&directory)).unwrap_or_default())
         .env("MODEL_NAME", part(directory.parent()).unwrap_or_default())
         .env(
             "MODEL_ROOT",
-            directory.ancestors().nth(2).context("a release has a root")?,
+            directory
+                .ancestors()
+                .nth(2)
+                .context("a release has a root")?,
         )
         .env("ONNXRUNTIME_LIBRARY", library())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(Duration::from_secs(60), output).await??;
+    let output = tokio::time::timeout(Duration::from_mins(1), output).await??;
     let said = String::from_utf8_lossy(&output.stdout);
-    let rate = said.split_whitespace().next().and_then(|rate| rate.parse().ok());
+    let rate = said
+        .split_whitespace()
+        .next()
+        .and_then(|rate| rate.parse().ok());
     rate.with_context(|| {
         format!(
             "model-server measure gave no figure: {said}{}",

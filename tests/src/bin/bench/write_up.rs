@@ -2,8 +2,8 @@
 
 use crate::{
     machine::{self, Machine},
-    rig::Color,
     models::{self, Case, Comparison},
+    rig::Color,
     serving::{self, Route, Serving},
     statistics::{median, range},
     switching::{self, Account, Accounts, Load, Seen},

@@ -132,7 +132,9 @@ impl Serialize for Data {
                 Elements::Int16(numbers) => numbers.serialize(serializer),
                 Elements::Int32(numbers) => numbers.serialize(serializer),
                 Elements::Int64(numbers) => numbers.serialize(serializer),
-                Elements::Fp16(numbers) => serializer.collect_seq(numbers.iter().map(|it| it.to_f32())),
+                Elements::Fp16(numbers) => {
+                    serializer.collect_seq(numbers.iter().map(|it| it.to_f32()))
+                }
                 Elements::Fp32(numbers) => numbers.serialize(serializer),
                 Elements::Fp64(numbers) => numbers.serialize(serializer),
             },
@@ -163,38 +165,41 @@ fn wrong(value: &Value, kind: Kind) -> String {
     format!("data holds {given}; expected {}", kind.name())
 }
 
+/// Reads all values by one function.
+fn each<T>(
+    values: &[&Value],
+    read: impl Fn(&Value) -> Option<T>,
+    refused: impl Fn(&Value) -> String,
+) -> Result<Vec<T>, String> {
+    let one = |value: &&Value| read(value).ok_or_else(|| refused(value));
+    values.iter().map(one).collect()
+}
+
+/// A whole number that fits its kind.
+fn whole<T: TryFrom<i128>>(value: &Value) -> Option<T> {
+    let number = value.as_i64().map(i128::from);
+    let number = number.or_else(|| value.as_u64().map(i128::from));
+    T::try_from(number?).ok()
+}
+
+/// A float, unless it is so large that it would become endless.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to the nearest float is what was asked for; what becomes endless is refused"
+)]
+fn single(value: &Value) -> Option<f32> {
+    let number = value.as_f64()? as f32;
+    number.is_finite().then_some(number)
+}
+
+/// The same of 16 bits.
+fn half(value: &Value) -> Option<half::f16> {
+    let number = half::f16::from_f64(value.as_f64()?);
+    number.is_finite().then_some(number)
+}
+
 fn numbers(datatype: Datatype, values: &[&Value]) -> Result<Elements, String> {
     let refused = |value: &Value| wrong(value, Kind::Numbers(datatype));
-    /// Reads all values by one function.
-    fn each<T>(
-        values: &[&Value],
-        read: impl Fn(&Value) -> Option<T>,
-        refused: impl Fn(&Value) -> String,
-    ) -> Result<Vec<T>, String> {
-        let one = |value: &&Value| read(value).ok_or_else(|| refused(value));
-        values.iter().map(one).collect()
-    }
-    fn whole<T: TryFrom<i128>>(value: &Value) -> Option<T> {
-        let number = value.as_i64().map(i128::from);
-        let number = number.or_else(|| value.as_u64().map(i128::from));
-        T::try_from(number?).ok()
-    }
-    /// A float too large for its kind would become endless.
-    fn float(value: &Value) -> Option<f64> {
-        value.as_f64()
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "rounding to the nearest float is what was asked for; what becomes endless is refused"
-    )]
-    fn single(value: &Value) -> Option<f32> {
-        let number = float(value)? as f32;
-        number.is_finite().then_some(number)
-    }
-    fn half(value: &Value) -> Option<half::f16> {
-        let number = half::f16::from_f64(float(value)?);
-        number.is_finite().then_some(number)
-    }
     Ok(match datatype {
         Datatype::Bool => Elements::Bool(each(values, Value::as_bool, refused)?),
         Datatype::Uint8 => Elements::Uint8(each(values, whole, refused)?),
@@ -207,7 +212,7 @@ fn numbers(datatype: Datatype, values: &[&Value]) -> Result<Elements, String> {
         Datatype::Int64 => Elements::Int64(each(values, whole, refused)?),
         Datatype::Fp16 => Elements::Fp16(each(values, half, refused)?),
         Datatype::Fp32 => Elements::Fp32(each(values, single, refused)?),
-        Datatype::Fp64 => Elements::Fp64(each(values, float, refused)?),
+        Datatype::Fp64 => Elements::Fp64(each(values, Value::as_f64, refused)?),
     })
 }
 
@@ -253,7 +258,9 @@ fn from_little_endian(datatype: Datatype, bytes: &[u8]) -> Result<Elements, Stri
             let truth = |byte: &u8| match byte {
                 0 => Ok(false),
                 1 => Ok(true),
-                other => Err(format!("the binary data holds {other}; expected 0 or 1 for BOOL")),
+                other => Err(format!(
+                    "the binary data holds {other}; expected 0 or 1 for BOOL"
+                )),
             };
             Elements::Bool(bytes.iter().map(truth).collect::<Result<_, _>>()?)
         }
@@ -293,6 +300,10 @@ fn to_little_endian(elements: &Elements) -> Vec<u8> {
     }
 }
 
+fn narrow<T: TryFrom<i128>>(numbers: Vec<i128>) -> Option<Vec<T>> {
+    numbers.into_iter().map(|it| T::try_from(it).ok()).collect()
+}
+
 /// The same whole numbers of another kind; `None` where one of them does not fit, or where one of
 /// the kinds is not of whole numbers.
 pub(super) fn cast(elements: Elements, wanted: Datatype) -> Option<Elements> {
@@ -311,9 +322,6 @@ pub(super) fn cast(elements: Elements, wanted: Datatype) -> Option<Elements> {
         Elements::Int64(numbers) => numbers.into_iter().map(i128::from).collect(),
         Elements::Fp16(_) | Elements::Fp32(_) | Elements::Fp64(_) => return None,
     };
-    fn narrow<T: TryFrom<i128>>(numbers: Vec<i128>) -> Option<Vec<T>> {
-        numbers.into_iter().map(|it| T::try_from(it).ok()).collect()
-    }
     Some(match wanted {
         Datatype::Uint8 => Elements::Uint8(narrow(numbers)?),
         Datatype::Uint16 => Elements::Uint16(narrow(numbers)?),
@@ -362,7 +370,11 @@ mod tests {
             let kind = Kind::named(name).unwrap();
             assert_eq!(Data::from_json(kind, &data).unwrap_err(), expected);
         }
-        assert!(Kind::named("FP8").unwrap_err().contains("FP16, FP32, FP64, BYTES"));
+        assert!(
+            Kind::named("FP8")
+                .unwrap_err()
+                .contains("FP16, FP32, FP64, BYTES")
+        );
     }
 
     #[test]

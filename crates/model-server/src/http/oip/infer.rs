@@ -218,7 +218,12 @@ fn expect_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
         return Ok(());
     };
     let value = String::from_utf8_lossy(value.as_bytes());
-    let essence = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let essence = value
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
     match essence.as_str() {
         "application/json" | "application/octet-stream" => Ok(()),
         _ => Err(ApiError::ContentType(essence)),
@@ -237,7 +242,10 @@ fn split<'a>(headers: &HeaderMap, body: &'a Bytes) -> Result<(&'a [u8], &'a [u8]
     let Some(value) = headers.get(JSON_LENGTH) else {
         return Ok((body, &[]));
     };
-    let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    let length = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     length
         .and_then(|length| body.split_at_checked(length))
         .ok_or_else(|| {
@@ -277,7 +285,9 @@ fn decode<'a>(inputs: &'a [RequestInput], mut binary: &[u8]) -> Result<Vec<Input
             }
             (Ok(None), Some(data)) => Data::from_json(kind, data).map_err(refused)?,
             (Ok(Some(_)), Some(_)) | (Ok(None), None) => {
-                return Err(refused("expected either data or binary_data_size".to_owned()));
+                return Err(refused(
+                    "expected either data or binary_data_size".to_owned(),
+                ));
             }
         };
         let shape = shape(&input.shape, data.len()).map_err(refused)?;
@@ -302,11 +312,18 @@ fn binary_size(parameters: &Map<String, Value>) -> Result<Option<usize>, String>
 
 /// A shape of `count` elements.
 fn shape(lengths: &[u64], count: usize) -> Result<Vec<usize>, String> {
-    let lengths_of: Option<Vec<usize>> = lengths.iter().map(|it| usize::try_from(*it).ok()).collect();
-    let product = |shape: &Vec<usize>| shape.iter().try_fold(1_usize, |all, it| all.checked_mul(*it));
+    let lengths_of: Option<Vec<usize>> =
+        lengths.iter().map(|it| usize::try_from(*it).ok()).collect();
+    let product = |shape: &Vec<usize>| {
+        shape
+            .iter()
+            .try_fold(1_usize, |all, it| all.checked_mul(*it))
+    };
     lengths_of
         .filter(|shape| product(shape) == Some(count))
-        .ok_or_else(|| format!("the shape {lengths:?} does not hold the {count} elements of the data"))
+        .ok_or_else(|| {
+            format!("the shape {lengths:?} does not hold the {count} elements of the data")
+        })
 }
 
 /// The texts of the input of that name.
@@ -319,7 +336,9 @@ fn texts(shape: &[usize], data: &Data, most: usize) -> Result<Vec<String>, ApiEr
         )));
     };
     if !matches!(shape, [_] | [_, 1]) {
-        return Err(refused(format!("shape is {shape:?}; expected [n] or [n, 1]")));
+        return Err(refused(format!(
+            "shape is {shape:?}; expected [n] or [n, 1]"
+        )));
     }
     if strings.is_empty() || strings.len() > most {
         return Err(refused(format!(
@@ -331,7 +350,9 @@ fn texts(shape: &[usize], data: &Data, most: usize) -> Result<Vec<String>, ApiEr
         let text = std::str::from_utf8(string)
             .map_err(|error| refused(format!("element {place} is no UTF-8: {error}")))?;
         if text.trim().is_empty() {
-            return Err(refused(format!("element {place} is blank; expected some words")));
+            return Err(refused(format!(
+                "element {place} is blank; expected some words"
+            )));
         }
         Ok(text.to_owned())
     };
@@ -352,7 +373,11 @@ fn tensors(
     for spec in &signature.inputs {
         let place = inputs.iter().position(|(name, ..)| *name == spec.name);
         let Some(place) = place else {
-            let problem = format!("input {:?} is missing; the model takes {}", spec.name, names());
+            let problem = format!(
+                "input {:?} is missing; the model takes {}",
+                spec.name,
+                names()
+            );
             return Err(wrong("inputs", problem));
         };
         let (name, shape, data) = inputs.swap_remove(place);
@@ -416,12 +441,21 @@ fn of_texts(
         times = times.longest(answer.times);
         let logits = match answer.outcome.map_err(|error| failed(error, deadline))? {
             Outcome::Text { logits, .. } => logits,
-            Outcome::Tensors(_) => return Err(ApiError::Internal("a text became tensors".to_owned())),
+            Outcome::Tensors(_) => {
+                return Err(ApiError::Internal("a text became tensors".to_owned()));
+            }
         };
         let probabilities = model.problem.probabilities(&logits);
         let probabilities = probabilities.map_err(|error| ApiError::Internal(error.to_string()))?;
         let best = largest(&logits);
-        labels.push(model.labels.get(best).unwrap_or_default().as_bytes().to_vec());
+        labels.push(
+            model
+                .labels
+                .get(best)
+                .unwrap_or_default()
+                .as_bytes()
+                .to_vec(),
+        );
         confidences.push(probabilities[best]);
         all_logits.extend(logits);
     }
@@ -432,7 +466,11 @@ fn of_texts(
     };
     let outputs = vec![
         output(LABEL, vec![count], Data::Bytes(labels)),
-        output(CONFIDENCE, vec![count], Data::Numbers(Elements::Fp32(confidences))),
+        output(
+            CONFIDENCE,
+            vec![count],
+            Data::Numbers(Elements::Fp32(confidences)),
+        ),
         output(
             LOGITS,
             vec![count, model.labels.len()],
@@ -454,7 +492,10 @@ fn of_tensors(
         }
         // The client chose the numbers: out of range, or of lengths that do not go together.
         Err(InferenceError::Engine(error)) => {
-            return Err(wrong("inputs", format!("the model cannot take these tensors: {error}")));
+            return Err(wrong(
+                "inputs",
+                format!("the model cannot take these tensors: {error}"),
+            ));
         }
         Err(error) => return Err(failed(error, deadline)),
     };
@@ -480,12 +521,14 @@ fn encode(
     request: InferRequest,
     mut outputs: Vec<Output>,
 ) -> Result<Response, ApiError> {
-    let is_true = |parameters: &Map<String, Value>, name: &str| {
-        parameters.get(name).and_then(Value::as_bool)
-    };
+    let is_true =
+        |parameters: &Map<String, Value>, name: &str| parameters.get(name).and_then(Value::as_bool);
     let all_binary = is_true(&request.parameters, "binary_data_output").unwrap_or(false);
     let wanted: Vec<(Output, bool)> = match request.outputs {
-        None => outputs.into_iter().map(|output| (output, all_binary)).collect(),
+        None => outputs
+            .into_iter()
+            .map(|output| (output, all_binary))
+            .collect(),
         Some(wanted) => {
             let mut chosen = Vec::with_capacity(wanted.len());
             for RequestOutput { name, parameters } in wanted {
@@ -532,12 +575,19 @@ fn encode(
             parameters,
         });
     }
-    let json = serde_json::to_vec(&response).map_err(|error| ApiError::Internal(error.to_string()))?;
-    let any_binary = response.outputs.iter().any(|output| output.parameters.is_some());
+    let json =
+        serde_json::to_vec(&response).map_err(|error| ApiError::Internal(error.to_string()))?;
+    let any_binary = response
+        .outputs
+        .iter()
+        .any(|output| output.parameters.is_some());
     Ok(if any_binary {
         let length = HeaderValue::from(json.len());
         let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/octet-stream"),
+            ),
             (JSON_LENGTH, length),
         ];
         (headers, [json, raw].concat()).into_response()
