@@ -10,7 +10,7 @@ FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 PROGRAMS = $(if $(filter target/debug/%,$(DEPLOYER)),-p deployer) $(if $(filter process,$(FLEET)),-p model-server)
 
 .DEFAULT_GOAL := help
-.PHONY: help programs setup demo up down deploy rollback status logs images test e2e lint bench clean
+.PHONY: help programs setup demo up down deploy rollback status logs images test e2e lint bench soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,9 +56,11 @@ e2e: ## Run the end-to-end tests alone; the images must have been built
 lint: ## Check format, lints, dependencies, scripts and spelling
 	scripts/lint
 
-bench: ## Measure switching and serving side by side; rewrites docs/benchmarks.md
-	scripts/setup bench
+bench: ## Measure serving beside its peers, overload, and switching; rewrites docs/benchmarks.md
 	scripts/bench
+
+soak: ## Load the model server for an hour; fails when its memory grows
+	scripts/bench soak
 
 clean: ## Remove what was built
 	cargo clean

@@ -237,6 +237,19 @@ impl Stack {
         Ok(u32::try_from(pid)?)
     }
 
+    /// Waits until the process that serves as `service` has ended.
+    pub async fn until_ended(&self, service: &str) -> anyhow::Result<()> {
+        let pid = self.process(service)?;
+        let ended = async {
+            while runs(pid) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), ended)
+            .await
+            .with_context(|| format!("{service} has not ended within a minute"))
+    }
+
     /// Runs `docker` in the stack's directory.
     pub fn docker(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = std::process::Command::new("docker")

@@ -156,8 +156,14 @@ impl Contender {
         .to_string()
     }
 
-    /// Starts it with the release in `directory` (ROOT/NAME/VERSION) and waits until it answers.
-    pub(crate) async fn start(self, directory: &Path, port: u16) -> anyhow::Result<Running> {
+    /// Starts it with the release in `directory` (ROOT/NAME/VERSION) and further settings in its
+    /// environment, and waits until it answers.
+    pub(crate) async fn start(
+        self,
+        directory: &Path,
+        port: u16,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Running> {
         let mut command = match self.program {
             Program::Own => own(directory, port)?,
             Program::Peer { name, .. } => {
@@ -171,6 +177,7 @@ impl Contender {
         let began = Instant::now();
         let child = command
             .envs(self.environment.iter().copied())
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -12,16 +12,19 @@ on one machine, over loopback, the rounds of everything compared alternating.
 pub(crate) enum Section {
     /// The model server and its peers.
     Models,
+    /// Too many requests.
+    Overload,
     /// Switching, and the router.
     Switching,
 }
 
 impl Section {
-    const ALL: [Self; 2] = [Self::Models, Self::Switching];
+    const ALL: [Self; 3] = [Self::Models, Self::Overload, Self::Switching];
 
     fn marks(self) -> [&'static str; 2] {
         match self {
             Self::Models => ["<!-- begin models -->", "<!-- end models -->"],
+            Self::Overload => ["<!-- begin overload -->", "<!-- end overload -->"],
             Self::Switching => ["<!-- begin switching -->", "<!-- end switching -->"],
         }
     }

@@ -6,9 +6,11 @@ mod contender;
 mod document;
 mod machine;
 mod models;
+mod overload;
 mod plain_router;
 mod rig;
 mod serving;
+mod soak;
 mod statistics;
 mod switching;
 mod table;
@@ -16,7 +18,7 @@ mod texts;
 mod write_up;
 mod wrk;
 
-use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, io::Write as _, num::NonZeroU32, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
@@ -33,6 +35,10 @@ struct Arguments {
     /// The document whose section is rewritten with the figures
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
+
+    /// How long a soak takes
+    #[arg(long, default_value = "60", value_name = "COUNT")]
+    minutes: NonZeroU32,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -41,6 +47,10 @@ enum What {
     Models,
     /// Switching by flag and by reload, and what the router costs (about five minutes)
     Switching,
+    /// Four times the load that the model server can bear (about a minute)
+    Overload,
+    /// Whether the model server's memory grows
+    Soak,
 }
 
 impl What {
@@ -49,13 +59,18 @@ impl What {
         match self {
             Self::Models => Duration::from_mins(90),
             Self::Switching => Duration::from_secs(330),
+            Self::Overload => Duration::from_mins(5),
+            Self::Soak => Duration::from_hours(24),
         }
     }
 
-    fn section(self) -> Section {
+    /// Where its figures are kept, if they are.
+    fn section(self) -> Option<Section> {
         match self {
-            Self::Models => Section::Models,
-            Self::Switching => Section::Switching,
+            Self::Models => Some(Section::Models),
+            Self::Switching => Some(Section::Switching),
+            Self::Overload => Some(Section::Overload),
+            Self::Soak => None,
         }
     }
 }
@@ -75,16 +90,16 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut machine = Machine::look().await?;
     let longest = arguments.what.longest();
     let (figures, judged) = tokio::select! {
-        measured = tokio::time::timeout(longest, measure(arguments.what, &mut machine)) => {
+        measured = tokio::time::timeout(longest, measure(arguments, &mut machine)) => {
             measured.with_context(|| format!("it took longer than {longest:?}"))??
         }
         // Servers and nginx outlive whoever started them: end in order, so that they are stopped.
         name = stop_signal() => anyhow::bail!("stopped by {}", name?),
     };
     writeln!(std::io::stdout(), "{figures}")?;
-    if let Some(path) = &arguments.document {
+    if let (Some(path), Some(section)) = (&arguments.document, arguments.what.section()) {
         let before = fs::read_to_string(path).unwrap_or_default();
-        fs::write(path, arguments.what.section().replace_in(&before, &figures))
+        fs::write(path, section.replace_in(&before, &figures))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     // Judged last: figures that disappoint are written down like any others.
@@ -93,10 +108,16 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// The figures in words, and whether they may be as they are.
 async fn measure(
-    what: What,
+    arguments: &Arguments,
     machine: &mut Machine,
 ) -> anyhow::Result<(String, anyhow::Result<()>)> {
-    match what {
+    match arguments.what {
+        What::Soak => soak::run(arguments.minutes.get()).await,
+        What::Overload => {
+            let overload = overload::measure(machine).await?;
+            machine.look_for_others().await?;
+            Ok((write_up::overload(machine, &overload), overload.judge()))
+        }
         What::Models => {
             let models = models::measure(machine).await?;
             machine.look_for_others().await?;

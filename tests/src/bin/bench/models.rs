@@ -30,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) enum Model {
     /// The first shipped release: microseconds a text.
     Small,
+    /// The second shipped release.
+    Second,
     /// all-MiniLM-L6-v2 with a two-class head: milliseconds a text.
     MiniLm,
     /// The same, quantized dynamically to 8 bits.
@@ -37,19 +39,22 @@ pub(crate) enum Model {
 }
 
 impl Model {
-    pub(crate) const ALL: [Self; 3] = [Self::Small, Self::MiniLm, Self::MiniLmInt8];
+    const COMPARED: [Self; 3] = [Self::Small, Self::MiniLm, Self::MiniLmInt8];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Small => "v1",
+            Self::Second => "v2",
             Self::MiniLm => "MiniLM fp32",
             Self::MiniLmInt8 => "MiniLM int8",
         }
     }
 
-    fn directory(self) -> PathBuf {
+    /// Where its release lies.
+    pub(crate) fn directory(self) -> PathBuf {
         repository().join(match self {
             Self::Small => "models/sentiment/v1",
+            Self::Second => "models/sentiment/v2",
             Self::MiniLm => "target/minilm/minilm/fp32",
             Self::MiniLmInt8 => "target/minilm/minilm/int8",
         })
@@ -57,7 +62,9 @@ impl Model {
 
     fn loads(self) -> &'static [(Mix, usize)] {
         match self {
-            Self::Small => &[(Mix::Twenty, 1), (Mix::Twenty, 32), (Mix::Twenty, 128)],
+            Self::Small | Self::Second => {
+                &[(Mix::Twenty, 1), (Mix::Twenty, 32), (Mix::Twenty, 128)]
+            }
             Self::MiniLm => &[
                 (Mix::Twenty, 1),
                 (Mix::Twenty, 32),
@@ -145,7 +152,7 @@ pub(crate) struct Comparison {
 pub(crate) async fn measure(machine: &mut Machine) -> anyhow::Result<Vec<Comparison>> {
     let directory = tempfile::tempdir()?;
     let mut comparisons = Vec::new();
-    for model in Model::ALL {
+    for model in Model::COMPARED {
         comparisons.push(compare(model, directory.path(), machine).await?);
     }
     Ok(comparisons)
@@ -161,7 +168,7 @@ async fn compare(
     let mut servers = Vec::new();
     for (contender, port) in ALL.into_iter().zip(numbers) {
         progress(&format!("{}: starting {}", model.name(), contender.name));
-        servers.push(contender.start(&model.directory(), port).await?);
+        servers.push(contender.start(&model.directory(), port, &[]).await?);
     }
     let mut cases = Vec::new();
     for (mix, connections) in model.loads() {

@@ -3,6 +3,7 @@
 use crate::{
     machine::{self, Machine},
     models::{self, Case, Comparison},
+    overload::{self, Overload, Phase},
     rig::Color,
     serving::{self, Route, Serving},
     statistics::{median, range},
@@ -64,6 +65,58 @@ the same cores. Ratios are to the best peer of the same table.
         rounds = models::ROUNDS,
         seconds = models::SECONDS,
         tables = tables.join("\n\n"),
+    )
+}
+
+/// Too many requests: where the figures come from, and the figures.
+pub(crate) fn overload(machine: &Machine, overload: &Overload) -> String {
+    let mut table = Table::new(&[
+        "",
+        "asked/s",
+        "answered/s",
+        "p50 ms",
+        "p99 ms",
+        "other answers",
+    ]);
+    let rows: [(&str, &Phase); 3] = [
+        ("before", &overload.calm),
+        ("meanwhile", &overload.meanwhile),
+        ("the first second afterwards", &overload.first_second),
+    ];
+    for (name, phase) in rows {
+        let others = phase.others.iter();
+        let others: Vec<String> = others
+            .map(|(other, count)| format!("{} × {other}", grouped(*count as f64)))
+            .collect();
+        table.row(vec![
+            name.to_owned(),
+            rate(phase.asked),
+            rate(phase.answered),
+            format!("{:.1}", phase.p50),
+            format!("{:.1}", phase.p99),
+            if others.is_empty() {
+                "none".to_owned()
+            } else {
+                others.join(", ")
+            },
+        ]);
+    }
+    format!(
+        "\
+## Overload
+
+{machine}
+
+The second release on onnxruntime, with room for {clients} waiting texts. Before and afterwards {clients}
+clients ask as fast as they are answered; meanwhile, for {seconds} s, requests come {factor} times as
+fast. Times are those of the requests that got a prediction.
+
+{table}",
+        machine = about(machine),
+        clients = overload::CALM_CLIENTS,
+        seconds = overload::OVERLOAD.as_secs(),
+        factor = overload::FACTOR,
+        table = table.render(),
     )
 }
 
