@@ -7,6 +7,7 @@ mod fuzz;
 mod golden;
 mod keys;
 mod observe;
+mod releases;
 mod start;
 mod stop;
 mod support;
