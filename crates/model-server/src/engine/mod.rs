@@ -1,7 +1,7 @@
 //! The engines that run a model's graph, behind one trait.
 
+mod onnx;
 mod onnxruntime;
-mod operators;
 mod rten;
 mod tensor;
 #[cfg(test)]
@@ -13,8 +13,8 @@ use clap::ValueEnum;
 use thiserror::Error;
 
 pub(crate) use self::{
+    onnx::GraphFile,
     onnxruntime::{OnnxRuntime, OnnxRuntimeModel},
-    operators::quantizes_as_it_goes,
     rten::RtenModel,
     tensor::{Datatype, Elements, Signature, Tensor, TensorSpec},
 };

@@ -13,13 +13,14 @@ use ort::{
     environment::Environment,
     session::{Session, builder::GraphOptimizationLevel},
     value::{
-        DynValue, DynValueTypeMarker, Outlet, TensorElementType, TensorRef, ValueRef, ValueType,
+        DynValue, DynValueTypeMarker, Outlet, Tensor as OrtTensor, TensorElementType, TensorRef,
+        ValueRef, ValueType,
     },
 };
 
 use super::{
-    Datatype, Elements, Engine, EngineError, EngineUnavailable, GraphError, Model, Signature,
-    Spread, Tensor, TensorSpec, Work, operators::has_quantized_weights_only,
+    Datatype, Elements, Engine, EngineError, EngineUnavailable, GraphError, GraphFile, Model,
+    Signature, Spread, Tensor, TensorSpec, Work,
 };
 
 /// Where distributions and our own image put the library, tried in this order.
@@ -101,12 +102,20 @@ impl OnnxRuntimeModel {
     pub(crate) fn parse(
         OnnxRuntime(environment): &OnnxRuntime,
         bytes: &[u8],
+        graph: &GraphFile,
         threads: usize,
     ) -> Result<Self, GraphError> {
         let unreadable = |error: OrtError| GraphError::Unreadable(plain(&error));
+        // Both sessions use the same copy of these.
+        let shared = graph.large_lookups().into_iter().map(|table| {
+            let tensor = OrtTensor::from_array((table.shape, table.numbers))?;
+            Ok((table.name, Arc::new(tensor.into_dyn())))
+        });
+        let shared: Shared = shared.collect::<Result<_, _>>().map_err(unreadable)?;
+        let build = |threads| build(environment, bytes, graph, &shared, threads);
         let (session, all) = thread::scope(|scope| {
-            let all = (threads > 1).then(|| scope.spawn(|| build(environment, bytes, threads)));
-            let alone = build(environment, bytes, 1);
+            let all = (threads > 1).then(|| scope.spawn(|| build(threads)));
+            let alone = build(1);
             let all = all.map(|all| {
                 all.join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -190,8 +199,17 @@ impl OnnxRuntimeModel {
 /// A tensor that is lent to the library for one forward pass.
 type InputRef<'a> = ValueRef<'a, DynValueTypeMarker>;
 
-fn build(environment: &Environment, bytes: &[u8], threads: usize) -> Result<Session, OrtError> {
-    Session::builder(environment)?
+/// Weights by their names, which several sessions use.
+type Shared = Vec<(String, Arc<DynValue>)>;
+
+fn build(
+    environment: &Environment,
+    bytes: &[u8],
+    graph: &GraphFile,
+    shared: &Shared,
+    threads: usize,
+) -> Result<Session, OrtError> {
+    let mut builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         // The library's default would count the machine's CPUs, not those of the cgroup.
         .with_intra_threads(threads)?
@@ -201,8 +219,11 @@ fn build(environment: &Environment, bytes: &[u8], threads: usize) -> Result<Sess
         .with_intra_op_spinning(false)?
         // It would calculate with 8 bits where only the weights have 8 bits: hardly faster than
         // with floats, and other answers than those of the exporter.
-        .with_quant_qdq(!has_quantized_weights_only(bytes))?
-        .commit_from_memory(bytes)
+        .with_quant_qdq(!graph.has_quantized_weights_only())?;
+    for (name, value) in shared {
+        builder = builder.with_initializer(name, Arc::clone(value))?;
+    }
+    builder.commit_from_memory(bytes)
 }
 
 /// What went wrong, without the traces of the library's own source.

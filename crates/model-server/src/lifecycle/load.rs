@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use model_repository::{
     CONFIG_FILE, MODEL_FILE, ReleaseDirectory, RepositoryError, TOKENIZER_FILE,
 };
@@ -13,8 +14,8 @@ use thiserror::Error;
 use crate::{
     batch::{Plan, Policy, panic_message},
     engine::{
-        Engine, EngineKind, EngineUnavailable, GraphError, Model, OnnxRuntime, OnnxRuntimeModel,
-        RtenModel, Signature, Spread, Tensor, quantizes_as_it_goes,
+        Engine, EngineKind, EngineUnavailable, GraphError, GraphFile, Model, OnnxRuntime,
+        OnnxRuntimeModel, RtenModel, Signature, Spread, Tensor,
     },
     model::{Task, TextModel, warm_up_inputs},
     settings::Settings,
@@ -125,17 +126,23 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     };
 
     let path = release.file(MODEL_FILE);
-    let bytes = read(&path)?;
-    let depends_on_neighbors = quantizes_as_it_goes(&bytes);
-    let threads = settings.inference_threads.get();
     let unusable = |source| LoadError::Graph {
         path: path.clone(),
         source,
     };
+    let bytes = Bytes::from(read(&path)?);
+    let graph = GraphFile::parse(bytes.clone())
+        .map_err(|reason| unusable(GraphError::Unreadable(reason)))?;
+    let depends_on_neighbors = graph.quantizes_as_it_goes();
+    let threads = settings.inference_threads.get();
     let model: Arc<dyn Model> = match library {
-        None => Arc::new(RtenModel::parse(bytes, threads).map_err(unusable)?),
+        None => {
+            drop(graph);
+            // Nobody else holds the bytes any more, so they are not copied.
+            Arc::new(RtenModel::parse(bytes.into(), threads).map_err(unusable)?)
+        }
         Some(library) => {
-            Arc::new(OnnxRuntimeModel::parse(&library, &bytes, threads).map_err(unusable)?)
+            Arc::new(OnnxRuntimeModel::parse(&library, &bytes, &graph, threads).map_err(unusable)?)
         }
     };
     let signature = model.signature().clone();

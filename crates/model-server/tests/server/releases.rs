@@ -38,7 +38,7 @@ async fn post(
     (response.status().as_u16(), response.json().await.unwrap())
 }
 
-fn ids(name: &str, numbers: Value, shape: Value) -> Value {
+fn ids(name: &str, numbers: &Value, shape: &Value) -> Value {
     json!({"name": name, "datatype": "INT64", "shape": shape, "data": numbers})
 }
 
@@ -71,8 +71,8 @@ async fn a_graph_alone_is_served_by_the_open_inference_protocol() {
 
     let infer = "/v2/models/sentiment/infer";
     let two = json!({"inputs": [
-        ids("input_ids", json!([[2, 7, 3], [2, 9, 3]]), json!([2, 3])),
-        ids("attention_mask", json!([1, 1, 1, 1, 1, 1]), json!([2, 3])),
+        ids("input_ids", &json!([[2, 7, 3], [2, 9, 3]]), &json!([2, 3])),
+        ids("attention_mask", &json!([1, 1, 1, 1, 1, 1]), &json!([2, 3])),
     ]});
     let (status, answer) = post(&server, infer, &[], two).await;
     assert_eq!(status, 200, "{answer}");
@@ -81,28 +81,28 @@ async fn a_graph_alone_is_served_by_the_open_inference_protocol() {
 
     for (inputs, words) in [
         (
-            json!([ids("input_ids", json!([2, 3]), json!([1, 2]))]),
+            json!([ids("input_ids", &json!([2, 3]), &json!([1, 2]))]),
             "\"attention_mask\" is missing",
         ),
         (
             json!([
-                ids("input_ids", json!([2, 3]), json!([2])),
-                ids("attention_mask", json!([1, 1]), json!([1, 2])),
+                ids("input_ids", &json!([2, 3]), &json!([2])),
+                ids("attention_mask", &json!([1, 1]), &json!([1, 2])),
             ]),
             "shape is [2]; expected [-1, -1]",
         ),
         (
             json!([
-                ids("input_ids", json!([2, 3, 4]), json!([1, 2])),
-                ids("attention_mask", json!([1, 1]), json!([1, 2])),
+                ids("input_ids", &json!([2, 3, 4]), &json!([1, 2])),
+                ids("attention_mask", &json!([1, 1]), &json!([1, 2])),
             ]),
             "does not hold the 3 elements",
         ),
         // Within the rules of the protocol, but no token of the model.
         (
             json!([
-                ids("input_ids", json!([2, 999_999]), json!([1, 2])),
-                ids("attention_mask", json!([1, 1]), json!([1, 2])),
+                ids("input_ids", &json!([2, 999_999]), &json!([1, 2])),
+                ids("attention_mask", &json!([1, 1]), &json!([1, 2])),
             ]),
             "the model cannot take these tensors",
         ),

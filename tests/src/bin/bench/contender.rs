@@ -221,6 +221,11 @@ fn own(directory: &Path, port: u16) -> anyhow::Result<Command> {
         .env("ONNXRUNTIME_LIBRARY", library())
         .env("PORT", port.to_string())
         .env("GRACE_SECONDS", "0")
+        // As in the image.
+        .envs([
+            ("MIMALLOC_PURGE_DELAY", "0"),
+            ("MALLOC_MMAP_THRESHOLD_", "131072"),
+        ])
         // The peers write no line for each request either.
         .env("REQUEST_LOG", "failures");
     Ok(command)
