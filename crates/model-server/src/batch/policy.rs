@@ -1,63 +1,44 @@
 /// What may go through the model together.
 ///
 /// On a CPU, padding is the main price of a batch: every text is filled up to the longest one,
-/// and the filling costs as much as words do. So only texts of nearly the same length share a
-/// forward pass.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// and the filling costs as much as words do. What a batch saves is the fixed price of a pass, which
+/// is worth a few tokens of a large model and many of a small one. So only texts of nearly the same
+/// length share a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// The most texts; 1 means no batches.
     pub(crate) texts: usize,
     /// The most tokens, padding included. One text alone may have more.
     pub(crate) tokens: usize,
-    /// The most tokens with padding, in relation to those without.
-    pub(crate) padding: f64,
+    /// The most tokens of padding that one more text may add: its own, and that of the others where
+    /// it is the longest.
+    pub(crate) padding: usize,
 }
 
 impl Policy {
-    /// Chooses what goes along with the oldest text. `lengths` are the tokens of all waiting
-    /// texts, the oldest first; the answer are places among them, in ascending order, and always
-    /// holds 0: the oldest is never passed over.
+    /// Chooses what goes along with the oldest text: of the others, the oldest that fit. `lengths`
+    /// are the tokens of all waiting texts, the oldest first; the answer are places among them, in
+    /// ascending order, and always holds 0: the oldest is never passed over.
+    ///
+    /// Those of the nearest length would be padded less still, but whoever has a length of its own
+    /// would be overtaken again and again.
     pub(crate) fn choose(&self, lengths: &[usize]) -> Vec<usize> {
         let Some(first) = lengths.first() else {
             return Vec::new();
         };
-        let mut by_length: Vec<usize> = (0..lengths.len()).collect();
-        by_length.sort_by_key(|place| (lengths[*place], *place));
-        let start = by_length.iter().position(|place| *place == 0).unwrap_or(0);
-        // Equal lengths are taken from the oldest on, which stands first among its equals.
-        let (mut low, mut high) = (start, start + 1);
-        let mut sum = *first;
-        while high - low < self.texts {
-            let shorter = low.checked_sub(1).map(|at| lengths[by_length[at]]);
-            let longer = by_length.get(high).map(|place| lengths[*place]);
-            let fits = |added: usize| {
-                let longest = added.max(lengths[by_length[high - 1]]);
-                let padded = longest * (high - low + 1);
-                padded <= self.tokens && padded as f64 <= (sum + added) as f64 * self.padding
-            };
-            let near = |length: Option<usize>| {
-                length
-                    .filter(|length| fits(*length))
-                    .map(|length| (length.abs_diff(*first), length))
-            };
-            match (near(shorter), near(longer)) {
-                (None, None) => break,
-                (Some(one), Some(other)) if one.0 < other.0 => {
-                    low -= 1;
-                    sum += one.1;
-                }
-                (Some(one), None) => {
-                    low -= 1;
-                    sum += one.1;
-                }
-                (_, Some(other)) => {
-                    high += 1;
-                    sum += other.1;
-                }
+        let mut chosen = vec![0];
+        let mut longest = *first;
+        for (place, length) in lengths.iter().enumerate().skip(1) {
+            if chosen.len() >= self.texts {
+                break;
+            }
+            let padded = longest.max(*length) * (chosen.len() + 1);
+            let added = padded - longest * chosen.len() - length;
+            if padded <= self.tokens && added <= self.padding {
+                chosen.push(place);
+                longest = longest.max(*length);
             }
         }
-        let mut chosen = by_length[low..high].to_vec();
-        chosen.sort_unstable();
         chosen
     }
 }
@@ -71,7 +52,7 @@ mod tests {
     const POLICY: Policy = Policy {
         texts: 4,
         tokens: 100,
-        padding: 1.1,
+        padding: 4,
     };
 
     #[test]
@@ -82,6 +63,11 @@ mod tests {
     #[test]
     fn a_short_text_does_not_pay_for_a_long_one() {
         assert_eq!(POLICY.choose(&[10, 80, 11, 80, 10]), [0, 2, 4]);
+    }
+
+    #[test]
+    fn the_older_of_those_that_fit_goes_first_though_another_fits_better() {
+        assert_eq!(POLICY.choose(&[20, 22, 22, 22, 20, 20, 20]), [0, 1, 2, 3]);
     }
 
     #[test]
@@ -112,7 +98,7 @@ mod tests {
             texts in 1_usize..40,
             tokens in 1_usize..2000,
         ) {
-            let policy = Policy { texts, tokens, padding: 1.15 };
+            let policy = Policy { texts, tokens, padding: 3 };
             let chosen = policy.choose(&lengths);
             prop_assert_eq!(chosen[0], 0);
             prop_assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]));
@@ -121,7 +107,7 @@ mod tests {
             let padded = taken.iter().max().unwrap() * taken.len();
             let real: usize = taken.iter().sum();
             prop_assert!(chosen.len() == 1 || padded <= tokens);
-            prop_assert!(padded as f64 <= real as f64 * 1.15 + 1e-6);
+            prop_assert!(padded - real <= 3 * (chosen.len() - 1));
         }
 
         #[test]

@@ -169,14 +169,26 @@ impl<R: Waiting, P: Waiting> Line<R, P> {
             .enumerate()
             .filter_map(|(place, it)| Some((place, it.length?)))
             .unzip();
-        let chosen = self.policy.choose(&lengths);
-        // From the back, so that the places of the others stay what they are.
-        let mut batch: Vec<_> = chosen
+        let chosen: Vec<usize> = self
+            .policy
+            .choose(&lengths)
             .into_iter()
-            .rev()
-            .filter_map(|at| self.ready.remove(places[at]))
+            .map(|at| places[at])
             .collect();
-        batch.reverse();
+        // Only what stands before the last of them is touched: the line may be long.
+        let end = chosen.last().map_or(0, |last| last + 1);
+        let mut batch = Vec::with_capacity(chosen.len());
+        let mut passed_over = Vec::new();
+        for (place, item) in self.ready.drain(..end).enumerate() {
+            if chosen.get(batch.len()) == Some(&place) {
+                batch.push(item);
+            } else {
+                passed_over.push(item);
+            }
+        }
+        for item in passed_over.into_iter().rev() {
+            self.ready.push_front(item);
+        }
         batch
     }
 }
@@ -190,17 +202,25 @@ pub(crate) struct Queue<R, P> {
     worth_waking: usize,
 }
 
-/// A line, and the workers that are busy with it.
+/// A line, and the workers at it.
 #[derive(Debug)]
 struct Crew<R, P> {
     line: Line<R, P>,
+    /// How many are busy.
     awake: usize,
+    asleep: usize,
+    /// How many of those that sleep were woken, and have not come yet.
+    called: usize,
 }
 
 impl<R: Waiting, P: Waiting> Crew<R, P> {
-    fn needs_another(&self, worth_waking: usize) -> bool {
+    /// Whether to wake one more, who counts as woken from now on.
+    fn call(&mut self, worth_waking: usize) -> bool {
         let depth = self.line.depth();
-        depth > 0 && (self.awake == 0 || depth >= worth_waking)
+        let needed = depth > 0 && (self.awake + self.called == 0 || depth >= worth_waking);
+        let call = needed && self.called < self.asleep;
+        self.called += usize::from(call);
+        call
     }
 }
 
@@ -209,9 +229,14 @@ impl<R: Waiting, P: Waiting> Queue<R, P> {
     /// is woken only when at least `worth_waking` items wait: for a model that takes microseconds,
     /// waking somebody costs more than doing the work.
     pub(crate) fn new(capacity: usize, policy: Policy, worth_waking: usize) -> Self {
-        let line = Line::new(capacity, policy);
+        let crew = Crew {
+            line: Line::new(capacity, policy),
+            awake: 0,
+            asleep: 0,
+            called: 0,
+        };
         Self {
-            line: Mutex::new(Crew { line, awake: 0 }),
+            line: Mutex::new(crew),
             changed: Condvar::new(),
             worth_waking,
         }
@@ -226,7 +251,7 @@ impl<R: Waiting, P: Waiting> Queue<R, P> {
     pub(crate) fn push(&self, items: impl ExactSizeIterator<Item = R>) -> Result<(), PushError> {
         let mut crew = self.lock();
         crew.line.push(items)?;
-        let wake = crew.needs_another(self.worth_waking);
+        let wake = crew.call(self.worth_waking);
         drop(crew);
         if wake {
             self.changed.notify_one();
@@ -245,11 +270,15 @@ impl<R: Waiting, P: Waiting> Queue<R, P> {
                 return Some(task);
             }
             crew.awake -= 1;
+            crew.asleep += 1;
             crew = self
                 .changed
                 .wait(crew)
                 .unwrap_or_else(PoisonError::into_inner);
+            crew.asleep -= 1;
             crew.awake += 1;
+            // Whoever wakes by itself, as the operating system allows, comes for one that was called.
+            crew.called = crew.called.saturating_sub(1);
         }
     }
 
@@ -263,7 +292,7 @@ impl<R: Waiting, P: Waiting> Queue<R, P> {
         let mut crew = self.lock();
         crew.awake -= 1;
         // What it would have done falls to another.
-        let wake = crew.needs_another(self.worth_waking);
+        let wake = crew.call(self.worth_waking);
         drop(crew);
         if wake {
             self.changed.notify_one();
@@ -275,7 +304,7 @@ impl<R: Waiting, P: Waiting> Queue<R, P> {
         let mut crew = self.lock();
         crew.line.prepared(items, failed);
         // The first batch is for the calling worker itself.
-        let wake = crew.line.batches_wait() && crew.needs_another(self.worth_waking);
+        let wake = crew.line.batches_wait() && crew.call(self.worth_waking);
         drop(crew);
         if wake {
             self.changed.notify_one();
@@ -332,7 +361,7 @@ mod tests {
     const POLICY: Policy = Policy {
         texts: 4,
         tokens: 100,
-        padding: 1.1,
+        padding: 4,
     };
 
     fn item(length: usize) -> Item {
@@ -376,6 +405,14 @@ mod tests {
         assert_eq!(batch(&mut line).unwrap().0, [10, 10]);
         assert_eq!(batch(&mut line).unwrap().0, [50, 50]);
         assert_eq!(batch(&mut line), None);
+    }
+
+    #[test]
+    fn who_is_passed_over_keeps_its_place() {
+        let mut line = line_of(8, &[10, 40, 10, 90, 41, 10]);
+        assert_eq!(batch(&mut line).unwrap().0, [10, 10, 10]);
+        assert_eq!(batch(&mut line).unwrap().0, [40, 41]);
+        assert_eq!(batch(&mut line).unwrap().0, [90]);
     }
 
     #[test]
@@ -457,6 +494,21 @@ mod tests {
             }
         });
         assert_eq!(queue.push(std::iter::once(item(1))), Err(PushError::Closed));
+    }
+
+    #[test]
+    fn nobody_is_woken_for_what_the_worker_on_its_way_will_do() {
+        let mut crew = Crew {
+            line: line_of(8, &[10]),
+            awake: 0,
+            asleep: 2,
+            called: 0,
+        };
+        assert!(crew.call(3));
+        assert!(!crew.call(3), "one is on its way");
+        crew.line.push([item(10), item(10)].into_iter()).unwrap();
+        assert!(crew.call(3), "there is enough for two");
+        assert!(!crew.call(3), "nobody is left to be woken");
     }
 
     #[test]

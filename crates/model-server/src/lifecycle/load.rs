@@ -22,15 +22,19 @@ use crate::{
     text::{ConfigError, ModelConfig, TextTokenizer, TokenizerError},
 };
 
-/// How much of a forward pass may be padding, in relation to the rest.
-const MAX_PADDING: f64 = 1.1;
-
 /// Texts that share a forward pass at most, where neither the settings nor the model object. More
 /// gain nothing on a CPU, and let the first of them wait for the last.
-const MAX_TEXTS: usize = 16;
+const MAX_TEXTS: usize = 8;
 
 /// The same for models that are so fast that handing the work over counts.
 const MAX_TEXTS_OF_FAST: usize = 64;
+
+/// Tokens of padding that one more text may add: less than half of what a pass of its own would cost
+/// a large model beside the tokens.
+const MAX_PADDING: usize = 3;
+
+/// The same for fast models, which hardly feel it.
+const MAX_PADDING_OF_FAST: usize = 64;
 
 /// A model whose forward pass takes less is fast.
 const FAST: Duration = Duration::from_micros(200);
@@ -178,11 +182,15 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         }
         None => [Duration::MAX; 2],
     };
+    let (most, padding) = if pace < FAST {
+        (MAX_TEXTS_OF_FAST, MAX_PADDING_OF_FAST)
+    } else {
+        (MAX_TEXTS, MAX_PADDING)
+    };
     let max_texts = match settings.max_batch_texts {
         Some(set) => set.get(),
         None if depends_on_neighbors => 1,
-        None if pace < FAST => MAX_TEXTS_OF_FAST,
-        None => MAX_TEXTS,
+        None => most,
     };
     Ok(Loaded {
         digest,
@@ -192,7 +200,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
             policy: Policy {
                 texts: max_texts,
                 tokens: settings.max_batch_tokens.get(),
-                padding: MAX_PADDING,
+                padding,
             },
             proof,
             // Small models lose more by handing work over than they win.

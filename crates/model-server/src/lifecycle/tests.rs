@@ -150,7 +150,7 @@ fn loaded(engine: Box<dyn Engine>) -> Loaded {
             policy: Policy {
                 texts: 4,
                 tokens: 1000,
-                padding: 1.1,
+                padding: 4,
             },
             spread_pays: false,
             pace: Duration::from_secs(1),
