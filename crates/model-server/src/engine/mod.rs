@@ -1,5 +1,6 @@
 //! The engines that run a model's graph, behind one trait.
 
+mod malloc;
 mod onnx;
 mod onnxruntime;
 mod rten;

@@ -11,6 +11,7 @@ use half::f16;
 use ort::{
     AsPointer as _, Error as OrtError,
     environment::Environment,
+    ep::CPU,
     session::{Session, builder::GraphOptimizationLevel},
     value::{
         DynValue, DynValueTypeMarker, Outlet, Tensor as OrtTensor, TensorElementType, TensorRef,
@@ -21,6 +22,7 @@ use ort::{
 use super::{
     Datatype, Elements, Engine, EngineError, EngineUnavailable, GraphError, GraphFile, Model,
     Signature, Spread, Tensor, TensorSpec, Work,
+    malloc::{self, Given},
 };
 
 /// Where distributions and our own image put the library, tried in this order.
@@ -112,6 +114,7 @@ impl OnnxRuntimeModel {
             Ok((table.name, Arc::new(tensor.into_dyn())))
         });
         let shared: Shared = shared.collect::<Result<_, _>>().map_err(unreadable)?;
+        malloc::give_back(Given::FromLoading);
         let build = |threads| build(environment, bytes, graph, &shared, threads);
         let (session, all) = thread::scope(|scope| {
             let all = (threads > 1).then(|| scope.spawn(|| build(threads)));
@@ -122,6 +125,7 @@ impl OnnxRuntimeModel {
             });
             (alone, all)
         });
+        malloc::give_back(Given::FromPasses);
         let session = session.map_err(unreadable)?;
         let all = all.transpose().map_err(unreadable)?;
         let specs =
@@ -216,7 +220,12 @@ fn build(
         .with_inter_threads(1)?
         // Plans memory by the shapes of the first passes; here each pass has another shape.
         .with_memory_pattern(false)?
-        .with_intra_op_spinning(false)?
+        // Threads that wait for their part of a pass look for it all the time, and sleep between passes.
+        .with_intra_op_spinning(threads > 1)?
+        .with_config_entry("session.force_spinning_stop", "1")?
+        // Without the library's own memory arena: workers that share a session would hand each other
+        // memory that lies in another core's cache, and wait for each other when they take it.
+        .with_execution_providers([CPU::default().with_arena_allocator(false).build()])?
         // It would calculate with 8 bits where only the weights have 8 bits: hardly faster than
         // with floats, and other answers than those of the exporter.
         .with_quant_qdq(!graph.has_quantized_weights_only())?;
