@@ -42,13 +42,15 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::page))
         .split_for_parts();
-    router
+    let mut router = router
         .layer(docs::share(&openapi))
         .fallback(error::unknown_path)
-        .method_not_allowed_fallback(error::wrong_method)
-        .layer(middleware::from_fn_with_state(shared(), auth::require_key))
+        .method_not_allowed_fallback(error::wrong_method);
+    if state.keys.is_some() {
+        router = router.layer(middleware::from_fn_with_state(shared(), auth::require_key));
+    }
+    router
         .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(middleware::from_fn_with_state(shared(), drain::let_go))
         .layer(middleware::from_fn_with_state(shared(), observe::observe))
         .with_state(state)
 }

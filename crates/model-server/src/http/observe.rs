@@ -15,6 +15,7 @@ use axum::{
 use tracing::field;
 
 use super::{
+    drain::let_go,
     error::{ErrorKind, Failure},
     request_id::{REQUEST_ID, request_id},
 };
@@ -43,7 +44,8 @@ pub(super) async fn count(
     response
 }
 
-/// Names a request, and keeps what became of it: around all routes.
+/// Names a request, keeps what became of it, and lets its client go where the server is about to:
+/// around all routes. One layer for all of it, since each costs as much as a route does.
 pub(super) async fn observe(
     State(state): State<Arc<ServerState>>,
     request: Request,
@@ -51,6 +53,7 @@ pub(super) async fn observe(
 ) -> Response {
     let observed = Observed::of(&state, &request);
     let mut response = next.run(request).await;
+    let_go(&state, &mut response);
     observed.answered(&mut response);
     response
 }
