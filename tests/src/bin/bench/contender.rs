@@ -87,8 +87,8 @@ pub(crate) const FASTAPI: Contender = peer(
     &[("PROCESSES", "1"), ("THREADS", "2")],
 );
 
-/// Everybody. MOSEC comes twice: what is best for many clients is worst for a single one.
-pub(crate) const ALL: [Contender; 8] = [
+/// Everybody. MOSEC comes three times: each setting is its best for other models and loads.
+pub(crate) const ALL: [Contender; 9] = [
     ONNXRUNTIME,
     RTEN,
     FASTAPI,
@@ -97,22 +97,18 @@ pub(crate) const ALL: [Contender; 8] = [
         "fastapi",
         &[("PROCESSES", "2"), ("THREADS", "1")],
     ),
-    Contender {
-        program: MOSEC,
-        ..peer(
-            "MOSEC, 2 processes × 1 thread",
-            "mosec",
-            &[("PROCESSES", "2"), ("THREADS", "1"), ("BATCH", "16")],
-        )
-    },
-    Contender {
-        program: MOSEC,
-        ..peer(
-            "MOSEC, 1 process × 2 threads",
-            "mosec",
-            &[("PROCESSES", "1"), ("THREADS", "2"), ("BATCH", "16")],
-        )
-    },
+    mosec(
+        "MOSEC, 2 processes × 1 thread, batches of 8",
+        &[("PROCESSES", "2"), ("THREADS", "1"), ("BATCH", "8")],
+    ),
+    mosec(
+        "MOSEC, 2 processes × 1 thread, batches of 64",
+        &[("PROCESSES", "2"), ("THREADS", "1"), ("BATCH", "64")],
+    ),
+    mosec(
+        "MOSEC, 1 process × 2 threads, batches of 16",
+        &[("PROCESSES", "1"), ("THREADS", "2"), ("BATCH", "16")],
+    ),
     peer(
         "LitServe, 2 workers × 1 thread",
         "litserve",
@@ -132,11 +128,19 @@ pub(crate) const ALL: [Contender; 8] = [
     },
 ];
 
-const MOSEC: Program = Program::Peer {
-    name: "mosec",
-    path: "/inference",
-    list: false,
-};
+const fn mosec(
+    name: &'static str,
+    environment: &'static [(&'static str, &'static str)],
+) -> Contender {
+    Contender {
+        program: Program::Peer {
+            name: "mosec",
+            path: "/inference",
+            list: false,
+        },
+        ..peer(name, "mosec", environment)
+    }
+}
 
 impl Contender {
     /// Where it takes texts.
@@ -222,10 +226,7 @@ fn own(directory: &Path, port: u16) -> anyhow::Result<Command> {
         .env("PORT", port.to_string())
         .env("GRACE_SECONDS", "0")
         // As in the image.
-        .envs([
-            ("MIMALLOC_PURGE_DELAY", "0"),
-            ("MALLOC_MMAP_THRESHOLD_", "131072"),
-        ])
+        .env("MIMALLOC_PURGE_DELAY", "0")
         // The peers write no line for each request either.
         .env("REQUEST_LOG", "failures");
     Ok(command)

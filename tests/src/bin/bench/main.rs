@@ -4,6 +4,7 @@
 
 mod contender;
 mod document;
+mod face;
 mod machine;
 mod models;
 mod overload;
@@ -119,9 +120,10 @@ async fn measure(
             Ok((write_up::overload(machine, &overload), overload.judge()))
         }
         What::Models => {
-            let models = models::measure(machine).await?;
+            let face = face::measure().await?;
             machine.look_for_others().await?;
-            Ok((write_up::models(machine, &models), Ok(())))
+            let models = models::measure(machine).await?;
+            Ok((write_up::models(machine, &face, &models), Ok(())))
         }
         What::Switching => {
             let rig = Rig::start().await?;

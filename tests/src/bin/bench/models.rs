@@ -21,7 +21,7 @@ use crate::{
 
 pub(crate) const ROUNDS: usize = 3;
 pub(crate) const SECONDS: u64 = 4;
-const WARM_UP_SECONDS: u64 = 1;
+pub(crate) const WARM_UP_SECONDS: u64 = 1;
 /// Between two servers: the threads of some go on spinning for a moment.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -163,7 +163,7 @@ async fn compare(
     scratch: &Path,
     machine: &mut Machine,
 ) -> anyhow::Result<Comparison> {
-    let ports = [PortBlock::take()?, PortBlock::take()?];
+    let ports = [PortBlock::take()?, PortBlock::take()?, PortBlock::take()?];
     let numbers = ports.iter().flat_map(PortBlock::all);
     let mut servers = Vec::new();
     for (contender, port) in ALL.into_iter().zip(numbers) {

@@ -1,6 +1,7 @@
 //! The figures in words and tables, for the terminal and for the document.
 
 use crate::{
+    face::{self, Face},
     machine::{self, Machine},
     models::{self, Case, Comparison},
     overload::{self, Overload, Phase},
@@ -46,7 +47,16 @@ wrk with 2 threads and {connections} connections, {rounds} rounds of {seconds} s
 }
 
 /// The model server and its peers: where the figures come from, and the figures.
-pub(crate) fn models(machine: &Machine, comparisons: &[Comparison]) -> String {
+pub(crate) fn models(machine: &Machine, face: &Face, comparisons: &[Comparison]) -> String {
+    let [bare, own] = face.per_second();
+    let mut http = Table::new(&["", "requests/s", "÷ bare handler"]);
+    http.row(vec![
+        "axum handler".to_owned(),
+        rate(bare),
+        "1.00".to_owned(),
+    ]);
+    let share = format!("{:.2}", own / bare);
+    http.row(vec!["model-server".to_owned(), rate(own), share]);
     let tables: Vec<String> = comparisons.iter().map(of_model).collect();
     format!(
         "\
@@ -58,10 +68,16 @@ All servers of a model run at the same time and take turns: wrk posts 512 differ
 connections, {rounds} rounds of {seconds} s each; the median of the rounds. Two threads of wrk are on
 the same cores. Ratios are to the best peer of the same table.
 
+### HTTP alone, {connections} connections
+
+{http}
+
 {tables}
 
 {MODEL_NOTES}",
         machine = about(machine),
+        connections = face::CONNECTIONS,
+        http = http.render(),
         rounds = models::ROUNDS,
         seconds = models::SECONDS,
         tables = tables.join("\n\n"),
@@ -395,10 +411,12 @@ const MODEL_NOTES: &str = "\
 - MiniLM is all-MiniLM-L6-v2 with a two-class head; int8 is the same, quantized dynamically.
   `scripts/minilm/make` makes both.
 - No server writes a line per request. This one has its other defaults; FastAPI runs on uvicorn with
-  uvloop and httptools; MOSEC waits 1 ms for a batch of at most 16; LitServe and BentoML batch up to 8.
+  uvloop and httptools; MOSEC waits 1 ms for a batch to fill, which is its best; LitServe and BentoML batch up to 8.
 - A dynamically quantized model takes the scale of its activations from the whole batch, so with the
   peers' batching a text's answer depends on its neighbors. This server runs such models one text at
   a time.
+- HTTP alone: both parse `{\"text\":\"\"}` and refuse it in the same words. No model has a part in it;
+  this server limits, names, counts and times the request as any other.
 - Memory is the proportional set size of all processes of a server.
 - Not measured: networks, machines with more cores, graphics cards.
 ";
