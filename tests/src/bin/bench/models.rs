@@ -84,8 +84,9 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// Requests a second that were answered with success: who turns clients away is not fast.
     pub(crate) fn per_second(&self) -> f64 {
-        median(self.samples.iter().map(|sample| sample.per_second))
+        median(self.samples.iter().map(|it| it.succeeded_per_second))
     }
 
     pub(crate) fn p50(&self) -> f64 {

@@ -9,11 +9,13 @@ use end_to_end::{Answer, Log, PortBlock, Traffic};
 
 use crate::{contender::ONNXRUNTIME, machine::Machine, models::Model, progress, texts::Mix};
 
-/// Clients before and after, as many as may wait for their turn.
+/// Clients before and after.
 pub(crate) const CALM_CLIENTS: usize = 32;
 const CALM: Duration = Duration::from_secs(10);
-/// As the queue's capacity: who is let in never waits longer than among these clients.
-const QUEUE: &str = "32";
+/// The queue's capacity: with the two batches that are being answered, of eight each, no more than
+/// the calm clients less an eighth, since turning the others away takes some of the server's time. So
+/// who is let in never waits longer than among those clients.
+pub(crate) const QUEUE: &str = "12";
 pub(crate) const FACTOR: f64 = 4.0;
 pub(crate) const OVERLOAD: Duration = Duration::from_secs(30);
 const OVERLOAD_CLIENTS: usize = 256;

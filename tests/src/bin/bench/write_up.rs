@@ -123,12 +123,13 @@ pub(crate) fn overload(machine: &Machine, overload: &Overload) -> String {
 
 {machine}
 
-The second release on onnxruntime, with room for {clients} waiting texts. Before and afterwards {clients}
+The second release on onnxruntime, with room for {queue} waiting texts. Before and afterwards {clients}
 clients ask as fast as they are answered; meanwhile, for {seconds} s, requests come {factor} times as
 fast. Times are those of the requests that got a prediction.
 
 {table}",
         machine = about(machine),
+        queue = overload::QUEUE,
         clients = overload::CALM_CLIENTS,
         seconds = overload::OVERLOAD.as_secs(),
         factor = overload::FACTOR,
@@ -417,6 +418,8 @@ const MODEL_NOTES: &str = "\
   a time.
 - HTTP alone: both parse `{\"text\":\"\"}` and refuse it in the same words. No model has a part in it;
   this server limits, names, counts and times the request as any other.
+- Requests/s are those that were answered with success. The times of a server that turned some away
+  (`failed`) are those of its refusals too.
 - Memory is the proportional set size of all processes of a server.
 - Not measured: networks, machines with more cores, graphics cards.
 ";

@@ -19,8 +19,10 @@ const MARK: &str = "figures:";
 /// The figures of one run of wrk.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sample {
-    /// Requests a second.
+    /// Requests a second, whatever became of them.
     pub(crate) per_second: f64,
+    /// Of those, the ones that were answered with success.
+    pub(crate) succeeded_per_second: f64,
     /// Milliseconds that half of the requests took at most.
     pub(crate) p50: f64,
     /// Milliseconds that 99 % of the requests took at most.
@@ -113,8 +115,10 @@ fn sample(said: &str) -> Option<Sample> {
     let [requests, microseconds, p50, p99, failed] = figures[..] else {
         return None;
     };
+    let seconds = microseconds as f64 / 1e6;
     Some(Sample {
-        per_second: requests as f64 / (microseconds as f64 / 1e6),
+        per_second: requests as f64 / seconds,
+        succeeded_per_second: requests.saturating_sub(failed) as f64 / seconds,
         p50: p50 as f64 / 1e3,
         p99: p99 as f64 / 1e3,
         failed,
@@ -127,12 +131,13 @@ mod tests {
 
     #[test]
     fn the_figures_are_found_in_what_wrk_says() {
-        let said = "Running 5s test\nfigures: 1000 5000000 2500 9000 0\n";
+        let said = "Running 5s test\nfigures: 1000 5000000 2500 9000 100\n";
         let expected = Sample {
             per_second: 200.0,
+            succeeded_per_second: 180.0,
             p50: 2.5,
             p99: 9.0,
-            failed: 0,
+            failed: 100,
         };
         assert_eq!(sample(said), Some(expected));
     }
