@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,9 @@ use crate::{
     state::ServerState,
     text::{TextError, descending, largest},
 };
+
+/// Tells the label of one text to those who do not read bodies, such as a router's log.
+const PREDICTED_LABEL: HeaderName = HeaderName::from_static("x-predicted-label");
 
 /// One text, or several of them.
 #[derive(Debug, PartialEq, Deserialize, ToSchema)]
@@ -108,7 +111,12 @@ enum BatchItem {
     request_body = PredictRequest,
     params(("x-request-timeout-ms" = Option<u64>, Header, description = "How long the client waits, in milliseconds; the server's own limit where that is shorter")),
     responses(
-        (status = 200, description = "The likeliest label of the text, or of each text", body = inline(PredictAnswer)),
+        (
+            status = 200,
+            description = "The likeliest label of the text, or of each text",
+            body = inline(PredictAnswer),
+            headers(("x-predicted-label" = String, description = "The likeliest label of one text, for logs that do not read bodies")),
+        ),
         super::error::BadBody,
         super::error::Refusals,
         super::error::InferenceFailures,
@@ -133,11 +141,17 @@ pub(super) async fn predict(
             let answer = ask(&state, Work::Text(text), deadline).await?;
             let times = answer.times;
             let prediction = prediction(model, answer, top_k).map_err(|it| it.of_one(deadline))?;
+            // What a header cannot hold is left out of it.
+            let label = HeaderValue::from_bytes(prediction.label.as_bytes());
             let body = PredictResponse {
                 prediction,
                 model_version,
             };
-            (Json(body).into_response(), times)
+            let mut response = Json(body).into_response();
+            if let Ok(label) = label {
+                response.headers_mut().insert(PREDICTED_LABEL, label);
+            }
+            (response, times)
         }
         (None, texts) => {
             let work = texts.into_iter().flatten().map(Work::Text).collect();

@@ -44,7 +44,9 @@ async fn a_text_gets_its_label_with_a_probability() {
         ("A wonderful film, I love it.", "positive"),
         ("What a terrible waste of time.", "negative"),
     ] {
-        let (status, answer) = parts(server.ask.predict(text).await).await;
+        let response = server.ask.predict(text).await;
+        assert_eq!(response.headers()["x-predicted-label"], label, "{text}");
+        let (status, answer) = parts(response).await;
         assert_eq!(status, 200);
         assert_eq!(answer["prediction"], label, "{text}");
         assert_eq!(answer["model_version"], "v1");
