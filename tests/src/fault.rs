@@ -1,6 +1,8 @@
 //! Releases that are worse than they look, told by their version. They serve the second release's
 //! model through the real server, and misbehave at the edge.
 
+use std::time::Duration;
+
 /// What is wrong with a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -10,6 +12,16 @@ pub enum Fault {
     OtherVersion,
     /// Every tenth request fails.
     EveryTenth,
+    /// Every text is negative.
+    Biased,
+    /// Each prediction takes [`SLOWER`] longer.
+    Slow,
+    /// With more than [`CROWD`] requests at a time, every tenth fails.
+    BreaksUnderLoad,
+    /// With more than [`CROWD`] requests at a time, a few take [`STALL`].
+    StallsUnderLoad,
+    /// Requests that come through the router fail.
+    FailsClients,
     /// After [`ENOUGH`] requests each one fails.
     FailsLater,
     /// After [`ENOUGH`] requests the process exits.
@@ -18,21 +30,40 @@ pub enum Fault {
     HangsLater,
     /// After [`ENOUGH`] requests no prediction is answered, while health checks still are.
     StopsPredicting,
+    /// Each prediction that comes through the router takes [`FAR_SLOWER`] longer.
+    SlowForClients,
+    /// Every text that comes through the router is negative.
+    BiasedForClients,
 }
 
-/// More requests than the deployer sends before the switch, and enough behind it that the watch
-/// has begun; fewer than traffic brings within a few seconds.
+/// So many requests through the router that the watch has begun; fewer than traffic brings within a
+/// few seconds.
 pub const ENOUGH: u64 = 600;
+/// More requests at a time than any gate sends but that of load.
+pub const CROWD: u64 = 100;
+/// Longer than an honest release makes somebody wait who asks alone.
+pub const SLOWER: Duration = Duration::from_millis(250);
+/// Longer than the busiest of test machines makes clients wait for an honest release.
+pub const FAR_SLOWER: Duration = Duration::from_millis(800);
+/// Not so long that it fails by itself.
+pub const STALL: Duration = Duration::from_secs(2);
 
 /// The version of each fault.
-pub const NAMES: [&str; 7] = [
+pub const NAMES: [&str; 14] = [
     "never-healthy",
     "other-version",
     "every-tenth",
+    "biased",
+    "slow",
+    "breaks-under-load",
+    "stalls-under-load",
+    "fails-clients",
     "fails-later",
     "exits-later",
     "hangs-later",
     "stops-predicting",
+    "slow-for-clients",
+    "biased-for-clients",
 ];
 
 impl Fault {
@@ -43,10 +74,17 @@ impl Fault {
             "never-healthy" => Self::NeverHealthy,
             "other-version" => Self::OtherVersion,
             "every-tenth" => Self::EveryTenth,
+            "biased" => Self::Biased,
+            "slow" => Self::Slow,
+            "breaks-under-load" => Self::BreaksUnderLoad,
+            "stalls-under-load" => Self::StallsUnderLoad,
+            "fails-clients" => Self::FailsClients,
             "fails-later" => Self::FailsLater,
             "exits-later" => Self::ExitsLater,
             "hangs-later" => Self::HangsLater,
             "stops-predicting" => Self::StopsPredicting,
+            "slow-for-clients" => Self::SlowForClients,
+            "biased-for-clients" => Self::BiasedForClients,
             _ => return None,
         })
     }

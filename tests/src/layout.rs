@@ -69,6 +69,9 @@ pub(crate) fn models(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The gates that take no time; those who test others name them.
+pub(crate) const FEW_GATES: &str = "[gates]\nrun = [\"identity\", \"reachable\", \"smoke\"]\n";
+
 /// deployer.toml: the ports, and shorter waits than a person would want.
 pub(crate) fn settings(
     directory: &Path,
@@ -98,12 +101,22 @@ url = "http://127.0.0.1:{green}"
 [probe]
 inputs = "{inputs}"
 
+{FEW_GATES}
 [health]
 interval = "300ms"
+
+# Both releases share two cores with clients and whatever else runs, in builds that are hardly
+# optimized, and the second one is the larger model.
+[comparison]
+negligible = "100ms"
+
+[shadow]
+negligible = "400ms"
 
 [watch]
 duration = "{watch}ms"
 interval = "200ms"
+negligible = "400ms"
 "#,
         router = ports.router(),
         control = ports.control(),

@@ -119,6 +119,13 @@ impl Stack {
         ([127, 0, 0, 1], self.ports.router()).into()
     }
 
+    /// Asks the gates that deployer.toml asks as it is shipped, from now on.
+    pub fn ask_the_shipped_gates(&self) -> anyhow::Result<()> {
+        let path = self.path("deployer.toml");
+        let settings = fs::read_to_string(&path)?.replace(layout::FEW_GATES, "");
+        Ok(fs::write(path, settings)?)
+    }
+
     /// Traffic to the router, with real sentences.
     pub fn traffic(&self, connections: usize, pause: Duration) -> anyhow::Result<Traffic> {
         let golden = fs::read_to_string(repository().join("models/sentiment/golden.jsonl"))?;

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     color::Color,
-    config::{DeployOverrides, GlobalOverrides},
+    config::{DeployOverrides, GateName, GlobalOverrides},
 };
 
 /// Blue-green deployment for model servers behind nginx.
@@ -48,6 +48,29 @@ pub enum Command {
         #[command(flatten)]
         overrides: Box<DeployOverrides>,
     },
+    /// Put the gates to what the idle color runs; nothing is started and no traffic moves
+    #[command(after_help = "Exit codes: 0 passed, 10 not passed.")]
+    Validate {
+        /// The version that it should be [default: the one that the idle color holds]
+        version: Option<String>,
+        /// Ask these gates alone [default: those of gates.run in the settings file]
+        #[arg(long, value_name = "GATES", value_delimiter = ',')]
+        only: Vec<GateName>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how a deployment went, and where its report lies
+    Report {
+        /// The deployment [default: the last one]
+        id: Option<String>,
+        /// Open the report in the browser
+        #[arg(long)]
+        open: bool,
+        /// Print the report's data
+        #[arg(long)]
+        json: bool,
+    },
     /// Give all traffic back to the release before this one, at once
     Rollback,
     /// Send all traffic to a color that is healthy, without proving or watching it
@@ -78,6 +101,8 @@ impl Command {
             Self::Deploy { version: None, .. } => "deploy".to_owned(),
             Self::Rollback => "rollback".to_owned(),
             Self::Switch { color } => format!("switch {color}"),
+            Self::Validate { .. } => "validate".to_owned(),
+            Self::Report { .. } => "report".to_owned(),
             Self::Status { .. } => "status".to_owned(),
             Self::Down => "down".to_owned(),
         }

@@ -2,23 +2,32 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use jiff::Timestamp;
 
 use crate::{
     color::Color,
     phase::Phase,
     plan::Plan,
+    traffic::Request,
     verdict::{Tally, Verdict},
 };
 
 /// Something that happened.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[derive(Debug, Clone)]
 pub enum Event<'a> {
     /// A deployment begins.
     Planned {
         /// What it is going to do.
         plan: &'a Plan,
+    },
+    /// A deployment is brought to its end whose deployer died.
+    Resumed {
+        /// What it was going to do.
+        plan: &'a Plan,
+        /// Where it was last seen.
+        phase: Phase,
+        /// When that was.
+        since: Timestamp,
     },
     /// Something worth a line that is neither a phase nor a verdict.
     Note {
@@ -34,6 +43,11 @@ pub enum Event<'a> {
         /// What the last one came to.
         reason: String,
     },
+    /// A gate begins.
+    Asking {
+        /// The gate's name.
+        gate: &'static str,
+    },
     /// A gate was judged.
     Judged {
         /// The gate's name.
@@ -47,6 +61,11 @@ pub enum Event<'a> {
         from: Color,
         /// To this one.
         to: Color,
+    },
+    /// Client requests were read from the router's log.
+    Logged {
+        /// In the order in which they were done.
+        requests: &'a [Request],
     },
     /// One look at the candidate under real traffic.
     Watched {
@@ -68,7 +87,7 @@ pub enum Event<'a> {
     },
 }
 
-/// Consumes events; must not fail, and must not touch state.
+/// Consumes events; must not fail, and decides nothing.
 pub trait Reporter: Send + Sync {
     /// Takes note of one event.
     fn report(&self, event: &Event<'_>);

@@ -1,9 +1,17 @@
 //! What the deployer needs of the world. The adapters meet it for real, the tests with fakes.
 
+use std::{sync::Arc, time::Duration};
+
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::{color::Color, release::Health, traffic::Request};
+use crate::{
+    color::Color,
+    examples::Example,
+    load::{Load, LoadPlan},
+    release::Health,
+    traffic::Request,
+};
 
 /// Anything that the world refused, in words for the person at the terminal.
 #[derive(Debug, Error)]
@@ -25,12 +33,18 @@ pub trait Router: Send + Sync {
 
     /// Says whether `color` may stand in for the other one.
     fn set_fit(&self, color: Color, fit: bool) -> Result<(), WorldError>;
+
+    /// Says whether the idle color gets a copy of each client request.
+    fn set_shadow(&self, on: bool) -> Result<(), WorldError>;
+
+    /// How long the router waits for an answer, by its configuration; none where that is not here.
+    fn read_timeout(&self) -> Result<Option<Duration>, WorldError>;
 }
 
 /// Tells what clients were answered.
 pub trait Traffic: Send + Sync {
-    /// The requests that were logged since the last call, or since the log was opened.
-    fn new_requests(&mut self) -> Result<Vec<Request>, WorldError>;
+    /// The requests that were logged since the last call; at first those that were logged lately.
+    fn new_requests(&self) -> Result<Vec<Request>, WorldError>;
 }
 
 /// One of the things that a fleet runs.
@@ -94,14 +108,33 @@ pub enum Target {
     Public,
 }
 
+/// What a model server answered to a prediction, with success.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The label; none where the answer has none at the place that the settings name.
+    pub label: Option<String>,
+    /// How sure the model is of it, 0–1; none likewise.
+    pub confidence: Option<f64>,
+    /// From sending the request to having read the answer.
+    pub took: Duration,
+}
+
 /// Asks model servers. Every question is bounded in time.
 #[async_trait]
 pub trait Probe: Send + Sync {
     /// A health check; an error when it was not passed.
     async fn health(&self, target: Target) -> Result<Health, WorldError>;
 
-    /// The `number`-th test request; an error when it was not answered with success.
-    async fn predict(&self, target: Target, number: usize) -> Result<(), WorldError>;
+    /// One prediction; an error when it was not answered with success.
+    async fn predict(&self, target: Target, example: &Example) -> Result<Answer, WorldError>;
+
+    /// Many predictions at a time; an error when the load could not be made.
+    async fn load(
+        &self,
+        target: Target,
+        examples: Arc<[Example]>,
+        plan: LoadPlan,
+    ) -> Result<Load, WorldError>;
 }
 
 /// The ports together.
@@ -110,6 +143,8 @@ pub struct World {
     pub router: Box<dyn Router>,
     /// Tells what clients were answered; none when the access log cannot be read here.
     pub traffic: Option<Box<dyn Traffic>>,
+    /// Tells what the idle color answered to copies; none when that log cannot be read here.
+    pub shadow: Option<Box<dyn Traffic>>,
     /// Starts and stops services.
     pub fleet: Box<dyn Fleet>,
     /// Asks model servers.

@@ -35,12 +35,12 @@ pub async fn settle(
     if phase.is_end() {
         return Ok(Settled::Fine);
     }
-    reporter.report(&Event::Note {
-        text: format!(
-            "deployment {} was interrupted; it was last seen {phase}, {since:.0}",
-            plan.id
-        ),
+    reporter.report(&Event::Resumed {
+        plan: &plan,
+        phase,
+        since,
     });
+    world.router.set_shadow(false)?;
     let interrupted = "the deployer was interrupted";
     let back = world.router.active().await? == plan.active;
     let (end, reason) = match (phase, back) {

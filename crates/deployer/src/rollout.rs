@@ -7,14 +7,18 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::{
-    config::Settings,
+    color::Color,
+    config::{OnInconclusive, OnInconclusiveGate, Settings},
     event::{Event, Reporter},
+    examples::Examples,
     gates::{self, Candidate, Gate, Healthy},
     journal::Journal,
     phase::{Phase, Return, Traffic},
     plan::Plan,
     ports::{Service, State, Target, World},
-    verdict::Tally,
+    release::Release,
+    traffic::{Request, Seen},
+    verdict::{Finding, Verdict},
     watch::{Look, Watch},
 };
 
@@ -33,8 +37,10 @@ pub struct Rollout<'a> {
     pub settings: &'a Settings,
     /// What is to be done.
     pub plan: &'a Plan,
+    /// What the candidate is asked.
+    pub examples: &'a Examples,
     /// The ports.
-    pub world: &'a mut World,
+    pub world: &'a World,
     /// Where each phase is written down.
     pub journal: &'a Journal,
     /// Who is told.
@@ -45,7 +51,7 @@ impl Rollout<'_> {
     /// Deploys. Whatever goes wrong on the way, the outcome says where traffic is now.
     ///
     /// When `stop` resolves before the end, the candidate has failed: nobody would be watching it.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Outcome {
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Outcome {
         self.reporter.report(&Event::Planned { plan: self.plan });
         let mut phase = Phase::Planned;
         let advanced = tokio::select! {
@@ -59,7 +65,7 @@ impl Rollout<'_> {
     }
 
     /// The way of a good release; `phase` tells how far it came.
-    async fn advance_to_the_end(&mut self, phase: &mut Phase) -> Result<String, String> {
+    async fn advance_to_the_end(&self, phase: &mut Phase) -> Result<String, String> {
         let Plan {
             active,
             idle,
@@ -69,6 +75,8 @@ impl Rollout<'_> {
         self.reach(phase, Phase::Planned)?;
         let asked = self.world.probe.health(Target::Server(active)).await;
         asked.map_err(|error| format!("the active color {active} is not healthy, so nothing could be compared or rolled back to: {error}"))?;
+
+        let before = self.before();
 
         // Before the phase in which the idle color is fair game: a flag that cannot be changed is
         // no reason to stop a standby that was not replaced.
@@ -81,19 +89,27 @@ impl Rollout<'_> {
             .start(idle, &release.version)
             .await
             .map_err(words)?;
-        self.ask(&Healthy::new(self.settings.health.clone()))
-            .await?;
+        let questions = Questions {
+            settings: self.settings,
+            color: idle,
+            release,
+            examples: self.examples,
+            world: self.world,
+            before: &before,
+            reporter: self.reporter,
+        };
+        questions.healthy().await?;
 
         self.reach(phase, Phase::Healthy)?;
-        for gate in gates::before_the_switch(self.settings) {
-            self.ask(gate.as_ref()).await?;
-        }
+        questions
+            .ask(gates::before_the_switch(self.settings))
+            .await?;
 
         self.reach(phase, Phase::Validated)?;
         self.switch().await?;
 
         self.reach(phase, Phase::Switched)?;
-        let summary = self.watch().await?;
+        let summary = self.watch(before).await?;
         if self.world.router.active().await.ok() == Some(active) {
             return Err(format!("somebody moved traffic back to {active} meanwhile"));
         }
@@ -102,27 +118,23 @@ impl Rollout<'_> {
         Ok(summary)
     }
 
-    async fn ask(&self, gate: &dyn Gate) -> Result<(), String> {
-        let candidate = Candidate {
-            color: self.plan.idle,
-            release: &self.plan.release,
-            world: self.world,
-            reporter: self.reporter,
-        };
-        let verdict = gate.judge(&candidate).await;
-        self.reporter.report(&Event::Judged {
-            gate: gate.name(),
-            verdict: &verdict,
-        });
-        if verdict.lets_through() {
-            Ok(())
-        } else {
-            Err(format!("{}: {}", gate.name(), verdict.summary))
+    /// What clients saw of the active release lately.
+    fn before(&self) -> Seen {
+        let requests = self.read_log().and_then(Result::ok).unwrap_or_default();
+        Seen::lately(self.plan.active, &requests)
+    }
+
+    /// What was logged since the last time; none where there is no log to read.
+    fn read_log(&self) -> Option<Result<Vec<Request>, String>> {
+        let requests = self.world.traffic.as_ref()?.new_requests();
+        if let Ok(requests) = &requests {
+            self.reporter.report(&Event::Logged { requests });
         }
+        Some(requests.map_err(words))
     }
 
     /// Moves all traffic, and believes it only when clients are answered by the candidate.
-    async fn switch(&mut self) -> Result<(), String> {
+    async fn switch(&self) -> Result<(), String> {
         let Plan {
             active,
             idle,
@@ -139,9 +151,7 @@ impl Rollout<'_> {
             return Err(format!("the candidate stopped: {how}"));
         }
         // What was logged before the switch is not this candidate's doing.
-        if let Some(traffic) = &mut self.world.traffic {
-            traffic.new_requests().map_err(words)?;
-        }
+        self.read_log().transpose()?;
         let from = self.world.router.point_at(idle).await.map_err(words)?;
         self.reporter.report(&Event::Moved { from, to: idle });
         let served = self.world.probe.health(Target::Public).await;
@@ -158,58 +168,74 @@ impl Rollout<'_> {
         }
     }
 
-    async fn watch(&mut self) -> Result<String, String> {
-        let settings = self.settings.watch.clone();
-        let mut watch = Watch::new(settings.clone());
+    async fn watch(&self, before: Seen) -> Result<String, String> {
+        let settings = &self.settings.watch;
+        let mut watch = Watch::new(settings.clone(), before);
         let began = Instant::now();
         let mut ticks = tokio::time::interval(settings.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut inputs = self.examples.golden.iter().cycle();
         let mut probes = 0;
         let mut missing = 0;
+        let mut unread = false;
         loop {
             ticks.tick().await;
-            let public =
-                (0..missing).map(|number| self.world.probe.predict(Target::Public, number));
+            let public = inputs
+                .by_ref()
+                .take(missing)
+                .map(|example| self.world.probe.predict(Target::Public, example));
             let (mut look, answers) = tokio::join!(self.look(), join_all(public));
-            probes += missing;
-            look.traffic = self
-                .read_traffic()
-                .unwrap_or_else(|| answers.iter().map(Result::is_ok).collect());
+            probes += answers.len();
+            look.at = began.elapsed();
+            match self.read_log() {
+                Some(Ok(requests)) => look.traffic = Seen::of(self.plan.idle, &requests),
+                // No news, good or bad: the probes and counters go on.
+                Some(Err(error)) => {
+                    if !std::mem::replace(&mut unread, true) {
+                        self.reporter.report(&Event::Note {
+                            text: error.clone(),
+                        });
+                    }
+                    look.unread.push(error);
+                }
+                None => look.traffic.tally = answers.iter().map(Result::is_ok).collect(),
+            }
             watch.see(look);
             // A quiet service is judged too: what clients do not send is sent by probes.
             missing = watch.missing_requests();
             let elapsed = began.elapsed();
+            let verdict = watch.verdict(elapsed);
             self.reporter.report(&Event::Watched {
                 elapsed,
-                of: settings.duration,
+                of: watch.until(),
                 tally: watch.tally(),
                 trouble: watch.trouble(),
             });
-            if let Some(mut verdict) = watch.verdict(elapsed) {
+            if let Some(mut verdict) = verdict {
                 if probes > 0 {
                     let _ = write!(
                         verdict.summary,
                         "; probes were added to the traffic: {probes}"
                     );
                 }
-                self.reporter.report(&Event::Judged {
-                    gate: "watch",
-                    verdict: &verdict,
-                });
-                return if verdict.lets_through() {
-                    Ok(format!(
-                        "watched for {}: {}",
-                        rounded(elapsed),
-                        verdict.summary
-                    ))
-                } else {
-                    Err(format!(
-                        "watch, after {}: {}",
-                        rounded(elapsed),
-                        verdict.summary
-                    ))
-                };
+                return self.conclude(&verdict, elapsed);
             }
+        }
+    }
+
+    fn conclude(&self, verdict: &Verdict, elapsed: Duration) -> Result<String, String> {
+        self.reporter.report(&Event::Judged {
+            gate: "watch",
+            verdict,
+        });
+        let promoted = verdict.lets_through()
+            || verdict.finding == Finding::Inconclusive
+                && self.settings.watch.on_inconclusive == OnInconclusive::Promote;
+        let (seconds, summary) = (rounded(elapsed), &verdict.summary);
+        if promoted {
+            Ok(format!("watched for {seconds}: {summary}"))
+        } else {
+            Err(format!("watch, after {seconds}: {summary}"))
         }
     }
 
@@ -218,10 +244,17 @@ impl Rollout<'_> {
         let idle = self.plan.idle;
         let target = Target::Server(idle);
         let probe = &self.world.probe;
-        let (health, request) = tokio::join!(probe.health(target), probe.predict(target, 0));
+        let example = self.examples.golden.first();
+        let request = async {
+            match example {
+                Some(example) => Some(probe.predict(target, example).await),
+                None => None,
+            }
+        };
+        let (health, request) = tokio::join!(probe.health(target), request);
         let mut look = Look {
             health: Some(health.map_err(words)),
-            request: Some(request.map_err(words)),
+            request: request.map(|answer| answer.map(drop).map_err(words)),
             ..Look::default()
         };
         if let Some(Err(_)) = look.health
@@ -233,26 +266,7 @@ impl Rollout<'_> {
         look
     }
 
-    /// What clients saw, from the log; none where there is no log to read.
-    ///
-    /// A log that cannot be read is no news, good or bad: the probes and counters go on.
-    fn read_traffic(&mut self) -> Option<Tally> {
-        let requests = self.world.traffic.as_mut()?.new_requests();
-        Some(match requests {
-            Ok(requests) => requests
-                .iter()
-                .filter_map(|request| request.speaks_of(self.plan.idle))
-                .collect(),
-            Err(error) => {
-                self.reporter.report(&Event::Note {
-                    text: error.to_string(),
-                });
-                Tally::default()
-            }
-        })
-    }
-
-    async fn fail(&mut self, mut phase: Phase, reason: String) -> Outcome {
+    async fn fail(&self, mut phase: Phase, reason: String) -> Outcome {
         let Plan { active, idle, .. } = *self.plan;
         // The flag decides whether traffic moved, not how far this program came. Before it tried
         // to move any, a router that does not tell is no reason to think that somebody else did.
@@ -271,6 +285,8 @@ impl Rollout<'_> {
             });
             given_back = give_back(self.world, self.plan).await;
         }
+        // For the report: what clients saw until now.
+        drop(self.read_log());
         let returned = given_back
             .as_ref()
             .map_or(Return::Impossible, |()| Return::Confirmed);
@@ -285,8 +301,14 @@ impl Rollout<'_> {
                 ),
             ),
         };
-        // Traffic first, cleaning up last. Requests that still hang on the candidate are ended
-        // with it, and the router repeats them on the other color.
+        // Traffic first, cleaning up last. A gate that was interrupted may have left copies on.
+        if touched && let Err(error) = self.world.router.set_shadow(false) {
+            self.reporter.report(&Event::Note {
+                text: error.to_string(),
+            });
+        }
+        // Requests that still hang on the candidate are ended with it, and the router repeats them on
+        // the other color.
         if touched
             && end != Phase::Halted
             && let Err(error) = self.world.fleet.stop(Service::Server(idle)).await
@@ -325,6 +347,63 @@ impl Rollout<'_> {
             reason: Some(&reason),
         });
         Outcome { phase, reason }
+    }
+}
+
+/// The gates, put to a candidate one after the other.
+pub struct Questions<'a> {
+    /// The figures.
+    pub settings: &'a Settings,
+    /// Where the candidate runs.
+    pub color: Color,
+    /// What it must turn out to be.
+    pub release: &'a Release,
+    /// What it is asked.
+    pub examples: &'a Examples,
+    /// The ports.
+    pub world: &'a World,
+    /// What clients saw of the active release lately.
+    pub before: &'a Seen,
+    /// Who is told.
+    pub reporter: &'a dyn Reporter,
+}
+
+impl Questions<'_> {
+    /// Waits until the candidate is healthy; otherwise the reason why it is not.
+    pub async fn healthy(&self) -> Result<(), String> {
+        let gate: Box<dyn Gate> = Box::new(Healthy::new(self.settings.health.clone()));
+        self.ask(vec![gate]).await
+    }
+
+    /// Asks until a gate does not let the candidate through: the reason is the error.
+    pub async fn ask(&self, gates: Vec<Box<dyn Gate>>) -> Result<(), String> {
+        let mut earlier: Vec<(&'static str, Verdict)> = Vec::new();
+        for gate in gates {
+            let name = gate.name();
+            self.reporter.report(&Event::Asking { gate: name });
+            let candidate = Candidate {
+                color: self.color,
+                release: self.release,
+                world: self.world,
+                examples: self.examples,
+                before: self.before,
+                earlier: &earlier,
+                reporter: self.reporter,
+            };
+            let verdict = gate.judge(&candidate).await;
+            self.reporter.report(&Event::Judged {
+                gate: name,
+                verdict: &verdict,
+            });
+            let through = verdict.lets_through()
+                || verdict.finding == Finding::Inconclusive
+                    && self.settings.gates.on_inconclusive == OnInconclusiveGate::Proceed;
+            if !through {
+                return Err(format!("{name}: {}", verdict.summary));
+            }
+            earlier.push((name, verdict));
+        }
+        Ok(())
     }
 }
 

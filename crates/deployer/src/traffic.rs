@@ -1,10 +1,16 @@
-//! What each color answered to clients, one record a request.
+//! What each color answered to clients: one record a request, and what they come to.
 
-use crate::color::Color;
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{color::Color, latency::Latencies, verdict::Tally};
 
 /// One client request, as the router logged it when it was done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Request {
+    /// When it was done, in seconds since 1970.
+    pub at: f64,
+    /// Whether the deployer sent it, and no client.
+    pub by_deployer: bool,
     /// The color that was active when the request came.
     pub wanted: Color,
     /// The color that gave the answer; none when nobody did.
@@ -13,6 +19,12 @@ pub struct Request {
     pub status: u16,
     /// The status of each attempt in order; none where the attempt had no answer.
     pub attempts: Vec<Option<u16>>,
+    /// How long the first attempt took; none where there was no answer.
+    pub took: Option<Duration>,
+    /// How long the client waited in all.
+    pub waited: Duration,
+    /// The label that was answered, where the server tells it.
+    pub label: Option<String>,
 }
 
 impl Request {
@@ -38,17 +50,110 @@ impl Request {
     }
 }
 
+/// What clients saw of a color.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Requests that wanted it, and how many of them it failed.
+    pub tally: Tally,
+    /// How long its good answers took. The deployer's own requests are left out, here and below:
+    /// they are not what clients send.
+    pub latencies: Latencies,
+    /// How long clients waited for them.
+    pub waits: Latencies,
+    /// How often it answered which label.
+    pub labels: BTreeMap<String, u64>,
+}
+
+impl Seen {
+    /// What `requests` tell of `color`.
+    #[must_use]
+    pub fn of(color: Color, requests: &[Request]) -> Self {
+        let mut seen = Self::default();
+        for request in requests {
+            let Some(good) = request.speaks_of(color) else {
+                continue;
+            };
+            seen.tally.count(good);
+            if !good || request.by_deployer {
+                continue;
+            }
+            seen.waits.record(request.waited);
+            if let Some(took) = request.took {
+                seen.latencies.record(took);
+            }
+            if let Some(label) = &request.label {
+                *seen.labels.entry(label.clone()).or_default() += 1;
+            }
+        }
+        seen
+    }
+
+    /// What the newest of `requests` tell of `color`: those since traffic last came to it, so that
+    /// another release that ran there before has no part in it.
+    #[must_use]
+    pub fn lately(color: Color, requests: &[Request]) -> Self {
+        let others = requests.iter().rposition(|request| request.wanted != color);
+        Self::of(color, &requests[others.map_or(0, |last| last + 1)..])
+    }
+
+    /// Adds what was seen later.
+    pub fn add(&mut self, later: &Self) {
+        self.tally.add(later.tally);
+        self.latencies.add(&later.latencies);
+        self.waits.add(&later.waits);
+        for (label, count) in &later.labels {
+            *self.labels.entry(label.clone()).or_default() += count;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn request(answered: Option<Color>, status: u16, attempts: &[Option<u16>]) -> Request {
         Request {
+            at: 0.0,
+            by_deployer: false,
             wanted: Color::Green,
             answered,
             status,
             attempts: attempts.to_vec(),
+            took: Some(Duration::from_millis(2)),
+            waited: Duration::from_millis(3),
+            label: Some("positive".to_owned()),
         }
+    }
+
+    #[test]
+    fn only_good_answers_to_clients_have_a_latency_and_a_label() {
+        let good = request(Some(Color::Green), 200, &[Some(200)]);
+        let bad = request(Some(Color::Green), 500, &[Some(500)]);
+        let own = Request {
+            by_deployer: true,
+            ..good.clone()
+        };
+        let seen = Seen::of(Color::Green, &[good, bad, own]);
+        let tally = Tally {
+            requests: 3,
+            failed: 1,
+        };
+        assert_eq!(seen.tally, tally);
+        assert_eq!((seen.latencies.count(), seen.waits.count()), (1, 1));
+        assert_eq!(seen.labels, BTreeMap::from([("positive".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn a_release_that_ran_there_before_another_one_had_traffic_is_left_out() {
+        let green = request(Some(Color::Green), 200, &[Some(200)]);
+        let blue = Request {
+            wanted: Color::Blue,
+            ..green.clone()
+        };
+        let log = [green.clone(), green.clone(), blue.clone(), green];
+        assert_eq!(Seen::lately(Color::Green, &log).tally.requests, 1);
+        assert_eq!(Seen::lately(Color::Blue, &log).tally.requests, 0);
+        assert_eq!(Seen::lately(Color::Blue, &[blue]).tally.requests, 1);
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::Evidence;
 
 /// The four things that a judgment can come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finding {
     /// What was asked for was seen.
@@ -30,7 +32,7 @@ impl fmt::Display for Finding {
 }
 
 /// A finding, a sentence for people, and the numbers behind it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     /// What was concluded.
     pub finding: Finding,
@@ -38,6 +40,10 @@ pub struct Verdict {
     pub summary: String,
     /// The figures; the name carries the unit.
     pub numbers: BTreeMap<&'static str, f64>,
+    /// What a person should look at though it stops nothing, a sentence each.
+    pub warnings: Vec<String>,
+    /// What the figures were taken from.
+    pub evidence: Evidence,
 }
 
 impl Verdict {
@@ -47,13 +53,27 @@ impl Verdict {
             finding,
             summary: summary.into(),
             numbers: BTreeMap::new(),
+            warnings: Vec::new(),
+            evidence: Evidence::default(),
         }
+    }
+
+    /// A verdict that the question could not be asked, for this reason.
+    pub fn skipped(reason: impl Into<String>) -> Self {
+        Self::new(Finding::Skipped, reason)
     }
 
     /// Adds a figure.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: f64) -> Self {
         self.numbers.insert(name, value);
+        self
+    }
+
+    /// Keeps what it rests on.
+    #[must_use]
+    pub fn resting_on(mut self, evidence: Evidence) -> Self {
+        self.evidence = evidence;
         self
     }
 

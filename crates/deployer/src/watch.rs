@@ -1,37 +1,62 @@
 //! Judges a candidate that has the traffic. Pure: it is told what was seen and how long it took.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
+    time::Duration,
+};
 
 use crate::{
-    config::WatchSettings,
+    config::{OnInconclusive, WatchSettings},
+    evidence::Evidence,
+    latency::LatencyLimit,
     release::Health,
+    statistics::{Z_99, stability_of_labels, wilson},
+    traffic::Seen,
     verdict::{Finding, Tally, Verdict},
 };
+
+/// A candidate is promoted only when an error rate of so many times the allowed one can be ruled
+/// out.
+const RULED_OUT: f64 = 3.0;
+/// How often an open question extends the watch.
+const EXTENSIONS: u32 = 2;
+/// Fewer labels say nothing of their distribution.
+const ENOUGH_LABELS: u64 = 200;
 
 /// What one look at the candidate showed.
 #[derive(Debug, Default)]
 pub struct Look {
-    /// Client requests since the last look that wanted the candidate.
-    pub traffic: Tally,
+    /// When, since the switch.
+    pub at: Duration,
+    /// What clients saw of the candidate since the last look.
+    pub traffic: Seen,
     /// The candidate's health, or why it is not healthy.
     pub health: Option<Result<Health, String>>,
     /// A test request sent straight to the candidate: why it failed, if it did.
     pub request: Option<Result<(), String>>,
     /// How the candidate stopped, if the fleet says that it did.
     pub stopped: Option<String>,
+    /// What could not be looked at: neither good news nor bad.
+    pub unread: Vec<String>,
 }
 
 /// Everything that was seen since the switch.
 #[derive(Debug)]
 pub struct Watch {
     settings: WatchSettings,
+    before: Seen,
+    until: Duration,
+    extensions: u32,
     looks: u32,
-    tally: Tally,
+    seen: Seen,
+    recent: VecDeque<(Duration, Tally)>,
     failures_in_a_row: u32,
     last_failure: Option<String>,
     counters: Option<Counters>,
     uptime_seconds: Option<f64>,
     stopped: Option<String>,
+    unread: BTreeMap<String, u32>,
 }
 
 /// The candidate's own counters: what they were first, and what they are now.
@@ -42,43 +67,74 @@ struct Counters {
 }
 
 impl Watch {
-    /// Nothing was seen yet.
+    /// Nothing was seen yet; `before` is what clients saw of the active release before the switch.
     #[must_use]
-    pub fn new(settings: WatchSettings) -> Self {
+    pub fn new(settings: WatchSettings, before: Seen) -> Self {
         Self {
+            until: settings.duration,
             settings,
+            before,
+            extensions: 0,
             looks: 0,
-            tally: Tally::default(),
+            seen: Seen::default(),
+            recent: VecDeque::new(),
             failures_in_a_row: 0,
             last_failure: None,
             counters: None,
             uptime_seconds: None,
             stopped: None,
+            unread: BTreeMap::new(),
         }
     }
 
     /// How many requests traffic is behind what a judgment at the end will need.
     #[must_use]
     pub fn missing_requests(&self) -> usize {
-        let WatchSettings {
-            duration,
-            interval,
-            min_requests,
-            ..
-        } = self.settings;
-        let looks = duration.as_millis() / interval.as_millis().max(1);
-        let each = u128::from(min_requests).div_ceil(looks.max(1));
-        let needed = (each * u128::from(self.looks)).min(u128::from(min_requests));
-        let missing = needed.saturating_sub(u128::from(self.tally.requests));
+        let looks = self.until.as_millis() / self.settings.interval.as_millis().max(1);
+        let needed = self.needed_requests() * u64::from(1 + self.extensions);
+        let each = u128::from(needed).div_ceil(looks.max(1));
+        let due = (each * u128::from(self.looks)).min(u128::from(needed));
+        let missing = due.saturating_sub(u128::from(self.seen.tally.requests));
         // Never so many at once that asking becomes a load of its own.
         let missing = missing.min(2 * each);
         usize::try_from(missing).unwrap_or(usize::MAX)
     }
 
+    /// How many requests without a failure it takes to pass.
+    fn needed_requests(&self) -> u64 {
+        let WatchSettings {
+            max_error_rate,
+            min_requests,
+            ..
+        } = self.settings;
+        let passes = |requests| {
+            let flawless = Tally {
+                requests,
+                failed: 0,
+            };
+            wilson(flawless, Z_99).high < RULED_OUT * max_error_rate
+        };
+        // Where not a single failure is allowed, no number of requests rules them out.
+        if max_error_rate <= 0.0 {
+            return min_requests;
+        }
+        let mut needed = min_requests;
+        while !passes(needed) {
+            needed += needed / 16 + 1;
+        }
+        needed
+    }
+
     /// Client requests that wanted the candidate.
     #[must_use]
     pub fn tally(&self) -> Tally {
-        self.tally
+        self.seen.tally
+    }
+
+    /// How long it is watched in all, as things stand.
+    #[must_use]
+    pub fn until(&self) -> Duration {
+        self.until
     }
 
     /// Why the last look failed, if it did.
@@ -90,7 +146,16 @@ impl Watch {
     /// Takes note of one look.
     pub fn see(&mut self, look: Look) {
         self.looks += 1;
-        self.tally.add(look.traffic);
+        self.seen.add(&look.traffic);
+        self.recent.push_back((look.at, look.traffic.tally));
+        while let Some((at, _)) = self.recent.front()
+            && *at + self.settings.window < look.at
+        {
+            self.recent.pop_front();
+        }
+        for what in look.unread {
+            *self.unread.entry(what).or_default() += 1;
+        }
         if let Some(Ok(health)) = &look.health {
             self.read_counters(health);
         }
@@ -107,20 +172,26 @@ impl Watch {
     }
 
     /// The verdict, as soon as there is one: at the end, or after the few looks more that it takes
-    /// to see whether a check that fails there goes on failing.
-    #[must_use]
-    pub fn verdict(&self, elapsed: Duration) -> Option<Verdict> {
-        let WatchSettings {
-            duration,
-            max_error_rate,
-            min_requests,
-            failures,
-            ..
-        } = self.settings;
+    /// to see whether a check that fails there goes on failing. An open question may put off the
+    /// end.
+    pub fn verdict(&mut self, elapsed: Duration) -> Option<Verdict> {
+        let verdict = self.assess(elapsed)?;
+        let extend = verdict.finding == Finding::Inconclusive
+            && self.settings.on_inconclusive == OnInconclusive::Extend
+            && self.extensions < EXTENSIONS;
+        if extend {
+            self.extensions += 1;
+            self.until += self.settings.duration;
+            return None;
+        }
+        Some(self.with_everything_seen(verdict))
+    }
+
+    fn assess(&self, elapsed: Duration) -> Option<Verdict> {
         if let Some(how) = &self.stopped {
             return Some(Verdict::new(Finding::Fail, format!("it stopped: {how}")));
         }
-        if self.failures_in_a_row >= failures {
+        if self.failures_in_a_row >= self.settings.failures {
             let last = self.last_failure.as_deref().unwrap_or_default();
             let summary = format!(
                 "{} checks in a row failed, the last one: {last}",
@@ -128,28 +199,163 @@ impl Watch {
             );
             return Some(Verdict::new(Finding::Fail, summary));
         }
-        let by_clients = self.tally.judge(max_error_rate, min_requests);
-        let by_itself = self.counted().judge(max_error_rate, min_requests);
-        if by_clients.finding == Finding::Fail {
-            return Some(by_clients);
+        let mut lately = Tally::default();
+        for (_, tally) in &self.recent {
+            lately.add(*tally);
         }
-        if by_itself.finding == Finding::Fail {
-            return Some(Verdict {
-                summary: format!("by its own counters, {}", by_itself.summary),
-                ..by_itself
-            });
+        let window = humantime::format_duration(self.settings.window);
+        let readings = [
+            (self.seen.tally, String::new()),
+            (lately, format!("in the last {window}, ")),
+            (self.counted(), "by its own counters, ".to_owned()),
+        ];
+        for (tally, whence) in &readings {
+            let verdict = self.judge_errors(*tally);
+            if verdict.finding == Finding::Fail {
+                return Some(Verdict {
+                    summary: format!("{whence}{}", verdict.summary),
+                    ..verdict
+                });
+            }
+        }
+        // The first requests after a switch open connections and fill caches.
+        if elapsed >= self.settings.duration / 2
+            && let Some(problem) = self.slower().or_else(|| self.answers_otherwise())
+        {
+            return Some(Verdict::new(Finding::Fail, problem));
         }
         // A failed check at the end is a question that the next few looks answer.
-        if elapsed < duration || self.failures_in_a_row > 0 {
+        if elapsed < self.until || self.failures_in_a_row > 0 {
             return None;
         }
-        if by_clients.finding == Finding::Inconclusive && by_itself.finding == Finding::Pass {
+        let by_clients = self.judge_errors(self.seen.tally);
+        let by_itself = self.judge_errors(self.counted());
+        if self.seen.tally.requests < self.settings.min_requests
+            && by_itself.finding == Finding::Pass
+        {
             return Some(Verdict {
                 summary: format!("by its own counters alone, {}", by_itself.summary),
                 ..by_itself
             });
         }
         Some(by_clients)
+    }
+
+    /// Judges an error rate by what it may be in truth: it fails when that is above the limit for
+    /// certain, and passes when it seems to be within the limit and cannot be far above it.
+    fn judge_errors(&self, tally: Tally) -> Verdict {
+        let WatchSettings {
+            max_error_rate: limit,
+            min_requests,
+            ..
+        } = self.settings;
+        let mut verdict = tally.judge(limit, min_requests);
+        if tally.requests < min_requests {
+            return verdict;
+        }
+        let truth = wilson(tally, Z_99);
+        let ruled_out = truth.high < RULED_OUT * limit || tally.failed == 0 && limit <= 0.0;
+        if truth.low > limit {
+            verdict.finding = Finding::Fail;
+        } else if verdict.finding == Finding::Pass && !ruled_out {
+            verdict.finding = Finding::Inconclusive;
+            let _ = write!(
+                verdict.summary,
+                ", too few to rule out {:.1} %",
+                RULED_OUT * limit * 100.0
+            );
+        } else if verdict.finding == Finding::Fail {
+            verdict.finding = Finding::Inconclusive;
+            verdict.summary.push_str(", which may be chance");
+        }
+        verdict
+            .with("error_rate_low", truth.low)
+            .with("error_rate_high", truth.high)
+    }
+
+    fn limit(&self) -> LatencyLimit {
+        LatencyLimit {
+            max_ratio: self.settings.max_ratio,
+            negligible: self.settings.negligible,
+        }
+    }
+
+    /// Says so when clients wait for longer than before.
+    fn slower(&self) -> Option<String> {
+        let compared = self
+            .limit()
+            .compare_tails(&self.seen.latencies, &self.before.latencies)?;
+        compared
+            .exceeds
+            .then(|| format!("clients wait for longer: {compared}"))
+    }
+
+    /// The population stability index of the labels; none where there are too few.
+    fn label_drift(&self) -> Option<f64> {
+        let [before, now] = [&self.before, &self.seen].map(|seen| &seen.labels);
+        let enough = |labels: &BTreeMap<String, u64>| labels.values().sum::<u64>() >= ENOUGH_LABELS;
+        (enough(before) && enough(now)).then(|| stability_of_labels(before, now))
+    }
+
+    /// Says so when clients are given other labels than before.
+    fn answers_otherwise(&self) -> Option<String> {
+        let allowed = self.settings.max_label_drift;
+        let drift = self.label_drift().filter(|drift| *drift > allowed)?;
+        Some(format!(
+            "clients are given other labels than before the switch: {} instead of {} (population stability index {drift:.2}, at most {allowed} allowed)",
+            shares(&self.seen.labels),
+            shares(&self.before.labels)
+        ))
+    }
+
+    /// Adds to a verdict what was seen beside its reason.
+    fn with_everything_seen(&self, mut verdict: Verdict) -> Verdict {
+        let tally = self.seen.tally;
+        verdict = verdict
+            .with("requests", tally.requests as f64)
+            .with("failed", tally.failed as f64)
+            .with("error_rate", tally.error_rate());
+        match self
+            .limit()
+            .compare_tails(&self.seen.latencies, &self.before.latencies)
+        {
+            Some(compared) => {
+                let [ours, theirs] = compared.names();
+                verdict = verdict
+                    .with(ours, compared.seconds)
+                    .with(theirs, compared.active_seconds);
+                if verdict.finding == Finding::Pass {
+                    let _ = write!(verdict.summary, "; {compared}");
+                }
+            }
+            None => verdict.warnings.push(format!(
+                "latency was not compared: {} requests before the switch and {} since",
+                self.before.latencies.count(),
+                self.seen.latencies.count()
+            )),
+        }
+        if let Some(drift) = self.label_drift() {
+            verdict = verdict.with("label_drift", drift);
+        }
+        if self.extensions > 0 {
+            let times = if self.extensions == 1 {
+                "once"
+            } else {
+                "twice"
+            };
+            let _ = write!(verdict.summary, "; the watch was extended {times}");
+        }
+        for (what, count) in &self.unread {
+            verdict.warnings.push(format!(
+                "not read at {count} of {} looks: {what}",
+                self.looks
+            ));
+        }
+        verdict.resting_on(Evidence {
+            active_latency: Some(self.before.latencies.clone()),
+            candidate_latency: Some(self.seen.latencies.clone()),
+            ..Evidence::default()
+        })
     }
 
     /// What the candidate's own counters rose by since the first look: their lifetime value would
@@ -188,211 +394,17 @@ impl Watch {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MINUTE: Duration = Duration::from_mins(1);
-
-    fn watch() -> Watch {
-        Watch::new(WatchSettings {
-            duration: MINUTE,
-            interval: Duration::from_secs(1),
-            max_error_rate: 0.05,
-            min_requests: 20,
-            failures: 3,
-        })
-    }
-
-    fn look(requests: u64, failed: u64) -> Look {
-        Look {
-            traffic: Tally { requests, failed },
-            health: Some(Ok(Health::default())),
-            request: Some(Ok(())),
-            stopped: None,
-        }
-    }
-
-    fn healthy(requests: u64, errors: u64, uptime: f64) -> Look {
-        let health = Health {
-            request_count: Some(requests),
-            error_count: Some(errors),
-            uptime_seconds: Some(uptime),
-            ..Health::default()
-        };
-        Look {
-            health: Some(Ok(health)),
-            ..look(0, 0)
-        }
-    }
-
-    fn finding(watch: &Watch, elapsed: Duration) -> Option<Finding> {
-        watch.verdict(elapsed).map(|verdict| verdict.finding)
-    }
-
-    #[test]
-    fn a_good_release_passes_at_the_end_and_not_before() {
-        let mut watch = watch();
-        watch.see(look(1000, 0));
-        assert_eq!(finding(&watch, MINUTE / 2), None);
-        assert_eq!(finding(&watch, MINUTE), Some(Finding::Pass));
-    }
-
-    #[test]
-    fn too_many_errors_fail_at_once() {
-        let mut watch = watch();
-        watch.see(look(100, 6));
-        assert_eq!(finding(&watch, Duration::from_secs(1)), Some(Finding::Fail));
-    }
-
-    #[test]
-    fn one_early_error_is_not_an_error_rate() {
-        let mut watch = watch();
-        watch.see(look(1, 1));
-        assert_eq!(finding(&watch, Duration::from_secs(1)), None);
-    }
-
-    #[test]
-    fn failed_checks_count_only_in_a_row() {
-        let mut watch = watch();
-        let bad = || Look {
-            health: Some(Err("timed out".to_owned())),
-            ..look(30, 0)
-        };
-        watch.see(bad());
-        watch.see(bad());
-        watch.see(look(30, 0));
-        watch.see(bad());
-        watch.see(bad());
-        assert_eq!(finding(&watch, Duration::from_secs(5)), None);
-        watch.see(bad());
-        assert_eq!(finding(&watch, Duration::from_secs(6)), Some(Finding::Fail));
-    }
-
-    #[test]
-    fn healthy_but_unable_to_predict_is_a_failure() {
-        let mut watch = watch();
-        for _ in 0..3 {
-            watch.see(Look {
-                request: Some(Err("timed out".to_owned())),
-                ..look(0, 0)
-            });
-        }
-        let verdict = watch.verdict(Duration::from_secs(6)).unwrap();
-        assert_eq!(verdict.finding, Finding::Fail);
-        assert!(
-            verdict.summary.contains("test request failed: timed out"),
-            "{}",
-            verdict.summary
-        );
-    }
-
-    #[test]
-    fn a_candidate_that_stopped_fails_at_once() {
-        let mut watch = watch();
-        watch.see(Look {
-            stopped: Some("exit code 3".to_owned()),
-            ..look(0, 0)
-        });
-        assert_eq!(finding(&watch, Duration::ZERO), Some(Finding::Fail));
-    }
-
-    #[test]
-    fn a_restart_behind_our_back_is_a_crash() {
-        let mut watch = watch();
-        watch.see(healthy(60, 0, 8.0));
-        watch.see(healthy(2, 0, 0.5));
-        let verdict = watch.verdict(Duration::from_secs(2)).unwrap();
-        assert!(verdict.summary.contains("crashed"), "{}", verdict.summary);
-    }
-
-    #[test]
-    fn a_restart_shows_also_where_nothing_is_counted() {
-        let mut watch = watch();
-        for uptime in [8.0, 0.5] {
-            let health = Health {
-                uptime_seconds: Some(uptime),
-                ..Health::default()
-            };
-            watch.see(Look {
-                health: Some(Ok(health)),
-                ..look(0, 0)
-            });
-        }
-        assert_eq!(finding(&watch, Duration::from_secs(2)), Some(Finding::Fail));
-    }
-
-    #[test]
-    fn own_counters_are_judged_by_their_increase() {
-        let mut watch = watch();
-        watch.see(healthy(1_000_000, 0, 1.0));
-        watch.see(healthy(1_000_100, 10, 2.0));
-        assert_eq!(finding(&watch, Duration::from_secs(2)), Some(Finding::Fail));
-    }
-
-    #[test]
-    fn without_a_log_the_counters_alone_can_promote() {
-        let mut watch = watch();
-        watch.see(healthy(50, 0, 1.0));
-        watch.see(healthy(90, 0, 2.0));
-        let verdict = watch.verdict(MINUTE).unwrap();
-        assert_eq!(verdict.finding, Finding::Pass);
-        assert!(
-            verdict.summary.starts_with("by its own counters alone"),
-            "{}",
-            verdict.summary
-        );
-    }
-
-    #[test]
-    fn nothing_seen_is_inconclusive() {
-        let mut watch = watch();
-        watch.see(Look::default());
-        assert_eq!(finding(&watch, MINUTE), Some(Finding::Inconclusive));
-    }
-
-    #[test]
-    fn a_quiet_service_gets_enough_probes_for_a_judgment() {
-        let mut watch = watch();
-        assert_eq!(watch.missing_requests(), 0);
-        for look_number in 1..=60 {
-            watch.see(look(watch.missing_requests() as u64, 0));
-            assert!(watch.missing_requests() <= 1, "look {look_number}");
-        }
-        assert_eq!(finding(&watch, MINUTE), Some(Finding::Pass));
-    }
-
-    #[test]
-    fn a_busy_service_gets_no_probes() {
-        let mut watch = watch();
-        for requests in [100, 0, 0, 100] {
-            watch.see(look(requests, 0));
-            assert_eq!(watch.missing_requests(), 0);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_end_always_brings_a_verdict(looks in prop::collection::vec((0_u64..50, 0_u64..3, any::<bool>()), 0..40)) {
-            let mut watch = watch();
-            for (requests, failed, checked) in looks {
-                let health = checked.then(|| Ok(Health::default()));
-                watch.see(Look { health, ..look(requests, failed.min(requests)) });
-            }
-            prop_assert!(watch.verdict(MINUTE).is_some());
-        }
-
-        #[test]
-        fn a_release_without_a_failure_is_never_rolled_back_early(
-            looks in prop::collection::vec(0_u64..50, 0..40), at in 0_u64..60,
-        ) {
-            let mut watch = watch();
-            for requests in looks {
-                watch.see(look(requests, 0));
-            }
-            prop_assert_eq!(finding(&watch, Duration::from_secs(at)), None);
-        }
-    }
+/// Each label with its share: "positive 62 %, negative 38 %".
+fn shares(labels: &BTreeMap<String, u64>) -> String {
+    let all: u64 = labels.values().sum();
+    let mut labels: Vec<_> = labels.iter().collect();
+    labels.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let shares = labels.iter().take(3).map(|(label, count)| {
+        let share = 100.0 * **count as f64 / all as f64;
+        format!("{label} {share:.0} %")
+    });
+    shares.collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

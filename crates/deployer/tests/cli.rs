@@ -88,7 +88,7 @@ fn help_of_deploy_tells_each_figures_variable_and_its_true_default() {
     let directory = directory();
     let empty = directory.path().join("empty.toml");
     std::fs::write(&empty, "").unwrap();
-    let settings = config::load(Some(&empty)).unwrap();
+    let settings = config::load(Some(&empty), &[]).unwrap();
     let duration = |duration: Duration| humantime::format_duration(duration).to_string();
     let help = shown(&["deploy", "--help"]);
     for (flag, variable, default) in [

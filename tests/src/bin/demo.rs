@@ -70,7 +70,8 @@ async fn with_traffic(stack: &Stack, traffic: &Traffic) -> anyhow::Result<()> {
     say(
         "\nRelease v2 goes to the idle color, is proven there, gets all traffic, and is watched:\n",
     );
-    step(stack, 0, &["deploy", "v2"]).await?;
+    stack.ask_the_shipped_gates()?;
+    step(stack, 0, &["deploy", "v2", "--set", "load.duration=2s"]).await?;
     say("\nBoth releases are still there, and they do not agree:\n");
     for (name, port) in [
         ("blue", stack.ports().blue()),
@@ -83,7 +84,12 @@ async fn with_traffic(stack: &Stack, traffic: &Traffic) -> anyhow::Result<()> {
         ));
     }
     say("\nThe next release passes every test, and begins to answer 500 when clients come:\n");
-    step(stack, 20, &["deploy", "fails-later"]).await?;
+    step(
+        stack,
+        20,
+        &["deploy", "fails-later", "--set", "load.duration=2s"],
+    )
+    .await?;
     step(stack, 0, &["status"]).await?;
     traffic.reach(traffic.count() + 500).await
 }

@@ -12,12 +12,12 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{Response, StatusCode, header},
+    http::{HeaderValue, Response, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::IntoResponse as _,
 };
 use clap::Parser;
-use end_to_end::fault::{ENOUGH, Fault};
+use end_to_end::fault::{CROWD, ENOUGH, FAR_SLOWER, Fault, SLOWER, STALL};
 use http_body_util::BodyExt as _;
 use model_server::{ServeArguments, logging, run};
 
@@ -33,6 +33,25 @@ struct CommandLine {
 struct Misbehavior {
     fault: Option<Fault>,
     predictions: Arc<AtomicU64>,
+    /// Those of them that came through the router.
+    routed: Arc<AtomicU64>,
+    in_flight: Arc<AtomicU64>,
+}
+
+/// Counts a request while it is being answered.
+struct InFlight(Arc<AtomicU64>);
+
+impl InFlight {
+    fn begin(counter: &Arc<AtomicU64>) -> (Self, u64) {
+        let now = counter.fetch_add(1, Ordering::Relaxed) + 1;
+        (Self(Arc::clone(counter)), now)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[tokio::main]
@@ -43,6 +62,8 @@ async fn main() -> anyhow::Result<()> {
     let misbehavior = Misbehavior {
         fault: Fault::of(&fault),
         predictions: Arc::default(),
+        routed: Arc::default(),
+        in_flight: Arc::default(),
     };
     let wrap = |router: Router| router.layer(from_fn_with_state(misbehavior, misbehave));
     Ok(run(settings, wrap).await?)
@@ -53,35 +74,74 @@ async fn misbehave(
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    let predicting = request.uri().path() == "/predict";
-    let number = if predicting {
-        state.predictions.fetch_add(1, Ordering::Relaxed) + 1
-    } else {
-        state.predictions.load(Ordering::Relaxed)
+    const ROUTED: &str = "x-real-ip";
+
+    let Some(fault) = state.fault else {
+        return next.run(request).await;
     };
-    let later = number > ENOUGH;
-    match state.fault {
-        Some(Fault::NeverHealthy) if !predicting => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        Some(Fault::OtherVersion) => with_another_version(next.run(request).await).await,
-        Some(Fault::EveryTenth) if predicting && number.is_multiple_of(10) => {
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    let predicting = request.uri().path() == "/predict";
+    let (counted, routed) = (
+        u64::from(predicting),
+        request.headers().contains_key(ROUTED),
+    );
+    let number = state.predictions.fetch_add(counted, Ordering::Relaxed) + counted;
+    let routed_now = counted * u64::from(routed);
+    let later = state.routed.fetch_add(routed_now, Ordering::Relaxed) + routed_now > ENOUGH;
+    let (_in_flight, at_a_time) = InFlight::begin(&state.in_flight);
+    let crowded = at_a_time > CROWD;
+    let fails = || StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    match fault {
+        Fault::NeverHealthy if !predicting => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Fault::OtherVersion => {
+            with_body(next.run(request).await, |text| {
+                text.replace("\"other-version\"", "\"stale\"")
+            })
+            .await
         }
-        Some(Fault::FailsLater) if predicting && later => {
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        Fault::EveryTenth if predicting && number.is_multiple_of(10) => fails(),
+        Fault::Biased if predicting => negative(next.run(request).await).await,
+        Fault::BiasedForClients if predicting && routed => negative(next.run(request).await).await,
+        Fault::Slow if predicting => {
+            tokio::time::sleep(SLOWER).await;
+            next.run(request).await
         }
-        Some(Fault::ExitsLater) if predicting && later => exit(3),
-        Some(Fault::HangsLater) if later => std::future::pending().await,
-        Some(Fault::StopsPredicting) if predicting && later => std::future::pending().await,
+        Fault::SlowForClients if predicting && routed => {
+            tokio::time::sleep(FAR_SLOWER).await;
+            next.run(request).await
+        }
+        Fault::BreaksUnderLoad if crowded && number.is_multiple_of(10) => fails(),
+        Fault::StallsUnderLoad if crowded && number.is_multiple_of(500) => {
+            tokio::time::sleep(STALL).await;
+            next.run(request).await
+        }
+        Fault::FailsClients if predicting && routed => fails(),
+        Fault::FailsLater if predicting && later => fails(),
+        Fault::ExitsLater if predicting && later => exit(3),
+        Fault::HangsLater if later => std::future::pending().await,
+        Fault::StopsPredicting if predicting && later => std::future::pending().await,
         _ => next.run(request).await,
     }
 }
 
-async fn with_another_version(response: Response<Body>) -> Response<Body> {
+/// The answer, with another label.
+async fn negative(mut response: Response<Body>) -> Response<Body> {
+    let label = HeaderValue::from_static("negative");
+    response.headers_mut().insert("x-predicted-label", label);
+    with_body(response, |text| {
+        text.replace("\"prediction\":\"positive\"", "\"prediction\":\"negative\"")
+    })
+    .await
+}
+
+async fn with_body(
+    response: Response<Body>,
+    change: impl FnOnce(&str) -> String,
+) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let Ok(body) = body.collect().await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let text = String::from_utf8_lossy(&body.to_bytes()).replace("\"other-version\"", "\"stale\"");
+    let text = change(&String::from_utf8_lossy(&body.to_bytes()));
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, Body::from(text))
 }

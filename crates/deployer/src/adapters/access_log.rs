@@ -1,9 +1,11 @@
-//! Reads the router's access log as it grows.
+//! Reads one of the router's logs as it grows.
 
 use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -17,15 +19,19 @@ use crate::{
 /// The log, and how far it was read.
 pub(super) struct AccessLog {
     path: PathBuf,
-    offset: u64,
+    offset: Mutex<u64>,
 }
 
 impl AccessLog {
-    /// Starts at the log's present end.
+    /// Starts a little before the log's present end, where what was logged lately is found.
     pub(super) fn new(path: &Path) -> Self {
+        /// Some ten thousand requests.
+        const LATELY: u64 = 4 * 1024 * 1024;
+
+        let length = path.metadata().map_or(0, |metadata| metadata.len());
         Self {
             path: path.to_owned(),
-            offset: path.metadata().map_or(0, |metadata| metadata.len()),
+            offset: Mutex::new(length.saturating_sub(LATELY)),
         }
     }
 
@@ -42,12 +48,13 @@ impl AccessLog {
         }
     }
 
-    fn read_on(&mut self) -> std::io::Result<Vec<Request>> {
+    fn read_on(&self) -> std::io::Result<Vec<Request>> {
+        let mut offset = self.offset.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = File::open(&self.path)?;
-        if file.metadata()?.len() < self.offset {
-            self.offset = 0;
+        if file.metadata()?.len() < *offset {
+            *offset = 0;
         }
-        file.seek(SeekFrom::Start(self.offset))?;
+        file.seek(SeekFrom::Start(*offset))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         // nginx flushes whole lines, but a reader may still meet one half written.
@@ -55,7 +62,7 @@ impl AccessLog {
             .iter()
             .rposition(|byte| *byte == b'\n')
             .map_or(0, |last| last + 1);
-        self.offset += complete as u64;
+        *offset += complete as u64;
         Ok(String::from_utf8_lossy(&bytes[..complete])
             .lines()
             .filter_map(parse)
@@ -64,10 +71,10 @@ impl AccessLog {
 }
 
 impl Traffic for AccessLog {
-    fn new_requests(&mut self) -> Result<Vec<Request>, WorldError> {
+    fn new_requests(&self) -> Result<Vec<Request>, WorldError> {
         self.read_on().map_err(|error| {
             WorldError(format!(
-                "cannot read the router's access log {}: {error}; set router.access_log to \"\" to judge without it",
+                "cannot read the router's log {}: {error}; set router.access_log to \"\" to judge without it",
                 self.path.display()
             ))
         })
@@ -76,10 +83,21 @@ impl Traffic for AccessLog {
 
 #[derive(Deserialize)]
 struct Line<'a> {
+    #[serde(default)]
+    seconds: f64,
     wanted: Color,
     answered: &'a str,
     status: u16,
     upstream_status: &'a str,
+    #[serde(default)]
+    upstream_response_time: &'a str,
+    #[serde(default)]
+    request_time: f64,
+    // What clients and models say may need escapes, and is then not a part of the line.
+    #[serde(default)]
+    client: String,
+    #[serde(default)]
+    label: String,
 }
 
 fn parse(line: &str) -> Option<Request> {
@@ -89,7 +107,13 @@ fn parse(line: &str) -> Option<Request> {
         "green" => Some(Color::Green),
         _ => None,
     };
+    let first = line.upstream_response_time.split([',', ':']).next();
     Some(Request {
+        at: line.seconds,
+        by_deployer: line.client == super::USER_AGENT,
+        took: first.and_then(|first| seconds(first.trim().parse().ok()?)),
+        waited: seconds(line.request_time)?,
+        label: (!line.label.is_empty()).then_some(line.label),
         wanted: line.wanted,
         answered,
         status: line.status,
@@ -102,34 +126,53 @@ fn parse(line: &str) -> Option<Request> {
     })
 }
 
+/// nginx's clock has milliseconds: 0 is less than one of them.
+fn seconds(seconds: f64) -> Option<Duration> {
+    const LESS_THAN_ONE: f64 = 0.000_5;
+    Duration::try_from_secs_f64(seconds.max(LESS_THAN_ONE)).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
 
     use super::*;
 
-    const LINE: &str = r#"{"time":"2026-01-01T00:00:00+00:00","seconds":1.0,"method":"POST","uri":"/predict","status":200,"wanted":"green","answered":"blue","upstream_addr":"127.0.0.1:8082, 127.0.0.1:8081","upstream_status":"502, 200","request_time":0.003}"#;
+    const LINE: &str = r#"{"time":"2026-01-01T00:00:00+00:00","seconds":1.0,"method":"POST","uri":"/predict","client":"curl/8","label":"a \"b\"","status":200,"wanted":"green","answered":"blue","upstream_addr":"127.0.0.1:8082, 127.0.0.1:8081","upstream_status":"502, 200","upstream_response_time":"0.001, 0.002","request_time":0.003}"#;
 
     #[test]
     fn a_line_lists_the_attempts_in_order() {
         assert_eq!(
             parse(LINE),
             Some(Request {
+                at: 1.0,
+                by_deployer: false,
                 wanted: Color::Green,
                 answered: Some(Color::Blue),
                 status: 200,
                 attempts: vec![Some(502), Some(200)],
+                took: Some(Duration::from_millis(1)),
+                waited: Duration::from_millis(3),
+                label: Some("a \"b\"".to_owned()),
             })
         );
     }
 
     #[test]
-    fn an_attempt_without_an_answer_has_no_status() {
+    fn the_deployer_knows_its_own_requests() {
+        let line = LINE.replace("curl/8", super::super::USER_AGENT);
+        assert!(parse(&line).unwrap().by_deployer);
+    }
+
+    #[test]
+    fn an_attempt_without_an_answer_has_no_status_and_no_latency() {
         let line = LINE
+            .replace("\"0.001, 0.002\"", "\"-\"")
             .replace("\"502, 200\"", "\"-\"")
             .replace("\"answered\":\"blue\"", "\"answered\":\"\"");
         let request = parse(&line).unwrap();
         assert_eq!(request.attempts, [None]);
+        assert_eq!(request.took, None);
         assert_eq!(request.answered, None);
     }
 
@@ -148,7 +191,12 @@ mod tests {
         let path = directory.path().join("access.log");
         let mut file = File::create(&path).unwrap();
         writeln!(file, "{LINE}").unwrap();
-        let mut log = AccessLog::new(&path);
+        let log = AccessLog::new(&path);
+        assert_eq!(
+            log.new_requests().unwrap().len(),
+            1,
+            "what was logged lately"
+        );
         assert_eq!(log.new_requests().unwrap().len(), 0);
         write!(file, "{LINE}\n{}", &LINE[..40]).unwrap();
         assert_eq!(log.new_requests().unwrap().len(), 1);
@@ -162,7 +210,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         std::fs::write(&path, format!("{LINE}\n{LINE}\n")).unwrap();
-        let mut log = AccessLog::new(&path);
+        let log = AccessLog::new(&path);
+        assert_eq!(log.new_requests().unwrap().len(), 2);
         std::fs::write(&path, format!("{LINE}\n")).unwrap();
         assert_eq!(log.new_requests().unwrap().len(), 1);
     }

@@ -1,15 +1,19 @@
 //! Asks model servers over plain HTTP.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     color::Color,
     config::Settings,
-    ports::{Probe, Target, WorldError},
+    examples::Example,
+    load::{Load, LoadPlan},
+    ports::{Answer, Probe, Target, WorldError},
     release::Health,
 };
 
@@ -22,11 +26,12 @@ pub(super) struct HttpProbe {
     public: String,
     health_path: String,
     predict_path: String,
-    inputs: Vec<String>,
+    label: String,
+    confidence: String,
 }
 
 impl HttpProbe {
-    pub(super) fn new(settings: &Settings, inputs: Vec<String>) -> Result<Self, WorldError> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, WorldError> {
         Ok(Self {
             client: client(settings.probe.timeout)?,
             blue: settings.blue.url.clone(),
@@ -35,7 +40,8 @@ impl HttpProbe {
             public: settings.router.url.clone(),
             health_path: settings.probe.health_path.clone(),
             predict_path: settings.probe.predict_path.clone(),
-            inputs,
+            label: settings.probe.label.clone(),
+            confidence: settings.probe.confidence.clone(),
         })
     }
 
@@ -69,27 +75,49 @@ impl Probe for HttpProbe {
         }
     }
 
-    async fn predict(&self, target: Target, number: usize) -> Result<(), WorldError> {
+    async fn predict(&self, target: Target, example: &Example) -> Result<Answer, WorldError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
-        let Some(input) = self.inputs.get(number % self.inputs.len().max(1)) else {
-            return Err(WorldError("there are no test inputs".to_owned()));
-        };
         let request = self
             .client
             .post(&url)
             .header("content-type", "application/json")
-            .body(input.clone());
+            .body(example.body.clone());
+        let began = Instant::now();
         let (status, body) = answer(request)
             .await
             .map_err(|problem| WorldError(format!("POST {url} {problem}")))?;
-        if (200..300).contains(&status) {
-            Ok(())
-        } else {
-            Err(WorldError(format!(
+        let took = began.elapsed();
+        if !(200..300).contains(&status) {
+            return Err(WorldError(format!(
                 "POST {url} answered {status}{}",
                 said(&body)
-            )))
+            )));
         }
+        let body: Value = serde_json::from_str(&body).unwrap_or_default();
+        Ok(Answer {
+            label: label_in(&body, &self.label),
+            confidence: body.pointer(&self.confidence).and_then(Value::as_f64),
+            took,
+        })
+    }
+
+    async fn load(
+        &self,
+        target: Target,
+        examples: Arc<[Example]>,
+        plan: LoadPlan,
+    ) -> Result<Load, WorldError> {
+        let url = format!("{}{}", self.base(target), self.predict_path);
+        super::load::generate(&url, &examples, plan).await
+    }
+}
+
+/// The label at a place of the answer: its text, or the number or truth value as text.
+fn label_in(body: &Value, place: &str) -> Option<String> {
+    match body.pointer(place)? {
+        Value::String(text) => Some(text.clone()),
+        value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
@@ -103,7 +131,7 @@ pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, WorldError> {
         .no_proxy()
         // A log-in page behind a redirect answers 200 and is nobody's health.
         .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("deployer/", env!("CARGO_PKG_VERSION")))
+        .user_agent(super::USER_AGENT)
         .build()
         .map_err(|error| WorldError(format!("cannot set up HTTP: {}", cause(&error))))
 }
@@ -159,74 +187,9 @@ fn said(body: &str) -> String {
     }
 }
 
-/// Reads the bodies of test requests: one JSON object a line, each with an `input`.
-pub fn read_inputs(path: &Path) -> Result<Vec<String>, WorldError> {
-    #[derive(Deserialize)]
-    struct Line {
-        input: Value,
-    }
-
-    let text = fs::read_to_string(path).map_err(|error| {
-        WorldError(format!(
-            "cannot read the test inputs (probe.inputs) {}: {error}",
-            path.display()
-        ))
-    })?;
-    let inputs: Vec<String> = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(index, line)| {
-            serde_json::from_str::<Line>(line)
-                .map(|line| line.input.to_string())
-                .map_err(|error| {
-                    WorldError(format!(
-                        "{}, line {}: expected an object with an \"input\": {error}",
-                        path.display(),
-                        index + 1
-                    ))
-                })
-        })
-        .collect::<Result<_, _>>()?;
-    if inputs.is_empty() {
-        return Err(WorldError(format!(
-            "{} holds no test inputs",
-            path.display()
-        )));
-    }
-    Ok(inputs)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read(text: &str) -> Result<Vec<String>, String> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("inputs.jsonl");
-        fs::write(&path, text).unwrap();
-        read_inputs(&path).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn each_input_becomes_a_body() {
-        let inputs =
-            read("{\"input\":{\"text\":\"good\"},\"expect\":\"positive\"}\n\n{\"input\":[1]}\n")
-                .unwrap();
-        assert_eq!(inputs, ["{\"text\":\"good\"}", "[1]"]);
-    }
-
-    #[test]
-    fn a_bad_line_is_named() {
-        let error = read("{\"input\":1}\n{\"text\":\"good\"}\n").unwrap_err();
-        assert!(error.contains("inputs.jsonl, line 2"), "{error}");
-        assert!(error.contains("input"), "{error}");
-    }
-
-    #[test]
-    fn an_empty_file_is_an_error() {
-        assert!(read("\n").unwrap_err().ends_with("holds no test inputs"));
-    }
 
     #[test]
     fn a_field_of_another_type_does_not_hide_the_version() {
@@ -234,6 +197,16 @@ mod tests {
         let health = read_health(&body);
         assert_eq!(health.model_version.as_deref(), Some("v1"));
         assert_eq!((health.request_count, health.uptime_seconds), (None, None));
+    }
+
+    #[test]
+    fn a_label_is_found_where_the_settings_say() {
+        let body = serde_json::json!({"outputs": [{"data": ["positive"]}], "class": 3, "all": []});
+        let found = |place| label_in(&body, place);
+        assert_eq!(found("/outputs/0/data/0").as_deref(), Some("positive"));
+        assert_eq!(found("/class").as_deref(), Some("3"));
+        assert_eq!(found("/all"), None);
+        assert_eq!(found("/prediction"), None);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 mod access_log;
 mod compose;
 mod http;
+pub mod load;
 mod nginx;
+mod nginx_files;
 mod process;
 mod unmanaged;
 
@@ -12,36 +14,41 @@ use crate::{
     ports::{Fleet, Traffic, World, WorldError},
 };
 
-pub use http::read_inputs;
+/// How the deployer names itself: the router tells its requests from those of clients by this.
+const USER_AGENT: &str = concat!("deployer/", env!("CARGO_PKG_VERSION"));
 
-/// Keeps the access log from filling the disk; call it before the ports are connected.
-pub fn trim_access_log(settings: &Settings) -> Result<(), WorldError> {
-    let Some(path) = &settings.router.access_log else {
-        return Ok(());
-    };
-    access_log::AccessLog::trim(path).map_err(|error| {
-        WorldError(format!(
-            "cannot empty {}, which is large: {error}",
-            path.display()
-        ))
-    })
+/// Keeps the router's logs from filling the disk; call it before the ports are connected.
+pub fn trim_logs(settings: &Settings) -> Result<(), WorldError> {
+    let logs = [&settings.router.access_log, &settings.router.shadow_log];
+    for path in logs.into_iter().flatten() {
+        access_log::AccessLog::trim(path).map_err(|error| {
+            WorldError(format!(
+                "cannot empty {}, which is large: {error}",
+                path.display()
+            ))
+        })?;
+    }
+    Ok(())
 }
 
-/// Connects the ports; `inputs` are the bodies of test requests, where the command sends any.
-pub fn connect(settings: &Settings, inputs: Vec<String>) -> Result<World, WorldError> {
-    let probe = http::HttpProbe::new(settings, inputs)?;
+/// Connects the ports.
+pub fn connect(settings: &Settings) -> Result<World, WorldError> {
+    let probe = http::HttpProbe::new(settings)?;
     let fleet: Box<dyn Fleet> = match settings.fleet.kind {
         FleetKind::Compose => Box::new(compose::ComposeFleet::new(settings)),
         FleetKind::Process => Box::new(process::ProcessFleet::new(settings)),
         FleetKind::Static => Box::new(unmanaged::UnmanagedFleet),
     };
-    let traffic = settings.router.access_log.as_ref().map(|path| {
-        let traffic: Box<dyn Traffic> = Box::new(access_log::AccessLog::new(path));
-        traffic
-    });
+    let log = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map(|path| {
+            let traffic: Box<dyn Traffic> = Box::new(access_log::AccessLog::new(path));
+            traffic
+        })
+    };
     Ok(World {
         router: Box::new(nginx::Nginx::new(settings)?),
-        traffic,
+        traffic: log(&settings.router.access_log),
+        shadow: log(&settings.router.shadow_log),
         fleet,
         probe: Box::new(probe),
     })

@@ -1,4 +1,4 @@
-//! The router: three flag files that nginx tests for every request, and its control port.
+//! The router: four flag files that nginx tests for every request, and its control port.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,10 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::http::{answer, client};
+use super::{
+    http::{answer, client},
+    nginx_files,
+};
 use crate::{
     color::Color,
     config::Settings,
@@ -20,6 +23,7 @@ use crate::{
 /// nginx with the configuration in this project's `nginx/`.
 pub(super) struct Nginx {
     flags: PathBuf,
+    configuration: Option<PathBuf>,
     control: String,
     confirm_timeout: Duration,
     client: reqwest::Client,
@@ -29,6 +33,7 @@ impl Nginx {
     pub(super) fn new(settings: &Settings) -> Result<Self, WorldError> {
         Ok(Self {
             flags: settings.router.flags.clone(),
+            configuration: settings.router.configuration.clone(),
             control: settings.router.control.clone(),
             confirm_timeout: settings.router.confirm_timeout,
             client: client(settings.probe.timeout)?,
@@ -102,6 +107,15 @@ impl Router for Nginx {
 
     fn set_fit(&self, color: Color, fit: bool) -> Result<(), WorldError> {
         set_flag(&self.flags, fit_flag(color), fit)
+    }
+
+    fn set_shadow(&self, on: bool) -> Result<(), WorldError> {
+        set_flag(&self.flags, "shadow", on)
+    }
+
+    fn read_timeout(&self) -> Result<Option<Duration>, WorldError> {
+        let configuration = self.configuration.as_deref();
+        configuration.map(nginx_files::read_timeout).transpose()
     }
 }
 

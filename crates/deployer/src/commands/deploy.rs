@@ -10,12 +10,14 @@ use crate::{
     color::Color,
     config::Settings,
     event::{Event, Reporter},
+    examples::Examples,
     exit_code,
     journal::Journal,
     plan::Plan,
     ports::{Service, World},
     recover::{self, Settled},
     release::Release,
+    report::{All, Recorder, Reports},
     rollout::Rollout,
 };
 
@@ -23,15 +25,18 @@ pub(super) async fn run(
     settings: &Settings,
     version: Option<String>,
     journal: &Journal,
-    reporter: &dyn Reporter,
+    terminal: &dyn Reporter,
 ) -> anyhow::Result<u8> {
-    let inputs = adapters::read_inputs(&settings.probe.inputs).map_err(Ended::usage)?;
-    if let Err(error) = adapters::trim_access_log(settings) {
+    let reports = Reports::of(&settings.state);
+    let recorder = Recorder::new(reports.clone());
+    let reporter = &All(vec![terminal, &recorder]);
+    let examples = Examples::read(settings).map_err(Ended::usage)?;
+    if let Err(error) = adapters::trim_logs(settings) {
         reporter.report(&Event::Note {
             text: error.to_string(),
         });
     }
-    let mut world = adapters::connect(settings, inputs)?;
+    let world = adapters::connect(settings)?;
     world.router.active().await.map_err(Ended::refused)?;
     let active = match recover::settle(&world, journal, reporter).await? {
         Settled::Fine => world.router.active().await.map_err(Ended::refused)?,
@@ -46,12 +51,18 @@ pub(super) async fn run(
     let outcome = Rollout {
         settings,
         plan: &plan,
-        world: &mut world,
+        examples: &examples,
+        world: &world,
         journal,
         reporter,
     }
     .run(told_to_stop())
     .await;
+    let text = match recorder.problem() {
+        Some(problem) => problem,
+        None => format!("the report is {}", reports.page(&plan.id).display()),
+    };
+    terminal.report(&Event::Note { text });
     print(&format!(
         "{}: {} on {}",
         outcome.phase, plan.release.version, plan.idle
@@ -60,7 +71,7 @@ pub(super) async fn run(
 }
 
 /// Resolves at Ctrl-C or SIGTERM.
-async fn told_to_stop() {
+pub(super) async fn told_to_stop() {
     tokio::select! {
         () = received(SignalKind::interrupt()) => (),
         () = received(SignalKind::terminate()) => (),
@@ -76,7 +87,7 @@ async fn received(kind: SignalKind) {
 }
 
 /// The version to assume for `color` when nobody says otherwise.
-async fn held_version(world: &World, settings: &Settings, color: Color) -> String {
+pub(super) async fn held_version(world: &World, settings: &Settings, color: Color) -> String {
     let recorded = world
         .fleet
         .inspect(Service::Server(color))
@@ -87,7 +98,7 @@ async fn held_version(world: &World, settings: &Settings, color: Color) -> Strin
 }
 
 /// What the candidate must turn out to be, as far as this machine can know.
-fn wanted(
+pub(super) fn wanted(
     settings: &Settings,
     version: String,
 ) -> Result<Release, model_repository::RepositoryError> {

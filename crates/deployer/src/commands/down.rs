@@ -4,7 +4,7 @@ use super::print;
 use crate::{adapters, color::Color, config::Settings, exit_code, ports::Service};
 
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<u8> {
-    let world = adapters::connect(settings, Vec::new())?;
+    let world = adapters::connect(settings)?;
     // The router first: it finishes what is in flight while both colors still answer.
     world.fleet.stop(Service::Router).await?;
     let [blue, green] = Color::BOTH.map(|color| world.fleet.stop(Service::Server(color)));

@@ -2,10 +2,12 @@
 
 mod deploy;
 mod down;
+mod report;
 mod rollback;
 mod status;
 mod switch;
 mod up;
+mod validate;
 
 use std::{fmt, io::Write as _, process::ExitCode};
 
@@ -73,11 +75,12 @@ fn code_of(error: &anyhow::Error) -> u8 {
 }
 
 async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<u8> {
-    let mut settings = config::load(global.config.as_deref())?;
+    let mut settings = config::load(global.config.as_deref(), &global.settings)?;
     global.apply(&mut settings);
     if let Command::Deploy { overrides, .. } = &command {
-        overrides.apply(&mut settings)?;
+        overrides.apply(&mut settings);
     }
+    config::check(&settings)?;
     let reporter = Terminal::new();
     let lock = || Journal::lock(&settings.state, &command.words());
     match &command {
@@ -94,6 +97,17 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<u8
         }
         Command::Switch { color } => switch::run(&settings, *color, &lock()?, &reporter).await,
         Command::Status { json } => status::run(&settings, *json).await,
+        Command::Validate {
+            version,
+            only,
+            json,
+        } => {
+            let _lock = lock()?;
+            validate::run(&settings, version.clone(), only, *json, &reporter).await
+        }
+        Command::Report { id, open, json } => {
+            report::run(&settings, id.as_deref(), *open, *json).await
+        }
         Command::Down => {
             let _lock = lock()?;
             down::run(&settings).await

@@ -14,7 +14,7 @@ pub(super) async fn run(
     journal: &Journal,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<u8> {
-    let world = adapters::connect(settings, Vec::new())?;
+    let world = adapters::connect(settings)?;
     let active = world.router.active().await.map_err(Ended::refused)?;
     let previous = active.other();
     if !world.router.is_fit(previous) {

@@ -11,7 +11,7 @@ pub(super) async fn run(
     journal: &Journal,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<u8> {
-    let world = adapters::connect(settings, Vec::new())?;
+    let world = adapters::connect(settings)?;
     let active = world.router.active().await.map_err(Ended::refused)?;
     let version = who(&world, color).await.map_err(|error| {
         Ended::refused(format!(

@@ -9,13 +9,15 @@ use crate::{
     color::Color,
     config::Settings,
     event::{Event, Reporter},
+    examples::Examples,
     gates::{Candidate, Gate as _, Healthy},
     ports::{Service, State, World},
     release::Release,
+    traffic::Seen,
 };
 
 pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<u8> {
-    let world = adapters::connect(settings, Vec::new())?;
+    let world = adapters::connect(settings)?;
     let [blue, green] =
         Color::BOTH.map(|color| start_if_stopped(&world, settings, color, reporter));
     let (blue, green) = (blue.await?, green.await?);
@@ -30,6 +32,9 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
             color,
             release,
             world: &world,
+            examples: &Examples::default(),
+            before: &Seen::default(),
+            earlier: &[],
             reporter,
         };
         let verdict = Healthy::new(settings.health.clone())

@@ -36,6 +36,14 @@ pub enum SettingsError {
         /// What is wrong, and what was expected.
         problem: String,
     },
+    /// What was given for this run is not understood.
+    #[error("--set {given}: {problem}")]
+    Given {
+        /// What was given.
+        given: String,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
     /// A figure is outside its range, wherever it came from.
     #[error("{key} is {value}, but must be {expected}")]
     OutOfRange {
@@ -50,7 +58,9 @@ pub enum SettingsError {
 
 /// Reads `path` over the embedded default; without a path, `deployer.toml` in the current
 /// directory if there is one. Relative paths in it are relative to its directory.
-pub fn load(path: Option<&Path>) -> Result<Settings, SettingsError> {
+///
+/// `over` are settings that win over both, each a `KEY=VALUE` with the section in the key.
+pub fn load(path: Option<&Path>, over: &[String]) -> Result<Settings, SettingsError> {
     let (path, optional) = match path {
         Some(path) => (path, false),
         None => (Path::new("deployer.toml"), true),
@@ -65,7 +75,7 @@ pub fn load(path: Option<&Path>) -> Result<Settings, SettingsError> {
             });
         }
     };
-    let mut settings = parse(path, &text)?;
+    let mut settings = parse(path, &text, over)?;
     let directory = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
@@ -77,7 +87,7 @@ pub fn load(path: Option<&Path>) -> Result<Settings, SettingsError> {
     Ok(settings)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Settings, SettingsError> {
+fn parse(path: &Path, text: &str, over: &[String]) -> Result<Settings, SettingsError> {
     let wrong = |offset: usize, problem: String| SettingsError::Wrong {
         path: path.to_owned(),
         line: 1 + text[..offset.min(text.len())].matches('\n').count(),
@@ -98,11 +108,44 @@ fn parse(path: &Path, text: &str) -> Result<Settings, SettingsError> {
         &mut merged,
         text.parse().map_err(|error| from_toml(&error))?,
     );
-    serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {
+    let read = |merged| serde_path_to_error::deserialize::<_, Settings>(Value::Table(merged));
+    // Once without, so that what is wrong in the file is not blamed on what was given besides.
+    let settings = read(merged.clone()).map_err(|error| {
         let key = error.path().to_string();
         let offset = offset_of(spanned.get_ref(), &key).unwrap_or(0);
         wrong(offset, format!("{key}: {}", error.inner().message()))
+    })?;
+    over.iter().try_fold(settings, |_, given| {
+        let wrong = |problem: String| SettingsError::Given {
+            given: given.clone(),
+            problem,
+        };
+        let text = assignment(given).map_err(|problem| wrong(problem.to_owned()))?;
+        let spanned = DeTable::parse(&text).map_err(|error| wrong(error.message().to_owned()))?;
+        if let Some((_, problem)) = unknown_key(spanned.get_ref(), &merged, "") {
+            return Err(wrong(problem));
+        }
+        let given: Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
+        merge(&mut merged, given);
+        read(merged.clone()).map_err(|error| wrong(error.inner().message().to_owned()))
     })
+}
+
+/// `load.max_p99=1s` as TOML, in which a value that is none is taken for text.
+fn assignment(given: &str) -> Result<String, &'static str> {
+    let (key, value) = given
+        .split_once('=')
+        .ok_or("expected KEY=VALUE, such as load.max_p99=1s")?;
+    [
+        value.to_owned(),
+        Value::String(value.to_owned()).to_string(),
+    ]
+    .into_iter()
+    .map(|value| format!("{key} = {value}"))
+    .find(|text| DeTable::parse(text).is_ok())
+    .ok_or("the key is not understood, expected one such as load.max_p99")
 }
 
 /// The default file holds every key there is, so what it lacks is unknown.
@@ -155,14 +198,17 @@ fn resolve_paths(settings: &mut Settings, directory: &Path) {
         &mut settings.probe.inputs,
         &mut settings.fleet.compose.file,
         &mut settings.fleet.compose.environment_file,
-        &mut process.nginx_configuration,
         &mut process.nginx_prefix,
     ] {
         *path = directory.join(&*path);
     }
     for path in [
         &mut settings.release.model_root,
+        &mut settings.router.configuration,
         &mut settings.router.access_log,
+        &mut settings.router.shadow_log,
+        &mut settings.agreement.inputs,
+        &mut settings.load.inputs,
     ]
     .into_iter()
     .flatten()
@@ -187,7 +233,49 @@ mod tests {
     use super::*;
 
     fn parse_text(text: &str) -> Result<Settings, String> {
-        parse(Path::new("deployer.toml"), text).map_err(|error| error.to_string())
+        parse(Path::new("deployer.toml"), text, &[]).map_err(|error| error.to_string())
+    }
+
+    fn parse_with(text: &str, over: &[&str]) -> Result<Settings, String> {
+        let over: Vec<String> = over.iter().map(ToString::to_string).collect();
+        parse(Path::new("deployer.toml"), text, &over).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_given_for_one_run_wins_over_the_file() {
+        let given = [
+            "watch.duration=7s",
+            "load.rate = 20.5",
+            "gates.run=[\"load\"]",
+            "load.inputs=more.jsonl",
+        ];
+        let settings = parse_with("[watch]\nduration = \"5s\"", &given).unwrap();
+        assert_eq!(settings.watch.duration, Duration::from_secs(7));
+        assert!((settings.load.rate - 20.5).abs() < 1e-9);
+        assert_eq!(settings.gates.run, [super::super::GateName::Load]);
+        assert_eq!(
+            settings.load.inputs.as_deref(),
+            Some(Path::new("more.jsonl"))
+        );
+    }
+
+    #[test]
+    fn what_is_given_for_one_run_is_named_when_it_is_wrong() {
+        let problem = |given| parse_with("", &["watch.failures=2", given]).unwrap_err();
+        for (given, words) in [
+            (
+                "load.speed=3",
+                "unknown key `load.speed`; known here: concurrency",
+            ),
+            ("load", "expected KEY=VALUE"),
+            ("a b=3", "the key is not understood"),
+            ("load.max_p99=soon", "invalid value"),
+            ("gates.run=[\"luck\"]", "unknown variant `luck`"),
+        ] {
+            let error = problem(given);
+            assert!(error.starts_with(&format!("--set {given}: ")), "{error}");
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]
@@ -253,7 +341,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("my.toml");
         fs::write(&file, "[fleet.process]\ncommand = [\"bin/server\"]").unwrap();
-        let settings = load(Some(&file)).unwrap();
+        let settings = load(Some(&file), &[]).unwrap();
         assert_eq!(settings.state, directory.path().join("state"));
         assert_eq!(
             settings.router.access_log,
@@ -268,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_named_file_must_exist() {
-        let error = load(Some(Path::new("no/such.toml")))
+        let error = load(Some(Path::new("no/such.toml")), &[])
             .unwrap_err()
             .to_string();
         assert!(

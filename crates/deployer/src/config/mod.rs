@@ -4,6 +4,7 @@
 
 mod file;
 mod overrides;
+mod ranges;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,6 +13,7 @@ use serde::Deserialize;
 
 pub use file::{SettingsError, load};
 pub use overrides::{DeployOverrides, GlobalOverrides};
+pub use ranges::check;
 
 use crate::color::Color;
 
@@ -35,8 +37,22 @@ pub struct Settings {
     pub probe: ProbeSettings,
     /// Waiting for a candidate to become healthy.
     pub health: HealthSettings,
-    /// Test requests before the switch.
+    /// What a candidate is asked before the switch.
+    pub gates: GatesSettings,
+    /// Test requests.
     pub smoke: SmokeSettings,
+    /// Inputs whose right label is known.
+    pub golden: GoldenSettings,
+    /// The labels of both releases beside each other.
+    pub agreement: AgreementSettings,
+    /// Load on the candidate.
+    pub load: LoadSettings,
+    /// The latencies of both releases beside each other.
+    pub comparison: ComparisonSettings,
+    /// The distance to the router's time limit.
+    pub headroom: HeadroomSettings,
+    /// Copies of the clients' requests.
+    pub shadow: ShadowSettings,
     /// Watching after the switch.
     pub watch: WatchSettings,
 }
@@ -73,9 +89,15 @@ pub struct RouterSettings {
     pub control: String,
     /// The directory of the flag files.
     pub flags: PathBuf,
+    /// nginx's main configuration file; none when this machine does not have it.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub configuration: Option<PathBuf>,
     /// The access log; none when this machine cannot read it.
     #[serde(deserialize_with = "empty_is_none")]
     pub access_log: Option<PathBuf>,
+    /// The log of mirrored requests; none likewise.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub shadow_log: Option<PathBuf>,
     /// How long to wait for the router to answer as it was told.
     #[serde(with = "humantime_serde")]
     pub confirm_timeout: Duration,
@@ -136,8 +158,6 @@ pub struct ProcessSettings {
     pub command: Vec<String>,
     /// nginx's program.
     pub nginx: PathBuf,
-    /// nginx's main configuration file.
-    pub nginx_configuration: PathBuf,
     /// nginx's prefix.
     pub nginx_prefix: PathBuf,
     /// SIGKILL follows SIGTERM after this long.
@@ -153,6 +173,10 @@ pub struct ProbeSettings {
     pub health_path: String,
     /// Path of predictions.
     pub predict_path: String,
+    /// JSON pointer to the label in an answer.
+    pub label: String,
+    /// JSON pointer to the confidence in an answer.
+    pub confidence: String,
     /// JSONL file of test inputs.
     pub inputs: PathBuf,
     /// What takes longer has failed.
@@ -171,6 +195,50 @@ pub struct HealthSettings {
     pub interval: Duration,
 }
 
+/// What a candidate is asked before the switch.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatesSettings {
+    /// The gates that are asked; their order is that of [`GateName`].
+    pub run: Vec<GateName>,
+    /// What becomes of a candidate of which a gate cannot tell.
+    pub on_inconclusive: OnInconclusiveGate,
+}
+
+/// The gates that can be chosen, in the order of asking: what is cheap first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum GateName {
+    /// Is it the release that is wanted?
+    Identity,
+    /// Does the router reach it?
+    Reachable,
+    /// Does it answer test requests?
+    Smoke,
+    /// Is it right as often as it must be?
+    Golden,
+    /// Does it say the same as the active release?
+    Agreement,
+    /// Does it bear load?
+    Load,
+    /// Is it as fast as the active release?
+    Comparison,
+    /// Is the worst latency far enough from the router's time limit?
+    Headroom,
+    /// What does it make of copies of the clients' requests?
+    Shadow,
+}
+
+/// What becomes of a candidate of which a gate cannot tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnInconclusiveGate {
+    /// It is refused.
+    Refuse,
+    /// It goes on to the next gate.
+    Proceed,
+}
+
 /// Test requests before the switch.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,6 +247,111 @@ pub struct SmokeSettings {
     pub requests: u32,
     /// The share of them that may fail, 0–1.
     pub max_error_rate: f64,
+}
+
+/// Inputs whose right label is known.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoldenSettings {
+    /// The share that must be right, 0–1.
+    pub min_accuracy: f64,
+    /// By how much that may be below the active release's, 0–1.
+    pub max_drop: f64,
+    /// Fewer labeled inputs say nothing.
+    pub min_inputs: usize,
+}
+
+/// The labels of both releases beside each other.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgreementSettings {
+    /// JSONL file of inputs; none for the test inputs.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub inputs: Option<PathBuf>,
+    /// A lower share of equal labels, 0–1, is worth a warning.
+    pub warn_below: f64,
+    /// A lower share of equal labels, 0–1, is refused.
+    pub min_agreement: f64,
+    /// A population stability index of the confidence above this is worth a warning.
+    pub warn_drift: f64,
+}
+
+/// Load on the candidate.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadSettings {
+    /// JSONL file of inputs; none for the test inputs.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub inputs: Option<PathBuf>,
+    /// Requests at a time, at least 1.
+    pub concurrency: usize,
+    /// For so long.
+    #[serde(with = "humantime_serde")]
+    pub duration: Duration,
+    /// Requests per second at even intervals; 0 for as many as are answered.
+    pub rate: f64,
+    /// What takes longer has failed.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The longest that 99 % of the requests may take.
+    #[serde(with = "humantime_serde")]
+    pub max_p99: Duration,
+    /// The share that may fail, 0–1.
+    pub max_error_rate: f64,
+}
+
+/// The latencies of both releases beside each other.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComparisonSettings {
+    /// So many times as long as the active release a candidate may take, at least 1.
+    pub max_ratio: f64,
+    /// What it may take longer in any case.
+    #[serde(with = "humantime_serde")]
+    pub negligible: Duration,
+    /// For so long at most.
+    #[serde(with = "humantime_serde")]
+    pub duration: Duration,
+}
+
+/// The distance to the router's time limit.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadroomSettings {
+    /// The worst latency times this must be below the limit; at least 1.
+    pub factor: f64,
+}
+
+/// Copies of the clients' requests.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShadowSettings {
+    /// For so long.
+    #[serde(with = "humantime_serde")]
+    pub duration: Duration,
+    /// Fewer copies say nothing.
+    pub min_requests: u64,
+    /// The share that may fail, 0–1.
+    pub max_error_rate: f64,
+    /// As in [`ComparisonSettings`].
+    pub max_ratio: f64,
+    /// As in [`ComparisonSettings`].
+    #[serde(with = "humantime_serde")]
+    pub negligible: Duration,
+    /// The population stability index of the labels that is allowed.
+    pub max_label_drift: f64,
+}
+
+/// What becomes of a candidate of which the watch cannot tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnInconclusive {
+    /// It keeps the traffic.
+    Promote,
+    /// It loses the traffic.
+    Rollback,
+    /// It is watched for longer, at most twice; then it loses the traffic.
+    Extend,
 }
 
 /// Watching after the switch.
@@ -193,10 +366,22 @@ pub struct WatchSettings {
     pub interval: Duration,
     /// The share of requests that may fail, 0–1.
     pub max_error_rate: f64,
+    /// The rate is judged over the whole watch, and over its last so much.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
     /// Fewer requests say nothing about a rate.
     pub min_requests: u64,
     /// So many failed checks in a row mean that the candidate is unreachable or hangs.
     pub failures: u32,
+    /// As in [`ComparisonSettings`], of p99 alone.
+    pub max_ratio: f64,
+    /// As in [`ComparisonSettings`].
+    #[serde(with = "humantime_serde")]
+    pub negligible: Duration,
+    /// The population stability index of the labels that is allowed.
+    pub max_label_drift: f64,
+    /// What becomes of a candidate of which the end cannot tell.
+    pub on_inconclusive: OnInconclusive,
 }
 
 fn empty_is_none<'de, D: serde::Deserializer<'de>>(

@@ -1,21 +1,40 @@
 //! The questions that a candidate must answer before it gets traffic, in the order of asking.
 
+mod agreement;
+mod ask;
+mod comparison;
+mod golden;
+mod headroom;
 mod health;
 mod identity;
+mod load;
 mod reachable;
+mod shadow;
 mod smoke;
 
 use async_trait::async_trait;
 
 use crate::{
-    color::Color, config::Settings, event::Reporter, ports::World, release::Release,
+    color::Color,
+    config::{GateName, Settings},
+    event::Reporter,
+    examples::Examples,
+    ports::World,
+    release::Release,
+    traffic::Seen,
     verdict::Verdict,
 };
 
 pub use self::{
+    agreement::Agreement,
+    comparison::Comparison,
+    golden::Golden,
+    headroom::Headroom,
     health::Healthy,
     identity::{Identity, compare},
+    load::LoadGate,
     reachable::Reachable,
+    shadow::Shadow,
     smoke::Smoke,
 };
 
@@ -27,6 +46,12 @@ pub struct Candidate<'a> {
     pub release: &'a Release,
     /// The ports; a gate asks and never moves traffic.
     pub world: &'a World,
+    /// What it is asked.
+    pub examples: &'a Examples,
+    /// What clients saw of the active release lately.
+    pub before: &'a Seen,
+    /// What the gates before this one concluded.
+    pub earlier: &'a [(&'static str, Verdict)],
     /// Takes progress on long questions.
     pub reporter: &'a dyn Reporter,
 }
@@ -41,12 +66,25 @@ pub trait Gate: Send + Sync {
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict;
 }
 
-/// The gates between "healthy" and "validated".
+/// The gates between "healthy" and "validated": those that the settings name.
 #[must_use]
 pub fn before_the_switch(settings: &Settings) -> Vec<Box<dyn Gate>> {
-    vec![
-        Box::new(Identity),
-        Box::new(Reachable::new(settings.router.confirm_timeout)),
-        Box::new(Smoke::new(settings.smoke.clone())),
-    ]
+    let mut names = settings.gates.run.clone();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|name| gate(name, settings)).collect()
+}
+
+fn gate(name: GateName, settings: &Settings) -> Box<dyn Gate> {
+    match name {
+        GateName::Identity => Box::new(Identity),
+        GateName::Reachable => Box::new(Reachable::new(settings.router.confirm_timeout)),
+        GateName::Smoke => Box::new(Smoke::new(settings.smoke.clone())),
+        GateName::Golden => Box::new(Golden::new(settings.golden.clone())),
+        GateName::Agreement => Box::new(Agreement::new(settings.agreement.clone())),
+        GateName::Load => Box::new(LoadGate::new(settings.load.clone())),
+        GateName::Comparison => Box::new(Comparison::new(settings.comparison.clone())),
+        GateName::Headroom => Box::new(Headroom::new(settings.headroom.clone())),
+        GateName::Shadow => Box::new(Shadow::new(settings.shadow.clone())),
+    }
 }

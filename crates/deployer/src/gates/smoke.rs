@@ -1,11 +1,12 @@
 //! Does the candidate answer test requests?
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, stream};
+use futures_util::future::join_all;
 
 use super::{Candidate, Gate};
 use crate::{
     config::SmokeSettings,
+    examples::Example,
     ports::Target,
     verdict::{Tally, Verdict},
 };
@@ -38,14 +39,18 @@ impl Gate for Smoke {
             max_error_rate,
         } = self.settings;
         let target = Target::Server(candidate.color);
-        let mut answers = stream::iter(0..requests as usize)
-            .map(|number| candidate.world.probe.predict(target, number))
-            .buffer_unordered(AT_A_TIME);
+        let examples = candidate.examples.golden.iter().cycle();
+        let examples: Vec<&Example> = examples.take(requests as usize).collect();
         let mut tally = Tally::default();
         let mut last_error = None;
-        while let Some(answer) = answers.next().await {
-            tally.count(answer.is_ok());
-            last_error = answer.err().or(last_error);
+        for few in examples.chunks(AT_A_TIME) {
+            let asked = few
+                .iter()
+                .map(|example| candidate.world.probe.predict(target, example));
+            for answer in join_all(asked).await {
+                tally.count(answer.is_ok());
+                last_error = answer.err().or(last_error);
+            }
         }
         let mut verdict = tally.judge(max_error_rate, u64::from(requests));
         if let Some(error) = last_error {

@@ -67,19 +67,28 @@ impl Reporter for Terminal {
                 "deploying {} {} to {}, which is idle; {} has the traffic",
                 plan.release.model, plan.release.version, plan.idle, plan.active
             )),
+            Event::Resumed { plan, phase, since } => self.line(&format!(
+                "  note         deployment {} was interrupted; it was last seen {phase}, {since:.0}",
+                plan.id
+            )),
             Event::Note { text } => self.line(&format!("  note         {text}")),
             Event::Waiting { tried, of, reason } => {
                 self.passing(&format!("  waiting      try {tried} of {of}: {reason}"));
             }
+            Event::Asking { gate } => self.passing(&format!("  {gate:<12} ...")),
             Event::Judged { gate, verdict } => {
                 self.line(&format!(
                     "  {gate:<12} {}: {}",
                     verdict.finding, verdict.summary
                 ));
+                for warning in &verdict.warnings {
+                    self.line(&format!("  {:<12} warning: {warning}", ""));
+                }
             }
             Event::Moved { from, to } => self.line(&format!(
                 "  switch       all traffic moved from {from} to {to}"
             )),
+            Event::Logged { .. } => {}
             Event::Watched {
                 elapsed,
                 of,

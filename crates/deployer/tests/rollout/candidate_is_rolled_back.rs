@@ -82,7 +82,7 @@ async fn failures_that_only_probes_met_end_it_too() {
         ..Server::later(0, Trouble::FailsClients)
     };
     let ended = Deployment::of(candidate).quiet().run().await;
-    assert_given_back(&ended, "20 of 20 requests failed (100.0 %");
+    assert_given_back(&ended, "50 of 50 requests failed (100.0 %");
     ended.assert(Phase::RolledBack, "probes were added");
 }
 
@@ -142,17 +142,18 @@ async fn a_release_of_which_nothing_can_be_known_is_not_promoted() {
         tells_counters: false,
         ..Server::good()
     };
-    // The log is read once before the switch, and never again.
+    // The log is read twice before the switch, and never again.
     let ended = Deployment::of(candidate)
         .failing(
-            1..usize::MAX,
+            2..usize::MAX,
             |call| *call == Call::NewRequests,
             Fault::Before,
         )
         .run()
         .await;
     assert_given_back(&ended, "are needed to judge");
-    assert_eq!(looks(&ended), 11);
+    // Ten seconds, extended twice.
+    assert_eq!(looks(&ended), 31);
 }
 
 #[tokio::test(start_paused = true)]

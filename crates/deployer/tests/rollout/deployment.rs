@@ -1,10 +1,11 @@
 //! One deployment of v2 to green while blue serves v1, and what came of it.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use deployer::{
     color::Color,
-    config::{self, Settings},
+    config::{self, GateName, Settings},
+    examples::{Example, Examples},
     journal::{self, Entry, Journal},
     phase::Phase,
     plan::Plan,
@@ -47,6 +48,8 @@ pub(crate) struct Ended {
     /// By the deployer's clock.
     pub(crate) took: Duration,
     pub(crate) journal: Option<Entry>,
+    /// Whether clients' requests are still copied.
+    pub(crate) left_shadow: bool,
 }
 
 /// A deployment whose deployer may have died, and the world that it left behind.
@@ -66,6 +69,20 @@ pub(crate) fn plan() -> Plan {
     Plan::new(Timestamp::UNIX_EPOCH, OLD, release)
 }
 
+/// A hundred inputs to which "good" is right.
+fn examples() -> Examples {
+    let example = |number: u32| Example {
+        body: number.to_string(),
+        expect: Some("good".to_owned()),
+    };
+    let golden: Arc<[Example]> = (0..100).map(example).collect();
+    Examples {
+        agreement: Arc::clone(&golden),
+        load: Arc::clone(&golden),
+        golden,
+    }
+}
+
 impl Deployment {
     /// Ten seconds of watching, five tries to become healthy, ten test requests; busy clients.
     pub(crate) fn of(candidate: Server) -> Self {
@@ -73,12 +90,12 @@ impl Deployment {
         let file = directory.path().join("deployer.toml");
         std::fs::write(
             &file,
-            "[health]\ntries = 5\n[smoke]\nrequests = 10\n[watch]\nduration = \"10s\"",
+            "[gates]\nrun = [\"identity\", \"reachable\", \"smoke\"]\n[health]\ntries = 5\n[smoke]\nrequests = 10\n[watch]\nduration = \"10s\"",
         )
         .expect("a settings file");
         Self {
             state: State::new(candidate),
-            settings: config::load(Some(&file)).expect("valid settings"),
+            settings: config::load(Some(&file), &[]).expect("valid settings"),
             readable_log: true,
             directory,
         }
@@ -103,6 +120,12 @@ impl Deployment {
     ) -> Self {
         let deed: Deed = Box::new(deed);
         self.state.script.deed = Some((which, deed));
+        self
+    }
+
+    /// These gates are asked, in the order in which the deployer asks them.
+    pub(crate) fn asking(mut self, gates: &[GateName]) -> Self {
+        self.settings.gates.run = gates.to_vec();
         self
     }
 
@@ -139,13 +162,14 @@ impl Deployment {
             history: state.history.clone(),
             active: state.active,
             took: left.took,
+            left_shadow: state.shadow,
             journal: journal::last_entry(left.directory.path()).ok().flatten(),
         }
     }
 
     /// Runs it to its end or to the call that its deployer does not survive.
     pub(crate) async fn run_while_it_lives(self) -> Left {
-        const FOREVER: Duration = Duration::from_hours(24);
+        const FOREVER: Duration = Duration::from_mins(10);
 
         // Both colors have been up for a while.
         tokio::time::advance(Duration::from_mins(1)).await;
@@ -161,7 +185,8 @@ impl Deployment {
             let rollout = Rollout {
                 settings: &self.settings,
                 plan: &plan(),
-                world: &mut scene.world(self.readable_log),
+                examples: &examples(),
+                world: &scene.world(self.readable_log),
                 journal: &journal,
                 reporter: &reporter,
             };

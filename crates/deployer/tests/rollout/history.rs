@@ -29,6 +29,8 @@ pub(crate) enum Call {
     Logs(Service),
     Health(Target),
     Predict(Target),
+    Load(Target),
+    SetShadow(bool),
 }
 
 /// Something that happened.
@@ -241,7 +243,11 @@ impl Reporter for Collector {
             Event::Moved { from, to } => Happened::Moved(*from, *to),
             Event::Note { text } => Happened::Note(text.clone()),
             Event::Watched { tally, .. } => Happened::Watched(tally.requests),
-            Event::Planned { .. } | Event::Waiting { .. } => Happened::Told,
+            Event::Planned { .. }
+            | Event::Resumed { .. }
+            | Event::Waiting { .. }
+            | Event::Asking { .. }
+            | Event::Logged { .. } => Happened::Told,
         };
         self.scene.lock().record(happened);
     }

@@ -7,6 +7,7 @@ mod candidate_is_refused;
 mod candidate_is_rolled_back;
 mod deployer_is_interrupted;
 mod deployment;
+mod gates_are_asked;
 mod history;
 mod script;
 mod server;

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use deployer::{ports::WorldError, release::Health};
+use deployer::{
+    load::{Load, LoadPlan},
+    ports::{Answer, WorldError},
+    release::Health,
+};
 use tokio::time::Instant;
 
 /// A server is healthy this long after its start: at the second try with the tests' settings.
@@ -31,7 +35,18 @@ pub(crate) enum Trouble {
     IsStale,
     /// It crashed and was started again when the trouble began.
     WasRestarted,
+    /// It gives every input the wrong label.
+    IsWrong,
+    /// It takes this many times as long as it should.
+    IsSlow(u32),
+    /// Under load it answers 503.
+    FailsUnderLoad,
+    /// Under load it answers one request after a minute.
+    StallsUnderLoad,
 }
+
+/// How long a prediction takes.
+const TOOK: Duration = Duration::from_millis(10);
 
 /// A model server.
 #[derive(Debug, Clone)]
@@ -135,7 +150,7 @@ impl Server {
     }
 
     /// Answers one prediction; `client` tells whether it came through the router.
-    pub(crate) fn predict(&mut self, client: bool) -> Result<(), WorldError> {
+    pub(crate) fn predict(&mut self, client: bool) -> Result<Answer, WorldError> {
         if self.trouble() == Trouble::Exited {
             return Err(WorldError("connection refused".to_owned()));
         }
@@ -152,10 +167,35 @@ impl Server {
         };
         self.failed += u64::from(fails);
         if fails {
-            Err(WorldError("answered 500".to_owned()))
-        } else {
-            Ok(())
+            return Err(WorldError("answered 500".to_owned()));
         }
+        let (label, slower) = match self.trouble() {
+            Trouble::IsWrong => ("bad", 1),
+            Trouble::IsSlow(slower) => ("good", slower),
+            _ => ("good", 1),
+        };
+        Ok(Answer {
+            label: Some(label.to_owned()),
+            confidence: Some(0.9),
+            took: TOOK * slower,
+        })
+    }
+
+    /// Answers as much load as it is given.
+    pub(crate) fn load(&self, plan: LoadPlan) -> Load {
+        let mut load = Load {
+            elapsed: plan.duration,
+            ..Load::default()
+        };
+        for number in 0..1_000 {
+            match self.trouble() {
+                Trouble::FailsUnderLoad if number % 10 == 0 => load.failed("status 503"),
+                Trouble::StallsUnderLoad if number == 0 => load.answered(Duration::from_mins(1)),
+                Trouble::IsSlow(slower) => load.answered(TOOK * slower),
+                _ => load.answered(TOOK),
+            }
+        }
+        load
     }
 }
 

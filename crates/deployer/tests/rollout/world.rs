@@ -1,11 +1,18 @@
 //! The ports on one shared state, which keeps a history of its own.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use deployer::{
     color::Color,
-    ports::{Fleet, Probe, Router, Service, State as Doing, Target, Traffic, World, WorldError},
+    examples::Example,
+    load::{Load, LoadPlan},
+    ports::{
+        Answer, Fleet, Probe, Router, Service, State as Doing, Target, Traffic, World, WorldError,
+    },
     release::Health,
     traffic::Request,
 };
@@ -31,6 +38,10 @@ pub(crate) struct State {
     pub(crate) public_answers: Option<Color>,
     /// The access log that was not read yet.
     pub(crate) log: Vec<Request>,
+    /// Whether clients' requests are copied to the idle color.
+    pub(crate) shadow: bool,
+    /// What was logged of the copies.
+    pub(crate) shadow_log: Vec<Request>,
     pub(crate) clients_per_second: f64,
     clients_until: Instant,
     pub(crate) script: Script,
@@ -50,6 +61,8 @@ impl State {
             router_reaches: None,
             public_answers: None,
             log: Vec::new(),
+            shadow: false,
+            shadow_log: Vec::new(),
             clients_per_second: 50.0,
             clients_until: long_ago,
             script: Script::default(),
@@ -81,14 +94,12 @@ impl State {
     }
 
     /// One prediction through the router, with the standby where it is fit, and a line in the log.
-    fn request(&mut self) -> Result<(), WorldError> {
+    fn request(&mut self, by_deployer: bool) -> Result<Answer, WorldError> {
         let wanted = self.active;
         let standby = Some(wanted.other()).filter(|color| self.fit.contains(color));
         let mut request = Request {
-            wanted,
-            answered: None,
-            status: 502,
-            attempts: Vec::new(),
+            by_deployer,
+            ..unanswered(wanted)
         };
         let mut answer = Err(WorldError("nobody answered".to_owned()));
         for color in std::iter::once(wanted).chain(standby) {
@@ -96,12 +107,32 @@ impl State {
             request.status = if answer.is_ok() { 200 } else { 500 };
             request.answered = Some(color);
             request.attempts.push(Some(request.status));
-            if answer.is_ok() {
+            if let Ok(answer) = &answer {
+                request.label.clone_from(&answer.label);
+                request.took = Some(answer.took);
+                request.waited = answer.took;
                 break;
             }
         }
         self.log.push(request);
+        if self.shadow {
+            self.copy_to_the_idle_color();
+        }
         answer
+    }
+
+    fn copy_to_the_idle_color(&mut self) {
+        let idle = self.active.other();
+        let answer = self.server(idle).predict(true);
+        let status = if answer.is_ok() { 200 } else { 500 };
+        self.shadow_log.push(Request {
+            answered: Some(idle),
+            status,
+            attempts: vec![Some(status)],
+            label: answer.as_ref().ok().and_then(|answer| answer.label.clone()),
+            took: answer.ok().map(|answer| answer.took),
+            ..unanswered(idle)
+        });
     }
 
     /// The requests that clients sent since the last time.
@@ -110,7 +141,7 @@ impl State {
         self.clients_until = Instant::now();
         let mut due = elapsed * self.clients_per_second;
         while due >= 1.0 {
-            let _ = self.request();
+            let _ = self.request(false);
             due -= 1.0;
         }
     }
@@ -134,6 +165,21 @@ impl State {
     }
 }
 
+/// A request that nobody has answered.
+pub(crate) fn unanswered(wanted: Color) -> Request {
+    Request {
+        at: 0.0,
+        by_deployer: false,
+        wanted,
+        answered: None,
+        status: 502,
+        attempts: Vec::new(),
+        took: None,
+        waited: Duration::ZERO,
+        label: None,
+    }
+}
+
 /// The state, shared by all ports.
 #[derive(Clone)]
 pub(crate) struct Scene(Arc<Mutex<State>>);
@@ -153,6 +199,7 @@ impl Scene {
         World {
             router: Box::new(self.clone()),
             traffic: readable_log.then_some(traffic),
+            shadow: Some(Box::new(ShadowLog(self.clone()))),
             fleet: Box::new(self.clone()),
             probe: Box::new(self.clone()),
         }
@@ -228,10 +275,31 @@ impl Router for Scene {
         };
         self.attempt(&Call::SetFit(color, fit), set)
     }
+
+    fn set_shadow(&self, on: bool) -> Result<(), WorldError> {
+        self.attempt(&Call::SetShadow(on), |state| {
+            state.catch_up_with_clients();
+            state.shadow = on;
+            Ok(())
+        })
+    }
+
+    fn read_timeout(&self) -> Result<Option<Duration>, WorldError> {
+        Ok(Some(Duration::from_mins(2)))
+    }
+}
+
+/// What was logged of copies.
+struct ShadowLog(Scene);
+
+impl Traffic for ShadowLog {
+    fn new_requests(&self) -> Result<Vec<Request>, WorldError> {
+        Ok(std::mem::take(&mut self.0.lock().shadow_log))
+    }
 }
 
 impl Traffic for Scene {
-    fn new_requests(&mut self) -> Result<Vec<Request>, WorldError> {
+    fn new_requests(&self) -> Result<Vec<Request>, WorldError> {
         let read = |state: &mut State| {
             state.catch_up_with_clients();
             Ok(std::mem::take(&mut state.log))
@@ -298,12 +366,27 @@ impl Probe for Scene {
             .await
     }
 
-    async fn predict(&self, target: Target, _number: usize) -> Result<(), WorldError> {
+    async fn predict(&self, target: Target, _: &Example) -> Result<Answer, WorldError> {
         self.call(Call::Predict(target), |state| match target {
             Target::Server(color) | Target::ThroughRouter(color) => {
                 state.server(color).predict(false)
             }
-            Target::Public => state.request(),
+            Target::Public => state.request(true),
+        })
+        .await
+    }
+
+    async fn load(
+        &self,
+        target: Target,
+        _: Arc<[Example]>,
+        plan: LoadPlan,
+    ) -> Result<Load, WorldError> {
+        self.call(Call::Load(target), |state| {
+            let Target::Server(color) = target else {
+                panic!("load is made on a server alone, not on {target:?}");
+            };
+            Ok(state.server(color).load(plan))
         })
         .await
     }

@@ -14,8 +14,9 @@ use crate::{
 /// A deployment makes about this many calls.
 const CALLS: usize = 90;
 
-/// Five tries 3 s apart; 5 s for the router, asked once more; 10 s of watching and two looks more.
-const BOUND: Duration = Duration::from_secs(12 + 6 + 10 + 2);
+/// Five tries 3 s apart; 5 s for the router, asked once more; 10 s of watching, extended twice, and
+/// two looks more.
+const BOUND: Duration = Duration::from_secs(12 + 6 + 3 * 10 + 2);
 
 fn any_trouble() -> impl Strategy<Value = Trouble> {
     prop_oneof![

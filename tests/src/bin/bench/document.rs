@@ -16,16 +16,24 @@ pub(crate) enum Section {
     Overload,
     /// Switching, and the router.
     Switching,
+    /// The deployer's load generator.
+    Generator,
 }
 
 impl Section {
-    const ALL: [Self; 3] = [Self::Models, Self::Overload, Self::Switching];
+    const ALL: [Self; 4] = [
+        Self::Models,
+        Self::Overload,
+        Self::Switching,
+        Self::Generator,
+    ];
 
     fn marks(self) -> [&'static str; 2] {
         match self {
             Self::Models => ["<!-- begin models -->", "<!-- end models -->"],
             Self::Overload => ["<!-- begin overload -->", "<!-- end overload -->"],
             Self::Switching => ["<!-- begin switching -->", "<!-- end switching -->"],
+            Self::Generator => ["<!-- begin generator -->", "<!-- end generator -->"],
         }
     }
 

@@ -5,6 +5,7 @@
 mod contender;
 mod document;
 mod face;
+mod generator;
 mod machine;
 mod models;
 mod overload;
@@ -50,6 +51,8 @@ enum What {
     Switching,
     /// Four times the load that the model server can bear (about a minute)
     Overload,
+    /// The deployer's load generator beside wrk (about two minutes)
+    Generator,
     /// Whether the model server's memory grows
     Soak,
 }
@@ -60,7 +63,7 @@ impl What {
         match self {
             Self::Models => Duration::from_mins(90),
             Self::Switching => Duration::from_secs(330),
-            Self::Overload => Duration::from_mins(5),
+            Self::Overload | Self::Generator => Duration::from_mins(5),
             Self::Soak => Duration::from_hours(24),
         }
     }
@@ -71,6 +74,7 @@ impl What {
             Self::Models => Some(Section::Models),
             Self::Switching => Some(Section::Switching),
             Self::Overload => Some(Section::Overload),
+            Self::Generator => Some(Section::Generator),
             Self::Soak => None,
         }
     }
@@ -118,6 +122,11 @@ async fn measure(
             let overload = overload::measure(machine).await?;
             machine.look_for_others().await?;
             Ok((write_up::overload(machine, &overload), overload.judge()))
+        }
+        What::Generator => {
+            let generator = generator::measure(machine).await?;
+            machine.look_for_others().await?;
+            Ok((write_up::generator(machine, &generator), generator.judge()))
         }
         What::Models => {
             let face = face::measure().await?;

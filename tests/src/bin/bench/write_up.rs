@@ -2,6 +2,7 @@
 
 use crate::{
     face::{self, Face},
+    generator::{self, Generator},
     machine::{self, Machine},
     models::{self, Case, Comparison},
     overload::{self, Overload, Phase},
@@ -10,6 +11,7 @@ use crate::{
     statistics::{median, range},
     switching::{self, Account, Accounts, Load, Seen},
     table::Table,
+    wrk::Sample,
 };
 
 /// Switching and the router: where the figures come from, and the figures.
@@ -133,6 +135,48 @@ fast. Times are those of the requests that got a prediction.
         clients = overload::CALM_CLIENTS,
         seconds = overload::OVERLOAD.as_secs(),
         factor = overload::FACTOR,
+        table = table.render(),
+    )
+}
+
+/// The section about the deployer's load generator.
+pub(crate) fn generator(machine: &Machine, generator: &Generator) -> String {
+    type Figure = fn(&Sample) -> f64;
+
+    let mut table = Table::new(&["", "wrk", "deployer", "deployer ÷ wrk"]);
+    for target in [&generator.fast, &generator.paced] {
+        let figures: [(&str, Figure, usize); 3] = [
+            ("requests/s", |sample| sample.per_second, 0),
+            ("p50, ms", |sample| sample.p50, 2),
+            ("p99, ms", |sample| sample.p99, 2),
+        ];
+        for (name, figure, digits) in figures {
+            let [wrk, ours] = target.both(figure).map(|value| match digits {
+                0 => grouped(value),
+                digits => format!("{value:.digits$}"),
+            });
+            let ratio = format!("{:.2}", target.ratio(figure));
+            table.row(vec![format!("{}: {name}", target.name), wrk, ours, ratio]);
+        }
+    }
+    let [least, most] = generator::PACE;
+    let own = generator.paced.ratio_to_own().map_or_else(String::new, |[p50, p99]| {
+        format!("\n\nBeside what the second server itself took, by its own clock, the deployer's p50 is {p50:.3} times as long and its p99 {p99:.3} times.")
+    });
+    format!(
+        "\
+## The deployer's load generator
+
+{machine}
+
+{connections} connections, each of which sends its next request when the one before was answered, in turns
+with wrk on the same server. The first server is as fast as it can be, on the same cores; the second one
+waits {least} to {most} ms, evenly spread, and leaves the cores free, so that both clients should see the
+same. Figures are medians of the rounds; latencies are those that were met, not corrected.
+
+{table}{own}",
+        machine = about(machine),
+        connections = generator::CONNECTIONS,
         table = table.render(),
     )
 }

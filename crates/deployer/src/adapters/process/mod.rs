@@ -33,6 +33,7 @@ use crate::{
 /// Starts processes of its own and finds those that an earlier deployer started.
 pub(super) struct ProcessFleet {
     settings: ProcessSettings,
+    nginx_configuration: Option<PathBuf>,
     model: String,
     model_root: Option<PathBuf>,
     blue_url: String,
@@ -46,6 +47,7 @@ impl ProcessFleet {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             settings: settings.fleet.process.clone(),
+            nginx_configuration: settings.router.configuration.clone(),
             model: settings.release.model.clone(),
             model_root: settings.release.model_root.clone(),
             blue_url: settings.blue.url.clone(),
@@ -172,6 +174,9 @@ impl Fleet for ProcessFleet {
             return Ok(());
         }
         let prefix = &self.settings.nginx_prefix;
+        let configuration = self.nginx_configuration.as_ref().ok_or_else(|| {
+            WorldError("the router cannot be started: router.configuration is not set".to_owned())
+        })?;
         for directory in ["flags", "logs"] {
             let path = prefix.join(directory);
             fs::create_dir_all(&path).map_err(|error| {
@@ -192,7 +197,7 @@ impl Fleet for ProcessFleet {
             .arg("-p")
             .arg(prefix)
             .arg("-c")
-            .arg(&self.settings.nginx_configuration)
+            .arg(configuration)
             .arg("-g")
             .arg(format!("daemon off;{user}"));
         self.spawn(Service::Router, None, command)

@@ -1,7 +1,7 @@
 use super::*;
 
 fn fleet(directory: &Path, command: &[&str]) -> ProcessFleet {
-    let mut settings = crate::config::load(None).unwrap();
+    let mut settings = crate::config::load(None, &[]).unwrap();
     settings.state = directory.to_owned();
     settings.fleet.process.command = command.iter().map(|word| (*word).to_owned()).collect();
     settings.fleet.process.stop_timeout = Duration::from_secs(5);

@@ -45,7 +45,7 @@ struct ColorStatus {
 }
 
 pub(super) async fn run(settings: &Settings, json: bool) -> anyhow::Result<u8> {
-    let world = adapters::connect(settings, Vec::new())?;
+    let world = adapters::connect(settings)?;
     let (active, blue, green) = tokio::join!(
         world.router.active(),
         color_status(&world, settings, Color::Blue),

@@ -1,0 +1,248 @@
+//! Makes load over HTTP/1.1: as little of our own work per request as there can be, since it is done
+//! on the machine of the server that is measured.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, Uri, client::conn::http1, header, http::uri::Scheme};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    examples::Example,
+    load::{Load, LoadPlan},
+    ports::WorldError,
+};
+
+/// After a refused connection, before the next one is tried.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Posts `examples` to `url` as the plan says, each connection in a task of its own.
+///
+/// A request that was sent is waited for, so that it ends at most [`LoadPlan::timeout`] late.
+pub async fn generate(url: &str, examples: &[Example], plan: LoadPlan) -> Result<Load, WorldError> {
+    let uri: Uri = url
+        .parse()
+        .map_err(|error| WorldError(format!("cannot load {url}: {error}")))?;
+    let authority = uri.authority().map(ToString::to_string);
+    let Some(authority) = authority.filter(|_| uri.scheme() == Some(&Scheme::HTTP)) else {
+        return Err(WorldError(format!(
+            "cannot load {url}: load is made over plain http:// alone"
+        )));
+    };
+    let address = match uri.port() {
+        Some(_) => authority.clone(),
+        None => format!("{authority}:80"),
+    };
+    let target = Arc::new(Loaded {
+        address,
+        path: uri
+            .path_and_query()
+            .map_or("/", |it| it.as_str())
+            .to_owned(),
+        authority,
+        bodies: examples
+            .iter()
+            .map(|example| Bytes::from(example.body.clone()))
+            .collect(),
+        schedule: Schedule::new(plan),
+    });
+    let began = Instant::now();
+    let mut connections = JoinSet::new();
+    for number in 0..plan.concurrency {
+        connections.spawn(Connection::new(Arc::clone(&target), number, plan).run());
+    }
+    let mut all = Load::default();
+    while let Some(ended) = connections.join_next().await {
+        match ended {
+            Ok(load) => all.add(&load),
+            Err(error) => return Err(WorldError(format!("the load ended early: {error}"))),
+        }
+    }
+    all.elapsed = began.elapsed();
+    Ok(all)
+}
+
+/// What all connections share.
+struct Loaded {
+    address: String,
+    authority: String,
+    path: String,
+    bodies: Vec<Bytes>,
+    schedule: Schedule,
+}
+
+/// When requests are due.
+struct Schedule {
+    began: Instant,
+    until: Instant,
+    interval: Option<Duration>,
+    next: AtomicU64,
+}
+
+impl Schedule {
+    fn new(plan: LoadPlan) -> Self {
+        let began = Instant::now();
+        Self {
+            began,
+            until: began + plan.duration,
+            interval: plan.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// When the next request is due; none after the last one. In a closed loop that is at once.
+    fn next(&self) -> Option<Instant> {
+        let due = match self.interval {
+            None => Instant::now(),
+            Some(interval) => {
+                let number = self.next.fetch_add(1, Ordering::Relaxed);
+                self.began + interval.mul_f64(number as f64)
+            }
+        };
+        (due < self.until).then_some(due)
+    }
+}
+
+type Sender = http1::SendRequest<Full<Bytes>>;
+
+/// One connection, opened anew whenever it breaks.
+struct Connection {
+    target: Arc<Loaded>,
+    timeout: Duration,
+    next: usize,
+    step: usize,
+    sender: Option<Sender>,
+    load: Load,
+}
+
+impl Connection {
+    fn new(target: Arc<Loaded>, number: usize, plan: LoadPlan) -> Self {
+        Self {
+            target,
+            timeout: plan.timeout,
+            next: number,
+            step: plan.concurrency,
+            sender: None,
+            load: Load::default(),
+        }
+    }
+
+    async fn run(mut self) -> Load {
+        let target = Arc::clone(&self.target);
+        while let Some(due) = target.schedule.next() {
+            // Somebody who came in time is not late because a timer was; somebody who was still
+            // waiting for the answer before is.
+            let in_time = due >= Instant::now();
+            if in_time {
+                sleep_until(due).await;
+            }
+            let began = if in_time { Instant::now() } else { due };
+            let body = target.bodies[self.next % target.bodies.len()].clone();
+            self.next += self.step;
+            let bound = self.timeout;
+            let failure = match timeout(bound, self.post(body)).await {
+                Ok(Ok(())) => {
+                    self.load.answered(began.elapsed());
+                    continue;
+                }
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::Broken("timed out".to_owned()),
+            };
+            match failure {
+                Failure::Status(status) => self.load.failed(&format!("status {status}")),
+                Failure::Broken(how) => {
+                    self.sender = None;
+                    self.load.failed(&how);
+                }
+                Failure::Refused(how) => {
+                    self.load.failed(&how);
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+        self.load
+    }
+
+    async fn post(&mut self, body: Bytes) -> Result<(), Failure> {
+        let ready = match &mut self.sender {
+            // A connection that the server closed between two requests is simply opened anew.
+            Some(sender) => sender.ready().await.is_ok(),
+            None => false,
+        };
+        if !ready {
+            self.sender = Some(connect(&self.target.address).await?);
+        }
+        let sender = self.sender.as_mut().expect("just connected");
+        let request = Request::post(self.target.path.as_str())
+            .header(header::HOST, self.target.authority.as_str())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, super::USER_AGENT)
+            .body(Full::new(body))
+            .map_err(|error| Failure::Broken(error.to_string()))?;
+        let broken = |error: &hyper::Error| Failure::Broken(how(error));
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| broken(&error))?;
+        let status = response.status();
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            frame.map_err(|error| broken(&error))?;
+        }
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(Failure::Status(status.as_u16()))
+        }
+    }
+}
+
+enum Failure {
+    /// It answered, without success.
+    Status(u16),
+    /// The connection is of no use any more.
+    Broken(String),
+    /// There is none.
+    Refused(String),
+}
+
+async fn connect(address: &str) -> Result<Sender, Failure> {
+    let refused = |error: std::io::Error| Failure::Refused(error.kind().to_string());
+    let stream = TcpStream::connect(address).await.map_err(refused)?;
+    stream.set_nodelay(true).map_err(refused)?;
+    let (sender, driver) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| Failure::Refused(how(&error)))?;
+    // Ends with the connection, which ends with its sender.
+    tokio::spawn(driver);
+    Ok(sender)
+}
+
+/// A word or two, so that like failures are counted together.
+fn how(error: &hyper::Error) -> String {
+    use std::error::Error as _;
+
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match cause {
+        Some(cause) => cause.kind().to_string(),
+        None if error.is_incomplete_message() => "connection closed".to_owned(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Reads nginx's own configuration, so that nothing it says must be said to the deployer again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::ports::WorldError;
+
+/// What nginx waits for an answer when no file says otherwise.
+/// <https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_read_timeout>
+const DEFAULT_READ_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Files that include each other in a circle end here.
+const DEPTH: usize = 16;
+
+/// The shortest `proxy_read_timeout` in a configuration and all that it includes: a request that
+/// takes longer may be cut off somewhere. Locations that clients cannot reach have no part in it.
+pub(super) fn read_timeout(configuration: &Path) -> Result<Duration, WorldError> {
+    let root = configuration.parent().unwrap_or(Path::new("."));
+    let mut found = Vec::new();
+    collect(configuration, root, DEPTH, &mut found)?;
+    Ok(found.into_iter().min().unwrap_or(DEFAULT_READ_TIMEOUT))
+}
+
+fn collect(
+    file: &Path,
+    root: &Path,
+    depth: usize,
+    found: &mut Vec<Duration>,
+) -> Result<(), WorldError> {
+    let text = fs::read_to_string(file).map_err(|error| {
+        WorldError(format!(
+            "cannot read nginx's configuration (router.configuration) {}: {error}",
+            file.display()
+        ))
+    })?;
+    let wrong = |problem: String| WorldError(format!("{}: {problem}", file.display()));
+    let mut tokens = tokens(&text).into_iter();
+    for words in for_clients(&mut tokens) {
+        match words.as_slice() {
+            [name, value] if name == "proxy_read_timeout" => {
+                let timeout = duration(value).ok_or_else(|| {
+                    wrong(format!("proxy_read_timeout {value} is not understood"))
+                })?;
+                found.push(timeout);
+            }
+            [name, included] if name == "include" => {
+                let depth = depth
+                    .checked_sub(1)
+                    .ok_or_else(|| wrong("too many files include each other".to_owned()))?;
+                for path in included_files(&root.join(included)) {
+                    collect(&path, root, depth, found)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A piece of a configuration file.
+#[derive(Debug, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    Begin,
+    End,
+    Semicolon,
+}
+
+/// The words of each directive to the end of a block, but for those in a block that is `internal`.
+fn for_clients(tokens: &mut std::vec::IntoIter<Token>) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    let mut words: Vec<String> = Vec::new();
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Word(word) => words.push(word),
+            Token::Semicolon => all.push(std::mem::take(&mut words)),
+            Token::Begin => {
+                words.clear();
+                all.extend(for_clients(tokens));
+            }
+            Token::End => break,
+        }
+    }
+    if all.iter().any(|words| words == &["internal"]) {
+        all.clear();
+    }
+    all
+}
+
+fn tokens(text: &str) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    let mut characters = text.chars();
+    let mut word = String::new();
+    while let Some(character) = characters.next() {
+        let token = match character {
+            '#' if word.is_empty() => {
+                characters.by_ref().find(|it| *it == '\n');
+                continue;
+            }
+            '"' | '\'' if word.is_empty() => {
+                let quoted = characters.by_ref().take_while(|it| *it != character);
+                tokens.push(Token::Word(quoted.collect()));
+                continue;
+            }
+            ';' => Some(Token::Semicolon),
+            '{' => Some(Token::Begin),
+            '}' => Some(Token::End),
+            space if space.is_whitespace() => None,
+            other => {
+                word.push(other);
+                continue;
+            }
+        };
+        tokens.extend((!word.is_empty()).then(|| Token::Word(std::mem::take(&mut word))));
+        tokens.extend(token);
+    }
+    tokens
+}
+
+/// A file, or those that match a `*` in its name.
+fn included_files(path: &Path) -> Vec<PathBuf> {
+    let name = path.file_name().map(|name| name.to_string_lossy());
+    let Some((before, after)) = name.as_deref().and_then(|name| name.split_once('*')) else {
+        return vec![path.to_owned()];
+    };
+    let listed = fs::read_dir(path.parent().unwrap_or(Path::new(".")));
+    let mut files: Vec<PathBuf> = listed
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|file| {
+            let name = file.file_name().map(|name| name.to_string_lossy());
+            name.is_some_and(|name| name.starts_with(before) && name.ends_with(after))
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// nginx's notation: parts with a unit each, such as `1m30s`; without a unit, seconds.
+/// <https://nginx.org/en/docs/syntax.html>
+fn duration(value: &str) -> Option<Duration> {
+    let mut all = Duration::ZERO;
+    let mut rest = value;
+    while !rest.is_empty() {
+        let digits = rest.len()
+            - rest
+                .trim_start_matches(|it: char| it.is_ascii_digit())
+                .len();
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.len() - rest.trim_start_matches(char::is_alphabetic).len();
+        all += match &rest[..letters] {
+            "ms" => Duration::from_millis(number),
+            "" | "s" => Duration::from_secs(number),
+            "m" => Duration::from_mins(number),
+            "h" => Duration::from_hours(number),
+            "d" => Duration::from_hours(24 * number),
+            _ => return None,
+        };
+        rest = &rest[letters..];
+    }
+    (!value.is_empty()).then_some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeout_of(files: &[(&str, &str)]) -> Result<Duration, String> {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        read_timeout(&directory.path().join("nginx.conf")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_shipped_configuration_waits_two_minutes() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nginx/nginx.conf");
+        assert_eq!(read_timeout(&shipped).unwrap(), Duration::from_mins(2));
+    }
+
+    #[test]
+    fn the_shortest_counts_also_in_a_file_that_is_included() {
+        let timeout = timeout_of(&[
+            (
+                "nginx.conf",
+                "http { proxy_read_timeout 2m; include more/*.none; include extra.conf; }",
+            ),
+            (
+                "extra.conf",
+                "location / { # proxy_read_timeout 1s;\n proxy_read_timeout 1m30s; }",
+            ),
+        ]);
+        assert_eq!(timeout, Ok(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn what_clients_cannot_reach_is_left_out() {
+        let timeout = timeout_of(&[(
+            "nginx.conf",
+            "server { location / { proxy_read_timeout 3s; } location /x { internal; proxy_read_timeout 1s; } }",
+        )]);
+        assert_eq!(timeout, Ok(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_pattern_includes_every_file_that_matches() {
+        let timeout = timeout_of(&[
+            ("nginx.conf", "include *.server.conf;"),
+            ("a.server.conf", "proxy_read_timeout 30;"),
+            ("b.server.conf", "proxy_read_timeout 900ms;"),
+        ]);
+        assert_eq!(timeout, Ok(Duration::from_millis(900)));
+    }
+
+    #[test]
+    fn what_no_file_says_is_what_nginx_assumes() {
+        assert_eq!(
+            timeout_of(&[("nginx.conf", "events {}")]),
+            Ok(Duration::from_mins(1))
+        );
+    }
+
+    #[test]
+    fn a_quoted_hash_is_no_comment() {
+        let timeout = timeout_of(&[(
+            "nginx.conf",
+            "log_format x '# {;}'; proxy_read_timeout \"7s\";",
+        )]);
+        assert_eq!(timeout, Ok(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn a_missing_file_a_circle_and_nonsense_are_named() {
+        let error = timeout_of(&[("nginx.conf", "include gone.conf;")]).unwrap_err();
+        assert!(error.contains("gone.conf"), "{error}");
+        let error = timeout_of(&[("nginx.conf", "include nginx.conf;")]).unwrap_err();
+        assert!(error.contains("include each other"), "{error}");
+        let error = timeout_of(&[("nginx.conf", "proxy_read_timeout soon;")]).unwrap_err();
+        assert!(error.contains("soon is not understood"), "{error}");
+    }
+}

@@ -1,0 +1,101 @@
+//! `deployer validate [VERSION]`
+
+use serde_json::json;
+
+use super::{
+    Ended,
+    deploy::{held_version, told_to_stop, wanted},
+    print,
+};
+use crate::{
+    adapters,
+    config::{GateName, Settings},
+    event::{Event, Reporter},
+    examples::Examples,
+    exit_code, gates,
+    report::{All, Judged},
+    rollout::Questions,
+    traffic::Seen,
+};
+
+/// Puts the gates to what the idle color runs, and changes nothing.
+pub(super) async fn run(
+    settings: &Settings,
+    version: Option<String>,
+    only: &[GateName],
+    json: bool,
+    terminal: &dyn Reporter,
+) -> anyhow::Result<u8> {
+    let mut settings = settings.clone();
+    if !only.is_empty() {
+        settings.gates.run = only.to_vec();
+    }
+    let examples = Examples::read(&settings).map_err(Ended::usage)?;
+    let world = adapters::connect(&settings)?;
+    let active = world.router.active().await.map_err(Ended::refused)?;
+    let color = active.other();
+    let version = match version {
+        Some(version) => version,
+        None => held_version(&world, &settings, color).await,
+    };
+    let release = wanted(&settings, version).map_err(Ended::usage)?;
+    let requests = world.traffic.as_ref().map(|traffic| traffic.new_requests());
+    let before = Seen::lately(active, &requests.transpose()?.unwrap_or_default());
+    let verdicts = Verdicts::default();
+    let questions = Questions {
+        settings: &settings,
+        color,
+        release: &release,
+        examples: &examples,
+        world: &world,
+        before: &before,
+        reporter: &All(vec![terminal, &verdicts]),
+    };
+    let passed = tokio::select! {
+        passed = questions.ask(gates::before_the_switch(&settings)) => passed,
+        () = told_to_stop() => {
+            // A gate that was interrupted may have left it.
+            world.router.set_shadow(false)?;
+            Err("the deployer was told to stop".to_owned())
+        }
+    };
+    if json {
+        let gates = verdicts.taken();
+        let (color, release) = (color.name(), &release);
+        print(
+            &json!({"color": color, "release": release, "passed": passed.is_ok(), "gates": gates})
+                .to_string(),
+        );
+    } else {
+        let version = &release.version;
+        print(&match &passed {
+            Ok(()) => format!("passed: {version} on {color}"),
+            Err(reason) => format!("not passed: {version} on {color}: {reason}"),
+        });
+    }
+    Ok(if passed.is_ok() {
+        exit_code::FINE
+    } else {
+        exit_code::REFUSED
+    })
+}
+
+/// Takes down what the gates conclude.
+#[derive(Default)]
+struct Verdicts(std::sync::Mutex<Vec<Judged>>);
+
+impl Verdicts {
+    fn taken(&self) -> Vec<Judged> {
+        self.0.lock().map(|taken| taken.clone()).unwrap_or_default()
+    }
+}
+
+impl Reporter for Verdicts {
+    fn report(&self, event: &Event<'_>) {
+        if let Event::Judged { gate, verdict } = event
+            && let Ok(mut taken) = self.0.lock()
+        {
+            taken.push(Judged::new(gate, None, verdict));
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What is sent to a model server to see what it makes of it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::config::Settings;
+
+/// One request, and the label that is right for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// The body of the request.
+    pub body: String,
+    /// The right label; none when nobody knows it.
+    pub expect: Option<String>,
+}
+
+/// Why there are no examples.
+#[derive(Debug, Error)]
+pub enum ExamplesError {
+    /// The file cannot be read.
+    #[error("cannot read the test inputs ({key}) {path}: {source}")]
+    Unreadable {
+        /// The setting that names the file.
+        key: &'static str,
+        /// The file.
+        path: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A line is not an example.
+    #[error("{path}, line {line}: expected an object with an \"input\": {source}")]
+    Wrong {
+        /// The file.
+        path: String,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// There is no example in it.
+    #[error("{path} holds no test inputs")]
+    Empty {
+        /// The file.
+        path: String,
+    },
+}
+
+/// The examples that each gate uses.
+#[derive(Debug, Clone, Default)]
+pub struct Examples {
+    /// For test requests, and with their labels the golden set.
+    pub golden: Arc<[Example]>,
+    /// What active and candidate are compared on.
+    pub agreement: Arc<[Example]>,
+    /// What load is made of.
+    pub load: Arc<[Example]>,
+}
+
+impl Examples {
+    /// Reads all files that the settings name; a gate without a file of its own uses the golden set.
+    pub fn read(settings: &Settings) -> Result<Self, ExamplesError> {
+        let golden: Arc<[Example]> = read("probe.inputs", &settings.probe.inputs)?.into();
+        let own = |key, path: &Option<PathBuf>| match path {
+            Some(path) => Ok(read(key, path)?.into()),
+            None => Ok(Arc::clone(&golden)),
+        };
+        Ok(Self {
+            agreement: own("agreement.inputs", &settings.agreement.inputs)?,
+            load: own("load.inputs", &settings.load.inputs)?,
+            golden,
+        })
+    }
+}
+
+/// Reads a file of one JSON object a line, each with an `input`, and perhaps an `expect`.
+fn read(key: &'static str, path: &Path) -> Result<Vec<Example>, ExamplesError> {
+    #[derive(Deserialize)]
+    struct Line {
+        input: Value,
+        expect: Option<String>,
+    }
+
+    let name = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|source| ExamplesError::Unreadable {
+        key,
+        path: name.clone(),
+        source,
+    })?;
+    let examples: Vec<Example> = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(index, line)| match serde_json::from_str::<Line>(line) {
+            Ok(Line { input, expect }) => Ok(Example {
+                body: input.to_string(),
+                expect,
+            }),
+            Err(source) => Err(ExamplesError::Wrong {
+                path: name.clone(),
+                line: index + 1,
+                source,
+            }),
+        })
+        .collect::<Result<_, _>>()?;
+    if examples.is_empty() {
+        return Err(ExamplesError::Empty { path: name });
+    }
+    Ok(examples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Result<Vec<Example>, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("inputs.jsonl");
+        fs::write(&path, text).unwrap();
+        read("probe.inputs", &path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_input_becomes_a_body_and_keeps_its_label() {
+        let examples = read_text(
+            "{\"input\":{\"text\":\"good\"},\"expect\":\"positive\"}\n\n{\"input\":[1]}\n",
+        )
+        .unwrap();
+        assert_eq!(
+            examples,
+            [
+                Example {
+                    body: "{\"text\":\"good\"}".to_owned(),
+                    expect: Some("positive".to_owned()),
+                },
+                Example {
+                    body: "[1]".to_owned(),
+                    expect: None,
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        let error = read_text("{\"input\":1}\n{\"text\":\"good\"}\n").unwrap_err();
+        assert!(error.contains("inputs.jsonl, line 2"), "{error}");
+        assert!(error.contains("input"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_file_is_an_error() {
+        assert!(
+            read_text("\n")
+                .unwrap_err()
+                .ends_with("holds no test inputs")
+        );
+    }
+
+    #[test]
+    fn a_missing_file_is_named_with_its_setting() {
+        let error = read("load.inputs", Path::new("no/such.jsonl"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("cannot read the test inputs (load.inputs) no/such.jsonl"),
+            "{error}"
+        );
+    }
+}

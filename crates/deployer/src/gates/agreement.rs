@@ -1,0 +1,279 @@
+//! Does the candidate say the same as the active release, and where not?
+
+use async_trait::async_trait;
+
+use super::{
+    Candidate, Gate,
+    ask::{Pair, ask_both},
+};
+use crate::{
+    config::AgreementSettings,
+    evidence::{Evidence, Flip},
+    examples::Example,
+    statistics::stability_index,
+    verdict::{Finding, Verdict},
+};
+
+/// So many flips are kept: as many as somebody would look at.
+const FLIPS: usize = 50;
+/// The confidence of the active release is cut into so many classes of equal size.
+const CLASSES: usize = 10;
+
+/// Compares labels that need not be right.
+#[derive(Debug)]
+pub struct Agreement {
+    settings: AgreementSettings,
+}
+
+impl Agreement {
+    /// With these limits.
+    #[must_use]
+    pub fn new(settings: AgreementSettings) -> Self {
+        Self { settings }
+    }
+}
+
+#[async_trait]
+impl Gate for Agreement {
+    fn name(&self) -> &'static str {
+        "agreement"
+    }
+
+    async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
+        let inputs: Vec<&Example> = candidate.examples.agreement.iter().collect();
+        let pairs = ask_both(candidate, &inputs).await;
+        self.compare(&pairs)
+    }
+}
+
+impl Agreement {
+    fn compare(&self, pairs: &[Pair<'_>]) -> Verdict {
+        let AgreementSettings {
+            warn_below,
+            min_agreement,
+            warn_drift,
+            ..
+        } = self.settings;
+        // An input on which the active release cannot be asked compares nobody.
+        let compared: Vec<_> = pairs
+            .iter()
+            .filter(|pair| pair.active_label().is_some())
+            .collect();
+        if compared.is_empty() {
+            return Verdict::skipped(
+                "no answer of the active release holds a label where probe.label says",
+            );
+        }
+        let mut flips: Vec<Flip> = compared.iter().filter_map(|pair| flip(pair)).collect();
+        flips.sort_by(|one, other| other.severity().total_cmp(&one.severity()));
+        let (inputs, flipped) = (compared.len(), flips.len());
+        let agreement = 1.0 - flipped as f64 / inputs as f64;
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let same = format!(
+            "the same label as the active release on {} of {inputs} inputs ({})",
+            inputs - flipped,
+            percent(agreement)
+        );
+        let mut verdict = if agreement < min_agreement {
+            let needed = percent(min_agreement);
+            Verdict::new(Finding::Fail, format!("{same}, at least {needed} needed"))
+        } else {
+            Verdict::new(Finding::Pass, same)
+        };
+        if agreement < warn_below {
+            verdict.warnings.push(format!(
+                "it disagrees with the active release on {flipped} of {inputs} inputs"
+            ));
+        }
+        if let Some(drift) = drift_of_confidence(&compared) {
+            if drift > warn_drift {
+                verdict.warnings.push(format!(
+                    "its confidence is distributed otherwise than the active release's (population stability index {drift:.2})"
+                ));
+            }
+            verdict = verdict.with("confidence_drift", drift);
+        }
+        flips.truncate(FLIPS);
+        verdict
+            .with("inputs", inputs as f64)
+            .with("flips", flipped as f64)
+            .with("agreement", agreement)
+            .resting_on(Evidence {
+                flips,
+                ..Evidence::default()
+            })
+    }
+}
+
+/// What is different, if anything is.
+fn flip(pair: &Pair<'_>) -> Option<Flip> {
+    let active = pair.active_label()?;
+    let candidate = pair.candidate_label();
+    if candidate == Some(active) {
+        return None;
+    }
+    let confidence = |answer: &Result<crate::ports::Answer, _>| answer.as_ref().ok()?.confidence;
+    Some(Flip {
+        input: pair.example.body.clone(),
+        active: active.to_owned(),
+        candidate: candidate.unwrap_or("no label").to_owned(),
+        active_confidence: confidence(&pair.active),
+        candidate_confidence: confidence(&pair.candidate),
+        expect: pair.example.expect.clone(),
+    })
+}
+
+/// How far the candidate's confidence is distributed otherwise; none where too few tell theirs.
+fn drift_of_confidence(pairs: &[&Pair<'_>]) -> Option<f64> {
+    let mut both: Vec<(f64, f64)> = pairs
+        .iter()
+        .filter_map(|pair| {
+            let active = pair.active.as_ref().ok()?.confidence?;
+            let candidate = pair.candidate.as_ref().ok()?.confidence?;
+            Some((active, candidate))
+        })
+        .collect();
+    if both.len() < 10 * CLASSES {
+        return None;
+    }
+    both.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let edges: Vec<f64> = (1..CLASSES)
+        .map(|class| both[class * both.len() / CLASSES].0)
+        .collect();
+    let count = |values: &mut dyn Iterator<Item = f64>| {
+        let mut counts = [0_u64; CLASSES];
+        for value in values {
+            counts[edges.partition_point(|edge| *edge <= value)] += 1;
+        }
+        counts
+    };
+    let active = count(&mut both.iter().map(|(active, _)| *active));
+    let candidate = count(&mut both.iter().map(|(_, candidate)| *candidate));
+    Some(stability_index(&active, &candidate))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        examples::Example,
+        ports::{Answer, WorldError},
+    };
+
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "the releases' answers may be errors"
+    )]
+    fn answer(label: &str, confidence: f64) -> Result<Answer, WorldError> {
+        Ok(Answer {
+            label: Some(label.to_owned()),
+            confidence: Some(confidence),
+            took: Duration::from_millis(1),
+        })
+    }
+
+    fn examples(count: usize) -> Vec<Example> {
+        (0..count)
+            .map(|number| Example {
+                body: number.to_string(),
+                expect: None,
+            })
+            .collect()
+    }
+
+    /// The verdict on these answers of the candidate to as many inputs; the active release says
+    /// "yes" to each, more and more confidently.
+    fn judge(
+        candidate: impl Fn(usize) -> Result<Answer, WorldError>,
+        min_agreement: f64,
+    ) -> Verdict {
+        let examples = examples(200);
+        let pairs: Vec<Pair<'_>> = examples
+            .iter()
+            .enumerate()
+            .map(|(number, example)| Pair {
+                example,
+                active: answer("yes", 0.5 + number as f64 / 400.0),
+                candidate: candidate(number),
+            })
+            .collect();
+        let settings = AgreementSettings {
+            inputs: None,
+            warn_below: 0.9,
+            min_agreement,
+            warn_drift: 0.25,
+        };
+        Agreement::new(settings).compare(&pairs)
+    }
+
+    fn same(number: usize) -> Result<Answer, WorldError> {
+        answer("yes", 0.5 + number as f64 / 400.0)
+    }
+
+    #[test]
+    fn the_same_answers_pass_without_a_warning() {
+        let verdict = judge(same, 1.0);
+        assert_eq!(verdict.finding, Finding::Pass);
+        assert!(verdict.warnings.is_empty(), "{:?}", verdict.warnings);
+        assert!(verdict.numbers["confidence_drift"] < 1e-9);
+    }
+
+    #[test]
+    fn the_flip_of_which_both_are_surest_comes_first() {
+        let verdict = judge(
+            |number| match number {
+                10 => answer("no", 0.99),
+                190 => answer("no", 0.9),
+                _ => same(number),
+            },
+            0.0,
+        );
+        let inputs: Vec<&str> = verdict
+            .evidence
+            .flips
+            .iter()
+            .map(|flip| flip.input.as_str())
+            .collect();
+        assert_eq!(inputs, ["190", "10"]);
+        assert_eq!(verdict.finding, Finding::Pass);
+        assert!(verdict.warnings.is_empty());
+    }
+
+    #[test]
+    fn many_flips_warn_and_fail_only_where_the_settings_say_so() {
+        let flips = |number| match same(number) {
+            Ok(answer) if number < 30 => Ok(Answer {
+                label: Some("no".to_owned()),
+                ..answer
+            }),
+            answer => answer,
+        };
+        let verdict = judge(flips, 0.0);
+        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(
+            verdict.warnings,
+            ["it disagrees with the active release on 30 of 200 inputs"]
+        );
+        assert_eq!(judge(flips, 0.86).finding, Finding::Fail);
+    }
+
+    #[test]
+    fn an_answer_that_fails_is_a_flip() {
+        let verdict = judge(|_| Err(WorldError("timed out".to_owned())), 0.5);
+        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.evidence.flips.len(), FLIPS);
+        assert_eq!(verdict.evidence.flips[0].candidate, "no label");
+    }
+
+    #[test]
+    fn a_shift_of_the_confidence_is_worth_a_warning() {
+        let verdict = judge(|_| answer("yes", 0.99), 0.0);
+        assert!(
+            verdict.warnings[0].contains("confidence"),
+            "{:?}",
+            verdict.warnings
+        );
+    }
+}

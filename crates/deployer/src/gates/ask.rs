@@ -1,0 +1,59 @@
+//! The same inputs to both releases.
+
+use futures_util::future::join_all;
+
+use super::Candidate;
+use crate::{
+    examples::Example,
+    ports::{Answer, Target, WorldError},
+};
+
+/// What both releases answer to an input.
+pub(super) struct Pair<'a> {
+    pub(super) example: &'a Example,
+    pub(super) active: Result<Answer, WorldError>,
+    pub(super) candidate: Result<Answer, WorldError>,
+}
+
+impl Pair<'_> {
+    /// The label that the active release gave; none when it gave none.
+    pub(super) fn active_label(&self) -> Option<&str> {
+        label(&self.active)
+    }
+
+    /// The label that the candidate gave; none when it gave none.
+    pub(super) fn candidate_label(&self) -> Option<&str> {
+        label(&self.candidate)
+    }
+}
+
+fn label(answer: &Result<Answer, WorldError>) -> Option<&str> {
+    answer.as_ref().ok()?.label.as_deref()
+}
+
+/// Asks both, a few inputs at a time, in the order of the inputs.
+pub(super) async fn ask_both<'a>(
+    candidate: &Candidate<'_>,
+    examples: &[&'a Example],
+) -> Vec<Pair<'a>> {
+    const AT_A_TIME: usize = 4;
+
+    let mut pairs = Vec::with_capacity(examples.len());
+    for few in examples.chunks(AT_A_TIME) {
+        pairs.extend(join_all(few.iter().map(|example| ask(candidate, example))).await);
+    }
+    pairs
+}
+
+async fn ask<'a>(candidate: &Candidate<'_>, example: &'a Example) -> Pair<'a> {
+    let probe = &candidate.world.probe;
+    let (active, candidate) = tokio::join!(
+        probe.predict(Target::Server(candidate.color.other()), example),
+        probe.predict(Target::Server(candidate.color), example),
+    );
+    Pair {
+        example,
+        active,
+        candidate,
+    }
+}

@@ -1,0 +1,184 @@
+//! Does the candidate bear load?
+
+use async_trait::async_trait;
+
+use super::{Candidate, Gate};
+use crate::{
+    config::LoadSettings,
+    evidence::Evidence,
+    latency::milliseconds,
+    load::{Load, LoadPlan},
+    ports::Target,
+    verdict::{Finding, Verdict},
+};
+
+/// Sends many requests at a time, straight to the candidate.
+#[derive(Debug)]
+pub struct LoadGate {
+    settings: LoadSettings,
+}
+
+impl LoadGate {
+    /// With so much load, and these limits.
+    #[must_use]
+    pub fn new(settings: LoadSettings) -> Self {
+        Self { settings }
+    }
+
+    fn assess(&self, plan: &LoadPlan, load: &Load) -> Verdict {
+        let LoadSettings {
+            max_p99,
+            max_error_rate,
+            ..
+        } = self.settings;
+        let corrected = load.corrected(plan);
+        let p99 = corrected.quantile(0.99).as_secs_f64();
+        let throughput = load.throughput();
+        let mut verdict = load.tally.judge(max_error_rate, 1);
+        let kinds: Vec<String> = load
+            .errors
+            .iter()
+            .map(|(kind, count)| format!("{kind}: {count}"))
+            .collect();
+        if !kinds.is_empty() {
+            verdict.summary.push_str("; ");
+            verdict.summary.push_str(&kinds.join(", "));
+        }
+        if verdict.finding == Finding::Pass {
+            verdict.summary = format!(
+                "{}; {throughput:.0} requests/s, p99 {}",
+                verdict.summary,
+                milliseconds(p99)
+            );
+            if p99 > max_p99.as_secs_f64() {
+                verdict.finding = Finding::Fail;
+                let allowed = milliseconds(max_p99.as_secs_f64());
+                verdict.summary = format!("{} (at most {allowed} allowed)", verdict.summary);
+            }
+        }
+        for (name, uncorrected, share) in [
+            ("p50_seconds", "p50_uncorrected_seconds", 0.5),
+            ("p90_seconds", "p90_uncorrected_seconds", 0.9),
+            ("p99_seconds", "p99_uncorrected_seconds", 0.99),
+            ("p999_seconds", "p999_uncorrected_seconds", 0.999),
+        ] {
+            verdict = verdict
+                .with(name, corrected.quantile(share).as_secs_f64())
+                .with(uncorrected, load.latencies.quantile(share).as_secs_f64());
+        }
+        verdict
+            .with("requests_per_second", throughput)
+            .with("worst_seconds", load.latencies.worst().as_secs_f64())
+            .with("concurrency", plan.concurrency as f64)
+            .resting_on(Evidence {
+                candidate_latency: Some(corrected),
+                errors: load.errors.clone(),
+                ..Evidence::default()
+            })
+    }
+}
+
+#[async_trait]
+impl Gate for LoadGate {
+    fn name(&self) -> &'static str {
+        "load"
+    }
+
+    async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
+        let plan = LoadPlan {
+            concurrency: self.settings.concurrency,
+            duration: self.settings.duration,
+            rate: Some(self.settings.rate).filter(|rate| *rate > 0.0),
+            timeout: self.settings.timeout,
+        };
+        let bodies = candidate.examples.load.clone();
+        let target = Target::Server(candidate.color);
+        match candidate.world.probe.load(target, bodies, plan).await {
+            Ok(load) => self.assess(&plan, &load),
+            Err(error) => Verdict::new(Finding::Inconclusive, error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn settings() -> LoadSettings {
+        LoadSettings {
+            inputs: None,
+            concurrency: 10,
+            duration: Duration::from_secs(1),
+            rate: 0.0,
+            timeout: Duration::from_secs(1),
+            max_p99: Duration::from_millis(100),
+            max_error_rate: 0.01,
+        }
+    }
+
+    fn assess(load: &Load) -> Verdict {
+        let plan = LoadPlan {
+            concurrency: 10,
+            duration: Duration::from_secs(1),
+            rate: Some(100.0),
+            timeout: Duration::from_secs(1),
+        };
+        LoadGate::new(settings()).assess(&plan, load)
+    }
+
+    fn load(took: Duration) -> Load {
+        let mut load = Load {
+            elapsed: Duration::from_secs(1),
+            ..Load::default()
+        };
+        for _ in 0..100 {
+            load.answered(took);
+        }
+        load
+    }
+
+    #[test]
+    fn quick_answers_pass_with_their_figures() {
+        let verdict = assess(&load(Duration::from_millis(20)));
+        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(
+            verdict.summary,
+            "0 of 100 requests failed (0.0 %); 100 requests/s, p99 20.0 ms"
+        );
+        assert!((verdict.numbers["p50_seconds"] - 0.02).abs() < 1e-4);
+    }
+
+    #[test]
+    fn slow_answers_fail() {
+        let verdict = assess(&load(Duration::from_millis(130)));
+        assert_eq!(verdict.finding, Finding::Fail);
+        assert!(
+            verdict
+                .summary
+                .ends_with("p99 130 ms (at most 100 ms allowed)"),
+            "{}",
+            verdict.summary
+        );
+    }
+
+    #[test]
+    fn failures_fail_by_their_kind() {
+        let mut load = load(Duration::from_millis(20));
+        load.failed("status 503");
+        load.failed("status 503");
+        let verdict = assess(&load);
+        assert_eq!(verdict.finding, Finding::Fail);
+        assert!(
+            verdict.summary.ends_with("; status 503: 2"),
+            "{}",
+            verdict.summary
+        );
+    }
+
+    #[test]
+    fn no_request_at_all_leaves_it_open() {
+        assert_eq!(assess(&Load::default()).finding, Finding::Inconclusive);
+    }
+}

@@ -1,0 +1,208 @@
+//! Drawings: plain SVG, with the numbers beside them, told apart without color.
+
+use maud::{Markup, html};
+
+use super::record::Second;
+use crate::{
+    color::Color,
+    latency::{Bin, milliseconds},
+};
+
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 200.0;
+const LEFT: f64 = 56.0;
+const RIGHT: f64 = 12.0;
+const TOP: f64 = 16.0;
+const BOTTOM: f64 = 30.0;
+
+/// A drawing's coordinates: a range of values on each axis.
+struct Axes {
+    from: f64,
+    to: f64,
+    most: f64,
+}
+
+impl Axes {
+    fn x(&self, value: f64) -> f64 {
+        let span = (self.to - self.from).max(f64::MIN_POSITIVE);
+        LEFT + (WIDTH - LEFT - RIGHT) * (value - self.from) / span
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - value / self.most.max(f64::MIN_POSITIVE))
+    }
+
+    /// Lines across at the ends and the middle of the vertical axis.
+    fn grid(&self, words: impl Fn(f64) -> String) -> Markup {
+        html! {
+            @for share in [0.0, 0.5, 1.0] {
+                @let y = self.y(self.most * share);
+                line.grid x1=(LEFT) x2=(WIDTH - RIGHT) y1=(number(y)) y2=(number(y)) {}
+                text.tick x=(LEFT - 6.0) y=(number(y + 4.0)) text-anchor="end" { (words(self.most * share)) }
+            }
+        }
+    }
+
+    fn tick(&self, value: f64, words: &str) -> Markup {
+        html! {
+            text.tick x=(number(self.x(value))) y=(HEIGHT - 10.0) text-anchor="middle" { (words) }
+        }
+    }
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+fn path(points: impl IntoIterator<Item = (f64, f64)>) -> String {
+    let mut steps = String::new();
+    for (x, y) in points {
+        steps.push(if steps.is_empty() { 'M' } else { 'L' });
+        steps.extend([number(x), " ".to_owned(), number(y)]);
+    }
+    steps
+}
+
+/// Two distributions of latency over each other, on a logarithmic axis; nothing without any.
+pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
+    let all = || active.iter().chain(candidate);
+    let from = all()
+        .map(|bin| bin.from)
+        .fold(f64::INFINITY, f64::min)
+        .log10();
+    let to = all().map(|bin| bin.to).fold(0.0, f64::max).log10();
+    if from >= to {
+        return None;
+    }
+    let shares = |bins: &[Bin]| {
+        let count: u64 = bins.iter().map(|bin| bin.count).sum();
+        bins.iter()
+            .map(|bin| {
+                (
+                    bin.from.log10(),
+                    bin.to.log10(),
+                    bin.count as f64 / count.max(1) as f64,
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    let (active, candidate) = (shares(active), shares(candidate));
+    let most = active
+        .iter()
+        .chain(&candidate)
+        .map(|bin| bin.2)
+        .fold(0.0, f64::max);
+    let axes = Axes { from, to, most };
+    let outline = |bins: &[(f64, f64, f64)]| {
+        let mut points = Vec::new();
+        let mut end = f64::NEG_INFINITY;
+        for (from, to, share) in bins {
+            // Over a gap, and at both ends, the line goes down to nothing.
+            if from - end > 1e-6 {
+                points.extend(end.is_finite().then(|| (axes.x(end), axes.y(0.0))));
+                points.push((axes.x(*from), axes.y(0.0)));
+            }
+            points.extend([
+                (axes.x(*from), axes.y(*share)),
+                (axes.x(*to), axes.y(*share)),
+            ]);
+            end = *to;
+        }
+        points.extend(end.is_finite().then(|| (axes.x(end), axes.y(0.0))));
+        path(points)
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "powers of ten of seconds are few"
+    )]
+    let decades = from.ceil() as i32..=to.floor() as i32;
+    Some(html! {
+        figure {
+            svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
+                title { "Distribution of latencies" }
+                (axes.grid(|share| format!("{:.0} %", share * 100.0)))
+                @for decade in decades {
+                    (axes.tick(f64::from(decade), &milliseconds(10_f64.powi(decade))))
+                }
+                path.candidate.area d=(outline(&candidate)) {}
+                path.active d=(outline(&active)) {}
+            }
+            figcaption {
+                "Share of requests by latency, on a logarithmic axis: "
+                @if !active.is_empty() { span.active { "dashed: active release" } }
+                @if !active.is_empty() && !candidate.is_empty() { ", " }
+                @if !candidate.is_empty() { span.candidate { "filled: candidate" } }
+                "."
+            }
+        }
+    })
+}
+
+/// A figure over time.
+pub(super) struct OverTime<'a> {
+    pub(super) title: &'a str,
+    pub(super) seconds: &'a [Second],
+    /// The color of the candidate.
+    pub(super) candidate: Color,
+    /// When traffic moved, in seconds since 1970.
+    pub(super) switched: Option<f64>,
+}
+
+impl OverTime<'_> {
+    /// Draws one figure of each second, on an axis to `scale` at least; nothing without any.
+    pub(super) fn draw(
+        &self,
+        scale: f64,
+        value: impl Fn(&Second) -> f64,
+        words: impl Fn(f64) -> String,
+    ) -> Option<Markup> {
+        let first = self.seconds.first()?.second as f64;
+        let last = self.seconds.last()?.second as f64;
+        let most = self.seconds.iter().map(&value).fold(scale, f64::max);
+        let axes = Axes {
+            from: 0.0,
+            to: (last - first).max(1.0),
+            most,
+        };
+        let line = |color: Color| {
+            let of_color = self
+                .seconds
+                .iter()
+                .filter(move |second| second.color == color);
+            let mut drawn = String::new();
+            let mut run = Vec::new();
+            let mut before = f64::NEG_INFINITY;
+            for second in of_color {
+                let at = second.second as f64 - first;
+                // A second in which nothing was sent has no value: the line is interrupted.
+                if at - before > 1.5 {
+                    drawn += &path(std::mem::take(&mut run));
+                }
+                run.push((axes.x(at), axes.y(value(second))));
+                before = at;
+            }
+            drawn + &path(run)
+        };
+        Some(html! {
+            figure {
+                svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
+                    title { (self.title) }
+                    (axes.grid(words))
+                    (axes.tick(0.0, "0 s"))
+                    (axes.tick(axes.to, &format!("{:.0} s", axes.to)))
+                    @if let Some(switched) = self.switched.map(|at| at - first).filter(|at| (0.0..=axes.to).contains(at)) {
+                        line.switch x1=(number(axes.x(switched))) x2=(number(axes.x(switched))) y1=(TOP) y2=(HEIGHT - BOTTOM) {}
+                        text.tick x=(number(axes.x(switched))) y=(TOP - 4.0) text-anchor="middle" { "switch" }
+                    }
+                    path.active d=(line(self.candidate.other())) {}
+                    path.candidate d=(line(self.candidate)) {}
+                }
+                figcaption {
+                    (self.title) ", by the color that they were meant for: "
+                    span.active { "dashed: " (self.candidate.other()) } ", "
+                    span.candidate { "solid: " (self.candidate) ", the candidate" } "."
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! A report as a page: one file, nothing from elsewhere, for screens and for paper.
+
+use jiff::Timestamp;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::{
+    chart::{self, OverTime},
+    record::{Judged, Record},
+};
+use crate::{evidence::Flip, phase::Phase, verdict::Finding};
+
+const STYLE: &str = include_str!("page.css");
+
+/// The page of a deployment.
+pub(super) fn html(record: &Record) -> String {
+    let Record {
+        plan,
+        phases,
+        gates,
+        notes,
+        ..
+    } = record;
+    let title = format!("{} {}", plan.release.model, plan.release.version);
+    let end = record.phase();
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) @if let Some(end) = end { ": " (end) } }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    p.kicker { "Deployment " (plan.id) }
+                    h1 { (title) " " span class=(tone(end)) { (mark(end)) " " (end.map_or("not begun", Phase::words)) } }
+                    @if let Some(reason) = &record.reason { p.reason { (reason) } }
+                }
+                (facts(record))
+                h2 { "Evidence" }
+                @if gates.is_empty() { p { "No gate was asked." } }
+                @for judged in gates { (gate(judged)) }
+                (traffic(record))
+                @for judged in gates.iter().filter(|judged| !judged.flips.is_empty()) {
+                    (flips(&judged.flips))
+                }
+                h2 { "Phases" }
+                table {
+                    thead { tr { th { "Phase" } th { "At (UTC)" } th.number { "After" } } }
+                    tbody {
+                        @for reached in phases {
+                            tr {
+                                td { (reached.phase) }
+                                td { (clock(reached.at)) }
+                                td.number { (since(phases.first().map(|first| first.at), reached.at)) }
+                            }
+                        }
+                    }
+                }
+                @if !notes.is_empty() {
+                    h2 { "Notes" }
+                    ul { @for note in notes { li { (note) } } }
+                }
+                footer { "Data: " code { (plan.id) ".json" } " beside this page, schema " (record.schema) "." }
+            }
+        }
+    }
+    .into_string()
+}
+
+/// A word's look; the word itself says the same.
+fn tone(phase: Option<Phase>) -> &'static str {
+    match phase {
+        Some(Phase::Promoted) => "good",
+        Some(Phase::Refused | Phase::RolledBack | Phase::Halted) => "bad",
+        _ => "open",
+    }
+}
+
+fn mark(phase: Option<Phase>) -> &'static str {
+    match phase {
+        Some(Phase::Promoted) => "✓",
+        Some(Phase::Refused | Phase::Halted) => "✗",
+        Some(Phase::RolledBack) => "↩",
+        _ => "…",
+    }
+}
+
+fn facts(record: &Record) -> Markup {
+    let plan = &record.plan;
+    let digest = plan.release.digest.as_deref();
+    let took = record.phases.first().zip(record.phases.last());
+    html! {
+        dl.facts {
+            div { dt { "To" } dd { (plan.idle) } }
+            div { dt { "Active before" } dd { (plan.active) } }
+            @if let Some(digest) = digest {
+                div { dt { "Digest" } dd { code title=(digest) { (digest.get(..12).unwrap_or(digest)) } } }
+            }
+            @if let Some((first, last)) = took {
+                div { dt { "Began (UTC)" } dd { (first.at.strftime("%Y-%m-%d %H:%M:%S")) } }
+                div { dt { "Took" } dd { (since(Some(first.at), last.at)) } }
+            }
+        }
+    }
+}
+
+fn gate(judged: &Judged) -> Markup {
+    let (tone, mark) = match judged.finding {
+        Finding::Pass => ("good", "✓"),
+        Finding::Fail => ("bad", "✗"),
+        Finding::Inconclusive => ("open", "?"),
+        Finding::Skipped => ("skipped", "–"),
+    };
+    html! {
+        section.gate {
+            h3 {
+                (judged.gate) " "
+                span class=(tone) { (mark) " " (judged.finding) }
+                @if let Some(asked) = judged.asked { span.took { (since(Some(asked), judged.judged)) } }
+            }
+            p.summary { (judged.summary) }
+            @for warning in &judged.warnings { p.warning { "⚠ " (warning) } }
+            @if let Some(drawing) = chart::latencies(&judged.active_latency, &judged.candidate_latency) { (drawing) }
+            @if !judged.errors.is_empty() {
+                table {
+                    thead { tr { th { "Error" } th.number { "Requests" } } }
+                    tbody { @for (kind, count) in &judged.errors { tr { td { (kind) } td.number { (count) } } } }
+                }
+            }
+            @if !judged.numbers.is_empty() {
+                details {
+                    summary { "Numbers" }
+                    dl.numbers {
+                        @for (name, value) in &judged.numbers {
+                            div { dt { (name.replace('_', " ")) } dd { (figure(name, *value)) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Three or four digits of whatever size.
+fn figure(name: &str, value: f64) -> String {
+    if name.ends_with("_seconds") {
+        return crate::latency::milliseconds(value);
+    }
+    if value.fract() == 0.0 && value.abs() < 1e12 {
+        return format!("{value:.0}");
+    }
+    if value.abs() >= 100.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.4}")
+    }
+}
+
+fn traffic(record: &Record) -> Markup {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of our time fit")]
+    let switched = record.switched.map(|at| at.as_millisecond() as f64 / 1e3);
+    let over_time = |title| OverTime {
+        title,
+        seconds: &record.traffic,
+        candidate: record.plan.idle,
+        switched,
+    };
+    let errors = over_time("Failed requests").draw(
+        0.01,
+        |second| second.failed as f64 / second.requests.max(1) as f64,
+        |share| format!("{:.1} %", share * 100.0),
+    );
+    let waits = over_time("What 99 % of the requests waited at most").draw(
+        0.001,
+        |second| second.p99,
+        crate::latency::milliseconds,
+    );
+    let requests = over_time("Requests per second").draw(
+        1.0,
+        |second| second.requests as f64,
+        |count| format!("{count:.0}"),
+    );
+    html! {
+        @if let Some(errors) = errors {
+            h2 { "What clients saw" }
+            (errors)
+            @if let Some(waits) = waits { (waits) }
+            @if let Some(requests) = requests { (requests) }
+            p.hint { "By the router's log. A request that a color failed counts against it also when the other one then answered." }
+        }
+    }
+}
+
+fn flips(flips: &[Flip]) -> Markup {
+    let sure = |confidence: Option<f64>| {
+        confidence.map_or_else(String::new, |it| format!(" ({:.0} %)", it * 100.0))
+    };
+    html! {
+        h2 { "Inputs that the releases disagree on" }
+        p.hint { "The ones of which both are surest come first; " (flips.len()) " are listed." }
+        table.flips {
+            thead { tr { th { "Input" } th { "Active" } th { "Candidate" } th { "Right" } } }
+            tbody {
+                @for flip in flips {
+                    tr {
+                        td.input { (flip.input) }
+                        td { (flip.active) (sure(flip.active_confidence)) }
+                        td { (flip.candidate) (sure(flip.candidate_confidence)) }
+                        td { (flip.expect.as_deref().unwrap_or("not known")) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn clock(at: Timestamp) -> String {
+    at.strftime("%H:%M:%S%.3f").to_string()
+}
+
+fn since(from: Option<Timestamp>, to: Timestamp) -> String {
+    let Some(from) = from else {
+        return String::new();
+    };
+    let seconds = (to.as_millisecond() - from.as_millisecond()) as f64 / 1e3;
+    format!("{seconds:.1} s")
+}

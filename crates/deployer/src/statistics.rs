@@ -1,0 +1,268 @@
+//! The statistics behind verdicts. Pure functions; where one draws lots, the seed is fixed, so that
+//! the same measurements always lead to the same verdict.
+
+use std::collections::BTreeMap;
+
+use statrs::distribution::{Binomial, DiscreteCDF as _};
+
+use crate::verdict::Tally;
+
+/// A range that holds the true value with the confidence that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// Its lower end.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+/// Standard normal quantile of a two-sided confidence of 99 %.
+pub const Z_99: f64 = 2.576;
+
+/// The Wilson score interval of an error rate, each end within 0–1; all of it when there were no
+/// requests. `z` is the standard normal quantile of the confidence.
+///
+/// E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+#[must_use]
+pub fn wilson(tally: Tally, z: f64) -> Interval {
+    if tally.requests == 0 {
+        return Interval {
+            low: 0.0,
+            high: 1.0,
+        };
+    }
+    let n = tally.requests as f64;
+    let rate = tally.error_rate();
+    let scale = 1.0 + z * z / n;
+    let center = (rate + z * z / (2.0 * n)) / scale;
+    let half = z / scale * (rate * (1.0 - rate) / n + z * z / (4.0 * n * n)).sqrt();
+    Interval {
+        low: (center - half).max(0.0),
+        high: (center + half).min(1.0),
+    }
+}
+
+/// How likely it is that so many or more of the inputs on which two equally good models disagree
+/// are lost by one of them: the one-sided exact form of McNemar's test, 0–1.
+///
+/// Q. McNemar, "Note on the sampling error of the difference between correlated proportions", 1947.
+#[must_use]
+#[expect(clippy::missing_panics_doc, reason = "a half is a probability")]
+pub fn mcnemar(lost: u64, won: u64) -> f64 {
+    if lost == 0 {
+        return 1.0;
+    }
+    let fair = Binomial::new(0.5, lost + won).expect("a half is a probability");
+    fair.sf(lost - 1)
+}
+
+/// The population stability index of two distributions over the same classes, given by their
+/// counts: 0 when they are the same. By convention, under 0.1 says nothing, and over 0.25 is a shift.
+///
+/// N. Siddiqi, "Credit Risk Scorecards", 2006. A class that one of them lacks would make it
+/// infinite, so that each class is counted half a time more.
+#[must_use]
+pub fn stability_index(expected: &[u64], actual: &[u64]) -> f64 {
+    const EXTRA: f64 = 0.5;
+
+    let classes = expected.len().max(actual.len());
+    let share = |counts: &[u64], class: usize| {
+        let all: u64 = counts.iter().sum();
+        let count = counts.get(class).copied().unwrap_or_default();
+        (count as f64 + EXTRA) / (all as f64 + EXTRA * classes as f64)
+    };
+    (0..classes)
+        .map(|class| {
+            let (before, after) = (share(expected, class), share(actual, class));
+            (after - before) * (after / before).ln()
+        })
+        .sum()
+}
+
+/// [`stability_index`] of counts by name.
+#[must_use]
+pub fn stability_of_labels(
+    expected: &BTreeMap<String, u64>,
+    actual: &BTreeMap<String, u64>,
+) -> f64 {
+    let mut both: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+    for (side, counts) in [expected, actual].into_iter().enumerate() {
+        for (label, count) in counts {
+            both.entry(label).or_default()[side] += count;
+        }
+    }
+    let [expected, actual]: [Vec<u64>; 2] =
+        [0, 1].map(|side| both.values().map(|counts| counts[side]).collect());
+    stability_index(&expected, &actual)
+}
+
+/// The value that the share `quantile` (0–1) of the sorted values does not exceed; 0 of nothing.
+#[must_use]
+pub fn quantile(sorted: &[f64], quantile: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else {
+        return 0.0;
+    };
+    sorted[place(sorted.len(), quantile).min(last)]
+}
+
+/// The ratio of a quantile of `ours` to that of `theirs`, with the interval that holds it in 99 % of
+/// the cases, by drawing samples of both again and again.
+///
+/// B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentile method).
+#[must_use]
+pub fn ratio_of_quantiles(ours: &[f64], theirs: &[f64], at: f64) -> (f64, Interval) {
+    const DRAWS: usize = 1_000;
+    const CONFIDENCE: f64 = 0.99;
+
+    let mut lots = fastrand::Rng::with_seed(1979);
+    let mut buffer = Vec::new();
+    let mut drawn = |values: &[f64]| {
+        buffer.clear();
+        buffer.extend((0..values.len()).map(|_| values[lots.usize(..values.len())]));
+        let place = place(buffer.len(), at);
+        *buffer.select_nth_unstable_by(place, f64::total_cmp).1
+    };
+    if ours.is_empty() || theirs.is_empty() {
+        let unknown = Interval {
+            low: 0.0,
+            high: f64::INFINITY,
+        };
+        return (f64::NAN, unknown);
+    }
+    let mut ratios: Vec<f64> = (0..DRAWS).map(|_| drawn(ours) / drawn(theirs)).collect();
+    ratios.sort_by(f64::total_cmp);
+    let tail = (1.0 - CONFIDENCE) / 2.0;
+    let interval = Interval {
+        low: quantile(&ratios, tail),
+        high: quantile(&ratios, 1.0 - tail),
+    };
+    let whole = |values: &[f64]| {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        quantile(&sorted, at)
+    };
+    (whole(ours) / whole(theirs), interval)
+}
+
+/// The two quantiles between which the true `at`-quantile of `count` values lies, with 99 %
+/// confidence and whatever their distribution: by how many of them fall below it.
+#[must_use]
+pub fn bounds_of_quantile(count: u64, at: f64) -> Interval {
+    let half = Z_99 * (at * (1.0 - at) / count.max(1) as f64).sqrt();
+    Interval {
+        low: (at - half).max(0.0),
+        high: (at + half).min(1.0),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a length is one"
+)]
+fn place(count: usize, at: f64) -> usize {
+    ((at * count as f64).ceil() as usize)
+        .saturating_sub(1)
+        .min(count.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[expect(clippy::float_cmp, reason = "a difference of rounding is allowed for")]
+    fn about(value: f64, expected: f64, digits: i32) -> bool {
+        let scale = 10_f64.powi(digits);
+        (value * scale).round() == (expected * scale).round()
+    }
+
+    #[test]
+    fn wilson_agrees_with_the_textbook() {
+        // 5 of 100 at 95 %: 0.0215 to 0.1118.
+        let tally = Tally {
+            requests: 100,
+            failed: 5,
+        };
+        let Interval { low, high } = wilson(tally, 1.96);
+        assert!(
+            about(low, 0.0215, 4) && about(high, 0.1118, 4),
+            "{low} {high}"
+        );
+    }
+
+    #[test]
+    fn of_no_requests_nothing_is_known() {
+        let all = Interval {
+            low: 0.0,
+            high: 1.0,
+        };
+        assert_eq!(wilson(Tally::default(), Z_99), all);
+    }
+
+    #[test]
+    fn mcnemar_is_the_tail_of_a_fair_coin() {
+        assert!(about(mcnemar(5, 0), 1.0 / 32.0, 6));
+        assert!(about(mcnemar(9, 1), 11.0 / 1024.0, 6));
+        assert!(about(mcnemar(0, 7), 1.0, 6));
+        assert!(mcnemar(3, 3) > 0.5);
+    }
+
+    #[test]
+    fn the_stability_index_agrees_with_its_formula() {
+        // Large counts, so that the half that is added does not show: 50/50 against 60/40.
+        let index = stability_index(&[500_000, 500_000], &[600_000, 400_000]);
+        assert!(about(index, 0.1 * (0.6_f64 / 0.4).ln(), 4), "{index}");
+    }
+
+    #[test]
+    fn a_label_that_only_one_release_gives_is_a_shift() {
+        let before = BTreeMap::from([("good".to_owned(), 500), ("bad".to_owned(), 500)]);
+        let after = BTreeMap::from([("good".to_owned(), 500), ("awful".to_owned(), 500)]);
+        assert!(stability_of_labels(&before, &after) > 0.25);
+        assert!(stability_of_labels(&before, &before).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_slower_release_is_told_from_one_that_is_as_fast() {
+        let mut lots = fastrand::Rng::with_seed(7);
+        let mut latencies =
+            |factor: f64| -> Vec<f64> { (0..1000).map(|_| factor * -lots.f64().ln()).collect() };
+        let (active, equal, slow) = (latencies(1.0), latencies(1.0), latencies(3.0));
+        for at in [0.5, 0.99] {
+            let (_, same) = ratio_of_quantiles(&equal, &active, at);
+            assert!(same.low < 1.0 && same.high > 1.0, "{at}: {same:?}");
+            let (ratio, worse) = ratio_of_quantiles(&slow, &active, at);
+            assert!(worse.low > 1.5 && worse.high < 6.0, "{at}: {worse:?}");
+            assert!(worse.low <= ratio && ratio <= worse.high);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_interval_holds_the_rate_that_was_seen(requests in 1_u64..5000, share in 0.0..1.0_f64) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
+            let failed = (requests as f64 * share) as u64;
+            let tally = Tally { requests, failed };
+            let Interval { low, high } = wilson(tally, Z_99);
+            let rate = tally.error_rate();
+            prop_assert!(low <= rate + 1e-12 && rate <= high + 1e-12);
+            prop_assert!((0.0..=1.0).contains(&low) && (0.0..=1.0).contains(&high));
+        }
+
+        #[test]
+        fn the_stability_index_is_never_negative(
+            counts in prop::collection::vec((0_u64..1000, 0_u64..1000), 1..10),
+        ) {
+            let (before, after): (Vec<u64>, Vec<u64>) = counts.into_iter().unzip();
+            prop_assert!(stability_index(&before, &after) >= 0.0);
+        }
+
+        #[test]
+        fn a_quantile_is_one_of_the_values(mut values in prop::collection::vec(0.0..9.0_f64, 1..50), at in 0.0..1.0_f64) {
+            values.sort_by(f64::total_cmp);
+            prop_assert!(values.contains(&quantile(&values, at)));
+        }
+    }
+}

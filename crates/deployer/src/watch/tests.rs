@@ -1,0 +1,473 @@
+//! The judge, told of releases of every kind.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn settings() -> WatchSettings {
+    WatchSettings {
+        duration: MINUTE,
+        interval: Duration::from_secs(1),
+        max_error_rate: 0.05,
+        window: Duration::from_secs(10),
+        min_requests: 50,
+        failures: 3,
+        max_ratio: 2.0,
+        negligible: Duration::from_millis(5),
+        max_label_drift: 0.25,
+        on_inconclusive: OnInconclusive::Rollback,
+    }
+}
+
+fn watch() -> Watch {
+    Watch::new(settings(), Seen::default())
+}
+
+fn seen(requests: u64, failed: u64) -> Seen {
+    Seen {
+        tally: Tally { requests, failed },
+        ..Seen::default()
+    }
+}
+
+fn look(requests: u64, failed: u64) -> Look {
+    Look {
+        traffic: seen(requests, failed),
+        health: Some(Ok(Health::default())),
+        request: Some(Ok(())),
+        ..Look::default()
+    }
+}
+
+fn healthy(requests: u64, errors: u64, uptime: f64) -> Look {
+    let health = Health {
+        request_count: Some(requests),
+        error_count: Some(errors),
+        uptime_seconds: Some(uptime),
+        ..Health::default()
+    };
+    Look {
+        health: Some(Ok(health)),
+        ..look(0, 0)
+    }
+}
+
+fn finding(watch: &mut Watch, elapsed: Duration) -> Option<Finding> {
+    watch.verdict(elapsed).map(|verdict| verdict.finding)
+}
+
+#[test]
+fn a_good_release_passes_at_the_end_and_not_before() {
+    let mut watch = watch();
+    watch.see(look(1000, 0));
+    assert_eq!(finding(&mut watch, MINUTE / 2), None);
+    assert_eq!(finding(&mut watch, MINUTE), Some(Finding::Pass));
+}
+
+#[test]
+fn too_many_errors_fail_at_once() {
+    let mut watch = watch();
+    watch.see(look(100, 15));
+    assert_eq!(
+        finding(&mut watch, Duration::from_secs(1)),
+        Some(Finding::Fail)
+    );
+}
+
+#[test]
+fn one_early_error_is_not_an_error_rate() {
+    let mut watch = watch();
+    watch.see(look(1, 1));
+    assert_eq!(finding(&mut watch, Duration::from_secs(1)), None);
+}
+
+#[test]
+fn failed_checks_count_only_in_a_row() {
+    let mut watch = watch();
+    let bad = || Look {
+        health: Some(Err("timed out".to_owned())),
+        ..look(30, 0)
+    };
+    watch.see(bad());
+    watch.see(bad());
+    watch.see(look(30, 0));
+    watch.see(bad());
+    watch.see(bad());
+    assert_eq!(finding(&mut watch, Duration::from_secs(5)), None);
+    watch.see(bad());
+    assert_eq!(
+        finding(&mut watch, Duration::from_secs(6)),
+        Some(Finding::Fail)
+    );
+}
+
+#[test]
+fn healthy_but_unable_to_predict_is_a_failure() {
+    let mut watch = watch();
+    for _ in 0..3 {
+        watch.see(Look {
+            request: Some(Err("timed out".to_owned())),
+            ..look(0, 0)
+        });
+    }
+    let verdict = watch.verdict(Duration::from_secs(6)).unwrap();
+    assert_eq!(verdict.finding, Finding::Fail);
+    assert!(
+        verdict.summary.contains("test request failed: timed out"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn a_candidate_that_stopped_fails_at_once() {
+    let mut watch = watch();
+    watch.see(Look {
+        stopped: Some("exit code 3".to_owned()),
+        ..look(0, 0)
+    });
+    assert_eq!(finding(&mut watch, Duration::ZERO), Some(Finding::Fail));
+}
+
+#[test]
+fn a_restart_behind_our_back_is_a_crash() {
+    let mut watch = watch();
+    watch.see(healthy(60, 0, 8.0));
+    watch.see(healthy(2, 0, 0.5));
+    let verdict = watch.verdict(Duration::from_secs(2)).unwrap();
+    assert!(verdict.summary.contains("crashed"), "{}", verdict.summary);
+}
+
+#[test]
+fn a_restart_shows_also_where_nothing_is_counted() {
+    let mut watch = watch();
+    for uptime in [8.0, 0.5] {
+        let health = Health {
+            uptime_seconds: Some(uptime),
+            ..Health::default()
+        };
+        watch.see(Look {
+            health: Some(Ok(health)),
+            ..look(0, 0)
+        });
+    }
+    assert_eq!(
+        finding(&mut watch, Duration::from_secs(2)),
+        Some(Finding::Fail)
+    );
+}
+
+#[test]
+fn own_counters_are_judged_by_their_increase() {
+    let mut watch = watch();
+    watch.see(healthy(1_000_000, 0, 1.0));
+    watch.see(healthy(1_000_100, 15, 2.0));
+    assert_eq!(
+        finding(&mut watch, Duration::from_secs(2)),
+        Some(Finding::Fail)
+    );
+}
+
+#[test]
+fn without_a_log_the_counters_alone_can_promote() {
+    let mut watch = watch();
+    watch.see(healthy(50, 0, 1.0));
+    watch.see(healthy(150, 0, 2.0));
+    let verdict = watch.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.finding, Finding::Pass);
+    assert!(
+        verdict.summary.starts_with("by its own counters alone"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn nothing_seen_is_inconclusive() {
+    let mut watch = watch();
+    watch.see(Look::default());
+    assert_eq!(finding(&mut watch, MINUTE), Some(Finding::Inconclusive));
+}
+
+#[test]
+fn a_quiet_service_gets_enough_probes_for_a_judgment() {
+    let mut watch = watch();
+    assert_eq!(watch.missing_requests(), 0);
+    for look_number in 1..=60 {
+        watch.see(look(watch.missing_requests() as u64, 0));
+        assert!(watch.missing_requests() <= 1, "look {look_number}");
+    }
+    assert_eq!(finding(&mut watch, MINUTE), Some(Finding::Pass));
+}
+
+#[test]
+fn a_busy_service_gets_no_probes() {
+    let mut watch = watch();
+    for requests in [100, 0, 0, 100] {
+        watch.see(look(requests, 0));
+        assert_eq!(watch.missing_requests(), 0);
+    }
+}
+
+#[test]
+fn an_error_rate_that_may_be_chance_is_left_open() {
+    let mut watch = watch();
+    watch.see(look(100, 7));
+    let verdict = watch.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.finding, Finding::Inconclusive);
+    assert!(
+        verdict.summary.ends_with("which may be chance"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn few_requests_cannot_rule_out_a_bad_release() {
+    let mut watch = Watch::new(
+        WatchSettings {
+            min_requests: 20,
+            ..settings()
+        },
+        Seen::default(),
+    );
+    watch.see(look(20, 0));
+    let verdict = watch.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.finding, Finding::Inconclusive);
+    assert!(
+        verdict.summary.ends_with("too few to rule out 15.0 %"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn what_goes_wrong_lately_is_not_hidden_by_what_went_well_before() {
+    let mut watch = watch();
+    for second in 0..50 {
+        watch.see(Look {
+            at: Duration::from_secs(second),
+            ..look(100, 0)
+        });
+    }
+    assert_eq!(finding(&mut watch, MINUTE / 2), None);
+    for second in 50..53 {
+        watch.see(Look {
+            at: Duration::from_secs(second),
+            ..look(100, 40)
+        });
+    }
+    let verdict = watch.verdict(Duration::from_secs(53)).unwrap();
+    assert_eq!(verdict.finding, Finding::Fail);
+    assert!(
+        verdict.summary.starts_with("in the last 10s, 120 of 1"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn an_open_question_extends_the_watch_twice_and_then_loses_the_traffic() {
+    let mut watch = Watch::new(
+        WatchSettings {
+            on_inconclusive: OnInconclusive::Extend,
+            ..settings()
+        },
+        Seen::default(),
+    );
+    watch.see(look(100, 7));
+    assert_eq!(finding(&mut watch, MINUTE), None);
+    assert_eq!(watch.until(), 2 * MINUTE);
+    assert_eq!(finding(&mut watch, MINUTE * 3 / 2), None);
+    assert_eq!(finding(&mut watch, 2 * MINUTE), None);
+    let verdict = watch.verdict(3 * MINUTE).unwrap();
+    assert_eq!(verdict.finding, Finding::Inconclusive);
+    assert!(
+        verdict.summary.ends_with("the watch was extended twice"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn an_answer_during_the_extension_ends_it() {
+    let mut watch = Watch::new(
+        WatchSettings {
+            on_inconclusive: OnInconclusive::Extend,
+            ..settings()
+        },
+        Seen::default(),
+    );
+    watch.see(look(100, 7));
+    assert_eq!(finding(&mut watch, MINUTE), None);
+    watch.see(look(1_000, 10));
+    assert_eq!(finding(&mut watch, 2 * MINUTE), Some(Finding::Pass));
+}
+
+/// What clients saw of a release that takes so many milliseconds and says "yes" so often.
+fn served(milliseconds: u64, requests: u64, yes: u64) -> Seen {
+    Seen {
+        tally: Tally {
+            requests,
+            failed: 0,
+        },
+        latencies: (0..requests)
+            .map(|_| Duration::from_millis(milliseconds))
+            .collect(),
+        labels: BTreeMap::from([("yes".to_owned(), yes), ("no".to_owned(), requests - yes)]),
+        ..Seen::default()
+    }
+}
+
+fn compared(before: Seen, since: Seen) -> Verdict {
+    let mut watch = Watch::new(settings(), before);
+    watch.see(Look {
+        traffic: since,
+        ..look(0, 0)
+    });
+    let early = watch.verdict(MINUTE / 3);
+    assert!(early.is_none(), "{early:?}");
+    watch.verdict(MINUTE).unwrap()
+}
+
+#[test]
+fn clients_that_wait_far_longer_than_before_end_it() {
+    let verdict = compared(served(20, 1_000, 500), served(60, 1_000, 500));
+    assert_eq!(verdict.finding, Finding::Fail);
+    assert!(
+        verdict
+            .summary
+            .starts_with("clients wait for longer: p99 60"),
+        "{}",
+        verdict.summary
+    );
+    let verdict = compared(served(20, 1_000, 500), served(30, 1_000, 500));
+    assert_eq!(verdict.finding, Finding::Pass);
+    assert!(verdict.numbers["p99_seconds"] > verdict.numbers["active_p99_seconds"]);
+}
+
+#[test]
+fn other_labels_than_before_end_it() {
+    let verdict = compared(served(20, 1_000, 500), served(20, 1_000, 950));
+    assert_eq!(verdict.finding, Finding::Fail);
+    assert!(
+        verdict.summary.contains("yes 95 %, no 5 % instead of "),
+        "{}",
+        verdict.summary
+    );
+    let verdict = compared(served(20, 1_000, 500), served(20, 1_000, 600));
+    assert_eq!(verdict.finding, Finding::Pass);
+}
+
+#[test]
+fn without_enough_traffic_before_nothing_is_compared_and_that_is_said() {
+    let verdict = compared(served(1, 99, 50), served(60, 1_000, 950));
+    assert_eq!(verdict.finding, Finding::Pass);
+    assert!(
+        verdict.warnings[0].starts_with("latency was not compared: 99 requests before the switch"),
+        "{:?}",
+        verdict.warnings
+    );
+}
+
+#[test]
+fn what_could_not_be_read_is_told_and_held_against_nobody() {
+    let mut watch = watch();
+    for number in 0..4 {
+        let unread = if number % 2 == 0 {
+            vec!["the log: gone".to_owned()]
+        } else {
+            Vec::new()
+        };
+        watch.see(Look {
+            unread,
+            ..look(100, 0)
+        });
+    }
+    let verdict = watch.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.finding, Finding::Pass);
+    assert!(
+        verdict
+            .warnings
+            .contains(&"not read at 2 of 4 looks: the log: gone".to_owned())
+    );
+}
+
+/// One watch over a release that fails so often, with so many requests a second.
+fn simulated(lots: &mut fastrand::Rng, error_rate: f64, requests: u64) -> Finding {
+    let mut watch = Watch::new(
+        WatchSettings {
+            on_inconclusive: OnInconclusive::Extend,
+            ..settings()
+        },
+        Seen::default(),
+    );
+    for second in 0.. {
+        let at = Duration::from_secs(second);
+        // Where clients send too few, probes come through the router as well.
+        let requests = requests + watch.missing_requests() as u64;
+        let failed = (0..requests).filter(|_| lots.f64() < error_rate).count() as u64;
+        watch.see(Look {
+            at,
+            ..look(requests, failed)
+        });
+        if let Some(verdict) = watch.verdict(at) {
+            return verdict.finding;
+        }
+    }
+    unreachable!("every watch ends")
+}
+
+/// At most one in a hundred: on both sides of the threshold, on a quiet service and a busy one.
+#[test]
+fn of_a_hundred_watches_at_most_one_is_wrong() {
+    let allowed = settings().max_error_rate;
+    for requests in [0, 5, 100] {
+        let mut lots = fastrand::Rng::with_seed(11);
+        let mut count = |error_rate, passes| {
+            (0..100)
+                .filter(|_| {
+                    let finding = simulated(&mut lots, error_rate, requests);
+                    (finding == Finding::Pass) == passes
+                })
+                .count()
+        };
+        let promoted = count(RULED_OUT * allowed, true);
+        assert!(
+            promoted <= 1,
+            "{promoted} bad releases promoted at {requests} requests/s"
+        );
+        for error_rate in [0.0, allowed / 4.0] {
+            let rolled_back = count(error_rate, false);
+            assert!(
+                rolled_back <= 1,
+                "{rolled_back} good ones rolled back at {requests} requests/s"
+            );
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_end_always_brings_a_verdict(looks in prop::collection::vec((0_u64..50, 0_u64..3, any::<bool>()), 0..40)) {
+        let mut watch = watch();
+        for (requests, failed, checked) in looks {
+            let health = checked.then(|| Ok(Health::default()));
+            watch.see(Look { health, ..look(requests, failed.min(requests)) });
+        }
+        prop_assert!(watch.verdict(MINUTE).is_some());
+    }
+
+    #[test]
+    fn a_release_without_a_failure_is_never_rolled_back_early(
+        looks in prop::collection::vec(0_u64..50, 0..40), at in 0_u64..60,
+    ) {
+        let mut watch = watch();
+        for requests in looks {
+            watch.see(look(requests, 0));
+        }
+        prop_assert_eq!(finding(&mut watch, Duration::from_secs(at)), None);
+    }
+}
