@@ -110,13 +110,11 @@ interval = "300ms"
 [comparison]
 negligible = "100ms"
 
-[shadow]
-negligible = "400ms"
 
 [watch]
 duration = "{watch}ms"
 interval = "200ms"
-negligible = "400ms"
+negligible = "1m"
 "#,
         router = ports.router(),
         control = ports.control(),

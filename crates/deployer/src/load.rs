@@ -57,16 +57,6 @@ impl Load {
         self.latencies.corrected(self.latencies.quantile(0.5))
     }
 
-    /// Adds what another connection saw.
-    pub fn add(&mut self, other: &Self) {
-        self.tally.add(other.tally);
-        self.latencies.add(&other.latencies);
-        for (kind, count) in &other.errors {
-            *self.errors.entry(kind.clone()).or_default() += count;
-        }
-        self.elapsed = self.elapsed.max(other.elapsed);
-    }
-
     /// Counts an answer.
     pub fn answered(&mut self, took: Duration) {
         self.tally.count(true);

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -57,21 +57,19 @@ pub async fn generate(url: &str, examples: &[Example], plan: LoadPlan) -> Result
             .map(|example| Bytes::from(example.body.clone()))
             .collect(),
         schedule: Schedule::new(plan),
+        load: Mutex::default(),
     });
     let began = Instant::now();
     let mut connections = JoinSet::new();
     for number in 0..plan.concurrency {
         connections.spawn(Connection::new(Arc::clone(&target), number, plan).run());
     }
-    let mut all = Load::default();
     while let Some(ended) = connections.join_next().await {
-        match ended {
-            Ok(load) => all.add(&load),
-            Err(error) => return Err(WorldError(format!("the load ended early: {error}"))),
-        }
+        ended.map_err(|error| WorldError(format!("the load ended early: {error}")))?;
     }
-    all.elapsed = began.elapsed();
-    Ok(all)
+    let mut load = std::mem::take(&mut *target.load());
+    load.elapsed = began.elapsed();
+    Ok(load)
 }
 
 /// What all connections share.
@@ -81,6 +79,14 @@ struct Loaded {
     path: String,
     bodies: Vec<Bytes>,
     schedule: Schedule,
+    /// One for all: a histogram for each connection would take megabytes for hundreds of them.
+    load: Mutex<Load>,
+}
+
+impl Loaded {
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// When requests are due.
@@ -124,7 +130,6 @@ struct Connection {
     next: usize,
     step: usize,
     sender: Option<Sender>,
-    load: Load,
 }
 
 impl Connection {
@@ -135,11 +140,10 @@ impl Connection {
             next: number,
             step: plan.concurrency,
             sender: None,
-            load: Load::default(),
         }
     }
 
-    async fn run(mut self) -> Load {
+    async fn run(mut self) {
         let target = Arc::clone(&self.target);
         while let Some(due) = target.schedule.next() {
             // Somebody who came in time is not late because a timer was; somebody who was still
@@ -154,25 +158,24 @@ impl Connection {
             let bound = self.timeout;
             let failure = match timeout(bound, self.post(body)).await {
                 Ok(Ok(())) => {
-                    self.load.answered(began.elapsed());
+                    target.load().answered(began.elapsed());
                     continue;
                 }
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure::Broken("timed out".to_owned()),
             };
             match failure {
-                Failure::Status(status) => self.load.failed(&format!("status {status}")),
+                Failure::Status(status) => target.load().failed(&format!("status {status}")),
                 Failure::Broken(how) => {
                     self.sender = None;
-                    self.load.failed(&how);
+                    target.load().failed(&how);
                 }
                 Failure::Refused(how) => {
-                    self.load.failed(&how);
+                    target.load().failed(&how);
                     sleep(PAUSE).await;
                 }
             }
         }
-        self.load
     }
 
     async fn post(&mut self, body: Bytes) -> Result<(), Failure> {

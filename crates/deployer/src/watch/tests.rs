@@ -25,6 +25,15 @@ fn watch() -> Watch {
     Watch::new(settings(), Seen::default())
 }
 
+/// It is watched for longer while the answer is open.
+fn extending() -> Watch {
+    let settings = WatchSettings {
+        on_inconclusive: OnInconclusive::Extend,
+        ..settings()
+    };
+    Watch::new(settings, Seen::default())
+}
+
 fn seen(requests: u64, failed: u64) -> Seen {
     Seen {
         tally: Tally { requests, failed },
@@ -270,13 +279,7 @@ fn what_goes_wrong_lately_is_not_hidden_by_what_went_well_before() {
 
 #[test]
 fn an_open_question_extends_the_watch_twice_and_then_loses_the_traffic() {
-    let mut watch = Watch::new(
-        WatchSettings {
-            on_inconclusive: OnInconclusive::Extend,
-            ..settings()
-        },
-        Seen::default(),
-    );
+    let mut watch = extending();
     watch.see(look(100, 7));
     assert_eq!(finding(&mut watch, MINUTE), None);
     assert_eq!(watch.until(), 2 * MINUTE);
@@ -293,13 +296,7 @@ fn an_open_question_extends_the_watch_twice_and_then_loses_the_traffic() {
 
 #[test]
 fn an_answer_during_the_extension_ends_it() {
-    let mut watch = Watch::new(
-        WatchSettings {
-            on_inconclusive: OnInconclusive::Extend,
-            ..settings()
-        },
-        Seen::default(),
-    );
+    let mut watch = extending();
     watch.see(look(100, 7));
     assert_eq!(finding(&mut watch, MINUTE), None);
     watch.see(look(1_000, 10));
@@ -397,13 +394,7 @@ fn what_could_not_be_read_is_told_and_held_against_nobody() {
 
 /// One watch over a release that fails so often, with so many requests a second.
 fn simulated(lots: &mut fastrand::Rng, error_rate: f64, requests: u64) -> Finding {
-    let mut watch = Watch::new(
-        WatchSettings {
-            on_inconclusive: OnInconclusive::Extend,
-            ..settings()
-        },
-        Seen::default(),
-    );
+    let mut watch = extending();
     for second in 0.. {
         let at = Duration::from_secs(second);
         // Where clients send too few, probes come through the router as well.
