@@ -110,7 +110,6 @@ interval = "300ms"
 [comparison]
 negligible = "100ms"
 
-
 [watch]
 duration = "{watch}ms"
 interval = "200ms"
