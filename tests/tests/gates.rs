@@ -14,8 +14,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 const WATCH: Watch = Watch(Duration::from_secs(10));
 const ALL: &str = r#"gates.run=["identity","reachable","smoke","golden","agreement","load","comparison","headroom","shadow"]"#;
 /// As many requests at a time as by default, for a shorter time.
-const SHORT: [&str; 4] = [
+const SHORT: [&str; 5] = [
     "load.duration=2s",
+    "load.max_p99=19s",
     "shadow.duration=3s",
     // A larger model in a build that is hardly optimized, on two cores that clients share.
     "shadow.negligible=400ms",

@@ -71,7 +71,7 @@ async fn with_traffic(stack: &Stack, traffic: &Traffic) -> anyhow::Result<()> {
         "\nRelease v2 goes to the idle color, is proven there, gets all traffic, and is watched:\n",
     );
     stack.ask_the_shipped_gates()?;
-    step(stack, 0, &["deploy", "v2", "--set", "load.duration=2s"]).await?;
+    step(stack, 0, &["deploy", "v2", "--set", "load.concurrency=100"]).await?;
     say("\nBoth releases are still there, and they do not agree:\n");
     for (name, port) in [
         ("blue", stack.ports().blue()),
@@ -87,7 +87,7 @@ async fn with_traffic(stack: &Stack, traffic: &Traffic) -> anyhow::Result<()> {
     step(
         stack,
         20,
-        &["deploy", "fails-later", "--set", "load.duration=2s"],
+        &["deploy", "fails-later", "--set", "load.concurrency=100"],
     )
     .await?;
     step(stack, 0, &["status"]).await?;
