@@ -7,10 +7,12 @@ mod layout;
 mod ports;
 mod stack;
 mod there_and_back;
+mod torture;
 mod traffic;
 
 pub use layout::NOT_IN_THE_IMAGE;
 pub use ports::PortBlock;
 pub use stack::{Run, Stack, Watch, program, repository};
 pub use there_and_back::there_and_back_twice;
+pub use torture::Torture;
 pub use traffic::{Answer, Log, Traffic};

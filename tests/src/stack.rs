@@ -1,6 +1,7 @@
 //! A router and two colors of one's own, in a temporary directory, run by the real deployer.
 
 use std::{
+    ffi::OsStr,
     fs,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
@@ -156,13 +157,29 @@ impl Stack {
 
     /// Starts the deployer and leaves it running; dropping the child kills it.
     pub fn start_deployer(&self, arguments: &[&str]) -> anyhow::Result<Child> {
+        self.start_deployer_with(arguments, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_deployer_with(
+        &self,
+        arguments: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> anyhow::Result<Child> {
         self.command(arguments)?
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .context("cannot start the deployer")
+    }
+
+    /// Sends a signal, by its name, to a started deployer.
+    pub fn tell(deployer: &Child, signal: &str) -> anyhow::Result<()> {
+        let pid = deployer.id().context("it has ended")?.to_string();
+        send_signal(&pid, signal)
     }
 
     /// Waits for a started deployer.
@@ -275,13 +292,19 @@ impl Stack {
 
     /// Sends a signal, by its name, to the process that serves as `service`.
     pub fn signal(&self, service: &str, signal: &str) -> anyhow::Result<()> {
-        let pid = self.process(service)?.to_string();
-        let output = std::process::Command::new("kill")
-            .args(["-s", signal, &pid])
-            .output()?;
-        anyhow::ensure!(output.status.success(), "cannot send {signal} to {service}");
-        Ok(())
+        send_signal(&self.process(service)?.to_string(), signal)
     }
+}
+
+fn send_signal(pid: &str, signal: &str) -> anyhow::Result<()> {
+    let output = std::process::Command::new("kill")
+        .args(["-s", signal, pid])
+        .output()?;
+    anyhow::ensure!(
+        output.status.success(),
+        "cannot send {signal} to process {pid}"
+    );
+    Ok(())
 }
 
 impl Drop for Stack {

@@ -1,6 +1,9 @@
 //! The command line. It only says what is wanted; nothing happens here.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::{
     color::Color,
@@ -44,6 +47,23 @@ pub enum Command {
     Deploy {
         /// The version to deploy [default: the one that the idle color holds]
         version: Option<String>,
+        /// Say what would be done, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Ship a fix although the active color is down: gates that compare with it are left out
+        #[arg(long)]
+        active_down: bool,
+        /// Flags that replace figures of the settings file.
+        #[command(flatten)]
+        overrides: Box<DeployOverrides>,
+    },
+    /// Bring a deployment to an end whose deployer was killed
+    ///
+    /// A candidate that has the traffic was not watched to the end, so it loses it; with
+    /// `--on-interrupt continue` it is watched again. `deploy` and `rollback` do this first by
+    /// themselves.
+    #[command(after_help = EXIT_CODES)]
+    Recover {
         /// Flags that replace figures of the settings file.
         #[command(flatten)]
         overrides: Box<DeployOverrides>,
@@ -56,9 +76,6 @@ pub enum Command {
         /// Ask these gates alone [default: those of gates.run in the settings file]
         #[arg(long, value_name = "GATES", value_delimiter = ',')]
         only: Vec<GateName>,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
     },
     /// Show how a deployment went, and where its report lies
     Report {
@@ -67,9 +84,6 @@ pub enum Command {
         /// Open the report in the browser
         #[arg(long)]
         open: bool,
-        /// Print the report's data
-        #[arg(long)]
-        json: bool,
     },
     /// Give all traffic back to the release before this one, at once
     Rollback,
@@ -80,12 +94,32 @@ pub enum Command {
     },
     /// Show what each color serves and where traffic goes
     Status {
-        /// Print one JSON object
+        /// Show it again every two seconds
         #[arg(long)]
-        json: bool,
+        watch: bool,
     },
+    /// Show what was done, by whom and why
+    History,
+    /// Look for what is wrong with this installation, and say what to do about it
+    #[command(after_help = "Exit codes: 0 nothing is wrong, 1 something is.")]
+    Doctor,
+    /// Watch both colors until told to stop: alert, keep a sick standby from standing in
+    Watch,
+    /// Send an alert that is none to everybody who would get one
+    AlertTest,
     /// Stop the router and both colors
     Down,
+    /// Print a shell's completions of this command
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write manual pages
+    Man {
+        /// Where to
+        #[arg(default_value = ".")]
+        directory: PathBuf,
+    },
 }
 
 impl Command {
@@ -103,8 +137,15 @@ impl Command {
             Self::Switch { color } => format!("switch {color}"),
             Self::Validate { .. } => "validate".to_owned(),
             Self::Report { .. } => "report".to_owned(),
+            Self::Recover { .. } => "recover".to_owned(),
             Self::Status { .. } => "status".to_owned(),
+            Self::History => "history".to_owned(),
+            Self::Doctor => "doctor".to_owned(),
+            Self::Watch => "watch".to_owned(),
+            Self::AlertTest => "alert-test".to_owned(),
             Self::Down => "down".to_owned(),
+            Self::Completions { .. } => "completions".to_owned(),
+            Self::Man { .. } => "man".to_owned(),
         }
     }
 }

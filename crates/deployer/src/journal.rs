@@ -5,24 +5,31 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{phase::Phase, plan::Plan};
+use crate::{
+    history::{self, Past},
+    holder::Holder,
+    kill_point,
+    phase::Phase,
+    plan::Plan,
+};
 
 /// Why the journal or the lock is not to be had.
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// Somebody else is deploying.
-    #[error("another deployer is at work: {holder}; try again when it is done")]
+    #[error("another deployer is at work: {}; try again when it is done", named(.holder.as_ref()))]
     Busy {
-        /// Who, since when, doing what.
-        holder: String,
+        /// Who, since when, doing what; none when it could not say so.
+        holder: Option<Box<Holder>>,
     },
     /// The state directory cannot be used.
     #[error("cannot {doing} {path}: {source}")]
@@ -73,42 +80,62 @@ impl Journal {
         fs::create_dir_all(directory).map_err(storage("create", directory))?;
         let path = directory.join("lock");
         let mut lock = OpenOptions::new()
-            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(&path)
             .map_err(storage("open", &path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = lock.read_to_string(&mut holder);
-                let holder = match holder.trim() {
-                    "" => "it does not say who it is".to_owned(),
-                    holder => holder.to_owned(),
-                };
-                return Err(JournalError::Busy { holder });
+        // Whoever looks who is at work has the lock for a moment.
+        let patience = Instant::now() + Duration::from_millis(300);
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let holder = read_holder(&path).map(Box::new);
+                    return Err(JournalError::Busy { holder });
+                }
+                Err(TryLockError::Error(source)) => return Err(storage("lock", &path)(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(storage("lock", &path)(source)),
         }
-        let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
-        let holder = format!(
-            "`{command}` by {user}, process {}, since {:.0}",
-            std::process::id(),
-            Timestamp::now()
-        );
+        let holder = serde_json::to_string(&Holder::this(command)).unwrap_or_default();
         // The name is a courtesy to others: a full disk must not keep anybody from rolling back.
         let _ = lock
             .set_len(0)
             .and_then(|()| lock.write_all(holder.as_bytes()));
-        Ok(Self {
+        let journal = Self {
             directory: directory.to_owned(),
             _lock: lock,
-        })
+        };
+        // A deployer that was killed right after its last entry; the same courtesy.
+        let _ = journal.complete_history();
+        Ok(journal)
     }
 
-    /// Writes down that the deployment reached `phase`. It is on the disk when this returns.
+    /// Adds the end of the last deployment to the history, if it is not there.
+    fn complete_history(&self) -> Result<(), JournalError> {
+        let Some(past) = self.last()?.as_ref().and_then(Past::of) else {
+            return Ok(());
+        };
+        let path = history::path(&self.directory);
+        let read = history::read(&self.directory).map_err(storage("read", &path))?;
+        let same = |other: &Past| (&other.id, other.deed) == (&past.id, past.deed);
+        if read.past.iter().any(same) {
+            return Ok(());
+        }
+        history::append(&self.directory, &past).map_err(storage("add to", &path))
+    }
+
+    /// Adds to the history what was done without a deployment.
+    pub fn done(&self, past: &Past) -> Result<(), JournalError> {
+        history::append(&self.directory, past)
+            .map_err(storage("add to", &history::path(&self.directory)))
+    }
+
+    /// Writes down that the deployment reached `phase`; an end also in the history. It is on the disk
+    /// when this returns.
     pub fn reached(
         &self,
         plan: &Plan,
@@ -124,13 +151,37 @@ impl Journal {
         let path = entry_path(&self.directory);
         let text = serde_json::to_string_pretty(&entry)
             .map_err(|error| storage("write", &path)(error.into()))?;
-        replace(&path, &text).map_err(storage("write", &path))
+        kill_point::pass(format_args!("before journal {phase}"));
+        replace(&path, &text).map_err(storage("write", &path))?;
+        kill_point::pass(format_args!("after journal {phase}"));
+        self.complete_history()
     }
 
     /// The last entry; none when nothing was ever deployed.
     pub fn last(&self) -> Result<Option<Entry>, JournalError> {
         last_entry(&self.directory)
     }
+}
+
+/// Who is at work in `directory`; nobody when the lock is free.
+#[must_use]
+pub fn at_work(directory: &Path) -> Option<Holder> {
+    let path = directory.join("lock");
+    match File::open(&path).ok()?.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => read_holder(&path),
+        _ => None,
+    }
+}
+
+fn read_holder(path: &Path) -> Option<Holder> {
+    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
+}
+
+fn named(holder: Option<&Box<Holder>>) -> String {
+    holder.map_or_else(
+        || "it does not say who it is".to_owned(),
+        ToString::to_string,
+    )
 }
 
 /// The last entry of the journal in `directory`, without taking the lock.
@@ -201,6 +252,38 @@ mod tests {
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         drop(held);
         Journal::lock(directory.path(), "rollback").unwrap();
+    }
+
+    #[test]
+    fn who_is_at_work_is_known_to_others_until_it_is_done() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(at_work(directory.path()), None);
+        let held = Journal::lock(directory.path(), "deploy v2").unwrap();
+        let holder = at_work(directory.path()).unwrap();
+        assert_eq!(holder.command, "deploy v2");
+        assert!(holder.by.contains('@'), "{holder}");
+        drop(held);
+        assert_eq!(at_work(directory.path()), None);
+    }
+
+    #[test]
+    fn an_end_is_in_the_history_once_also_when_the_deployer_was_killed_before_it_could_say_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let past = || history::read(directory.path()).unwrap().past;
+        let journal = Journal::lock(directory.path(), "deploy v2").unwrap();
+        journal.reached(&plan(), Phase::Planned, None).unwrap();
+        assert_eq!(past(), []);
+        journal.reached(&plan(), Phase::Promoted, None).unwrap();
+        assert_eq!(past().len(), 1);
+        drop(journal);
+        fs::remove_file(history::path(directory.path())).unwrap();
+        drop(Journal::lock(directory.path(), "deploy v3").unwrap());
+        drop(Journal::lock(directory.path(), "deploy v3").unwrap());
+        let [only] = &past()[..] else {
+            panic!("{:?}", past());
+        };
+        assert_eq!(only.deed, history::Deed::Promoted);
+        assert_eq!(only.id, Some(plan().id));
     }
 
     #[test]

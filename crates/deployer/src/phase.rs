@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// What is true of the world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The active color is healthy and the plan is written down; no server was touched.
@@ -96,6 +96,15 @@ impl Phase {
     #[must_use]
     pub fn is_end(self) -> bool {
         self.on_success().is_none()
+    }
+
+    /// The phase as it is named in settings, files and events.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RolledBack => "rolled_back",
+            other => other.words(),
+        }
     }
 
     /// The phase in words that fit behind "is" or "was".

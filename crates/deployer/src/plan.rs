@@ -16,6 +16,12 @@ pub struct Plan {
     pub idle: Color,
     /// What the candidate must turn out to be.
     pub release: Release,
+    /// When the deployment began.
+    #[serde(default)]
+    pub began: Option<Timestamp>,
+    /// Whether the idle color could stand in before it was touched.
+    #[serde(default)]
+    pub idle_was_fit: bool,
 }
 
 impl Plan {
@@ -27,6 +33,8 @@ impl Plan {
             active,
             idle: active.other(),
             release,
+            began: Some(now),
+            idle_was_fit: false,
         }
     }
 }

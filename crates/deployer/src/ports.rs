@@ -7,8 +7,11 @@ use thiserror::Error;
 
 use crate::{
     color::Color,
+    diagnosis::Finding,
     examples::Example,
     load::{Load, LoadPlan},
+    phase::Phase,
+    plan::Plan,
     release::Health,
     traffic::Request,
 };
@@ -21,6 +24,9 @@ pub struct WorldError(pub String);
 /// Sends traffic to one color.
 #[async_trait]
 pub trait Router: Send + Sync {
+    /// Whether the router sees the flags that are set here: an error says what is wrong otherwise.
+    async fn sees_flags(&self) -> Result<(), WorldError>;
+
     /// The color that has the traffic, by the flag, and confirmed by the router itself.
     async fn active(&self) -> Result<Color, WorldError>;
 
@@ -93,6 +99,12 @@ pub trait Fleet: Send + Sync {
     /// What a service is doing, and for a server which version was last started there.
     async fn inspect(&self, service: Service) -> Result<(State, Option<String>), WorldError>;
 
+    /// Removes what former releases left and nothing uses, but for the `keep` newest.
+    async fn prune(&self, keep: usize) -> Result<(), WorldError>;
+
+    /// Looks at what runs the services: versions, configuration, how containers ended.
+    async fn diagnose(&self) -> Vec<Finding>;
+
     /// The last lines that a service wrote, oldest first.
     async fn logs(&self, service: Service, lines: usize) -> Vec<String>;
 }
@@ -137,6 +149,29 @@ pub trait Probe: Send + Sync {
     ) -> Result<Load, WorldError>;
 }
 
+/// On which side of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Before it is gone on to.
+    Before,
+    /// After it was reached.
+    After,
+}
+
+/// Runs what somebody wants run around the phases.
+#[async_trait]
+pub trait Hooks: Send + Sync {
+    /// Runs what there is to run, bounded in time; an error when it failed. `reason` is why a
+    /// deployment ended.
+    async fn run(
+        &self,
+        when: When,
+        phase: Phase,
+        plan: &Plan,
+        reason: Option<&str>,
+    ) -> Result<(), WorldError>;
+}
+
 /// The ports together.
 pub struct World {
     /// Sends traffic.
@@ -149,4 +184,6 @@ pub struct World {
     pub fleet: Box<dyn Fleet>,
     /// Asks model servers.
     pub probe: Box<dyn Probe>,
+    /// Runs commands of one's own.
+    pub hooks: Box<dyn Hooks>,
 }

@@ -1,11 +1,12 @@
 //! What is done about a deployment whose deployer died in the middle of it.
 
 use crate::{
+    color::Color,
     event::{Event, Reporter},
     journal::{Entry, Journal},
     phase::Phase,
-    ports::World,
-    rollout::give_back,
+    ports::{Service, World},
+    rollout::{give_back, restore_standby},
 };
 
 /// What became of an unfinished deployment.
@@ -13,6 +14,8 @@ use crate::{
 pub enum Settled {
     /// There is none any more: something else can begin.
     Fine,
+    /// The same, and this color has got its traffic back from the candidate.
+    RolledBack(Color),
     /// The candidate has traffic, and cannot be relieved of it, for this reason.
     Halted(String),
 }
@@ -40,7 +43,17 @@ pub async fn settle(
         phase,
         since,
     });
-    world.router.set_shadow(false)?;
+    // Where traffic goes is what matters; what else fails is told.
+    let note = |problem: Result<(), String>| {
+        if let Err(text) = problem {
+            reporter.report(&Event::Note { text });
+        }
+    };
+    let words = |error: crate::ports::WorldError| error.to_string();
+    note(world.router.set_shadow(false).map_err(words));
+    if phase == Phase::Planned {
+        note(restore_standby(world, &plan).map_err(words));
+    }
     let interrupted = "the deployer was interrupted";
     let back = world.router.active().await? == plan.active;
     let (end, reason) = match (phase, back) {
@@ -67,17 +80,23 @@ pub async fn settle(
             ),
         ),
     };
-    journal.reached(&plan, end, Some(&reason))?;
+    let written = journal.reached(&plan, end, Some(&reason));
+    note(written.map_err(|error| error.to_string()));
+    // Requests may still hang on it; the router repeats them on the color that has the traffic.
+    if end == Phase::RolledBack {
+        let stopped = world.fleet.stop(Service::Server(plan.idle)).await;
+        note(stopped.map_err(words));
+    }
     reporter.report(&Event::Reached {
         phase: end,
         reason: Some(&reason),
     });
-    Ok(if end == Phase::Halted {
-        Settled::Halted(format!(
+    Ok(match end {
+        Phase::Halted => Settled::Halted(format!(
             "deployment {} could be neither finished nor rolled back: {reason}; repair one color, then `deployer switch COLOR`",
             plan.id
-        ))
-    } else {
-        Settled::Fine
+        )),
+        Phase::RolledBack => Settled::RolledBack(plan.active),
+        _ => Settled::Fine,
     })
 }

@@ -1,21 +1,21 @@
 //! One deployment from beginning to end: prove the candidate, move traffic, watch, and give
 //! traffic back when the candidate is worse.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{cell::Cell, fmt::Write as _, pin::pin, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::{
     color::Color,
-    config::{OnInconclusive, OnInconclusiveGate, Settings},
+    config::{OnInconclusive, OnInconclusiveGate, OnInterrupt, Settings},
     event::{Event, Reporter},
     examples::Examples,
     gates::{self, Candidate, Gate, Healthy},
     journal::Journal,
     phase::{Phase, Return, Traffic},
     plan::Plan,
-    ports::{Service, State, Target, World},
+    ports::{Service, State, Target, When, World, WorldError},
     release::Release,
     traffic::{Request, Seen},
     verdict::{Finding, Verdict},
@@ -37,6 +37,8 @@ pub struct Rollout<'a> {
     pub settings: &'a Settings,
     /// What is to be done.
     pub plan: &'a Plan,
+    /// Whether the active color is known to be down, and the candidate is meant to mend that.
+    pub active_down: bool,
     /// What the candidate is asked.
     pub examples: &'a Examples,
     /// The ports.
@@ -50,22 +52,55 @@ pub struct Rollout<'a> {
 impl Rollout<'_> {
     /// Deploys. Whatever goes wrong on the way, the outcome says where traffic is now.
     ///
-    /// When `stop` resolves before the end, the candidate has failed: nobody would be watching it.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Outcome {
+    /// `told_to_stop` resolves when somebody wants the deployer to end. Before the switch, the
+    /// candidate is then refused. After it, nobody would be watching: it loses the traffic, unless
+    /// the settings say to go on; then only the second time counts.
+    pub async fn run<F: Future<Output = ()>>(self, told_to_stop: impl Fn() -> F) -> Outcome {
         self.reporter.report(&Event::Planned { plan: self.plan });
-        let mut phase = Phase::Planned;
-        let advanced = tokio::select! {
-            advanced = self.advance_to_the_end(&mut phase) => advanced,
-            () = stop => Err("the deployer was told to stop".to_owned()),
+        let phase = Cell::new(Phase::Planned);
+        let advance = self.advance_to_the_end(&phase);
+        self.see_through(&phase, advance, told_to_stop).await
+    }
+
+    /// Goes on watching a candidate that has the traffic since a deployer that was killed.
+    pub async fn resume<F: Future<Output = ()>>(self, told_to_stop: impl Fn() -> F) -> Outcome {
+        let phase = Cell::new(Phase::Switched);
+        // What clients saw before the switch is not known any more.
+        let advance = self.watch_to_the_end(&phase, Seen::default());
+        self.see_through(&phase, advance, told_to_stop).await
+    }
+
+    async fn see_through<F: Future<Output = ()>>(
+        &self,
+        phase: &Cell<Phase>,
+        advance: impl Future<Output = Result<String, String>>,
+        told_to_stop: impl Fn() -> F,
+    ) -> Outcome {
+        let mut go_on = self.settings.watch.on_interrupt == OnInterrupt::Continue;
+        let mut advance = pin!(advance);
+        let advanced = loop {
+            tokio::select! {
+                advanced = &mut advance => break advanced,
+                () = told_to_stop() => {
+                    if phase.get() != Phase::Switched || !std::mem::take(&mut go_on) {
+                        break Err("the deployer was told to stop".to_owned());
+                    }
+                    self.reporter.report(&Event::Note {
+                        text: "told to stop, and going on as on_interrupt says; the next time, traffic goes back".to_owned(),
+                    });
+                }
+            }
         };
-        match advanced {
+        let outcome = match advanced {
             Ok(reason) => self.end(Phase::Promoted, reason),
-            Err(reason) => self.fail(phase, reason).await,
-        }
+            Err(reason) => self.fail(phase.get(), reason).await,
+        };
+        self.hook_after(outcome.phase, Some(&outcome.reason)).await;
+        outcome
     }
 
     /// The way of a good release; `phase` tells how far it came.
-    async fn advance_to_the_end(&self, phase: &mut Phase) -> Result<String, String> {
+    async fn advance_to_the_end(&self, phase: &Cell<Phase>) -> Result<String, String> {
         let Plan {
             active,
             idle,
@@ -73,17 +108,22 @@ impl Rollout<'_> {
             ..
         } = *self.plan;
         self.reach(phase, Phase::Planned)?;
-        let asked = self.world.probe.health(Target::Server(active)).await;
-        asked.map_err(|error| format!("the active color {active} is not healthy, so nothing could be compared or rolled back to: {error}"))?;
+        if !self.active_down {
+            let asked = self.world.probe.health(Target::Server(active)).await;
+            asked.map_err(|error| format!("the active color {active} is not healthy, so nothing could be compared or rolled back to: {error}. If a fix must be shipped nevertheless, `deployer deploy --active-down` leaves out what compares; if {idle} is healthy, `deployer switch {idle}` sends traffic there at once"))?;
+        }
 
         let before = self.before();
+        self.hook_before(Phase::Starting).await?;
 
         // Before the phase in which the idle color is fair game: a flag that cannot be changed is
         // no reason to stop a standby that was not replaced.
-        self.world.router.set_fit(active, true).map_err(words)?;
-        self.world.router.set_fit(idle, false).map_err(words)?;
+        let router = &self.world.router;
+        router.set_fit(active, !self.active_down).map_err(words)?;
+        router.set_fit(idle, false).map_err(words)?;
 
         self.reach(phase, Phase::Starting)?;
+        self.hook_after(Phase::Starting, None).await;
         self.world
             .fleet
             .start(idle, &release.version)
@@ -96,25 +136,43 @@ impl Rollout<'_> {
             examples: self.examples,
             world: self.world,
             before: &before,
+            active_down: self.active_down,
             reporter: self.reporter,
         };
         questions.healthy().await?;
 
+        self.hook_before(Phase::Healthy).await?;
         self.reach(phase, Phase::Healthy)?;
+        self.hook_after(Phase::Healthy, None).await;
         questions
             .ask(gates::before_the_switch(self.settings))
             .await?;
 
+        self.hook_before(Phase::Validated).await?;
         self.reach(phase, Phase::Validated)?;
+        self.hook_after(Phase::Validated, None).await;
+        self.hook_before(Phase::Switched).await?;
         self.switch().await?;
 
         self.reach(phase, Phase::Switched)?;
-        let summary = self.watch(before).await?;
+        self.watch_to_the_end(phase, before).await
+    }
+
+    /// The rest of that way, from the switch on.
+    async fn watch_to_the_end(&self, phase: &Cell<Phase>, before: Seen) -> Result<String, String> {
+        let Plan { active, idle, .. } = *self.plan;
+        let mut watch = pin!(self.watch(before));
+        // The watch waits for nothing.
+        let summary = tokio::select! {
+            summary = &mut watch => summary?,
+            () = self.hook_after(Phase::Switched, None) => watch.await?,
+        };
+        self.hook_before(Phase::Promoted).await?;
         if self.world.router.active().await.ok() == Some(active) {
             return Err(format!("somebody moved traffic back to {active} meanwhile"));
         }
         self.world.router.set_fit(idle, true).map_err(words)?;
-        *phase = Phase::Promoted;
+        phase.set(Phase::Promoted);
         Ok(summary)
     }
 
@@ -301,7 +359,13 @@ impl Rollout<'_> {
                 ),
             ),
         };
-        // Traffic first, cleaning up last. A gate that was interrupted may have left copies on.
+        // Traffic first, cleaning up last.
+        if !touched && let Err(error) = restore_standby(self.world, self.plan) {
+            self.reporter.report(&Event::Note {
+                text: error.to_string(),
+            });
+        }
+        // A gate that was interrupted may have left copies on.
         if touched && let Err(error) = self.world.router.set_shadow(false) {
             self.reporter.report(&Event::Note {
                 text: error.to_string(),
@@ -321,18 +385,36 @@ impl Rollout<'_> {
     }
 
     /// Writes down that the world is in `next`.
-    fn reach(&self, phase: &mut Phase, next: Phase) -> Result<(), String> {
+    fn reach(&self, phase: &Cell<Phase>, next: Phase) -> Result<(), String> {
+        let now = phase.get();
         debug_assert!(
-            *phase == next || phase.on_success() == Some(next),
-            "{phase} is not followed by {next}"
+            now == next || now.on_success() == Some(next),
+            "{now} is not followed by {next}"
         );
         self.journal.reached(self.plan, next, None).map_err(words)?;
-        *phase = next;
+        phase.set(next);
         self.reporter.report(&Event::Reached {
             phase: next,
             reason: None,
         });
         Ok(())
+    }
+
+    /// Keeps the deployment from going on when it fails.
+    async fn hook_before(&self, phase: Phase) -> Result<(), String> {
+        let hooks = &self.world.hooks;
+        let run = hooks.run(When::Before, phase, self.plan, None);
+        run.await.map_err(words)
+    }
+
+    /// What comes of it changes nothing.
+    async fn hook_after(&self, phase: Phase, reason: Option<&str>) {
+        let hooks = &self.world.hooks;
+        if let Err(error) = hooks.run(When::After, phase, self.plan, reason).await {
+            self.reporter.report(&Event::Note {
+                text: error.to_string(),
+            });
+        }
     }
 
     fn end(&self, phase: Phase, reason: String) -> Outcome {
@@ -364,6 +446,8 @@ pub struct Questions<'a> {
     pub world: &'a World,
     /// What clients saw of the active release lately.
     pub before: &'a Seen,
+    /// Whether the active release is known to be down.
+    pub active_down: bool,
     /// Who is told.
     pub reporter: &'a dyn Reporter,
 }
@@ -388,9 +472,14 @@ impl Questions<'_> {
                 examples: self.examples,
                 before: self.before,
                 earlier: &earlier,
+                active_down: self.active_down,
                 reporter: self.reporter,
             };
-            let verdict = gate.judge(&candidate).await;
+            let verdict = if self.active_down && gate.compares() {
+                Verdict::skipped("the active color is down: there is nothing to compare with")
+            } else {
+                gate.judge(&candidate).await
+            };
             self.reporter.report(&Event::Judged {
                 gate: name,
                 verdict: &verdict,
@@ -405,6 +494,14 @@ impl Questions<'_> {
         }
         Ok(())
     }
+}
+
+/// Lets the idle color stand in again, if it could before a deployment that did not touch it.
+pub fn restore_standby(world: &World, plan: &Plan) -> Result<(), WorldError> {
+    if plan.idle_was_fit {
+        world.router.set_fit(plan.idle, true)?;
+    }
+    Ok(())
 }
 
 /// Gives traffic back to the color that had it before `plan`, if that one is healthy.

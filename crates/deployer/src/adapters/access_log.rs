@@ -35,13 +35,11 @@ impl AccessLog {
         }
     }
 
-    /// Empties the log when it has grown beyond `LIMIT`: nginx, which appends, goes on at its
+    /// Empties the log when it has grown beyond `limit` bytes: nginx, which appends, goes on at its
     /// beginning. What is lost was judged long ago.
-    pub(super) fn trim(path: &Path) -> std::io::Result<()> {
-        const LIMIT: u64 = 256 * 1024 * 1024;
-
+    pub(super) fn trim(path: &Path, limit: u64) -> std::io::Result<()> {
         match path.metadata() {
-            Ok(metadata) if metadata.len() > LIMIT => {
+            Ok(metadata) if metadata.len() > limit => {
                 OpenOptions::new().write(true).open(path)?.set_len(0)
             }
             _ => Ok(()),
@@ -224,7 +222,7 @@ mod tests {
         // Sparse: nothing of it is on the disk.
         for (length, left) in [(1 << 20, 1 << 20), (1 << 29, 0)] {
             file.set_len(length).unwrap();
-            AccessLog::trim(&path).unwrap();
+            AccessLog::trim(&path, 1 << 28).unwrap();
             assert_eq!(path.metadata().unwrap().len(), left);
         }
     }

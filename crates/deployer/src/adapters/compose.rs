@@ -9,6 +9,7 @@ use tokio::process::Command;
 use crate::{
     color::Color,
     config::{ComposeSettings, Settings},
+    diagnosis::Finding,
     journal,
     ports::{Fleet, Service, State, WorldError},
 };
@@ -58,10 +59,19 @@ impl ComposeFleet {
         for color in Color::BOTH {
             command.env(variable(color), self.version(color));
         }
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+        command.args(arguments);
+        self.run(&shown, command).await
+    }
+
+    async fn docker(&self, arguments: &[&str]) -> Result<String, WorldError> {
+        let mut command = Command::new("docker");
+        command.args(arguments);
+        self.run(&format!("docker {}", arguments.join(" ")), command)
+            .await
+    }
+
+    async fn run(&self, shown: &str, mut command: Command) -> Result<String, WorldError> {
+        command.stdin(Stdio::null()).kill_on_drop(true);
         let timeout = self.settings.timeout;
         let output = tokio::time::timeout(timeout, command.output())
             .await
@@ -131,6 +141,73 @@ impl Fleet for ComposeFleet {
         Ok((state, version))
     }
 
+    async fn prune(&self, keep: usize) -> Result<(), WorldError> {
+        const OURS: &str = "label=org.opencontainers.image.title=model-server";
+
+        let filter = ["image", "ls", "--quiet", "--no-trunc", "--filter", OURS];
+        let listed = self.docker(&filter).await?;
+        // The newest first; an image with several names is listed once for each.
+        let mut images: Vec<&str> = Vec::new();
+        for id in listed.lines() {
+            if !images.contains(&id) {
+                images.push(id);
+            }
+        }
+        let used = self
+            .docker(&["ps", "--all", "--quiet", "--no-trunc"])
+            .await?;
+        let mut inspect = vec!["inspect", "--format", "{{.Image}}"];
+        inspect.extend(used.lines());
+        let used = match used.trim() {
+            "" => String::new(),
+            _ => self.docker(&inspect).await?,
+        };
+        images.retain(|id| !used.lines().any(|used| used == *id));
+        for id in images.iter().skip(keep) {
+            // Its other names go with it.
+            self.docker(&["image", "rm", "--force", id]).await?;
+        }
+        Ok(())
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        const INSTALL: &str = "install Docker Engine with Compose 2.20 or later, start it, and let this user use it (group docker)";
+        let format = "{{.Server.Version}}";
+        let engine = match self.docker(&["version", "--format", format]).await {
+            Ok(version) => Finding::fine("docker", format!("engine {}", version.trim())),
+            Err(error) => return vec![Finding::wrong("docker", error.to_string(), INSTALL)],
+        };
+        let compose = match self.docker(&["compose", "version", "--short"]).await {
+            Ok(version) => Finding::fine("docker", format!("Compose {}", version.trim())),
+            Err(error) => {
+                return vec![engine, Finding::wrong("docker", error.to_string(), INSTALL)];
+            }
+        };
+        let mut findings = vec![engine, compose];
+        for name in ["router", "blue", "green"] {
+            findings.push(self.container(name).await);
+        }
+        let nginx = ["exec", "--no-TTY", "router", "nginx"];
+        let inside = [
+            "-p",
+            "/srv/router",
+            "-c",
+            "/etc/router/nginx.conf",
+            "-e",
+            "stderr",
+        ];
+        let test = [&nginx[..], &inside[..], &["-t", "-q"]].concat();
+        findings.push(match self.compose(&test).await {
+            Ok(_) => Finding::fine("nginx", "its configuration is in order"),
+            Err(error) => Finding::wrong(
+                "nginx",
+                error.to_string(),
+                "correct the files in nginx/, then `docker compose restart router`",
+            ),
+        });
+        findings
+    }
+
     async fn logs(&self, service: Service, lines: usize) -> Vec<String> {
         let tail = lines.to_string();
         let printed = self
@@ -148,6 +225,59 @@ impl Fleet for ComposeFleet {
             .lines()
             .map(str::to_owned)
             .collect()
+    }
+}
+
+impl ComposeFleet {
+    /// How a service's container is, or how it ended.
+    async fn container(&self, name: &str) -> Finding {
+        const FORMAT: &str = "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}} {{.RestartCount}} {{.Config.Image}}";
+
+        let topic = format!("container {name}");
+        let listed = self.compose(&["ps", "--all", "--quiet", name]).await;
+        let inspected = match listed.as_deref().map(str::trim) {
+            Ok("") => {
+                let advice = "`deployer up` starts it";
+                return Finding::wrong(topic, "there is none", advice);
+            }
+            Ok(id) => self.docker(&["inspect", "--format", FORMAT, id]).await,
+            Err(_) => listed,
+        };
+        let text = match inspected {
+            Ok(text) => text,
+            Err(error) => {
+                return Finding::wrong(topic, error.to_string(), "see `docker compose ps`");
+            }
+        };
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        let [state, code, killed, restarts, image] = fields[..] else {
+            return Finding::wrong(topic, text.clone(), "this is not what Docker prints");
+        };
+        let service = if name == "router" {
+            "ROUTER_MEMORY"
+        } else {
+            "COLOR_MEMORY"
+        };
+        match (state, killed) {
+            (_, "true") => Finding::wrong(
+                topic,
+                format!("{state}: it was killed because it wanted more memory than it may have"),
+                format!("raise {service} in .env, or deploy a smaller model"),
+            ),
+            ("running", _) if restarts == "0" => Finding::fine(topic, format!("running {image}")),
+            ("running", _) => Finding::wrong(
+                topic,
+                format!(
+                    "running {image}, restarted {restarts} times by Docker, last exit code {code}"
+                ),
+                format!("`docker compose logs {name}` says why it ended"),
+            ),
+            _ => Finding::wrong(
+                topic,
+                format!("{state}, exit code {code}"),
+                format!("`docker compose logs {name}` says why; `deployer up` starts it"),
+            ),
+        }
     }
 }
 

@@ -123,15 +123,27 @@ fn label_in(body: &Value, place: &str) -> Option<String> {
 
 /// A client whose every question ends within `timeout`.
 pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, WorldError> {
+    // What is asked is near: a proxy for the outside world would not reach it.
+    build(builder(timeout).no_proxy())
+}
+
+/// The same for what is not near.
+pub(super) fn client_for_the_outside(timeout: Duration) -> Result<reqwest::Client, WorldError> {
+    build(builder(timeout))
+}
+
+fn builder(timeout: Duration) -> reqwest::ClientBuilder {
     // reqwest is built without a provider of its own, since ring builds in a fraction of the time.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(timeout)
-        // What is asked is near: a proxy for the outside world would not reach it.
-        .no_proxy()
         // A log-in page behind a redirect answers 200 and is nobody's health.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(super::USER_AGENT)
+}
+
+fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, WorldError> {
+    builder
         .build()
         .map_err(|error| WorldError(format!("cannot set up HTTP: {}", cause(&error))))
 }
@@ -151,7 +163,7 @@ fn read_health(body: &Value) -> Health {
 }
 
 /// The innermost reason: "connection refused" rather than "error sending request".
-fn cause(error: &reqwest::Error) -> String {
+pub(super) fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }

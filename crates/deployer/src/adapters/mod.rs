@@ -1,8 +1,11 @@
 //! The ports, met for real: nginx, HTTP, processes and Docker Compose.
 
 mod access_log;
+pub mod alerts;
 mod compose;
+mod hooks;
 mod http;
+pub(crate) mod listeners;
 pub mod load;
 mod nginx;
 mod nginx_files;
@@ -21,7 +24,7 @@ const USER_AGENT: &str = concat!("deployer/", env!("CARGO_PKG_VERSION"));
 pub fn trim_logs(settings: &Settings) -> Result<(), WorldError> {
     let logs = [&settings.router.access_log, &settings.router.shadow_log];
     for path in logs.into_iter().flatten() {
-        access_log::AccessLog::trim(path).map_err(|error| {
+        access_log::AccessLog::trim(path, settings.keep.log_megabytes << 20).map_err(|error| {
             WorldError(format!(
                 "cannot empty {}, which is large: {error}",
                 path.display()
@@ -51,5 +54,16 @@ pub fn connect(settings: &Settings) -> Result<World, WorldError> {
         shadow: log(&settings.router.shadow_log),
         fleet,
         probe: Box::new(probe),
+        hooks: Box::new(hooks::Commands::new(settings)),
     })
+}
+
+/// What a server gives as the date, as in HTTP.
+pub async fn date_of(url: &str, timeout: std::time::Duration) -> Result<String, String> {
+    let client = http::client(timeout).map_err(|error| error.to_string())?;
+    let answer = client.get(url).send().await;
+    let answer = answer.map_err(|error| format!("GET {url} failed: {}", http::cause(&error)))?;
+    let date = answer.headers().get("date").and_then(|it| it.to_str().ok());
+    date.map(str::to_owned)
+        .ok_or_else(|| format!("GET {url} was answered without a date"))
 }

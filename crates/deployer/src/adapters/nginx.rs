@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     color::Color,
     config::Settings,
+    kill_point,
     ports::{Router, WorldError},
 };
 
@@ -68,6 +70,33 @@ impl Nginx {
 
 #[async_trait]
 impl Router for Nginx {
+    async fn sees_flags(&self) -> Result<(), WorldError> {
+        let here = self.flags.display();
+        let path = self.flags.join("probe");
+        let word = format!("{} {}", std::process::id(), jiff::Timestamp::now());
+        write_readable(&path, &word).map_err(|error| {
+            WorldError(format!(
+                "cannot write {}, where the router looks for its flags: {error}",
+                path.display()
+            ))
+        })?;
+        let url = format!("{}/probe", self.control);
+        let seen = answer(self.client.get(&url)).await;
+        let _ = fs::remove_file(&path);
+        match seen {
+            Ok((200, text)) if text == word => Ok(()),
+            Ok((403, _)) => Err(WorldError(format!(
+                "the router may not read {here}: nginx runs as a user who must be able to search this directory and those above it (chmod a+x)"
+            ))),
+            Ok((status, _)) => Err(WorldError(format!(
+                "the router does not see the flags in {here}: what was written there is not what GET {url} answered (status {status}). Is router.flags the directory that nginx was started with, router.control this router, and its control.conf of the deployer's version?"
+            ))),
+            Err(problem) => Err(WorldError(format!(
+                "the router does not answer: GET {url} {problem}"
+            ))),
+        }
+    }
+
     async fn active(&self) -> Result<Color, WorldError> {
         let (flagged, answered) = (self.flagged(), self.answered().await?);
         if flagged == answered {
@@ -119,6 +148,12 @@ impl Router for Nginx {
     }
 }
 
+/// Also by nginx, whoever it runs as.
+fn write_readable(path: &Path, text: &str) -> io::Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+}
+
 fn fit_flag(color: Color) -> &'static str {
     match color {
         Color::Blue => "fit-blue",
@@ -129,6 +164,8 @@ fn fit_flag(color: Color) -> &'static str {
 /// Creates or removes a flag; a power cut after this returns does not undo it.
 fn set_flag(directory: &Path, name: &str, present: bool) -> Result<(), WorldError> {
     let path = directory.join(name);
+    let change = format!("flag {name} {}", if present { "on" } else { "off" });
+    kill_point::pass(format_args!("before {change}"));
     let changed = if present {
         File::create(&path).map(drop)
     } else {
@@ -137,15 +174,15 @@ fn set_flag(directory: &Path, name: &str, present: bool) -> Result<(), WorldErro
             _ => Err(error),
         })
     };
-    changed
-        .and_then(|()| File::open(directory)?.sync_all())
-        .map_err(|error| {
-            let doing = if present { "create" } else { "remove" };
-            WorldError(format!(
-                "cannot {doing} the router's flag {}: {error}",
-                path.display()
-            ))
-        })
+    let kept = changed.and_then(|()| File::open(directory)?.sync_all());
+    kill_point::pass(format_args!("after {change}"));
+    kept.map_err(|error| {
+        let doing = if present { "create" } else { "remove" };
+        WorldError(format!(
+            "cannot {doing} the router's flag {}: {error}",
+            path.display()
+        ))
+    })
 }
 
 #[cfg(test)]

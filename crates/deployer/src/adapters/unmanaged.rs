@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     color::Color,
+    diagnosis::Finding,
     ports::{Fleet, Service, State, WorldError},
 };
 
@@ -26,6 +27,14 @@ impl Fleet for UnmanagedFleet {
 
     async fn inspect(&self, _service: Service) -> Result<(State, Option<String>), WorldError> {
         Ok((State::Unmanaged, None))
+    }
+
+    async fn prune(&self, _keep: usize) -> Result<(), WorldError> {
+        Ok(())
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        Vec::new()
     }
 
     async fn logs(&self, _service: Service, _lines: usize) -> Vec<String> {

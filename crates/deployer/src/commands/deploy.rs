@@ -2,88 +2,227 @@
 
 use jiff::Timestamp;
 use model_repository::ReleaseDirectory;
-use tokio::signal::unix::{SignalKind, signal};
+use serde_json::json;
 
-use super::{Ended, print};
+use super::{Done, Ended, told_to_stop};
 use crate::{
     adapters,
     color::Color,
-    config::Settings,
+    config::{GateName, Settings},
     event::{Event, Reporter},
     examples::Examples,
     exit_code,
-    journal::Journal,
+    journal::{self, Journal},
+    phase::Phase,
     plan::Plan,
     ports::{Service, World},
+    preflight,
     recover::{self, Settled},
     release::Release,
     report::{All, Recorder, Reports},
-    rollout::Rollout,
+    rollout::{Outcome, Rollout},
 };
 
 pub(super) async fn run(
     settings: &Settings,
     version: Option<String>,
+    active_down: bool,
     journal: &Journal,
     terminal: &dyn Reporter,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<Done> {
     let reports = Reports::of(&settings.state);
     let recorder = Recorder::new(reports.clone());
     let reporter = &All(vec![terminal, &recorder]);
+    let note = |text: String| reporter.report(&Event::Note { text });
     let examples = Examples::read(settings).map_err(Ended::usage)?;
     if let Err(error) = adapters::trim_logs(settings) {
-        reporter.report(&Event::Note {
-            text: error.to_string(),
-        });
+        note(error.to_string());
     }
     let world = adapters::connect(settings)?;
     world.router.active().await.map_err(Ended::refused)?;
-    let active = match recover::settle(&world, journal, reporter).await? {
-        Settled::Fine => world.router.active().await.map_err(Ended::refused)?,
-        Settled::Halted(reason) => return Err(Ended::halted(reason)),
-    };
-    let version = match version {
-        Some(version) => version,
-        None => held_version(&world, settings, active.other()).await,
-    };
-    let release = wanted(settings, version).map_err(Ended::usage)?;
-    let plan = Plan::new(Timestamp::now(), active, release);
+    if let Settled::Halted(reason) = recover::settle(&world, journal, reporter).await? {
+        return Err(Ended::halted(reason));
+    }
+    let plan = prepare(settings, &world, version, active_down).await?;
     let outcome = Rollout {
         settings,
         plan: &plan,
+        active_down,
         examples: &examples,
         world: &world,
         journal,
         reporter,
     }
-    .run(told_to_stop())
+    .run(told_to_stop)
     .await;
+    if outcome.phase == Phase::Promoted {
+        for text in prune(settings, &world).await {
+            terminal.report(&Event::Note { text });
+        }
+    }
+    Ok(done(&outcome, &plan, &reports, &recorder, terminal))
+}
+
+/// What a deployment came to, and where its report lies.
+pub(super) fn done(
+    outcome: &Outcome,
+    plan: &Plan,
+    reports: &Reports,
+    recorder: &Recorder,
+    terminal: &dyn Reporter,
+) -> Done {
+    let page = reports.page(&plan.id);
     let text = match recorder.problem() {
         Some(problem) => problem,
-        None => format!("the report is {}", reports.page(&plan.id).display()),
+        None => format!("the report is {}", page.display()),
     };
     terminal.report(&Event::Note { text });
-    print(&format!(
+    let text = format!(
         "{}: {} on {}",
         outcome.phase, plan.release.version, plan.idle
+    );
+    Done::with(exit_code::of(outcome.phase), text).telling(json!({
+        "event": "ended",
+        "id": plan.id,
+        "phase": outcome.phase,
+        "reason": outcome.reason,
+        "report": page,
+    }))
+}
+
+/// Sees to it that everything is in order, and says what is going to be done.
+async fn prepare(
+    settings: &Settings,
+    world: &World,
+    version: Option<String>,
+    active_down: bool,
+) -> anyhow::Result<Plan> {
+    let active = world.router.active().await.map_err(Ended::refused)?;
+    let checked = preflight::check(settings, world, (!active_down).then_some(active)).await;
+    checked.map_err(Ended::refused)?;
+    let idle = active.other();
+    let version = match version {
+        Some(version) => version,
+        None => held_version(world, settings, idle).await,
+    };
+    let release = wanted(settings, version).map_err(Ended::usage)?;
+    Ok(Plan {
+        idle_was_fit: world.router.is_fit(idle),
+        ..Plan::new(Timestamp::now(), active, release)
+    })
+}
+
+/// `deployer deploy --dry-run`: says what would be done.
+pub(super) async fn plan(
+    settings: &Settings,
+    version: Option<String>,
+    active_down: bool,
+) -> anyhow::Result<Done> {
+    let examples = Examples::read(settings).map_err(Ended::usage)?;
+    let world = adapters::connect(settings)?;
+    let mut steps = Vec::new();
+    if let Some(holder) = journal::at_work(&settings.state) {
+        steps.push(format!("wait: another deployer is at work: {holder}"));
+    }
+    if let Some(last) = journal::last_entry(&settings.state)?
+        && !last.phase.is_end()
+    {
+        let (id, phase) = (last.plan.id, last.phase);
+        steps.push(format!(
+            "bring deployment {id}, last seen {phase}, to an end"
+        ));
+    }
+    let plan = prepare(settings, &world, version, active_down).await?;
+    let Plan {
+        active,
+        idle,
+        ref release,
+        ..
+    } = plan;
+    let digest = release
+        .digest
+        .as_deref()
+        .map_or("not checked", |digest| &digest[..12]);
+    steps.push(format!(
+        "start {} {} on {idle}, which may not stand in from then on; its model's digest: {digest}",
+        release.model, release.version
     ));
-    Ok(exit_code::of(outcome.phase))
+    let (tries, interval) = (settings.health.tries, settings.health.interval);
+    steps.push(format!(
+        "wait until it is healthy: {tries} tries, one each {}",
+        humantime::format_duration(interval)
+    ));
+    let mut gates = settings.gates.run.clone();
+    gates.sort_unstable();
+    gates.dedup();
+    for gate in gates {
+        steps.push(format!("gate {}", gate_in_words(gate, settings, &examples)));
+    }
+    steps.push(format!("move all traffic from {active} to {idle}"));
+    let watch = &settings.watch;
+    steps.push(format!(
+        "watch it for {}: at most {:.1} % errors, {} failed checks in a row; otherwise give traffic back",
+        humantime::format_duration(watch.duration),
+        watch.max_error_rate * 100.0,
+        watch.failures
+    ));
+    steps.push(format!("keep {active} warm, fit to stand in"));
+    let numbered = steps.iter().enumerate();
+    let lines: Vec<String> = numbered
+        .map(|(n, step)| format!("{:>3}. {step}", n + 1))
+        .collect();
+    let text = format!(
+        "nothing was changed; a deployment would:\n{}",
+        lines.join("\n")
+    );
+    Ok(Done::fine(text).telling(json!({"event": "plan", "plan": plan, "steps": steps})))
 }
 
-/// Resolves at Ctrl-C or SIGTERM.
-pub(super) async fn told_to_stop() {
-    tokio::select! {
-        () = received(SignalKind::interrupt()) => (),
-        () = received(SignalKind::terminate()) => (),
+fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> String {
+    let duration = humantime::format_duration;
+    match gate {
+        GateName::Identity => {
+            "identity: it reports the name, version and digest that are wanted".to_owned()
+        }
+        GateName::Reachable => "reachable: the router reaches it".to_owned(),
+        GateName::Smoke => format!("smoke: {} test requests", settings.smoke.requests),
+        GateName::Golden => format!(
+            "golden: right on {:.1} % of {} labeled inputs, and as often as the active release",
+            settings.golden.min_accuracy * 100.0,
+            examples
+                .golden
+                .iter()
+                .filter(|it| it.expect.is_some())
+                .count()
+        ),
+        GateName::Agreement => format!("agreement: {} inputs to both", examples.agreement.len()),
+        GateName::Load => format!(
+            "load: {} requests at a time for {}",
+            settings.load.concurrency,
+            duration(settings.load.duration)
+        ),
+        GateName::Comparison => format!(
+            "comparison: at most {} × as long as the active release",
+            settings.comparison.max_ratio
+        ),
+        GateName::Headroom => format!(
+            "headroom: {} × the worst latency is below the router's time limit",
+            settings.headroom.factor
+        ),
+        GateName::Shadow => format!(
+            "shadow: copies of traffic for {}",
+            duration(settings.shadow.duration)
+        ),
     }
 }
 
-/// Resolves when the signal comes; never where it cannot be listened for.
-async fn received(kind: SignalKind) {
-    match signal(kind) {
-        Ok(mut signals) => drop(signals.recv().await),
-        Err(_) => std::future::pending().await,
-    }
+/// Throws away what is not kept; what went wrong is returned in words.
+async fn prune(settings: &Settings, world: &World) -> Vec<String> {
+    let reports = Reports::of(&settings.state).prune(settings.keep.reports);
+    let images = world.fleet.prune(settings.keep.images).await;
+    let reports = reports.map_err(|error| error.to_string());
+    let images = images.map_err(|error| error.to_string());
+    reports.err().into_iter().chain(images.err()).collect()
 }
 
 /// The version to assume for `color` when nobody says otherwise.

@@ -1,9 +1,9 @@
 //! `deployer down`
 
-use super::print;
-use crate::{adapters, color::Color, config::Settings, exit_code, ports::Service};
+use super::Done;
+use crate::{adapters, color::Color, config::Settings, ports::Service};
 
-pub(super) async fn run(settings: &Settings) -> anyhow::Result<u8> {
+pub(super) async fn run(settings: &Settings) -> anyhow::Result<Done> {
     let world = adapters::connect(settings)?;
     // The router first: it finishes what is in flight while both colors still answer.
     world.fleet.stop(Service::Router).await?;
@@ -11,6 +11,5 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<u8> {
     let (blue, green) = tokio::join!(blue, green);
     blue?;
     green?;
-    print("down");
-    Ok(exit_code::FINE)
+    Ok(Done::fine("down"))
 }

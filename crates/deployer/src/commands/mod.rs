@@ -1,15 +1,24 @@
 //! One file a command.
 
+mod alert_test;
 mod deploy;
+mod doctor;
 mod down;
+mod history;
+mod recover;
 mod report;
 mod rollback;
 mod status;
 mod switch;
 mod up;
 mod validate;
+mod watch;
 
 use std::{fmt, io::Write as _, process::ExitCode};
+
+use clap::CommandFactory as _;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::{Arguments, Command},
@@ -17,11 +26,43 @@ use crate::{
     config::{self, SettingsError},
     event::{Event, Reporter},
     exit_code,
+    history::{Deed, Past},
     journal::{Journal, JournalError},
     phase::Phase,
     ports::{Target, World},
-    report::Terminal,
+    report::{JsonLines, Terminal},
 };
+
+/// What a command came to.
+struct Done {
+    code: u8,
+    /// For people, on standard output.
+    text: String,
+    /// For programs: an object, the last line of `--json`.
+    object: Value,
+}
+
+impl Done {
+    /// It did what it was asked.
+    fn fine(text: impl Into<String>) -> Self {
+        Self::with(exit_code::FINE, text)
+    }
+
+    fn with(code: u8, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self {
+            code,
+            object: json!({"event": "ended", "text": text}),
+            text,
+        }
+    }
+
+    /// Tells programs more than the text.
+    fn telling(mut self, object: Value) -> Self {
+        self.object = object;
+        self
+    }
+}
 
 /// A command that ended without doing what it was asked, and is not a bug.
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +94,22 @@ impl Ended {
 
 /// Runs one command; what it has to say stands on stderr, its result on stdout.
 pub async fn run(arguments: Arguments) -> ExitCode {
-    match dispatch(arguments).await {
-        Ok(code) => code.into(),
+    let json = arguments.global.json;
+    let (code, text, mut object) = match dispatch(arguments).await {
+        Ok(Done { code, text, object }) => (code, text, object),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "deployer: {error}");
-            code_of(&error).into()
+            let object = json!({"event": "ended", "error": error.to_string()});
+            (code_of(&error), String::new(), object)
         }
+    };
+    if json {
+        object["exit_code"] = json!(code);
+        print(&object.to_string());
+    } else if !text.is_empty() {
+        print(&text);
     }
+    code.into()
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
@@ -74,58 +124,119 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
-async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<u8> {
+async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Done> {
+    // These need no settings.
+    match &command {
+        Command::Completions { shell } => return completions(*shell),
+        Command::Man { directory } => return manual(directory),
+        _ => {}
+    }
     let mut settings = config::load(global.config.as_deref(), &global.settings)?;
     global.apply(&mut settings);
-    if let Command::Deploy { overrides, .. } = &command {
+    if let Command::Deploy { overrides, .. } | Command::Recover { overrides } = &command {
         overrides.apply(&mut settings);
     }
     config::check(&settings)?;
-    let reporter = Terminal::new();
+    let settings = &settings;
+    let (terminal, lines) = (Terminal::new(), JsonLines);
+    let reporter: &dyn Reporter = if global.json { &lines } else { &terminal };
     let lock = || Journal::lock(&settings.state, &command.words());
     match &command {
-        Command::Deploy { version, .. } => {
-            deploy::run(&settings, version.clone(), &lock()?, &reporter).await
-        }
+        Command::Deploy {
+            version,
+            active_down,
+            dry_run: true,
+            ..
+        } => deploy::plan(settings, version.clone(), *active_down).await,
+        Command::Deploy {
+            version,
+            active_down,
+            ..
+        } => deploy::run(settings, version.clone(), *active_down, &lock()?, reporter).await,
+        Command::Recover { .. } => recover::run(settings, &lock()?, reporter).await,
         Command::Up => {
             let _lock = lock()?;
-            up::run(&settings, &reporter).await
+            up::run(settings, reporter).await
         }
         Command::Rollback => {
-            let journal = lock().map_err(|error| rollback::way_out(&settings, error))?;
-            rollback::run(&settings, &journal, &reporter).await
+            let journal = lock().map_err(|error| rollback::way_out(settings, error))?;
+            rollback::run(settings, &journal, reporter).await
         }
-        Command::Switch { color } => switch::run(&settings, *color, &lock()?, &reporter).await,
-        Command::Status { json } => status::run(&settings, *json).await,
-        Command::Validate {
-            version,
-            only,
-            json,
-        } => {
+        Command::Switch { color } => switch::run(settings, *color, &lock()?, reporter).await,
+        Command::Status { watch: false } => status::run(settings).await,
+        Command::Status { watch: true } => status::keep_showing(settings, global.json).await,
+        Command::History => history::run(settings),
+        Command::Validate { version, only } => {
             let _lock = lock()?;
-            validate::run(&settings, version.clone(), only, *json, &reporter).await
+            validate::run(settings, version.clone(), only, reporter).await
         }
-        Command::Report { id, open, json } => {
-            report::run(&settings, id.as_deref(), *open, *json).await
-        }
+        Command::Report { id, open } => report::run(settings, id.as_deref(), *open).await,
+        Command::Doctor => doctor::run(settings).await,
+        Command::Watch => watch::run(settings, reporter).await,
+        Command::AlertTest => alert_test::run(settings).await,
         Command::Down => {
             let _lock = lock()?;
-            down::run(&settings).await
+            down::run(settings).await
         }
+        Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
     }
 }
 
-/// Moves traffic because a person said so, and takes note of what that means for the deployment.
-async fn move_by_hand(
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<Done> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "deployer", &mut script);
+    Ok(Done::fine(String::from_utf8(script)?))
+}
+
+fn manual(directory: &std::path::Path) -> anyhow::Result<Done> {
+    clap_mangen::generate_to(Arguments::command(), directory).map_err(|error| {
+        Ended::usage(format!(
+            "cannot write manual pages to {}: {error}",
+            directory.display()
+        ))
+    })?;
+    let directory = directory.display();
+    Ok(Done::fine(format!("the manual pages are in {directory}")))
+}
+
+/// Resolves at Ctrl-C or SIGTERM, or when the terminal goes away.
+async fn told_to_stop() {
+    tokio::select! {
+        () = received(SignalKind::interrupt()) => (),
+        () = received(SignalKind::terminate()) => (),
+        () = received(SignalKind::hangup()) => (),
+    }
+}
+
+/// Resolves when the signal comes; never where it cannot be listened for.
+async fn received(kind: SignalKind) {
+    match signal(kind) {
+        Ok(mut signals) => drop(signals.recv().await),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Moves traffic without a deployment, and takes note of what that means for the last one.
+async fn move_traffic(
     world: &World,
     journal: &Journal,
     reporter: &dyn Reporter,
     to: Color,
-) -> anyhow::Result<()> {
-    let from = world.router.point_at(to).await.map_err(Ended::halted)?;
+    deed: Deed,
+    reason: &str,
+) -> Result<(), crate::ports::WorldError> {
+    let from = world.router.point_at(to).await?;
     reporter.report(&Event::Moved { from, to });
     // Traffic has moved: a journal that cannot take note of it is worth a line, not a failure.
-    if let Err(error) = take_note(journal, to) {
+    let noted = match take_note(journal, to, reason) {
+        Ok(true) if deed != Deed::FailedOver => Ok(()),
+        Ok(_) => {
+            let version = who(world, to).await.ok();
+            journal.done(&Past::moved(deed, to, version, reason))
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = noted {
         reporter.report(&Event::Note {
             text: error.to_string(),
         });
@@ -133,17 +244,19 @@ async fn move_by_hand(
     Ok(())
 }
 
-fn take_note(journal: &Journal, to: Color) -> Result<(), JournalError> {
+/// Whether it ended or took back the last deployment.
+fn take_note(journal: &Journal, to: Color, reason: &str) -> Result<bool, JournalError> {
     let Some(entry) = journal.last()? else {
-        return Ok(());
+        return Ok(false);
     };
     let phase = match (entry.phase, to == entry.plan.idle) {
         (phase, true) if !phase.is_end() => Phase::Promoted,
         (Phase::Switched | Phase::Promoted, false) => Phase::RolledBack,
         (phase, false) if !phase.is_end() => Phase::Refused,
-        _ => return Ok(()),
+        _ => return Ok(false),
     };
-    journal.reached(&entry.plan, phase, Some("by hand"))
+    journal.reached(&entry.plan, phase, Some(reason))?;
+    Ok(true)
 }
 
 /// Prints a command's result.

@@ -4,34 +4,25 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use tokio::{process::Command, time::timeout};
 
-use super::{Ended, print};
+use super::{Done, Ended};
 use crate::{
     config::Settings,
-    exit_code,
     report::{Record, Reports},
 };
 
-pub(super) async fn run(
-    settings: &Settings,
-    id: Option<&str>,
-    open: bool,
-    json: bool,
-) -> anyhow::Result<u8> {
+pub(super) async fn run(settings: &Settings, id: Option<&str>, open: bool) -> anyhow::Result<Done> {
     let reports = Reports::of(&settings.state);
     let record = reports.read(id).map_err(Ended::usage)?;
     let page = reports.page(&record.plan.id);
     // The page is made of the data, so that it is never older than this deployer.
     reports.write(&record).map_err(Ended::usage)?;
-    if json {
-        print(&serde_json::to_string_pretty(&record)?);
-    } else {
-        print(&words(&record));
-        print(&format!("\n{}", page.display()));
-    }
     if open {
         show(&page).await?;
     }
-    Ok(exit_code::FINE)
+    let mut object = serde_json::to_value(&record)?;
+    object["event"] = "report".into();
+    let text = format!("{}\n\n{}", words(&record), page.display());
+    Ok(Done::fine(text).telling(object))
 }
 
 /// The report in lines.

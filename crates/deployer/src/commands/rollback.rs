@@ -1,20 +1,43 @@
 //! `deployer rollback`
 
-use super::{Ended, move_by_hand, print, who};
+use super::{Done, Ended, move_traffic, who};
 use crate::{
     adapters,
     config::Settings,
-    event::Reporter,
+    event::{Event, Reporter},
     exit_code,
+    history::Deed,
     journal::{Journal, JournalError},
+    recover::{self, Settled},
 };
 
 pub(super) async fn run(
     settings: &Settings,
     journal: &Journal,
     reporter: &dyn Reporter,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<Done> {
     let world = adapters::connect(settings)?;
+    world.router.active().await.map_err(Ended::refused)?;
+    // Whoever rolls back has no time for a journal that cannot be read.
+    let unfinished = match journal.last() {
+        Ok(last) => last.is_some_and(|entry| !entry.phase.is_end()),
+        Err(error) => {
+            let text = error.to_string();
+            reporter.report(&Event::Note { text });
+            false
+        }
+    };
+    if unfinished {
+        match recover::settle(&world, journal, reporter).await? {
+            Settled::Halted(reason) => return Err(Ended::halted(reason)),
+            // It was what there was to roll back.
+            Settled::RolledBack(color) => {
+                let version = who(&world, color).await.unwrap_or_else(|error| error);
+                return Ok(Done::fine(format!("rolled back: {color} serves {version}")));
+            }
+            Settled::Fine => {}
+        }
+    }
     let active = world.router.active().await.map_err(Ended::refused)?;
     let previous = active.other();
     if !world.router.is_fit(previous) {
@@ -28,9 +51,19 @@ pub(super) async fn run(
         ))
     })?;
     world.router.set_fit(active, false)?;
-    move_by_hand(&world, journal, reporter, previous).await?;
-    print(&format!("rolled back: {previous} serves {version}"));
-    Ok(exit_code::FINE)
+    move_traffic(
+        &world,
+        journal,
+        reporter,
+        previous,
+        Deed::RolledBack,
+        "by hand",
+    )
+    .await
+    .map_err(Ended::halted)?;
+    Ok(Done::fine(format!(
+        "rolled back: {previous} serves {version}"
+    )))
 }
 
 /// Who wants to roll back while another deployer is at work cannot always wait for it.

@@ -1,8 +1,8 @@
 //! `deployer switch COLOR`
 
-use super::{Ended, move_by_hand, print, who};
+use super::{Done, Ended, move_traffic, who};
 use crate::{
-    adapters, color::Color, config::Settings, event::Reporter, exit_code, journal::Journal,
+    adapters, color::Color, config::Settings, event::Reporter, history::Deed, journal::Journal,
 };
 
 pub(super) async fn run(
@@ -10,7 +10,7 @@ pub(super) async fn run(
     color: Color,
     journal: &Journal,
     reporter: &dyn Reporter,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<Done> {
     let world = adapters::connect(settings)?;
     let active = world.router.active().await.map_err(Ended::refused)?;
     let version = who(&world, color).await.map_err(|error| {
@@ -19,8 +19,9 @@ pub(super) async fn run(
         ))
     })?;
     if active != color {
-        move_by_hand(&world, journal, reporter, color).await?;
+        move_traffic(&world, journal, reporter, color, Deed::Switched, "by hand")
+            .await
+            .map_err(Ended::halted)?;
     }
-    print(&format!("switched: {color} serves {version}"));
-    Ok(exit_code::FINE)
+    Ok(Done::fine(format!("switched: {color} serves {version}")))
 }

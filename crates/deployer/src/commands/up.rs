@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use tokio::time::Instant;
 
-use super::print;
+use super::Done;
 use crate::{
     adapters,
     color::Color,
@@ -16,7 +16,7 @@ use crate::{
     traffic::Seen,
 };
 
-pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<u8> {
+pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<Done> {
     let world = adapters::connect(settings)?;
     let [blue, green] =
         Color::BOTH.map(|color| start_if_stopped(&world, settings, color, reporter));
@@ -35,6 +35,7 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
             examples: &Examples::default(),
             before: &Seen::default(),
             earlier: &[],
+            active_down: false,
             reporter,
         };
         let verdict = Healthy::new(settings.health.clone())
@@ -56,8 +57,10 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
             ));
         }
     }
-    print(&format!("up: {} serves {}", settings.router.url, active));
-    Ok(crate::exit_code::FINE)
+    Ok(Done::fine(format!(
+        "up: {} serves {active}",
+        settings.router.url
+    )))
 }
 
 /// Starts what `color` held last, unless it runs, and tells what that is.

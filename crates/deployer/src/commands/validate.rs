@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::{
-    Ended,
-    deploy::{held_version, told_to_stop, wanted},
-    print,
+    Done, Ended,
+    deploy::{held_version, wanted},
+    told_to_stop,
 };
 use crate::{
     adapters,
@@ -23,9 +23,8 @@ pub(super) async fn run(
     settings: &Settings,
     version: Option<String>,
     only: &[GateName],
-    json: bool,
     terminal: &dyn Reporter,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<Done> {
     let mut settings = settings.clone();
     if !only.is_empty() {
         settings.gates.run = only.to_vec();
@@ -49,6 +48,7 @@ pub(super) async fn run(
         examples: &examples,
         world: &world,
         before: &before,
+        active_down: false,
         reporter: &All(vec![terminal, &verdicts]),
     };
     let passed = tokio::select! {
@@ -59,25 +59,21 @@ pub(super) async fn run(
             Err("the deployer was told to stop".to_owned())
         }
     };
-    if json {
-        let gates = verdicts.taken();
-        let (color, release) = (color.name(), &release);
-        print(
-            &json!({"color": color, "release": release, "passed": passed.is_ok(), "gates": gates})
-                .to_string(),
-        );
-    } else {
-        let version = &release.version;
-        print(&match &passed {
-            Ok(()) => format!("passed: {version} on {color}"),
-            Err(reason) => format!("not passed: {version} on {color}: {reason}"),
-        });
-    }
-    Ok(if passed.is_ok() {
-        exit_code::FINE
-    } else {
-        exit_code::REFUSED
-    })
+    let (version, gates) = (&release.version, verdicts.taken());
+    let (code, text) = match &passed {
+        Ok(()) => (exit_code::FINE, format!("passed: {version} on {color}")),
+        Err(reason) => (
+            exit_code::REFUSED,
+            format!("not passed: {version} on {color}: {reason}"),
+        ),
+    };
+    Ok(Done::with(code, text).telling(json!({
+        "event": "validated",
+        "color": color,
+        "release": release,
+        "passed": passed.is_ok(),
+        "gates": gates,
+    })))
 }
 
 /// Takes down what the gates conclude.

@@ -191,6 +191,7 @@ fn offset_of(table: &DeTable<'_>, path: &str) -> Option<usize> {
 }
 
 fn resolve_paths(settings: &mut Settings, directory: &Path) {
+    directory.clone_into(&mut settings.directory);
     let process = &mut settings.fleet.process;
     for path in [
         &mut settings.state,

@@ -6,7 +6,7 @@ mod file;
 mod overrides;
 mod ranges;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -15,14 +15,19 @@ pub use file::{SettingsError, load};
 pub use overrides::{DeployOverrides, GlobalOverrides};
 pub use ranges::check;
 
-use crate::color::Color;
+use crate::{color::Color, monitor::Pulse, phase::Phase};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// Where the settings file lies, or would lie: commands of one's own run there.
+    #[serde(skip)]
+    pub directory: PathBuf,
     /// Directory of the journal, the lock and the logs of processes.
     pub state: PathBuf,
+    /// Nothing is deployed with less free disk space than this, in megabytes.
+    pub min_free_megabytes: u64,
     /// What is deployed.
     pub release: ReleaseSettings,
     /// Where nginx is and how to talk to it.
@@ -55,6 +60,14 @@ pub struct Settings {
     pub shadow: ShadowSettings,
     /// Watching after the switch.
     pub watch: WatchSettings,
+    /// Commands of one's own, around each phase.
+    pub hooks: HooksSettings,
+    /// What is kept of former deployments.
+    pub keep: KeepSettings,
+    /// Watching both colors all the time.
+    pub monitor: MonitorSettings,
+    /// Who is told when a color goes down.
+    pub alerts: AlertsSettings,
 }
 
 impl Settings {
@@ -382,6 +395,98 @@ pub struct WatchSettings {
     pub max_label_drift: f64,
     /// What becomes of a candidate of which the end cannot tell.
     pub on_inconclusive: OnInconclusive,
+    /// What becomes of a candidate when the deployer is told to stop.
+    pub on_interrupt: OnInterrupt,
+}
+
+/// What becomes of a candidate that has the traffic when the deployer is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OnInterrupt {
+    /// It is watched to the end all the same; the second time it loses the traffic.
+    Continue,
+    /// It loses the traffic, since nobody would be watching.
+    Rollback,
+}
+
+/// Commands of one's own: program and arguments, or nothing.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HooksSettings {
+    /// What takes longer has failed.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Before a phase is gone on to; one that fails keeps the deployment from it.
+    pub before: HashMap<Phase, Vec<String>>,
+    /// After a phase was reached; what they come to changes nothing.
+    pub after: HashMap<Phase, Vec<String>>,
+}
+
+/// What is kept of former deployments.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepSettings {
+    /// So many reports, the newest.
+    pub reports: usize,
+    /// So many images of a model server besides those in use, the newest.
+    pub images: usize,
+    /// The router's logs are emptied beyond this size, in megabytes.
+    pub log_megabytes: u64,
+}
+
+/// Watching both colors all the time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MonitorSettings {
+    /// Time between two checks.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// So many failed checks in a row, and a color is down.
+    pub fall: u32,
+    /// So many passed checks in a row, and it is up again.
+    pub rise: u32,
+    /// Whether a standby that does not run any more is started again.
+    pub restart_standby: bool,
+    /// Whether traffic moves to the standby by itself when the active color is down.
+    pub failover: bool,
+    /// Where metrics are served; none for not at all.
+    #[serde(deserialize_with = "empty_is_no_address")]
+    pub metrics: Option<SocketAddr>,
+}
+
+impl MonitorSettings {
+    /// Something that is checked so often.
+    #[must_use]
+    pub fn pulse(&self, up: bool) -> Pulse {
+        Pulse::new(self.fall, self.rise, up)
+    }
+}
+
+/// Who is told when a color goes down.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlertsSettings {
+    /// Gets one JSON object an alert; empty for nobody.
+    pub webhook: String,
+    /// Gets a message in the shape that Slack and its likes take; empty for nobody.
+    pub slack: String,
+    /// An alert that is not taken is sent so often in all, at growing intervals.
+    pub tries: u32,
+}
+
+fn empty_is_no_address<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address = text.parse().map_err(|_| {
+        serde::de::Error::custom(format!(
+            "{text:?} is no address with a port, such as 127.0.0.1:9109"
+        ))
+    })?;
+    Ok(Some(address))
 }
 
 fn empty_is_none<'de, D: serde::Deserializer<'de>>(

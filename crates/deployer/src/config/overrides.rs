@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{FleetKind, Settings};
+use super::{FleetKind, OnInterrupt, Settings};
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +22,10 @@ pub struct GlobalOverrides {
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
 
+    /// Write one JSON object a line to standard output, and nothing for people
+    #[arg(long, global = true)]
+    pub json: bool,
+
     /// Directory of the journal, the lock and the logs [default: state]
     #[arg(long, global = true, env = "DEPLOYER_STATE", value_name = "DIRECTORY")]
     state: Option<PathBuf>,
@@ -32,6 +36,17 @@ impl GlobalOverrides {
     pub fn apply(&self, settings: &mut Settings) {
         set(&mut settings.fleet.kind, self.fleet.as_ref());
         set(&mut settings.state, self.state.as_ref());
+        // No flags: everybody on the machine can read a command's arguments.
+        let variable = |name| std::env::var(name).ok();
+        let alerts = &mut settings.alerts;
+        set(
+            &mut alerts.webhook,
+            variable("DEPLOYER_ALERTS_WEBHOOK").as_ref(),
+        );
+        set(
+            &mut alerts.slack,
+            variable("DEPLOYER_ALERTS_SLACK").as_ref(),
+        );
     }
 }
 
@@ -78,6 +93,11 @@ pub struct DeployOverrides {
     /// Failed checks in a row that end the watch with a roll-back [default: 3]
     #[arg(long, env = "DEPLOYER_WATCH_FAILURES", value_name = "N")]
     watch_failures: Option<u32>,
+
+    /// What becomes of a release that has the traffic when the deployer is told to stop (Ctrl-C,
+    /// SIGTERM, SIGHUP) [default: rollback]
+    #[arg(long, env = "DEPLOYER_ON_INTERRUPT", value_name = "WHAT")]
+    on_interrupt: Option<OnInterrupt>,
 }
 
 impl DeployOverrides {
@@ -102,6 +122,7 @@ impl DeployOverrides {
             self.watch_min_requests.as_ref(),
         );
         set(&mut settings.watch.failures, self.watch_failures.as_ref());
+        set(&mut settings.watch.on_interrupt, self.on_interrupt.as_ref());
     }
 }
 

@@ -17,6 +17,10 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
         headroom,
         shadow,
         watch,
+        hooks,
+        keep,
+        monitor,
+        alerts,
         ..
     } = settings;
     for (key, count) in [
@@ -27,6 +31,11 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
         ("shadow.min_requests", shadow.min_requests),
         ("watch.min_requests", watch.min_requests),
         ("watch.failures", u64::from(watch.failures)),
+        ("keep.reports", keep.reports as u64),
+        ("keep.log_megabytes", keep.log_megabytes),
+        ("monitor.fall", u64::from(monitor.fall)),
+        ("monitor.rise", u64::from(monitor.rise)),
+        ("alerts.tries", u64::from(alerts.tries)),
     ] {
         ensure(count > 0, key, count, "at least 1")?;
     }
@@ -91,6 +100,8 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
         ("comparison.duration", comparison.duration),
         ("shadow.duration", shadow.duration),
         ("watch.interval", watch.interval),
+        ("hooks.timeout", hooks.timeout),
+        ("monitor.interval", monitor.interval),
     ] {
         ensure(!duration.is_zero(), key, words(duration), "longer than 0s")?;
     }

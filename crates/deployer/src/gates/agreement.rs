@@ -39,6 +39,10 @@ impl Gate for Agreement {
         "agreement"
     }
 
+    fn compares(&self) -> bool {
+        true
+    }
+
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let inputs: Vec<&Example> = candidate.examples.agreement.iter().collect();
         let pairs = ask_both(candidate, &inputs).await;

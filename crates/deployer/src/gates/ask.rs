@@ -47,8 +47,15 @@ pub(super) async fn ask_both<'a>(
 
 async fn ask<'a>(candidate: &Candidate<'_>, example: &'a Example) -> Pair<'a> {
     let probe = &candidate.world.probe;
+    let active = async {
+        if candidate.active_down {
+            return Err(WorldError("the active color is down".to_owned()));
+        }
+        let target = Target::Server(candidate.color.other());
+        probe.predict(target, example).await
+    };
     let (active, candidate) = tokio::join!(
-        probe.predict(Target::Server(candidate.color.other()), example),
+        active,
         probe.predict(Target::Server(candidate.color), example),
     );
     Pair {

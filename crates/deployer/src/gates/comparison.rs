@@ -136,6 +136,10 @@ impl Gate for Comparison {
         "comparison"
     }
 
+    fn compares(&self) -> bool {
+        true
+    }
+
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let deadline = Instant::now() + self.settings.duration;
         let mut samples = Samples::default();

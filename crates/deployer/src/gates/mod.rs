@@ -52,6 +52,8 @@ pub struct Candidate<'a> {
     pub before: &'a Seen,
     /// What the gates before this one concluded.
     pub earlier: &'a [(&'static str, Verdict)],
+    /// Whether there is no active release to compare with, because it is down.
+    pub active_down: bool,
     /// Takes progress on long questions.
     pub reporter: &'a dyn Reporter,
 }
@@ -61,6 +63,11 @@ pub struct Candidate<'a> {
 pub trait Gate: Send + Sync {
     /// The gate's name, as in reports.
     fn name(&self) -> &'static str;
+
+    /// Whether it cannot be asked without an active release that answers.
+    fn compares(&self) -> bool {
+        false
+    }
 
     /// Puts the question. Bounded in time.
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict;

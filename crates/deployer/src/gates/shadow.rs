@@ -139,6 +139,10 @@ impl Gate for Shadow {
         "shadow"
     }
 
+    fn compares(&self) -> bool {
+        true
+    }
+
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let world = candidate.world;
         let (Some(shadow_log), Some(access_log)) = (&world.shadow, &world.traffic) else {

@@ -126,6 +126,28 @@ impl Reports {
         data.max().ok_or_else(none)
     }
 
+    /// Removes all but the `keep` newest.
+    pub fn prune(&self, keep: usize) -> Result<(), ReportError> {
+        let files = fs::read_dir(&self.directory).map_err(storage("read", &self.directory))?;
+        let mut data: Vec<PathBuf> = files
+            .filter_map(|file| Some(file.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|it| it == "json"))
+            .collect();
+        // They are named by the time.
+        data.sort();
+        for old in &data[..data.len().saturating_sub(keep)] {
+            for path in [old.with_extension("html"), old.clone()] {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(storage("remove", &path)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps what is known: the data, and the page that is made of it.
     pub fn write(&self, record: &Record) -> Result<(), ReportError> {
         let id = &record.plan.id;
@@ -388,6 +410,26 @@ mod tests {
         let read = reports.read(Some(&plan.id)).unwrap();
         let phases: Vec<Phase> = read.phases.iter().map(|reached| reached.phase).collect();
         assert_eq!(phases, [Phase::Planned, Phase::Refused]);
+    }
+
+    #[test]
+    fn the_newest_reports_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let reports = Reports::of(directory.path());
+        for second in 0..5 {
+            let mut plan = plan();
+            plan.id = format!("20260101T00000{second}Z-v2");
+            reports.write(&Record::new(plan)).unwrap();
+        }
+        reports.prune(2).unwrap();
+        let mut left: Vec<String> = fs::read_dir(directory.path().join("reports"))
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let expected = [3, 4].map(|second| format!("20260101T00000{second}Z-v2"));
+        let expected = expected.map(|id| [format!("{id}.html"), format!("{id}.json")]);
+        assert_eq!(left, expected.concat());
     }
 
     #[test]

@@ -54,6 +54,11 @@ impl Terminal {
     }
 }
 
+/// Prints a line on stderr, outside of any command's progress.
+pub(crate) fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "deployer: {text}");
+}
+
 impl Default for Terminal {
     fn default() -> Self {
         Self::new()

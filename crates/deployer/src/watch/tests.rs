@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::OnInterrupt;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -18,6 +19,7 @@ fn settings() -> WatchSettings {
         negligible: Duration::from_millis(5),
         max_label_drift: 0.25,
         on_inconclusive: OnInconclusive::Rollback,
+        on_interrupt: OnInterrupt::Rollback,
     }
 }
 

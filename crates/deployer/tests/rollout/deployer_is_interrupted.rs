@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use deployer::{color::Color, journal::Journal, phase::Phase, ports::Service, recover::Settled};
+use deployer::{
+    color::Color, journal::Journal, phase::Phase, plan::Plan, ports::Service, recover::Settled,
+};
 use proptest::prelude::*;
 
 use crate::{
@@ -73,6 +75,37 @@ async fn a_deployer_killed_while_giving_traffic_back_has_rolled_back() {
     let left = left_in(Phase::Switched, state);
     left.settle().await.unwrap();
     assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_that_was_not_touched_may_stand_in_again() {
+    for (was_fit, fit) in [(true, vec![OLD, CANDIDATE]), (false, vec![OLD])] {
+        let mut state = State::new(Server::good());
+        state.fit = vec![OLD];
+        let left = left_in(Phase::Planned, state);
+        let plan = Plan {
+            idle_was_fit: was_fit,
+            ..plan()
+        };
+        let journal = Journal::lock(left.directory.path(), "deploy v2").expect("a lock");
+        journal.reached(&plan, Phase::Planned, None).unwrap();
+        drop(journal);
+        left.settle().await.unwrap();
+        assert_eq!(left.scene.lock().fit, fit);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_is_watched_again_where_that_is_wanted() {
+    let mut state = State::new(Server::good());
+    state.green = Server::good().started("v2");
+    state.give_traffic_to(CANDIDATE);
+    let left = left_in(Phase::Switched, state);
+    tokio::time::advance(Duration::from_mins(1)).await;
+    let outcome = left.resume().await;
+    assert_eq!(outcome.phase, Phase::Promoted, "{}", outcome.reason);
+    assert_eq!(left.last().unwrap().phase, Phase::Promoted);
+    assert!(left.scene.lock().fit.contains(&CANDIDATE));
 }
 
 #[tokio::test(start_paused = true)]

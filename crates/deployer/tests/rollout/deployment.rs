@@ -1,6 +1,6 @@
 //! One deployment of v2 to green while blue serves v1, and what came of it.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{cell::RefCell, ops::Range, sync::Arc, time::Duration};
 
 use deployer::{
     color::Color,
@@ -37,6 +37,9 @@ pub(crate) struct Deployment {
     pub(crate) state: State,
     pub(crate) settings: Settings,
     pub(crate) readable_log: bool,
+    pub(crate) active_down: bool,
+    /// When somebody wants the deployer to end, since the deployment began.
+    pub(crate) told_to_stop_at: Vec<Duration>,
     pub(crate) directory: TempDir,
 }
 
@@ -97,6 +100,8 @@ impl Deployment {
             state: State::new(candidate),
             settings: config::load(Some(&file), &[]).expect("valid settings"),
             readable_log: true,
+            active_down: false,
+            told_to_stop_at: Vec::new(),
             directory,
         }
     }
@@ -174,6 +179,7 @@ impl Deployment {
         // Both colors have been up for a while.
         tokio::time::advance(Duration::from_mins(1)).await;
         let began = Instant::now();
+        let signals = RefCell::new(self.told_to_stop_at.into_iter());
         let scene = Scene::new(self.state);
         let path = self.directory.path().to_owned();
         let reporter = Collector {
@@ -185,12 +191,23 @@ impl Deployment {
             let rollout = Rollout {
                 settings: &self.settings,
                 plan: &plan(),
+                active_down: self.active_down,
                 examples: &examples(),
                 world: &scene.world(self.readable_log),
                 journal: &journal,
                 reporter: &reporter,
             };
-            rollout.run(std::future::pending()).await
+            rollout
+                .run(|| {
+                    let next = signals.borrow_mut().next();
+                    async move {
+                        match next {
+                            Some(at) => tokio::time::sleep_until(began + at).await,
+                            None => std::future::pending().await,
+                        }
+                    }
+                })
+                .await
         };
         let outcome = tokio::time::timeout(FOREVER, run).await.ok();
         Left {
@@ -228,6 +245,27 @@ impl Left {
         };
         self.scene.lock().script.killed = None;
         recover::settle(&self.scene.world(true), &journal, &reporter).await
+    }
+
+    /// The next run goes on watching the candidate.
+    pub(crate) async fn resume(&self) -> Outcome {
+        let journal = Journal::lock(self.directory.path(), "recover").expect("a lock");
+        let deployment = Deployment::of(Server::good());
+        let reporter = Collector {
+            scene: self.scene.clone(),
+            directory: self.directory.path().to_owned(),
+        };
+        Rollout {
+            settings: &deployment.settings,
+            plan: &plan(),
+            active_down: false,
+            examples: &examples(),
+            world: &self.scene.world(true),
+            journal: &journal,
+            reporter: &reporter,
+        }
+        .resume(std::future::pending::<()>)
+        .await
     }
 
     pub(crate) fn last(&self) -> Option<Entry> {

@@ -8,10 +8,14 @@ use std::{
 use async_trait::async_trait;
 use deployer::{
     color::Color,
+    diagnosis::Finding,
     examples::Example,
     load::{Load, LoadPlan},
+    phase::Phase,
+    plan::Plan,
     ports::{
-        Answer, Fleet, Probe, Router, Service, State as Doing, Target, Traffic, World, WorldError,
+        Answer, Fleet, Hooks, Probe, Router, Service, State as Doing, Target, Traffic, When, World,
+        WorldError,
     },
     release::Health,
     traffic::Request,
@@ -42,6 +46,8 @@ pub(crate) struct State {
     pub(crate) shadow: bool,
     /// What was logged of the copies.
     pub(crate) shadow_log: Vec<Request>,
+    /// The hook that fails.
+    pub(crate) failing_hook: Option<(When, Phase)>,
     pub(crate) clients_per_second: f64,
     clients_until: Instant,
     pub(crate) script: Script,
@@ -63,6 +69,7 @@ impl State {
             log: Vec::new(),
             shadow: false,
             shadow_log: Vec::new(),
+            failing_hook: None,
             clients_per_second: 50.0,
             clients_until: long_ago,
             script: Script::default(),
@@ -202,6 +209,7 @@ impl Scene {
             shadow: Some(Box::new(ShadowLog(self.clone()))),
             fleet: Box::new(self.clone()),
             probe: Box::new(self.clone()),
+            hooks: Box::new(self.clone()),
         }
     }
 
@@ -247,6 +255,10 @@ impl Scene {
 
 #[async_trait]
 impl Router for Scene {
+    async fn sees_flags(&self) -> Result<(), WorldError> {
+        Ok(())
+    }
+
     async fn active(&self) -> Result<Color, WorldError> {
         self.call(Call::Active, |state| Ok(state.active)).await
     }
@@ -351,6 +363,14 @@ impl Fleet for Scene {
         .await
     }
 
+    async fn prune(&self, _keep: usize) -> Result<(), WorldError> {
+        Ok(())
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+
     async fn logs(&self, service: Service, _lines: usize) -> Vec<String> {
         let last_words = vec!["these are its last words".to_owned()];
         self.call(Call::Logs(service), |_| Ok(last_words))
@@ -389,5 +409,21 @@ impl Probe for Scene {
             Ok(state.server(color).load(plan))
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Hooks for Scene {
+    async fn run(
+        &self,
+        when: When,
+        phase: Phase,
+        _: &Plan,
+        _: Option<&str>,
+    ) -> Result<(), WorldError> {
+        if self.lock().failing_hook == Some((when, phase)) {
+            return Err(WorldError("the hook has its reasons".to_owned()));
+        }
+        Ok(())
     }
 }

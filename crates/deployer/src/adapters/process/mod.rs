@@ -26,7 +26,8 @@ use self::record::Record;
 use crate::{
     color::Color,
     config::{ProcessSettings, Settings},
-    journal,
+    diagnosis::Finding,
+    journal, kill_point,
     ports::{Fleet, Service, State, WorldError},
 };
 
@@ -66,8 +67,17 @@ impl ProcessFleet {
     }
 
     fn record(&self, service: Service) -> Option<Record> {
-        let text = fs::read_to_string(self.record_path(service)).ok()?;
-        serde_json::from_str(&text).ok()
+        let path = self.record_path(service);
+        let read = || serde_json::from_str(&fs::read_to_string(&path).ok()?).ok();
+        let record: Option<Record> = read();
+        if record
+            .as_ref()
+            .is_some_and(|record| record.alive().is_some())
+        {
+            return record;
+        }
+        // A deployer that was killed at the wrong moment left it without one.
+        Record::find(&path).or(record)
     }
 
     fn spawn(
@@ -98,6 +108,7 @@ impl ProcessFleet {
             .try_clone()
             .map_err(|error| failed("make a log for", error))?;
         let mut child = command
+            .env(record::VARIABLE, self.record_path(service))
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
@@ -105,6 +116,7 @@ impl ProcessFleet {
             .process_group(0)
             .spawn()
             .map_err(|error| failed("start", error))?;
+        kill_point::pass(format_args!("after starting {}", service.name()));
         let pid = child.id().unwrap_or_default().cast_signed();
         let record = Record::of(pid, version);
         let written = serde_json::to_string(&record)
@@ -271,6 +283,42 @@ impl Fleet for ProcessFleet {
         Ok((state, record.version))
     }
 
+    /// Releases are directories that others look after.
+    async fn prune(&self, _keep: usize) -> Result<(), WorldError> {
+        Ok(())
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        const ADVICE: &str = "install nginx, or set fleet.process.nginx to it";
+        let nginx = find_program(&self.settings.nginx);
+        let version = match run(Command::new(&nginx).arg("-v")).await {
+            Ok(said) => Finding::fine("nginx", said),
+            Err(problem) => return vec![Finding::wrong("nginx", problem, ADVICE)],
+        };
+        let Some(configuration) = &self.nginx_configuration else {
+            return vec![version];
+        };
+        let mut test = Command::new(&nginx);
+        test.args(["-t", "-q", "-e", "stderr"])
+            .arg("-p")
+            .arg(&self.settings.nginx_prefix)
+            .arg("-c")
+            .arg(configuration);
+        let shown = configuration.display().to_string();
+        let tested = match run(&mut test).await {
+            Ok(_) => Finding::fine("nginx", format!("{shown} is in order")),
+            Err(problem) => {
+                let advice = "correct that file; nothing was reloaded";
+                Finding::wrong(
+                    "nginx",
+                    format!("{shown} is not in order: {problem}"),
+                    advice,
+                )
+            }
+        };
+        vec![version, tested]
+    }
+
     async fn logs(&self, service: Service, lines: usize) -> Vec<String> {
         let bytes = fs::read(self.log_path(service)).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
@@ -279,6 +327,29 @@ impl Fleet for ProcessFleet {
             .iter()
             .map(|line| (*line).to_owned())
             .collect()
+    }
+}
+
+/// What a command that ends at once said, on one line; an error when it failed.
+async fn run(command: &mut Command) -> Result<String, String> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    let program = command
+        .as_std()
+        .get_program()
+        .to_string_lossy()
+        .into_owned();
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(PATIENCE, output)
+        .await
+        .map_err(|_| format!("{program} does not end"))?
+        .map_err(|error| format!("cannot run {program}: {error}"))?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).trim().replace('\n', " | ");
+    if output.status.success() {
+        Ok(said)
+    } else {
+        Err(said)
     }
 }
 

@@ -1,9 +1,13 @@
 //! A process that was started, found again by a later deployer.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::ffi::OsStrExt as _, path::Path};
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
+
+/// Names a process's record in its environment, by which it is found when the deployer was killed
+/// before it could write the record.
+pub(super) const VARIABLE: &str = "DEPLOYER_RECORD";
 
 /// One process that was started.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,6 +27,28 @@ impl Record {
             started_at_tick: Process::look_up(pid).map_or(0, |process| process.started_at_tick),
             version: version.map(str::to_owned),
         }
+    }
+
+    /// The process that lives without the record at `path` that it was to have.
+    pub(super) fn find(path: &Path) -> Option<Self> {
+        let marked = [VARIABLE.as_bytes(), b"=", path.as_os_str().as_bytes()].concat();
+        let processes = fs::read_dir("/proc").ok()?;
+        processes
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+            .find_map(|pid| {
+                // Those of other users cannot be read, and are not ours.
+                let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+                let mut variables = environment.split(|byte| *byte == 0);
+                if !variables.any(|variable| variable == marked) {
+                    return None;
+                }
+                let version = environment
+                    .split(|byte| *byte == 0)
+                    .find_map(|variable| variable.strip_prefix(b"MODEL_VERSION="))
+                    .map(|version| String::from_utf8_lossy(version).into_owned());
+                let record = Self::of(pid, version.as_deref());
+                record.alive().map(|_| record)
+            })
     }
 
     /// The process, if it is the recorded one and it is alive.

@@ -2,18 +2,25 @@
 
 mod table;
 
+use std::{io::IsTerminal as _, time::Duration};
+
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::print;
+use super::{Done, print, told_to_stop};
 use crate::{
     adapters,
     color::Color,
     config::Settings,
-    exit_code,
+    holder::Holder,
     journal::{self, Entry},
     ports::{Service, State, Target, World},
     release::Health,
+    traffic::{Request, Seen},
 };
+
+/// What clients saw is told of the last so many seconds.
+const LATELY: f64 = 300.0;
 
 /// Everything that is shown; `--json` prints it as it is.
 #[derive(Debug, Serialize)]
@@ -26,7 +33,22 @@ struct Status {
     colors: [ColorStatus; 2],
     /// Whether `deployer rollback` would work now.
     can_roll_back: bool,
+    /// Who is deploying right now.
+    at_work: Option<Holder>,
     last_deployment: Option<Entry>,
+}
+
+/// What clients saw of a color, by the router's log.
+#[derive(Debug, Serialize)]
+struct Clients {
+    /// Of the last so many seconds.
+    lately_seconds: f64,
+    requests: u64,
+    /// Those that this color failed, also when the other one answered in its place.
+    failed: u64,
+    /// None without a request.
+    p50_seconds: Option<f64>,
+    p99_seconds: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,11 +62,44 @@ struct ColorStatus {
     stopped: bool,
     /// Why it is not healthy, when it is not.
     reason: Option<String>,
+    /// What clients saw; none where the log cannot be read here.
+    clients: Option<Clients>,
     #[serde(flatten)]
     health: Health,
 }
 
-pub(super) async fn run(settings: &Settings, json: bool) -> anyhow::Result<u8> {
+pub(super) async fn run(settings: &Settings) -> anyhow::Result<Done> {
+    let status = look(settings).await?;
+    let mut object = serde_json::to_value(&status)?;
+    object["event"] = "status".into();
+    Ok(Done::fine(table::render(&status)).telling(object))
+}
+
+/// `deployer status --watch`: until somebody has seen enough.
+pub(super) async fn keep_showing(settings: &Settings, json: bool) -> anyhow::Result<Done> {
+    const PAUSE: Duration = Duration::from_secs(2);
+    const HOME: &str = "\x1b[H\x1b[2J";
+
+    let live = std::io::stdout().is_terminal();
+    let show = async {
+        loop {
+            let done = run(settings).await?;
+            if json {
+                print(&done.object.to_string());
+            } else {
+                let home = if live { HOME } else { "" };
+                print(&format!("{home}{:.0}\n\n{}\n", Timestamp::now(), done.text));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        shown = show => shown,
+        () = told_to_stop() => Ok(Done::fine("")),
+    }
+}
+
+async fn look(settings: &Settings) -> anyhow::Result<Status> {
     let world = adapters::connect(settings)?;
     let (active, blue, green) = tokio::join!(
         world.router.active(),
@@ -59,8 +114,17 @@ pub(super) async fn run(settings: &Settings, json: bool) -> anyhow::Result<u8> {
         .map_err(|error| problems.push(error.to_string()))
         .ok()
         .flatten();
-    let colors = [blue, green];
-    let status = Status {
+    let mut colors = [blue, green];
+    match world.traffic.as_ref().map(|traffic| traffic.new_requests()) {
+        Some(Ok(requests)) => {
+            for status in &mut colors {
+                status.clients = Some(clients(status.color, &requests));
+            }
+        }
+        Some(Err(error)) => problems.push(error.to_string()),
+        None => {}
+    }
+    Ok(Status {
         router: settings.router.url.clone(),
         can_roll_back: active.is_some_and(|active| {
             colors
@@ -70,14 +134,23 @@ pub(super) async fn run(settings: &Settings, json: bool) -> anyhow::Result<u8> {
         active,
         problems,
         colors,
+        at_work: journal::at_work(&settings.state),
         last_deployment,
-    };
-    print(&if json {
-        serde_json::to_string(&status)?
-    } else {
-        table::render(&status)
-    });
-    Ok(exit_code::FINE)
+    })
+}
+
+fn clients(color: Color, requests: &[Request]) -> Clients {
+    let since = Timestamp::now().as_second() as f64 - LATELY;
+    let first = requests.partition_point(|request| request.at < since);
+    let seen = Seen::of(color, &requests[first..]);
+    let quantile = |at| (seen.waits.count() > 0).then(|| seen.waits.quantile(at).as_secs_f64());
+    Clients {
+        lately_seconds: LATELY,
+        requests: seen.tally.requests,
+        failed: seen.tally.failed,
+        p50_seconds: quantile(0.5),
+        p99_seconds: quantile(0.99),
+    }
 }
 
 async fn color_status(world: &World, settings: &Settings, color: Color) -> ColorStatus {
@@ -89,6 +162,7 @@ async fn color_status(world: &World, settings: &Settings, color: Color) -> Color
         healthy: asked.is_ok(),
         stopped: false,
         reason: None,
+        clients: None,
         health: Health::default(),
     };
     match asked {

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::{ColorStatus, Status};
-use crate::{color::Color, verdict::Tally};
+use super::{Clients, ColorStatus, Status};
+use crate::{color::Color, latency::milliseconds, verdict::Tally};
 
 /// Shown where nothing is known.
 const UNKNOWN: &str = "-";
 
-const HEADINGS: [&str; 8] = [
-    "COLOR", "ROLE", "HEALTH", "VERSION", "UPTIME", "REQUESTS", "ERRORS", "DIGEST",
+const HEADINGS: [&str; 10] = [
+    "COLOR", "ROLE", "HEALTH", "VERSION", "UPTIME", "REQUESTS", "ERRORS", "P50", "P99", "DIGEST",
 ];
 
 pub(super) fn render(status: &Status) -> String {
@@ -41,12 +41,16 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
             )?;
         }
     }
+    if let Some(holder) = &status.at_work {
+        writeln!(text, "\nat work: {holder}")?;
+    }
     match &status.last_deployment {
         Some(entry) => {
-            let reason = entry
-                .reason
-                .as_deref()
-                .unwrap_or("it was interrupted, or is still going on");
+            let under_way = match status.at_work {
+                Some(_) => "it is going on",
+                None => "it was interrupted: `deployer recover` brings it to an end",
+            };
+            let reason = entry.reason.as_deref().unwrap_or(under_way);
             writeln!(
                 text,
                 "\nlast deployment: {} is {} since {:.0}: {reason}",
@@ -73,16 +77,18 @@ fn write_row(
         uptime,
         requests,
         errors,
+        p50,
+        p99,
         digest,
-    ]: &[&str; 8],
+    ]: &[&str; 10],
 ) -> std::fmt::Result {
     let line = format!(
-        "{color:<7}{role:<9}{health:<11}{version:<14}{uptime:>9}{requests:>12}{errors:>9}  {digest}"
+        "{color:<7}{role:<9}{health:<11}{version:<14}{uptime:>9}{requests:>12}{errors:>9}{p50:>10}{p99:>10}  {digest}"
     );
     writeln!(text, "{}", line.trim_end())
 }
 
-fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 8] {
+fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 10] {
     let role = match (active, color.fit) {
         (None, _) => UNKNOWN,
         (Some(active), _) if active == color.color => "active",
@@ -95,6 +101,8 @@ fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 8] {
         .request_count
         .zip(health.error_count)
         .map(|(requests, failed)| Tally { requests, failed });
+    let latency =
+        |quantile: fn(&Clients) -> Option<f64>| quantile(color.clients.as_ref()?).map(milliseconds);
     [
         color.color.to_string(),
         role.to_owned(),
@@ -107,6 +115,8 @@ fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 8] {
         ),
         shown(health.request_count.map(|count| count.to_string())),
         shown(tally.map(|tally| format!("{:.1} %", tally.error_rate() * 100.0))),
+        shown(latency(|clients| clients.p50_seconds)),
+        shown(latency(|clients| clients.p99_seconds)),
         shown(
             health
                 .model_digest

@@ -1,0 +1,151 @@
+//! Commands of one's own around the phases of a deployment.
+
+use std::{path::PathBuf, process::Stdio};
+
+use async_trait::async_trait;
+use tokio::process::Command;
+
+use crate::{
+    config::{HooksSettings, Settings},
+    phase::Phase,
+    plan::Plan,
+    ports::{Hooks, When, WorldError},
+    report::Reports,
+};
+
+/// Runs the commands that the settings name.
+pub(super) struct Commands {
+    settings: HooksSettings,
+    directory: PathBuf,
+    reports: Reports,
+}
+
+impl Commands {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            settings: settings.hooks.clone(),
+            directory: settings.directory.clone(),
+            reports: Reports::of(&settings.state),
+        }
+    }
+}
+
+#[async_trait]
+impl Hooks for Commands {
+    async fn run(
+        &self,
+        when: When,
+        phase: Phase,
+        plan: &Plan,
+        reason: Option<&str>,
+    ) -> Result<(), WorldError> {
+        let (commands, moment) = match when {
+            When::Before => (&self.settings.before, "before"),
+            When::After => (&self.settings.after, "after"),
+        };
+        let Some((program, arguments)) = commands.get(&phase).and_then(|it| it.split_first())
+        else {
+            return Ok(());
+        };
+        let timeout = self.settings.timeout;
+        let failed = |problem: String| {
+            WorldError(format!(
+                "the command {program} of hooks.{moment}, for {phase}, {problem}"
+            ))
+        };
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(&self.directory)
+            .env("DEPLOYMENT_ID", &plan.id)
+            .env("DEPLOYMENT_PHASE", phase.name())
+            .env("DEPLOYMENT_MODEL", &plan.release.model)
+            .env("DEPLOYMENT_VERSION", &plan.release.version)
+            .env(
+                "DEPLOYMENT_DIGEST",
+                plan.release.digest.as_deref().unwrap_or_default(),
+            )
+            .env("DEPLOYMENT_CANDIDATE", plan.idle.name())
+            .env("DEPLOYMENT_PREVIOUS", plan.active.name())
+            .env("DEPLOYMENT_REASON", reason.unwrap_or_default())
+            .env("DEPLOYMENT_REPORT", self.reports.page(&plan.id))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(timeout, output)
+            .await
+            .map_err(|_| {
+                failed(format!(
+                    "did not end within {}",
+                    humantime::format_duration(timeout)
+                ))
+            })?
+            .map_err(|error| failed(format!("cannot be run: {error}")))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.trim().lines().next_back().unwrap_or_default();
+        let colon = if last.is_empty() { "" } else { ": " };
+        Err(failed(format!("ended with {}{colon}{last}", output.status)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{color::Color, config, release::Release};
+
+    async fn run(command: &[&str]) -> (Result<(), String>, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("deployer.toml");
+        let text =
+            format!("[hooks]\ntimeout = \"300ms\"\n[hooks.before]\nswitched = {command:?}\n");
+        std::fs::write(&file, text).unwrap();
+        let settings = config::load(Some(&file), &[]).unwrap();
+        let release = Release {
+            model: "sentiment".to_owned(),
+            version: "v2".to_owned(),
+            digest: None,
+        };
+        let plan = Plan::new(Timestamp::UNIX_EPOCH, Color::Blue, release);
+        let hooks = Commands::new(&settings);
+        hooks
+            .run(When::After, Phase::Switched, &plan, None)
+            .await
+            .expect("no command is set for this");
+        let result = hooks.run(When::Before, Phase::Switched, &plan, None).await;
+        let written = std::fs::read_to_string(directory.path().join("out")).unwrap_or_default();
+        (result.map_err(|error| error.to_string()), written)
+    }
+
+    #[tokio::test]
+    async fn a_command_is_told_what_is_deployed_where() {
+        let (result, written) = run(&[
+            "sh",
+            "-c",
+            "echo $DEPLOYMENT_ID $DEPLOYMENT_PHASE $DEPLOYMENT_VERSION $DEPLOYMENT_CANDIDATE > out",
+        ])
+        .await;
+        assert_eq!(result, Ok(()));
+        assert_eq!(written, "19700101T000000Z-v2 switched v2 green\n");
+    }
+
+    #[tokio::test]
+    async fn one_that_fails_hangs_or_is_not_there_is_named() {
+        let problem = async |command: &[&str]| run(command).await.0.unwrap_err();
+        let failing = problem(&["sh", "-c", "echo not today >&2; exit 3"]).await;
+        assert!(
+            failing.contains("hooks.before, for switched, ended with exit status: 3: not today"),
+            "{failing}"
+        );
+        let hanging = problem(&["sleep", "5"]).await;
+        assert!(hanging.contains("did not end within 300ms"), "{hanging}");
+        let missing = problem(&["no-such-program"]).await;
+        assert!(
+            missing.contains("no-such-program") && missing.contains("cannot be run"),
+            "{missing}"
+        );
+    }
+}

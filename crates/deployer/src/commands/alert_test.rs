@@ -1,0 +1,35 @@
+//! `deployer alert-test`
+
+use super::{Done, Ended};
+use crate::{
+    adapters::alerts::{Alert, Alerts},
+    config::Settings,
+};
+
+pub(super) async fn run(settings: &Settings) -> anyhow::Result<Done> {
+    // Somebody is waiting for the answer.
+    let mut settings = settings.clone();
+    settings.alerts.tries = 1;
+    let alerts = Alerts::new(&settings)?;
+    let names = alerts.names();
+    if names.is_empty() {
+        return Err(Ended::usage(
+            "nobody gets alerts: set alerts.webhook or alerts.slack, or DEPLOYER_ALERTS_WEBHOOK or DEPLOYER_ALERTS_SLACK in the environment",
+        ));
+    }
+    alerts.send(&Alert {
+        kind: "test",
+        color: None,
+        text: "this is a test; nothing is wrong".to_owned(),
+    });
+    match alerts.finish().await {
+        0 => Ok(Done::fine(format!(
+            "an alert was taken by {}",
+            names.join(" and ")
+        ))),
+        failed => Err(anyhow::anyhow!(
+            "{failed} of {} did not take the alert",
+            names.len()
+        )),
+    }
+}

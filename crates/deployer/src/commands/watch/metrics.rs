@@ -1,0 +1,194 @@
+//! What `deployer watch` tells Prometheus.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{Router, http::header, routing::get};
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use tokio::net::TcpListener;
+
+use super::{Watched, index};
+use crate::{color::Color, config::Settings, history, ports::World};
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfColor {
+    color: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRelease {
+    color: &'static str,
+    version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    outcome: &'static str,
+}
+
+/// Every family that there is.
+pub(super) struct Metrics {
+    registry: Arc<Registry>,
+    active: Family<OfColor, Gauge>,
+    up: Family<OfColor, Gauge>,
+    fit: Family<OfColor, Gauge>,
+    requests: Family<OfRelease, Counter>,
+    failures: Family<OfRelease, Counter>,
+    latency: Family<OfRelease, Histogram, fn() -> Histogram>,
+    deployments: Family<OfOutcome, Counter>,
+    since_last: Gauge,
+    /// Lines of the history that were counted.
+    counted: Mutex<usize>,
+}
+
+/// From a millisecond to half a minute.
+fn latency_buckets() -> Histogram {
+    Histogram::new([
+        0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+    ])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("deployer");
+        let (active, up, fit) = (Family::default(), Family::default(), Family::default());
+        let (requests, failures) = (Family::default(), Family::default());
+        let latency = Family::<OfRelease, Histogram, fn() -> Histogram>::new_with_constructor(
+            latency_buckets,
+        );
+        let (deployments, since_last) = (Family::default(), Gauge::default());
+        registry.register(
+            "active",
+            "1 for the color that has the traffic",
+            active.clone(),
+        );
+        registry.register("up", "1 for a color that passes its checks", up.clone());
+        registry.register("fit", "1 for a color that may stand in", fit.clone());
+        registry.register(
+            "requests",
+            "Client requests that wanted a color, by the router's log",
+            requests.clone(),
+        );
+        registry.register(
+            "failures",
+            "Those that the color failed, also when the other one answered in its place",
+            failures.clone(),
+        );
+        registry.register(
+            "request_duration_seconds",
+            "How long clients waited for good answers of a color",
+            latency.clone(),
+        );
+        registry.register(
+            "deployments",
+            "What the history holds, by outcome",
+            deployments.clone(),
+        );
+        registry.register(
+            "seconds_since_last_deployment",
+            "Since the last line of the history; 0 without one",
+            since_last.clone(),
+        );
+        Self {
+            registry: Arc::new(registry),
+            active,
+            up,
+            fit,
+            requests,
+            failures,
+            latency,
+            deployments,
+            since_last,
+            counted: Mutex::new(0),
+        }
+    }
+}
+
+impl Metrics {
+    /// Takes in a round of checks and what was logged since the last one.
+    pub(super) fn update(
+        &self,
+        settings: &Settings,
+        world: &World,
+        active: Color,
+        colors: &[Watched; 2],
+    ) {
+        for color in Color::BOTH {
+            let watched = &colors[index(color)];
+            let of = OfColor {
+                color: color.name(),
+            };
+            let set = |family: &Family<OfColor, Gauge>, holds: bool| {
+                family.get_or_create(&of).set(i64::from(holds));
+            };
+            set(&self.active, color == active);
+            set(&self.up, watched.is_well());
+            set(&self.fit, world.router.is_fit(color));
+        }
+        let requests = world.traffic.as_ref().map(|traffic| traffic.new_requests());
+        for request in requests.and_then(Result::ok).unwrap_or_default() {
+            let Some(good) = request.speaks_of(request.wanted) else {
+                continue;
+            };
+            let of = OfRelease {
+                color: request.wanted.name(),
+                version: colors[index(request.wanted)].version().to_owned(),
+            };
+            self.requests.get_or_create(&of).inc();
+            if good {
+                let waited: Duration = request.waited;
+                self.latency
+                    .get_or_create(&of)
+                    .observe(waited.as_secs_f64());
+            } else {
+                self.failures.get_or_create(&of).inc();
+            }
+        }
+        self.count_history(settings);
+    }
+
+    fn count_history(&self, settings: &Settings) {
+        let Ok(read) = history::read(&settings.state) else {
+            return;
+        };
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        for past in read.past.iter().skip(*counted) {
+            let outcome = past.deed.words();
+            self.deployments.get_or_create(&OfOutcome { outcome }).inc();
+        }
+        *counted = read.past.len();
+        let since = read
+            .past
+            .last()
+            .map_or(0, |last| Timestamp::now().as_second() - last.at.as_second());
+        self.since_last.set(since);
+    }
+}
+
+/// Serves the metrics for as long as it is awaited; for ever without a listener.
+pub(super) async fn serve(listener: Option<TcpListener>, metrics: &Metrics) -> anyhow::Error {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    let registry = Arc::clone(&metrics.registry);
+    let shown = move || async move {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &registry);
+        ([(header::CONTENT_TYPE, CONTENT_TYPE)], text)
+    };
+    let routes = Router::new().route("/metrics", get(shown));
+    match axum::serve(listener, routes).await {
+        Ok(()) => anyhow::anyhow!("metrics are not served any more"),
+        Err(error) => anyhow::anyhow!("metrics cannot be served: {error}"),
+    }
+}

@@ -1,0 +1,116 @@
+//! What must be in order before a deployment touches anything.
+
+use std::{fs, path::Path};
+
+use rustix::fs::statvfs;
+
+use crate::{
+    color::Color,
+    config::Settings,
+    ports::{Target, World},
+};
+
+/// Looks at disk, flags and router; otherwise says what is wrong and what to do. `active` is none
+/// when the active color is known to be down.
+pub async fn check(
+    settings: &Settings,
+    world: &World,
+    active: Option<Color>,
+) -> Result<(), String> {
+    room(&settings.state, settings.min_free_megabytes)?;
+    room(&settings.router.flags, settings.min_free_megabytes)?;
+    world
+        .router
+        .sees_flags()
+        .await
+        .map_err(|error| error.to_string())?;
+    match active {
+        Some(active) => one_router(settings, world, active).await,
+        None => Ok(()),
+    }
+}
+
+/// The disk takes what is written, and has room for more.
+pub fn room(directory: &Path, min_free_megabytes: u64) -> Result<(), String> {
+    let shown = directory.display();
+    let probe = directory.join(".room");
+    let written = fs::write(&probe, [0; 4096]).and_then(|()| fs::remove_file(&probe));
+    written.map_err(|error| format!("{shown} cannot be written to: {error}"))?;
+    let free = free_megabytes(directory)?;
+    if free < min_free_megabytes {
+        return Err(format!(
+            "the disk of {shown} has {free} MB left, {min_free_megabytes} MB are needed (min_free_megabytes): free some, for example by `docker image prune`"
+        ));
+    }
+    Ok(())
+}
+
+/// What is left of the disk that a directory is on, in megabytes of 10^6 bytes, for an ordinary user.
+pub fn free_megabytes(directory: &Path) -> Result<u64, String> {
+    let disk = statvfs(directory).map_err(|error| {
+        format!(
+            "cannot look at the disk of {}: {error}",
+            directory.display()
+        )
+    })?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize) / 1_000_000)
+}
+
+/// Clients come in through the router that was asked, and not through another one.
+///
+/// The uptime that a server tells through the public port must lie between two that it tells through
+/// the control port before and after: another server's does not, short of a miracle.
+pub async fn one_router(settings: &Settings, world: &World, active: Color) -> Result<(), String> {
+    let ask = async |target| {
+        let answer = world.probe.health(target).await;
+        answer.map_err(|error| format!("the active color does not answer: {error}"))
+    };
+    let before = ask(Target::ThroughRouter(active)).await?;
+    let public = ask(Target::Public).await?;
+    let after = ask(Target::ThroughRouter(active)).await?;
+    let same_release = (
+        &public.model_name,
+        &public.model_version,
+        &public.model_digest,
+    ) == (
+        &before.model_name,
+        &before.model_version,
+        &before.model_digest,
+    );
+    let same_process = match (
+        before.uptime_seconds,
+        public.uptime_seconds,
+        after.uptime_seconds,
+    ) {
+        (Some(before), Some(public), Some(after)) if before <= after => {
+            (before..=after).contains(&public)
+        }
+        // It does not tell, or was restarted meanwhile: nothing speaks against it.
+        _ => true,
+    };
+    if same_release && same_process {
+        return Ok(());
+    }
+    Err(format!(
+        "clients at {} are not answered by {active}, which is active by {}: is router.url another router?",
+        settings.router.url, settings.router.control
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_there_and_a_disk_that_is_too_full_are_named() {
+        let error = room(Path::new("no/such"), 0).unwrap_err();
+        assert!(error.starts_with("no/such cannot be written to"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(room(directory.path(), 0), Ok(()));
+        let error = room(directory.path(), u64::MAX).unwrap_err();
+        assert!(
+            error.contains("MB are needed (min_free_megabytes)"),
+            "{error}"
+        );
+    }
+}

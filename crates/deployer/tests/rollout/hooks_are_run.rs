@@ -1,0 +1,84 @@
+//! Commands of one's own around the phases, and a fix for an active color that is down.
+
+use deployer::{config::GateName, phase::Phase, ports::When, verdict::Finding};
+
+use crate::{
+    deployment::{CANDIDATE, Deployment, Ended, OLD},
+    history::Happened,
+    server::{Server, Trouble},
+};
+
+async fn with_failing_hook(when: When, phase: Phase) -> Ended {
+    let mut deployment = Deployment::of(Server::good());
+    deployment.state.failing_hook = Some((when, phase));
+    deployment.run().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_before_the_switch_refuses() {
+    for phase in [
+        Phase::Starting,
+        Phase::Healthy,
+        Phase::Validated,
+        Phase::Switched,
+    ] {
+        let ended = with_failing_hook(When::Before, phase).await;
+        ended.assert(Phase::Refused, "the hook has its reasons");
+        assert_eq!(ended.active, OLD);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_before_the_promotion_rolls_back() {
+    let ended = with_failing_hook(When::Before, Phase::Promoted).await;
+    ended.assert(Phase::RolledBack, "the hook has its reasons");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_after_a_phase_is_worth_a_note() {
+    for phase in [
+        Phase::Starting,
+        Phase::Healthy,
+        Phase::Validated,
+        Phase::Switched,
+        Phase::Promoted,
+    ] {
+        let ended = with_failing_hook(When::After, phase).await;
+        assert_eq!(ended.outcome.phase, Phase::Promoted);
+        assert_eq!(ended.history.notes(), ["the hook has its reasons"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fix_is_shipped_although_the_active_color_is_down() {
+    let mut deployment = Deployment::of(Server::good()).asking(&[
+        GateName::Identity,
+        GateName::Golden,
+        GateName::Agreement,
+        GateName::Comparison,
+    ]);
+    deployment.active_down = true;
+    deployment.state.blue.trouble = Trouble::Exited;
+    let ended = deployment.run_with_interference().await;
+    assert_eq!(
+        ended.outcome.phase,
+        Phase::Promoted,
+        "{}",
+        ended.outcome.reason
+    );
+    assert_eq!(ended.active, CANDIDATE);
+    let finding = |name| {
+        let judged = ended
+            .history
+            .0
+            .iter()
+            .find_map(|moment| match moment.happened {
+                Happened::Judged(gate, finding) if gate == name => Some(finding),
+                _ => None,
+            });
+        judged.expect("the gate was judged")
+    };
+    assert_eq!(finding("golden"), Finding::Pass);
+    assert_eq!(finding("agreement"), Finding::Skipped);
+    assert_eq!(finding("comparison"), Finding::Skipped);
+}
