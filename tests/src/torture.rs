@@ -50,7 +50,7 @@ impl Torture {
         Ok(if v1 { "v2" } else { "v1" })
     }
 
-    /// How long a deployment takes that nobody kills.
+    /// Makes a deployment that nobody kills, and tells how long it took.
     pub async fn whole_deployment(&self) -> anyhow::Result<Duration> {
         let began = Instant::now();
         let version = self.next_version().await?;
@@ -59,9 +59,18 @@ impl Torture {
         Ok(began.elapsed())
     }
 
+    /// Sees to it that the next deployment goes to green: points bear the names of colors.
+    async fn let_blue_be_active(&self) -> anyhow::Result<()> {
+        if self.stack.status().await?["active"] == "green" {
+            self.whole_deployment().await?;
+        }
+        Ok(())
+    }
+
     /// Every point that a deployment passes at which it can be killed; `more` are further arguments
     /// and what it comes to.
     pub async fn points(&self, code: i32, more: &[&str]) -> anyhow::Result<Vec<String>> {
+        self.let_blue_be_active().await?;
         let list: PathBuf = self.stack.path("points");
         let version = self.next_version().await?;
         let arguments = [&["deploy", version], &SHORT[..], more].concat();
@@ -82,6 +91,7 @@ impl Torture {
 
     /// Kills a deployment at this point, and looks at what is left.
     pub async fn kill_at(&mut self, point: &str, more: &[&str]) -> anyhow::Result<()> {
+        self.let_blue_be_active().await?;
         let version = self.next_version().await?;
         let arguments = [&["deploy", version], &SHORT[..], more].concat();
         let child = self

@@ -8,7 +8,8 @@ use crate::{color::Color, release::Release};
 /// One deployment: which release goes where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Names the deployment in the journal and in reports: its start in UTC and the version.
+    /// Names the deployment in the journal and in reports: its start in UTC, to the millisecond, so
+    /// that one that was killed at once and the next do not share a name, and the version.
     pub id: String,
     /// The color that has the traffic, and keeps it until the candidate is proven.
     pub active: Color,
@@ -29,7 +30,7 @@ impl Plan {
     #[must_use]
     pub fn new(now: Timestamp, active: Color, release: Release) -> Self {
         Self {
-            id: format!("{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), release.version),
+            id: format!("{}-{}", now.strftime("%Y%m%dT%H%M%S.%3fZ"), release.version),
             active,
             idle: active.other(),
             release,
@@ -53,7 +54,7 @@ mod tests {
         for active in Color::BOTH {
             let plan = Plan::new(Timestamp::UNIX_EPOCH, active, release.clone());
             assert_ne!(plan.idle, plan.active);
-            assert_eq!(plan.id, "19700101T000000Z-v2");
+            assert_eq!(plan.id, "19700101T000000.000Z-v2");
         }
     }
 }

@@ -129,7 +129,7 @@ mod tests {
         ])
         .await;
         assert_eq!(result, Ok(()));
-        assert_eq!(written, "19700101T000000Z-v2 switched v2 green\n");
+        assert_eq!(written, "19700101T000000.000Z-v2 switched v2 green\n");
     }
 
     #[tokio::test]

@@ -88,8 +88,9 @@ impl Reports {
             Some(id) if id.contains(['/', '\\']) => {
                 return Err(ReportError::Damaged {
                     path: id.into(),
-                    problem: "expected the identifier of a deployment, such as 20260102T030405Z-v2"
-                        .to_owned(),
+                    problem:
+                        "expected the identifier of a deployment, such as 20260102T030405.678Z-v2"
+                            .to_owned(),
                 });
             }
             Some(id) => self.data(id),

@@ -39,7 +39,9 @@ impl Record {
                 // Those of other users cannot be read, and are not ours.
                 let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
                 let mut variables = environment.split(|byte| *byte == 0);
-                if !variables.any(|variable| variable == marked) {
+                // Its own children have the variable too, and are not what was started.
+                let leads = Process::look_up(pid)?.group == pid;
+                if !leads || !variables.any(|variable| variable == marked) {
                     return None;
                 }
                 let version = environment
@@ -63,6 +65,8 @@ impl Record {
 
 /// What Linux tells of a process.
 struct Process {
+    /// What was started leads a process group of its own.
+    group: i32,
     started_at_tick: u64,
     is_zombie: bool,
 }
@@ -72,10 +76,12 @@ impl Process {
         let stat =
             fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
         // proc_pid_stat(5): the second field is the program's name in parentheses, which may
-        // itself hold spaces and parentheses; the state is the 3rd field, the start the 22nd.
+        // itself hold spaces and parentheses; the state is the 3rd field, the group the 5th, the start
+        // the 22nd.
         let (_, fields) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         Some(Self {
+            group: fields.get(2)?.parse().ok()?,
             started_at_tick: fields.get(19)?.parse().ok()?,
             is_zombie: matches!(fields.first(), Some(&"Z" | &"X")),
         })

@@ -189,3 +189,23 @@ fn a_color_needs_a_port() {
             .contains("does not name a port")
     );
 }
+
+#[tokio::test]
+async fn a_process_whose_deployer_was_killed_before_it_wrote_the_record_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let command = ["sleep", "60"];
+    let killed = fleet(directory.path(), &command);
+    killed.start(Color::Blue, "v7").await.unwrap();
+    fs::remove_file(killed.record_path(BLUE)).unwrap();
+    let next = fleet(directory.path(), &command);
+    assert_eq!(
+        next.inspect(BLUE).await.unwrap(),
+        (State::Running, Some("v7".to_owned()))
+    );
+    next.start(Color::Blue, "v8").await.unwrap();
+    assert!(
+        killed.exit_status(BLUE).is_some(),
+        "the one before lives on"
+    );
+    next.stop(BLUE).await.unwrap();
+}
