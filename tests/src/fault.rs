@@ -34,6 +34,8 @@ pub enum Fault {
     SlowForClients,
     /// Every text that comes through the router is negative.
     BiasedForClients,
+    /// After [`ENOUGH`] requests each prediction takes [`NEVER_IN_TIME`] longer.
+    SlowLater,
 }
 
 /// So many requests through the router that the watch has begun; fewer than traffic brings within a
@@ -45,11 +47,13 @@ pub const CROWD: u64 = 100;
 pub const SLOWER: Duration = Duration::from_millis(250);
 /// Longer than the busiest of test machines makes clients wait for an honest release.
 pub const FAR_SLOWER: Duration = Duration::from_millis(800);
+/// Longer than the deployer waits for a test request.
+pub const NEVER_IN_TIME: Duration = Duration::from_secs(3);
 /// Not so long that it fails by itself.
 pub const STALL: Duration = Duration::from_secs(2);
 
 /// The version of each fault.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "never-healthy",
     "other-version",
     "every-tenth",
@@ -64,6 +68,7 @@ pub const NAMES: [&str; 14] = [
     "stops-predicting",
     "slow-for-clients",
     "biased-for-clients",
+    "slow-later",
 ];
 
 impl Fault {
@@ -85,6 +90,7 @@ impl Fault {
             "stops-predicting" => Self::StopsPredicting,
             "slow-for-clients" => Self::SlowForClients,
             "biased-for-clients" => Self::BiasedForClients,
+            "slow-later" => Self::SlowLater,
             _ => return None,
         })
     }

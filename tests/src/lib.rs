@@ -2,7 +2,9 @@
 //! servers in a directory of its own, the deployer run as a user runs it, and client traffic that
 //! keeps account of every request.
 
+mod alerts;
 pub mod fault;
+mod http;
 mod layout;
 mod ports;
 mod stack;
@@ -10,6 +12,8 @@ mod there_and_back;
 mod torture;
 mod traffic;
 
+pub use alerts::Receiver;
+pub use http::get;
 pub use layout::NOT_IN_THE_IMAGE;
 pub use ports::PortBlock;
 pub use stack::{Run, Stack, Watch, program, repository};

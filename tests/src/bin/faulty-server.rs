@@ -17,7 +17,7 @@ use axum::{
     response::IntoResponse as _,
 };
 use clap::Parser;
-use end_to_end::fault::{CROWD, ENOUGH, FAR_SLOWER, Fault, SLOWER, STALL};
+use end_to_end::fault::{CROWD, ENOUGH, FAR_SLOWER, Fault, NEVER_IN_TIME, SLOWER, STALL};
 use http_body_util::BodyExt as _;
 use model_server::{ServeArguments, logging, run};
 
@@ -119,6 +119,10 @@ async fn misbehave(
         Fault::ExitsLater if predicting && later => exit(3),
         Fault::HangsLater if later => std::future::pending().await,
         Fault::StopsPredicting if predicting && later => std::future::pending().await,
+        Fault::SlowLater if predicting && later => {
+            tokio::time::sleep(NEVER_IN_TIME).await;
+            next.run(request).await
+        }
         _ => next.run(request).await,
     }
 }

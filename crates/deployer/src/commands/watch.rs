@@ -105,10 +105,13 @@ impl Watched {
     }
 
     fn version(&self) -> &str {
-        self.health
-            .model_version
-            .as_deref()
-            .unwrap_or("unknown version")
+        self.health.model_version.as_deref().unwrap_or("unknown")
+    }
+
+    /// Behind a color's name.
+    fn shown_version(&self) -> String {
+        let version = self.health.model_version.as_ref();
+        version.map_or_else(String::new, |version| format!(" ({version})"))
     }
 }
 
@@ -214,7 +217,7 @@ impl Watching<'_> {
         } else {
             "the standby"
         };
-        let who = format!("{color} ({}), {role},", watched.version());
+        let who = format!("{color}{}, {role},", watched.shown_version());
         match &watched.trouble {
             Some(trouble) if down => {
                 let text = format!("{who} is down: {trouble}");
@@ -280,7 +283,7 @@ impl Watching<'_> {
         }
         let watched = &self.colors[index(active)];
         let trouble = watched.trouble.as_deref().unwrap_or("it went down");
-        let reason = format!("{active} ({}) was down: {trouble}", watched.version());
+        let reason = format!("{active}{} was down: {trouble}", watched.shown_version());
         // The flag first, so that the sick color never stands in for the other.
         let moved = match self.world.router.set_fit(active, false) {
             Ok(()) => {

@@ -1,0 +1,96 @@
+//! Somebody who gets alerts.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+type Taken = Arc<Mutex<Inbox>>;
+
+#[derive(Default)]
+struct Inbox {
+    /// So many alerts are turned away first.
+    turn_away: usize,
+    alerts: Vec<Value>,
+}
+
+/// A webhook on a port of its own, until dropped.
+pub struct Receiver {
+    address: SocketAddr,
+    taken: Taken,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl Receiver {
+    /// Takes alerts, after it has turned away so many.
+    pub async fn start(turn_away: usize) -> anyhow::Result<Self> {
+        let taken = Taken::default();
+        lock(&taken).turn_away = turn_away;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let routes = Router::new()
+            .route("/alerts", post(take))
+            .with_state(Arc::clone(&taken));
+        let server = tokio::spawn(async move { axum::serve(listener, routes).await });
+        Ok(Self {
+            address,
+            taken,
+            server,
+        })
+    }
+
+    /// Where alerts are to be sent.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/alerts", self.address)
+    }
+
+    /// Every alert that was taken, in order.
+    #[must_use]
+    pub fn alerts(&self) -> Vec<Value> {
+        lock(&self.taken).alerts.clone()
+    }
+
+    /// Waits for an alert of this kind about this color, and tells how long that took.
+    pub async fn until(&self, kind: &str, color: &str) -> anyhow::Result<Duration> {
+        const PATIENCE: Duration = Duration::from_secs(40);
+
+        let began = Instant::now();
+        let is_it = |alert: &Value| alert["kind"] == kind && alert["color"] == color;
+        let come = async {
+            while !self.alerts().iter().any(is_it) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, come)
+            .await
+            .with_context(|| format!("no {kind} of {color} in {:?}", self.alerts()))?;
+        Ok(began.elapsed())
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn lock(taken: &Taken) -> std::sync::MutexGuard<'_, Inbox> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn take(State(taken): State<Taken>, Json(alert): Json<Value>) -> StatusCode {
+    let mut inbox = lock(&taken);
+    if inbox.turn_away > 0 {
+        inbox.turn_away -= 1;
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    inbox.alerts.push(alert);
+    StatusCode::OK
+}

@@ -1,0 +1,280 @@
+//! `deployer watch`: what it says and does when a color goes down, and that no client notices.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use end_to_end::{Receiver, Stack, Watch, fault::ENOUGH};
+use tokio::process::Child;
+
+const SHORT: Watch = Watch(Duration::from_secs(1));
+const PAUSE: Duration = Duration::from_millis(20);
+/// An alert is to come within this.
+const SOON: Duration = Duration::from_secs(15);
+
+type Result<T = ()> = anyhow::Result<T>;
+
+/// v2 on green has the traffic, v1 on blue is its standby, and both are watched.
+struct Watched {
+    stack: Stack,
+    receiver: Receiver,
+    watch: Child,
+}
+
+impl Watched {
+    async fn begin(more: &[&str]) -> Result<Self> {
+        let stack = Stack::of_processes("faulty-server", SHORT)?;
+        stack.expect(0, &["up"]).await?;
+        stack.expect(0, &["deploy", "v2"]).await?;
+        let receiver = Receiver::start(0).await?;
+        let watch = start(&stack, &receiver, more)?;
+        Ok(Self {
+            stack,
+            receiver,
+            watch,
+        })
+    }
+
+    /// Ends it like a service, which must not take long.
+    async fn end(self) -> Result {
+        Stack::tell(&self.watch, "TERM")?;
+        let run = Stack::finish(self.watch, &["watch"]).await?;
+        ensure!(run.code == 0, "{run:?}");
+        Ok(())
+    }
+
+    async fn fit(&self, color: usize) -> Result<bool> {
+        let status = self.stack.status().await?;
+        status["colors"][color]["fit"].as_bool().context("no flag")
+    }
+}
+
+fn start(stack: &Stack, receiver: &Receiver, more: &[&str]) -> Result<Child> {
+    let url = receiver.url();
+    stack.start_deployer_with(
+        &[&["watch"], more].concat(),
+        &[("DEPLOYER_ALERTS_WEBHOOK", url.as_ref())],
+    )
+}
+
+const BLUE: usize = 0;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_freezes_may_not_stand_in_until_it_is_well() -> Result {
+    let watched = Watched::begin(&[]).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    ensure!(watched.fit(BLUE).await?, "v1 was promoted");
+    watched.stack.signal("blue", "STOP")?;
+    let took = watched.receiver.until("down", "blue").await?;
+    ensure!(took < SOON, "{took:?}");
+    ensure!(!watched.fit(BLUE).await?, "the flag is still there");
+    watched.stack.signal("blue", "CONT")?;
+    watched.receiver.until("up", "blue").await?;
+    until(async || watched.fit(BLUE).await).await?;
+    let log = traffic.stop().await;
+    log.ensure_none_failed()?;
+    log.ensure_answered_by("v2")?;
+    let alerts = watched.receiver.alerts();
+    ensure!(alerts.len() == 2, "each is said once: {alerts:?}");
+    ensure!(alerts[0]["schema"] == 1, "{alerts:?}");
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_killed_is_started_again_where_that_is_wanted() -> Result {
+    let watched = Watched::begin(&["--set", "monitor.restart_standby=true"]).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    watched.stack.signal("blue", "KILL")?;
+    let took = watched.receiver.until("down", "blue").await?;
+    ensure!(took < SOON, "{took:?}");
+    watched.receiver.until("up", "blue").await?;
+    until(async || watched.fit(BLUE).await).await?;
+    traffic.stop().await.ensure_none_failed()?;
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_slow_may_not_stand_in() -> Result {
+    let stack = Stack::of_processes("faulty-server", SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    stack.expect(0, &["deploy", "slow-later"]).await?;
+    // It serves well until clients have come to like it.
+    let traffic = stack.traffic(8, Duration::from_millis(2))?;
+    traffic.reach(usize::try_from(ENOUGH)?).await?;
+    traffic.stop().await;
+    stack.expect(0, &["deploy", "v1"]).await?;
+    let receiver = Receiver::start(0).await?;
+    let watch = start(&stack, &receiver, &[])?;
+    let traffic = stack.traffic(8, PAUSE)?;
+    let took = receiver.until("down", "green").await?;
+    ensure!(took < SOON, "{took:?}");
+    ensure!(stack.status().await?["colors"][1]["fit"] == false);
+    let log = traffic.stop().await;
+    log.ensure_none_failed()?;
+    drop(watch);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_leaves_an_active_color_that_freezes_where_that_is_wanted() -> Result {
+    let watched = Watched::begin(&["--set", "monitor.failover=true"]).await?;
+    watched.stack.signal("green", "STOP")?;
+    let took = watched.receiver.until("down", "green").await?;
+    ensure!(took < SOON, "{took:?}");
+    watched.receiver.until("failover", "blue").await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    traffic.reach(200).await?;
+    let log = traffic.stop().await;
+    log.ensure_none_failed()?;
+    log.ensure_answered_by("v1")?;
+    let status = watched.stack.status().await?;
+    ensure!(status["active"] == "blue", "{status}");
+    ensure!(status["colors"][1]["fit"] == false, "{status}");
+    let history = watched.stack.expect(0, &["history"]).await?;
+    ensure!(history.stdout.contains("failed over"), "{}", history.stdout);
+    ensure!(history.stdout.contains("was down: "), "{}", history.stdout);
+    // When it is well again it is the standby.
+    watched.stack.signal("green", "CONT")?;
+    until(async || watched.fit(1).await).await?;
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_active_color_that_freezes_is_only_told_of_where_nothing_else_is_wanted() -> Result {
+    let watched = Watched::begin(&[]).await?;
+    watched.stack.signal("green", "STOP")?;
+    watched.receiver.until("down", "green").await?;
+    watched.stack.signal("green", "CONT")?;
+    watched.receiver.until("up", "green").await?;
+    ensure!(watched.stack.status().await?["active"] == "green");
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_is_nobodys_alarm_and_its_refused_candidate_never_stands_in() -> Result {
+    let watched = Watched::begin(&["--set", "monitor.interval=200ms"]).await?;
+    let run = watched
+        .stack
+        .deployer(&["deploy", "never-healthy", "--health-tries", "8"])
+        .await?;
+    ensure!(run.code == 10, "{run:?}");
+    watched.stack.expect(0, &["deploy", "v1"]).await?;
+    let alerts = watched.receiver.alerts();
+    ensure!(alerts.is_empty(), "{alerts:?}");
+    ensure!(watched.fit(BLUE).await?, "v1 was promoted");
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_started_again_goes_on_where_it_was() -> Result {
+    let watched = Watched::begin(&["--set", "monitor.interval=200ms"]).await?;
+    watched.stack.signal("blue", "STOP")?;
+    watched.receiver.until("down", "blue").await?;
+    until(async || Ok(!watched.fit(BLUE).await?)).await?;
+    let Watched {
+        stack,
+        receiver,
+        mut watch,
+    } = watched;
+    watch.kill().await?;
+    let watch = start(&stack, &receiver, &["--set", "monitor.interval=200ms"])?;
+    stack.signal("blue", "CONT")?;
+    receiver.until("up", "blue").await?;
+    let watched = Watched {
+        stack,
+        receiver,
+        watch,
+    };
+    until(async || watched.fit(BLUE).await).await?;
+    ensure!(
+        watched.receiver.alerts().len() == 2,
+        "{:?}",
+        watched.receiver.alerts()
+    );
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_finds_what_clients_saw() -> Result {
+    let port = end_to_end::PortBlock::take()?;
+    let address = format!("127.0.0.1:{}", port.router());
+    let setting = format!("monitor.metrics={address}");
+    let watched = Watched::begin(&["--set", &setting, "--set", "monitor.interval=200ms"]).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    traffic.reach(500).await?;
+    let log = traffic.stop().await;
+    log.ensure_none_failed()?;
+    let metrics = async || {
+        let text = end_to_end::get(&address, "/metrics").await?;
+        anyhow::Ok(text)
+    };
+    until(async || {
+        let text = metrics().await?;
+        let counted = text.lines().find_map(|line| {
+            line.strip_prefix("deployer_requests_total{color=\"green\",version=\"v2\"} ")
+        });
+        let counted: usize = counted.unwrap_or("0").parse()?;
+        Ok(counted >= log.answers.len())
+    })
+    .await?;
+    let text = metrics().await?;
+    for line in [
+        "deployer_active{color=\"green\"} 1",
+        "deployer_active{color=\"blue\"} 0",
+        "deployer_up{color=\"blue\"} 1",
+        "deployer_fit{color=\"blue\"} 1",
+        "deployer_deployments_total{outcome=\"promoted\"} 1",
+        "deployer_seconds_since_last_deployment ",
+        "deployer_request_duration_seconds_bucket{",
+        "# EOF",
+    ] {
+        ensure!(text.contains(line), "{line} is not in {text}");
+    }
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_can_be_tried_and_is_sent_again_when_it_was_not_taken() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    let nobody = stack.expect(2, &["alert-test"]).await?;
+    ensure!(
+        nobody.stderr.contains("alerts.webhook"),
+        "{}",
+        nobody.stderr
+    );
+    let receiver = Receiver::start(0).await?;
+    let setting = format!("alerts.slack={}", receiver.url());
+    stack.expect(0, &["alert-test", "--set", &setting]).await?;
+    let text = receiver.alerts()[0]["text"].to_string();
+    ensure!(text.contains("nothing is wrong"), "{text}");
+    let deaf = Receiver::start(1).await?;
+    let setting = format!("alerts.webhook={}", deaf.url());
+    let run = stack.expect(1, &["alert-test", "--set", &setting]).await?;
+    ensure!(run.stderr.contains("it answered 503"), "{}", run.stderr);
+    ensure!(
+        !run.stderr.contains(&deaf.url()),
+        "the address is a secret: {}",
+        run.stderr
+    );
+
+    stack.expect(0, &["up"]).await?;
+    stack.expect(0, &["deploy", "v2"]).await?;
+    let busy = Receiver::start(2).await?;
+    let watch = start(&stack, &busy, &["--set", "monitor.interval=200ms"])?;
+    stack.signal("green", "STOP")?;
+    busy.until("down", "green").await?;
+    drop(watch);
+    Ok(())
+}
+
+/// Waits until something holds.
+async fn until(mut holds: impl AsyncFnMut() -> Result<bool>) -> Result {
+    let wait = async {
+        while !holds().await? {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait)
+        .await
+        .context("it did not come to hold within 30 s")?
+}
