@@ -10,7 +10,7 @@ FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 PROGRAMS = $(if $(filter target/debug/%,$(DEPLOYER)),-p deployer) $(if $(filter process,$(FLEET)),-p model-server)
 
 .DEFAULT_GOAL := help
-.PHONY: help programs setup demo up down deploy rollback status logs images test e2e lint bench soak clean
+.PHONY: help programs setup demo up down deploy rollback recover status history doctor logs images test e2e lint bench soak torture clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,8 +37,17 @@ deploy: programs ## Deploy VERSION to the idle color, prove it, switch, watch
 rollback: programs ## Give all traffic back to the previous release
 	$(DEPLOYER) rollback $(FLEET_FLAG)
 
+recover: programs ## Bring a deployment to an end whose deployer was killed
+	$(DEPLOYER) recover $(FLEET_FLAG)
+
 status: programs ## Show what each color serves and where traffic goes
 	$(DEPLOYER) status $(FLEET_FLAG)
+
+history: programs ## Show what was done, by whom and why
+	$(DEPLOYER) history
+
+doctor: programs ## Look for what is wrong with this installation
+	$(DEPLOYER) doctor $(FLEET_FLAG)
 
 logs: ## Follow what the router and both colors write
 	$(if $(filter process,$(FLEET)),tail -n 20 -F state/processes/blue.log state/processes/green.log state/processes/router.log,docker compose logs --tail 20 --follow)
@@ -61,6 +70,10 @@ bench: ## Measure serving beside its peers, overload, and switching; rewrites do
 
 soak: ## Load the model server for an hour; fails when its memory grows
 	scripts/bench soak
+
+torture: ## Kill 200 deployers under load, then switch back and forth for an hour
+	cargo build --workspace --locked
+	target/debug/torture
 
 clean: ## Remove what was built
 	cargo clean

@@ -1,6 +1,10 @@
 //! The files of a stack: the shipped ones, on ports of its own.
 
-use std::{env, fs, os::unix::fs::symlink, path::Path};
+use std::{
+    env, fs,
+    os::unix::fs::{MetadataExt as _, symlink},
+    path::Path,
+};
 
 use crate::{
     PortBlock, Watch, fault,
@@ -40,15 +44,19 @@ pub(crate) fn compose(directory: &Path, ports: &PortBlock, project: &str) -> any
         let name = Path::new("nginx").join(name);
         fs::copy(repository().join(&name), directory.join(&name))?;
     }
-    for name in ["flags", "logs"] {
-        fs::create_dir_all(directory.join("run").join(name))?;
+    for name in ["run/flags", "run/logs", "state"] {
+        fs::create_dir_all(directory.join(name))?;
     }
+    let owner = fs::metadata(directory)?;
     let mut variables = format!(
-        "PROJECT={project}\nROUTER_PORT={}\nBLUE_PORT={}\nGREEN_PORT={}\nCONTROL_PORT={}\n",
+        "PROJECT={project}\nROUTER_PORT={}\nBLUE_PORT={}\nGREEN_PORT={}\nCONTROL_PORT={}\nMETRICS_PORT={}\nDEPLOYER_USER={}:{}\n",
         ports.router(),
         ports.blue(),
         ports.green(),
-        ports.control()
+        ports.control(),
+        ports.metrics(),
+        owner.uid(),
+        owner.gid()
     );
     if let Ok(image) = env::var("ROUTER_IMAGE") {
         variables.extend(["ROUTER_IMAGE=", &image, "\n"]);
@@ -62,6 +70,7 @@ pub(crate) fn models(directory: &Path) -> anyhow::Result<()> {
     let models = directory.join("models/sentiment");
     let shipped = repository().join("models/sentiment");
     fs::create_dir_all(&models)?;
+    fs::copy(shipped.join("golden.jsonl"), models.join("golden.jsonl"))?;
     symlink(shipped.join("v1"), models.join("v1"))?;
     for version in fault::NAMES.into_iter().chain(["v2", NOT_IN_THE_IMAGE]) {
         symlink(shipped.join("v2"), models.join(version))?;
@@ -98,9 +107,6 @@ url = "http://127.0.0.1:{green}"
 [fleet.process]
 {command}
 
-[probe]
-inputs = "{inputs}"
-
 {FEW_GATES}
 [health]
 interval = "300ms"
@@ -119,7 +125,6 @@ negligible = "1m"
         control = ports.control(),
         blue = ports.blue(),
         green = ports.green(),
-        inputs = repository().join("models/sentiment/golden.jsonl").display(),
         watch = watch.as_millis(),
     );
     fs::write(directory.join("deployer.toml"), settings)?;

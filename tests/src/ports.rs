@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Four free ports in a row, taken until dropped.
+/// Five free ports in a row, taken until dropped.
 #[derive(Debug)]
 pub struct PortBlock {
     first: u16,
@@ -21,7 +21,7 @@ impl PortBlock {
     /// somebody's outgoing connection in the meantime.
     const FIRST: u16 = 21_000;
     const BLOCKS: u16 = 200;
-    const SIZE: u16 = 4;
+    const SIZE: u16 = 5;
 
     /// Takes a block that no other process of this project holds and in which nobody listens.
     pub fn take() -> anyhow::Result<Self> {
@@ -41,7 +41,7 @@ impl PortBlock {
         anyhow::bail!("no {} free ports in a row", Self::SIZE)
     }
 
-    /// All four of them.
+    /// All five of them.
     pub fn all(&self) -> impl Iterator<Item = u16> + use<> {
         self.first..self.first + Self::SIZE
     }
@@ -68,5 +68,11 @@ impl PortBlock {
     #[must_use]
     pub fn control(&self) -> u16 {
         self.first + 3
+    }
+
+    /// The metrics of `deployer watch`.
+    #[must_use]
+    pub fn metrics(&self) -> u16 {
+        self.first + 4
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use end_to_end::{Log, NOT_IN_THE_IMAGE, Stack, Watch, there_and_back_twice};
+use end_to_end::{Log, NOT_IN_THE_IMAGE, Stack, Watch, get, there_and_back_twice};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -98,5 +98,98 @@ async fn what_was_deployed_is_what_a_plain_compose_up_starts() -> Result {
     ensure!(status["active"] == "green", "{status}");
     ensure!(status["colors"][0]["model_version"] == "v1", "{status}");
     ensure!(status["colors"][1]["model_version"] == "v1", "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watch_service_keeps_a_frozen_standby_from_standing_in() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.docker(&["compose", "up", "--detach"])?;
+    stack.expect(0, &["up"]).await?;
+    stack.expect(0, &["deploy", "v2"]).await?;
+    let traffic = stack.traffic(8, PAUSE)?;
+    let fit = async |fit: bool| {
+        let wait = async {
+            while stack.status().await?["colors"][0]["fit"] != fit {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await?
+    };
+    fit(true).await?;
+    stack.docker(&["compose", "pause", "blue"])?;
+    fit(false).await?;
+    stack.docker(&["compose", "unpause", "blue"])?;
+    fit(true).await?;
+    let log = traffic.stop().await;
+    log.ensure_none_failed()?;
+    let metrics = format!("127.0.0.1:{}", stack.ports().metrics());
+    let metrics = get(&metrics, "/metrics").await?;
+    ensure!(
+        metrics.contains("deployer_active{color=\"green\"} 1"),
+        "{metrics}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_passes_every_gate_that_there_is() -> Result {
+    const GATES: &str = "gates.run=[\"identity\", \"reachable\", \"smoke\", \"golden\", \"agreement\", \"load\", \"comparison\", \"headroom\", \"shadow\"]";
+
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(8, Duration::from_millis(50))?;
+    let arguments = [
+        "deploy",
+        "v2",
+        "--set",
+        GATES,
+        "--set",
+        "shadow.duration=5s",
+    ];
+    let limits = ["--set", "load.concurrency=100", "--set", "load.max_p99=19s"];
+    let run = stack
+        .expect(0, &[&arguments[..], &limits[..]].concat())
+        .await?;
+    traffic.stop().await.ensure_none_failed()?;
+    ensure!(run.stderr.contains("shadow       pass"), "{}", run.stderr);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_names_a_container_that_ended_and_one_that_wanted_too_much_memory() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    let doctor = async || {
+        stack
+            .deployer(&["doctor", "--set", "watch.duration=1m"])
+            .await
+    };
+    let run = doctor().await?;
+    ensure!(run.code == 0, "{}", run.stdout);
+    stack.docker(&["compose", "kill", "green"])?;
+    let run = doctor().await?;
+    ensure!(
+        run.stdout.contains("exited, exit code 137"),
+        "{}",
+        run.stdout
+    );
+    let variables = stack.path(".env");
+    let text = std::fs::read_to_string(&variables)?;
+    std::fs::write(variables, format!("{text}COLOR_MEMORY=12m\n"))?;
+    // It is killed while it starts, again and again.
+    let _ = stack.docker(&["compose", "up", "--detach", "--no-deps", "green"]);
+    let wait = async {
+        while !doctor()
+            .await?
+            .stdout
+            .contains("more memory than it may have")
+        {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_mins(1), wait).await??;
     Ok(())
 }

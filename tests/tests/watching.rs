@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Receiver, Stack, Watch, fault::ENOUGH};
+use end_to_end::{PortBlock, Receiver, Stack, Watch, fault::ENOUGH, get};
 use tokio::process::Child;
 
 const SHORT: Watch = Watch(Duration::from_secs(1));
@@ -195,18 +195,15 @@ async fn a_watch_that_is_started_again_goes_on_where_it_was() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_finds_what_clients_saw() -> Result {
-    let port = end_to_end::PortBlock::take()?;
-    let address = format!("127.0.0.1:{}", port.router());
+    let ports = PortBlock::take()?;
+    let address = format!("127.0.0.1:{}", ports.metrics());
     let setting = format!("monitor.metrics={address}");
     let watched = Watched::begin(&["--set", &setting, "--set", "monitor.interval=200ms"]).await?;
     let traffic = watched.stack.traffic(8, PAUSE)?;
     traffic.reach(500).await?;
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    let metrics = async || {
-        let text = end_to_end::get(&address, "/metrics").await?;
-        anyhow::Ok(text)
-    };
+    let metrics = async || get(&address, "/metrics").await;
     until(async || {
         let text = metrics().await?;
         let counted = text.lines().find_map(|line| {

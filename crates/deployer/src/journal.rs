@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// Somebody else is deploying.
-    #[error("another deployer is at work: {}; try again when it is done", named(.holder.as_ref()))]
+    #[error("another deployer is at work: {}; try again when it is done", named(.holder.as_deref()))]
     Busy {
         /// Who, since when, doing what; none when it could not say so.
         holder: Option<Box<Holder>>,
@@ -91,6 +91,10 @@ impl Journal {
             match lock.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) if Instant::now() < patience => {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "the kernel tells nobody in time when a lock is free"
+                    )]
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 Err(TryLockError::WouldBlock) => {
@@ -177,7 +181,7 @@ fn read_holder(path: &Path) -> Option<Holder> {
     serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
 
-fn named(holder: Option<&Box<Holder>>) -> String {
+fn named(holder: Option<&Holder>) -> String {
     holder.map_or_else(
         || "it does not say who it is".to_owned(),
         ToString::to_string,

@@ -140,6 +140,7 @@ mod tests {
         assert_eq!(at, [5, 9]);
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "there may be none")]
     fn standing(id: &str, phase: Phase) -> Standing {
         Some((id.to_owned(), phase))
     }

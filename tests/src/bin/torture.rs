@@ -64,7 +64,7 @@ async fn kill(kills: usize, seed: u64) -> anyhow::Result<()> {
 
 async fn switch(duration: Duration) -> anyhow::Result<()> {
     /// Accounts are summed up so often, so that they do not fill the memory.
-    const ACCOUNT: Duration = Duration::from_secs(60);
+    const ACCOUNT: Duration = Duration::from_mins(1);
 
     let stack = Stack::of_processes("model-server", Watch(Duration::from_secs(1)))?;
     stack.expect(0, &["up"]).await?;

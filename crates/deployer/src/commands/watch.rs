@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A standby that does not run is started again this often at most.
-const BETWEEN_RESTARTS: Duration = Duration::from_secs(60);
+const BETWEEN_RESTARTS: Duration = Duration::from_mins(1);
 
 pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<Done> {
     let examples = Examples::read(settings).map_err(Ended::usage)?;

@@ -37,7 +37,7 @@ impl GlobalOverrides {
         set(&mut settings.fleet.kind, self.fleet.as_ref());
         set(&mut settings.state, self.state.as_ref());
         // No flags: everybody on the machine can read a command's arguments.
-        let variable = |name| std::env::var(name).ok();
+        let variable = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
         let alerts = &mut settings.alerts;
         set(
             &mut alerts.webhook,

@@ -8,7 +8,6 @@ use super::{Settings, SettingsError};
 pub fn check(settings: &Settings) -> Result<(), SettingsError> {
     let Settings {
         health,
-        probe,
         smoke,
         golden,
         agreement,
@@ -17,7 +16,6 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
         headroom,
         shadow,
         watch,
-        hooks,
         keep,
         monitor,
         alerts,
@@ -91,6 +89,21 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
         load.rate,
         "at least 0 and at most 1000000",
     )?;
+    durations(settings)
+}
+
+fn durations(settings: &Settings) -> Result<(), SettingsError> {
+    let Settings {
+        health,
+        probe,
+        load,
+        comparison,
+        shadow,
+        watch,
+        hooks,
+        monitor,
+        ..
+    } = settings;
     for (key, duration) in [
         ("health.interval", health.interval),
         ("probe.timeout", probe.timeout),

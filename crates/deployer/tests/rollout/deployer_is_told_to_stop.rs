@@ -17,7 +17,7 @@ async fn told_to_stop(candidate: Server, on_interrupt: OnInterrupt, at: &[Durati
     let mut deployment = Deployment::of(candidate);
     deployment.settings.watch.on_interrupt = on_interrupt;
     deployment.told_to_stop_at = at.to_vec();
-    deployment.run().await
+    Box::pin(deployment.run()).await
 }
 
 #[tokio::test(start_paused = true)]
