@@ -4,17 +4,20 @@
 FLEET ?=
 # The deployer; on a machine that has it installed: make DEPLOYER=deployer ...
 DEPLOYER ?= target/debug/deployer
+# Machines elsewhere, for the targets that go there (see scripts/vm).
+HOST ?=
+export HOST
 FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 
 # What has to be built first: the deployer, unless it is an installed one, and the servers.
-PROGRAMS = $(if $(filter target/debug/%,$(DEPLOYER)),-p deployer) $(if $(filter process,$(FLEET)),-p model-server)
+PROGRAMS = $(if $(HOST),,$(if $(filter target/debug/%,$(DEPLOYER)),-p deployer) $(if $(filter process,$(FLEET)),-p model-server))
 
 .DEFAULT_GOAL := help
-.PHONY: help programs setup demo up down deploy rollback recover status history doctor logs images test e2e lint bench soak torture clean
+.PHONY: help programs setup demo up down deploy rollback recover status history doctor provision ship logs images test e2e lint bench soak torture clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\n  Variables: VERSION=v2 (deploy), FLEET=compose|process, DEPLOYER=path\n'
+	@printf '\n  Variables: VERSION=v2 (deploy), FLEET=compose|process, DEPLOYER=path\n             HOST=user@vm,... NAME=service PORT=8080 (scripts/vm)\n'
 
 setup: ## Install what the other targets need (Debian or Ubuntu)
 	scripts/setup test
@@ -32,25 +35,31 @@ down: programs ## Stop the router and both colors
 	$(DEPLOYER) down $(FLEET_FLAG)
 
 deploy: programs ## Deploy VERSION to the idle color, prove it, switch, watch
-	$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG)
+	$(if $(HOST),scripts/vm deploy $(VERSION),$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG))
 
 rollback: programs ## Give all traffic back to the previous release
-	$(DEPLOYER) rollback $(FLEET_FLAG)
+	$(if $(HOST),scripts/vm rollback,$(DEPLOYER) rollback $(FLEET_FLAG))
+
+provision: ## Make the machine HOST=user@vm ready
+	scripts/vm provision
+
+ship: ## Send VERSION to HOST=user@vm and deploy it there, over SSH and without a registry
+	scripts/vm ship $(VERSION)
 
 recover: programs ## Bring a deployment to an end whose deployer was killed
 	$(DEPLOYER) recover $(FLEET_FLAG)
 
 status: programs ## Show what each color serves and where traffic goes
-	$(DEPLOYER) status $(FLEET_FLAG)
+	$(if $(HOST),scripts/vm status,$(DEPLOYER) status $(FLEET_FLAG))
 
 history: programs ## Show what was done, by whom and why
-	$(DEPLOYER) history
+	$(if $(HOST),scripts/vm history,$(DEPLOYER) history)
 
 doctor: programs ## Look for what is wrong with this installation
-	$(DEPLOYER) doctor $(FLEET_FLAG)
+	$(if $(HOST),scripts/vm doctor,$(DEPLOYER) doctor $(FLEET_FLAG))
 
 logs: ## Follow what the router and both colors write
-	$(if $(filter process,$(FLEET)),tail -n 20 -F state/processes/blue.log state/processes/green.log state/processes/router.log,docker compose logs --tail 20 --follow)
+	$(if $(HOST),scripts/vm logs,$(if $(filter process,$(FLEET)),tail -n 20 -F state/processes/blue.log state/processes/green.log state/processes/router.log,docker compose logs --tail 20 --follow))
 
 images: ## Build the Docker images
 	docker/build

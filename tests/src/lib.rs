@@ -16,7 +16,7 @@ pub use alerts::Receiver;
 pub use http::get;
 pub use layout::NOT_IN_THE_IMAGE;
 pub use ports::PortBlock;
-pub use stack::{Run, Stack, Watch, program, repository};
+pub use stack::{Run, Stack, Watch, golden_bodies, program, repository};
 pub use there_and_back::there_and_back_twice;
 pub use torture::Torture;
 pub use traffic::{Answer, Log, Traffic};

@@ -129,11 +129,7 @@ impl Stack {
 
     /// Traffic to the router, with real sentences.
     pub fn traffic(&self, connections: usize, pause: Duration) -> anyhow::Result<Traffic> {
-        let golden = fs::read_to_string(repository().join("models/sentiment/golden.jsonl"))?;
-        let bodies = golden
-            .lines()
-            .map(|line| Ok(serde_json::from_str::<Value>(line)?["input"].to_string()))
-            .collect::<anyhow::Result<Vec<String>>>()?;
+        let bodies = golden_bodies()?;
         Ok(Traffic::start(self.router(), connections, pause, bodies))
     }
 
@@ -352,6 +348,15 @@ impl Stack {
 fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// The inputs of the golden set, as bodies of requests.
+pub fn golden_bodies() -> anyhow::Result<Vec<String>> {
+    let golden = fs::read_to_string(repository().join("models/sentiment/golden.jsonl"))?;
+    golden
+        .lines()
+        .map(|line| Ok(serde_json::from_str::<Value>(line)?["input"].to_string()))
+        .collect()
 }
 
 /// The root of the repository.

@@ -193,3 +193,66 @@ async fn the_doctor_names_a_container_that_ended_and_one_that_wanted_too_much_me
     tokio::time::timeout(Duration::from_mins(1), wait).await??;
     Ok(())
 }
+
+/// Images of one's own, removed when dropped.
+struct Images<'a> {
+    stack: &'a Stack,
+    repository: String,
+}
+
+impl Images<'_> {
+    fn names(&self) -> Result<Vec<String>> {
+        let list = ["image", "ls", "--format", "{{.Tag}}", &self.repository];
+        let mut names: Vec<String> = self
+            .stack
+            .docker(&list)?
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+impl Drop for Images<'_> {
+    fn drop(&mut self) {
+        let _ = self.stack.docker(&["compose", "down", "--timeout", "20"]);
+        for tag in self.names().unwrap_or_default() {
+            let name = format!("{}:{tag}", self.repository);
+            let _ = self.stack.docker(&["image", "rm", &name]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_of_former_releases_go_when_a_release_was_promoted() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    let images = Images {
+        stack: &stack,
+        repository: format!("model-server-of-test-{}", stack.ports().router()),
+    };
+    let name = |tag: &str| format!("{}:{tag}", images.repository);
+    stack.docker(&["tag", "model-server:latest", &name("latest")])?;
+    let empty = stack.path("empty");
+    std::fs::create_dir(&empty)?;
+    for old in ["old-1", "old-2", "old-3", "old-4"] {
+        std::fs::write(
+            empty.join("Dockerfile"),
+            format!("FROM scratch\nLABEL old={old}\n"),
+        )?;
+        stack.docker(&["build", "--quiet", "--tag", &name(old), "empty"])?;
+    }
+    let variables = stack.path(".env");
+    let mut text = std::fs::read_to_string(&variables)?;
+    for color in ["BLUE", "GREEN"] {
+        text.extend([color, "_IMAGE=", &name("latest"), "\n"]);
+    }
+    std::fs::write(variables, text)?;
+    stack.expect(0, &["up"]).await?;
+    stack
+        .expect(0, &["deploy", "v2", "--set", "keep.images=2"])
+        .await?;
+    let names = images.names()?;
+    ensure!(names == ["latest", "old-3", "old-4"], "{names:?}");
+    Ok(())
+}

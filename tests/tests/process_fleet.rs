@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use end_to_end::{Log, Run, Stack, Watch, there_and_back_twice};
+use end_to_end::{Log, Run, Stack, Watch, repository, there_and_back_twice};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -383,5 +383,44 @@ fn send(signal: &str, process: Option<u32>) -> Result {
         .args(["-s", signal, &process])
         .status()?;
     ensure!(status.success(), "cannot send {signal} to {process}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_come_in_by_tls_where_it_is_set_up() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    let port = stack.ports().metrics().to_string();
+    let example = std::fs::read_to_string(repository().join("nginx/tls.conf.example"))?;
+    let nginx = stack.path("nginx");
+    std::fs::write(nginx.join("tls.conf"), example.replace("8443", &port))?;
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ])
+        .args(["-nodes", "-days", "1", "-subj", "/CN=localhost"])
+        .args(["-keyout", "tls.key.pem", "-out", "tls.certificate.pem"])
+        .current_dir(&nginx)
+        .output()?;
+    ensure!(made.status.success(), "{made:?}");
+    stack.expect(0, &["up"]).await?;
+    let said = std::process::Command::new("curl")
+        .args([
+            "--silent",
+            "--show-error",
+            "--cacert",
+            "tls.certificate.pem",
+        ])
+        .args(["--json", "{\"text\": \"Not bad at all.\"}"])
+        .arg(format!("https://localhost:{port}/predict"))
+        .current_dir(&nginx)
+        .output()?;
+    let answer: serde_json::Value = serde_json::from_slice(&said.stdout)
+        .map_err(|error| anyhow::anyhow!("{error}: {said:?}"))?;
+    ensure!(answer["model_version"] == "v1", "{answer}");
     Ok(())
 }

@@ -62,7 +62,21 @@ kind = \"static\"
 #[test]
 fn help_tells_the_commands_and_the_exit_codes() {
     let help = shown(&["--help"]);
-    for word in ["up", "deploy", "rollback", "switch", "status", "down"] {
+    for word in [
+        "up",
+        "deploy",
+        "validate",
+        "report",
+        "recover",
+        "rollback",
+        "switch",
+        "status",
+        "history",
+        "doctor",
+        "watch",
+        "alert-test",
+        "down",
+    ] {
         assert!(help.contains(&format!("\n  {word} ")), "{word}: {help}");
     }
     for line in [
@@ -285,4 +299,31 @@ fn status_is_shown_when_the_journal_is_damaged_since_its_error_sends_people_ther
     let output = deployer(directory.path(), &["status", "--json"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("deployment.json is not a journal"), "{text}");
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = shown(&["completions", shell]);
+        assert!(script.contains("rollback"), "{shell}: {script}");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = deployer(directory.path(), &["man", "."]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for page in ["deployer.1", "deployer-deploy.1", "deployer-doctor.1"] {
+        let text = std::fs::read_to_string(directory.path().join(page)).expect(page);
+        assert!(text.contains(".TH"), "{text}");
+    }
+}
+
+#[test]
+fn a_history_that_is_not_there_is_an_empty_one() {
+    let directory = directory();
+    let output = deployer(directory.path(), &["history"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.trim(), "nothing was done yet");
+    let output = deployer(directory.path(), &["history", "--json"]);
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(object["history"], serde_json::json!([]));
 }

@@ -1,6 +1,6 @@
 //! Docker Compose services named blue, green and router.
 
-use std::{fs, io, path::Path, process::Stdio};
+use std::{collections::BTreeSet, fs, io, path::Path, process::Stdio};
 
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -32,11 +32,20 @@ impl ComposeFleet {
 
     /// The version that Compose starts on `color`.
     fn version(&self, color: Color) -> String {
-        let text = fs::read_to_string(&self.settings.environment_file).unwrap_or_default();
-        read_variable(&text, variable(color)).unwrap_or_else(|| match color {
+        read_variable(&self.environment(), variable(color)).unwrap_or_else(|| match color {
             Color::Blue => self.blue_version.clone(),
             Color::Green => self.green_version.clone(),
         })
+    }
+
+    fn environment(&self) -> String {
+        fs::read_to_string(&self.settings.environment_file).unwrap_or_default()
+    }
+
+    fn keep(&self, variable: &str, value: &str) -> Result<(), WorldError> {
+        let path = &self.settings.environment_file;
+        write_variable(path, variable, value)
+            .map_err(|error| WorldError(format!("cannot write {}: {error}", path.display())))
     }
 
     async fn compose(&self, arguments: &[&str]) -> Result<String, WorldError> {
@@ -56,8 +65,12 @@ impl ComposeFleet {
         }
         // A variable of the shell would win over the file, so that what is started would depend on
         // who starts it.
+        let text = self.environment();
         for color in Color::BOTH {
             command.env(variable(color), self.version(color));
+            if let Some(image) = read_variable(&text, image_variable(color)) {
+                command.env(image_variable(color), image);
+            }
         }
         command.args(arguments);
         self.run(&shown, command).await
@@ -102,14 +115,10 @@ impl Fleet for ComposeFleet {
     }
 
     async fn start(&self, color: Color, version: &str) -> Result<(), WorldError> {
-        write_variable(&self.settings.environment_file, variable(color), version).map_err(
-            |error| {
-                WorldError(format!(
-                    "cannot write {}: {error}",
-                    self.settings.environment_file.display()
-                ))
-            },
-        )?;
+        self.keep(variable(color), version)?;
+        if !self.settings.image.is_empty() {
+            self.keep(image_variable(color), &self.settings.image)?;
+        }
         self.compose(&[
             "up",
             "--detach",
@@ -141,33 +150,38 @@ impl Fleet for ComposeFleet {
         Ok((state, version))
     }
 
+    /// Images of the repositories that the colors use, and those that lost their name to a newer one.
     async fn prune(&self, keep: usize) -> Result<(), WorldError> {
-        const OURS: &str = "label=org.opencontainers.image.title=model-server";
-
-        let filter = ["image", "ls", "--quiet", "--no-trunc", "--filter", OURS];
-        let listed = self.docker(&filter).await?;
-        // The newest first; an image with several names is listed once for each.
-        let mut images: Vec<&str> = Vec::new();
-        for id in listed.lines() {
-            if !images.contains(&id) {
-                images.push(id);
+        const NAMELESS: [&str; 6] = [
+            "image",
+            "prune",
+            "--force",
+            "--filter",
+            "dangling=true",
+            "--filter=label=org.opencontainers.image.title=model-server",
+        ];
+        let inspect = async |containers: String, format: &str| {
+            let mut arguments = vec!["inspect", "--format", format];
+            arguments.extend(containers.lines());
+            self.docker(&arguments).await
+        };
+        let ours = self
+            .compose(&["ps", "--all", "--quiet", "blue", "green"])
+            .await?;
+        let names = inspect(ours, "{{.Config.Image}}").await?;
+        let all = self.docker(&["ps", "--all", "--quiet"]).await?;
+        let used = inspect(all, "{{.Image}}").await?;
+        let repositories: BTreeSet<&str> = names.lines().filter_map(repository).collect();
+        for repository in repositories {
+            let format = "{{.ID}} {{.Repository}}:{{.Tag}}";
+            let list = ["image", "ls", "--no-trunc", "--format", format, repository];
+            // The newest first.
+            let listed = self.docker(&list).await?;
+            for name in superfluous(&listed, &used, keep) {
+                self.docker(&["image", "rm", name]).await?;
             }
         }
-        let used = self
-            .docker(&["ps", "--all", "--quiet", "--no-trunc"])
-            .await?;
-        let mut inspect = vec!["inspect", "--format", "{{.Image}}"];
-        inspect.extend(used.lines());
-        let used = match used.trim() {
-            "" => String::new(),
-            _ => self.docker(&inspect).await?,
-        };
-        images.retain(|id| !used.lines().any(|used| used == *id));
-        for id in images.iter().skip(keep) {
-            // Its other names go with it.
-            self.docker(&["image", "rm", "--force", id]).await?;
-        }
-        Ok(())
+        self.docker(&NAMELESS).await.map(drop)
     }
 
     async fn diagnose(&self) -> Vec<Finding> {
@@ -197,8 +211,13 @@ impl Fleet for ComposeFleet {
             "stderr",
         ];
         let test = [&nginx[..], &inside[..], &["-t", "-q"]].concat();
+        let version = ["exec", "--no-TTY", "router", "sh", "-c", "nginx -v 2>&1"];
         findings.push(match self.compose(&test).await {
-            Ok(_) => Finding::fine("nginx", "its configuration is in order"),
+            Ok(_) => {
+                let version = self.compose(&version).await.unwrap_or_default();
+                let version = version.trim();
+                Finding::fine("nginx", format!("{version}; its configuration is in order"))
+            }
             Err(error) => Finding::wrong(
                 "nginx",
                 error.to_string(),
@@ -279,6 +298,36 @@ impl ComposeFleet {
             ),
         }
     }
+}
+
+fn image_variable(color: Color) -> &'static str {
+    match color {
+        Color::Blue => "BLUE_IMAGE",
+        Color::Green => "GREEN_IMAGE",
+    }
+}
+
+/// An image's name without its tag; none where it has a digest in its place.
+fn repository(image: &str) -> Option<&str> {
+    if image.contains('@') {
+        return None;
+    }
+    // A colon before the last slash belongs to a registry's port.
+    let name = image.rfind('/').map_or(0, |slash| slash + 1);
+    let tag = image[name..].find(':').map_or(image.len(), |at| name + at);
+    Some(&image[..tag])
+}
+
+/// The names of images that no container uses, but for the `keep` first. A line of `listed` is an
+/// image's identifier and name.
+fn superfluous<'a>(listed: &'a str, used: &str, keep: usize) -> Vec<&'a str> {
+    listed
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(id, name)| !name.ends_with(":<none>") && !used.lines().any(|used| used == *id))
+        .skip(keep)
+        .map(|(_, name)| name)
+        .collect()
 }
 
 fn variable(color: Color) -> &'static str {
@@ -420,6 +469,32 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_taken_for_a_container_that_is_gone() {
         assert!(parse_state("WARNING: something").is_err());
+    }
+
+    #[test]
+    fn a_repository_is_a_name_without_its_tag() {
+        for (image, name) in [
+            ("model-server:latest", Some("model-server")),
+            ("model-server", Some("model-server")),
+            (
+                "registry:5000/team/model-server:v2",
+                Some("registry:5000/team/model-server"),
+            ),
+            (
+                "registry:5000/model-server",
+                Some("registry:5000/model-server"),
+            ),
+            ("model-server@sha256:00", None),
+        ] {
+            assert_eq!(repository(image), name);
+        }
+    }
+
+    #[test]
+    fn images_in_use_and_the_newest_of_the_others_stay() {
+        let listed = "5 m:v5\n4 m:v4\n3 m:v3\n2 m:<none>\n1 m:v1\n0 m:v0\n";
+        assert_eq!(superfluous(listed, "4\n0\n", 1), ["m:v3", "m:v1"]);
+        assert_eq!(superfluous(listed, "4\n0\n", 9), [""; 0]);
     }
 
     #[test]

@@ -156,8 +156,10 @@ pub enum FleetKind {
 pub struct ComposeSettings {
     /// The Compose file.
     pub file: PathBuf,
-    /// Where the version of each color is kept for Compose.
+    /// Where the version and the image of each color are kept for Compose.
     pub environment_file: PathBuf,
+    /// The image that a release is started from; empty for the one that the color already has.
+    pub image: String,
     /// How long one command may take.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,

@@ -54,6 +54,10 @@ impl GlobalOverrides {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Figures")]
 pub struct DeployOverrides {
+    /// The image that the release is started from, by Compose [default: the idle color's]
+    #[arg(long, env = "DEPLOYER_IMAGE", value_name = "IMAGE")]
+    image: Option<String>,
+
     /// Health checks before a candidate is given up [default: 10]
     #[arg(long, env = "DEPLOYER_HEALTH_TRIES", value_name = "N")]
     health_tries: Option<u32>,
@@ -103,6 +107,7 @@ pub struct DeployOverrides {
 impl DeployOverrides {
     /// Lets these flags win.
     pub fn apply(&self, settings: &mut Settings) {
+        set(&mut settings.fleet.compose.image, self.image.as_ref());
         set(&mut settings.health.tries, self.health_tries.as_ref());
         set(&mut settings.health.interval, self.health_interval.as_ref());
         set(&mut settings.probe.timeout, self.probe_timeout.as_ref());
