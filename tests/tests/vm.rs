@@ -90,7 +90,7 @@ impl Machine {
     /// Ends every SSH connection as soon as this holds there.
     fn cut_when(&self, condition: &str) -> Result<std::process::Child> {
         let script = format!(
-            "for _ in $(seq 60000); do if {condition}; then pkill -KILL -f 'sshd: admin'; exit 0; fi; sleep 0.002; done; exit 1"
+            "for _ in $(seq 60000); do if {condition}; then pkill -KILL -f '[s]shd: admin'; exit 0; fi; sleep 0.002; done; exit 1"
         );
         let exec = ["exec", &self.name, "bash", "-c", &script];
         Ok(Command::new("docker").args(exec).spawn()?)
@@ -174,12 +174,30 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     ensure!(cut.wait()?.success(), "nothing was cut");
     ensure!(said.contains("going on after"), "{said}");
     until_served(&machine, "v1").await?;
-    // Only the router can be reached from outside.
+    // Only the routers can be reached from outside.
     let listening = machine.inside("ss -ltnH | awk '{print $4}' | grep -v '^127\\.' | sort -u")?;
     for address in listening.lines() {
         let port = address.rsplit(':').next().unwrap_or_default();
         ensure!(port == "22" || port == PORT.to_string(), "{listening}");
     }
+
+    // Another service on the same machine.
+    let mut second = machine.vm(&["ship", "v2"]);
+    let second = second.env("NAME", "second").env("PORT", "9080").output()?;
+    ensure!(second.status.success(), "{}", said(&second));
+    let statuses =
+        machine.inside("curl -s localhost:8080/health; curl -s localhost:9080/health")?;
+    ensure!(statuses.contains("\"model_version\":\"v1\""), "{statuses}");
+    ensure!(statuses.contains("\"model_version\":\"v2\""), "{statuses}");
+
+    // Several machines: the first failure is the last.
+    let mut several = machine.vm(&["status"]);
+    let hosts = format!("admin@{0},admin@nowhere.invalid,admin@{0}", machine.address);
+    let several = several.env("HOST", hosts).output()?;
+    let told = said(&several);
+    ensure!(several.status.code() == Some(255), "{told}");
+    ensure!(told.contains("stopped at admin@nowhere.invalid"), "{told}");
+    ensure!(told.matches("`deployer rollback`").count() == 1, "{told}");
 
     // v2 under load: only the model is sent.
     machine.inside(
