@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Traffic, golden_bodies, repository};
+use end_to_end::{Traffic, get, golden_bodies, repository};
 use tempfile::TempDir;
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -69,7 +69,7 @@ impl Machine {
     /// `scripts/vm`, which must come to this; what it said.
     fn expect(&self, code: i32, arguments: &[&str]) -> Result<String> {
         let output = self.vm(arguments).output()?;
-        let said = said(&output);
+        let said = words(&output);
         ensure!(
             output.status.code() == Some(code),
             "`scripts/vm {}` ended with {}, not {code}:\n{said}",
@@ -120,11 +120,11 @@ fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", said(&output));
+    ensure!(output.status.success(), "{command:?}: {}", words(&output));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn said(output: &Output) -> String {
+fn words(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]]
         .map(String::from_utf8_lossy)
         .concat()
@@ -184,17 +184,18 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     // Another service on the same machine.
     let mut second = machine.vm(&["ship", "v2"]);
     let second = second.env("NAME", "second").env("PORT", "9080").output()?;
-    ensure!(second.status.success(), "{}", said(&second));
-    let statuses =
-        machine.inside("curl -s localhost:8080/health; curl -s localhost:9080/health")?;
-    ensure!(statuses.contains("\"model_version\":\"v1\""), "{statuses}");
-    ensure!(statuses.contains("\"model_version\":\"v2\""), "{statuses}");
+    ensure!(second.status.success(), "{}", words(&second));
+    for (port, version) in [(PORT, "v1"), (9080, "v2")] {
+        let health = get(&format!("{}:{port}", machine.address), "/health").await?;
+        let wanted = format!("\"model_version\":\"{version}\"");
+        ensure!(health.contains(&wanted), "{health}");
+    }
 
     // Several machines: the first failure is the last.
     let mut several = machine.vm(&["status"]);
     let hosts = format!("admin@{0},admin@nowhere.invalid,admin@{0}", machine.address);
     let several = several.env("HOST", hosts).output()?;
-    let told = said(&several);
+    let told = words(&several);
     ensure!(several.status.code() == Some(255), "{told}");
     ensure!(told.contains("stopped at admin@nowhere.invalid"), "{told}");
     ensure!(told.matches("`deployer rollback`").count() == 1, "{told}");

@@ -283,6 +283,14 @@ impl ComposeFleet {
                 format!("{state}: it was killed because it wanted more memory than it may have"),
                 format!("raise {service} in .env, or deploy a smaller model"),
             ),
+            // Not every engine learns of the kernel's reason.
+            _ if state != "running" && code == "137" => Finding::wrong(
+                topic,
+                format!("{state}, exit code 137: SIGKILL ended it"),
+                format!(
+                    "if nobody did that, it wanted more memory than {service} in .env allows; `deployer up` starts it"
+                ),
+            ),
             ("running", _) if restarts == "0" => Finding::fine(topic, format!("running {image}")),
             ("running", _) => Finding::wrong(
                 topic,
