@@ -41,7 +41,7 @@ impl Machine {
         start
             .args(["start", &machine.name])
             .arg(key.with_extension("pub"));
-        machine.address = run(&mut start)?.trim().to_owned();
+        run(&mut start)?.trim().clone_into(&mut machine.address);
         Ok(machine)
     }
 
@@ -104,7 +104,8 @@ impl Machine {
             "{{.NetworkSettings.IPAddress}}",
             &self.name,
         ];
-        self.address = run(Command::new("docker").args(address))?.trim().to_owned();
+        let address = run(Command::new("docker").args(address))?;
+        address.trim().clone_into(&mut self.address);
         Ok(())
     }
 }
