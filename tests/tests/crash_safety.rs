@@ -123,6 +123,33 @@ async fn a_deployer_that_is_told_to_stop_after_the_switch_gives_traffic_back() -
     traffic.stop().await.ensure_none_failed()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployer_under_nohup_outlives_its_terminal() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    let deployer = stack.command(&["deploy", "v2", "--watch", "4s"])?;
+    let deployer = deployer.as_std();
+    let child = tokio::process::Command::new("nohup")
+        .arg(deployer.get_program())
+        .args(deployer.get_args())
+        .envs(
+            deployer
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(stack.path("."))
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    stack.await_phase("switched").await?;
+    Stack::tell(&child, "HUP")?;
+    let run = Stack::finish(child, &["deploy", "v2"]).await?;
+    ensure!(run.code == 0, "{run:?}");
+    Ok(())
+}
+
 /// Deploys to an installation that is not in order; nothing is touched, and this is said.
 async fn refused(stack: &Stack, more: &[&str], code: i32, because: &str) -> Result {
     let run = stack

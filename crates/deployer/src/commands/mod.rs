@@ -208,12 +208,24 @@ async fn told_to_stop() {
     }
 }
 
-/// Resolves when the signal comes; never where it cannot be listened for.
+/// Resolves when the signal comes; never where it cannot be listened for, or where whoever started this
+/// program said to ignore it, as nohup does.
 async fn received(kind: SignalKind) {
-    match signal(kind) {
-        Ok(mut signals) => drop(signals.recv().await),
-        Err(_) => std::future::pending().await,
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if heeds(&status, kind.as_raw_value())
+        && let Ok(mut signals) = signal(kind)
+    {
+        signals.recv().await;
+        return;
     }
+    std::future::pending::<()>().await;
+}
+
+/// Whether a process with this status (`proc_pid_status(5)`) does not ignore a signal.
+fn heeds(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.unwrap_or(0) & (1 << (signal - 1)) == 0
 }
 
 /// Moves traffic without a deployment, and takes note of what that means for the last one.
@@ -272,5 +284,20 @@ async fn who(world: &World, color: Color) -> Result<String, String> {
             .model_version
             .unwrap_or_else(|| "a release that does not tell its version".to_owned())),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_is_ignored_from_the_start_is_not_heeded() {
+        let status = "Name:\tdeployer\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000004000\n";
+        let hangup = SignalKind::hangup().as_raw_value();
+        let terminate = SignalKind::terminate().as_raw_value();
+        assert!(!heeds(status, hangup));
+        assert!(heeds(status, terminate));
+        assert!(heeds("", hangup));
     }
 }

@@ -162,7 +162,11 @@ impl Watching<'_> {
             let look = self.look(color, active, &standing);
             let watched = &mut self.colors[index(color)];
             if !watched.kept.matters(look) || (deploying && color != active) {
+                // Whatever is there next begins with a clean record.
                 watched.pulse = self.settings.monitor.pulse(true);
+                if std::mem::take(&mut watched.kept.down) {
+                    self.keep();
+                }
                 continue;
             }
             if watched.pulse.see(watched.trouble.is_none()) {
@@ -171,7 +175,7 @@ impl Watching<'_> {
         }
         if !deploying {
             for color in Color::BOTH {
-                self.mind_the_flag(color, active, &standing);
+                self.mind_the_flag(color, active, &standing).await;
             }
             self.fail_over(active).await;
             self.restart(active.other()).await;
@@ -229,40 +233,42 @@ impl Watching<'_> {
     }
 
     /// Takes the fit flag off a sick standby, and sets it again when it is well.
-    fn mind_the_flag(&mut self, color: Color, active: Color, standing: &Standing) {
+    async fn mind_the_flag(&mut self, color: Color, active: Color, standing: &Standing) {
         let look = self.look(color, active, standing);
-        let flag = self.colors[index(color)].kept.flag(look);
-        let kept = &mut self.colors[index(color)].kept;
-        match flag {
+        let fit = match self.colors[index(color)].kept.flag(look) {
             Flag::Leave => return,
             Flag::Forget => {
-                kept.taken = None;
+                self.colors[index(color)].kept.taken = None;
                 self.keep();
                 return;
             }
-            // Written down before the flag is gone: a watch that is killed in between takes it again.
-            Flag::Take => kept.taken = Some(standing.clone()),
-            Flag::Restore => kept.taken = None,
-        }
+            Flag::Take => false,
+            Flag::Restore => true,
+        };
         let Some(_lock) = self.lock() else { return };
-        // Between the look and the lock somebody may have moved traffic.
-        if self.standing() != *standing {
+        // Between the look and the lock somebody may have deployed or moved traffic.
+        let still_active = self.world.router.active().await.ok() == Some(active);
+        if !still_active || self.standing() != *standing {
             return;
         }
-        let restore = flag == Flag::Restore;
-        if !restore {
+        // Written down as long as the flag is gone: a watch that is killed in between does it again.
+        if !fit {
+            self.colors[index(color)].kept.taken = Some(standing.clone());
             self.keep();
         }
-        let set = self.world.router.set_fit(color, restore);
-        if restore {
+        if let Err(error) = self.world.router.set_fit(color, fit) {
+            self.note(error.to_string());
+            return;
+        }
+        if fit {
+            self.colors[index(color)].kept.taken = None;
             self.keep();
         }
-        let text = match set {
-            Ok(()) if restore => format!("{color} may stand in again"),
-            Ok(()) => format!("{color} may not stand in until it is well"),
-            Err(error) => error.to_string(),
-        };
-        self.note(text);
+        self.note(if fit {
+            format!("{color} may stand in again")
+        } else {
+            format!("{color} may not stand in until it is well")
+        });
     }
 
     /// Moves traffic away from an active color that is down.
