@@ -8,11 +8,27 @@ use tokio::{
 
 /// The body of what `http://ADDRESS/PATH` answers.
 pub async fn get(address: &str, path: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let answer = exchange(address, &request).await?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
+    Ok(body.to_owned())
+}
+
+/// The status of what a POST of JSON with one more header is answered.
+pub async fn post(address: &str, path: &str, header: &str, json: &str) -> anyhow::Result<u16> {
+    let length = json.len();
+    let request = format!(
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{header}\r\n\r\n{json}"
+    );
+    let answer = exchange(address, &request).await?;
+    let status = answer.split_whitespace().nth(1).context("no status")?;
+    Ok(status.parse()?)
+}
+
+async fn exchange(address: &str, request: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
-    Ok(body.to_owned())
+    Ok(answer)
 }

@@ -13,7 +13,7 @@ mod torture;
 mod traffic;
 
 pub use alerts::Receiver;
-pub use http::get;
+pub use http::{get, post};
 pub use layout::NOT_IN_THE_IMAGE;
 pub use ports::PortBlock;
 pub use stack::{Run, Stack, Watch, golden_bodies, program, repository};

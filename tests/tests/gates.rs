@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Stack, Watch};
+use end_to_end::{Stack, Watch, post};
 use serde_json::Value;
 
 /// A few hundred requests a second, which leave the two cores room.
@@ -197,6 +197,27 @@ async fn a_release_that_gives_clients_other_labels_is_rolled_back() -> Result {
         "clients are given other labels than before the switch: negative 100 %",
     )
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_whose_own_counters_tell_of_errors_is_rolled_back() -> Result {
+    let stack = Stack::of_processes("model-server", WATCH)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(2, PAUSE)?;
+    let arguments = ["deploy", "v2", "--watch", "30s"];
+    let deployer = stack.start_deployer(&arguments)?;
+    stack.await_phase("switched").await?;
+    // Past the router, whose log tells nothing of it: more than can be answered in a millisecond.
+    let green = format!("127.0.0.1:{}", stack.ports().green());
+    let body = serde_json::json!({"texts": vec!["not so fine, not so fine"; 64]}).to_string();
+    for _ in 0..60 {
+        let status = post(&green, "/predict", "x-request-timeout-ms: 1", &body).await?;
+        ensure!(status == 504, "{status}");
+    }
+    let run = Stack::finish(deployer, &arguments).await?;
+    ensure!(run.code == 20, "{run:?}");
+    ensure!(run.stderr.contains("by its own counters, "), "{run:?}");
+    traffic.stop().await.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
