@@ -1,8 +1,8 @@
 //! The command line. It only says what is wanted; nothing happens here.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
@@ -25,6 +25,40 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Arguments {
+    /// Reads a command line, the program's name first; ends the process when it makes no sense.
+    #[must_use]
+    pub fn read(line: impl IntoIterator<Item = OsString>) -> Self {
+        let matches = command().get_matches_from(line);
+        let mut arguments = match Self::from_arg_matches(&matches) {
+            Ok(arguments) => arguments,
+            Err(error) => error.exit(),
+        };
+        if let Some((_, behind)) = matches.subcommand() {
+            let behind = behind.get_many::<String>(SET).unwrap_or_default();
+            arguments.global.settings.extend(behind.cloned());
+        }
+        arguments
+    }
+}
+
+/// The identifier of `--set` behind a subcommand.
+const SET: &str = "set";
+
+/// The whole command line. `--set` stands before the subcommand, behind it, or both.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command().mut_subcommands(|subcommand| {
+        let set = Arg::new(SET)
+            .long("set")
+            .value_name("KEY=VALUE")
+            .action(ArgAction::Append)
+            .help_heading("Options of every command")
+            .help("A setting for this run, named as in the settings file: `--set load.max_p99=1s`");
+        subcommand.arg(set)
+    })
 }
 
 const EXIT_CODES: &str = "\

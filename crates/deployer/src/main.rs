@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    deployer::run(deployer::cli::Arguments::parse()).await
+    deployer::run(deployer::cli::Arguments::read(std::env::args_os())).await
 }

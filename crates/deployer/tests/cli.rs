@@ -327,3 +327,15 @@ fn a_history_that_is_not_there_is_an_empty_one() {
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(object["history"], serde_json::json!([]));
 }
+
+#[test]
+fn settings_before_the_command_and_behind_it_both_count() {
+    let directory = directory();
+    for arguments in [
+        ["--set", "load.speed=1", "status", "--set", "load.rate=2"],
+        ["--set", "load.rate=2", "status", "--set", "load.speed=1"],
+    ] {
+        let error = ends_with(2, directory.path(), &arguments);
+        assert!(error.contains("--set load.speed=1: unknown key"), "{error}");
+    }
+}

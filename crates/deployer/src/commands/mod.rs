@@ -16,12 +16,11 @@ mod watch;
 
 use std::{fmt, io::Write as _, process::ExitCode};
 
-use clap::CommandFactory as _;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    cli::{Arguments, Command},
+    cli::{self, Arguments, Command},
     color::Color,
     config::{self, SettingsError},
     event::{Event, Reporter},
@@ -184,12 +183,12 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Do
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<Done> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "deployer", &mut script);
+    clap_complete::generate(shell, &mut cli::command(), "deployer", &mut script);
     Ok(Done::fine(String::from_utf8(script)?))
 }
 
 fn manual(directory: &std::path::Path) -> anyhow::Result<Done> {
-    clap_mangen::generate_to(Arguments::command(), directory).map_err(|error| {
+    clap_mangen::generate_to(cli::command(), directory).map_err(|error| {
         Ended::usage(format!(
             "cannot write manual pages to {}: {error}",
             directory.display()

@@ -18,8 +18,9 @@ pub struct GlobalOverrides {
     #[arg(long, global = true, env = "DEPLOYER_FLEET", value_name = "KIND")]
     fleet: Option<FleetKind>,
 
+    // Not global: what stands before the subcommand would be lost to what stands behind it.
     /// A setting for this run, named as in the settings file: `--set load.max_p99=1s`
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
 
     /// Write one JSON object a line to standard output, and nothing for people
