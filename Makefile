@@ -4,13 +4,13 @@
 FLEET ?=
 # The deployer; on a machine that has it installed: make DEPLOYER=deployer ...
 DEPLOYER ?= target/debug/deployer
-# Machines elsewhere, for the targets that go there (see scripts/vm).
-HOST ?=
-export HOST
+# Machines elsewhere, for the targets that go there: `make ship HOST=user@vm` (see scripts/vm). Only from
+# the command line: in the environment HOST is the model server's setting.
+VM = $(if $(findstring command,$(origin HOST)),$(HOST))
 FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 
 # What has to be built first: the deployer, unless it is an installed one, and the servers.
-PROGRAMS = $(if $(HOST),,$(if $(filter target/debug/%,$(DEPLOYER)),-p deployer) $(if $(filter process,$(FLEET)),-p model-server))
+PROGRAMS = $(if $(VM),,$(if $(filter target/debug/%,$(DEPLOYER)),-p deployer) $(if $(filter process,$(FLEET)),-p model-server))
 
 .DEFAULT_GOAL := help
 .PHONY: help programs setup demo up down deploy rollback recover status history doctor provision ship logs images test e2e lint bench soak torture clean
@@ -35,31 +35,31 @@ down: programs ## Stop the router and both colors
 	$(DEPLOYER) down $(FLEET_FLAG)
 
 deploy: programs ## Deploy VERSION to the idle color, prove it, switch, watch
-	$(if $(HOST),scripts/vm deploy $(VERSION),$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG))
+	$(if $(VM),scripts/vm deploy $(VERSION),$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG))
 
 rollback: programs ## Give all traffic back to the previous release
-	$(if $(HOST),scripts/vm rollback,$(DEPLOYER) rollback $(FLEET_FLAG))
+	$(if $(VM),scripts/vm rollback,$(DEPLOYER) rollback $(FLEET_FLAG))
 
 provision: ## Make the machine HOST=user@vm ready
-	scripts/vm provision
+	@$(if $(VM),,echo "usage: make provision HOST=user@vm" >&2; exit 2;) scripts/vm provision
 
 ship: ## Send VERSION to HOST=user@vm and deploy it there, over SSH and without a registry
-	scripts/vm ship $(VERSION)
+	@$(if $(VM),,echo "usage: make ship HOST=user@vm VERSION=v2" >&2; exit 2;) scripts/vm ship $(VERSION)
 
 recover: programs ## Bring a deployment to an end whose deployer was killed
 	$(DEPLOYER) recover $(FLEET_FLAG)
 
 status: programs ## Show what each color serves and where traffic goes
-	$(if $(HOST),scripts/vm status,$(DEPLOYER) status $(FLEET_FLAG))
+	$(if $(VM),scripts/vm status,$(DEPLOYER) status $(FLEET_FLAG))
 
 history: programs ## Show what was done, by whom and why
-	$(if $(HOST),scripts/vm history,$(DEPLOYER) history)
+	$(if $(VM),scripts/vm history,$(DEPLOYER) history)
 
 doctor: programs ## Look for what is wrong with this installation
-	$(if $(HOST),scripts/vm doctor,$(DEPLOYER) doctor $(FLEET_FLAG))
+	$(if $(VM),scripts/vm doctor,$(DEPLOYER) doctor $(FLEET_FLAG))
 
 logs: ## Follow what the router and both colors write
-	$(if $(HOST),scripts/vm logs,$(if $(filter process,$(FLEET)),tail -n 20 -F state/processes/blue.log state/processes/green.log state/processes/router.log,docker compose logs --tail 20 --follow))
+	$(if $(VM),scripts/vm logs,$(if $(filter process,$(FLEET)),tail -n 20 -F state/processes/blue.log state/processes/green.log state/processes/router.log,docker compose logs --tail 20 --follow))
 
 images: ## Build the Docker images
 	docker/build

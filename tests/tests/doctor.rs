@@ -1,12 +1,12 @@
 //! `deployer doctor`, on each fault that it names, made for real.
 
-use std::{fs, net::TcpListener};
+use std::{fs, net::TcpListener, time::Duration};
 
 use anyhow::ensure;
 use end_to_end::{Stack, Watch};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-const SHORT: Watch = Watch(std::time::Duration::from_secs(1));
+const SHORT: Watch = Watch(Duration::from_secs(1));
 /// Time limits that do not contradict each other although a test's watch is short.
 const CONSISTENT: [&str; 2] = ["--set", "watch.duration=1m"];
 
@@ -63,13 +63,27 @@ async fn a_router_and_colors_that_do_not_run_are_named() -> Result {
     Ok(())
 }
 
+/// The last thread of a process that was killed closes its sockets a moment after it has ended.
+async fn listen_on(port: u16) -> Result<TcpListener> {
+    let listen = async {
+        loop {
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+                return listener;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let patience = Duration::from_secs(10);
+    Ok(tokio::time::timeout(patience, listen).await?)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_somebody_else_took_is_named_with_the_process() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.signal("green", "KILL")?;
     stack.until_ended("green").await?;
-    let _stranger = TcpListener::bind(("127.0.0.1", stack.ports().green()))?;
+    let _stranger = listen_on(stack.ports().green()).await?;
     let process = format!("(process {})", std::process::id());
     let words = ["green", "its port is taken", &process];
     only(&stack, &["--set", "probe.timeout=500ms"], &words).await
