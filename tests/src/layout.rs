@@ -44,7 +44,7 @@ pub(crate) fn compose(directory: &Path, ports: &PortBlock, project: &str) -> any
         let name = Path::new("nginx").join(name);
         fs::copy(repository().join(&name), directory.join(&name))?;
     }
-    for name in ["run/flags", "run/logs", "state"] {
+    for name in ["run/flags", "run/logs", "state", "secrets"] {
         fs::create_dir_all(directory.join(name))?;
     }
     let owner = fs::metadata(directory)?;

@@ -1,9 +1,13 @@
 //! The whole way, on a real Docker engine with the shipped images and the shipped compose.yaml.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::Permissions,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    time::{Duration, Instant},
+};
 
 use anyhow::ensure;
-use end_to_end::{Log, NOT_IN_THE_IMAGE, Stack, Watch, get, there_and_back_twice};
+use end_to_end::{Log, NOT_IN_THE_IMAGE, Stack, Watch, get, post, there_and_back_twice};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -187,6 +191,37 @@ async fn the_doctor_names_a_container_that_ended_and_one_that_wanted_too_much_me
         anyhow::Ok(())
     };
     tokio::time::timeout(Duration::from_mins(1), wait).await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_want_an_api_key_that_nobody_else_may_read() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    let keys = stack.path("secrets/api-keys");
+    std::fs::write(&keys, "key-of-the-deployer\n")?;
+    std::fs::set_permissions(&keys, Permissions::from_mode(0o600))?;
+    let owner = std::fs::metadata(&keys)?;
+    let variables = stack.path(".env");
+    let mut text = std::fs::read_to_string(&variables)?;
+    text += &format!(
+        "API_KEYS_FILE=/srv/secrets/api-keys\nSERVER_USER={}:{}\n",
+        owner.uid(),
+        owner.gid()
+    );
+    std::fs::write(variables, text)?;
+    stack.expect(0, &["up"]).await?;
+
+    let router = stack.router().to_string();
+    let body = r#"{"text": "good"}"#;
+    for (header, status) in [
+        ("X-Nobody: me", 401),
+        ("X-API-Key: key-of-the-deployer", 200),
+    ] {
+        let answered = post(&router, "/predict", header, body).await?;
+        ensure!(answered == status, "{header}: {answered}");
+    }
+    let key = "probe.api_key_file=secrets/api-keys";
+    stack.expect(0, &["deploy", "v2", "--set", key]).await?;
     Ok(())
 }
 

@@ -248,3 +248,32 @@ async fn what_is_idle_can_be_validated_by_single_gates() -> Result {
     ensure!(status["active"] == "blue", "{status}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_want_an_api_key_are_proven_and_watched_with_one_and_refused_without() -> Result
+{
+    let stack = Stack::of_processes("model-server", Watch(Duration::from_secs(2)))?;
+    let keys = stack.path("keys");
+    std::fs::write(&keys, "# for the deployer\nkey-of-the-deployer\n")?;
+    let servers = [("API_KEYS_FILE", keys.as_os_str())];
+    let run = async |code: i32, arguments: &[&str]| {
+        let child = stack.start_deployer_with(arguments, &servers)?;
+        let run = Stack::finish(child, arguments).await?;
+        ensure!(run.code == code, "{run:?}");
+        anyhow::Ok(run)
+    };
+    run(0, &["up"]).await?;
+    let refused = run(10, &["deploy", "v2"]).await?;
+    ensure!(refused.stderr.contains("answered 401"), "{refused:?}");
+    let gates = r#"gates.run=["smoke","golden","load","comparison"]"#;
+    let mut arguments = vec!["deploy", "v2", "--set", gates];
+    for setting in SHORT.iter().chain(&["probe.api_key_file=keys"]) {
+        arguments.extend(["--set", setting]);
+    }
+    let promoted = run(0, &arguments).await?;
+    ensure!(
+        !format!("{promoted:?}").contains("key-of-the-deployer"),
+        "{promoted:?}"
+    );
+    Ok(())
+}

@@ -1,11 +1,13 @@
 //! Asks model servers over plain HTTP.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use serde_json::Value;
 
 use crate::{
@@ -28,6 +30,7 @@ pub(super) struct HttpProbe {
     predict_path: String,
     label: String,
     confidence: String,
+    api_key_file: Option<PathBuf>,
 }
 
 impl HttpProbe {
@@ -42,7 +45,30 @@ impl HttpProbe {
             predict_path: settings.probe.predict_path.clone(),
             label: settings.probe.label.clone(),
             confidence: settings.probe.confidence.clone(),
+            api_key_file: settings.probe.api_key_file.clone(),
         })
+    }
+
+    /// What is sent to servers that ask who is there; read each time, since keys are replaced while
+    /// `deployer watch` runs.
+    fn authorization(&self) -> Result<Option<HeaderValue>, WorldError> {
+        let Some(path) = &self.api_key_file else {
+            return Ok(None);
+        };
+        let problem = |what: String| {
+            let path = path.display();
+            WorldError(format!("the API key ({path}, probe.api_key_file): {what}"))
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+        let key = text
+            .lines()
+            .map(str::trim)
+            .find(|line| !line.is_empty() && !line.starts_with('#'))
+            .ok_or_else(|| problem("there is none in the file".to_owned()))?;
+        let mut header = HeaderValue::try_from(format!("Bearer {key}"))
+            .map_err(|_| problem("expected visible ASCII characters".to_owned()))?;
+        header.set_sensitive(true);
+        Ok(Some(header))
     }
 
     fn base(&self, target: Target) -> String {
@@ -77,11 +103,14 @@ impl Probe for HttpProbe {
 
     async fn predict(&self, target: Target, example: &Example) -> Result<Answer, WorldError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
-        let request = self
+        let mut request = self
             .client
             .post(&url)
             .header("content-type", "application/json")
             .body(example.body.clone());
+        if let Some(authorization) = self.authorization()? {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         let began = Instant::now();
         let (status, body) = answer(request)
             .await
@@ -108,7 +137,7 @@ impl Probe for HttpProbe {
         plan: LoadPlan,
     ) -> Result<Load, WorldError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
-        super::load::generate(&url, &examples, plan).await
+        super::load::generate(&url, &examples, self.authorization()?, plan).await
     }
 }
 

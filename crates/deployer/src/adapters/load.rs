@@ -11,7 +11,12 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, Uri, client::conn::http1, header, http::uri::Scheme};
+use hyper::{
+    Request, Uri,
+    client::conn::http1,
+    header::{self, HeaderValue},
+    http::uri::Scheme,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
@@ -28,10 +33,16 @@ use crate::{
 /// After a refused connection, before the next one is tried.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Posts `examples` to `url` as the plan says, each connection in a task of its own.
+/// Posts `examples` to `url` as the plan says, each connection in a task of its own; with `authorization`,
+/// where the server asks for it.
 ///
 /// A request that was sent is waited for, so that it ends at most [`LoadPlan::timeout`] late.
-pub async fn generate(url: &str, examples: &[Example], plan: LoadPlan) -> Result<Load, WorldError> {
+pub async fn generate(
+    url: &str,
+    examples: &[Example],
+    authorization: Option<HeaderValue>,
+    plan: LoadPlan,
+) -> Result<Load, WorldError> {
     let uri: Uri = url
         .parse()
         .map_err(|error| WorldError(format!("cannot load {url}: {error}")))?;
@@ -52,6 +63,7 @@ pub async fn generate(url: &str, examples: &[Example], plan: LoadPlan) -> Result
             .map_or("/", |it| it.as_str())
             .to_owned(),
         authority,
+        authorization,
         bodies: examples
             .iter()
             .map(|example| Bytes::from(example.body.clone()))
@@ -77,6 +89,7 @@ struct Loaded {
     address: String,
     authority: String,
     path: String,
+    authorization: Option<HeaderValue>,
     bodies: Vec<Bytes>,
     schedule: Schedule,
     /// One for all: a histogram for each connection would take megabytes for hundreds of them.
@@ -188,10 +201,14 @@ impl Connection {
             self.sender = Some(connect(&self.target.address).await?);
         }
         let sender = self.sender.as_mut().expect("just connected");
-        let request = Request::post(self.target.path.as_str())
+        let mut request = Request::post(self.target.path.as_str())
             .header(header::HOST, self.target.authority.as_str())
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, super::USER_AGENT)
+            .header(header::USER_AGENT, super::USER_AGENT);
+        if let Some(authorization) = &self.target.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request
             .body(Full::new(body))
             .map_err(|error| Failure::Broken(error.to_string()))?;
         let broken = |error: &hyper::Error| Failure::Broken(how(error));

@@ -194,6 +194,9 @@ pub struct ProbeSettings {
     pub confidence: String,
     /// JSONL file of test inputs.
     pub inputs: PathBuf,
+    /// File whose first line that is no comment is sent as the API key; none for servers that want none.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub api_key_file: Option<PathBuf>,
     /// What takes longer has failed.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,

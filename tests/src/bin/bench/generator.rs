@@ -167,7 +167,7 @@ async fn on(name: &'static str, address: SocketAddr, bodies: &[String]) -> anyho
         progress(&format!("load on {name}, round {round} of {ROUNDS}"));
         let wrk = wrk.post(address, "/predict", CONNECTIONS, SECONDS).await?;
         TOOK.lock().expect("nobody panics").clear();
-        let ours = sample(&generate(&url, &examples, plan).await?);
+        let ours = sample(&generate(&url, &examples, None, plan).await?);
         anyhow::ensure!(
             ours.failed + wrk.failed == 0,
             "requests failed: {ours:?} {wrk:?}"

@@ -57,7 +57,7 @@ async fn the_percentiles_of_a_known_distribution_are_found() {
         duration: Duration::from_secs(4),
         ..plan()
     };
-    let load = generate(&url, &example(), plan).await.unwrap();
+    let load = generate(&url, &example(), None, plan).await.unwrap();
     assert!(load.errors.is_empty(), "{:?}", load.errors);
     assert_eq!(load.tally.requests, 4000);
     for (quantile, milliseconds) in [(0.5, 21.0), (0.95, 81.0), (0.995, 201.0)] {
@@ -89,7 +89,7 @@ async fn a_server_that_is_stuck_is_late_for_every_request_that_was_due() {
         drop(held);
     };
     let examples = example();
-    let (load, ()) = tokio::join!(generate(&url, &examples, plan), opens);
+    let (load, ()) = tokio::join!(generate(&url, &examples, None, plan), opens);
     let load = load.unwrap();
     assert_eq!(load.tally.requests, 200);
     // Due at 0, 10, 20 ms and so on, all answered after a second: half of them are late.
@@ -114,7 +114,7 @@ async fn failures_are_counted_by_their_kind() {
         duration: Duration::from_millis(300),
         ..plan()
     };
-    let load = generate(&url, &example(), plan).await.unwrap();
+    let load = generate(&url, &example(), None, plan).await.unwrap();
     let kinds: Vec<&str> = load.errors.keys().map(String::as_str).collect();
     assert_eq!(kinds, ["status 429", "status 500"]);
     let rate = load.tally.error_rate();
@@ -135,7 +135,7 @@ async fn a_server_that_never_answers_ends_the_load_in_time() {
         ..plan()
     };
     let began = Instant::now();
-    let load = generate(&url, &example(), plan).await.unwrap();
+    let load = generate(&url, &example(), None, plan).await.unwrap();
     assert!(
         began.elapsed() < Duration::from_secs(3),
         "{:?}",
@@ -151,7 +151,7 @@ async fn a_server_that_is_not_there_is_no_reason_to_spin() {
         duration: Duration::from_millis(300),
         ..plan()
     };
-    let load = generate("http://127.0.0.1:1/predict", &example(), plan)
+    let load = generate("http://127.0.0.1:1/predict", &example(), None, plan)
         .await
         .unwrap();
     assert_eq!(
@@ -163,7 +163,7 @@ async fn a_server_that_is_not_there_is_no_reason_to_spin() {
 
 #[tokio::test]
 async fn load_is_made_over_plain_http_alone() {
-    let error = generate("https://127.0.0.1:1/", &example(), plan())
+    let error = generate("https://127.0.0.1:1/", &example(), None, plan())
         .await
         .unwrap_err();
     assert!(error.to_string().contains("plain http://"), "{error}");
