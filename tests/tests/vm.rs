@@ -2,8 +2,11 @@
 //! engine of its own.
 
 use std::{
+    fs,
     net::SocketAddr,
+    path::PathBuf,
     process::{Command, Output},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -25,12 +28,15 @@ struct Machine {
 
 impl Machine {
     fn start() -> Result<Self> {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+
         let keys = tempfile::tempdir()?;
         let key = keys.path().join("key");
         run(Command::new("ssh-keygen")
             .args(["-q", "-t", "ed25519", "-N", "", "-f"])
             .arg(&key))?;
-        let name = format!("blue-green-vm-{}", std::process::id());
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("blue-green-vm-{}-{number}", std::process::id());
         // Dropped also where it does not boot.
         let mut machine = Self {
             name,
@@ -50,19 +56,23 @@ impl Machine {
         run(Command::new("docker").args(["exec", &self.name, "bash", "-c", command]))
     }
 
+    fn key(&self) -> PathBuf {
+        self.keys.path().join("key")
+    }
+
+    fn ssh_options(&self) -> String {
+        format!(
+            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -i {}",
+            self.key().display()
+        )
+    }
+
     fn vm(&self, arguments: &[&str]) -> Command {
-        let key = self.keys.path().join("key");
         let mut command = Command::new(repository().join("scripts/vm"));
         command
             .args(arguments)
             .env("HOST", format!("admin@{}", self.address))
-            .env(
-                "SSH_OPTIONS",
-                format!(
-                    "-i {} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
-                    key.display()
-                ),
-            );
+            .env("SSH_OPTIONS", self.ssh_options());
         command
     }
 
@@ -77,6 +87,27 @@ impl Machine {
             output.status
         );
         Ok(said)
+    }
+
+    /// Two cores carry a machine, its servers and their clients: figures that would make a release suspect
+    /// elsewhere are none here.
+    fn be_lenient(&self, watch: &str) -> Result {
+        let more = format!(
+            "[load]\nconcurrency = 50\nmax_p99 = \"19s\"\n[comparison]\nnegligible = \"500ms\"\n[watch]\nduration = \"{watch}\"\nnegligible = \"10s\"\n"
+        );
+        self.inside(&format!(
+            "cat >>/opt/blue-green/deployer.toml <<'END'\n{more}END\n"
+        ))?;
+        Ok(())
+    }
+
+    /// Leaves little room for what the deployer writes.
+    fn fill_disk(&self) -> Result {
+        let state = "/opt/blue-green/state";
+        self.inside(&format!(
+            "cp -a {state} /root/state && mount -t tmpfs -o size=20m tmpfs {state} && cp -a /root/state/. {state} && chown blue-green: {state}"
+        ))?;
+        Ok(())
     }
 
     fn router(&self) -> Result<SocketAddr> {
@@ -94,6 +125,27 @@ impl Machine {
         );
         let exec = ["exec", &self.name, "bash", "-c", &script];
         Ok(Command::new("docker").args(exec).spawn()?)
+    }
+
+    /// Starts a registry there and gives it the model server; its name there, with its digest.
+    fn push_to_registry(&self) -> Result<String> {
+        self.inside(
+            "apt-get install -y -qq --no-install-recommends docker-registry >/dev/null 2>&1
+            systemctl disable --quiet --now docker-registry
+            printf '%s\n' 'version: 0.1' 'storage: {filesystem: {rootdirectory: /var/lib/registry}}' \
+                'http: {addr: 127.0.0.1:5000}' >/root/registry.yml
+            systemd-run --quiet --unit registry docker-registry serve /root/registry.yml
+            docker tag model-server:latest localhost:5000/model-server
+            for _ in $(seq 50); do
+                docker push --quiet localhost:5000/model-server >/dev/null && break
+                sleep 0.2
+            done",
+        )?;
+        let name = self.inside(
+            "set -e; docker image inspect --format '{{index .RepoDigests 0}}' localhost:5000/model-server
+            docker image rm localhost:5000/model-server >/dev/null",
+        )?;
+        Ok(name.trim().to_owned())
     }
 
     fn reboot(&mut self) -> Result {
@@ -114,6 +166,30 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let mut stop = Command::new(repository().join("tests/vm/machine"));
         let _ = stop.args(["stop", &self.name]).output();
+    }
+}
+
+/// An image with one small layer on top of the model server's, removed when dropped.
+struct Derived(String);
+
+impl Derived {
+    fn new() -> Result<Self> {
+        let name = format!("model-server-derived-{}", std::process::id());
+        let directory = tempfile::tempdir()?;
+        let recipe = "FROM model-server:latest\nCOPY Dockerfile /\n";
+        fs::write(directory.path().join("Dockerfile"), recipe)?;
+        let mut build = Command::new("docker");
+        build.args(["build", "--quiet", "--tag", &name]);
+        run(build.arg(directory.path()))?;
+        Ok(Self(name))
+    }
+}
+
+impl Drop for Derived {
+    fn drop(&mut self) {
+        let _ = Command::new("docker")
+            .args(["image", "rm", &self.0])
+            .output();
     }
 }
 
@@ -182,10 +258,14 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
         ensure!(port == "22" || port == PORT.to_string(), "{listening}");
     }
 
-    // Another service on the same machine.
+    // Another service on the same machine, from an image that is nearly the same: only what differs is sent.
+    let derived = Derived::new()?;
     let mut second = machine.vm(&["ship", "v2"]);
-    let second = second.env("NAME", "second").env("PORT", "9080").output()?;
+    second.env("NAME", "second").env("PORT", "9080");
+    let second = second.env("IMAGE", &derived.0).output()?;
     ensure!(second.status.success(), "{}", words(&second));
+    let sent = format!("sending {}, 1 MB", derived.0);
+    ensure!(words(&second).contains(&sent), "{}", words(&second));
     for (port, version) in [(PORT, "v1"), (9080, "v2")] {
         let health = get(&format!("{}:{port}", machine.address), "/health").await?;
         let wanted = format!("\"model_version\":\"{version}\"");
@@ -202,9 +282,7 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     ensure!(told.matches("`deployer rollback`").count() == 1, "{told}");
 
     // v2 under load: only the model is sent.
-    machine.inside(
-        "printf '[load]\\nconcurrency = 50\\nmax_p99 = \"19s\"\\n[comparison]\\nnegligible = \"500ms\"\\n[watch]\\nduration = \"20s\"\\nnegligible = \"10s\"\\n' >>/opt/blue-green/deployer.toml",
-    )?;
+    machine.be_lenient("20s")?;
     let traffic = machine.traffic()?;
     // The connection breaks in the middle of the deployment, which goes on.
     let switched = "grep -q 'all traffic moved' /opt/blue-green/state/deployment.log 2>/dev/null";
@@ -230,13 +308,10 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     until_served(&machine, "v2").await?;
 
     // A disk without room refuses before traffic moves.
-    let state = "/opt/blue-green/state";
-    machine.inside(&format!(
-        "cp -a {state} /root/state && mount -t tmpfs -o size=20m tmpfs {state} && cp -a /root/state/. {state} && chown blue-green: {state}"
-    ))?;
+    machine.fill_disk()?;
     let said = machine.expect(10, &["deploy", "v1"])?;
     ensure!(said.contains("MB left"), "{said}");
-    machine.inside(&format!("umount -l {state}"))?;
+    machine.inside("umount -l /opt/blue-green/state")?;
 
     let traffic = machine.traffic()?;
     let said = machine.expect(0, &["rollback"])?;
@@ -244,5 +319,53 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     traffic.reach(traffic.count() + 100).await?;
     traffic.stop().await.ensure_none_failed()?;
     machine.expect(0, &["status"])?;
+
+    // An image that a registry serves, by its digest.
+    let image = machine.push_to_registry()?;
+    let mut ship = machine.vm(&["ship", "v2"]);
+    let ship = ship.env("IMAGE", &image).output()?;
+    ensure!(ship.status.success(), "{}", words(&ship));
+    let variables = machine.inside("cat /opt/blue-green/.env")?;
+    ensure!(variables.contains(&image), "{variables}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_are_taken_in_turn_until_one_fails_and_it_is_told_what_runs_where() -> Result {
+    let machines = [Machine::start()?, Machine::start()?];
+    let [first, second] = &machines;
+    let names = machines
+        .each_ref()
+        .map(|machine| format!("admin@{}", machine.address));
+    let ship = |version| {
+        let mut ship = first.vm(&["ship", version]);
+        let keys = format!("{} -i {}", first.ssh_options(), second.key().display());
+        ship.env("HOST", names.join(","))
+            .env("SSH_OPTIONS", keys)
+            .output()
+    };
+
+    let output = ship("v1")?;
+    let said = words(&output);
+    ensure!(output.status.success(), "{said}");
+    for (machine, name) in machines.iter().zip(&names) {
+        ensure!(
+            said.contains(&format!("{name}: blue serves v1, healthy")),
+            "{said}"
+        );
+        machine.be_lenient("2s")?;
+    }
+
+    second.fill_disk()?;
+    let output = ship("v2")?;
+    let said = words(&output);
+    ensure!(output.status.code() == Some(10), "{said}");
+    for told in [
+        format!("stopped at {} (exit code 10)", names[1]),
+        format!("{}: green serves v2, healthy", names[0]),
+        format!("{}: blue serves v1, healthy", names[1]),
+    ] {
+        ensure!(said.contains(&told), "{said}");
+    }
     Ok(())
 }

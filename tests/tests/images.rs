@@ -1,0 +1,118 @@
+//! What the shipped images are made of.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, ensure};
+use auditable_info::{Limits, audit_info_from_slice};
+use serde_json::Value;
+
+type Result<T = ()> = anyhow::Result<T>;
+
+/// Bytes.
+const MODEL_SERVER_AT_MOST: u64 = 120_000_000;
+const DEPLOYER_AT_MOST: u64 = 40_000_000;
+
+fn docker(arguments: &[&str]) -> Result<Vec<u8>> {
+    let output = Command::new("docker").args(arguments).output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "docker {arguments:?}: {told}");
+    Ok(output.stdout)
+}
+
+fn inspected(image: &str) -> Result<Value> {
+    Ok(serde_json::from_slice(&docker(&[
+        "image",
+        "inspect",
+        "--format",
+        "{{json .}}",
+        image,
+    ])?)?)
+}
+
+/// A container that never runs, removed when dropped.
+struct Unpacked(String);
+
+impl Unpacked {
+    fn of(image: &str) -> Result<Self> {
+        let name = docker(&["create", image])?;
+        Ok(Self(String::from_utf8(name)?.trim().to_owned()))
+    }
+
+    /// Everything in it, as `docker export` gives it.
+    fn files(&self) -> Result<Vec<String>> {
+        let directory = tempfile::tempdir()?;
+        let archive = directory.path().join("all.tar");
+        let path = archive.to_str().context("a path that is no text")?;
+        docker(&["export", "--output", path, &self.0])?;
+        let output = Command::new("tar").arg("-tf").arg(&archive).output()?;
+        ensure!(output.status.success(), "tar cannot list what was exported");
+        let list = String::from_utf8(output.stdout)?;
+        Ok(list.lines().map(str::to_owned).collect())
+    }
+
+    fn program(&self, path: &str) -> Result<Vec<u8>> {
+        let directory = tempfile::tempdir()?;
+        let copy = directory.path().join("program");
+        let from = format!("{}:{path}", self.0);
+        docker(&[
+            "cp",
+            &from,
+            copy.to_str().context("a path that is no text")?,
+        ])?;
+        Ok(std::fs::read(copy)?)
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        let _ = docker(&["rm", &self.0]);
+    }
+}
+
+fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
+    let facts = inspected(image)?;
+    let size = facts["Size"].as_u64().context("no size")?;
+    ensure!(size <= at_most, "{image} takes {size} bytes");
+    let config = &facts["Config"];
+    ensure!(config["User"] == "65532:65532", "{config}");
+    for label in ["title", "version", "revision", "source", "licenses"] {
+        let label = format!("org.opencontainers.image.{label}");
+        ensure!(config["Labels"][&label].is_string(), "no {label}: {config}");
+    }
+
+    let container = Unpacked::of(image)?;
+    for file in container.files()? {
+        let name = Path::new(&file).file_name().unwrap_or_default();
+        let name = name.to_str().unwrap_or_default();
+        ensure!(
+            ![
+                "sh", "bash", "dash", "busybox", "cc", "gcc", "ld", "perl", "openssl"
+            ]
+            .contains(&name),
+            "{image} holds {file}"
+        );
+    }
+    let program = container.program(&format!("/usr/local/bin/{image}"))?;
+    let list = audit_info_from_slice(&program, Limits::default())?;
+    for wanted in crates {
+        ensure!(
+            list.packages.iter().any(|package| package.name == *wanted),
+            "{image} was built without {wanted}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_model_server_is_small_has_no_shell_and_lists_its_crates() -> Result {
+    ensure_well_made(
+        "model-server",
+        MODEL_SERVER_AT_MOST,
+        &["axum", "rten", "ort"],
+    )
+}
+
+#[test]
+fn the_deployer_is_small_has_no_shell_and_lists_its_crates() -> Result {
+    ensure_well_made("deployer", DEPLOYER_AT_MOST, &["clap", "tokio"])
+}
