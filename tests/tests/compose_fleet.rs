@@ -202,13 +202,10 @@ async fn containers_want_an_api_key_that_nobody_else_may_read() -> Result {
     std::fs::set_permissions(&keys, Permissions::from_mode(0o600))?;
     let owner = std::fs::metadata(&keys)?;
     let variables = stack.path(".env");
-    let mut text = std::fs::read_to_string(&variables)?;
-    text += &format!(
-        "API_KEYS_FILE=/srv/secrets/api-keys\nSERVER_USER={}:{}\n",
-        owner.uid(),
-        owner.gid()
-    );
-    std::fs::write(variables, text)?;
+    let text = std::fs::read_to_string(&variables)?;
+    let (user, group) = (owner.uid(), owner.gid());
+    let more = format!("API_KEYS_FILE=/srv/secrets/api-keys\nSERVER_USER={user}:{group}\n");
+    std::fs::write(variables, text + &more)?;
     stack.expect(0, &["up"]).await?;
 
     let router = stack.router().to_string();

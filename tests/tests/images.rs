@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, ensure};
-use auditable_info::{Limits, audit_info_from_slice};
+use auditable_info::audit_info_from_slice;
 use serde_json::Value;
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -11,6 +11,8 @@ type Result<T = ()> = anyhow::Result<T>;
 /// Bytes.
 const MODEL_SERVER_AT_MOST: u64 = 120_000_000;
 const DEPLOYER_AT_MOST: u64 = 40_000_000;
+/// Of the list of a program's crates.
+const LIST_AT_MOST: usize = 10_000_000;
 
 fn docker(arguments: &[&str]) -> Result<Vec<u8>> {
     let output = Command::new("docker").args(arguments).output()?;
@@ -93,7 +95,7 @@ fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
         );
     }
     let program = container.program(&format!("/usr/local/bin/{image}"))?;
-    let list = audit_info_from_slice(&program, Limits::default())?;
+    let list = audit_info_from_slice(&program, LIST_AT_MOST)?;
     for wanted in crates {
         ensure!(
             list.packages.iter().any(|package| package.name == *wanted),
