@@ -3,6 +3,7 @@
 mod config;
 mod scores;
 mod tokenize;
+mod words;
 
 pub use config::ConfigError;
 pub(crate) use config::{Labels, ModelConfig};

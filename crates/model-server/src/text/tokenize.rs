@@ -4,6 +4,8 @@ use tokenizers::{
     pipeline::{EncodeOptions, Override, PipelineTokenizer},
 };
 
+use super::words::Words;
+
 /// The tokens of one text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct TokenIds {
@@ -46,6 +48,8 @@ pub(crate) enum TextError {
 /// Cuts a text into the tokens that the model was trained on.
 pub(crate) struct TextTokenizer {
     tokenizer: PipelineTokenizer,
+    /// Only where a word has the same tokens in every text.
+    words: Option<Words>,
     limit: usize,
     whole: EncodeOptions,
     cut: EncodeOptions,
@@ -87,6 +91,7 @@ impl TextTokenizer {
             ..EncodeOptions::default()
         };
         Ok(Self {
+            words: Words::of(&tokenizer),
             tokenizer,
             limit,
             whole: options(Override::Off),
@@ -104,6 +109,18 @@ impl TextTokenizer {
 
     /// The tokens of `text`: at least one, at most the limit.
     pub(crate) fn tokenize(&self, text: &str) -> Result<TokenIds, TextError> {
+        if let Some(words) = &self.words {
+            match words.tokens_of(text, self.limit) {
+                Ok(ids) if !ids.is_empty() => {
+                    return Ok(TokenIds {
+                        ids,
+                        ..TokenIds::default()
+                    });
+                }
+                Ok(_) => return Err(TextError::NoTokens),
+                Err(unknown) => words.learn(unknown, &self.tokenizer),
+            }
+        }
         let whole = self.encode(text, &self.whole)?;
         if whole.ids.is_empty() {
             return Err(TextError::NoTokens);

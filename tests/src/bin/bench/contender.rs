@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use end_to_end::repository;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -32,6 +32,8 @@ pub(crate) struct Contender {
     pub(crate) name: &'static str,
     /// Whether it is a peer, and not this project's.
     pub(crate) is_peer: bool,
+    /// Whether a peer is set otherwise than its documentation has it, until it keeps all cores busy.
+    pub(crate) is_tuned: bool,
     program: Program,
     environment: &'static [(&'static str, &'static str)],
 }
@@ -55,6 +57,7 @@ const fn peer(
     Contender {
         name,
         is_peer: true,
+        is_tuned: true,
         program: Program::Peer {
             name: program,
             path: "/predict",
@@ -68,6 +71,7 @@ const fn peer(
 pub(crate) const ONNXRUNTIME: Contender = Contender {
     name: "model-server, onnxruntime",
     is_peer: false,
+    is_tuned: false,
     program: Program::Own,
     environment: &[("ENGINE", "onnxruntime")],
 };
@@ -76,16 +80,20 @@ pub(crate) const ONNXRUNTIME: Contender = Contender {
 pub(crate) const RTEN: Contender = Contender {
     name: "model-server, rten",
     is_peer: false,
+    is_tuned: false,
     program: Program::Own,
     environment: &[("ENGINE", "rten")],
 };
 
 /// `FastAPI` as most people run it.
-pub(crate) const FASTAPI: Contender = peer(
-    "FastAPI, 1 worker × 2 threads",
-    "fastapi",
-    &[("PROCESSES", "1"), ("THREADS", "2")],
-);
+pub(crate) const FASTAPI: Contender = Contender {
+    is_tuned: false,
+    ..peer(
+        "FastAPI, 1 worker × 2 threads",
+        "fastapi",
+        &[("PROCESSES", "1"), ("THREADS", "2")],
+    )
+};
 
 /// Everybody. MOSEC comes three times: each setting is its best for other models and loads.
 pub(crate) const ALL: [Contender; 9] = [
@@ -105,10 +113,13 @@ pub(crate) const ALL: [Contender; 9] = [
         "MOSEC, 2 processes × 1 thread, batches of 64",
         &[("PROCESSES", "2"), ("THREADS", "1"), ("BATCH", "64")],
     ),
-    mosec(
-        "MOSEC, 1 process × 2 threads, batches of 16",
-        &[("PROCESSES", "1"), ("THREADS", "2"), ("BATCH", "16")],
-    ),
+    Contender {
+        is_tuned: false,
+        ..mosec(
+            "MOSEC, 1 process × 2 threads, batches of 16",
+            &[("PROCESSES", "1"), ("THREADS", "2"), ("BATCH", "16")],
+        )
+    },
     peer(
         "LitServe, 2 workers × 1 thread",
         "litserve",
@@ -226,7 +237,7 @@ fn own(directory: &Path, port: u16) -> anyhow::Result<Command> {
         .env("PORT", port.to_string())
         .env("GRACE_SECONDS", "0")
         // As in the image.
-        .env("MIMALLOC_PURGE_DELAY", "0")
+        .env("MIMALLOC_PURGE_DELAY", "1")
         // The peers write no line for each request either.
         .env("REQUEST_LOG", "failures");
     Ok(command)
@@ -268,23 +279,62 @@ impl Running {
     /// count once (proportional set size).
     pub(crate) fn memory(&self) -> anyhow::Result<f64> {
         let mut kilobytes = 0;
-        for entry in fs::read_dir("/proc")? {
-            let path = entry?.path();
-            let Ok(stat) = fs::read_to_string(path.join("stat")) else {
-                continue;
-            };
-            if group_of(&stat) == Some(self.group.as_raw_nonzero().get()) {
-                let rollup = fs::read_to_string(path.join("smaps_rollup")).unwrap_or_default();
-                let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-                let size = line.and_then(|line| line.split_whitespace().next());
-                kilobytes += size.and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
-            }
+        for process in self.processes()? {
+            let path = format!("/proc/{}/smaps_rollup", process.as_raw_nonzero());
+            let rollup = fs::read_to_string(path).unwrap_or_default();
+            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+            let size = line.and_then(|line| line.split_whitespace().next());
+            kilobytes += size.and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
         }
         Ok(kilobytes as f64 / 1024.0)
     }
 
+    /// Lets it stand still while it is another one's turn: some servers look for work all the time, on
+    /// the same cores.
+    pub(crate) fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        for process in self.processes()? {
+            // One that has just ended needs no signal.
+            let _ = kill_process(process, signal);
+        }
+        Ok(())
+    }
+
+    /// The process that was started and all that descend from it: some make sessions of their own.
+    fn processes(&self) -> anyhow::Result<Vec<Pid>> {
+        let mut parents = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let id = path
+                .file_name()
+                .and_then(|name| name.to_str()?.parse().ok());
+            let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
+            parents.extend(id.and_then(Pid::from_raw).zip(parent_of(&stat)));
+        }
+        let mut family = vec![self.group];
+        let mut next = 0;
+        while let Some(parent) = family.get(next).copied() {
+            let children = parents
+                .iter()
+                .filter(|(_, of)| *of == parent.as_raw_nonzero().get());
+            family.extend(children.map(|(child, _)| *child));
+            next += 1;
+        }
+        Ok(family)
+    }
+
     /// Tells it to stop, and ends what does not.
     pub(crate) async fn stop(mut self) {
+        // One that stands still heeds nothing else.
+        let _ = self.resume();
         let _ = kill_process_group(self.group, Signal::TERM);
         let _ = time::timeout(STOP, self.child.wait()).await;
     }
@@ -292,15 +342,16 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Their workers too, whatever became of the first process.
+        // Their workers too, also those with a group of their own, whatever became of the first process.
+        let _ = self.signal(Signal::KILL);
         let _ = kill_process_group(self.group, Signal::KILL);
     }
 }
 
-/// The process group in a line of /proc/PID/stat; the name before it may hold spaces.
-fn group_of(stat: &str) -> Option<i32> {
+/// The parent in a line of /proc/PID/stat; the name before it may hold spaces.
+fn parent_of(stat: &str) -> Option<i32> {
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(2)?.parse().ok()
+    rest.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whether a text is answered with 200.
@@ -325,9 +376,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_group_of_a_process_is_found_behind_whatever_name_it_has() {
+    fn the_parent_of_a_process_is_found_behind_whatever_name_it_has() {
         let stat = "12 (a (strange) name) S 1 34 34 0 -1";
-        assert_eq!(group_of(stat), Some(34));
-        assert_eq!(group_of("nonsense"), None);
+        assert_eq!(parent_of(stat), Some(1));
+        assert_eq!(parent_of("nonsense"), None);
     }
 }

@@ -6,6 +6,7 @@ mod contender;
 mod document;
 mod face;
 mod generator;
+mod goals;
 mod machine;
 mod models;
 mod overload;
@@ -132,7 +133,8 @@ async fn measure(
             let face = face::measure().await?;
             machine.look_for_others().await?;
             let models = models::measure(machine).await?;
-            Ok((write_up::models(machine, &face, &models), Ok(())))
+            let judged = models::require_no_failure(&models);
+            Ok((write_up::models(machine, &face, &models), judged))
         }
         What::Switching => {
             let rig = Rig::start().await?;

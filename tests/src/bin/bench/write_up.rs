@@ -3,6 +3,7 @@
 use crate::{
     face::{self, Face},
     generator::{self, Generator},
+    goals,
     machine::{self, Machine},
     models::{self, Case, Comparison},
     overload::{self, Overload, Phase},
@@ -66,9 +67,13 @@ pub(crate) fn models(machine: &Machine, face: &Face, comparisons: &[Comparison])
 
 {machine}
 
-All servers of a model run at the same time and take turns: wrk posts 512 different texts over so many
-connections, {rounds} rounds of {seconds} s each; the median of the rounds. Two threads of wrk are on
-the same cores. Ratios are to the best peer of the same table.
+All servers of a model take turns, and are stopped (SIGSTOP) while it is not their turn: wrk posts 512
+different texts over so many connections, {rounds} rounds of {seconds} s each; the median of the rounds. Two
+threads of wrk are on the same cores. Ratios are to the best peer of the same table.
+
+### Goals
+
+{goals}
 
 ### HTTP alone, {connections} connections
 
@@ -78,6 +83,7 @@ the same cores. Ratios are to the best peer of the same table.
 
 {MODEL_NOTES}",
         machine = about(machine),
+        goals = goals::table(face, comparisons).render(),
         connections = face::CONNECTIONS,
         http = http.render(),
         rounds = models::ROUNDS,
