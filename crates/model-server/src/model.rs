@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::{
-    engine::{Datatype, Elements, GraphError, Signature, Tensor},
+    engine::{Datatype, Elements, Engine, GraphError, Signature, Spread, Tensor},
     text::{Labels, Problem, TextTokenizer, TokenIds},
 };
 
@@ -42,6 +42,29 @@ pub(crate) enum Task {
     Text(Box<TextModel>),
     /// Tensors only.
     Tensors,
+}
+
+impl Task {
+    /// Takes `proof` through the model, and tells what is wrong with the answer, if anything is.
+    /// `outputs` are the places of all of the graph's outputs.
+    pub(crate) fn prove(
+        &self,
+        engine: &mut dyn Engine,
+        proof: &[Tensor],
+        outputs: &[usize],
+        spread: Spread,
+    ) -> Result<(), String> {
+        let Self::Text(model) = self else {
+            let outputs = engine.run(proof, outputs, spread);
+            return outputs.map(drop).map_err(|error| error.to_string());
+        };
+        let outputs = engine.run(proof, &[model.logits()], spread);
+        let mut outputs = outputs.map_err(|error| error.to_string())?;
+        let logits = outputs.pop().ok_or("no logits")?;
+        let rows = model.unpack(logits, 1).map_err(|error| error.to_string())?;
+        let probabilities = model.problem.probabilities(&rows[0]);
+        probabilities.map(drop).map_err(|error| error.to_string())
+    }
 }
 
 /// The model's answer has the wrong shape for texts.

@@ -31,8 +31,7 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
         .routes(routes!(predict::predict))
         .merge(oip::inference_routes())
         .layer(middleware::from_fn_with_state(shared(), observe::count));
-    let (router, openapi) = OpenApiRouter::with_openapi(docs::description())
-        .merge(predictions)
+    let others = OpenApiRouter::new()
         .merge(oip::routes())
         .routes(routes!(health::health))
         .routes(routes!(health::live))
@@ -41,6 +40,10 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
         .routes(routes!(metrics::metrics))
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::page))
+        .layer(middleware::from_fn_with_state(shared(), body::ignore));
+    let (router, openapi) = OpenApiRouter::with_openapi(docs::description())
+        .merge(predictions)
+        .merge(others)
         .split_for_parts();
     let mut router = router
         .layer(docs::share(&openapi))

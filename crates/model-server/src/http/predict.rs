@@ -128,9 +128,12 @@ pub(super) async fn predict(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let deadline = Deadline::of(&state, &head.headers)?;
-    expect_json(&head.headers)?;
-    let body = body::read(body, state.max_body_bytes, deadline).await?;
+    let checked = expect_json(&head.headers).and_then(|()| Deadline::of(&state, &head.headers));
+    let deadline = match checked {
+        Ok(deadline) => deadline,
+        Err(error) => return Err(body::refuse(&state, body, error).await),
+    };
+    let (body, room) = body::read(&state, body, deadline).await?;
     let PredictRequest { text, texts, top_k } = parse(&body, state.max_texts)?;
     let Task::Text(model) = &serving(&state)?.shop.task else {
         return Err(ApiError::NoTexts);
@@ -138,7 +141,7 @@ pub(super) async fn predict(
     let model_version = state.model_version.clone();
     let (mut response, times) = match (text, texts) {
         (Some(text), _) => {
-            let answer = ask(&state, Work::Text(text), deadline).await?;
+            let answer = ask(&state, Work::Text(text), room, deadline).await?;
             let times = answer.times;
             let prediction = prediction(model, answer, top_k).map_err(|it| it.of_one(deadline))?;
             // What a header cannot hold is left out of it.
@@ -155,7 +158,7 @@ pub(super) async fn predict(
         }
         (None, texts) => {
             let work = texts.into_iter().flatten().map(Work::Text).collect();
-            let answers = ask_all(&state, work, deadline).await?;
+            let answers = ask_all(&state, work, room.as_ref(), deadline).await?;
             let times = answers.iter().map(|answer| answer.times);
             let times = times.fold(StageTimes::default(), StageTimes::longest);
             let predictions = several(model, answers, top_k, deadline)?;

@@ -202,7 +202,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
                 tokens: settings.max_batch_tokens.get(),
                 padding,
             },
-            proof,
+            proof: Some(proof),
             // Small models lose more by handing work over than they win.
             spread_pays: threads > 1 && spread < pace,
             pace,
@@ -228,25 +228,9 @@ fn first_pass(
     signature: &Signature,
     proof: &[Tensor],
 ) -> Result<(), String> {
+    let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
     let mut result = Ok(());
-    engine.enter(&mut |engine| {
-        result = match task {
-            Task::Text(model) => engine
-                .run(proof, &[model.logits()], Spread::All)
-                .map_err(|error| error.to_string())
-                .and_then(|mut outputs| {
-                    let logits = outputs.pop().ok_or("no logits")?;
-                    let rows = model.unpack(logits, 1).map_err(|error| error.to_string())?;
-                    let probabilities = model.problem.probabilities(&rows[0]);
-                    probabilities.map(drop).map_err(|error| error.to_string())
-                }),
-            Task::Tensors => {
-                let all: Vec<usize> = (0..signature.outputs.len()).collect();
-                let outputs = engine.run(proof, &all, Spread::All);
-                outputs.map(drop).map_err(|error| error.to_string())
-            }
-        };
-    });
+    engine.enter(&mut |engine| result = task.prove(engine, proof, &outputs, Spread::All));
     result
 }
 

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
@@ -14,7 +14,7 @@ use super::{
         error::{ApiError, ErrorBody, Refusals},
         health,
     },
-    CONFIDENCE, LABEL, LOGITS, TEXT,
+    CONFIDENCE, LABEL, LOGITS, Names, TEXT,
     data::BYTES,
     expect_model,
 };
@@ -141,7 +141,7 @@ pub(super) async fn ready(state: State<Arc<ServerState>>) -> Response {
 )]
 pub(super) async fn model(
     State(state): State<Arc<ServerState>>,
-    Path(model): Path<String>,
+    Names(model): Names<String>,
 ) -> Result<Response, ApiError> {
     expect_model(&state, &model, None)?;
     metadata(&state)
@@ -166,7 +166,7 @@ pub(super) async fn model(
 )]
 pub(super) async fn model_version(
     State(state): State<Arc<ServerState>>,
-    Path((model, version)): Path<(String, String)>,
+    Names((model, version)): Names<(String, String)>,
 ) -> Result<Response, ApiError> {
     expect_model(&state, &model, Some(&version))?;
     metadata(&state)
@@ -188,7 +188,7 @@ pub(super) async fn model_version(
 )]
 pub(super) async fn model_ready(
     State(state): State<Arc<ServerState>>,
-    Path(model): Path<String>,
+    Names(model): Names<String>,
 ) -> Result<Response, ApiError> {
     expect_model(&state, &model, None)?;
     readiness(&state)
@@ -213,7 +213,7 @@ pub(super) async fn model_ready(
 )]
 pub(super) async fn model_version_ready(
     State(state): State<Arc<ServerState>>,
-    Path((model, version)): Path<(String, String)>,
+    Names((model, version)): Names<(String, String)>,
 ) -> Result<Response, ApiError> {
     expect_model(&state, &model, Some(&version))?;
     readiness(&state)
