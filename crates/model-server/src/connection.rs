@@ -23,7 +23,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::settings::ConnectionLimits;
+use crate::{metrics::Metrics, settings::ConnectionLimits};
 
 /// How long to wait after a connection could not be accepted: most often the process has no file
 /// descriptor left, and gets one when a connection ends.
@@ -38,6 +38,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: ConnectionLimits,
+    metrics: Arc<Metrics>,
     close: impl Future<Output = ()>,
 ) {
     let mut http = http1::Builder::new();
@@ -75,6 +76,7 @@ pub(crate) async fn serve(
         let stream = TokioIo::new(Bounded::new(stream, limits.idle));
         let connection = http.serve_connection(stream, service);
         let mut ended = ended.clone();
+        let metrics = Arc::clone(&metrics);
         connections.spawn(async move {
             let mut connection = pin!(connection);
             let result = tokio::select! {
@@ -86,6 +88,10 @@ pub(crate) async fn serve(
             };
             // Clients leave in many ways; none of them is a fault of the server.
             if let Err(error) = result {
+                // Such a request never gets as far as the router, where all others are counted.
+                if error.is_parse() {
+                    metrics.count_error("unreadable_head");
+                }
                 debug!(%error, "a connection ended early");
             }
             drop(permit);
