@@ -113,6 +113,12 @@ pub(super) enum Refusals {
     /// API keys are set, and the request carries none of them.
     #[response(status = 401)]
     NoKey(#[to_schema] ErrorBody),
+    /// The path has other methods, which `Allow` lists.
+    #[response(status = 405)]
+    Method(#[to_schema] ErrorBody),
+    /// The server failed; the log says more.
+    #[response(status = 500)]
+    Failed(#[to_schema] ErrorBody),
     /// The head of the request is larger than the server allows.
     #[response(status = 431)]
     LargeHead,
@@ -125,9 +131,6 @@ pub(super) enum InferenceFailures {
     /// Too much is waiting; try again after the seconds in `Retry-After`.
     #[response(status = 429)]
     Full(#[to_schema] ErrorBody),
-    /// The model failed on this request.
-    #[response(status = 500)]
-    Failed(#[to_schema] ErrorBody),
     /// The server is loading, draining or broken.
     #[response(status = 503)]
     Unavailable(#[to_schema] ErrorBody),
@@ -136,9 +139,21 @@ pub(super) enum InferenceFailures {
     Timeout(#[to_schema] ErrorBody),
 }
 
+/// What every route may answer that names a model in its path.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
+pub(super) enum BadName {
+    /// The path cannot be read, or the body of a request that has one.
+    #[response(status = 400)]
+    Unreadable(#[to_schema] ErrorBody),
+    /// Another model or version is served.
+    #[response(status = 404)]
+    Unknown(#[to_schema] ErrorBody),
+}
+
 impl ApiError {
     /// The only place where an error becomes a status.
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -14,9 +14,9 @@ use super::{
     super::{
         ask::{Deadline, ask, ask_all, serving},
         body,
-        error::{ApiError, BadBody, ErrorBody, InferenceFailures, Refusals},
+        error::{ApiError, BadBody, BadName, InferenceFailures, Refusals},
     },
-    CONFIDENCE, LABEL, LOGITS, Names, TEXT,
+    CONFIDENCE, LABEL, LOGITS, Names, TEXT, TRUNCATED,
     data::{Data, Kind, cast},
     expect_model,
 };
@@ -139,7 +139,7 @@ struct Output {
             (InferResponse = "application/json"),
             (Vec<u8> = "application/octet-stream"),
         )),
-        (status = 404, description = "Another model is served", body = ErrorBody),
+        BadName,
         BadBody,
         InferenceFailures,
         Refusals,
@@ -173,7 +173,7 @@ pub(super) async fn infer(
             (InferResponse = "application/json"),
             (Vec<u8> = "application/octet-stream"),
         )),
-        (status = 404, description = "Another model or version is served", body = ErrorBody),
+        BadName,
         BadBody,
         InferenceFailures,
         Refusals,
@@ -458,10 +458,16 @@ fn of_texts(
     let count = answers.len();
     let mut times = StageTimes::default();
     let (mut labels, mut confidences, mut all_logits) = (Vec::new(), Vec::new(), Vec::new());
+    let mut cut = Vec::with_capacity(count);
     for answer in answers {
         times = times.longest(answer.times);
         let logits = match answer.outcome.map_err(|error| failed(error, deadline))? {
-            Outcome::Text { logits, .. } => logits,
+            Outcome::Text {
+                logits, truncated, ..
+            } => {
+                cut.push(truncated);
+                logits
+            }
             Outcome::Tensors(_) => {
                 return Err(ApiError::Internal("a text became tensors".to_owned()));
             }
@@ -497,6 +503,7 @@ fn of_texts(
             vec![count, model.labels.len()],
             Data::Numbers(Elements::Fp32(all_logits)),
         ),
+        output(TRUNCATED, vec![count], Data::Numbers(Elements::Bool(cut))),
     ];
     Ok((outputs, times))
 }

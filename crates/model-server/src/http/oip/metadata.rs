@@ -11,10 +11,10 @@ use utoipa::ToSchema;
 use super::{
     super::{
         ask::serving,
-        error::{ApiError, ErrorBody, Refusals},
+        error::{ApiError, BadName, ErrorBody, Refusals},
         health,
     },
-    CONFIDENCE, LABEL, LOGITS, Names, TEXT,
+    CONFIDENCE, LABEL, LOGITS, Names, TEXT, TRUNCATED,
     data::BYTES,
     expect_model,
 };
@@ -46,7 +46,7 @@ struct ModelMetadata {
     platform: String,
     /// What it takes. A model that reads texts takes `text`, or all others.
     inputs: Vec<TensorMetadata>,
-    /// What it gives: for `text`, the outputs `label`, `confidence` and `logits`; for tensors, those
+    /// What it gives: for `text`, the outputs `label`, `confidence`, `logits` and `truncated`; for tensors, those
     /// of its graph.
     outputs: Vec<TensorMetadata>,
 }
@@ -134,7 +134,7 @@ pub(super) async fn ready(state: State<Arc<ServerState>>) -> Response {
     params(("model" = String, Path, description = "The model's name")),
     responses(
         (status = 200, description = "Its inputs and outputs", body = ModelMetadata),
-        (status = 404, description = "Another model is served", body = ErrorBody),
+        BadName,
         (status = 503, description = "It is loading", body = ErrorBody),
         Refusals,
     )
@@ -159,7 +159,7 @@ pub(super) async fn model(
     ),
     responses(
         (status = 200, description = "Its inputs and outputs", body = ModelMetadata),
-        (status = 404, description = "Another model or version is served", body = ErrorBody),
+        BadName,
         (status = 503, description = "It is loading", body = ErrorBody),
         Refusals,
     )
@@ -181,7 +181,7 @@ pub(super) async fn model_version(
     params(("model" = String, Path, description = "The model's name")),
     responses(
         (status = 200, description = "It can", body = ModelReady),
-        (status = 404, description = "Another model is served", body = ErrorBody),
+        BadName,
         (status = 503, description = "It is loading, draining or broken", body = ErrorBody),
         Refusals,
     )
@@ -206,7 +206,7 @@ pub(super) async fn model_ready(
     ),
     responses(
         (status = 200, description = "It can", body = ModelReady),
-        (status = 404, description = "Another model or version is served", body = ErrorBody),
+        BadName,
         (status = 503, description = "It is loading, draining or broken", body = ErrorBody),
         Refusals,
     )
@@ -260,6 +260,7 @@ fn metadata(state: &ServerState) -> Result<Response, ApiError> {
                     datatype: Datatype::Fp32.name(),
                     shape: vec![-1, labels],
                 },
+                any(TRUNCATED, Datatype::Bool.name()),
             ],
         );
     }

@@ -25,6 +25,7 @@ const TEXT: &str = "text";
 const LABEL: &str = "label";
 const CONFIDENCE: &str = "confidence";
 const LOGITS: &str = "logits";
+const TRUNCATED: &str = "truncated";
 
 /// The protocol's routes that do not run the model.
 pub(super) fn routes() -> OpenApiRouter<Arc<ServerState>> {
