@@ -112,6 +112,17 @@ impl Server {
             .unwrap()
     }
 
+    /// Waits until the server says that it is not healthy, and returns its reason.
+    async fn until_unfit(&self) -> String {
+        loop {
+            let (status, health) = self.health().await;
+            if status == 503 {
+                return health["reason"].as_str().unwrap().to_owned();
+            }
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     async fn health(&self) -> (u16, Value) {
         let response = self.client.get(format!("{}/health", self.url)).send();
         let response = response.await.unwrap();
@@ -137,9 +148,8 @@ fn loaded(engine: Box<dyn Engine>) -> Loaded {
     let model = TextModel::new(
         &signature,
         TextTokenizer::parse(&tokenizer, 512).unwrap(),
-        config.labels,
-        config.problem,
-        config.padding,
+        config.classes(None).unwrap(),
+        config.filling,
     );
     let task = Task::Text(Box::new(model.unwrap()));
     Loaded {
@@ -278,9 +288,7 @@ async fn an_engine_that_fails_every_pass_makes_the_server_unfit() {
     let broken = |_| Err(EngineError("out of order".to_owned()));
     let server = Server::start(broken, |_| {});
     assert_eq!(server.predict().await.status(), 500);
-    let (status, health) = server.health().await;
-    assert_eq!(status, 503);
-    let reason = health["reason"].as_str().unwrap();
+    let reason = server.until_unfit().await;
     assert!(reason.contains("out of order"), "{reason}");
 }
 
@@ -336,7 +344,7 @@ async fn tensors_that_only_fail_themselves_are_the_clients_fault() {
 async fn tensors_are_not_blamed_for_a_broken_engine() {
     let server = Server::start(|_| Err(EngineError("out of order".to_owned())), |_| {});
     assert_eq!(infer(&server).await.status(), 500);
-    assert_eq!(server.health().await.0, 503);
+    server.until_unfit().await;
 }
 
 #[tokio::test]
@@ -355,9 +363,7 @@ async fn a_proof_that_does_not_end_is_noticed() {
     let server = Server::start(infer, |it| it.request_timeout = Duration::from_millis(20));
     assert_eq!(server.predict().await.status(), 504);
     calls.recv().await.unwrap();
-    while server.health().await.0 == 200 {
-        time::sleep(Duration::from_millis(5)).await;
-    }
+    server.until_unfit().await;
     drop(open);
 }
 

@@ -5,7 +5,7 @@ mod scores;
 mod tokenize;
 
 pub use config::ConfigError;
-pub(crate) use config::{Labels, ModelConfig};
+pub(crate) use config::{Filling, Labels, ModelConfig};
 pub(crate) use scores::{NonFinite, Problem, descending, largest};
 pub use tokenize::TokenizerError;
 pub(crate) use tokenize::{TextError, TextTokenizer, TokenIds};
