@@ -4,6 +4,7 @@
     python tests/clients/metrics.py http://localhost:8081/metrics
 """
 
+import re
 import sys
 import urllib.request
 
@@ -32,13 +33,46 @@ EXPECTED = {
 }
 
 
+# A name in the older format, where a family is called as its samples are.
+SUFFIX = {"counter": "_total", "info": "_info"}
+
+
+def ask(url, accept):
+    """The text, and what the server says that it is."""
+    request = urllib.request.Request(url, headers={"accept": accept} if accept else {})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return response.read().decode(), response.headers["content-type"]
+
+
+def expect_older_format(text):
+    """Each line is one of version 0.0.4, and each sample belongs to the family above it."""
+    expected = {
+        name + SUFFIX.get(kind, ""): "gauge" if kind == "info" else kind
+        for name, kind in EXPECTED.items()
+    }
+    seen, family = {}, None
+    for line in text.splitlines():
+        if help_line := re.fullmatch(r"# HELP ([a-z_]+) \S.*", line):
+            family = help_line[1]
+            assert family not in seen, f"{family} is there twice"
+        elif type_line := re.fullmatch(r"# TYPE ([a-z_]+) (counter|gauge|histogram)", line):
+            assert type_line[1] == family, line
+            seen[family] = type_line[2]
+        else:
+            sample = re.fullmatch(r"([a-z_]+)(\{[a-z_]+=\"[^\"]*\"(,[a-z_]+=\"[^\"]*\")*\})? [-+.\deE]+", line)
+            assert sample, line
+            ends = ("_bucket", "_sum", "_count") if seen[family] == "histogram" else ("",)
+            assert sample[1] in [family + end for end in ends], line
+    assert seen == expected, {name for name in seen.items() ^ expected.items()}
+    # Its parser leaves the ending of counters out.
+    parsed = {family.name for family in prometheus(text)}
+    assert parsed == {name.removesuffix("_total") for name in seen}, parsed
+
+
 def main(url):
     # As Prometheus asks.
-    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
-    request = urllib.request.Request(url, headers={"accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as response:
-        content_type = response.headers["content-type"]
-        text = response.read().decode()
+    accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4"
+    text, content_type = ask(url, accept)
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8", content_type
 
     # This parser is strict: order of samples, buckets that only grow, units, the end.
@@ -47,11 +81,15 @@ def main(url):
     assert types == EXPECTED, {name for name in types.items() ^ EXPECTED.items()}
     for name, family in families.items():
         assert family.documentation, f"{name} has no help"
-    # What does not know OpenMetrics has to get along with it too.
-    assert len(list(prometheus(text))) >= len(families)
+
+    # As everybody else does.
+    for accept in (None, "text/plain;version=0.0.4"):
+        text, content_type = ask(url, accept)
+        assert content_type == "text/plain; version=0.0.4; charset=utf-8", content_type
+        expect_older_format(text)
 
     samples = sum(len(family.samples) for family in families.values())
-    print(f"{len(families)} families with {samples} samples: well formed")
+    print(f"{len(families)} families with {samples} samples: well formed in both formats")
 
 
 if __name__ == "__main__":

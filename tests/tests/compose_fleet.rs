@@ -22,6 +22,8 @@ async fn traffic_moves_there_and_back_twice_without_a_failed_or_late_request() -
     let stack = Stack::of_containers(SHORT)?;
     stack.docker(&["compose", "up", "--detach"])?;
     stack.expect(0, &["up"]).await?;
+    let health = get(&format!("127.0.0.1:{}", stack.ports().blue()), "/health").await?;
+    ensure!(health.contains(r#""engine":"onnxruntime""#), "{health}");
     there_and_back_twice(&stack).await?;
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! What the shipped images are made of.
 
-use std::{path::Path, process::Command};
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, ensure};
 use auditable_info::audit_info_from_slice;
@@ -117,4 +121,37 @@ fn the_model_server_is_small_has_no_shell_and_lists_its_crates() -> Result {
 #[test]
 fn the_deployer_is_small_has_no_shell_and_lists_its_crates() -> Result {
     ensure_well_made("deployer", DEPLOYER_AT_MOST, &["clap", "tokio"])
+}
+
+/// A container that runs, removed when dropped.
+struct Running(String);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = docker(&["rm", "--force", &self.0]);
+    }
+}
+
+#[test]
+fn the_server_counts_the_cpus_that_its_container_may_use() -> Result {
+    let options = ["run", "--detach", "--cpus=1", "--network=none"];
+    let settings = ["--env=MODEL_VERSION=v1", "--env=LOG_FORMAT=json"];
+    let name = docker(&[&options[..], &settings[..], &["model-server"]].concat())?;
+    let container = Running(String::from_utf8(name)?.trim().to_owned());
+    // Follows the log, which ends with the container at the latest.
+    let mut follow = Command::new("docker")
+        .args(["logs", "--follow", &container.0])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let log = BufReader::new(follow.stderr.take().context("no log")?);
+    let ready = log
+        .lines()
+        .map_while(std::io::Result::ok)
+        .find(|line| line.contains("\"message\":\"ready\""));
+    follow.kill()?;
+    follow.wait()?;
+    let ready: Value = serde_json::from_str(&ready.context("it never was ready")?)?;
+    ensure!(ready["threads"] == 1 || ready["threads"] == "1", "{ready}");
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    iter,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -17,17 +18,21 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{self, Sleep},
 };
 use tracing::{debug, warn};
 
-use crate::settings::ConnectionLimits;
+use crate::{metrics::Metrics, settings::ConnectionLimits};
 
 /// How long to wait after a connection could not be accepted: most often the process has no file
 /// descriptor left, and gets one when a connection ends.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
+
+/// How long a connection without a request stays open when no new ones are taken: one may be on its
+/// way, and its answer asks the client to go.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Serves connections until `close` resolves, then lets those in flight finish. Dropping the future
 /// cuts them.
@@ -38,6 +43,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: ConnectionLimits,
+    metrics: Arc<Metrics>,
     close: impl Future<Output = ()>,
 ) {
     let mut http = http1::Builder::new();
@@ -46,12 +52,19 @@ pub(crate) async fn serve(
         .max_buf_size(limits.header_bytes);
     let room = Arc::new(Semaphore::new(limits.connections));
     let (ending, ended) = watch::channel(());
+    let face = Face {
+        http,
+        router,
+        idle: limits.idle,
+        metrics,
+        ended,
+    };
     let mut connections = JoinSet::new();
     let mut close = pin!(close);
     loop {
         // Room first: who finds none waits in the operating system's line, and is not lost there.
         let next = async {
-            let permit = Arc::clone(&room).acquire_owned().await;
+            let permit = Arc::clone(&room).acquire_owned().await.ok();
             (permit, listener.accept().await)
         };
         let (permit, accepted) = tokio::select! {
@@ -67,33 +80,75 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        connections.spawn(face.clone().converse(stream, permit));
+    }
+    drop(ending);
+    // The operating system has accepted these in the server's name, and would reset them.
+    for stream in waiting_at(listener) {
+        let permit = Arc::clone(&room).try_acquire_owned().ok();
+        connections.spawn(face.clone().converse(stream, permit));
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// Closes a listener, and returns the connections that waited there.
+fn waiting_at(listener: TcpListener) -> Vec<TcpStream> {
+    let Ok(listener) = listener.into_std() else {
+        return Vec::new();
+    };
+    // It never waits: the first error says that nobody is left.
+    let accepted = iter::from_fn(|| listener.accept().ok()).collect::<Vec<_>>();
+    drop(listener);
+    let streams = accepted.into_iter().filter_map(|(stream, _)| {
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    });
+    streams.collect()
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Face {
+    http: http1::Builder,
+    router: Router,
+    idle: Duration,
+    metrics: Arc<Metrics>,
+    /// Changes when no new connections are taken any more.
+    ended: watch::Receiver<()>,
+}
+
+impl Face {
+    /// Answers what comes over a connection, until one of both ends it.
+    async fn converse(mut self, stream: TcpStream, permit: Option<OwnedSemaphorePermit>) {
         // Answers are small: holding one back to fill a packet only delays it.
         if let Err(error) = stream.set_nodelay(true) {
             warn!(%error, "cannot set TCP_NODELAY");
         }
-        let service = TowerToHyperService::new(router.clone());
-        let stream = TokioIo::new(Bounded::new(stream, limits.idle));
-        let connection = http.serve_connection(stream, service);
-        let mut ended = ended.clone();
-        connections.spawn(async move {
-            let mut connection = pin!(connection);
-            let result = tokio::select! {
-                result = &mut connection => result,
-                _ = ended.changed() => {
+        let service = TowerToHyperService::new(self.router);
+        let stream = TokioIo::new(Bounded::new(stream, self.idle));
+        let mut connection = pin!(self.http.serve_connection(stream, service));
+        let result = tokio::select! {
+            result = &mut connection => result,
+            _ = self.ended.changed() => {
+                let ended = time::timeout(LAST_WORDS, &mut connection).await;
+                if let Ok(result) = ended {
+                    result
+                } else {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
-            };
-            // Clients leave in many ways; none of them is a fault of the server.
-            if let Err(error) = result {
-                debug!(%error, "a connection ended early");
             }
-            drop(permit);
-        });
+        };
+        // Clients leave in many ways; none of them is a fault of the server.
+        if let Err(error) = result {
+            // Such a request never gets as far as the router, where all others are counted.
+            if error.is_parse() {
+                self.metrics.count_error("unreadable_head");
+            }
+            debug!(%error, "a connection ended early");
+        }
+        drop(permit);
     }
-    drop(listener);
-    drop(ending);
-    while connections.join_next().await.is_some() {}
 }
 
 /// A stream whose other end has to go on taking what is written.

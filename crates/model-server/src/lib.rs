@@ -27,6 +27,7 @@ mod measure;
 mod metrics;
 mod model;
 mod phase;
+mod room;
 mod settings;
 mod state;
 mod telemetry;

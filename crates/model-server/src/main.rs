@@ -1,9 +1,14 @@
 //! The command line of the model server.
 
-use std::{convert::identity, future::Future, io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    convert::identity, env, future::Future, io::Write as _, process::ExitCode, time::Duration,
+};
 
 use anyhow::anyhow;
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable,
+    error::ErrorKind,
+};
 use model_server::{
     HealthcheckArguments, MeasureArguments, ServeArguments, healthcheck, logging, measure, run,
 };
@@ -52,7 +57,8 @@ Exit codes: 0 stopped as told; 1 the release cannot be served, the port is taken
 cut at the end; 2 a setting is missing or wrong.";
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let matches = without_empty_variables(CommandLine::command()).get_matches();
+    let line = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match line.command {
         Some(Command::Healthcheck(arguments)) => block_on(async {
             let answer = healthcheck(arguments).await?;
@@ -80,6 +86,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A variable that is set to nothing counts as not set: that is how Compose passes one that is empty
+/// in `.env`.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let value = argument.get_env().and_then(env::var_os);
+        if value.is_some_and(|value| value.is_empty()) {
+            argument.env(Resettable::Reset)
+        } else {
+            argument
+        }
+    });
+    command.mut_subcommands(without_empty_variables)
 }
 
 /// Runs `work` to its end, and does not wait for threads that it left behind: a load that was

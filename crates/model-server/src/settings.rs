@@ -64,8 +64,8 @@ pub struct ServeArguments {
     #[arg(long, env = "INFERENCE_THREADS", value_name = "COUNT")]
     inference_threads: Option<NonZeroUsize>,
 
-    /// Forward passes at the same time; one that is alone uses all threads [default: as many as
-    /// threads]
+    /// Forward passes at the same time, at most as many as threads; one that is alone uses all
+    /// threads [default: as many as threads]
     #[arg(long, env = "INFERENCE_WORKERS", value_name = "COUNT")]
     inference_workers: Option<NonZeroUsize>,
 
@@ -84,7 +84,8 @@ pub struct ServeArguments {
     )]
     max_batch_tokens: NonZeroUsize,
 
-    /// Texts that may wait for their turn; beyond it clients are told to come back (429)
+    /// Texts that may wait for their turn; beyond it clients are told to come back (429). One
+    /// request may have a quarter as many
     #[arg(
         long,
         env = "QUEUE_CAPACITY",
@@ -101,6 +102,16 @@ pub struct ServeArguments {
         value_name = "BYTES"
     )]
     max_body_bytes: NonZeroUsize,
+
+    /// Memory for request bodies above 16 KiB that are under way, all together; beyond it
+    /// clients are told to come back (429); at least the largest body
+    #[arg(
+        long,
+        env = "MAX_PENDING_BYTES",
+        default_value = "67108864",
+        value_name = "BYTES"
+    )]
+    max_pending_bytes: NonZeroUsize,
 
     /// How long a client waits at most for a prediction (504); from 0.01 to 100
     #[arg(long, env = "REQUEST_TIMEOUT_SECONDS", default_value = "30", value_name = "SECONDS",
@@ -236,6 +247,8 @@ pub struct Settings {
     pub queue_capacity: NonZeroUsize,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
+    /// Bytes of larger request bodies that may be under way together.
+    pub max_pending_bytes: usize,
     /// How long a client waits at most for a prediction.
     pub request_timeout: Duration,
     /// How much a client may ask of a connection.
@@ -274,6 +287,7 @@ impl ServeArguments {
             max_batch_tokens: self.max_batch_tokens,
             queue_capacity: self.queue_capacity,
             max_body_bytes: self.max_body_bytes.get(),
+            max_pending_bytes: self.max_pending_bytes.max(self.max_body_bytes).get(),
             request_timeout: self.request_timeout_seconds,
             connections: ConnectionLimits {
                 connections: self.connections.max_connections.get(),

@@ -11,9 +11,14 @@ use crate::{
     keys::ApiKeys,
     metrics::Metrics,
     phase::{CurrentPhase, Phase},
+    room::Budget,
     settings::{RequestLog, Settings},
     telemetry::Telemetry,
 };
+
+/// One request takes at most the queue's capacity divided by this: a larger one would find room only
+/// in an empty queue, and might be turned away forever.
+const SHARE_OF_QUEUE: usize = 4;
 
 /// One server's shared state.
 #[derive(Debug)]
@@ -28,7 +33,10 @@ pub(crate) struct ServerState {
     pub(crate) request_timeout: Duration,
     /// Largest request body in bytes.
     pub(crate) max_body_bytes: usize,
-    /// The most texts that one request may have: all of them have to find room in the queue.
+    /// How much of memory large bodies may take together.
+    pub(crate) budget: Arc<Budget>,
+    /// The most texts that one request may have: all of them have to find room in the queue, also
+    /// where others wait there.
     pub(crate) max_texts: usize,
     /// Which requests are logged.
     pub(crate) request_log: RequestLog,
@@ -66,7 +74,8 @@ impl ServerState {
             engine: settings.engine,
             request_timeout: settings.request_timeout,
             max_body_bytes: settings.max_body_bytes,
-            max_texts: settings.queue_capacity.get(),
+            budget: Budget::new(settings.max_pending_bytes),
+            max_texts: settings.queue_capacity.get().div_ceil(SHARE_OF_QUEUE),
             request_log: settings.request_log,
             keys: None,
             phase: CurrentPhase::loading(),

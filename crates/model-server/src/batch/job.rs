@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -7,8 +10,12 @@ use super::queue::Waiting;
 use crate::{
     engine::{EngineError, Tensor},
     model::LogitsShape,
+    room::Room,
     text::{NonFinite, TextError, TokenIds},
 };
+
+/// Bytes of a text that takes milliseconds to be cut into tokens.
+const LONG_TEXT: usize = 64 * 1024;
 
 /// What to take through the model.
 #[derive(Debug)]
@@ -23,6 +30,8 @@ pub(crate) enum Work {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) work: Work,
+    /// What its request holds of memory, if it is much.
+    pub(crate) room: Option<Arc<Room>>,
     /// When it was asked for.
     pub(crate) arrived: Instant,
     /// When its answer comes too late.
@@ -89,6 +98,8 @@ pub(crate) enum InferenceError {
     Logits(#[from] NonFinite),
     #[error("the inference engine panicked: {0}")]
     Panicked(String),
+    #[error("the inference engine is broken: {0}")]
+    Broken(String),
     #[error("this release has no tokenizer")]
     NoTokenizer,
     #[error("its time was up before its turn came")]
@@ -99,6 +110,8 @@ pub(crate) enum InferenceError {
 #[derive(Debug)]
 pub(crate) struct PreparedJob {
     pub(super) input: Input,
+    /// What its tensors hold of memory, if it is much.
+    pub(super) room: Option<Arc<Room>>,
     pub(super) arrived: Instant,
     pub(super) deadline: Instant,
     pub(super) tokenize: Duration,
@@ -127,6 +140,15 @@ impl PreparedJob {
             inference: ended.saturating_duration_since(began),
         };
         let _ = self.answer.send(Answer { outcome, times });
+        // Its tensors are gone too.
+        drop(self.room);
+    }
+}
+
+impl Job {
+    /// Whether it takes so long to cut its text into tokens that nobody else should wait for it.
+    pub(super) fn is_slow_to_prepare(&self) -> bool {
+        matches!(&self.work, Work::Text(text) if text.len() > LONG_TEXT)
     }
 }
 

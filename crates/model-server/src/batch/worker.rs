@@ -32,8 +32,8 @@ pub(crate) struct Plan {
     pub(crate) task: Task,
     /// What may share a forward pass.
     pub(crate) policy: Policy,
-    /// Inputs with which an engine shows that it works.
-    pub(crate) proof: Vec<Tensor>,
+    /// Inputs with which an engine shows that it works, where any are known.
+    pub(crate) proof: Option<Vec<Tensor>>,
     /// Whether a forward pass that is alone is faster on several threads.
     pub(crate) spread_pays: bool,
     /// How long a forward pass of one short text takes on one thread.
@@ -47,8 +47,10 @@ pub(crate) struct Shop {
     pub(crate) task: Task,
     /// Where work waits.
     pub(crate) queue: Queue<Job, PreparedJob>,
-    /// Inputs with which an engine shows that it works.
-    proof: Vec<Tensor>,
+    /// The most tokens in a forward pass, padding included.
+    pub(crate) most_tokens: usize,
+    /// Inputs with which an engine shows that it works, where any are known.
+    proof: Option<Vec<Tensor>>,
     /// The places of all of the graph's outputs.
     outputs: Vec<usize>,
     /// Whether a forward pass that is alone is faster on several threads.
@@ -75,11 +77,22 @@ impl Shop {
         Self {
             task,
             queue: Queue::new(capacity, policy, worth_waking.clamp(1, capacity)),
+            most_tokens: policy.tokens,
             proof,
             outputs: (0..outputs).collect(),
             spread_pays,
             metrics,
         }
+    }
+
+    /// Whether an engine can still answer, as far as anybody can tell.
+    fn prove(&self, engine: &mut dyn Engine) -> Result<(), String> {
+        let Some(proof) = &self.proof else {
+            return Ok(());
+        };
+        let pass = || self.task.prove(engine, proof, &self.outputs, Spread::Alone);
+        let proved = catch_unwind(AssertUnwindSafe(pass));
+        proved.unwrap_or_else(|panic| Err(panic_message(panic.as_ref())))
     }
 }
 
@@ -205,7 +218,11 @@ fn serve(shop: &Shop, engine: &mut dyn Engine, pulse: &Pulse) -> Result<(), Stri
     let _present = Present::at(&shop.queue);
     while let Some(turn) = shop.queue.take() {
         match turn {
-            Turn::Prepare(jobs) => prepare_all(shop, jobs),
+            Turn::Prepare(jobs) => {
+                pulse.begin(Instant::now());
+                prepare_all(shop, jobs);
+                pulse.end();
+            }
             Turn::Drop(jobs) => {
                 let now = Instant::now();
                 for job in jobs {
@@ -227,6 +244,36 @@ fn serve(shop: &Shop, engine: &mut dyn Engine, pulse: &Pulse) -> Result<(), Stri
     Ok(())
 }
 
+/// Cuts texts into tokens, the long ones last: while this worker is at those, the others count
+/// it as away, and come for what arrives meanwhile.
+fn prepare_all(shop: &Shop, jobs: Vec<Job>) {
+    if !jobs.iter().any(Job::is_slow_to_prepare) {
+        return prepare_some(shop, jobs);
+    }
+    let (long, short): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_slow_to_prepare);
+    prepare_some(shop, short);
+    let _away = Away::from(&shop.queue);
+    for job in long {
+        prepare_some(shop, vec![job]);
+    }
+}
+
+/// Counts a worker as not there, until it is dropped.
+struct Away<'a>(&'a Queue<Job, PreparedJob>);
+
+impl<'a> Away<'a> {
+    fn from(queue: &'a Queue<Job, PreparedJob>) -> Self {
+        queue.leave();
+        Self(queue)
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.enter();
+    }
+}
+
 /// Counts a worker as there, until it is dropped.
 struct Present<'a>(&'a Queue<Job, PreparedJob>);
 
@@ -243,7 +290,7 @@ impl Drop for Present<'_> {
     }
 }
 
-fn prepare_all(shop: &Shop, jobs: Vec<Job>) {
+fn prepare_some(shop: &Shop, jobs: Vec<Job>) {
     let count = jobs.len();
     let now = Instant::now();
     let ready: Vec<_> = jobs
@@ -267,7 +314,9 @@ fn prepare(shop: &Shop, job: Job) -> Option<Prepared<PreparedJob>> {
         (Work::Text(_), Task::Tensors) => Err(InferenceError::NoTokenizer),
     };
     let ended = Instant::now();
-    let job = |input| PreparedJob {
+    let job = |input: Input| PreparedJob {
+        // A text is gone now, and its tokens are few.
+        room: job.room.filter(|_| matches!(input, Input::Tensors(_))),
         input,
         arrived: job.arrived,
         deadline: job.deadline,
@@ -312,25 +361,39 @@ fn run_batch(
         Ok(outcomes) => outcomes,
         Err(error) => batch.iter().map(|_| Err(error.clone())).collect::<Vec<_>>(),
     };
-    pulse.end();
     let ended = Instant::now();
-    let panic = outcomes.iter().find_map(|outcome| match outcome {
-        Err(InferenceError::Panicked(reason)) => Some(reason.clone()),
-        _ => None,
-    });
+    let proved = match outcomes.iter().find_map(|it| engine_failure(it.as_ref())) {
+        None => Ok(()),
+        // The engine has to prove itself, or it would be healthy and dead.
+        Some(failure) => {
+            if matches!(failure, InferenceError::Panicked(_)) {
+                shop.metrics.engine_panicked();
+            }
+            shop.prove(engine)
+                .map_err(|error| format!("after {:?}: {error}", failure.to_string()))
+        }
+    };
+    pulse.end();
     for (job, outcome) in batch.into_iter().zip(outcomes) {
+        // What the client sent is to blame only where the engine is not.
+        let outcome = match (&proved, outcome) {
+            (Err(reason), Err(_)) => Err(InferenceError::Broken(reason.clone())),
+            (_, outcome) => outcome,
+        };
         job.finish(outcome, began, ended);
     }
-    match panic {
-        None => Ok(()),
-        // After a panic the engine has to prove itself, or it would be healthy and dead.
-        Some(reason) => {
-            shop.metrics.engine_panicked();
-            let proof = contain(|| Ok(engine.run(&shop.proof, &shop.outputs, Spread::Alone)?));
-            proof
-                .map(drop)
-                .map_err(|error| format!("after the panic {reason:?}: {error}"))
-        }
+    proved
+}
+
+/// What went wrong with a job, if the engine may be to blame.
+fn engine_failure(outcome: Result<&Outcome, &InferenceError>) -> Option<InferenceError> {
+    match outcome {
+        Err(
+            error @ (InferenceError::Engine(_)
+            | InferenceError::Shape(_)
+            | InferenceError::Panicked(_)),
+        ) => Some(error.clone()),
+        _ => None,
     }
 }
 

@@ -79,7 +79,7 @@ pub enum GraphError {
     },
     /// An input that this server has nothing for.
     #[error(
-        "its input {0:?} is unknown; expected input_ids, and beside it at most attention_mask and token_type_ids"
+        "its input {0:?} is unknown; expected input_ids, and beside it at most attention_mask, token_type_ids and position_ids"
     )]
     UnknownInput(String),
     /// Nothing takes the text.

@@ -11,6 +11,7 @@ use crate::{
     lifecycle::{Loaded, load},
     model::Task,
     settings::{ServeArguments, Settings},
+    text::TokenIds,
 };
 
 #[derive(Parser)]
@@ -148,4 +149,44 @@ fn a_file_that_is_no_library_is_named() {
     settings.onnxruntime_library = Some(path.clone());
     let error = load(&settings).map(drop).unwrap_err().to_string();
     assert!(error.contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn neighbors_in_a_batch_change_the_answers_of_a_graph_that_quantizes_as_it_goes() {
+    for engine in [EngineKind::Rten, EngineKind::Onnxruntime] {
+        let mut settings = settings("1", engine);
+        settings.model_root = repository().join("crates/model-server/tests/data/models");
+        settings.model_name = "quantizing".to_owned();
+        let Loaded {
+            plan, mut engines, ..
+        } = load(&settings).unwrap();
+        // Which is why they have none.
+        assert_eq!(plan.policy.texts, 1);
+        let Task::Text(model) = plan.task else {
+            panic!("it reads texts");
+        };
+        let golden = read("models/sentiment/golden.jsonl");
+        let texts: Vec<_> = golden
+            .lines()
+            .map(|line| {
+                let golden: Value = serde_json::from_str(line).unwrap();
+                let text = golden["input"]["text"].as_str().unwrap();
+                model.tokenizer.tokenize(text).unwrap()
+            })
+            .collect();
+        let mut logits = |texts: &[&TokenIds]| {
+            let outputs = engines[0].run(&model.pack(texts), &[model.logits()], Spread::Alone);
+            let logits = outputs.unwrap().pop().unwrap();
+            model.unpack(logits, texts.len()).unwrap()
+        };
+        let differs = texts.windows(2).any(|pair| {
+            let together = logits(&[&pair[0], &pair[1]]);
+            let alone = logits(&[&pair[0]]);
+            together[0]
+                .iter()
+                .zip(&alone[0])
+                .any(|(one, other)| (one - other).abs() > 1e-4)
+        });
+        assert!(differs, "{engine:?}");
+    }
 }

@@ -10,6 +10,7 @@ use tokio::{sync::oneshot, time::timeout_at};
 use super::error::ApiError;
 use crate::{
     batch::{Answer, Job, PushError, Work},
+    room::Room,
     state::{ServerState, Serving},
 };
 
@@ -64,9 +65,10 @@ pub(super) fn serving(state: &ServerState) -> Result<&Serving, ApiError> {
 pub(super) async fn ask(
     state: &Arc<ServerState>,
     work: Work,
+    room: Option<Arc<Room>>,
     deadline: Deadline,
 ) -> Result<Answer, ApiError> {
-    let (job, answered) = job(work, deadline);
+    let (job, answered) = job(work, room, deadline);
     push(state, iter::once(job))?;
     wait(state, answered, deadline).await
 }
@@ -76,10 +78,13 @@ pub(super) async fn ask(
 pub(super) async fn ask_all(
     state: &Arc<ServerState>,
     work: Vec<Work>,
+    room: Option<&Arc<Room>>,
     deadline: Deadline,
 ) -> Result<Vec<Answer>, ApiError> {
-    let (jobs, waiting): (Vec<_>, Vec<_>) =
-        work.into_iter().map(|work| job(work, deadline)).unzip();
+    let (jobs, waiting): (Vec<_>, Vec<_>) = work
+        .into_iter()
+        .map(|work| job(work, room.cloned(), deadline))
+        .unzip();
     push(state, jobs.into_iter())?;
     let mut answers = Vec::with_capacity(waiting.len());
     for answered in waiting {
@@ -88,10 +93,15 @@ pub(super) async fn ask_all(
     Ok(answers)
 }
 
-fn job(work: Work, deadline: Deadline) -> (Job, oneshot::Receiver<Answer>) {
+fn job(
+    work: Work,
+    room: Option<Arc<Room>>,
+    deadline: Deadline,
+) -> (Job, oneshot::Receiver<Answer>) {
     let (answer, answered) = oneshot::channel();
     let job = Job {
         work,
+        room,
         arrived: Instant::now(),
         deadline: deadline.at,
         answer,

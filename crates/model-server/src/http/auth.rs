@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::error::ApiError;
+use super::{body, error::ApiError};
 use crate::state::ServerState;
 
 /// The other header for a key.
@@ -36,7 +36,8 @@ pub(super) async fn require_key(
     if is_open || key_of(request.headers()).is_some_and(|key| keys.hold(key)) {
         next.run(request).await
     } else {
-        ApiError::NoKey.into_response()
+        let refused = body::refuse(&state, request.into_body(), ApiError::NoKey).await;
+        refused.into_response()
     }
 }
 

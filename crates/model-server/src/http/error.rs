@@ -1,16 +1,17 @@
-use std::{any::Any, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    http::{HeaderValue, Method, StatusCode, Uri, header},
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use thiserror::Error;
 use utoipa::{IntoResponses, ToSchema};
 
-use super::PATHS;
-use crate::batch::panic_message;
+use super::{PATHS, body};
+use crate::{batch::panic_message, state::ServerState};
 
 /// Seconds after which a client that was turned away may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -22,6 +23,8 @@ pub(super) enum ApiError {
     Unavailable(String),
     #[error("too many texts are waiting; try again in a second")]
     QueueFull,
+    #[error("too many large requests are under way; try again in a second")]
+    NoRoom,
     #[error("no prediction within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
@@ -36,6 +39,8 @@ pub(super) enum ApiError {
     NoKey,
     #[error("there is no {asked} here; this server has {served}")]
     UnknownModel { asked: String, served: String },
+    #[error("the path cannot be read: {0}")]
+    Path(String),
     #[error("the body is no request of the Open Inference Protocol: {0}")]
     Protocol(serde_json::Error),
     #[error("there is no {path}; this server knows {PATHS}")]
@@ -108,6 +113,12 @@ pub(super) enum Refusals {
     /// API keys are set, and the request carries none of them.
     #[response(status = 401)]
     NoKey(#[to_schema] ErrorBody),
+    /// The path has other methods, which `Allow` lists.
+    #[response(status = 405)]
+    Method(#[to_schema] ErrorBody),
+    /// The server failed; the log says more.
+    #[response(status = 500)]
+    Failed(#[to_schema] ErrorBody),
     /// The head of the request is larger than the server allows.
     #[response(status = 431)]
     LargeHead,
@@ -120,9 +131,6 @@ pub(super) enum InferenceFailures {
     /// Too much is waiting; try again after the seconds in `Retry-After`.
     #[response(status = 429)]
     Full(#[to_schema] ErrorBody),
-    /// The model failed on this request.
-    #[response(status = 500)]
-    Failed(#[to_schema] ErrorBody),
     /// The server is loading, draining or broken.
     #[response(status = 503)]
     Unavailable(#[to_schema] ErrorBody),
@@ -131,14 +139,26 @@ pub(super) enum InferenceFailures {
     Timeout(#[to_schema] ErrorBody),
 }
 
+/// What every route may answer that names a model in its path.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
+pub(super) enum BadName {
+    /// The path cannot be read, or the body of a request that has one.
+    #[response(status = 400)]
+    Unreadable(#[to_schema] ErrorBody),
+    /// Another model or version is served.
+    #[response(status = 404)]
+    Unknown(#[to_schema] ErrorBody),
+}
+
 impl ApiError {
     /// The only place where an error becomes a status.
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull | Self::NoRoom => StatusCode::TOO_MANY_REQUESTS,
             Self::UnknownPath { .. } | Self::UnknownModel { .. } | Self::NoTexts => {
                 StatusCode::NOT_FOUND
             }
@@ -148,6 +168,7 @@ impl ApiError {
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TimeoutHeader
+            | Self::Path(_)
             | Self::BodyUnreadable(_)
             | Self::NoBody
             | Self::Json(_)
@@ -162,12 +183,14 @@ impl ApiError {
         ErrorKind(match self {
             Self::Unavailable(_) => "unavailable",
             Self::QueueFull => "queue_full",
+            Self::NoRoom => "no_room",
             Self::Timeout(_) => "timeout",
             Self::Internal(_) => "internal",
             Self::NoTexts => "no_texts",
             Self::TimeoutHeader => "timeout_header",
             Self::NoKey => "no_key",
             Self::UnknownModel { .. } => "unknown_model",
+            Self::Path(_) => "path",
             Self::Protocol(_) => "protocol",
             Self::UnknownPath { .. } => "unknown_path",
             Self::WrongMethod { .. } => "wrong_method",
@@ -183,7 +206,7 @@ impl ApiError {
     }
 
     fn may_retry(&self) -> bool {
-        matches!(self, Self::QueueFull | Self::Unavailable(_))
+        matches!(self, Self::QueueFull | Self::NoRoom | Self::Unavailable(_))
     }
 }
 
@@ -216,15 +239,26 @@ impl IntoResponse for ApiError {
 }
 
 /// Answers for every path without a route.
-pub(super) async fn unknown_path(uri: Uri) -> ApiError {
-    ApiError::UnknownPath {
-        path: uri.path().to_owned(),
-    }
+pub(super) async fn unknown_path(
+    State(state): State<Arc<ServerState>>,
+    request: Request,
+) -> ApiError {
+    let path = request.uri().path().to_owned();
+    body::refuse(&state, request.into_body(), ApiError::UnknownPath { path }).await
 }
 
 /// Answers for a path that has other methods; the `Allow` header is the router's.
-pub(super) async fn wrong_method(method: Method) -> ApiError {
-    ApiError::WrongMethod { method }
+pub(super) async fn wrong_method(
+    State(state): State<Arc<ServerState>>,
+    request: Request,
+) -> ApiError {
+    let method = request.method().clone();
+    body::refuse(
+        &state,
+        request.into_body(),
+        ApiError::WrongMethod { method },
+    )
+    .await
 }
 
 /// Answers for a handler that panicked.

@@ -12,6 +12,8 @@ mod observe;
 mod oip;
 mod predict;
 mod request_id;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -26,13 +28,32 @@ const PATHS: &str = "GET /health, POST /predict, GET /v2, and what GET /docs tel
 
 /// The server's routes, with their layers. A layer wraps what stands above it.
 pub(crate) fn router(state: Arc<ServerState>) -> Router {
-    let shared = || Arc::clone(&state);
+    let (router, openapi) = documented(&state).split_for_parts();
+    let mut router = router
+        .layer(docs::share(&openapi))
+        .fallback(error::unknown_path)
+        .method_not_allowed_fallback(error::wrong_method);
+    if state.keys.is_some() {
+        let layer = middleware::from_fn_with_state(Arc::clone(&state), auth::require_key);
+        router = router.layer(layer);
+    }
+    router
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&state),
+            observe::observe,
+        ))
+        .with_state(state)
+}
+
+/// All routes, with what the document says of them.
+fn documented(state: &Arc<ServerState>) -> OpenApiRouter<Arc<ServerState>> {
+    let shared = || Arc::clone(state);
     let predictions = OpenApiRouter::new()
         .routes(routes!(predict::predict))
         .merge(oip::inference_routes())
         .layer(middleware::from_fn_with_state(shared(), observe::count));
-    let (router, openapi) = OpenApiRouter::with_openapi(docs::description())
-        .merge(predictions)
+    let others = OpenApiRouter::new()
         .merge(oip::routes())
         .routes(routes!(health::health))
         .routes(routes!(health::live))
@@ -41,16 +62,8 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
         .routes(routes!(metrics::metrics))
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::page))
-        .split_for_parts();
-    let mut router = router
-        .layer(docs::share(&openapi))
-        .fallback(error::unknown_path)
-        .method_not_allowed_fallback(error::wrong_method);
-    if state.keys.is_some() {
-        router = router.layer(middleware::from_fn_with_state(shared(), auth::require_key));
-    }
-    router
-        .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(middleware::from_fn_with_state(shared(), observe::observe))
-        .with_state(state)
+        .layer(middleware::from_fn_with_state(shared(), body::ignore));
+    OpenApiRouter::with_openapi(docs::description())
+        .merge(predictions)
+        .merge(others)
 }

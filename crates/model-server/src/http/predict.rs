@@ -128,9 +128,12 @@ pub(super) async fn predict(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let deadline = Deadline::of(&state, &head.headers)?;
-    expect_json(&head.headers)?;
-    let body = body::read(body, state.max_body_bytes, deadline).await?;
+    let checked = expect_json(&head.headers).and_then(|()| Deadline::of(&state, &head.headers));
+    let deadline = match checked {
+        Ok(deadline) => deadline,
+        Err(error) => return Err(body::refuse(&state, body, error).await),
+    };
+    let (body, room) = body::read(&state, body, deadline).await?;
     let PredictRequest { text, texts, top_k } = parse(&body, state.max_texts)?;
     let Task::Text(model) = &serving(&state)?.shop.task else {
         return Err(ApiError::NoTexts);
@@ -138,7 +141,7 @@ pub(super) async fn predict(
     let model_version = state.model_version.clone();
     let (mut response, times) = match (text, texts) {
         (Some(text), _) => {
-            let answer = ask(&state, Work::Text(text), deadline).await?;
+            let answer = ask(&state, Work::Text(text), room, deadline).await?;
             let times = answer.times;
             let prediction = prediction(model, answer, top_k).map_err(|it| it.of_one(deadline))?;
             // What a header cannot hold is left out of it.
@@ -154,11 +157,14 @@ pub(super) async fn predict(
             (response, times)
         }
         (None, texts) => {
-            let work = texts.into_iter().flatten().map(Work::Text).collect();
-            let answers = ask_all(&state, work, deadline).await?;
+            let texts = texts.unwrap_or_default();
+            let blank: Vec<bool> = texts.iter().map(|text| is_blank(text)).collect();
+            let work = texts.into_iter().filter(|text| !is_blank(text));
+            let work = work.map(Work::Text).collect();
+            let answers = ask_all(&state, work, room.as_ref(), deadline).await?;
             let times = answers.iter().map(|answer| answer.times);
             let times = times.fold(StageTimes::default(), StageTimes::longest);
-            let predictions = several(model, answers, top_k, deadline)?;
+            let predictions = several(model, &blank, answers, top_k, deadline)?;
             let body = BatchResponse {
                 predictions,
                 model_version,
@@ -198,17 +204,25 @@ impl Refused {
     }
 }
 
-/// One item per answer; an error only where not a single text was answered.
+/// One item per text, of which the blank ones were not asked; an error only where not a single text was answered.
 fn several(
     model: &TextModel,
+    blank: &[bool],
     answers: Vec<Answer>,
     top_k: Option<usize>,
     deadline: Deadline,
 ) -> Result<Vec<BatchItem>, ApiError> {
-    let mut items = Vec::with_capacity(answers.len());
+    let mut items = Vec::with_capacity(blank.len());
     let mut answered = false;
     let mut last = None;
-    for answer in answers {
+    let mut answers = answers.into_iter();
+    for blank in blank {
+        let answer = if *blank { None } else { answers.next() };
+        let Some(answer) = answer else {
+            let error = "text is blank; expected some words".to_owned();
+            items.push(BatchItem::Failed { error });
+            continue;
+        };
         items.push(match prediction(model, answer, top_k) {
             Ok(prediction) => {
                 answered = true;
@@ -347,6 +361,10 @@ fn text_of(
     }
 }
 
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}
+
 fn texts_of(value: Value, max_texts: usize) -> Result<Vec<String>, ApiError> {
     let texts = match value {
         Value::Array(texts) => texts,
@@ -362,11 +380,20 @@ fn texts_of(value: Value, max_texts: usize) -> Result<Vec<String>, ApiError> {
         );
         return Err(wrong(TEXTS, problem));
     }
-    texts
+    let text = |(place, text)| match text {
+        // A blank one fails by itself.
+        Value::String(text) => Ok(text),
+        other => text_of(other, TEXTS, || format!("texts[{place}]")),
+    };
+    let texts: Vec<String> = texts
         .into_iter()
         .enumerate()
-        .map(|(place, text)| text_of(text, TEXTS, || format!("texts[{place}]")))
-        .collect()
+        .map(text)
+        .collect::<Result<_, _>>()?;
+    if texts.iter().all(|text| is_blank(text)) {
+        return Err(wrong(TEXTS, "all of texts are blank; expected some words"));
+    }
+    Ok(texts)
 }
 
 fn top_k_of(object: &mut Map<String, Value>) -> Result<Option<usize>, ApiError> {
@@ -433,7 +460,7 @@ mod tests {
             (r#"{"texts": []}"#, "texts holds 0; expected 1 to 3"),
             (r#"{"texts": ["a", "b", "c", "d"]}"#, "texts holds 4"),
             (r#"{"texts": ["a", 7]}"#, "texts[1] is a number"),
-            (r#"{"texts": ["a", " "]}"#, "texts[1] is blank"),
+            (r#"{"texts": ["", " "]}"#, "all of texts are blank"),
             (
                 r#"{"text": "a", "texts": ["b"]}"#,
                 "text and texts are both there",

@@ -10,6 +10,7 @@ use model_repository::{
     CONFIG_FILE, MODEL_FILE, ReleaseDirectory, RepositoryError, TOKENIZER_FILE,
 };
 use thiserror::Error;
+use tracing::warn;
 
 use crate::{
     batch::{Plan, Policy, panic_message},
@@ -17,7 +18,7 @@ use crate::{
         Engine, EngineKind, EngineUnavailable, GraphError, GraphFile, Model, OnnxRuntime,
         OnnxRuntimeModel, RtenModel, Signature, Spread, Tensor,
     },
-    model::{Task, TextModel, warm_up_inputs},
+    model::{Task, TextModel, logits_of, warm_up_inputs},
     settings::Settings,
     text::{ConfigError, ModelConfig, TextTokenizer, TokenizerError},
 };
@@ -152,16 +153,16 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     let signature = model.signature().clone();
     let task = match texts {
         None => Task::Tensors,
-        Some((tokenizer, config)) => Task::Text(Box::new(
-            TextModel::new(
-                &signature,
-                tokenizer,
-                config.labels,
-                config.problem,
-                config.padding,
-            )
-            .map_err(unusable)?,
-        )),
+        Some((tokenizer, config)) => {
+            let (_, logits) = logits_of(&signature).map_err(unusable)?;
+            let classes = config.classes(logits);
+            let classes = classes.map_err(|source| LoadError::Config {
+                path: release.file(CONFIG_FILE),
+                source,
+            })?;
+            let model = TextModel::new(&signature, tokenizer, classes, config.filling);
+            Task::Text(Box::new(model.map_err(unusable)?))
+        }
     };
 
     let failed = |reason| LoadError::WarmUp {
@@ -173,9 +174,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     for _ in 0..settings.inference_workers.get() {
         engines.push(Arc::clone(&model).engine()?);
     }
-    for engine in &mut engines {
-        first_pass(engine.as_mut(), &task, &signature, &proof).map_err(failed)?;
-    }
+    let proved = prove(&mut engines, &task, &signature, &proof).map_err(failed)?;
     let [pace, spread] = match engines.first_mut() {
         Some(engine) => {
             [Spread::Alone, Spread::All].map(|spread| time(engine.as_mut(), &proof, spread))
@@ -187,6 +186,8 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     } else {
         (MAX_TEXTS, MAX_PADDING)
     };
+    // What cannot be filled up shares a pass only with what has its length.
+    let padding = if task.can_fill_up() { padding } else { 0 };
     let max_texts = match settings.max_batch_texts {
         Some(set) => set.get(),
         None if depends_on_neighbors => 1,
@@ -202,7 +203,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
                 tokens: settings.max_batch_tokens.get(),
                 padding,
             },
-            proof,
+            proof: proved.then_some(proof),
             // Small models lose more by handing work over than they win.
             spread_pays: threads > 1 && spread < pace,
             pace,
@@ -221,6 +222,30 @@ fn texts_of(release: &ReleaseDirectory) -> Result<(TextTokenizer, ModelConfig), 
     Ok((tokenizer, config))
 }
 
+/// Has each engine show that it works, and tells whether it did: `false` where the first pass was a
+/// guess that the model refused.
+fn prove(
+    engines: &mut [Box<dyn Engine>],
+    task: &Task,
+    signature: &Signature,
+    proof: &[Tensor],
+) -> Result<bool, String> {
+    for engine in engines {
+        match first_pass(engine.as_mut(), task, signature, proof) {
+            Ok(()) => {}
+            Err(reason) if task.may_refuse_a_guess(signature) => {
+                warn!(
+                    reason,
+                    "not proved: the model refuses zeros in tensors whose lengths were guessed"
+                );
+                return Ok(false);
+            }
+            Err(reason) => return Err(reason),
+        }
+    }
+    Ok(true)
+}
+
 /// Runs a first pass, and checks that its answer can be read.
 fn first_pass(
     engine: &mut dyn Engine,
@@ -228,25 +253,9 @@ fn first_pass(
     signature: &Signature,
     proof: &[Tensor],
 ) -> Result<(), String> {
+    let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
     let mut result = Ok(());
-    engine.enter(&mut |engine| {
-        result = match task {
-            Task::Text(model) => engine
-                .run(proof, &[model.logits()], Spread::All)
-                .map_err(|error| error.to_string())
-                .and_then(|mut outputs| {
-                    let logits = outputs.pop().ok_or("no logits")?;
-                    let rows = model.unpack(logits, 1).map_err(|error| error.to_string())?;
-                    let probabilities = model.problem.probabilities(&rows[0]);
-                    probabilities.map(drop).map_err(|error| error.to_string())
-                }),
-            Task::Tensors => {
-                let all: Vec<usize> = (0..signature.outputs.len()).collect();
-                let outputs = engine.run(proof, &all, Spread::All);
-                outputs.map(drop).map_err(|error| error.to_string())
-            }
-        };
-    });
+    engine.enter(&mut |engine| result = task.prove(engine, proof, &outputs, Spread::All));
     result
 }
 

@@ -139,6 +139,7 @@ pub async fn serve(
         listener,
         router,
         settings.connections,
+        Arc::clone(&state.metrics),
         closed
     ));
 

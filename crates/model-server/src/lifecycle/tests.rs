@@ -112,6 +112,17 @@ impl Server {
             .unwrap()
     }
 
+    /// Waits until the server says that it is not healthy, and returns its reason.
+    async fn until_unfit(&self) -> String {
+        loop {
+            let (status, health) = self.health().await;
+            if status == 503 {
+                return health["reason"].as_str().unwrap().to_owned();
+            }
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     async fn health(&self) -> (u16, Value) {
         let response = self.client.get(format!("{}/health", self.url)).send();
         let response = response.await.unwrap();
@@ -137,15 +148,14 @@ fn loaded(engine: Box<dyn Engine>) -> Loaded {
     let model = TextModel::new(
         &signature,
         TextTokenizer::parse(&tokenizer, 512).unwrap(),
-        config.labels,
-        config.problem,
-        config.padding,
+        config.classes(None).unwrap(),
+        config.filling,
     );
     let task = Task::Text(Box::new(model.unwrap()));
     Loaded {
         digest: "0".repeat(64),
         plan: Plan {
-            proof: warm_up_inputs(&task, &signature).unwrap(),
+            proof: Some(warm_up_inputs(&task, &signature).unwrap()),
             task,
             policy: Policy {
                 texts: 4,
@@ -273,12 +283,97 @@ async fn logits_that_do_not_match_the_labels_are_the_servers_fault() {
     );
 }
 
+#[tokio::test]
+async fn an_engine_that_fails_every_pass_makes_the_server_unfit() {
+    let broken = |_| Err(EngineError("out of order".to_owned()));
+    let server = Server::start(broken, |_| {});
+    assert_eq!(server.predict().await.status(), 500);
+    let reason = server.until_unfit().await;
+    assert!(reason.contains("out of order"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_one_pass_stays_at_work() {
+    let mut calls = 0;
+    let server = Server::start(
+        move |texts| {
+            calls += 1;
+            match calls {
+                1 => Err(EngineError("this once".to_owned())),
+                _ => Ok(POSITIVE.repeat(texts)),
+            }
+        },
+        |_| {},
+    );
+    assert_eq!(server.predict().await.status(), 500);
+    assert_eq!(server.health().await.0, 200);
+    assert_eq!(server.predict().await.status(), 200);
+}
+
+/// Sends tensors in place of a text.
+async fn infer(server: &Server) -> Response {
+    let path = format!("{}/v2/models/sentiment/infer", server.url);
+    let input = json!({"name": "input_ids", "datatype": "INT64", "shape": [1, 2], "data": [2, 3]});
+    let request = server.client.post(path).json(&json!({"inputs": [input]}));
+    request.send().await.unwrap()
+}
+
+#[tokio::test]
+async fn tensors_that_only_fail_themselves_are_the_clients_fault() {
+    let mut calls = 0;
+    let infer_tensors = move |texts: usize| {
+        calls += 1;
+        match calls {
+            1 => panic!("not these numbers"),
+            // The engine proves itself after each of the two.
+            2 | 4 => Ok(POSITIVE.repeat(texts)),
+            _ => Ok(vec![f32::NAN, 0.0]),
+        }
+    };
+    let server = Server::start(infer_tensors, |_| {});
+    let response = infer(&server).await;
+    assert_eq!(response.status(), 400);
+    assert!(error_of(response).await.contains("not these numbers"));
+    let response = infer(&server).await;
+    assert_eq!(response.status(), 400);
+    assert!(error_of(response).await.contains("no finite numbers"));
+    assert_eq!(server.health().await.0, 200);
+}
+
+#[tokio::test]
+async fn tensors_are_not_blamed_for_a_broken_engine() {
+    let server = Server::start(|_| Err(EngineError("out of order".to_owned())), |_| {});
+    assert_eq!(infer(&server).await.status(), 500);
+    server.until_unfit().await;
+}
+
+#[tokio::test]
+async fn a_proof_that_does_not_end_is_noticed() {
+    let (call, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    let (open, opened) = channel::<()>();
+    let mut first = true;
+    let infer = move |texts: usize| {
+        if std::mem::take(&mut first) {
+            return Err(EngineError("hung up".to_owned()));
+        }
+        let _ = call.send(());
+        let _ = opened.recv();
+        Ok(POSITIVE.repeat(texts))
+    };
+    let server = Server::start(infer, |it| it.request_timeout = Duration::from_millis(20));
+    assert_eq!(server.predict().await.status(), 504);
+    calls.recv().await.unwrap();
+    server.until_unfit().await;
+    drop(open);
+}
+
 /// Puts a text into the server's queue, past HTTP.
 fn push(server: &Server, within: Duration) -> oneshot::Receiver<crate::batch::Answer> {
     let (answer, answered) = oneshot::channel();
     let arrived = Instant::now();
     let job = Job {
         work: Work::Text("a fine film".to_owned()),
+        room: None,
         arrived,
         deadline: arrived + within,
         answer,

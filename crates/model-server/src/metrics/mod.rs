@@ -1,5 +1,6 @@
 //! Every counter, and the guards that move them. Handlers hold a guard and never name a counter.
 
+mod classic;
 mod histogram;
 mod scrape;
 mod table;
@@ -18,7 +19,7 @@ use self::{
 };
 use crate::batch::StageTimes;
 
-pub(crate) use self::scrape::exposition;
+pub(crate) use self::scrape::{Format, exposition};
 
 /// The route of requests to paths that are none.
 const UNMATCHED: &str = "unmatched";
@@ -136,6 +137,20 @@ impl Metrics {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         RequestGuard { metrics: self }
+    }
+
+    /// A request was refused or failed, in this way.
+    pub(crate) fn count_error(&self, name: &'static str) {
+        let kind = self.error_kinds.find(
+            |kind| kind.name == name,
+            || ErrorKind {
+                name,
+                count: AtomicU64::new(0),
+            },
+        );
+        if let Some(kind) = kind {
+            kind.count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The engine panicked over a batch.
@@ -259,17 +274,7 @@ impl<'a> AnswerGuard<'a> {
             metrics.tokenize.observe_time(times.tokenize);
         }
         if let Some(error) = error {
-            let kinds = &metrics.error_kinds;
-            let kind = kinds.find(
-                |kind| kind.name == error,
-                || ErrorKind {
-                    name: error,
-                    count: AtomicU64::new(0),
-                },
-            );
-            if let Some(kind) = kind {
-                kind.count.fetch_add(1, Ordering::Relaxed);
-            }
+            metrics.count_error(error);
         }
         took
     }

@@ -16,16 +16,28 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{Histogram, Route};
+use super::{Histogram, Route, classic::classic};
 use crate::{logging, state::ServerState};
 
-/// All counters of a server, in the `OpenMetrics` text format.
-pub(crate) fn exposition(state: Arc<ServerState>) -> Result<String, Error> {
+/// How a scrape is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Prometheus' own text format, version 0.0.4.
+    Prometheus,
+    /// The `OpenMetrics` text format, version 1.0.0.
+    OpenMetrics,
+}
+
+/// All counters of a server.
+pub(crate) fn exposition(state: Arc<ServerState>, format: Format) -> Result<String, Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape(state)));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
-    Ok(text)
+    Ok(match format {
+        Format::Prometheus => classic(&text),
+        Format::OpenMetrics => text,
+    })
 }
 
 #[derive(Debug)]

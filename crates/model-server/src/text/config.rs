@@ -8,12 +8,15 @@ use super::Problem;
 /// How many tokens a model takes when its `config.json` does not say.
 const DEFAULT_MAX_TOKENS: usize = 512;
 
+/// How many classes a model has when neither its `config.json` nor its graph says.
+const DEFAULT_LABELS: usize = 2;
+
 /// What is wrong with a `config.json`.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// Not JSON, or a key with a value of the wrong type.
     #[error(
-        "{0}; expected a JSON object with id2label, such as {{\"id2label\": {{\"0\": \"negative\", \"1\": \"positive\"}}}}"
+        "{0}; expected a JSON object, such as {{\"id2label\": {{\"0\": \"negative\", \"1\": \"positive\"}}}}"
     )]
     Json(#[from] serde_json::Error),
     /// The keys of `id2label` are not 0, 1, 2 and so on.
@@ -30,21 +33,32 @@ pub enum ConfigError {
     )]
     ProblemType(String),
     /// A limit that leaves no room for text.
-    #[error("max_position_embeddings is 0; expected the number of tokens that the model takes")]
-    NoTokens,
+    #[error(
+        "max_position_embeddings is {0}, which leaves no room for words; expected the number of tokens that the model takes"
+    )]
+    NoTokens(usize),
 }
 
 /// What the server needs of a release's `config.json`. Other keys are ignored.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ModelConfig {
-    /// The names of the model's classes.
-    pub(crate) labels: Labels,
-    /// What its logits mean.
-    pub(crate) problem: Problem,
-    /// The number of the token that fills up short texts.
-    pub(crate) padding: i64,
+    labels: Option<BTreeMap<String, String>>,
+    problem: Option<Problem>,
+    /// How short texts are filled up.
+    pub(crate) filling: Filling,
     /// The most tokens that one text may have, special tokens included; at least 1.
     pub(crate) max_tokens: usize,
+}
+
+/// How short texts are filled up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Filling {
+    /// The number of the token that does it; `None` where the model has none, and so reads texts
+    /// of one length only.
+    pub(crate) token: Option<i64>,
+    /// The position of a text's first token. In some models the positions up to that of the filling
+    /// token's number stand for no word.
+    pub(crate) first_position: usize,
 }
 
 /// The names of the classes, in the order of the model's logits; at least one.
@@ -53,33 +67,111 @@ pub(crate) struct Labels(Vec<String>);
 
 #[derive(Deserialize)]
 struct ConfigFile {
-    id2label: BTreeMap<String, String>,
+    id2label: Option<BTreeMap<String, String>>,
     problem_type: Option<String>,
-    max_position_embeddings: Option<usize>,
-    pad_token_id: Option<u32>,
+    #[serde(default)]
+    model_type: String,
+    max_position_embeddings: Option<i64>,
+    n_positions: Option<i64>,
+    #[serde(default)]
+    pad_token_id: FillingToken,
 }
+
+/// The token that fills up short texts, as a file tells it.
+#[derive(Default, Deserialize)]
+#[serde(untagged)]
+enum FillingToken {
+    /// There is one.
+    Number(i64),
+    /// `null`: there is none.
+    Missing(()),
+    /// The file is silent.
+    #[default]
+    #[serde(skip)]
+    Unsaid,
+}
+
+/// Models that count positions from behind the filling token's number on, as `roberta` does: of
+/// `max_position_embeddings` so many less are for words.
+const POSITIONS_BEHIND_FILLING: [&str; 16] = [
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "layoutlmv3",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+    "mluke",
+];
 
 impl ModelConfig {
     /// Reads the bytes of a `config.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let file: ConfigFile = serde_json::from_slice(bytes)?;
         let problem = match file.problem_type.as_deref() {
-            Some("multi_label_classification") => Problem::MultiLabelClassification,
-            // As transformers' own pipeline does: among one label there is nothing to choose.
-            None if file.id2label.len() == 1 => Problem::MultiLabelClassification,
-            Some("single_label_classification") | None => Problem::SingleLabelClassification,
+            None => None,
+            Some("multi_label_classification") => Some(Problem::MultiLabelClassification),
+            Some("single_label_classification") => Some(Problem::SingleLabelClassification),
             Some(other) => return Err(ConfigError::ProblemType(other.to_owned())),
         };
-        let max_tokens = file.max_position_embeddings.unwrap_or(DEFAULT_MAX_TOKENS);
-        if max_tokens == 0 {
-            return Err(ConfigError::NoTokens);
+        let behind_filling = POSITIONS_BEHIND_FILLING.contains(&file.model_type.as_str());
+        // Where the file is silent, the token has the number that each kind of model gives it.
+        let token = match file.pad_token_id {
+            FillingToken::Number(number) => Some(number).filter(|number| *number >= 0),
+            FillingToken::Missing(()) => None,
+            FillingToken::Unsaid => Some(behind_filling.into()),
+        };
+        let first_position = match token {
+            Some(number) if behind_filling => usize::try_from(number).unwrap_or(0) + 1,
+            _ => 0,
+        };
+        // Models without such a limit write a number below 0.
+        let positions = file.max_position_embeddings.or(file.n_positions);
+        let positions = positions.and_then(|number| usize::try_from(number).ok());
+        let positions = positions.unwrap_or(DEFAULT_MAX_TOKENS + first_position);
+        if positions <= first_position {
+            return Err(ConfigError::NoTokens(positions));
         }
-        Ok(Self {
-            labels: Labels::from_map(file.id2label, problem)?,
+        let config = Self {
+            labels: file.id2label,
             problem,
-            padding: file.pad_token_id.unwrap_or(0).into(),
-            max_tokens,
-        })
+            filling: Filling {
+                token,
+                first_position,
+            },
+            max_tokens: positions - first_position,
+        };
+        // A wrong file is told by its name before the model is read.
+        if let Some(labels) = &config.labels {
+            config.classes(Some(labels.len()))?;
+        }
+        Ok(config)
+    }
+
+    /// The names of a model's classes, and what its logits mean. `logits` is how many it gives, if
+    /// its file tells: a model whose classes have no names calls them `LABEL_0` and so on.
+    pub(crate) fn classes(&self, logits: Option<usize>) -> Result<(Labels, Problem), ConfigError> {
+        let numbered = || {
+            let numbers = 0..logits.unwrap_or(DEFAULT_LABELS);
+            let names = numbers.map(|class| (class.to_string(), format!("LABEL_{class}")));
+            names.collect()
+        };
+        let names = self.labels.clone().unwrap_or_else(numbered);
+        let problem = match self.problem {
+            Some(problem) => problem,
+            // As transformers' own pipeline does: among one label there is nothing to choose.
+            None if names.len() == 1 => Problem::MultiLabelClassification,
+            None => Problem::SingleLabelClassification,
+        };
+        Ok((Labels::from_map(names, problem)?, problem))
     }
 }
 
@@ -114,28 +206,88 @@ impl Labels {
 mod tests {
     use super::*;
 
+    fn labels_of(text: &str, logits: Option<usize>) -> Result<(Labels, Problem), ConfigError> {
+        ModelConfig::parse(text.as_bytes())?.classes(logits)
+    }
+
+    fn limit(more: &str) -> Result<usize, ConfigError> {
+        let text = format!(r#"{{"id2label": {{"0": "a", "1": "b"}}{more}}}"#);
+        ModelConfig::parse(text.as_bytes()).map(|it| it.max_tokens)
+    }
+
     #[test]
     fn labels_follow_their_numbers_and_not_their_spelling() {
         let ids: Vec<String> = (0..12)
             .map(|id| format!("\"{id}\": \"class {id}\""))
             .collect();
         let text = format!("{{\"id2label\": {{{}}}}}", ids.join(","));
-        let config = ModelConfig::parse(text.as_bytes()).unwrap();
-        assert_eq!(config.labels.len(), 12);
-        assert_eq!(config.labels.get(2), Some("class 2"));
-        assert_eq!(config.labels.get(10), Some("class 10"));
-        assert_eq!(config.labels.get(12), None);
+        let (labels, _) = labels_of(&text, Some(12)).unwrap();
+        assert_eq!(labels.len(), 12);
+        assert_eq!(labels.get(2), Some("class 2"));
+        assert_eq!(labels.get(10), Some("class 10"));
+        assert_eq!(labels.get(12), None);
+    }
+
+    #[test]
+    fn classes_without_names_are_numbered_as_wide_as_the_model_is() {
+        for (logits, count) in [(Some(3), 3), (Some(1), 1), (None, 2)] {
+            let (labels, problem) = labels_of("{}", logits).unwrap();
+            assert_eq!(labels.len(), count);
+            assert_eq!(labels.get(0), Some("LABEL_0"));
+            assert_eq!(problem.several_at_once(), count == 1);
+        }
     }
 
     #[test]
     fn limit_is_512_tokens_unless_the_file_says_otherwise() {
-        let labels = r#""id2label": {"0": "a", "1": "b"}"#;
-        let limit = |more: &str| {
-            ModelConfig::parse(format!("{{{labels}{more}}}").as_bytes()).map(|it| it.max_tokens)
-        };
-        assert_eq!(limit("").unwrap(), 512);
-        assert_eq!(limit(r#", "max_position_embeddings": 128"#).unwrap(), 128);
+        for (more, expected) in [
+            ("", 512),
+            (r#", "max_position_embeddings": 128"#, 128),
+            (r#", "max_position_embeddings": -1"#, 512),
+            (r#", "n_positions": 1024, "model_type": "gpt2""#, 1024),
+        ] {
+            assert_eq!(limit(more).unwrap(), expected, "{more}");
+        }
         assert!(limit(r#", "max_position_embeddings": 0"#).is_err());
+    }
+
+    #[test]
+    fn models_that_count_positions_behind_the_filling_token_take_less() {
+        for (more, expected) in [
+            (
+                r#""roberta", "max_position_embeddings": 514, "pad_token_id": 1"#,
+                512,
+            ),
+            (r#""xlm-roberta", "max_position_embeddings": 514"#, 512),
+            (
+                r#""mpnet", "max_position_embeddings": 514, "pad_token_id": 1"#,
+                512,
+            ),
+            (
+                r#""roberta", "max_position_embeddings": 40, "pad_token_id": 7"#,
+                32,
+            ),
+            (r#""roberta""#, 512),
+            (
+                r#""bert", "max_position_embeddings": 512, "pad_token_id": 1"#,
+                512,
+            ),
+        ] {
+            let seen = limit(&format!(r#", "model_type": {more}"#)).unwrap();
+            assert_eq!(seen, expected, "{more}");
+        }
+        let more = r#", "model_type": "roberta", "max_position_embeddings": 2"#;
+        assert!(limit(more).unwrap_err().to_string().contains("no room"));
+    }
+
+    #[test]
+    fn a_filling_token_may_be_missing_or_none() {
+        let token = |text: &str| ModelConfig::parse(text.as_bytes()).unwrap().filling.token;
+        assert_eq!(token("{}"), Some(0));
+        assert_eq!(token(r#"{"model_type": "roberta"}"#), Some(1));
+        assert_eq!(token(r#"{"pad_token_id": 7}"#), Some(7));
+        assert_eq!(token(r#"{"pad_token_id": null}"#), None);
+        assert_eq!(token(r#"{"pad_token_id": -1}"#), None);
     }
 
     #[test]
@@ -148,7 +300,7 @@ mod tests {
     fn problem_type_says_what_the_logits_mean() {
         let problem = |more: &str| {
             let text = format!(r#"{{"id2label": {{"0": "a", "1": "b"}}{more}}}"#);
-            ModelConfig::parse(text.as_bytes()).map(|it| it.problem)
+            labels_of(&text, None).map(|(_, problem)| problem)
         };
         assert_eq!(problem("").unwrap(), Problem::SingleLabelClassification);
         assert_eq!(
@@ -161,16 +313,16 @@ mod tests {
 
     #[test]
     fn a_single_label_is_right_or_wrong_for_itself() {
-        let config = ModelConfig::parse(br#"{"id2label": {"0": "spam"}}"#).unwrap();
-        assert_eq!(config.problem, Problem::MultiLabelClassification);
+        let (_, problem) = labels_of(r#"{"id2label": {"0": "spam"}}"#, None).unwrap();
+        assert_eq!(problem, Problem::MultiLabelClassification);
         let one_of_one =
             br#"{"id2label": {"0": "a"}, "problem_type": "single_label_classification"}"#;
         assert!(ModelConfig::parse(one_of_one).is_err());
     }
 
     #[test]
-    fn a_file_without_labels_is_refused_with_an_example() {
-        let error = ModelConfig::parse(b"{}").unwrap_err();
+    fn a_file_that_is_no_object_is_refused_with_an_example() {
+        let error = ModelConfig::parse(b"[]").unwrap_err();
         assert!(error.to_string().contains("id2label"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ mod tokenize;
 mod words;
 
 pub use config::ConfigError;
-pub(crate) use config::{Labels, ModelConfig};
+pub(crate) use config::{Filling, Labels, ModelConfig};
 pub(crate) use scores::{NonFinite, Problem, descending, largest};
 pub use tokenize::TokenizerError;
 pub(crate) use tokenize::{TextError, TextTokenizer, TokenIds};

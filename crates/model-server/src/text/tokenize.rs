@@ -1,6 +1,6 @@
 use thiserror::Error;
 use tokenizers::{
-    TruncationParams, canonicalize_str, from_json,
+    PaddingDirection, TruncationParams, canonicalize_str, from_json,
     pipeline::{EncodeOptions, Override, PipelineTokenizer},
 };
 
@@ -51,6 +51,7 @@ pub(crate) struct TextTokenizer {
     /// Only where a word has the same tokens in every text.
     words: Option<Words>,
     limit: usize,
+    fills_left: bool,
     whole: EncodeOptions,
     cut: EncodeOptions,
 }
@@ -68,8 +69,8 @@ impl TextTokenizer {
     /// Reads the bytes of a `tokenizer.json`.
     ///
     /// Texts are cut after `max_tokens` tokens (special ones included), or earlier where the
-    /// file itself cuts earlier. Padding that the file asks for is left out: it costs time, and
-    /// one text alone needs none.
+    /// file itself cuts earlier. Padding that the file asks for is left out, but for its side: it
+    /// costs time, and one text alone needs none.
     pub(crate) fn parse(bytes: &[u8], max_tokens: usize) -> Result<Self, TokenizerError> {
         let unreadable =
             |error: &dyn std::fmt::Display| TokenizerError::Unreadable(error.to_string());
@@ -77,6 +78,9 @@ impl TextTokenizer {
         // The library reads the newest form of the format only, and rewrites older ones into it.
         let text = canonicalize_str(text).map_err(|error| unreadable(&error))?;
         let tokenizer = from_json(&text).map_err(|error| unreadable(&error))?;
+        let fills_left = tokenizer
+            .get_padding()
+            .is_some_and(|it| matches!(it.direction, PaddingDirection::Left));
         let own = tokenizer.get_truncation().cloned();
         let limit = own
             .as_ref()
@@ -94,6 +98,7 @@ impl TextTokenizer {
             words: Words::of(&tokenizer),
             tokenizer,
             limit,
+            fills_left,
             whole: options(Override::Off),
             cut: options(Override::With(TruncationParams {
                 max_length: limit,
@@ -105,6 +110,11 @@ impl TextTokenizer {
     /// The most tokens that a text may have.
     pub(crate) fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Whether short texts are filled up in front, for models that read the last token.
+    pub(crate) fn fills_left(&self) -> bool {
+        self.fills_left
     }
 
     /// The tokens of `text`: at least one, at most the limit.
@@ -238,5 +248,36 @@ mod tests {
             }
         }
         assert!(compared > 50, "{compared}");
+    }
+
+    #[test]
+    fn ids_of_pieces_of_bytes_and_of_likeliest_pieces_are_those_of_the_python_library() {
+        let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        let cases = std::fs::read(data.join("trained_token_ids.json")).unwrap();
+        let cases: serde_json::Value = serde_json::from_slice(&cases).unwrap();
+        for (name, file) in [
+            ("bpe", "models/quantizing/1/tokenizer.json"),
+            ("unigram", "unigram.json"),
+        ] {
+            let bytes = std::fs::read(data.join(file)).unwrap();
+            let tokenizer = TextTokenizer::parse(&bytes, 10_000).unwrap();
+            let of_this = |case: &&serde_json::Value| case["tokenizer"] == name;
+            let cases: Vec<_> = cases["cases"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(of_this)
+                .collect();
+            assert!(cases.len() > 20);
+            for case in cases {
+                let text = case["text"].as_str().unwrap();
+                let tokens = tokenizer.tokenize(text).unwrap();
+                assert_eq!(
+                    serde_json::json!(tokens.ids),
+                    case["ids"],
+                    "{name}: {text:?}"
+                );
+            }
+        }
     }
 }

@@ -5,33 +5,49 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use model_server::EngineKind;
 use reqwest::Client;
 use tokio::task::JoinSet;
 
-use crate::support::{Server, settings};
+use crate::support::{BOUND, Server, fixture, settings, with};
 
 const BODIES: u64 = 100_000;
 const CLIENTS: u64 = 8;
 
-/// Bodies as they should be, from which the others are made.
-const SEEDS: [(&str, &str); 6] = [
+/// Bodies as they should be, from which the others are made: for the models of texts, and for one of
+/// floats.
+const TEXT_SEEDS: [(&str, &str); 6] = [
     ("/predict", r#"{"text": "a fine film", "top_k": 2}"#),
     ("/predict", r#"{"texts": ["a fine film", "an awful one"]}"#),
     (
-        "/v2/models/sentiment/infer",
+        "infer",
         r#"{"id": "1", "inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["fine", "bad"]}]}"#,
     ),
     (
-        "/v2/models/sentiment/versions/v1/infer",
+        "versions/VERSION/infer",
         r#"{"inputs": [{"name": "input_ids", "shape": [1, 3], "datatype": "INT64", "data": [2, 7, 3]}, {"name": "attention_mask", "shape": [1, 3], "datatype": "INT64", "data": [[1, 1, 1]]}], "outputs": [{"name": "logits", "parameters": {"binary_data": true}}]}"#,
     ),
     (
-        "/v2/models/sentiment/infer",
+        "infer",
         r#"{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 8}}]}"#,
     ),
     (
-        "/v2/models/sentiment/infer",
+        "infer",
         r#"{"parameters": {"binary_data_output": true}, "inputs": [{"name": "input_ids", "shape": [1, 2], "datatype": "UINT8", "parameters": {"binary_data_size": 2}}]}"#,
+    ),
+];
+const FLOAT_SEEDS: [(&str, &str); 3] = [
+    (
+        "infer",
+        r#"{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 7]}]}"#,
+    ),
+    (
+        "versions/VERSION/infer",
+        r#"{"inputs": [{"name": "x", "shape": [2, 4], "datatype": "FP32", "data": [[1, 2, 3, 7], [-1, 2, -3, 1.5]]}], "outputs": [{"name": "y", "parameters": {"binary_data": true}}, {"name": "largest"}]}"#,
+    ),
+    (
+        "infer",
+        r#"{"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}]}"#,
     ),
 ];
 
@@ -75,9 +91,25 @@ impl Chance {
     }
 }
 
+/// Who is asked, and with what.
+#[derive(Clone)]
+struct Target {
+    /// Its address, and the path of its model.
+    url: String,
+    model: String,
+    version: String,
+    seeds: &'static [(&'static str, &'static str)],
+}
+
 /// A body that once was as it should be.
-fn mutated(chance: &mut Chance) -> (&'static str, Vec<u8>, Option<String>) {
-    let (path, seed) = SEEDS[chance.below(SEEDS.len())];
+fn mutated(target: &Target, chance: &mut Chance) -> (String, Vec<u8>, Option<String>) {
+    let (path, seed) = target.seeds[chance.below(target.seeds.len())];
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        let path = path.replace("VERSION", &target.version);
+        format!("/v2/models/{}/{path}", target.model)
+    };
     let mut body = seed.as_bytes().to_vec();
     for _ in 0..=chance.below(4) {
         let at = chance.below(body.len().max(1)).min(body.len());
@@ -131,22 +163,42 @@ fn mutated(chance: &mut Chance) -> (&'static str, Vec<u8>, Option<String>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_wrong_bodies_are_refused_or_answered_and_nothing_else() {
-    let mut settings = settings("v1");
-    settings.queue_capacity = 4096.try_into().unwrap();
-    let server = Server::start(settings).await;
+    let mut servers = Vec::new();
+    let mut targets = Vec::new();
+    for (mut settings, seeds) in [
+        (settings("v1"), &TEXT_SEEDS[..]),
+        (
+            with(settings("v2"), EngineKind::Onnxruntime),
+            &TEXT_SEEDS[..],
+        ),
+        (fixture("floats", EngineKind::Rten), &FLOAT_SEEDS[..]),
+        (fixture("floats", EngineKind::Onnxruntime), &FLOAT_SEEDS[..]),
+    ] {
+        settings.queue_capacity = 4096.try_into().unwrap();
+        let (model, version) = (settings.model_name.clone(), settings.model_version.clone());
+        let server = Server::start(settings).await;
+        targets.push(Target {
+            url: server.ask.url.clone(),
+            model,
+            version,
+            seeds,
+        });
+        servers.push(server);
+    }
     let answered = Arc::new(AtomicU64::new(0));
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
-        let (url, answered) = (server.ask.url.clone(), Arc::clone(&answered));
+        let (targets, answered) = (targets.clone(), Arc::clone(&answered));
         clients.spawn(async move {
             let http = Client::new();
             let mut chance = Chance(0x9e37_79b9 + client);
             for _ in 0..BODIES / CLIENTS {
-                let (path, body, length) = mutated(&mut chance);
+                let target = &targets[chance.below(targets.len())];
+                let (path, body, length) = mutated(target, &mut chance);
                 let mut request = http
-                    .post(format!("{url}{path}"))
+                    .post(format!("{}{path}", target.url))
                     .header("content-type", "application/json")
-                    .timeout(crate::support::BOUND);
+                    .timeout(BOUND);
                 if let Some(length) = length {
                     request = request.header("inference-header-content-length", length);
                 }
@@ -171,13 +223,17 @@ async fn a_hundred_thousand_wrong_bodies_are_refused_or_answered_and_nothing_els
     // Bodies that nobody could ever read would prove little.
     let answered = answered.load(Ordering::Relaxed);
     assert!(answered > BODIES / 50, "{answered} were answered");
-    let (status, health) = server.ask.health().await;
-    assert_eq!(status, 200);
-    assert_eq!(health["request_count"], BODIES);
-    assert_eq!(health["error_count"], 0);
-    assert_eq!(
-        (&health["queue_depth"], &health["in_flight"]),
-        (&0.into(), &0.into())
-    );
-    server.stop().await.unwrap();
+    let mut asked = 0;
+    for server in servers {
+        let (status, health) = server.ask.health().await;
+        assert_eq!(status, 200, "{health}");
+        assert_eq!(health["error_count"], 0);
+        assert_eq!(
+            (&health["queue_depth"], &health["in_flight"]),
+            (&0.into(), &0.into())
+        );
+        asked += health["request_count"].as_u64().unwrap();
+        server.stop().await.unwrap();
+    }
+    assert_eq!(asked, BODIES);
 }

@@ -3,10 +3,12 @@
 
 mod answers;
 mod connections;
+mod fixtures;
 mod fuzz;
 mod golden;
 mod keys;
 mod observe;
+mod refusals;
 mod releases;
 mod start;
 mod stop;

@@ -122,7 +122,9 @@ async fn histograms_have_a_value_for_each_request_and_each_forward_pass() {
 async fn metrics_name_the_release_that_health_names() {
     let server = Server::start(settings("v1")).await;
     let (_, health) = server.ask.health().await;
-    let response = get(&server.ask, "/metrics").await;
+    let ask = server.ask.client.get(format!("{}/metrics", server.ask.url));
+    let ask = ask.header(header::ACCEPT, "application/openmetrics-text;version=1.0.0");
+    let response = ask.send().await.unwrap();
     assert_eq!(
         response.headers()[header::CONTENT_TYPE],
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -134,6 +136,16 @@ async fn metrics_name_the_release_that_health_names() {
     );
     assert_eq!(sample(&text, &name), Some(1.0), "{text}");
     assert!(text.ends_with("# EOF\n"), "{text}");
+
+    // Whoever does not ask for that format gets the older one.
+    let response = get(&server.ask, "/metrics").await;
+    assert_eq!(
+        response.headers()[header::CONTENT_TYPE],
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    let text = response.text().await.unwrap();
+    assert_eq!(sample(&text, &name), Some(1.0), "{text}");
+    assert!(!text.contains("# EOF"), "{text}");
     server.stop().await.unwrap();
 }
 
@@ -251,7 +263,7 @@ async fn told_to_log_failures_it_logs_only_what_it_failed() {
     let server = Process::start(&[
         ("GRACE_SECONDS", "0"),
         ("REQUEST_LOG", "failures"),
-        ("QUEUE_CAPACITY", "100000"),
+        ("QUEUE_CAPACITY", "400000"),
         ("MAX_BODY_BYTES", "4194304"),
     ])
     .await;
@@ -287,7 +299,7 @@ fn many_texts() -> Value {
 #[tokio::test]
 async fn a_client_that_leaves_is_counted_and_is_no_error() {
     let mut settings = settings("v1");
-    settings.queue_capacity = 100_000.try_into().unwrap();
+    settings.queue_capacity = 400_000.try_into().unwrap();
     settings.max_body_bytes = 4 * 1024 * 1024;
     let server = Server::start(settings).await;
     let impatient = asking(&server.ask, &many_texts()).timeout(Duration::from_millis(250));

@@ -161,16 +161,16 @@ async fn several_texts_are_answered_in_their_order_and_a_cut_one_says_so() {
 }
 
 #[tokio::test]
-async fn more_texts_than_may_wait_are_refused_whole() {
+async fn more_texts_than_a_quarter_of_the_queue_are_refused_whole() {
     let server = Server::start(settings("v1")).await;
-    let body = json!({"texts": vec!["fine"; 65]});
+    let body = json!({"texts": vec!["fine"; 17]});
     let (status, answer) = post(&server, "/predict", &[], body).await;
     assert_eq!(status, 400);
     assert!(
         answer["error"]
             .as_str()
             .unwrap()
-            .contains("expected 1 to 64"),
+            .contains("expected 1 to 16"),
         "{answer}"
     );
     server.stop().await.unwrap();

@@ -145,3 +145,18 @@ async fn the_health_check_succeeds_only_where_a_healthy_server_answers() {
     assert_eq!(code, Some(1));
     assert!(message.contains(&free.to_string()), "{message}");
 }
+
+#[tokio::test]
+async fn variables_that_are_empty_count_as_not_set() {
+    let empty = [
+        "ENGINE",
+        "QUEUE_CAPACITY",
+        "REQUEST_TIMEOUT_SECONDS",
+        "REQUEST_LOG",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ];
+    let mut server = Process::start(&empty.map(|name| (name, ""))).await;
+    assert_eq!(server.ask.health().await.1["engine"], "rten");
+    server.signal("TERM").await;
+    assert_eq!(server.exit().await.code(), Some(0));
+}

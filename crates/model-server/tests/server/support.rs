@@ -9,7 +9,7 @@ use std::{
 
 use axum::Router;
 use clap::Parser;
-use model_server::{ServeArguments, ServeError, Settings, bind, serve};
+use model_server::{EngineKind, ServeArguments, ServeError, Settings, bind, serve};
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::{
@@ -49,6 +49,22 @@ pub(crate) fn settings(version: &str) -> Settings {
         "--hard-stop-seconds=20",
     ]);
     line.serve.resolve().unwrap()
+}
+
+/// The settings of a model that was made for these tests, on the given engine.
+pub(crate) fn fixture(name: &str, engine: EngineKind) -> Settings {
+    let mut settings = settings("1");
+    settings.model_root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+    name.clone_into(&mut settings.model_name);
+    with(settings, engine)
+}
+
+/// The same with this engine; `scripts/onnxruntime` fetches the library.
+pub(crate) fn with(mut settings: Settings, engine: EngineKind) -> Settings {
+    let library = "../../target/onnxruntime/libonnxruntime.so";
+    settings.engine = engine;
+    settings.onnxruntime_library = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(library));
+    settings
 }
 
 /// Waits for `condition` to hold, asking again and again.

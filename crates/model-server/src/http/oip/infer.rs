@@ -2,7 +2,7 @@ use std::{fmt::Display, sync::Arc};
 
 use axum::{
     body::Bytes,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
@@ -14,9 +14,9 @@ use super::{
     super::{
         ask::{Deadline, ask, ask_all, serving},
         body,
-        error::{ApiError, BadBody, ErrorBody, InferenceFailures, Refusals},
+        error::{ApiError, BadBody, BadName, InferenceFailures, Refusals},
     },
-    CONFIDENCE, LABEL, LOGITS, TEXT,
+    CONFIDENCE, LABEL, LOGITS, Names, TEXT, TRUNCATED,
     data::{Data, Kind, cast},
     expect_model,
 };
@@ -31,9 +31,15 @@ use crate::{
 /// How many bytes of a body are JSON, where raw tensors follow it.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// How many texts of full length the tensors for a model of texts may hold: more at once would take
+/// How much tensors for a model of texts may hold, as texts themselves may: more at once would take
 /// gigabytes in a single forward pass.
-const MOST_TEXTS_AS_TENSORS: usize = 32;
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    /// The most tokens of one text.
+    length: usize,
+    /// The most tokens of all texts, padding included.
+    elements: usize,
+}
 
 /// What to take through the model.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -133,7 +139,7 @@ struct Output {
             (InferResponse = "application/json"),
             (Vec<u8> = "application/octet-stream"),
         )),
-        (status = 404, description = "Another model is served", body = ErrorBody),
+        BadName,
         BadBody,
         InferenceFailures,
         Refusals,
@@ -141,11 +147,11 @@ struct Output {
 )]
 pub(super) async fn infer(
     State(state): State<Arc<ServerState>>,
-    Path(model): Path<String>,
+    names: Result<Names<String>, ApiError>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    expect_model(&state, &model, None)?;
-    run(&state, request).await
+    let known = names.and_then(|Names(model)| expect_model(&state, &model, None));
+    run(&state, known, request).await
 }
 
 /// `POST /v2/models/{model}/versions/{version}/infer`
@@ -167,7 +173,7 @@ pub(super) async fn infer(
             (InferResponse = "application/json"),
             (Vec<u8> = "application/octet-stream"),
         )),
-        (status = 404, description = "Another model or version is served", body = ErrorBody),
+        BadName,
         BadBody,
         InferenceFailures,
         Refusals,
@@ -175,18 +181,28 @@ pub(super) async fn infer(
 )]
 pub(super) async fn infer_version(
     State(state): State<Arc<ServerState>>,
-    Path((model, version)): Path<(String, String)>,
+    names: Result<Names<(String, String)>, ApiError>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    expect_model(&state, &model, Some(&version))?;
-    run(&state, request).await
+    let known =
+        names.and_then(|Names((model, version))| expect_model(&state, &model, Some(&version)));
+    run(&state, known, request).await
 }
 
-async fn run(state: &Arc<ServerState>, request: Request) -> Result<Response, ApiError> {
+async fn run(
+    state: &Arc<ServerState>,
+    known: Result<(), ApiError>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let deadline = Deadline::of(state, &head.headers)?;
-    expect_content_type(&head.headers)?;
-    let body = body::read(body, state.max_body_bytes, deadline).await?;
+    let checked = known
+        .and_then(|()| expect_content_type(&head.headers))
+        .and_then(|()| Deadline::of(state, &head.headers));
+    let deadline = match checked {
+        Ok(deadline) => deadline,
+        Err(error) => return Err(body::refuse(state, body, error).await),
+    };
+    let (body, room) = body::read(state, body, deadline).await?;
     let (json, binary) = split(&head.headers, &body)?;
     let request: InferRequest = serde_json::from_slice(json).map_err(ApiError::Protocol)?;
     let inputs = decode(&request.inputs, binary)?;
@@ -195,16 +211,19 @@ async fn run(state: &Arc<ServerState>, request: Request) -> Result<Response, Api
         (Task::Text(model), [(TEXT, shape, data)]) => {
             let texts = texts(shape, data, state.max_texts)?;
             let work = texts.into_iter().map(Work::Text).collect();
-            let answers = ask_all(state, work, deadline).await?;
+            let answers = ask_all(state, work, room.as_ref(), deadline).await?;
             of_texts(model, answers, deadline)?
         }
         (task, _) => {
             let limit = match task {
-                Task::Text(model) => Some(model.tokenizer.limit() * MOST_TEXTS_AS_TENSORS),
+                Task::Text(model) => Some(Limit {
+                    length: model.tokenizer.limit(),
+                    elements: serving.shop.most_tokens.max(model.tokenizer.limit()),
+                }),
                 Task::Tensors => None,
             };
             let tensors = tensors(&serving.signature, inputs, limit)?;
-            let answer = ask(state, Work::Tensors(tensors), deadline).await?;
+            let answer = ask(state, Work::Tensors(tensors), room, deadline).await?;
             of_tensors(&serving.signature, answer, deadline)?
         }
     };
@@ -363,7 +382,7 @@ fn texts(shape: &[usize], data: &Data, most: usize) -> Result<Vec<String>, ApiEr
 fn tensors(
     signature: &Signature,
     mut inputs: Vec<Input<'_>>,
-    limit: Option<usize>,
+    limit: Option<Limit>,
 ) -> Result<Vec<Tensor>, ApiError> {
     let names = || {
         let names = signature.inputs.iter().map(|input| input.name.as_str());
@@ -397,7 +416,7 @@ fn tensor(
     spec: &TensorSpec,
     shape: Vec<usize>,
     data: Data,
-    limit: Option<usize>,
+    limit: Option<Limit>,
 ) -> Result<Tensor, String> {
     if !spec.admits(&shape) {
         let length = |it: &Option<usize>| it.map_or("-1".to_owned(), |it| it.to_string());
@@ -407,11 +426,13 @@ fn tensor(
             expected.join(", ")
         ));
     }
-    if let Some(limit) = limit.filter(|limit| data.len() > *limit) {
-        return Err(format!(
-            "it holds {} elements; this model takes {limit} at most in one request",
-            data.len()
-        ));
+    if let Some(Limit { length, elements }) = limit {
+        let longest = shape.last().copied().unwrap_or(1);
+        if longest > length || data.len() > elements {
+            return Err(format!(
+                "shape is {shape:?}; this model takes {length} tokens a text and {elements} in one request"
+            ));
+        }
     }
     let given = data.kind().name();
     let refused = || {
@@ -437,10 +458,16 @@ fn of_texts(
     let count = answers.len();
     let mut times = StageTimes::default();
     let (mut labels, mut confidences, mut all_logits) = (Vec::new(), Vec::new(), Vec::new());
+    let mut cut = Vec::with_capacity(count);
     for answer in answers {
         times = times.longest(answer.times);
         let logits = match answer.outcome.map_err(|error| failed(error, deadline))? {
-            Outcome::Text { logits, .. } => logits,
+            Outcome::Text {
+                logits, truncated, ..
+            } => {
+                cut.push(truncated);
+                logits
+            }
             Outcome::Tensors(_) => {
                 return Err(ApiError::Internal("a text became tensors".to_owned()));
             }
@@ -476,6 +503,7 @@ fn of_texts(
             vec![count, model.labels.len()],
             Data::Numbers(Elements::Fp32(all_logits)),
         ),
+        output(TRUNCATED, vec![count], Data::Numbers(Elements::Bool(cut))),
     ];
     Ok((outputs, times))
 }
@@ -490,8 +518,9 @@ fn of_tensors(
         Ok(Outcome::Text { .. }) => {
             return Err(ApiError::Internal("tensors became a text".to_owned()));
         }
-        // The client chose the numbers: out of range, or of lengths that do not go together.
-        Err(InferenceError::Engine(error)) => {
+        // The client chose the numbers: out of range, or of lengths that do not go together. The
+        // engine has shown since that it is not to blame.
+        Err(error @ (InferenceError::Engine(_) | InferenceError::Panicked(_))) => {
             return Err(wrong(
                 "inputs",
                 format!("the model cannot take these tensors: {error}"),
@@ -555,9 +584,11 @@ fn encode(
     };
     for (Output { name, shape, data }, binary) in wanted {
         if !binary && !data.fits_json() {
-            return Err(ApiError::Internal(format!(
-                "output {name:?} holds floats that are no numbers, which JSON cannot express; ask for it as binary data"
-            )));
+            // Scores of texts were looked at before: only a client's own tensors lead here.
+            let problem = format!(
+                "for these tensors output {name:?} holds floats that are no finite numbers, which JSON cannot express; ask for it as binary data"
+            );
+            return Err(wrong("inputs", problem));
         }
         let datatype = data.kind().name();
         let parameters = binary.then(|| {

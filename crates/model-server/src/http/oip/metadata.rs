@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
@@ -11,10 +11,10 @@ use utoipa::ToSchema;
 use super::{
     super::{
         ask::serving,
-        error::{ApiError, ErrorBody, Refusals},
+        error::{ApiError, BadName, ErrorBody, Refusals},
         health,
     },
-    CONFIDENCE, LABEL, LOGITS, TEXT,
+    CONFIDENCE, LABEL, LOGITS, Names, TEXT, TRUNCATED,
     data::BYTES,
     expect_model,
 };
@@ -46,7 +46,7 @@ struct ModelMetadata {
     platform: String,
     /// What it takes. A model that reads texts takes `text`, or all others.
     inputs: Vec<TensorMetadata>,
-    /// What it gives: for `text`, the outputs `label`, `confidence` and `logits`; for tensors, those
+    /// What it gives: for `text`, the outputs `label`, `confidence`, `logits` and `truncated`; for tensors, those
     /// of its graph.
     outputs: Vec<TensorMetadata>,
 }
@@ -134,14 +134,14 @@ pub(super) async fn ready(state: State<Arc<ServerState>>) -> Response {
     params(("model" = String, Path, description = "The model's name")),
     responses(
         (status = 200, description = "Its inputs and outputs", body = ModelMetadata),
-        (status = 404, description = "Another model is served", body = ErrorBody),
+        BadName,
         (status = 503, description = "It is loading", body = ErrorBody),
         Refusals,
     )
 )]
 pub(super) async fn model(
     State(state): State<Arc<ServerState>>,
-    Path(model): Path<String>,
+    Names(model): Names<String>,
 ) -> Result<Response, ApiError> {
     expect_model(&state, &model, None)?;
     metadata(&state)
@@ -159,14 +159,14 @@ pub(super) async fn model(
     ),
     responses(
         (status = 200, description = "Its inputs and outputs", body = ModelMetadata),
-        (status = 404, description = "Another model or version is served", body = ErrorBody),
+        BadName,
         (status = 503, description = "It is loading", body = ErrorBody),
         Refusals,
     )
 )]
 pub(super) async fn model_version(
     State(state): State<Arc<ServerState>>,
-    Path((model, version)): Path<(String, String)>,
+    Names((model, version)): Names<(String, String)>,
 ) -> Result<Response, ApiError> {
     expect_model(&state, &model, Some(&version))?;
     metadata(&state)
@@ -181,14 +181,14 @@ pub(super) async fn model_version(
     params(("model" = String, Path, description = "The model's name")),
     responses(
         (status = 200, description = "It can", body = ModelReady),
-        (status = 404, description = "Another model is served", body = ErrorBody),
+        BadName,
         (status = 503, description = "It is loading, draining or broken", body = ErrorBody),
         Refusals,
     )
 )]
 pub(super) async fn model_ready(
     State(state): State<Arc<ServerState>>,
-    Path(model): Path<String>,
+    Names(model): Names<String>,
 ) -> Result<Response, ApiError> {
     expect_model(&state, &model, None)?;
     readiness(&state)
@@ -206,14 +206,14 @@ pub(super) async fn model_ready(
     ),
     responses(
         (status = 200, description = "It can", body = ModelReady),
-        (status = 404, description = "Another model or version is served", body = ErrorBody),
+        BadName,
         (status = 503, description = "It is loading, draining or broken", body = ErrorBody),
         Refusals,
     )
 )]
 pub(super) async fn model_version_ready(
     State(state): State<Arc<ServerState>>,
-    Path((model, version)): Path<(String, String)>,
+    Names((model, version)): Names<(String, String)>,
 ) -> Result<Response, ApiError> {
     expect_model(&state, &model, Some(&version))?;
     readiness(&state)
@@ -260,6 +260,7 @@ fn metadata(state: &ServerState) -> Result<Response, ApiError> {
                     datatype: Datatype::Fp32.name(),
                     shape: vec![-1, labels],
                 },
+                any(TRUNCATED, Datatype::Bool.name()),
             ],
         );
     }

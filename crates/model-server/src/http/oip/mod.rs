@@ -10,6 +10,11 @@ mod metadata;
 
 use std::sync::Arc;
 
+use axum::{
+    extract::{FromRequestParts, Path},
+    http::request::Parts,
+};
+use serde::de::DeserializeOwned;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::error::ApiError;
@@ -20,6 +25,7 @@ const TEXT: &str = "text";
 const LABEL: &str = "label";
 const CONFIDENCE: &str = "confidence";
 const LOGITS: &str = "logits";
+const TRUNCATED: &str = "truncated";
 
 /// The protocol's routes that do not run the model.
 pub(super) fn routes() -> OpenApiRouter<Arc<ServerState>> {
@@ -38,6 +44,19 @@ pub(super) fn inference_routes() -> OpenApiRouter<Arc<ServerState>> {
     OpenApiRouter::new()
         .routes(routes!(infer::infer))
         .routes(routes!(infer::infer_version))
+}
+
+/// What a path names, or why it cannot be read, in the words of all other errors.
+struct Names<T>(T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Names<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let read = Path::from_request_parts(parts, state).await;
+        let Path(names) = read.map_err(|error| ApiError::Path(error.body_text()))?;
+        Ok(Self(names))
+    }
 }
 
 /// Whether a path names what is served. Names are compared, and never looked for anywhere.
