@@ -258,7 +258,8 @@ async fn https_is_served_as_the_example_says_with_a_key_that_only_the_router_rea
         "services:\n  router:\n    ports: [\"127.0.0.1::8443\"]\n    volumes: [\"./secrets/tls:/etc/tls:ro\"]\n",
     )?;
     let as_root = ["compose", "run", "--rm", "--no-deps", "--user", "0:0"];
-    let with = ["--cap-add", "CHOWN", "--volume", "./secrets/tls:/tls"];
+    let directory = format!("{}:/tls", tls.display());
+    let with = ["--cap-add", "CHOWN", "--volume", &directory];
     let own = ["router", "chown", "101:101", "/tls/key.pem"];
     stack.docker(&[&as_root[..], &with, &own].concat())?;
     let key = std::fs::metadata(tls.join("key.pem"))?;
