@@ -250,8 +250,8 @@ async fn https_is_served_as_the_example_says_with_a_key_that_only_the_router_rea
     make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
         .args(["ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=test"])
         .args(["-keyout", "key.pem", "-out", "certificate.pem"]);
-    let made = make.current_dir(&tls).output()?;
-    ensure!(made.status.success(), "{made:?}");
+    let output = make.current_dir(&tls).output()?;
+    ensure!(output.status.success(), "{output:?}");
     // What the example gives, but for a port that is free.
     std::fs::write(
         stack.path("compose.override.yaml"),
