@@ -28,11 +28,11 @@ demo: ## Replace a release under live traffic, then roll back a bad one (no Dock
 	target/debug/demo
 
 up: programs ## Start the router and both colors
-	$(if $(filter process static,$(FLEET)),,@docker image inspect model-server:latest >/dev/null 2>&1 || docker/build)
-	$(DEPLOYER) up $(FLEET_FLAG)
+	$(if $(VM)$(filter process static,$(FLEET)),,@docker image inspect model-server:latest >/dev/null 2>&1 || docker/build)
+	$(if $(VM),scripts/vm up,$(DEPLOYER) up $(FLEET_FLAG))
 
 down: programs ## Stop the router and both colors
-	$(DEPLOYER) down $(FLEET_FLAG)
+	$(if $(VM),scripts/vm down,$(DEPLOYER) down $(FLEET_FLAG))
 
 deploy: programs ## Deploy VERSION to the idle color, prove it, switch, watch
 	$(if $(VM),scripts/vm deploy $(VERSION),$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG))
@@ -47,7 +47,7 @@ ship: ## Send VERSION to HOST=user@vm and deploy it there, over SSH and without 
 	@$(if $(VM),,echo "usage: make ship HOST=user@vm VERSION=v2" >&2; exit 2;) scripts/vm ship $(VERSION)
 
 recover: programs ## Bring a deployment to an end whose deployer was killed
-	$(DEPLOYER) recover $(FLEET_FLAG)
+	$(if $(VM),scripts/vm recover,$(DEPLOYER) recover $(FLEET_FLAG))
 
 status: programs ## Show what each color serves and where traffic goes
 	$(if $(VM),scripts/vm status,$(DEPLOYER) status $(FLEET_FLAG))

@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::ensure;
-use end_to_end::{Log, NOT_IN_THE_IMAGE, Stack, Watch, get, post, there_and_back_twice};
+use end_to_end::{
+    Log, NOT_IN_THE_IMAGE, Stack, Watch, get, post, repository, there_and_back_twice,
+};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -220,7 +222,58 @@ async fn containers_want_an_api_key_that_nobody_else_may_read() -> Result {
         ensure!(answered == status, "{header}: {answered}");
     }
     let key = "probe.api_key_file=secrets/api-keys";
-    stack.expect(0, &["deploy", "v2", "--set", key]).await?;
+    let run = stack.expect(0, &["deploy", "v2", "--set", key]).await?;
+    let logs = stack.docker(&["compose", "logs"])?;
+    let mut told = vec![run.stdout, run.stderr, logs];
+    for file in std::fs::read_dir(stack.path("state/reports"))? {
+        told.push(std::fs::read_to_string(file?.path())?);
+    }
+    // The containers' processes are this machine's too.
+    for process in std::fs::read_dir("/proc")? {
+        told.extend(std::fs::read_to_string(process?.path().join("cmdline")));
+    }
+    ensure!(
+        !told.iter().any(|text| text.contains("key-of-the-deployer")),
+        "the key was told"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_is_served_as_the_example_says_with_a_key_that_only_the_router_reads() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    std::fs::copy(
+        repository().join("nginx/tls.conf.example"),
+        stack.path("nginx/tls.conf"),
+    )?;
+    let tls = stack.path("secrets/tls");
+    std::fs::create_dir(&tls)?;
+    let mut make = std::process::Command::new("openssl");
+    make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
+        .args(["ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=test"])
+        .args(["-keyout", "key.pem", "-out", "certificate.pem"]);
+    let output = make.current_dir(&tls).output()?;
+    ensure!(output.status.success(), "{output:?}");
+    // What the example gives, but for a port that is free.
+    std::fs::write(
+        stack.path("compose.override.yaml"),
+        "services:\n  router:\n    ports: [\"127.0.0.1::8443\"]\n    volumes: [\"./secrets/tls:/etc/tls:ro\"]\n",
+    )?;
+    let as_root = ["compose", "run", "--rm", "--no-deps", "--user", "0:0"];
+    let directory = format!("{}:/tls", tls.display());
+    let with = ["--cap-add", "CHOWN", "--volume", &directory];
+    let own = ["router", "chown", "101:101", "/tls/key.pem"];
+    stack.docker(&[&as_root[..], &with, &own].concat())?;
+    let key = std::fs::metadata(tls.join("key.pem"))?;
+    ensure!(key.uid() == 101 && key.mode() & 0o777 == 0o600, "{key:?}");
+
+    stack.expect(0, &["up"]).await?;
+    let port = stack.docker(&["compose", "port", "router", "8443"])?;
+    let mut ask = std::process::Command::new("curl");
+    ask.args(["--silent", "--insecure", "--max-time", "10"])
+        .arg(format!("https://{}/health", port.trim()));
+    let answer = String::from_utf8(ask.output()?.stdout)?;
+    ensure!(answer.contains("\"model_version\":\"v1\""), "{answer}");
     Ok(())
 }
 

@@ -81,10 +81,18 @@ fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
     ensure!(size <= at_most, "{image} takes {size} bytes");
     let config = &facts["Config"];
     ensure!(config["User"] == "65532:65532", "{config}");
-    for label in ["title", "version", "revision", "source", "licenses"] {
-        let label = format!("org.opencontainers.image.{label}");
-        ensure!(config["Labels"][&label].is_string(), "no {label}: {config}");
+    let label = |name| config["Labels"][format!("org.opencontainers.image.{name}")].as_str();
+    for name in ["title", "revision", "source", "licenses"] {
+        ensure!(
+            label(name).is_some_and(|value| !value.is_empty()),
+            "no {name}: {config}"
+        );
     }
+    // Of the whole workspace.
+    ensure!(
+        label("version") == Some(env!("CARGO_PKG_VERSION")),
+        "{config}"
+    );
 
     let container = Unpacked::of(image)?;
     for file in container.files()? {

@@ -3,9 +3,11 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::PathBuf,
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -119,12 +121,27 @@ impl Machine {
     }
 
     /// Ends every SSH connection as soon as this holds there.
-    fn cut_when(&self, condition: &str) -> Result<std::process::Child> {
+    fn cut_when(&self, condition: &str) -> Result<Child> {
         let script = format!(
             "for _ in $(seq 60000); do if {condition}; then pkill -KILL -f '[s]shd: admin'; exit 0; fi; sleep 0.002; done; exit 1"
         );
         let exec = ["exec", &self.name, "bash", "-c", &script];
         Ok(Command::new("docker").args(exec).spawn()?)
+    }
+
+    /// Looks at a deployment until it says this, and then freezes: its connection stays and is dead.
+    fn frozen_viewer(&self, arguments: &[&str], until: &str) -> Result<Frozen> {
+        let mut viewer = self.vm(arguments);
+        viewer.process_group(0).stderr(Stdio::piped());
+        let mut viewer = Frozen(viewer.spawn()?);
+        let said = BufReader::new(viewer.0.stderr.take().context("no stderr")?);
+        for line in said.lines() {
+            if line?.contains(until) {
+                viewer.signal("STOP")?;
+                return Ok(viewer);
+            }
+        }
+        anyhow::bail!("it never said {until:?}")
     }
 
     /// Starts a registry there and gives it the model server; its name there, with its digest.
@@ -169,6 +186,23 @@ impl Drop for Machine {
     }
 }
 
+/// A process group that stands still, killed when dropped.
+struct Frozen(Child);
+
+impl Frozen {
+    fn signal(&self, signal: &str) -> Result {
+        let group = format!("-{}", self.0.id());
+        run(Command::new("kill").args(["-s", signal, "--", &group])).map(drop)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = self.signal("KILL");
+        let _ = self.0.wait();
+    }
+}
+
 /// An image with one small layer on top of the model server's, removed when dropped.
 struct Derived(String);
 
@@ -207,15 +241,15 @@ fn words(output: &Output) -> String {
         .concat()
 }
 
-/// Waits until the machine's router answers with this version.
+/// Waits until the machine's router answers with this version, and sees no other one before.
 async fn until_served(machine: &Machine, version: &str) -> Result {
     let deadline = Instant::now() + Duration::from_mins(3);
     loop {
         let traffic = machine.traffic()?;
         let reached = traffic.reach(1).await;
         let log = traffic.stop().await;
-        if reached.is_ok() && log.by_version().contains_key(version) {
-            return Ok(());
+        if reached.is_ok() && !log.by_version().is_empty() {
+            return log.ensure_answered_by(version);
         }
         ensure!(
             Instant::now() < deadline,
@@ -231,11 +265,30 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
 {
     let mut machine = Machine::start()?;
 
+    // A machine that will not do says so.
+    let uname = "/usr/local/bin/uname";
+    machine.inside(&format!(
+        "printf '#!/bin/sh\necho riscv64\n' >{uname}; chmod +x {uname}"
+    ))?;
+    let said = machine.expect(69, &["provision"])?;
+    ensure!(said.contains("this machine is riscv64"), "{said}");
+    machine.inside(&format!("rm {uname}"))?;
+
     // First contact, twice: the second time there is nothing to do.
     let said = machine.expect(0, &["provision"])?;
     ensure!(said.contains("changed    Docker was installed"), "{said}");
     let said = machine.expect(0, &["provision"])?;
     ensure!(!said.contains("  changed"), "{said}");
+    // What is somebody else's already, or another service's.
+    for (name, port, why) in [("admin", "9000", "a user"), ("other", "8083", "five ports")] {
+        let mut other = machine.vm(&["provision"]);
+        let other = other.env("NAME", name).env("PORT", port).output()?;
+        let said = words(&other);
+        ensure!(
+            other.status.code() == Some(2) && said.contains(why),
+            "{said}"
+        );
+    }
 
     // No room: said before anything is sent.
     let incoming = "/opt/blue-green/incoming";
@@ -245,7 +298,7 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     machine.inside(&format!("umount {incoming}"))?;
 
     // The connection breaks in the middle of the image.
-    let cut = format!("[ \"$(cat {incoming}/*.gz 2>/dev/null | wc -c)\" -gt 1000000 ]");
+    let cut = format!("[ \"$(cat {incoming}/*.gz 2>/dev/null | wc -c)\" -gt 5000000 ]");
     let mut cut = machine.cut_when(&cut)?;
     let said = machine.expect(0, &["ship", "v1"])?;
     ensure!(cut.wait()?.success(), "nothing was cut");
@@ -281,18 +334,40 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     ensure!(told.contains("stopped at admin@nowhere.invalid"), "{told}");
     ensure!(told.matches("`deployer rollback`").count() == 1, "{told}");
 
-    // v2 under load: only the model is sent.
     machine.be_lenient("20s")?;
+    // Two who look at the same deployment see the same end.
+    let impossible = ["deploy", "v1", "--set", "golden.min_accuracy=1.0"];
+    let mut viewers = [machine.vm(&impossible), machine.vm(&impossible)];
+    let viewers = viewers
+        .each_mut()
+        .map(|viewer| viewer.stderr(Stdio::piped()).spawn());
+    for viewer in viewers {
+        let seen = viewer?.wait_with_output()?;
+        let said = words(&seen);
+        ensure!(seen.status.code() == Some(10), "{}: {said}", seen.status);
+        ensure!(said.contains("refused"), "{said}");
+    }
+    let history = machine.expect(0, &["history"])?;
+    let told = history.matches("refused").count() == 1 && history.contains("admin");
+    ensure!(told, "{history}");
+
+    // v2 under load: only the model is sent.
     let traffic = machine.traffic()?;
     // The connection breaks in the middle of the deployment, which goes on.
-    let switched = "grep -q 'all traffic moved' /opt/blue-green/state/deployment.log 2>/dev/null";
+    let switched = "grep -q 'all traffic moved' /opt/blue-green/attempts/last/log 2>/dev/null";
     let mut cut = machine.cut_when(switched)?;
     let said = machine.expect(255, &["ship", "v2"])?;
     ensure!(said.contains("has model-server:latest already"), "{said}");
     ensure!(cut.wait()?.success(), "nothing was cut");
+    let said = machine.expect(75, &["deploy", "v1"])?;
+    ensure!(said.contains("another deployment is at work"), "{said}");
+    // Somebody who looks on without seeing the end takes it from nobody.
+    let frozen = machine.frozen_viewer(&["deploy", "v2"], "going on already")?;
+    machine.inside("for _ in $(seq 600); do [ -e /opt/blue-green/attempts/last/code ] && exit; sleep 0.2; done; exit 1")?;
     let said = machine.expect(0, &["deploy", "v2"])?;
-    ensure!(said.contains("going on already"), "{said}");
+    ensure!(said.contains("this deployment ended at"), "{said}");
     ensure!(said.contains("promoted: v2 on green"), "{said}");
+    drop(frozen);
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
     ensure!(
@@ -306,6 +381,20 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     // Everything stops and starts: the same color is active.
     machine.reboot()?;
     until_served(&machine, "v2").await?;
+    machine.inside("for _ in $(seq 300); do systemctl is-active --quiet blue-green-watch && exit; sleep 0.2; done; exit 1")?;
+    let logs = machine.vm(&["logs"]);
+    let mut timeout = Command::new("timeout");
+    timeout
+        .arg("10")
+        .arg(logs.get_program())
+        .args(logs.get_args());
+    let variables = logs
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    let said = words(&timeout.envs(variables).output()?);
+    for what in ["promoted: v2 on green", "router-1", "green-1"] {
+        ensure!(said.contains(what), "no {what}: {said}");
+    }
 
     // A disk without room refuses before traffic moves.
     machine.fill_disk()?;

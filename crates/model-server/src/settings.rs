@@ -1,6 +1,7 @@
 //! What can be set by flag or environment, and the values that follow from it.
 
 use std::{
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
@@ -58,7 +59,7 @@ pub struct ServeArguments {
 
     /// The library for --engine onnxruntime [default: libonnxruntime.so in the usual places]
     #[arg(long, env = "ONNXRUNTIME_LIBRARY", value_name = "PATH")]
-    onnxruntime_library: Option<PathBuf>,
+    onnxruntime_library: Option<OsString>,
 
     /// CPUs to use for the model [default: those that this process may use]
     #[arg(long, env = "INFERENCE_THREADS", value_name = "COUNT")]
@@ -124,7 +125,7 @@ pub struct ServeArguments {
     /// File of API keys, one a line, # begins a comment; read again when it changes. With it,
     /// every request but for health needs one of them
     #[arg(long, env = "API_KEYS_FILE", value_name = "PATH")]
-    api_keys_file: Option<PathBuf>,
+    api_keys_file: Option<OsString>,
 
     /// After SIGTERM: how long to go on serving what still arrives, while /health says 503
     #[arg(long, env = "GRACE_SECONDS", default_value = "5", value_name = "SECONDS",
@@ -272,7 +273,7 @@ impl ServeArguments {
     pub fn resolve(self) -> Result<Settings, SettingsError> {
         // Compose passes a variable that is not set as an empty one.
         let version = self.model_version.filter(|version| !version.is_empty());
-        let path = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        let path = |path: Option<OsString>| path.filter(|path| !path.is_empty()).map(PathBuf::from);
         let threads = self.inference_threads.unwrap_or_else(available_cpus);
         Ok(Settings {
             model_version: version.ok_or(SettingsError::NoVersion)?,
@@ -368,6 +369,21 @@ mod tests {
         let error = Line::try_parse_from(line).map(drop).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         error.to_string()
+    }
+
+    #[test]
+    fn an_empty_path_is_none() {
+        let empty = [
+            "--model-version",
+            "v1",
+            "--api-keys-file",
+            "",
+            "--onnxruntime-library",
+            "",
+        ];
+        let settings = resolve(&empty).unwrap();
+        assert_eq!(settings.api_keys_file, None);
+        assert_eq!(settings.onnxruntime_library, None);
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! Docker Compose services named blue, green and router.
 
-use std::{collections::BTreeSet, fs, io, path::Path, process::Stdio};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -58,6 +63,11 @@ impl ComposeFleet {
             .arg(&self.settings.file)
             .arg("--project-directory")
             .arg(directory);
+        // Compose reads it by itself only where no file is named.
+        let more = override_file(&self.settings.file);
+        if more.exists() {
+            command.arg("--file").arg(more);
+        }
         if self.settings.environment_file.exists() {
             command
                 .arg("--env-file")
@@ -308,6 +318,12 @@ impl ComposeFleet {
     }
 }
 
+/// What Compose reads behind `compose.yaml`: `compose.override.yaml`.
+fn override_file(file: &Path) -> PathBuf {
+    let extension = file.extension().unwrap_or_default().to_string_lossy();
+    file.with_extension(format!("override.{extension}"))
+}
+
 fn image_variable(color: Color) -> &'static str {
     match color {
         Color::Blue => "BLUE_IMAGE",
@@ -432,6 +448,12 @@ mod tests {
             fs::read_to_string(&path).unwrap(),
             "# ours\nROUTER_PORT=80\nBLUE_VERSION_NOTE=x\nBLUE_VERSION=v2\nGREEN_VERSION=v3\n"
         );
+    }
+
+    #[test]
+    fn the_override_file_lies_beside_the_file_and_is_called_like_it() {
+        let path = override_file(Path::new("a/compose.yaml"));
+        assert_eq!(path, Path::new("a/compose.override.yaml"));
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl GlobalOverrides {
 #[command(next_help_heading = "Figures")]
 pub struct DeployOverrides {
     /// The image that the release is started from, by Compose [default: the idle color's]
-    #[arg(long, env = "DEPLOYER_IMAGE", value_name = "IMAGE")]
+    #[arg(long, env = "DEPLOYER_RELEASE_IMAGE", value_name = "IMAGE")]
     image: Option<String>,
 
     /// Health checks before a candidate is given up [default: 10]
