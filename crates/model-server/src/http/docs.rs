@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::{
     Extension,
@@ -32,10 +32,13 @@ pub(super) fn description() -> OpenApi {
         .build()
 }
 
-/// Gives the finished document to its handler, written down once.
-pub(super) fn share(openapi: &OpenApi) -> Extension<Arc<str>> {
+/// The document in JSON, from when all routes are in it.
+pub(super) type Document = Arc<OnceLock<String>>;
+
+/// Writes the finished document down, once for all who ask.
+pub(super) fn write_down(document: &Document, openapi: &OpenApi) {
     // Its types hold nothing that JSON cannot express.
-    Extension(openapi.to_json().unwrap_or_default().into())
+    document.get_or_init(|| openapi.to_json().unwrap_or_default());
 }
 
 /// `GET /openapi.json`
@@ -46,9 +49,10 @@ pub(super) fn share(openapi: &OpenApi) -> Extension<Arc<str>> {
     summary = "This document",
     responses((status = 200, description = "OpenAPI 3.1", body = Object), Refusals)
 )]
-pub(super) async fn openapi(Extension(document): Extension<Arc<str>>) -> impl IntoResponse {
+pub(super) async fn openapi(Extension(document): Extension<Document>) -> impl IntoResponse {
     let kind = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, kind)], document.to_string())
+    let document = document.get().cloned().unwrap_or_default();
+    ([(header::CONTENT_TYPE, kind)], document)
 }
 
 /// `GET /docs`

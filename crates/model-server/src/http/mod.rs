@@ -17,7 +17,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -28,9 +28,10 @@ const PATHS: &str = "GET /health, POST /predict, GET /v2, and what GET /docs tel
 
 /// The server's routes, with their layers. A layer wraps what stands above it.
 pub(crate) fn router(state: Arc<ServerState>) -> Router {
-    let (router, openapi) = documented(&state).split_for_parts();
+    let document = docs::Document::default();
+    let (router, openapi) = documented(&state, &document).split_for_parts();
+    docs::write_down(&document, &openapi);
     let mut router = router
-        .layer(docs::share(&openapi))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method);
     if state.keys.is_some() {
@@ -47,12 +48,14 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
 }
 
 /// All routes, with what the document says of them.
-fn documented(state: &Arc<ServerState>) -> OpenApiRouter<Arc<ServerState>> {
-    let shared = || Arc::clone(state);
-    let predictions = OpenApiRouter::new()
-        .routes(routes!(predict::predict))
-        .merge(oip::inference_routes())
-        .layer(middleware::from_fn_with_state(shared(), observe::count));
+fn documented(
+    state: &Arc<ServerState>,
+    document: &docs::Document,
+) -> OpenApiRouter<Arc<ServerState>> {
+    let documentation = OpenApiRouter::new()
+        .routes(routes!(docs::openapi))
+        .routes(routes!(docs::page))
+        .layer(Extension(Arc::clone(document)));
     let others = OpenApiRouter::new()
         .merge(oip::routes())
         .routes(routes!(health::health))
@@ -60,10 +63,13 @@ fn documented(state: &Arc<ServerState>) -> OpenApiRouter<Arc<ServerState>> {
         .routes(routes!(health::ready))
         .routes(routes!(health::started))
         .routes(routes!(metrics::metrics))
-        .routes(routes!(docs::openapi))
-        .routes(routes!(docs::page))
-        .layer(middleware::from_fn_with_state(shared(), body::ignore));
+        .merge(documentation)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(state),
+            body::ignore,
+        ));
     OpenApiRouter::with_openapi(docs::description())
-        .merge(predictions)
+        .routes(routes!(predict::predict))
+        .merge(oip::inference_routes())
         .merge(others)
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     batch::StageTimes,
-    metrics::{AnswerGuard, CLIENT_LEFT},
+    metrics::{AnswerGuard, CLIENT_LEFT, RequestGuard},
     settings::RequestLog,
     state::ServerState,
     telemetry::{Ended, Parent, TraceId, trace_state},
@@ -31,18 +31,6 @@ use crate::{
 const LONGEST_PATH: usize = 256;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-
-/// Counts a request for a prediction and what became of it.
-pub(super) async fn count(
-    State(state): State<Arc<ServerState>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let guard = state.metrics.follow_request();
-    let response = next.run(request).await;
-    guard.answered(response.status());
-    response
-}
 
 /// Names a request, keeps what became of it, and lets its client go where the server is about to:
 /// around all routes. One layer for all of it, since each costs as much as a route does.
@@ -63,6 +51,8 @@ struct Observed<'a> {
     state: &'a ServerState,
     /// Taken when the request is answered.
     guard: Option<AnswerGuard<'a>>,
+    /// Only where a prediction is asked for.
+    counted: Option<RequestGuard<'a>>,
     id: HeaderValue,
     parent: Option<Parent>,
     /// Only where a span is made of it.
@@ -96,6 +86,9 @@ impl<'a> Observed<'a> {
         let traces = state.telemetry.is_some() && !guard.is_quiet();
         Self {
             state,
+            counted: guard
+                .is_for_prediction()
+                .then(|| state.metrics.follow_request()),
             id: request_id(request.headers()),
             parent: Parent::of(request.headers()),
             traced: traces.then(|| {
@@ -116,6 +109,9 @@ impl<'a> Observed<'a> {
         };
         let (path, method, quiet) = (guard.path(), guard.method(), guard.is_quiet());
         let status = response.status();
+        if let Some(counted) = self.counted.take() {
+            counted.answered(status);
+        }
         let times = response.extensions().get::<StageTimes>().copied();
         let error = response.extensions().get().map(|ErrorKind(kind)| *kind);
         let took = guard.answered(status, error, times);

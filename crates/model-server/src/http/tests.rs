@@ -19,7 +19,7 @@ fn document() -> Value {
     let line = ["model-server", "--model-version=any"];
     let settings = Line::parse_from(line).serve.resolve().unwrap();
     let state = Arc::new(ServerState::new(&settings, Instant::now()));
-    let (_, document) = documented(&state).split_for_parts();
+    let (_, document) = documented(&state, &super::docs::Document::default()).split_for_parts();
     serde_json::to_value(document).unwrap()
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Metrics {
 struct Route {
     path: String,
     quiet: bool,
+    /// Whether predictions are asked for here.
+    predicts: bool,
     /// Room for every method with every code that a route answers with.
     answers: Table<Answers, 64>,
     latency: Histogram,
@@ -199,6 +201,7 @@ impl Route {
         Self {
             path: path.to_owned(),
             quiet,
+            predicts: path == "/predict" || path.ends_with("/infer"),
             answers: Table::new(),
             latency: Histogram::new(&TIMES),
         }
@@ -246,6 +249,11 @@ impl<'a> AnswerGuard<'a> {
     /// Whether the route is one for health checks and scrapes, of which nobody reads the log.
     pub(crate) fn is_quiet(&self) -> bool {
         self.route.quiet
+    }
+
+    /// Whether the request asks for a prediction.
+    pub(crate) fn is_for_prediction(&self) -> bool {
+        self.route.predicts && self.method == "POST"
     }
 
     /// The request's method, if HTTP knows it.
