@@ -110,6 +110,9 @@ pub enum Command {
         /// Ask these gates alone [default: those of gates.run in the settings file]
         #[arg(long, value_name = "GATES", value_delimiter = ',')]
         only: Vec<GateName>,
+        /// Ask all of them, also after one that is not passed
+        #[arg(long)]
+        keep_going: bool,
     },
     /// Show how a deployment went, and where its report lies
     Report {

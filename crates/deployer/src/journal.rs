@@ -75,6 +75,12 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// The state directory that it is of.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.directory
+    }
+
     /// Takes the lock for `command`, in words such as `deploy v2`.
     pub fn lock(directory: &Path, command: &str) -> Result<Self, JournalError> {
         fs::create_dir_all(directory).map_err(storage("create", directory))?;

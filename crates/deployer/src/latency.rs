@@ -151,7 +151,9 @@ pub struct ComparedTail {
 
 impl LatencyLimit {
     /// What fewer requests say nothing of: the slowest hundredth, the slowest tenth.
-    const ENOUGH: [(u64, u8); 2] = [(500, 99), (100, 90)];
+    const ENOUGH: [(u64, u8); 2] = [(Self::ENOUGH_FOR_P99, 99), (100, 90)];
+    /// Fewer requests say nothing of the slowest hundredth.
+    pub const ENOUGH_FOR_P99: u64 = 500;
 
     /// How many times as long as `active` seconds a candidate may take.
     #[must_use]

@@ -26,6 +26,7 @@ pub mod phase;
 pub mod plan;
 pub mod ports;
 pub mod preflight;
+pub mod probes;
 pub mod recover;
 pub mod release;
 pub mod report;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{latency::Latencies, verdict::Tally};
+use crate::{config::LoadSettings, latency::Latencies, verdict::Tally};
 
 /// How much load.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,27 +19,42 @@ pub struct LoadPlan {
     pub timeout: Duration,
 }
 
+impl From<&LoadSettings> for LoadPlan {
+    fn from(settings: &LoadSettings) -> Self {
+        Self {
+            concurrency: settings.concurrency,
+            duration: settings.duration,
+            rate: Some(settings.rate).filter(|rate| *rate > 0.0),
+            timeout: settings.timeout,
+        }
+    }
+}
+
 /// What came of a load.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Load {
     /// Requests that ended, and how many of them failed.
     pub tally: Tally,
     /// How long those that were answered with success took: in an open loop since they were due, in
-    /// a closed one since they were sent.
+    /// a closed one since they were sent. Those that were not answered in time took as long as they were
+    /// waited for.
     pub latencies: Latencies,
     /// What went wrong, and how often.
     pub errors: BTreeMap<String, u64>,
-    /// From the first request to the last answer.
+    /// Answers with success until requests were no longer sent.
+    pub in_time: u64,
+    /// For how long they were sent.
     pub elapsed: Duration,
 }
 
 impl Load {
-    /// Answers with success per second.
+    /// Answers with success per second, while requests were sent: who waits for the last ones longer does
+    /// not serve fewer.
     #[must_use]
     pub fn throughput(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
         if seconds > 0.0 {
-            (self.tally.requests - self.tally.failed) as f64 / seconds
+            self.in_time as f64 / seconds
         } else {
             0.0
         }
@@ -61,6 +76,13 @@ impl Load {
     pub fn answered(&mut self, took: Duration) {
         self.tally.count(true);
         self.latencies.record(took);
+    }
+
+    /// Counts a request that nobody answered, though it was waited for so long. It would have taken longer
+    /// than that.
+    pub fn timed_out(&mut self, kind: &str, waited: Duration) {
+        self.failed(kind);
+        self.latencies.record(waited);
     }
 
     /// Counts a failure by its kind.

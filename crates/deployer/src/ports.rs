@@ -51,6 +51,14 @@ pub trait Router: Send + Sync {
 pub trait Traffic: Send + Sync {
     /// The requests that were logged since the last call; at first those that were logged lately.
     fn new_requests(&self) -> Result<Vec<Request>, WorldError>;
+
+    /// The requests that were logged lately, whether or not they were read before.
+    fn lately(&self) -> Result<Vec<Request>, WorldError>;
+
+    /// How many lines [`Self::new_requests`] came across that it did not understand.
+    fn strange_lines(&self) -> u64 {
+        0
+    }
 }
 
 /// One of the things that a fleet runs.

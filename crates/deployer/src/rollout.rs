@@ -1,14 +1,15 @@
 //! One deployment from beginning to end: prove the candidate, move traffic, watch, and give
 //! traffic back when the candidate is worse.
 
-use std::{cell::Cell, fmt::Write as _, pin::pin, time::Duration};
+mod watching;
 
-use futures_util::future::join_all;
-use tokio::time::Instant;
+use std::{cell::Cell, pin::pin, time::Duration};
+
+use jiff::Timestamp;
 
 use crate::{
     color::Color,
-    config::{OnInconclusive, OnInconclusiveGate, OnInterrupt, Settings},
+    config::{OnInconclusiveGate, OnInterrupt, Settings},
     event::{Event, Reporter},
     examples::Examples,
     gates::{self, Candidate, Gate, Healthy},
@@ -17,9 +18,8 @@ use crate::{
     plan::Plan,
     ports::{Service, State, Target, When, World, WorldError},
     release::Release,
-    traffic::{Request, Seen},
+    traffic::Seen,
     verdict::{Finding, Verdict},
-    watch::{Look, Watch},
 };
 
 /// How a deployment ended.
@@ -65,8 +65,11 @@ impl Rollout<'_> {
     /// Goes on watching a candidate that has the traffic since a deployer that was killed.
     pub async fn resume<F: Future<Output = ()>>(self, told_to_stop: impl Fn() -> F) -> Outcome {
         let phase = Cell::new(Phase::Switched);
-        // What clients saw before the switch is not known any more.
-        let advance = self.watch_to_the_end(&phase, Seen::default());
+        // What was logged before may be of another release that had this color, and the traffic.
+        let switched = self.journal.last().ok().flatten();
+        let switched = switched.map(|entry| seconds(entry.since));
+        let before = switched.map(|at| self.before_the_switch_at(at));
+        let advance = self.watch_to_the_end(&phase, before.unwrap_or_default(), switched);
         self.see_through(&phase, advance, told_to_stop).await
     }
 
@@ -137,6 +140,7 @@ impl Rollout<'_> {
             world: self.world,
             before: &before,
             active_down: self.active_down,
+            keep_going: false,
             reporter: self.reporter,
         };
         questions.healthy().await?;
@@ -152,47 +156,48 @@ impl Rollout<'_> {
         self.reach(phase, Phase::Validated)?;
         self.hook_after(Phase::Validated, None).await;
         self.hook_before(Phase::Switched).await?;
-        self.switch().await?;
+        let before = self.before_and_since(before);
+        let since = self.switch().await?;
 
         self.reach(phase, Phase::Switched)?;
-        self.watch_to_the_end(phase, before).await
+        self.watch_to_the_end(phase, before, since).await
     }
 
     /// The rest of that way, from the switch on.
-    async fn watch_to_the_end(&self, phase: &Cell<Phase>, before: Seen) -> Result<String, String> {
-        let Plan { active, idle, .. } = *self.plan;
-        let mut watch = pin!(self.watch(before));
+    async fn watch_to_the_end(
+        &self,
+        phase: &Cell<Phase>,
+        before: Seen,
+        since: Option<f64>,
+    ) -> Result<String, String> {
+        let mut watch = pin!(self.watch(before, since));
         // The watch waits for nothing.
         let summary = tokio::select! {
-            summary = &mut watch => summary?,
-            () = self.hook_after(Phase::Switched, None) => watch.await?,
+            summary = &mut watch => summary,
+            () = self.hook_after(Phase::Switched, None) => watch.await,
         };
+        self.still_there().await?;
+        let summary = summary?;
         self.hook_before(Phase::Promoted).await?;
-        if self.world.router.active().await.ok() == Some(active) {
-            return Err(format!("somebody moved traffic back to {active} meanwhile"));
-        }
-        self.world.router.set_fit(idle, true).map_err(words)?;
+        self.still_there().await?;
+        let fit = self.world.router.set_fit(self.plan.idle, true);
+        fit.map_err(words)?;
         phase.set(Phase::Promoted);
         Ok(summary)
     }
 
-    /// What clients saw of the active release lately.
-    fn before(&self) -> Seen {
-        let requests = self.read_log().and_then(Result::ok).unwrap_or_default();
-        Seen::lately(self.plan.active, &requests)
-    }
-
-    /// What was logged since the last time; none where there is no log to read.
-    fn read_log(&self) -> Option<Result<Vec<Request>, String>> {
-        let requests = self.world.traffic.as_ref()?.new_requests();
-        if let Ok(requests) = &requests {
-            self.reporter.report(&Event::Logged { requests });
+    /// Who has no traffic is neither promoted nor to blame.
+    async fn still_there(&self) -> Result<(), String> {
+        let active = self.plan.active;
+        if self.world.router.active().await.ok() == Some(active) {
+            return Err(format!("somebody moved traffic back to {active} meanwhile"));
         }
-        Some(requests.map_err(words))
+        Ok(())
     }
 
-    /// Moves all traffic, and believes it only when clients are answered by the candidate.
-    async fn switch(&self) -> Result<(), String> {
+    /// Moves all traffic, and believes it only when clients are answered by the candidate. When that was
+    /// (seconds since 1970), where the log could not be read until then.
+    async fn switch(&self) -> Result<Option<f64>, String> {
         let Plan {
             active,
             idle,
@@ -209,7 +214,11 @@ impl Rollout<'_> {
             return Err(format!("the candidate stopped: {how}"));
         }
         // What was logged before the switch is not this candidate's doing.
-        self.read_log().transpose()?;
+        let unread = self.read_log().and_then(Result::err);
+        let since = unread.as_ref().map(|_| seconds(Timestamp::now()));
+        if let Some(text) = unread {
+            self.reporter.report(&Event::Note { text });
+        }
         let from = self.world.router.point_at(idle).await.map_err(words)?;
         self.reporter.report(&Event::Moved { from, to: idle });
         let served = self.world.probe.health(Target::Public).await;
@@ -217,111 +226,13 @@ impl Rollout<'_> {
             .map_err(|error| format!("after the switch clients are not answered: {error}"))?;
         let verdict = gates::compare(release, &served);
         if verdict.lets_through() {
-            Ok(())
+            Ok(since)
         } else {
             Err(format!(
                 "after the switch clients are answered by another release: {}",
                 verdict.summary
             ))
         }
-    }
-
-    async fn watch(&self, before: Seen) -> Result<String, String> {
-        let settings = &self.settings.watch;
-        let mut watch = Watch::new(settings.clone(), before);
-        let began = Instant::now();
-        let mut ticks = tokio::time::interval(settings.interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut inputs = self.examples.golden.iter().cycle();
-        let mut probes = 0;
-        let mut missing = 0;
-        let mut unread = false;
-        loop {
-            ticks.tick().await;
-            let public = inputs
-                .by_ref()
-                .take(missing)
-                .map(|example| self.world.probe.predict(Target::Public, example));
-            let (mut look, answers) = tokio::join!(self.look(), join_all(public));
-            probes += answers.len();
-            look.at = began.elapsed();
-            match self.read_log() {
-                Some(Ok(requests)) => look.traffic = Seen::of(self.plan.idle, &requests),
-                // No news, good or bad: the probes and counters go on.
-                Some(Err(error)) => {
-                    if !std::mem::replace(&mut unread, true) {
-                        self.reporter.report(&Event::Note {
-                            text: error.clone(),
-                        });
-                    }
-                    look.unread.push(error);
-                }
-                None => look.traffic.tally = answers.iter().map(Result::is_ok).collect(),
-            }
-            watch.see(look);
-            // A quiet service is judged too: what clients do not send is sent by probes.
-            missing = watch.missing_requests();
-            let elapsed = began.elapsed();
-            let verdict = watch.verdict(elapsed);
-            self.reporter.report(&Event::Watched {
-                elapsed,
-                of: watch.until(),
-                tally: watch.tally(),
-                trouble: watch.trouble(),
-            });
-            if let Some(mut verdict) = verdict {
-                if probes > 0 {
-                    let _ = write!(
-                        verdict.summary,
-                        "; probes were added to the traffic: {probes}"
-                    );
-                }
-                return self.conclude(&verdict, elapsed);
-            }
-        }
-    }
-
-    fn conclude(&self, verdict: &Verdict, elapsed: Duration) -> Result<String, String> {
-        self.reporter.report(&Event::Judged {
-            gate: "watch",
-            verdict,
-        });
-        let promoted = verdict.lets_through()
-            || verdict.finding == Finding::Inconclusive
-                && self.settings.watch.on_inconclusive == OnInconclusive::Promote;
-        let (seconds, summary) = (rounded(elapsed), &verdict.summary);
-        if promoted {
-            Ok(format!("watched for {seconds}: {summary}"))
-        } else {
-            Err(format!("watch, after {seconds}: {summary}"))
-        }
-    }
-
-    /// Looks at the candidate itself; what clients saw of it is read from the log.
-    async fn look(&self) -> Look {
-        let idle = self.plan.idle;
-        let target = Target::Server(idle);
-        let probe = &self.world.probe;
-        let example = self.examples.golden.first();
-        let request = async {
-            match example {
-                Some(example) => Some(probe.predict(target, example).await),
-                None => None,
-            }
-        };
-        let (health, request) = tokio::join!(probe.health(target), request);
-        let mut look = Look {
-            health: Some(health.map_err(words)),
-            request: request.map(|answer| answer.map(drop).map_err(words)),
-            ..Look::default()
-        };
-        if let Some(Err(_)) = look.health
-            && let Ok((State::Stopped(how), _)) =
-                self.world.fleet.inspect(Service::Server(idle)).await
-        {
-            look.stopped = Some(how);
-        }
-        look
     }
 
     async fn fail(&self, mut phase: Phase, reason: String) -> Outcome {
@@ -448,6 +359,8 @@ pub struct Questions<'a> {
     pub before: &'a Seen,
     /// Whether the active release is known to be down.
     pub active_down: bool,
+    /// Whether those after a gate that does not let the candidate through are asked all the same.
+    pub keep_going: bool,
     /// Who is told.
     pub reporter: &'a dyn Reporter,
 }
@@ -459,9 +372,11 @@ impl Questions<'_> {
         self.ask(vec![gate]).await
     }
 
-    /// Asks until a gate does not let the candidate through: the reason is the error.
+    /// Asks until a gate does not let the candidate through: the reason is the error, or all of them
+    /// where it is to keep going.
     pub async fn ask(&self, gates: Vec<Box<dyn Gate>>) -> Result<(), String> {
         let mut earlier: Vec<(&'static str, Verdict)> = Vec::new();
+        let mut reasons = Vec::new();
         for gate in gates {
             let name = gate.name();
             self.reporter.report(&Event::Asking { gate: name });
@@ -488,11 +403,18 @@ impl Questions<'_> {
                 || verdict.finding == Finding::Inconclusive
                     && self.settings.gates.on_inconclusive == OnInconclusiveGate::Proceed;
             if !through {
-                return Err(format!("{name}: {}", verdict.summary));
+                reasons.push(format!("{name}: {}", verdict.summary));
+                if !self.keep_going {
+                    break;
+                }
             }
             earlier.push((name, verdict));
         }
-        Ok(())
+        if reasons.is_empty() {
+            Ok(())
+        } else {
+            Err(reasons.join("; "))
+        }
     }
 }
 
@@ -535,6 +457,10 @@ pub async fn give_back(world: &World, plan: &Plan) -> Result<(), String> {
 
 fn words(error: impl std::error::Error) -> String {
     error.to_string()
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_millisecond() as f64 / 1e3
 }
 
 fn rounded(duration: Duration) -> String {

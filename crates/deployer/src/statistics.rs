@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use statrs::distribution::{Binomial, DiscreteCDF as _};
+use statrs::distribution::{Binomial, ChiSquared, ContinuousCDF as _, DiscreteCDF as _};
 
 use crate::verdict::Tally;
 
@@ -42,6 +42,30 @@ pub fn wilson(tally: Tally, z: f64) -> Interval {
     }
 }
 
+/// One-sided, 99 %: the standard normal quantile.
+const Z_99_ONE_SIDED: f64 = 2.326;
+
+/// The difference of two shares of the same `inputs`, by how many only one of the two got right: each of
+/// its ends is exceeded in one of a hundred cases.
+///
+/// R. G. Newcombe, "Improved confidence intervals for the difference between binomial proportions based on
+/// paired data", 1998 (square-and-add, by Wilson's intervals).
+#[must_use]
+pub fn paired_difference(lost: u64, won: u64, inputs: u64) -> Interval {
+    let share = |failed| {
+        let tally = Tally {
+            requests: inputs,
+            failed,
+        };
+        (tally.error_rate(), wilson(tally, Z_99_ONE_SIDED))
+    };
+    let ((lost, of_lost), (won, of_won)) = (share(lost), share(won));
+    Interval {
+        low: lost - won - (lost - of_lost.low).hypot(of_won.high - won),
+        high: lost - won + (of_lost.high - lost).hypot(won - of_won.low),
+    }
+}
+
 /// How likely it is that so many or more of the inputs on which two equally good models disagree
 /// are lost by one of them: the one-sided exact form of McNemar's test, 0–1.
 ///
@@ -54,6 +78,34 @@ pub fn mcnemar(lost: u64, won: u64) -> f64 {
     }
     let fair = Binomial::new(0.5, lost + won).expect("a half is a probability");
     fair.sf(lost - 1)
+}
+
+/// The fewest requests, `least` or more, of which a release that fails at `rate` (0–1) passes in 99 % of the
+/// cases, when so many failures of so many requests `pass`.
+#[must_use]
+pub fn requests_to_pass(least: u64, rate: f64, pass: impl Fn(Tally) -> bool) -> u64 {
+    const CONFIDENCE: f64 = 0.99;
+    /// More would never end.
+    const MOST: u64 = 1_000_000;
+
+    let mut requests = least;
+    while requests < MOST {
+        let passes = |failed: &u64| {
+            pass(Tally {
+                requests,
+                failed: *failed,
+            })
+        };
+        let most = (0..=requests).take_while(passes).last();
+        let chance = most.map_or(0.0, |failed| {
+            Binomial::new(rate, requests).map_or(1.0, |failures| failures.cdf(failed))
+        });
+        if chance >= CONFIDENCE {
+            break;
+        }
+        requests += requests / 16 + 1;
+    }
+    requests
 }
 
 /// The population stability index of two distributions over the same classes, given by their
@@ -79,12 +131,33 @@ pub fn stability_index(expected: &[u64], actual: &[u64]) -> f64 {
         .sum()
 }
 
-/// [`stability_index`] of counts by name.
+/// How far two distributions of labels lie apart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drift {
+    /// Their population stability index.
+    pub index: f64,
+    /// What the index of two samples of one distribution exceeds in one of a hundred cases: it grows
+    /// with the number of labels, and shrinks with that of the answers.
+    pub by_chance: f64,
+}
+
+impl Drift {
+    /// Whether it is above `limit`, beyond what chance explains.
+    #[must_use]
+    pub fn exceeds(self, limit: f64) -> bool {
+        self.index > limit + self.by_chance
+    }
+}
+
+/// [`stability_index`] of counts by name, and what chance adds to it.
+///
+/// Divided by the sum of the samples' inverse sizes it follows a chi-squared distribution with one degree
+/// of freedom less than there are labels: B. Yurdakul, "Statistical Properties of Population Stability
+/// Index", 2018.
 #[must_use]
-pub fn stability_of_labels(
-    expected: &BTreeMap<String, u64>,
-    actual: &BTreeMap<String, u64>,
-) -> f64 {
+pub fn drift_of_labels(expected: &BTreeMap<String, u64>, actual: &BTreeMap<String, u64>) -> Drift {
+    const CONFIDENCE: f64 = 0.99;
+
     let mut both: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for (side, counts) in [expected, actual].into_iter().enumerate() {
         for (label, count) in counts {
@@ -93,7 +166,13 @@ pub fn stability_of_labels(
     }
     let [expected, actual]: [Vec<u64>; 2] =
         [0, 1].map(|side| both.values().map(|counts| counts[side]).collect());
-    stability_index(&expected, &actual)
+    let inverse = |counts: &[u64]| 1.0 / counts.iter().sum::<u64>().max(1) as f64;
+    let chance = ChiSquared::new(both.len().saturating_sub(1) as f64)
+        .map_or(0.0, |chance| chance.inverse_cdf(CONFIDENCE));
+    Drift {
+        index: stability_index(&expected, &actual),
+        by_chance: chance * (inverse(&expected) + inverse(&actual)),
+    }
 }
 
 /// The value that the share `quantile` (0–1) of the sorted values does not exceed; 0 of nothing.
@@ -210,6 +289,17 @@ mod tests {
     }
 
     #[test]
+    fn a_paired_difference_lies_where_it_was_seen() {
+        let Interval { low, high } = paired_difference(30, 10, 480);
+        assert!(
+            low > 0.0 && low < 20.0 / 480.0 && high > 20.0 / 480.0,
+            "{low} {high}"
+        );
+        let Interval { low, high } = paired_difference(0, 0, 50);
+        assert!(low < -0.08 && high > 0.08, "{low} {high}");
+    }
+
+    #[test]
     fn the_stability_index_agrees_with_its_formula() {
         // Large counts, so that the half that is added does not show: 50/50 against 60/40.
         let index = stability_index(&[500_000, 500_000], &[600_000, 400_000]);
@@ -220,8 +310,43 @@ mod tests {
     fn a_label_that_only_one_release_gives_is_a_shift() {
         let before = BTreeMap::from([("good".to_owned(), 500), ("bad".to_owned(), 500)]);
         let after = BTreeMap::from([("good".to_owned(), 500), ("awful".to_owned(), 500)]);
-        assert!(stability_of_labels(&before, &after) > 0.25);
-        assert!(stability_of_labels(&before, &before).abs() < 1e-12);
+        assert!(drift_of_labels(&before, &after).exceeds(0.25));
+        assert!(drift_of_labels(&before, &before).index.abs() < 1e-12);
+    }
+
+    /// So many answers with one of so many labels, some of which are far rarer than others.
+    fn labeled(lots: &mut fastrand::Rng, labels: u64, answers: u64) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for _ in 0..answers {
+            let label = lots.u64(..labels).min(lots.u64(..labels));
+            *counts.entry(label.to_string()).or_default() += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn of_two_samples_of_one_distribution_hardly_any_seem_to_have_drifted() {
+        let mut lots = fastrand::Rng::with_seed(8);
+        for (labels, answers) in [(2, 200), (10, 200), (50, 200), (50, 2_000), (300, 1_000)] {
+            let drifted = (0..300).filter(|_| {
+                let [before, after] = [(); 2].map(|()| labeled(&mut lots, labels, answers));
+                drift_of_labels(&before, &after).exceeds(0.25)
+            });
+            let drifted = drifted.count();
+            assert!(
+                drifted <= 1,
+                "{drifted} of 300 at {labels} labels, {answers} answers"
+            );
+        }
+    }
+
+    #[test]
+    fn a_shift_is_found_among_many_labels_too() {
+        let mut lots = fastrand::Rng::with_seed(9);
+        let before = labeled(&mut lots, 50, 2_000);
+        let mut after = labeled(&mut lots, 50, 1_000);
+        *after.entry("7".to_owned()).or_default() += 1_000;
+        assert!(drift_of_labels(&before, &after).exceeds(0.25));
     }
 
     #[test]

@@ -2,7 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{color::Color, latency::Latencies, verdict::Tally};
+use crate::{
+    color::Color,
+    latency::{Latencies, LatencyLimit},
+    verdict::Tally,
+};
+
+/// Fewer labels say nothing of their distribution.
+pub const ENOUGH_LABELS: u64 = 200;
 
 /// One client request, as the router logged it when it was done.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +101,19 @@ impl Seen {
     pub fn lately(color: Color, requests: &[Request]) -> Self {
         let others = requests.iter().rposition(|request| request.wanted != color);
         Self::of(color, &requests[others.map_or(0, |last| last + 1)..])
+    }
+
+    /// Whether it says enough of latency and labels to compare others with it.
+    #[must_use]
+    pub fn suffices_to_compare(&self) -> bool {
+        let enough_labels = self.labels() == 0 || self.labels() >= ENOUGH_LABELS;
+        self.latencies.count() >= LatencyLimit::ENOUGH_FOR_P99 && enough_labels
+    }
+
+    /// How many answers had a label.
+    #[must_use]
+    pub fn labels(&self) -> u64 {
+        self.labels.values().sum()
     }
 
     /// Adds what was seen later.

@@ -20,6 +20,24 @@ pub enum Finding {
     Skipped,
 }
 
+impl Finding {
+    /// What two findings come to: the worse one.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let rank = |finding| match finding {
+            Self::Skipped => 0,
+            Self::Pass => 1,
+            Self::Inconclusive => 2,
+            Self::Fail => 3,
+        };
+        if rank(other) > rank(self) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(match self {
@@ -152,13 +170,19 @@ impl Tally {
     }
 }
 
+impl Extend<bool> for Tally {
+    fn extend<I: IntoIterator<Item = bool>>(&mut self, successes: I) {
+        for succeeded in successes {
+            self.count(succeeded);
+        }
+    }
+}
+
 impl FromIterator<bool> for Tally {
     /// Counts requests by whether they succeeded.
     fn from_iter<I: IntoIterator<Item = bool>>(successes: I) -> Self {
         let mut tally = Self::default();
-        for succeeded in successes {
-            tally.count(succeeded);
-        }
+        tally.extend(successes);
         tally
     }
 }

@@ -11,8 +11,8 @@ use crate::{
     evidence::Evidence,
     latency::LatencyLimit,
     release::Health,
-    statistics::{Z_99, stability_of_labels, wilson},
-    traffic::Seen,
+    statistics::{Drift, Z_99, drift_of_labels, requests_to_pass, wilson},
+    traffic::{ENOUGH_LABELS, Seen},
     verdict::{Finding, Tally, Verdict},
 };
 
@@ -21,8 +21,6 @@ use crate::{
 const RULED_OUT: f64 = 3.0;
 /// How often an open question extends the watch.
 const EXTENSIONS: u32 = 2;
-/// Fewer labels say nothing of their distribution.
-const ENOUGH_LABELS: u64 = 200;
 
 /// What one look at the candidate showed.
 #[derive(Debug, Default)]
@@ -35,6 +33,8 @@ pub struct Look {
     pub health: Option<Result<Health, String>>,
     /// A test request sent straight to the candidate: why it failed, if it did.
     pub request: Option<Result<(), String>>,
+    /// What came of the deployer's own requests since the last look.
+    pub own: Tally,
     /// How the candidate stopped, if the fleet says that it did.
     pub stopped: Option<String>,
     /// What could not be looked at: neither good news nor bad.
@@ -46,10 +46,15 @@ pub struct Look {
 pub struct Watch {
     settings: WatchSettings,
     before: Seen,
+    /// How many requests it takes to judge the error rate.
+    needed: u64,
     until: Duration,
     extensions: u32,
     looks: u32,
+    last_look: Duration,
+    late_looks: u32,
     seen: Seen,
+    own: Tally,
     recent: VecDeque<(Duration, Tally)>,
     failures_in_a_row: u32,
     last_failure: Option<String>,
@@ -72,11 +77,15 @@ impl Watch {
     pub fn new(settings: WatchSettings, before: Seen) -> Self {
         Self {
             until: settings.duration,
+            needed: needed_requests(&settings),
             settings,
             before,
             extensions: 0,
             looks: 0,
+            last_look: Duration::ZERO,
+            late_looks: 0,
             seen: Seen::default(),
+            own: Tally::default(),
             recent: VecDeque::new(),
             failures_in_a_row: 0,
             last_failure: None,
@@ -91,38 +100,13 @@ impl Watch {
     #[must_use]
     pub fn missing_requests(&self) -> usize {
         let looks = self.until.as_millis() / self.settings.interval.as_millis().max(1);
-        let needed = self.needed_requests() * u64::from(1 + self.extensions);
+        let needed = self.needed * u64::from(1 + self.extensions);
         let each = u128::from(needed).div_ceil(looks.max(1));
         let due = (each * u128::from(self.looks)).min(u128::from(needed));
         let missing = due.saturating_sub(u128::from(self.seen.tally.requests));
         // Never so many at once that asking becomes a load of its own.
         let missing = missing.min(2 * each);
         usize::try_from(missing).unwrap_or(usize::MAX)
-    }
-
-    /// How many requests without a failure it takes to pass.
-    fn needed_requests(&self) -> u64 {
-        let WatchSettings {
-            max_error_rate,
-            min_requests,
-            ..
-        } = self.settings;
-        let passes = |requests| {
-            let flawless = Tally {
-                requests,
-                failed: 0,
-            };
-            wilson(flawless, Z_99).high < RULED_OUT * max_error_rate
-        };
-        // Where not a single failure is allowed, no number of requests rules them out.
-        if max_error_rate <= 0.0 {
-            return min_requests;
-        }
-        let mut needed = min_requests;
-        while !passes(needed) {
-            needed += needed / 16 + 1;
-        }
-        needed
     }
 
     /// Client requests that wanted the candidate.
@@ -146,7 +130,11 @@ impl Watch {
     /// Takes note of one look.
     pub fn see(&mut self, look: Look) {
         self.looks += 1;
+        let late = look.at > self.last_look + 2 * self.settings.interval;
+        self.late_looks += u32::from(late);
+        self.last_look = look.at;
         self.seen.add(&look.traffic);
+        self.own.add(look.own);
         self.recent.push_back((look.at, look.traffic.tally));
         while let Some((at, _)) = self.recent.front()
             && *at + self.settings.window < look.at
@@ -290,21 +278,24 @@ impl Watch {
             .then(|| format!("clients wait for longer: {compared}"))
     }
 
-    /// The population stability index of the labels; none where there are too few.
-    fn label_drift(&self) -> Option<f64> {
-        let [before, now] = [&self.before, &self.seen].map(|seen| &seen.labels);
-        let enough = |labels: &BTreeMap<String, u64>| labels.values().sum::<u64>() >= ENOUGH_LABELS;
-        (enough(before) && enough(now)).then(|| stability_of_labels(before, now))
+    /// How far the labels lie from those before; none where there are too few.
+    fn label_drift(&self) -> Option<Drift> {
+        let both = [&self.before, &self.seen];
+        both.iter()
+            .all(|seen| seen.labels() >= ENOUGH_LABELS)
+            .then(|| drift_of_labels(&self.before.labels, &self.seen.labels))
     }
 
     /// Says so when clients are given other labels than before.
     fn answers_otherwise(&self) -> Option<String> {
         let allowed = self.settings.max_label_drift;
-        let drift = self.label_drift().filter(|drift| *drift > allowed)?;
+        let drift = self.label_drift().filter(|drift| drift.exceeds(allowed))?;
         Some(format!(
-            "clients are given other labels than before the switch: {} instead of {} (population stability index {drift:.2}, at most {allowed} allowed)",
+            "clients are given other labels than before the switch: {} instead of {} (population stability index {:.2}, at most {allowed} allowed, and {:.2} for chance)",
             shares(&self.seen.labels),
-            shares(&self.before.labels)
+            shares(&self.before.labels),
+            drift.index,
+            drift.by_chance
         ))
     }
 
@@ -334,8 +325,17 @@ impl Watch {
                 self.seen.latencies.count()
             )),
         }
-        if let Some(drift) = self.label_drift() {
-            verdict = verdict.with("label_drift", drift);
+        match self.label_drift() {
+            Some(drift) => {
+                verdict = verdict
+                    .with("label_drift", drift.index)
+                    .with("label_drift_by_chance", drift.by_chance);
+            }
+            None => verdict.warnings.push(format!(
+                "labels were not compared: {} before the switch and {} since, {ENOUGH_LABELS} of each are needed",
+                self.before.labels(),
+                self.seen.labels()
+            )),
         }
         if self.extensions > 0 {
             let times = if self.extensions == 1 {
@@ -351,6 +351,12 @@ impl Watch {
                 self.looks
             ));
         }
+        if self.late_looks > 0 {
+            verdict.warnings.push(format!(
+                "{} of {} looks came late: the candidate or this machine was slow to answer",
+                self.late_looks, self.looks
+            ));
+        }
         verdict.resting_on(Evidence {
             active_latency: Some(self.before.latencies.clone()),
             candidate_latency: Some(self.seen.latencies.clone()),
@@ -359,20 +365,23 @@ impl Watch {
     }
 
     /// What the candidate's own counters rose by since the first look: their lifetime value would
-    /// dilute what happens now with the test requests that came before.
+    /// dilute what happens now with the test requests that came before. The deployer's own requests that
+    /// went well are left out, since alone they would prove a release that no client has tried.
     fn counted(&self) -> Tally {
         self.counters.map_or_else(Tally::default, |counters| {
             let requests = counters
                 .now
                 .requests
                 .saturating_sub(counters.first.requests);
+            let failed = counters
+                .now
+                .failed
+                .saturating_sub(counters.first.failed)
+                .min(requests);
+            let own = self.own.requests - self.own.failed;
             Tally {
-                requests,
-                failed: counters
-                    .now
-                    .failed
-                    .saturating_sub(counters.first.failed)
-                    .min(requests),
+                requests: requests.saturating_sub(own).max(failed),
+                failed,
             }
         })
     }
@@ -392,6 +401,19 @@ impl Watch {
             self.counters = Some(Counters { first, now });
         }
     }
+}
+
+/// How many requests it takes that a release which fails half as often as it may is promoted in 99 of 100
+/// cases.
+fn needed_requests(settings: &WatchSettings) -> u64 {
+    let (limit, least) = (settings.max_error_rate, settings.min_requests);
+    // Where not a single failure is allowed, no number of requests rules them out.
+    if limit <= 0.0 {
+        return least;
+    }
+    requests_to_pass(least, limit / 2.0, |tally| {
+        tally.error_rate() <= limit && wilson(tally, Z_99).high < RULED_OUT * limit
+    })
 }
 
 /// Each label with its share: "positive 62 %, negative 38 %".

@@ -4,7 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,19 +19,68 @@ use crate::{
 /// The log, and how far it was read.
 pub(super) struct AccessLog {
     path: PathBuf,
-    offset: Mutex<u64>,
+    place: Mutex<Place>,
+}
+
+/// How far it was read.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    offset: u64,
+    /// Whether a line may have begun before.
+    within_a_line: bool,
+    /// Lines until here that were not understood.
+    strange: u64,
+}
+
+impl Place {
+    /// A little before the end of so many bytes, where what was logged lately is found.
+    fn lately(length: u64) -> Self {
+        /// Some ten thousand requests.
+        const LATELY: u64 = 4 * 1024 * 1024;
+
+        let offset = length.saturating_sub(LATELY);
+        Self {
+            offset,
+            within_a_line: offset > 0,
+            strange: 0,
+        }
+    }
+
+    /// The requests from here on, and the place behind them.
+    fn read(mut self, file: &mut File) -> std::io::Result<(Vec<Request>, Self)> {
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        // nginx flushes whole lines, but a reader may still meet one half written.
+        let complete = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |last| last + 1);
+        self.offset += complete as u64;
+        let text = String::from_utf8_lossy(&bytes[..complete]);
+        let mut lines = text.lines();
+        if self.within_a_line && complete > 0 {
+            lines.next();
+            self.within_a_line = false;
+        }
+        let mut requests = Vec::new();
+        for line in lines {
+            match parse(line) {
+                Some(request) => requests.push(request),
+                None => self.strange += 1,
+            }
+        }
+        Ok((requests, self))
+    }
 }
 
 impl AccessLog {
     /// Starts a little before the log's present end, where what was logged lately is found.
     pub(super) fn new(path: &Path) -> Self {
-        /// Some ten thousand requests.
-        const LATELY: u64 = 4 * 1024 * 1024;
-
         let length = path.metadata().map_or(0, |metadata| metadata.len());
         Self {
             path: path.to_owned(),
-            offset: Mutex::new(length.saturating_sub(LATELY)),
+            place: Mutex::new(Place::lately(length)),
         }
     }
 
@@ -46,36 +95,46 @@ impl AccessLog {
         }
     }
 
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn read_on(&self) -> std::io::Result<Vec<Request>> {
-        let mut offset = self.offset.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.place();
         let mut file = File::open(&self.path)?;
-        if file.metadata()?.len() < *offset {
-            *offset = 0;
+        if file.metadata()?.len() < place.offset {
+            (place.offset, place.within_a_line) = (0, false);
         }
-        file.seek(SeekFrom::Start(*offset))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        // nginx flushes whole lines, but a reader may still meet one half written.
-        let complete = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |last| last + 1);
-        *offset += complete as u64;
-        Ok(String::from_utf8_lossy(&bytes[..complete])
-            .lines()
-            .filter_map(parse)
-            .collect())
+        let (requests, next) = place.read(&mut file)?;
+        *place = next;
+        Ok(requests)
+    }
+
+    fn read_again(&self) -> std::io::Result<Vec<Request>> {
+        let mut file = File::open(&self.path)?;
+        let place = Place::lately(file.metadata()?.len());
+        Ok(place.read(&mut file)?.0)
+    }
+
+    fn unreadable(&self, error: &std::io::Error) -> WorldError {
+        WorldError(format!(
+            "cannot read the router's log {}: {error}; set router.access_log to \"\" to judge without it",
+            self.path.display()
+        ))
     }
 }
 
 impl Traffic for AccessLog {
     fn new_requests(&self) -> Result<Vec<Request>, WorldError> {
-        self.read_on().map_err(|error| {
-            WorldError(format!(
-                "cannot read the router's log {}: {error}; set router.access_log to \"\" to judge without it",
-                self.path.display()
-            ))
-        })
+        self.read_on().map_err(|error| self.unreadable(&error))
+    }
+
+    fn lately(&self) -> Result<Vec<Request>, WorldError> {
+        self.read_again().map_err(|error| self.unreadable(&error))
+    }
+
+    fn strange_lines(&self) -> u64 {
+        self.place().strange
     }
 }
 
@@ -201,6 +260,30 @@ mod tests {
         assert_eq!(log.new_requests().unwrap().len(), 0);
         writeln!(file, "{}", &LINE[40..]).unwrap();
         assert_eq!(log.new_requests().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_was_read_can_be_read_again_and_what_is_no_request_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        std::fs::write(&path, format!("{LINE}\nno line of ours\n{LINE}\n")).unwrap();
+        let log = AccessLog::new(&path);
+        assert_eq!(log.new_requests().unwrap().len(), 2);
+        assert_eq!(log.strange_lines(), 1);
+        assert_eq!(log.lately().unwrap().len(), 2);
+        assert_eq!(log.new_requests().unwrap().len(), 0);
+        assert_eq!(log.strange_lines(), 1);
+    }
+
+    #[test]
+    fn of_a_long_log_the_last_lines_are_read_and_the_one_cut_in_two_is_no_strange_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        std::fs::write(&path, format!("{LINE}\n").repeat(20_000)).unwrap();
+        let log = AccessLog::new(&path);
+        let read = log.new_requests().unwrap().len();
+        assert!((8_000..20_000).contains(&read), "{read}");
+        assert_eq!(log.strange_lines(), 0);
     }
 
     #[test]

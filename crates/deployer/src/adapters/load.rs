@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use crate::{
@@ -30,13 +30,17 @@ use crate::{
     ports::WorldError,
 };
 
+/// The kind of failure of requests that waited for a connection until it was too late.
+const NEVER_SENT: &str = "timed out before it was sent";
+
 /// After a refused connection, before the next one is tried.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Posts `examples` to `url` as the plan says, each connection in a task of its own; with `authorization`,
 /// where the server asks for it.
 ///
-/// A request that was sent is waited for, so that it ends at most [`LoadPlan::timeout`] late.
+/// A request that was sent is waited for, so that it ends at most [`LoadPlan::timeout`] late. What was due
+/// by then and could not even be sent, since all connections were waiting, was not answered in time either.
 pub async fn generate(
     url: &str,
     examples: &[Example],
@@ -71,7 +75,6 @@ pub async fn generate(
         schedule: Schedule::new(plan),
         load: Mutex::default(),
     });
-    let began = Instant::now();
     let mut connections = JoinSet::new();
     for number in 0..plan.concurrency {
         connections.spawn(Connection::new(Arc::clone(&target), number, plan).run());
@@ -80,7 +83,10 @@ pub async fn generate(
         ended.map_err(|error| WorldError(format!("the load ended early: {error}")))?;
     }
     let mut load = std::mem::take(&mut *target.load());
-    load.elapsed = began.elapsed();
+    load.elapsed = plan.duration;
+    while let Some(due) = target.schedule.next_in_an_open_loop() {
+        load.timed_out(NEVER_SENT, target.schedule.closes() - due);
+    }
     Ok(load)
 }
 
@@ -106,6 +112,7 @@ impl Loaded {
 struct Schedule {
     began: Instant,
     until: Instant,
+    timeout: Duration,
     interval: Option<Duration>,
     next: AtomicU64,
 }
@@ -116,21 +123,34 @@ impl Schedule {
         Self {
             began,
             until: began + plan.duration,
+            timeout: plan.timeout,
             interval: plan.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
             next: AtomicU64::new(0),
         }
     }
 
-    /// When the next request is due; none after the last one. In a closed loop that is at once.
+    /// When the next request is due; none after the last one, or when it is too late for more. In a closed
+    /// loop that is at once.
     fn next(&self) -> Option<Instant> {
-        let due = match self.interval {
-            None => Instant::now(),
-            Some(interval) => {
-                let number = self.next.fetch_add(1, Ordering::Relaxed);
-                self.began + interval.mul_f64(number as f64)
-            }
-        };
+        let now = Instant::now();
+        if self.interval.is_none() {
+            return (now < self.until).then_some(now);
+        }
+        if now >= self.closes() {
+            return None;
+        }
+        self.next_in_an_open_loop()
+    }
+
+    fn next_in_an_open_loop(&self) -> Option<Instant> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let due = self.began + self.interval?.mul_f64(number as f64);
         (due < self.until).then_some(due)
+    }
+
+    /// When the last request that was sent in time must be answered.
+    fn closes(&self) -> Instant {
+        self.until + self.timeout
     }
 }
 
@@ -159,23 +179,28 @@ impl Connection {
     async fn run(mut self) {
         let target = Arc::clone(&self.target);
         while let Some(due) = target.schedule.next() {
-            // Somebody who came in time is not late because a timer was; somebody who was still
-            // waiting for the answer before is.
-            let in_time = due >= Instant::now();
-            if in_time {
-                sleep_until(due).await;
-            }
-            let began = if in_time { Instant::now() } else { due };
+            // In an open loop every latency counts from here, also when this very program is late: whoever
+            // waits because the machine is busy waits all the same.
+            let began = due;
+            sleep_until(due).await;
             let body = target.bodies[self.next % target.bodies.len()].clone();
             self.next += self.step;
-            let bound = self.timeout;
-            let failure = match timeout(bound, self.post(body)).await {
+            let bound = Instant::now() + self.timeout;
+            let bound = bound.min(target.schedule.closes());
+            let failure = match timeout_at(bound, self.post(body)).await {
                 Ok(Ok(())) => {
-                    target.load().answered(began.elapsed());
+                    let now = Instant::now();
+                    let mut load = target.load();
+                    load.answered(now - began);
+                    load.in_time += u64::from(now < target.schedule.until);
                     continue;
                 }
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::Broken("timed out".to_owned()),
+                Err(_) => {
+                    self.sender = None;
+                    target.load().timed_out("timed out", began.elapsed());
+                    continue;
+                }
             };
             match failure {
                 Failure::Status(status) => target.load().failed(&format!("status {status}")),

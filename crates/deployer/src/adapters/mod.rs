@@ -20,7 +20,8 @@ use crate::{
 /// How the deployer names itself: the router tells its requests from those of clients by this.
 const USER_AGENT: &str = concat!("deployer/", env!("CARGO_PKG_VERSION"));
 
-/// Keeps the router's logs from filling the disk; call it before the ports are connected.
+/// Keeps the router's logs from filling the disk. What is in them is lost: call it when nothing more is
+/// judged by it.
 pub fn trim_logs(settings: &Settings) -> Result<(), WorldError> {
     let logs = [&settings.router.access_log, &settings.router.shadow_log];
     for path in logs.into_iter().flatten() {

@@ -50,7 +50,10 @@ fn collect(
                 let depth = depth
                     .checked_sub(1)
                     .ok_or_else(|| wrong("too many files include each other".to_owned()))?;
-                for path in included_files(&root.join(included)) {
+                for path in included_files(&root.join(included))
+                    .into_iter()
+                    .flat_map(|path| with_variants(&path))
+                {
                     collect(&path, root, depth, found)?;
                 }
             }
@@ -140,6 +143,18 @@ fn included_files(path: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// A file, and those that a container sees in its place: `addresses.compose.conf` is mounted over
+/// `addresses.conf`, and only who is inside can tell which one is in use.
+fn with_variants(path: &Path) -> Vec<PathBuf> {
+    let variants = path.with_extension("*.conf");
+    let mut files = vec![path.to_owned()];
+    if path.is_file() && path.extension().is_some_and(|it| it == "conf") {
+        let others = included_files(&variants).into_iter();
+        files.extend(others.filter(|other| other.as_path() != path));
+    }
+    files
+}
+
 /// nginx's notation: parts with a unit each, such as `1m30s`; without a unit, seconds.
 /// <https://nginx.org/en/docs/syntax.html>
 fn duration(value: &str) -> Option<Duration> {
@@ -216,6 +231,19 @@ mod tests {
             ("b.server.conf", "proxy_read_timeout 900ms;"),
         ]);
         assert_eq!(timeout, Ok(Duration::from_millis(900)));
+    }
+
+    #[test]
+    fn what_a_container_sees_in_place_of_a_file_is_read_too() {
+        let timeout = timeout_of(&[
+            (
+                "nginx.conf",
+                "proxy_read_timeout 2m; include addresses.conf;",
+            ),
+            ("addresses.conf", "# nothing"),
+            ("addresses.compose.conf", "proxy_read_timeout 40s;"),
+        ]);
+        assert_eq!(timeout, Ok(Duration::from_secs(40)));
     }
 
     #[test]

@@ -30,14 +30,27 @@ pub(super) async fn run(
     journal: &Journal,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<Done> {
+    let done = prove_and_switch(settings, version, active_down, journal, terminal).await;
+    // At the end, since a release is judged beside what was logged before it; and however it ended, since
+    // a log that fills the disk keeps the next deployment from beginning.
+    if let Err(error) = adapters::trim_logs(settings) {
+        let text = error.to_string();
+        terminal.report(&Event::Note { text });
+    }
+    done
+}
+
+async fn prove_and_switch(
+    settings: &Settings,
+    version: Option<String>,
+    active_down: bool,
+    journal: &Journal,
+    terminal: &dyn Reporter,
+) -> anyhow::Result<Done> {
     let reports = Reports::of(&settings.state);
     let recorder = Recorder::new(reports.clone());
     let reporter = &All(vec![terminal, &recorder]);
-    let note = |text: String| reporter.report(&Event::Note { text });
     let examples = Examples::read(settings).map_err(Ended::usage)?;
-    if let Err(error) = adapters::trim_logs(settings) {
-        note(error.to_string());
-    }
     let world = adapters::connect(settings)?;
     world.router.active().await.map_err(Ended::refused)?;
     if let Settled::Halted(reason) = recover::settle(&world, journal, reporter).await? {

@@ -29,7 +29,7 @@ use crate::{
     journal::{Journal, JournalError},
     phase::Phase,
     ports::{Target, World},
-    report::{JsonLines, Terminal},
+    report::{self as reports, JsonLines, Reports, Terminal},
 };
 
 /// What a command came to.
@@ -165,9 +165,13 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Do
         Command::Status { watch: false } => status::run(settings).await,
         Command::Status { watch: true } => status::keep_showing(settings, global.json).await,
         Command::History => history::run(settings),
-        Command::Validate { version, only } => {
+        Command::Validate {
+            version,
+            only,
+            keep_going,
+        } => {
             let _lock = lock()?;
-            validate::run(settings, version.clone(), only, reporter).await
+            validate::run(settings, version.clone(), only, *keep_going, reporter).await
         }
         Command::Report { id, open } => report::run(settings, id.as_deref(), *open).await,
         Command::Doctor => doctor::run(settings).await,
@@ -267,6 +271,10 @@ fn take_note(journal: &Journal, to: Color, reason: &str) -> Result<bool, Journal
         _ => return Ok(false),
     };
     journal.reached(&entry.plan, phase, Some(reason))?;
+    // What the report says beside the journal is worth a line in it, not a failure.
+    if let Err(error) = Reports::of(journal.state()).end(&entry.plan.id, phase, reason) {
+        reports::warn(&error.to_string());
+    }
     Ok(true)
 }
 

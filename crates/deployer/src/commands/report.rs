@@ -14,8 +14,9 @@ pub(super) async fn run(settings: &Settings, id: Option<&str>, open: bool) -> an
     let reports = Reports::of(&settings.state);
     let record = reports.read(id).map_err(Ended::usage)?;
     let page = reports.page(&record.plan.id);
-    // The page is made of the data, so that it is never older than this deployer.
-    reports.write(&record).map_err(Ended::usage)?;
+    // The page is made of the data, so that it is never older than this deployer. The data itself is for
+    // who holds the lock to write.
+    reports.write_page(&record).map_err(Ended::usage)?;
     if open {
         show(&page).await?;
     }

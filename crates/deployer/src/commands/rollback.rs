@@ -9,6 +9,7 @@ use crate::{
     history::Deed,
     journal::{Journal, JournalError},
     recover::{self, Settled},
+    report::{All, Recorder, Reports},
 };
 
 pub(super) async fn run(
@@ -16,6 +17,7 @@ pub(super) async fn run(
     journal: &Journal,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Done> {
+    let recorder = Recorder::new(Reports::of(&settings.state));
     let world = adapters::connect(settings)?;
     world.router.active().await.map_err(Ended::refused)?;
     // Whoever rolls back has no time for a journal that cannot be read.
@@ -28,6 +30,7 @@ pub(super) async fn run(
         }
     };
     if unfinished {
+        let reporter = &All(vec![reporter, &recorder]);
         match recover::settle(&world, journal, reporter).await? {
             Settled::Halted(reason) => return Err(Ended::halted(reason)),
             // It was what there was to roll back.

@@ -16,6 +16,7 @@ use crate::{
     report::{All, Judged},
     rollout::Questions,
     traffic::Seen,
+    verdict::Finding,
 };
 
 /// Puts the gates to what the idle color runs, and changes nothing.
@@ -23,6 +24,7 @@ pub(super) async fn run(
     settings: &Settings,
     version: Option<String>,
     only: &[GateName],
+    keep_going: bool,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<Done> {
     let mut settings = settings.clone();
@@ -38,8 +40,14 @@ pub(super) async fn run(
         None => held_version(&world, &settings, color).await,
     };
     let release = wanted(&settings, version).map_err(Ended::usage)?;
-    let requests = world.traffic.as_ref().map(|traffic| traffic.new_requests());
-    let before = Seen::lately(active, &requests.transpose()?.unwrap_or_default());
+    // No news, good or bad: the gates that ask the servers go on.
+    let requests = world.traffic.as_ref().map(|traffic| traffic.lately());
+    let requests = requests.transpose().unwrap_or_else(|error| {
+        let text = error.to_string();
+        terminal.report(&Event::Note { text });
+        None
+    });
+    let before = Seen::lately(active, &requests.unwrap_or_default());
     let verdicts = Verdicts::default();
     let questions = Questions {
         settings: &settings,
@@ -49,6 +57,7 @@ pub(super) async fn run(
         world: &world,
         before: &before,
         active_down: false,
+        keep_going,
         reporter: &All(vec![terminal, &verdicts]),
     };
     let passed = tokio::select! {
@@ -60,6 +69,7 @@ pub(super) async fn run(
         }
     };
     let (version, gates) = (&release.version, verdicts.taken());
+    let passed = passed.and_then(|()| proven(&gates));
     let (code, text) = match &passed {
         Ok(()) => (exit_code::FINE, format!("passed: {version} on {color}")),
         Err(reason) => (
@@ -74,6 +84,16 @@ pub(super) async fn run(
         "passed": passed.is_ok(),
         "gates": gates,
     })))
+}
+
+/// Whether any question was answered: what nobody asked is not proven.
+fn proven(gates: &[Judged]) -> Result<(), String> {
+    let asked = |judged: &Judged| judged.finding != Finding::Skipped;
+    if gates.iter().any(asked) {
+        return Ok(());
+    }
+    let names: Vec<&str> = gates.iter().map(|judged| judged.gate.as_str()).collect();
+    Err(format!("every gate was skipped: {}", names.join(", ")))
 }
 
 /// Takes down what the gates conclude.

@@ -1,10 +1,12 @@
 //! Does the candidate say the same as the active release, and where not?
 
+use std::fmt::Write as _;
+
 use async_trait::async_trait;
 
 use super::{
     Candidate, Gate,
-    ask::{Pair, ask_both},
+    ask::{Pair, ask_both, errors_of},
 };
 use crate::{
     config::AgreementSettings,
@@ -16,6 +18,8 @@ use crate::{
 
 /// So many flips are kept: as many as somebody would look at.
 const FLIPS: usize = 50;
+/// Fewer inputs that both were asked say nothing.
+const ENOUGH: usize = 50;
 /// The confidence of the active release is cut into so many classes of equal size.
 const CLASSES: usize = 10;
 
@@ -63,21 +67,39 @@ impl Agreement {
             .iter()
             .filter(|pair| pair.active_label().is_some())
             .collect();
-        if compared.is_empty() {
+        if compared.is_empty() && pairs.iter().any(|pair| pair.active.is_ok()) {
             return Verdict::skipped(
                 "no answer of the active release holds a label where probe.label says",
             );
         }
+        let inputs = compared.len();
+        if inputs < ENOUGH {
+            return Verdict::new(
+                Finding::Inconclusive,
+                format!(
+                    "the active release gave a label to {inputs} of {} inputs, at least {ENOUGH} are needed",
+                    pairs.len()
+                ),
+            )
+            .with("inputs", inputs as f64);
+        }
         let mut flips: Vec<Flip> = compared.iter().filter_map(|pair| flip(pair)).collect();
         flips.sort_by(|one, other| other.severity().total_cmp(&one.severity()));
-        let (inputs, flipped) = (compared.len(), flips.len());
-        let agreement = 1.0 - flipped as f64 / inputs as f64;
+        let flipped = flips.len();
+        let failed = compared
+            .iter()
+            .filter(|pair| pair.candidate.is_err())
+            .count();
+        let agreement = 1.0 - (flipped + failed) as f64 / inputs as f64;
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
-        let same = format!(
+        let mut same = format!(
             "the same label as the active release on {} of {inputs} inputs ({})",
-            inputs - flipped,
+            inputs - flipped - failed,
             percent(agreement)
         );
+        if failed > 0 {
+            let _ = write!(same, ", of which it did not answer {failed}");
+        }
         let mut verdict = if agreement < min_agreement {
             let needed = percent(min_agreement);
             Verdict::new(Finding::Fail, format!("{same}, at least {needed} needed"))
@@ -86,7 +108,8 @@ impl Agreement {
         };
         if agreement < warn_below {
             verdict.warnings.push(format!(
-                "it disagrees with the active release on {flipped} of {inputs} inputs"
+                "it disagrees with the active release on {} of {inputs} inputs",
+                flipped + failed
             ));
         }
         if let Some(drift) = drift_of_confidence(&compared) {
@@ -101,17 +124,20 @@ impl Agreement {
         verdict
             .with("inputs", inputs as f64)
             .with("flips", flipped as f64)
+            .with("failed", failed as f64)
             .with("agreement", agreement)
             .resting_on(Evidence {
                 flips,
+                errors: errors_of(pairs),
                 ..Evidence::default()
             })
     }
 }
 
-/// What is different, if anything is.
+/// What is different, if both answered and anything is.
 fn flip(pair: &Pair<'_>) -> Option<Flip> {
     let active = pair.active_label()?;
+    pair.candidate.as_ref().ok()?;
     let candidate = pair.candidate_label();
     if candidate == Some(active) {
         return None;
@@ -203,13 +229,16 @@ mod tests {
                 candidate: candidate(number),
             })
             .collect();
-        let settings = AgreementSettings {
+        Agreement::new(settings(min_agreement)).compare(&pairs)
+    }
+
+    fn settings(min_agreement: f64) -> AgreementSettings {
+        AgreementSettings {
             inputs: None,
             warn_below: 0.9,
             min_agreement,
             warn_drift: 0.25,
-        };
-        Agreement::new(settings).compare(&pairs)
+        }
     }
 
     fn same(number: usize) -> Result<Answer, WorldError> {
@@ -264,11 +293,39 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_fails_is_a_flip() {
+    fn an_answer_that_fails_is_no_flip_and_no_agreement() {
         let verdict = judge(|_| Err(WorldError("timed out".to_owned())), 0.5);
         assert_eq!(verdict.finding, Finding::Fail);
+        assert!(verdict.evidence.flips.is_empty());
+        assert_eq!(verdict.evidence.errors["timed out"], 200);
+    }
+
+    #[test]
+    fn an_answer_without_a_label_is_a_flip() {
+        let unlabeled = |_| {
+            Ok(Answer {
+                label: None,
+                ..answer("", 0.9)?
+            })
+        };
+        let verdict = judge(unlabeled, 0.5);
         assert_eq!(verdict.evidence.flips.len(), FLIPS);
         assert_eq!(verdict.evidence.flips[0].candidate, "no label");
+    }
+
+    #[test]
+    fn a_handful_of_inputs_says_nothing() {
+        let examples = examples(49);
+        let pairs: Vec<Pair<'_>> = examples
+            .iter()
+            .map(|example| Pair {
+                example,
+                active: answer("yes", 0.9),
+                candidate: answer("yes", 0.9),
+            })
+            .collect();
+        let verdict = Agreement::new(settings(0.0)).compare(&pairs);
+        assert_eq!(verdict.finding, Finding::Inconclusive);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The same inputs to both releases.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::join_all;
 
 use super::Candidate;
@@ -25,6 +27,18 @@ impl Pair<'_> {
     pub(super) fn candidate_label(&self) -> Option<&str> {
         label(&self.candidate)
     }
+}
+
+/// What went wrong at the candidate, and how often.
+pub(super) fn errors_of(pairs: &[Pair<'_>]) -> BTreeMap<String, u64> {
+    let mut errors = BTreeMap::new();
+    for error in pairs
+        .iter()
+        .filter_map(|pair| pair.candidate.as_ref().err())
+    {
+        *errors.entry(error.to_string()).or_default() += 1;
+    }
+    errors
 }
 
 fn label(answer: &Result<Answer, WorldError>) -> Option<&str> {

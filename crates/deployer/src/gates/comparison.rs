@@ -1,6 +1,6 @@
 //! Is the candidate as fast as the active release?
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -11,8 +11,8 @@ use crate::{
     evidence::Evidence,
     examples::Example,
     latency::{Latencies, LatencyLimit, milliseconds},
-    ports::{Target, WorldError},
-    statistics::ratio_of_quantiles,
+    ports::{Answer, Target, WorldError},
+    statistics::{mcnemar, ratio_of_quantiles},
     verdict::{Finding, Verdict},
 };
 
@@ -23,99 +23,174 @@ const ENOUGH_FOR_P99: usize = 500;
 /// More pairs than this say hardly more.
 const MOST: usize = 4_000;
 
+/// What takes longer than the settings say is gone on with so many times as long, while there are too few
+/// pairs for p99.
+const PATIENCE: u32 = 3;
+/// Failures that chance alone would bring about more often than this are held against nobody.
+const SIGNIFICANT: f64 = 0.01;
+
 /// Sends pairs of requests, one to each release, one at a time.
 #[derive(Debug)]
 pub struct Comparison {
     settings: ComparisonSettings,
+    timeout: Duration,
 }
 
 impl Comparison {
-    /// With this limit.
+    /// With this limit, of requests that have failed when they take longer than `timeout`.
     #[must_use]
-    pub fn new(settings: ComparisonSettings) -> Self {
-        Self { settings }
+    pub fn new(settings: ComparisonSettings, timeout: Duration) -> Self {
+        Self { settings, timeout }
     }
 
     fn assess(&self, samples: &Samples) -> Verdict {
-        let limit = LatencyLimit {
-            max_ratio: self.settings.max_ratio,
-            negligible: self.settings.negligible,
-        };
         let pairs = samples.active.len();
-        let mut verdict = Verdict::new(Finding::Pass, String::new()).with("pairs", pairs as f64);
+        let mut verdict = Verdict::new(Finding::Pass, String::new())
+            .with("pairs", pairs as f64)
+            .with("failed", samples.failed as f64)
+            .with("active_failed", samples.active_failed as f64);
         let mut parts = Vec::new();
-        for (name, at, [ratio_name, low_name, high_name, active_name]) in [
-            (
-                "p50",
-                0.5,
-                [
-                    "p50_ratio",
-                    "p50_ratio_low",
-                    "p50_ratio_high",
-                    "p50_active_seconds",
-                ],
-            ),
-            (
-                "p99",
-                0.99,
-                [
-                    "p99_ratio",
-                    "p99_ratio_low",
-                    "p99_ratio_high",
-                    "p99_active_seconds",
-                ],
-            ),
-        ] {
-            if name == "p99" && pairs < ENOUGH_FOR_P99 {
+        let chance = mcnemar(samples.lost, samples.won);
+        if samples.failed + samples.active_failed > 0 {
+            parts.push(format!(
+                "{} of {pairs} requests failed, and {} of the active release's",
+                samples.failed, samples.active_failed
+            ));
+            verdict = verdict.with("p_value", chance);
+        }
+        if chance < SIGNIFICANT {
+            verdict.finding = Finding::Fail;
+        }
+        for percentile in PERCENTILES {
+            if percentile.at > 0.9 && pairs < ENOUGH_FOR_P99 {
+                let seconds = self.settings.duration.as_secs_f64() * ENOUGH_FOR_P99 as f64
+                    / pairs.max(1) as f64;
                 verdict.warnings.push(format!(
-                    "p99 was not compared: {pairs} pairs of requests, at least {ENOUGH_FOR_P99} are needed"
+                    "p99 was not compared: {pairs} pairs of requests, at least {ENOUGH_FOR_P99} are needed; comparison.duration = \"{:.0}s\" would do",
+                    (seconds / f64::from(PATIENCE)).max(1.0).ceil()
                 ));
+                verdict.finding = verdict.finding.and(Finding::Inconclusive);
                 continue;
             }
-            let (ratio, interval) = ratio_of_quantiles(&samples.candidate, &samples.active, at);
-            let active = samples.active_quantile(at);
-            let allowed = limit.allowed_ratio(active);
-            let finding = if interval.low > allowed {
-                Finding::Fail
-            } else if interval.high > allowed {
-                Finding::Inconclusive
-            } else {
-                Finding::Pass
-            };
-            parts.push(format!(
-                "{name} {ratio:.2} times the active release's {} (99 % sure of {:.2} to {:.2}; {allowed:.2} allowed)",
-                milliseconds(active),
-                interval.low,
-                interval.high,
-            ));
-            verdict = verdict
-                .with(ratio_name, ratio)
-                .with(low_name, interval.low)
-                .with(high_name, interval.high)
-                .with(active_name, active);
-            verdict.finding = match (verdict.finding, finding) {
-                (Finding::Fail, _) | (_, Finding::Fail) => Finding::Fail,
-                (Finding::Inconclusive, _) | (_, Finding::Inconclusive) => Finding::Inconclusive,
-                _ => Finding::Pass,
-            };
+            let (finding, words);
+            (finding, words, verdict) = self.compare(samples, &percentile, verdict);
+            parts.push(words);
+            verdict.finding = verdict.finding.and(finding);
         }
         verdict.summary = parts.join(", ");
         verdict.resting_on(Evidence {
             active_latency: Some(Samples::latencies(&samples.active)),
             candidate_latency: Some(Samples::latencies(&samples.candidate)),
+            errors: samples.errors.clone(),
             ..Evidence::default()
         })
     }
+
+    fn compare(
+        &self,
+        samples: &Samples,
+        percentile: &Percentile,
+        verdict: Verdict,
+    ) -> (Finding, String, Verdict) {
+        let limit = LatencyLimit {
+            max_ratio: self.settings.max_ratio,
+            negligible: self.settings.negligible,
+        };
+        let Percentile { name, at, names } = percentile;
+        let (ratio, interval) = ratio_of_quantiles(&samples.candidate, &samples.active, *at);
+        let active = samples.active_quantile(*at);
+        let allowed = limit.allowed_ratio(active);
+        let finding = if interval.low > allowed {
+            Finding::Fail
+        } else if interval.high > allowed {
+            Finding::Inconclusive
+        } else {
+            Finding::Pass
+        };
+        let words = format!(
+            "{name} {ratio:.2} times the active release's {} (99 % sure of {:.2} to {:.2}; {allowed:.2} allowed)",
+            milliseconds(active),
+            interval.low,
+            interval.high,
+        );
+        let figures = [ratio, interval.low, interval.high, active];
+        let verdict = names
+            .iter()
+            .zip(figures)
+            .fold(verdict, |verdict, (name, figure)| {
+                verdict.with(name, figure)
+            });
+        (finding, words, verdict)
+    }
 }
 
-/// Seconds, a pair at the same place.
+/// A place in the distributions, and what its figures are called.
+struct Percentile {
+    name: &'static str,
+    at: f64,
+    names: [&'static str; 4],
+}
+
+const PERCENTILES: [Percentile; 2] = [
+    Percentile {
+        name: "p50",
+        at: 0.5,
+        names: [
+            "p50_ratio",
+            "p50_ratio_low",
+            "p50_ratio_high",
+            "p50_active_seconds",
+        ],
+    },
+    Percentile {
+        name: "p99",
+        at: 0.99,
+        names: [
+            "p99_ratio",
+            "p99_ratio_low",
+            "p99_ratio_high",
+            "p99_active_seconds",
+        ],
+    },
+];
+
+/// Seconds, a pair at the same place. What failed took as long as would have been waited for: who answers
+/// only what is quick must not seem to be quick.
 #[derive(Debug, Default)]
 struct Samples {
     active: Vec<f64>,
     candidate: Vec<f64>,
+    failed: u64,
+    active_failed: u64,
+    /// Pairs of which the candidate's alone failed, and the active release's alone.
+    lost: u64,
+    won: u64,
+    /// What went wrong at the candidate.
+    errors: BTreeMap<String, u64>,
 }
 
 impl Samples {
+    fn add(
+        &mut self,
+        active: &Result<Answer, WorldError>,
+        candidate: &Result<Answer, WorldError>,
+        timeout: Duration,
+    ) {
+        let seconds = |answer: &Result<Answer, WorldError>| {
+            let took = answer.as_ref().map_or(timeout, |answer| answer.took);
+            took.as_secs_f64()
+        };
+        self.active.push(seconds(active));
+        self.candidate.push(seconds(candidate));
+        self.failed += u64::from(candidate.is_err());
+        self.active_failed += u64::from(active.is_err());
+        self.lost += u64::from(candidate.is_err() && active.is_ok());
+        self.won += u64::from(candidate.is_ok() && active.is_err());
+        if let Err(error) = candidate {
+            *self.errors.entry(error.to_string()).or_default() += 1;
+        }
+    }
+
     fn active_quantile(&self, at: f64) -> f64 {
         let mut sorted = self.active.clone();
         sorted.sort_by(f64::total_cmp);
@@ -141,32 +216,20 @@ impl Gate for Comparison {
     }
 
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
-        let deadline = Instant::now() + self.settings.duration;
+        let began = Instant::now();
         let mut samples = Samples::default();
         let mut next_look = FIRST_LOOK;
-        let mut failures = 0_usize;
         for (number, example) in candidate.examples.golden.iter().cycle().enumerate() {
-            match ask_in_turn(candidate, example, number).await {
-                Ok((active, candidate)) => {
-                    samples.active.push(active);
-                    samples.candidate.push(candidate);
-                }
-                // Whether requests succeed is for other gates to judge; but who never answers must
-                // not keep this one.
-                Err(error) if failures >= FIRST_LOOK => {
-                    return Verdict::new(
-                        Finding::Inconclusive,
-                        format!("{failures} requests failed, the last one: {error}"),
-                    );
-                }
-                Err(_) => failures += 1,
-            }
+            let [active, idle] = ask_in_turn(candidate, example, number).await;
+            samples.add(&active, &idle, self.timeout);
             let pairs = samples.active.len();
-            let over = Instant::now() >= deadline || pairs >= MOST;
+            let few = pairs < ENOUGH_FOR_P99;
+            let patience = self.settings.duration * if few { PATIENCE } else { 1 };
+            let over = began.elapsed() >= patience || pairs >= MOST;
             if !over && pairs < next_look {
                 continue;
             }
-            if over && pairs < FIRST_LOOK {
+            if pairs < FIRST_LOOK {
                 return Verdict::new(
                     Finding::Inconclusive,
                     format!("{pairs} pairs of requests, at least {FIRST_LOOK} are needed"),
@@ -174,38 +237,36 @@ impl Gate for Comparison {
                 .with("pairs", pairs as f64);
             }
             let verdict = self.assess(&samples);
-            let answered = pairs >= ENOUGH_FOR_P99 && verdict.finding != Finding::Inconclusive;
-            if over || answered || verdict.finding == Finding::Fail {
+            if over || verdict.finding == Finding::Fail || verdict.finding == Finding::Pass {
                 return verdict;
             }
-            next_look *= 2;
+            let twice = next_look * 2;
+            next_look = if few && twice > ENOUGH_FOR_P99 {
+                ENOUGH_FOR_P99
+            } else {
+                twice
+            };
         }
         Verdict::skipped("there are no inputs to send")
     }
 }
 
-/// Seconds that each release took, the active one first in every other pair, so that neither always
-/// finds the machine as the other one left it.
+/// What each release answers, the active one first in every other pair, so that neither always finds the
+/// machine as the other one left it.
 async fn ask_in_turn(
     candidate: &Candidate<'_>,
     example: &Example,
     number: usize,
-) -> Result<(f64, f64), WorldError> {
-    let ask = async |color| {
-        let answer = candidate
-            .world
-            .probe
-            .predict(Target::Server(color), example)
-            .await?;
-        Ok::<f64, WorldError>(answer.took.as_secs_f64())
-    };
+) -> [Result<Answer, WorldError>; 2] {
+    let probe = &candidate.world.probe;
+    let ask = |color| probe.predict(Target::Server(color), example);
     let (active, idle) = (candidate.color.other(), candidate.color);
     if number.is_multiple_of(2) {
-        let active = ask(active).await?;
-        Ok((active, ask(idle).await?))
+        let active = ask(active).await;
+        [active, ask(idle).await]
     } else {
-        let idle = ask(idle).await?;
-        Ok((ask(active).await?, idle))
+        let idle = ask(idle).await;
+        [ask(active).await, idle]
     }
 }
 
@@ -224,13 +285,18 @@ mod tests {
         let samples = Samples {
             active: (0..pairs).map(|_| draw(1.0)).collect(),
             candidate: (0..pairs).map(|_| draw(slower)).collect(),
+            ..Samples::default()
         };
+        comparison().assess(&samples)
+    }
+
+    fn comparison() -> Comparison {
         let settings = ComparisonSettings {
             max_ratio: 1.5,
             negligible: Duration::from_millis(5),
             duration: Duration::from_secs(10),
         };
-        Comparison::new(settings).assess(&samples)
+        Comparison::new(settings, Duration::from_secs(2))
     }
 
     #[test]
@@ -256,12 +322,58 @@ mod tests {
     #[test]
     fn few_pairs_say_nothing_of_the_slowest_hundredth() {
         let verdict = judge(0.05, 1.0, 200);
-        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(verdict.finding, Finding::Inconclusive);
         assert!(
             verdict.warnings[0].starts_with("p99 was not compared"),
             "{:?}",
             verdict.warnings
         );
         assert!(!verdict.numbers.contains_key("p99_ratio"));
+    }
+
+    /// The verdict on a candidate that is as fast as the active release, but fails one in so many requests.
+    fn failing(one_in: usize, active_too: bool) -> Verdict {
+        let mut samples = Samples::default();
+        for number in 0..1_000 {
+            let answer = |fails: bool| {
+                if fails && number % one_in == 0 {
+                    return Err(WorldError("timed out".to_owned()));
+                }
+                Ok(Answer {
+                    label: None,
+                    confidence: None,
+                    took: Duration::from_millis(20),
+                })
+            };
+            samples.add(&answer(active_too), &answer(true), Duration::from_secs(2));
+        }
+        comparison().assess(&samples)
+    }
+
+    #[test]
+    fn a_tail_that_is_never_answered_is_a_tail() {
+        let verdict = failing(50, false);
+        assert_eq!(verdict.finding, Finding::Fail);
+        assert!(
+            verdict
+                .summary
+                .starts_with("20 of 1000 requests failed, and 0 of the active release's"),
+            "{}",
+            verdict.summary
+        );
+        assert!(verdict.numbers["p99_ratio"] > 90.0);
+        assert_eq!(verdict.evidence.errors["timed out"], 20);
+    }
+
+    #[test]
+    fn failures_too_rare_for_p99_count_beyond_chance() {
+        assert_eq!(failing(120, false).finding, Finding::Fail);
+        assert_eq!(failing(400, false).finding, Finding::Pass);
+    }
+
+    #[test]
+    fn what_fails_at_both_is_held_against_neither() {
+        assert_ne!(failing(120, true).finding, Finding::Fail);
+        assert_eq!(failing(400, true).finding, Finding::Pass);
     }
 }

@@ -1,25 +1,53 @@
 //! Is the worst latency under load far enough from the router's time limit?
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::{Candidate, Gate};
 use crate::{
-    config::HeadroomSettings,
+    config::{HeadroomSettings, LoadSettings},
     latency::milliseconds,
+    load::LoadPlan,
+    ports::Target,
     verdict::{Finding, Verdict},
 };
 
-/// Compares what the load gate saw with the router's configuration.
+/// Longer would tell hardly more of the worst.
+const LONG_ENOUGH: Duration = Duration::from_secs(2);
+
+/// Compares the worst that was seen under load with the router's configuration.
 #[derive(Debug)]
 pub struct Headroom {
     settings: HeadroomSettings,
+    load: LoadSettings,
 }
 
 impl Headroom {
-    /// With this safety factor.
+    /// With this safety factor, and a short one of these loads where the gate `load` made none.
     #[must_use]
-    pub fn new(settings: HeadroomSettings) -> Self {
-        Self { settings }
+    pub fn new(settings: HeadroomSettings, load: LoadSettings) -> Self {
+        Self { settings, load }
+    }
+
+    /// The longest wait of a load of its own, in seconds; otherwise the verdict that there is none.
+    async fn worst_of_a_load(&self, candidate: &Candidate<'_>) -> Result<f64, Verdict> {
+        let plan = LoadPlan {
+            duration: self.load.duration.min(LONG_ENOUGH),
+            ..LoadPlan::from(&self.load)
+        };
+        let bodies = candidate.examples.load.clone();
+        let target = Target::Server(candidate.color);
+        let open = |why: String| Verdict::new(Finding::Inconclusive, why);
+        let load = candidate.world.probe.load(target, bodies, plan).await;
+        let load = load.map_err(|error| open(error.to_string()))?;
+        if load.latencies.count() == 0 {
+            return Err(open(format!(
+                "no request of {} was answered",
+                load.tally.requests
+            )));
+        }
+        Ok(load.latencies.worst().as_secs_f64())
     }
 }
 
@@ -32,8 +60,12 @@ impl Gate for Headroom {
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let load = candidate.earlier.iter().find(|(name, _)| *name == "load");
         let worst = load.and_then(|(_, verdict)| verdict.numbers.get("worst_seconds"));
-        let Some(&worst) = worst else {
-            return Verdict::skipped("the gate load did not see how long requests take");
+        let worst = match worst {
+            Some(worst) => *worst,
+            None => match self.worst_of_a_load(candidate).await {
+                Ok(worst) => worst,
+                Err(verdict) => return verdict,
+            },
         };
         let limit = match candidate.world.router.read_timeout() {
             Ok(Some(limit)) => limit.as_secs_f64(),

@@ -85,12 +85,7 @@ impl Gate for LoadGate {
     }
 
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
-        let plan = LoadPlan {
-            concurrency: self.settings.concurrency,
-            duration: self.settings.duration,
-            rate: Some(self.settings.rate).filter(|rate| *rate > 0.0),
-            timeout: self.settings.timeout,
-        };
+        let plan = LoadPlan::from(&self.settings);
         let bodies = candidate.examples.load.clone();
         let target = Target::Server(candidate.color);
         match candidate.world.probe.load(target, bodies, plan).await {
@@ -118,25 +113,45 @@ mod tests {
         }
     }
 
-    fn assess(load: &Load) -> Verdict {
-        let plan = LoadPlan {
+    fn plan() -> LoadPlan {
+        LoadPlan {
             concurrency: 10,
             duration: Duration::from_secs(1),
             rate: Some(100.0),
             timeout: Duration::from_secs(1),
-        };
-        LoadGate::new(settings()).assess(&plan, load)
+        }
+    }
+
+    fn assess(load: &Load) -> Verdict {
+        LoadGate::new(settings()).assess(&plan(), load)
     }
 
     fn load(took: Duration) -> Load {
         let mut load = Load {
             elapsed: Duration::from_secs(1),
+            in_time: 100,
             ..Load::default()
         };
         for _ in 0..100 {
             load.answered(took);
         }
         load
+    }
+
+    #[test]
+    fn who_does_not_answer_in_time_is_slow_too() {
+        let mut load = load(Duration::from_millis(20));
+        for _ in 0..2 {
+            load.timed_out("timed out", Duration::from_secs(1));
+        }
+        let settings = LoadSettings {
+            max_error_rate: 0.5,
+            ..settings()
+        };
+        let verdict = LoadGate::new(settings).assess(&plan(), &load);
+        assert_eq!(verdict.finding, Finding::Fail);
+        assert!(verdict.numbers["p99_seconds"] >= 1.0);
+        assert!(verdict.numbers["worst_seconds"] >= 1.0);
     }
 
     #[test]

@@ -90,8 +90,14 @@ fn gate(name: GateName, settings: &Settings) -> Box<dyn Gate> {
         GateName::Golden => Box::new(Golden::new(settings.golden.clone())),
         GateName::Agreement => Box::new(Agreement::new(settings.agreement.clone())),
         GateName::Load => Box::new(LoadGate::new(settings.load.clone())),
-        GateName::Comparison => Box::new(Comparison::new(settings.comparison.clone())),
-        GateName::Headroom => Box::new(Headroom::new(settings.headroom.clone())),
+        GateName::Comparison => Box::new(Comparison::new(
+            settings.comparison.clone(),
+            settings.probe.timeout,
+        )),
+        GateName::Headroom => Box::new(Headroom::new(
+            settings.headroom.clone(),
+            settings.load.clone(),
+        )),
         GateName::Shadow => Box::new(Shadow::new(settings.shadow.clone())),
     }
 }

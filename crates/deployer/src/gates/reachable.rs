@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Candidate, Gate, identity};
 use crate::{
     ports::Target,
+    release::{Health, Release},
     verdict::{Finding, Verdict},
 };
 
@@ -38,15 +39,19 @@ impl Gate for Reachable {
         const PAUSE: Duration = Duration::from_millis(200);
 
         let deadline = Instant::now() + self.timeout;
+        let probe = &candidate.world.probe;
+        // Whether it is the one that is wanted is for the gate `identity` to say.
+        let itself = match probe.health(Target::Server(candidate.color)).await {
+            Ok(health) => as_it_reports(candidate.release, health),
+            Err(error) => {
+                return Verdict::new(Finding::Fail, format!("it does not answer: {error}"));
+            }
+        };
         loop {
-            let asked = candidate
-                .world
-                .probe
-                .health(Target::ThroughRouter(candidate.color))
-                .await;
+            let asked = probe.health(Target::ThroughRouter(candidate.color)).await;
             let verdict = match asked {
                 Ok(health) => {
-                    let found = identity::compare(candidate.release, &health);
+                    let found = identity::compare(&itself, &health);
                     if found.finding != Finding::Fail {
                         return Verdict::new(Finding::Pass, "the router reaches it");
                     }
@@ -65,5 +70,16 @@ impl Gate for Reachable {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+}
+
+/// What a server says that it serves; what it does not say is taken for what is wanted.
+fn as_it_reports(wanted: &Release, health: Health) -> Release {
+    Release {
+        model: health.model_name.unwrap_or_else(|| wanted.model.clone()),
+        version: health
+            .model_version
+            .unwrap_or_else(|| wanted.version.clone()),
+        digest: health.model_digest,
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     color::Color,
     event::{Event, Reporter},
     journal::replace,
+    phase::Phase,
     statistics::quantile,
     traffic::Request,
 };
@@ -151,13 +152,30 @@ impl Reports {
 
     /// Keeps what is known: the data, and the page that is made of it.
     pub fn write(&self, record: &Record) -> Result<(), ReportError> {
-        let id = &record.plan.id;
-        let (data, html) = (self.data(id), self.page(id));
+        let data = self.data(&record.plan.id);
         fs::create_dir_all(&self.directory).map_err(storage("create", &self.directory))?;
         let text = serde_json::to_string_pretty(record)
             .map_err(|error| storage("write", &data)(error.into()))?;
         replace(&data, &text).map_err(storage("write", &data))?;
+        self.write_page(record)
+    }
+
+    /// Makes the page of what is known.
+    pub fn write_page(&self, record: &Record) -> Result<(), ReportError> {
+        let html = self.page(&record.plan.id);
         replace(&html, &page::html(record)).map_err(storage("write", &html))
+    }
+
+    /// Takes down how a deployment ended that was not brought to its end by whom began it. Where no report
+    /// is left, there is nothing to go on with.
+    pub fn end(&self, id: &str, phase: Phase, reason: &str) -> Result<(), ReportError> {
+        let Ok(mut record) = self.read(Some(id)) else {
+            return Ok(());
+        };
+        let at = Timestamp::now();
+        record.phases.push(Reached { phase, at });
+        record.reason = Some(reason.to_owned());
+        self.write(&record)
     }
 }
 
@@ -313,7 +331,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        phase::Phase,
         plan::Plan,
         release::Release,
         verdict::{Finding, Verdict},
@@ -411,6 +428,35 @@ mod tests {
         let read = reports.read(Some(&plan.id)).unwrap();
         let phases: Vec<Phase> = read.phases.iter().map(|reached| reached.phase).collect();
         assert_eq!(phases, [Phase::Planned, Phase::Refused]);
+    }
+
+    #[test]
+    fn a_deployment_that_somebody_else_ended_is_not_under_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let reports = Reports::of(directory.path());
+        let plan = plan();
+        let killed = Recorder::new(reports.clone());
+        killed.report(&Event::Planned { plan: &plan });
+        record(&killed, Phase::Planned, None);
+        reports.end(&plan.id, Phase::Refused, "by hand").unwrap();
+        let read = reports.read(None).unwrap();
+        assert_eq!(read.headline(), "sentiment v2 refused: by hand");
+        reports.end("unknown", Phase::Refused, "by hand").unwrap();
+    }
+
+    #[test]
+    fn a_report_of_another_schema_is_not_read_as_one_of_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let reports = Reports::of(directory.path());
+        let plan = plan();
+        reports
+            .write(&Record {
+                schema: SCHEMA + 1,
+                ..Record::new(plan.clone())
+            })
+            .unwrap();
+        let problem = reports.read(Some(&plan.id)).unwrap_err().to_string();
+        assert!(problem.ends_with("its schema is 2, not 1"), "{problem}");
     }
 
     #[test]

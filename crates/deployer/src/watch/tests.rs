@@ -185,13 +185,44 @@ fn own_counters_are_judged_by_their_increase() {
 fn without_a_log_the_counters_alone_can_promote() {
     let mut watch = watch();
     watch.see(healthy(50, 0, 1.0));
-    watch.see(healthy(150, 0, 2.0));
+    watch.see(healthy(250, 0, 2.0));
     let verdict = watch.verdict(MINUTE).unwrap();
     assert_eq!(verdict.finding, Finding::Pass);
     assert!(
         verdict.summary.starts_with("by its own counters alone"),
         "{}",
         verdict.summary
+    );
+}
+
+#[test]
+fn the_deployers_own_requests_prove_no_release() {
+    let mut watch = watch();
+    for number in 0..60 {
+        watch.see(Look {
+            own: Tally {
+                requests: 4,
+                failed: 0,
+            },
+            ..healthy(50 + 4 * number, 0, 1.0)
+        });
+    }
+    assert_eq!(finding(&mut watch, MINUTE), Some(Finding::Inconclusive));
+}
+
+#[test]
+fn looks_that_come_late_are_told() {
+    let mut watch = watch();
+    for at in [0, 1, 2, 10, 11] {
+        let at = Duration::from_secs(at);
+        watch.see(Look { at, ..look(100, 0) });
+    }
+    let verdict = watch.verdict(MINUTE).unwrap();
+    let late = "1 of 5 looks came late";
+    assert!(
+        verdict.warnings.iter().any(|it| it.starts_with(late)),
+        "{:?}",
+        verdict.warnings
     );
 }
 
@@ -208,7 +239,7 @@ fn a_quiet_service_gets_enough_probes_for_a_judgment() {
     assert_eq!(watch.missing_requests(), 0);
     for look_number in 1..=60 {
         watch.see(look(watch.missing_requests() as u64, 0));
-        assert!(watch.missing_requests() <= 1, "look {look_number}");
+        assert!(watch.missing_requests() <= 5, "look {look_number}");
     }
     assert_eq!(finding(&mut watch, MINUTE), Some(Finding::Pass));
 }
@@ -394,17 +425,24 @@ fn what_could_not_be_read_is_told_and_held_against_nobody() {
     );
 }
 
-/// One watch over a release that fails so often, with so many requests a second.
-fn simulated(lots: &mut fastrand::Rng, error_rate: f64, requests: u64) -> Finding {
-    let mut watch = extending();
+/// One watch over a release that fails so often, with so many clients' requests a second, beside what
+/// clients saw before: latencies with a long tail and two labels, which are the same in truth.
+fn simulated(lots: &mut fastrand::Rng, error_rate: f64, requests: u64, before: &Seen) -> Finding {
+    let settings = WatchSettings {
+        on_inconclusive: OnInconclusive::Extend,
+        ..settings()
+    };
+    let mut watch = Watch::new(settings, before.clone());
     for second in 0.. {
         let at = Duration::from_secs(second);
+        let mut seen = drawn(lots, requests, error_rate);
         // Where clients send too few, probes come through the router as well.
-        let requests = requests + watch.missing_requests() as u64;
-        let failed = (0..requests).filter(|_| lots.f64() < error_rate).count() as u64;
+        let probes = watch.missing_requests() as u64;
+        seen.tally.add(drawn(lots, probes, error_rate).tally);
         watch.see(Look {
             at,
-            ..look(requests, failed)
+            traffic: seen,
+            ..look(0, 0)
         });
         if let Some(verdict) = watch.verdict(at) {
             return verdict.finding;
@@ -413,30 +451,51 @@ fn simulated(lots: &mut fastrand::Rng, error_rate: f64, requests: u64) -> Findin
     unreachable!("every watch ends")
 }
 
-/// At most one in a hundred: on both sides of the threshold, on a quiet service and a busy one.
+fn drawn(lots: &mut fastrand::Rng, requests: u64, error_rate: f64) -> Seen {
+    let mut seen = Seen::default();
+    for _ in 0..requests {
+        let succeeded = lots.f64() >= error_rate;
+        seen.tally.count(succeeded);
+        if succeeded {
+            // Log-normal: the slowest hundredth takes ten times as long as the middle.
+            let normal: f64 = (0..12).map(|_| lots.f64()).sum::<f64>() - 6.0;
+            seen.latencies
+                .record(Duration::from_secs_f64(0.02 * normal.exp()));
+            let label = if lots.f64() < 0.7 { "yes" } else { "no" };
+            *seen.labels.entry(label.to_owned()).or_default() += 1;
+        }
+    }
+    seen
+}
+
+/// How many of so many watches end with a promotion.
+fn promoted(watches: usize, error_rate: f64, requests: u64) -> usize {
+    let mut lots = fastrand::Rng::with_seed(11);
+    let before = drawn(&mut lots, 40 * requests, 0.0);
+    (0..watches)
+        .filter(|_| simulated(&mut lots, error_rate, requests, &before) == Finding::Pass)
+        .count()
+}
+
+/// Promotions of 200 watches on both sides of the limit, on a quiet service and on busier ones. At most
+/// one in a hundred is wrong: a release that fails half as often as it may, or three times as often.
 #[test]
 fn of_a_hundred_watches_at_most_one_is_wrong() {
+    const WATCHES: usize = 200;
+
     let allowed = settings().max_error_rate;
-    for requests in [0, 5, 100] {
-        let mut lots = fastrand::Rng::with_seed(11);
-        let mut count = |error_rate, passes| {
-            (0..100)
-                .filter(|_| {
-                    let finding = simulated(&mut lots, error_rate, requests);
-                    (finding == Finding::Pass) == passes
-                })
-                .count()
-        };
-        let promoted = count(RULED_OUT * allowed, true);
-        assert!(
-            promoted <= 1,
-            "{promoted} bad releases promoted at {requests} requests/s"
-        );
-        for error_rate in [0.0, allowed / 4.0] {
-            let rolled_back = count(error_rate, false);
+    for requests in [0, 5, 30] {
+        let curve = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0]
+            .map(|times| (times, promoted(WATCHES, times * allowed, requests)));
+        for (times, promoted) in curve {
+            let wrong = match times {
+                ..=0.5 => WATCHES - promoted,
+                3.0.. => promoted,
+                _ => 0,
+            };
             assert!(
-                rolled_back <= 1,
-                "{rolled_back} good ones rolled back at {requests} requests/s"
+                wrong * 100 <= WATCHES,
+                "at {requests} requests/s, promotions by the times of the limit: {curve:?}"
             );
         }
     }

@@ -18,9 +18,11 @@ use crate::{
 };
 
 const PUBLIC: Call = Call::Predict(Target::Public);
+/// Through the router, but to the candidate alone.
+const ALONE: Call = Call::Predict(Target::ThroughRouter(CANDIDATE));
 
-/// Two until it is healthy, one for its identity.
-const CHECKS_BEFORE_THE_WATCH: usize = 3;
+/// Two until it is healthy, one for its identity, one to know it again behind the router.
+const CHECKS_BEFORE_THE_WATCH: usize = 4;
 
 #[tokio::test(start_paused = true)]
 async fn a_good_release_goes_through_every_phase_and_keeps_the_traffic() {
@@ -106,15 +108,15 @@ async fn a_busy_service_gets_no_probes_once_its_clients_are_in_the_log() {
         .unwrap();
     let probed = |moment: &Moment| moment.happened == Happened::Called(PUBLIC, true);
     assert!(!history.0[busy..].iter().any(probed), "{history:#?}");
-    // The look right at the switch finds an empty log and asks for one look's share of 50.
-    assert!(ended.count(&PUBLIC) <= 5, "{history:#?}");
+    // The look right at the switch finds an empty log and asks for one look's share of what is needed.
+    assert!(ended.count(&PUBLIC) <= 25, "{history:#?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_quiet_service_is_judged_by_probes_through_the_router() {
     let ended = Deployment::of(Server::good()).quiet().run().await;
     let probes = ended.count(&PUBLIC);
-    assert!(probes >= 50, "{probes}");
+    assert!(probes >= 200, "{probes}");
     ended.assert(
         Phase::Promoted,
         &format!(
@@ -170,13 +172,14 @@ async fn failures_that_were_logged_before_the_switch_are_not_held_against_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_becomes_unreadable_is_noted_and_the_counters_judge_alone() {
+async fn a_log_that_becomes_unreadable_is_noted_and_the_answers_to_probes_count() {
     let during_the_watch = |call: &Call| *call == Call::NewRequests;
     let ended = Deployment::of(Server::good())
         .failing(2..usize::MAX, during_the_watch, Fault::Before)
         .run()
         .await;
-    ended.assert(Phase::Promoted, "by its own counters alone");
+    ended.assert(Phase::Promoted, "probes were added");
+    assert!(ended.count(&ALONE) >= 200);
     let notes = ended.history.notes();
     assert!(notes.contains(&"NewRequests failed"), "{notes:?}");
 }
@@ -197,7 +200,29 @@ async fn without_a_log_and_without_counters_probes_judge_alone() {
     let ended = Deployment::of(candidate).without_a_log().run().await;
     ended.assert(Phase::Promoted, "probes were added");
     // The traffic that is needed, and not one flood after another.
-    assert!(ended.count(&Call::Predict(Target::Public)) <= 60);
+    let probes = ended.count(&PUBLIC) + ended.count(&ALONE);
+    assert!(probes <= 260, "{probes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_can_never_be_read_is_no_news() {
+    let ended = Deployment::of(Server::good())
+        .failing(
+            0..usize::MAX,
+            |call| *call == Call::NewRequests,
+            Fault::Before,
+        )
+        .run()
+        .await;
+    ended.assert(Phase::Promoted, "probes were added");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_nginx_does_not_write_to_is_no_news() {
+    let mut deployment = Deployment::of(Server::good());
+    deployment.state.logs = false;
+    let ended = deployment.run().await;
+    ended.assert(Phase::Promoted, "probes were added");
 }
 
 #[tokio::test(start_paused = true)]

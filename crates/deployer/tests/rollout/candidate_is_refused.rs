@@ -109,15 +109,6 @@ async fn a_release_that_fails_test_requests_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_candidate_is_refused_when_the_log_cannot_be_read_before_the_switch() {
-    let ended = Deployment::of(Server::good())
-        .failing(ALWAYS, |call| *call == Call::NewRequests, Fault::Before)
-        .run()
-        .await;
-    assert_removed(&ended, "NewRequests failed");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_switch_that_fails_before_traffic_moved_is_a_refusal() {
     let ended = Deployment::of(Server::good())
         .failing(

@@ -24,6 +24,9 @@ fn assert_given_back(ended: &Ended, words: &str) {
     assert_eq!(ended.active, OLD);
 }
 
+/// Two until it is healthy, one for its identity, one to know it again behind the router.
+const CHECKS_BEFORE_THE_WATCH: usize = 4;
+
 /// How long the candidate was watched.
 fn looks(ended: &Ended) -> usize {
     ended
@@ -82,7 +85,7 @@ async fn failures_that_only_probes_met_end_it_too() {
         ..Server::later(0, Trouble::FailsClients)
     };
     let ended = Deployment::of(candidate).quiet().run().await;
-    assert_given_back(&ended, "50 of 50 requests failed (100.0 %");
+    assert_given_back(&ended, "requests failed (100.0 %");
     ended.assert(Phase::RolledBack, "probes were added");
 }
 
@@ -97,20 +100,31 @@ async fn failures_by_its_own_counters_end_it() {
 
 #[tokio::test(start_paused = true)]
 async fn health_that_fails_three_times_in_a_row_ends_it() {
-    let ended = Deployment::of(Server::later(4, Trouble::Unhealthy))
+    let ended = Deployment::of(Server::good())
         .quiet()
+        .failing(
+            CHECKS_BEFORE_THE_WATCH + 4..usize::MAX,
+            |call| *call == Call::Health(Target::Server(CANDIDATE)),
+            Fault::Before,
+        )
         .run()
         .await;
     assert_given_back(
         &ended,
-        "watch, after 6 s: 3 checks in a row failed, the last one: health check failed: answered 503",
+        "watch, after 6 s: 3 checks in a row failed, the last one: health check failed",
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn test_requests_that_fail_three_times_in_a_row_end_it() {
-    let ended = Deployment::of(Server::later(4, Trouble::PredictsNothing))
+    let smoke_tests = 10;
+    let ended = Deployment::of(Server::good())
         .quiet()
+        .failing(
+            smoke_tests + 4..usize::MAX,
+            |call| *call == Call::Predict(Target::Server(CANDIDATE)),
+            Fault::Before,
+        )
         .run()
         .await;
     assert_given_back(
@@ -137,10 +151,20 @@ async fn an_uptime_that_fell_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_of_which_nothing_can_be_known_is_not_promoted() {
+async fn a_release_of_which_too_little_is_seen_is_not_promoted() {
+    let mut deployment = Deployment::of(Server::good()).quiet();
+    deployment.settings.watch.min_requests = 1_000_000;
+    let ended = deployment.run().await;
+    assert_given_back(&ended, "are needed to judge");
+    // Ten seconds, extended twice.
+    assert_eq!(looks(&ended), 31);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_an_unreadable_log_hides_are_met_by_probes() {
     let candidate = Server {
         tells_counters: false,
-        ..Server::good()
+        ..Server::later(0, Trouble::FailsClients)
     };
     // The log is read twice before the switch, and never again.
     let ended = Deployment::of(candidate)
@@ -151,15 +175,32 @@ async fn a_release_of_which_nothing_can_be_known_is_not_promoted() {
         )
         .run()
         .await;
-    assert_given_back(&ended, "are needed to judge");
-    // Ten seconds, extended twice.
-    assert_eq!(looks(&ended), 31);
+    assert_given_back(&ended, "requests failed (100.0 %");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_nginx_does_not_log_are_met_by_probes() {
+    let candidate = Server {
+        tells_counters: false,
+        ..Server::later(0, Trouble::FailsClients)
+    };
+    let mut deployment = Deployment::of(candidate);
+    deployment.state.logs = false;
+    assert_given_back(&deployment.run().await, "requests failed (100.0 %");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_cannot_be_read_at_the_switch_fails_no_release() {
+    let ended = Deployment::of(Server::good())
+        .failing(1..2, |call| *call == Call::NewRequests, Fault::Before)
+        .run()
+        .await;
+    ended.assert(Phase::Promoted, "watched for 10 s");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_release_that_falls_sick_in_the_last_second_is_watched_until_that_is_clear() {
-    // Two checks until it is healthy, one for its identity, one a look.
-    let tenth_look = 3 + 9;
+    let tenth_look = CHECKS_BEFORE_THE_WATCH + 9;
     let ended = Deployment::of(Server::good())
         .failing(
             tenth_look..usize::MAX,

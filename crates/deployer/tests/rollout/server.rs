@@ -185,6 +185,7 @@ impl Server {
     pub(crate) fn load(&self, plan: LoadPlan) -> Load {
         let mut load = Load {
             elapsed: plan.duration,
+            in_time: 1_000,
             ..Load::default()
         };
         for number in 0..1_000 {

@@ -20,6 +20,7 @@ use deployer::{
     release::Health,
     traffic::Request,
 };
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
@@ -42,6 +43,10 @@ pub(crate) struct State {
     pub(crate) public_answers: Option<Color>,
     /// The access log that was not read yet.
     pub(crate) log: Vec<Request>,
+    /// All that was ever logged.
+    pub(crate) logged: Vec<Request>,
+    /// Whether the router writes to its log.
+    pub(crate) logs: bool,
     /// Whether clients' requests are copied to the idle color.
     pub(crate) shadow: bool,
     /// What was logged of the copies.
@@ -67,6 +72,8 @@ impl State {
             router_reaches: None,
             public_answers: None,
             log: Vec::new(),
+            logged: Vec::new(),
+            logs: true,
             shadow: false,
             shadow_log: Vec::new(),
             failing_hook: None,
@@ -105,6 +112,7 @@ impl State {
         let wanted = self.active;
         let standby = Some(wanted.other()).filter(|color| self.fit.contains(color));
         let mut request = Request {
+            at: Timestamp::now().as_millisecond() as f64 / 1e3,
             by_deployer,
             ..unanswered(wanted)
         };
@@ -121,7 +129,10 @@ impl State {
                 break;
             }
         }
-        self.log.push(request);
+        if self.logs {
+            self.log.push(request.clone());
+            self.logged.push(request);
+        }
         if self.shadow {
             self.copy_to_the_idle_color();
         }
@@ -308,6 +319,10 @@ impl Traffic for ShadowLog {
     fn new_requests(&self) -> Result<Vec<Request>, WorldError> {
         Ok(std::mem::take(&mut self.0.lock().shadow_log))
     }
+
+    fn lately(&self) -> Result<Vec<Request>, WorldError> {
+        self.new_requests()
+    }
 }
 
 impl Traffic for Scene {
@@ -317,6 +332,10 @@ impl Traffic for Scene {
             Ok(std::mem::take(&mut state.log))
         };
         self.attempt(&Call::NewRequests, read)
+    }
+
+    fn lately(&self) -> Result<Vec<Request>, WorldError> {
+        Ok(self.lock().logged.clone())
     }
 }
 
@@ -388,9 +407,8 @@ impl Probe for Scene {
 
     async fn predict(&self, target: Target, _: &Example) -> Result<Answer, WorldError> {
         self.call(Call::Predict(target), |state| match target {
-            Target::Server(color) | Target::ThroughRouter(color) => {
-                state.server(color).predict(false)
-            }
+            Target::Server(color) => state.server(color).predict(false),
+            Target::ThroughRouter(color) => state.server(color).predict(true),
             Target::Public => state.request(true),
         })
         .await

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A deployment makes about this many calls.
-const CALLS: usize = 90;
+const CALLS: usize = 120;
 
 /// Five tries 3 s apart; 5 s for the router, asked once more; 10 s of watching, extended twice, and
 /// two looks more.
