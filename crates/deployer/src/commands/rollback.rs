@@ -1,14 +1,14 @@
 //! `deployer rollback`
 
-use super::{Done, Ended, move_traffic, who};
+use super::{Done, Ended, connect, who};
 use crate::{
-    adapters,
     config::Settings,
     event::{Event, Reporter},
     exit_code,
     history::Deed,
     journal::{Journal, JournalError},
     recover::{self, Settled},
+    transfer::Transfer,
 };
 
 pub(super) async fn run(
@@ -16,7 +16,7 @@ pub(super) async fn run(
     journal: &Journal,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Done> {
-    let world = adapters::connect(settings)?;
+    let world = connect(settings, reporter)?;
     world.router.active().await.map_err(Ended::refused)?;
     // Whoever rolls back has no time for a journal that cannot be read.
     let unfinished = match journal.last() {
@@ -27,7 +27,7 @@ pub(super) async fn run(
             false
         }
     };
-    if unfinished {
+    if unfinished || journal.intent().is_some() {
         match recover::settle(&world, journal, reporter).await? {
             Settled::Halted(reason) => return Err(Ended::halted(reason)),
             // It was what there was to roll back.
@@ -50,17 +50,13 @@ pub(super) async fn run(
             "{previous} is not healthy, so traffic stays on {active}: {error}"
         ))
     })?;
-    world.router.set_fit(active, false)?;
-    move_traffic(
-        &world,
+    let transfer = Transfer {
+        world: &world,
         journal,
         reporter,
-        previous,
-        Deed::RolledBack,
-        "by hand",
-    )
-    .await
-    .map_err(Ended::halted)?;
+    };
+    let moved = transfer.make(Deed::RolledBack, active, previous, "by hand");
+    moved.await.map_err(Ended::halted)?;
     Ok(Done::fine(format!(
         "rolled back: {previous} serves {version}"
     )))

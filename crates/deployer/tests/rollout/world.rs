@@ -246,7 +246,7 @@ impl Scene {
             std::future::pending::<()>().await;
         }
         let result = self.attempt(&call, effect);
-        if killed == Some(Fault::After) {
+        if killed == Some(Fault::After) || self.lock().script.dead {
             std::future::pending::<()>().await;
         }
         result
@@ -271,6 +271,10 @@ impl Router for Scene {
             Ok(displaced)
         })
         .await
+    }
+
+    fn flagged(&self) -> Color {
+        self.lock().active
     }
 
     fn is_fit(&self, color: Color) -> bool {
