@@ -1,6 +1,6 @@
 //! The command line. It only says what is wanted; nothing happens here.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, io::Write as _, path::PathBuf};
 
 use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -31,10 +31,13 @@ impl Arguments {
     /// Reads a command line, the program's name first; ends the process when it makes no sense.
     #[must_use]
     pub fn read(line: impl IntoIterator<Item = OsString>) -> Self {
-        let matches = command().get_matches_from(line);
+        let line: Vec<OsString> = line.into_iter().collect();
+        let json = line.iter().any(|argument| argument == "--json");
+        let matches = command().try_get_matches_from(line);
+        let matches = matches.unwrap_or_else(|error| give_up(&error, json));
         let mut arguments = match Self::from_arg_matches(&matches) {
             Ok(arguments) => arguments,
-            Err(error) => error.exit(),
+            Err(error) => give_up(&error, json),
         };
         if let Some((_, behind)) = matches.subcommand() {
             let behind = behind.get_many::<String>(SET).unwrap_or_default();
@@ -42,6 +45,20 @@ impl Arguments {
         }
         arguments
     }
+}
+
+/// Ends the process with what clap has to say, for programs on standard output as well.
+fn give_up(error: &clap::Error, json: bool) -> ! {
+    if json && error.use_stderr() {
+        let object = serde_json::json!({
+            "event": "ended",
+            "error": error.render().to_string(),
+            "exit_code": error.exit_code(),
+        });
+        // A reader that has gone away is not our error.
+        let _ = writeln!(std::io::stdout(), "{object}");
+    }
+    error.exit()
 }
 
 /// The identifier of `--set` behind a subcommand.

@@ -17,7 +17,9 @@ use thiserror::Error;
 use crate::{
     history::{self, Past},
     holder::Holder,
+    intent::{self, Intent},
     kill_point,
+    monitor::Standing,
     phase::Phase,
     plan::Plan,
 };
@@ -64,6 +66,19 @@ pub struct Entry {
     pub since: Timestamp,
     /// Why it ended, when it did.
     pub reason: Option<String>,
+    /// What stood before, as long as no server was touched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Standing>,
+}
+
+impl Entry {
+    /// The deployment that touched a server last: this one, or where it touched none, the one before.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.before.clone().unwrap_or_else(|| Standing {
+            deployment: Some((self.plan.id.clone(), self.phase)),
+        })
+    }
 }
 
 /// The journal, held by the one deployer that may act.
@@ -129,13 +144,11 @@ impl Journal {
         let Some(past) = self.last()?.as_ref().and_then(Past::of) else {
             return Ok(());
         };
-        let path = history::path(&self.directory);
-        let read = history::read(&self.directory).map_err(storage("read", &path))?;
         let same = |other: &Past| (&other.id, other.deed) == (&past.id, past.deed);
-        if read.past.iter().any(same) {
+        if self.past()?.iter().any(same) {
             return Ok(());
         }
-        history::append(&self.directory, &past).map_err(storage("add to", &path))
+        self.done(&past)
     }
 
     /// Adds to the history what was done without a deployment.
@@ -157,14 +170,55 @@ impl Journal {
             phase,
             since: Timestamp::now(),
             reason: reason.map(str::to_owned),
+            before: self.before(plan, phase),
         };
         let path = entry_path(&self.directory);
         let text = serde_json::to_string_pretty(&entry)
             .map_err(|error| storage("write", &path)(error.into()))?;
         kill_point::pass(format_args!("before journal {phase}"));
-        replace(&path, &text).map_err(storage("write", &path))?;
+        if let Err(error) = replace(&path, &text) {
+            // What is appended may still find room where what is replaced finds none.
+            if let Some(past) = Past::of(&entry) {
+                let _ = history::append(&self.directory, &past);
+            }
+            return Err(storage("write", &path)(error));
+        }
         kill_point::pass(format_args!("after journal {phase}"));
         self.complete_history()
+    }
+
+    /// What stood before `plan`, if that has touched no server when it is in `phase`.
+    fn before(&self, plan: &Plan, phase: Phase) -> Option<Standing> {
+        let last = self.last().ok().flatten();
+        if phase == Phase::Planned {
+            return Some(last.map(|last| last.standing()).unwrap_or_default());
+        }
+        let last = last.filter(|last| last.plan.id == plan.id && last.phase == Phase::Planned)?;
+        last.before.filter(|_| phase.is_end())
+    }
+
+    /// Writes down what is about to be done without a deployment. It is on the disk when this
+    /// returns.
+    pub fn intend(&self, intent: &Intent) -> Result<(), JournalError> {
+        intent::write(&self.directory, intent).map_err(storage("write to", &self.directory))
+    }
+
+    /// What was about to be done when a deployer died.
+    #[must_use]
+    pub fn intent(&self) -> Option<Intent> {
+        intent::read(&self.directory)
+    }
+
+    /// What was intended is done, or given up, and written down.
+    pub fn carried_out(&self) -> Result<(), JournalError> {
+        intent::remove(&self.directory).map_err(storage("write to", &self.directory))
+    }
+
+    /// Everything that was done, oldest first.
+    pub fn past(&self) -> Result<Vec<Past>, JournalError> {
+        let path = history::path(&self.directory);
+        let read = history::read(&self.directory).map_err(storage("read", &path))?;
+        Ok(read.past)
     }
 
     /// The last entry; none when nothing was ever deployed.
@@ -309,6 +363,31 @@ mod tests {
         assert_eq!(last.phase, Phase::Refused);
         assert_eq!(last.plan, plan());
         assert_eq!(last.reason.as_deref(), Some("it never became healthy"));
+    }
+
+    #[test]
+    fn a_deployment_that_touched_nothing_leaves_standing_what_stood_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::lock(directory.path(), "deploy v2").unwrap();
+        let standing = || journal.last().unwrap().unwrap().standing().deployment;
+        journal.reached(&plan(), Phase::Planned, None).unwrap();
+        assert_eq!(standing(), None);
+        for phase in [Phase::Starting, Phase::Promoted] {
+            journal.reached(&plan(), phase, None).unwrap();
+            assert_eq!(standing(), Some((plan().id, phase)));
+        }
+        let next = Plan {
+            id: "next".to_owned(),
+            ..plan()
+        };
+        for phase in [Phase::Planned, Phase::Refused] {
+            journal.reached(&next, phase, None).unwrap();
+            assert_eq!(standing(), Some((plan().id, Phase::Promoted)));
+        }
+        journal.reached(&next, Phase::Planned, None).unwrap();
+        journal.reached(&next, Phase::Starting, None).unwrap();
+        journal.reached(&next, Phase::Refused, None).unwrap();
+        assert_eq!(standing(), Some((next.id, Phase::Refused)));
     }
 
     #[test]

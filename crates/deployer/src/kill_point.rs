@@ -1,19 +1,24 @@
 //! Where tests end the deployer: around every entry of the journal and every change of a flag.
 //!
-//! Builds with debug assertions heed two variables: `DEPLOYER_KILL_POINTS` names a file that each
-//! point passed is added to, and `DEPLOYER_KILL_AT` the point at which the process ends itself by
-//! SIGKILL. Nothing of it is left in a release build.
+//! Only the feature `kill-points`, which nothing but the end-to-end tests sets, makes anything of it.
+//! Two variables are then heeded: `DEPLOYER_KILL_POINTS` names a file that each point passed is added
+//! to, and `DEPLOYER_KILL_AT` the point at which the process ends itself by SIGKILL. A point that is
+//! passed again is named `NAME#2`, then `NAME#3` and so on.
 
-use std::{env, fmt::Display, fs::OpenOptions, io::Write as _};
-
-use rustix::process::{Signal, getpid, kill_process};
+use std::fmt::Display;
 
 /// Passes the point that is named so.
+#[cfg(not(feature = "kill-points"))]
+pub(crate) fn pass(_name: impl Display) {}
+
+/// Passes the point that is named so.
+#[cfg(feature = "kill-points")]
 pub(crate) fn pass(name: impl Display) {
-    if !cfg!(debug_assertions) {
-        return;
-    }
-    let name = name.to_string();
+    use std::{env, fs::OpenOptions, io::Write as _};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    let name = numbered(name.to_string());
     if let Some(list) = env::var_os("DEPLOYER_KILL_POINTS") {
         let file = OpenOptions::new().create(true).append(true).open(list);
         // Whoever asks for the list finds it lacking.
@@ -21,5 +26,23 @@ pub(crate) fn pass(name: impl Display) {
     }
     if env::var("DEPLOYER_KILL_AT").is_ok_and(|at| at == name) {
         let _ = kill_process(getpid(), Signal::KILL);
+    }
+}
+
+#[cfg(feature = "kill-points")]
+fn numbered(name: String) -> String {
+    use std::{
+        collections::BTreeMap,
+        sync::{Mutex, PoisonError},
+    };
+
+    static PASSED: Mutex<BTreeMap<String, u32>> = Mutex::new(BTreeMap::new());
+
+    let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let times = passed.entry(name.clone()).or_default();
+    *times += 1;
+    match *times {
+        1 => name,
+        times => format!("{name}#{times}"),
     }
 }

@@ -17,6 +17,7 @@ pub mod exit_code;
 pub mod gates;
 pub mod history;
 pub mod holder;
+pub mod intent;
 pub mod journal;
 mod kill_point;
 pub mod latency;
@@ -33,6 +34,7 @@ pub mod report;
 pub mod rollout;
 pub mod statistics;
 pub mod traffic;
+pub mod transfer;
 pub mod verdict;
 pub mod watch;
 

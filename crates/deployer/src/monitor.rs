@@ -49,8 +49,12 @@ impl Pulse {
     }
 }
 
-/// The deployment that stood last in the journal, and how far it was.
-pub type Standing = Option<(String, Phase)>;
+/// The deployment that touched a server last, and how far it came; none before the first one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Its identifier and phase.
+    pub deployment: Option<(String, Phase)>,
+}
 
 /// What is known of one color, also by the next run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,9 +144,10 @@ mod tests {
         assert_eq!(at, [5, 9]);
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "there may be none")]
     fn standing(id: &str, phase: Phase) -> Standing {
-        Some((id.to_owned(), phase))
+        Standing {
+            deployment: Some((id.to_owned(), phase)),
+        }
     }
 
     fn taken(standing: &Standing) -> Kept {
@@ -215,6 +220,13 @@ mod tests {
         };
         assert_eq!(Kept::default().flag(look), Flag::Leave);
         assert!(Kept::default().matters(look));
+    }
+
+    #[test]
+    fn a_flag_that_was_taken_before_anything_was_deployed_is_remembered() {
+        let kept = taken(&Standing::default());
+        let text = serde_json::to_string(&kept).unwrap();
+        assert_eq!(serde_json::from_str::<Kept>(&text).unwrap(), kept);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub trait Router: Send + Sync {
     /// and hands back the color that was displaced.
     async fn point_at(&self, color: Color) -> Result<Color, WorldError>;
 
+    /// The color that has the traffic by the flag alone, whether or not the router answers.
+    fn flagged(&self) -> Color;
+
     /// Whether `color` may stand in for the other one.
     fn is_fit(&self, color: Color) -> bool;
 

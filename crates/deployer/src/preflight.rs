@@ -34,8 +34,12 @@ pub async fn check(
 pub fn room(directory: &Path, min_free_megabytes: u64) -> Result<(), String> {
     let shown = directory.display();
     let probe = directory.join(".room");
-    let written = fs::write(&probe, [0; 4096]).and_then(|()| fs::remove_file(&probe));
-    written.map_err(|error| format!("{shown} cannot be written to: {error}"))?;
+    let written = fs::write(&probe, [0; 4096]);
+    // Also where only the first bytes found room.
+    let removed = fs::remove_file(&probe);
+    written
+        .and(removed)
+        .map_err(|error| format!("{shown} cannot be written to: {error}"))?;
     let free = free_megabytes(directory)?;
     if free < min_free_megabytes {
         return Err(format!(

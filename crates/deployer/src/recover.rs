@@ -3,10 +3,12 @@
 use crate::{
     color::Color,
     event::{Event, Reporter},
+    history::Deed,
     journal::{Entry, Journal},
     phase::Phase,
     ports::{Service, World},
     rollout::{give_back, restore_standby},
+    transfer::Transfer,
 };
 
 /// What became of an unfinished deployment.
@@ -22,21 +24,31 @@ pub enum Settled {
 
 /// Brings an unfinished deployment to an end, if there is one, before anything else is begun.
 ///
-/// A candidate that has traffic was not watched to the end, so it loses it; unless a person gave
-/// it the traffic, since the deployer had not come that far.
+/// A candidate that has traffic and may not stand in was not watched to the end, so it loses it;
+/// unless a person gave it the traffic, since the deployer had not come that far. What somebody was
+/// doing without a deployment is seen through first.
 pub async fn settle(
     world: &World,
     journal: &Journal,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Settled> {
+    let transfer = Transfer {
+        world,
+        journal,
+        reporter,
+    };
+    let finished = match transfer.finish(true).await? {
+        Some(intent) if intent.deed == Deed::RolledBack => Settled::RolledBack(intent.to),
+        _ => Settled::Fine,
+    };
     let Some(Entry {
         plan, phase, since, ..
     }) = journal.last()?
     else {
-        return Ok(Settled::Fine);
+        return Ok(finished);
     };
     if phase.is_end() {
-        return Ok(Settled::Fine);
+        return Ok(finished);
     }
     reporter.report(&Event::Resumed {
         plan: &plan,
@@ -56,7 +68,18 @@ pub async fn settle(
     }
     let interrupted = "the deployer was interrupted";
     let back = world.router.active().await? == plan.active;
+    // Nothing but the proof gives it this flag while it has the traffic.
+    let proven = phase == Phase::Switched && !back && world.router.is_fit(plan.idle);
+    if phase == Phase::Validated && !back {
+        // Traffic has moved: also whoever dies on the way back must not say that it never did.
+        let written = journal.reached(&plan, Phase::Switched, None);
+        note(written.map_err(|error| error.to_string()));
+    }
     let (end, reason) = match (phase, back) {
+        _ if proven => (
+            Phase::Promoted,
+            format!("{interrupted} when the candidate was proven, before it could say so"),
+        ),
         (Phase::Switched, true) => (
             Phase::RolledBack,
             format!("{interrupted}; traffic is back on {}", plan.active),
@@ -83,7 +106,8 @@ pub async fn settle(
     let written = journal.reached(&plan, end, Some(&reason));
     note(written.map_err(|error| error.to_string()));
     // Requests may still hang on it; the router repeats them on the color that has the traffic.
-    if end == Phase::RolledBack {
+    let refused = end == Phase::Refused && back && phase != Phase::Planned;
+    if end == Phase::RolledBack || refused {
         let stopped = world.fleet.stop(Service::Server(plan.idle)).await;
         note(stopped.map_err(words));
     }

@@ -29,6 +29,8 @@ pub struct Outcome {
     pub phase: Phase,
     /// Why, in words for people.
     pub reason: String,
+    /// Why this could not be written down, if so.
+    pub unwritten: Option<String>,
 }
 
 /// A deployment under way.
@@ -37,7 +39,7 @@ pub struct Rollout<'a> {
     pub settings: &'a Settings,
     /// What is to be done.
     pub plan: &'a Plan,
-    /// Whether the active color is known to be down, and the candidate is meant to mend that.
+    /// Whether the candidate is wanted although the active color is down, to mend that.
     pub active_down: bool,
     /// What the candidate is asked.
     pub examples: &'a Examples,
@@ -111,10 +113,7 @@ impl Rollout<'_> {
             ..
         } = *self.plan;
         self.reach(phase, Phase::Planned)?;
-        if !self.active_down {
-            let asked = self.world.probe.health(Target::Server(active)).await;
-            asked.map_err(|error| format!("the active color {active} is not healthy, so nothing could be compared or rolled back to: {error}. If a fix must be shipped nevertheless, `deployer deploy --active-down` leaves out what compares; if {idle} is healthy, `deployer switch {idle}` sends traffic there at once"))?;
-        }
+        let active_down = self.active_is_down().await?;
 
         let before = self.before();
         self.hook_before(Phase::Starting).await?;
@@ -122,7 +121,7 @@ impl Rollout<'_> {
         // Before the phase in which the idle color is fair game: a flag that cannot be changed is
         // no reason to stop a standby that was not replaced.
         let router = &self.world.router;
-        router.set_fit(active, !self.active_down).map_err(words)?;
+        router.set_fit(active, !active_down).map_err(words)?;
         router.set_fit(idle, false).map_err(words)?;
 
         self.reach(phase, Phase::Starting)?;
@@ -139,7 +138,7 @@ impl Rollout<'_> {
             examples: self.examples,
             world: self.world,
             before: &before,
-            active_down: self.active_down,
+            active_down,
             keep_going: false,
             reporter: self.reporter,
         };
@@ -161,6 +160,42 @@ impl Rollout<'_> {
 
         self.reach(phase, Phase::Switched)?;
         self.watch_to_the_end(phase, before, since).await
+    }
+
+    /// Whether the active color is down; an error where nothing may be begun for that reason.
+    async fn active_is_down(&self) -> Result<bool, String> {
+        let Plan { active, idle, .. } = *self.plan;
+        let Err(trouble) = self.is_well(active).await else {
+            if self.active_down {
+                self.reporter.report(&Event::Note {
+                    text: format!("{active} is active and not down, so nothing is left out"),
+                });
+            }
+            return Ok(false);
+        };
+        if !self.active_down {
+            return Err(format!(
+                "the active color {active} is not healthy, so nothing could be compared or rolled back to: {trouble}. If a fix must be shipped nevertheless, `deployer deploy --active-down` leaves out what compares; if {idle} is healthy, `deployer switch {idle}` sends traffic there at once"
+            ));
+        }
+        // Every client is served by it: replacing it would be the outage.
+        if self.world.router.is_fit(idle) && self.is_well(idle).await.is_ok() {
+            return Err(format!(
+                "{active} is down, and {idle} is well and answers every client in its place: `deployer switch {idle}` first, then this deployment goes to {active}"
+            ));
+        }
+        Ok(true)
+    }
+
+    /// A health check, and where it decides what is left out, a test request.
+    async fn is_well(&self, color: Color) -> Result<(), WorldError> {
+        let target = Target::Server(color);
+        let probe = &self.world.probe;
+        probe.health(target).await?;
+        match self.examples.golden.first() {
+            Some(example) if self.active_down => probe.predict(target, example).await.map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// The rest of that way, from the switch on.
@@ -221,18 +256,34 @@ impl Rollout<'_> {
         }
         let from = self.world.router.point_at(idle).await.map_err(words)?;
         self.reporter.report(&Event::Moved { from, to: idle });
-        let served = self.world.probe.health(Target::Public).await;
-        let served = served
-            .map_err(|error| format!("after the switch clients are not answered: {error}"))?;
-        let verdict = gates::compare(release, &served);
-        if verdict.lets_through() {
-            Ok(since)
-        } else {
-            Err(format!(
-                "after the switch clients are answered by another release: {}",
-                verdict.summary
-            ))
+        self.clients_reach(release).await?;
+        Ok(since)
+    }
+
+    /// Clients are answered by the candidate.
+    ///
+    /// nginx leaves a color alone for up to two seconds that has just failed it as the active one, and
+    /// then sends it one request first, while the standby answers the others: whoever asks right after
+    /// the switch may meet the standby.
+    async fn clients_reach(&self, release: &Release) -> Result<(), String> {
+        const TRIES: u32 = 30;
+        const PAUSE: Duration = Duration::from_millis(100);
+
+        let mut problem = String::new();
+        for _ in 0..TRIES {
+            let served = self.world.probe.health(Target::Public).await;
+            let served = served
+                .map_err(|error| format!("after the switch clients are not answered: {error}"))?;
+            let verdict = gates::compare(release, &served);
+            if verdict.lets_through() {
+                return Ok(());
+            }
+            problem = verdict.summary;
+            tokio::time::sleep(PAUSE).await;
         }
+        Err(format!(
+            "after the switch clients are answered by another release: {problem}"
+        ))
     }
 
     async fn fail(&self, mut phase: Phase, reason: String) -> Outcome {
@@ -246,6 +297,12 @@ impl Rollout<'_> {
         };
         if moved {
             phase = Phase::Switched;
+            // Whoever finds it killed on the way back must not say that traffic never moved.
+            if let Err(error) = self.journal.reached(self.plan, phase, None) {
+                self.reporter.report(&Event::Note {
+                    text: error.to_string(),
+                });
+            }
         }
         let mut given_back = Ok(());
         if phase.traffic() == Traffic::Candidate {
@@ -253,6 +310,15 @@ impl Rollout<'_> {
                 text: format!("giving traffic back to {active}"),
             });
             given_back = give_back(self.world, self.plan).await;
+        }
+        // A gate that was interrupted may have left copies on. Before the end is written: nobody comes
+        // for what a deployment leaves that is over.
+        if phase != Phase::Planned
+            && let Err(error) = self.world.router.set_shadow(false)
+        {
+            self.reporter.report(&Event::Note {
+                text: error.to_string(),
+            });
         }
         // For the report: what clients saw until now.
         drop(self.read_log());
@@ -272,12 +338,6 @@ impl Rollout<'_> {
         };
         // Traffic first, cleaning up last.
         if !touched && let Err(error) = restore_standby(self.world, self.plan) {
-            self.reporter.report(&Event::Note {
-                text: error.to_string(),
-            });
-        }
-        // A gate that was interrupted may have left copies on.
-        if touched && let Err(error) = self.world.router.set_shadow(false) {
             self.reporter.report(&Event::Note {
                 text: error.to_string(),
             });
@@ -330,16 +390,20 @@ impl Rollout<'_> {
 
     fn end(&self, phase: Phase, reason: String) -> Outcome {
         // The traffic is where the outcome says, whether or not it can be written down.
-        if let Err(error) = self.journal.reached(self.plan, phase, Some(&reason)) {
-            self.reporter.report(&Event::Note {
-                text: error.to_string(),
-            });
+        let written = self.journal.reached(self.plan, phase, Some(&reason));
+        let unwritten = written.err().map(words);
+        if let Some(text) = unwritten.clone() {
+            self.reporter.report(&Event::Note { text });
         }
         self.reporter.report(&Event::Reached {
             phase,
             reason: Some(&reason),
         });
-        Outcome { phase, reason }
+        Outcome {
+            phase,
+            reason,
+            unwritten,
+        }
     }
 }
 

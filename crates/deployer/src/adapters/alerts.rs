@@ -1,20 +1,41 @@
 //! Sends alerts to webhooks.
 
-use std::time::Duration;
+mod outbox;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle};
 
+use self::outbox::Outbox;
 use super::http::{self, cause};
 use crate::{color::Color, config::Settings, holder::whoami, ports::WorldError, report::warn};
 
+/// What an alert is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A color or the router went down.
+    Down,
+    /// It is well again.
+    Up,
+    /// Traffic moved away from a color that is down, or could not be moved.
+    Failover,
+    /// A command was interrupted, and nobody came to bring it to its end.
+    Interrupted,
+    /// Nothing is wrong.
+    Test,
+}
+
 /// Something that a person wants to know at once. docs/events.md says what a webhook gets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
-    /// `down`, `up`, `failover` or `test`.
-    pub kind: &'static str,
+    /// What it is about.
+    pub kind: Kind,
+    /// When it happened, which may be long before it is delivered.
+    pub at: Timestamp,
     /// The color that it is about; none where it is about none.
     pub color: Option<Color>,
     /// One sentence.
@@ -29,15 +50,21 @@ struct Receiver {
     body: fn(&Alert, &str) -> Value,
 }
 
+/// However often an alert was not taken, it is sent again after this.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
 /// Everybody who gets alerts, each in order, none waiting for another.
 pub struct Alerts {
+    outbox: Arc<Outbox>,
     receivers: Vec<(&'static str, mpsc::UnboundedSender<Alert>)>,
     tasks: Vec<JoinHandle<bool>>,
 }
 
 impl Alerts {
-    /// Those whom the settings name.
-    pub fn new(settings: &Settings) -> Result<Self, WorldError> {
+    /// Those whom the settings name. What was not delivered when a former run ended lies in the file
+    /// `undelivered`, and is sent first.
+    pub fn new(settings: &Settings, undelivered: Option<PathBuf>) -> Result<Self, WorldError> {
+        let outbox = Arc::new(Outbox::open(undelivered));
         let client = http::client_for_the_outside(Duration::from_secs(10))?;
         let (mut receivers, mut tasks) = (Vec::new(), Vec::new());
         for receiver in [
@@ -60,10 +87,23 @@ impl Alerts {
             let (client, router) = (client.clone(), settings.router.url.clone());
             let tries = settings.alerts.tries;
             tasks.push(tokio::spawn(deliver(
-                receiver, queue, client, router, tries,
+                receiver,
+                queue,
+                Arc::clone(&outbox),
+                client,
+                router,
+                tries,
             )));
         }
-        Ok(Self { receivers, tasks })
+        let alerts = Self {
+            outbox,
+            receivers,
+            tasks,
+        };
+        for (name, alert) in alerts.outbox.waiting() {
+            alerts.hand_to(&name, &alert);
+        }
+        Ok(alerts)
     }
 
     /// The names of those who get alerts.
@@ -74,9 +114,18 @@ impl Alerts {
 
     /// Sends an alert, and does not wait for it.
     pub fn send(&self, alert: &Alert) {
-        for (_, queue) in &self.receivers {
-            // A task ends only when this does.
-            let _ = queue.send(alert.clone());
+        self.outbox.add(&self.names(), alert);
+        for name in self.names() {
+            self.hand_to(name, alert);
+        }
+    }
+
+    fn hand_to(&self, receiver: &str, alert: &Alert) {
+        for (name, queue) in &self.receivers {
+            if *name == receiver {
+                // A task ends only when this does.
+                let _ = queue.send(alert.clone());
+            }
         }
     }
 
@@ -95,6 +144,7 @@ impl Alerts {
 async fn deliver(
     receiver: Receiver,
     mut queue: mpsc::UnboundedReceiver<Alert>,
+    outbox: Arc<Outbox>,
     client: reqwest::Client,
     router: String,
     tries: u32,
@@ -116,10 +166,11 @@ async fn deliver(
                 }
                 Err(_) => {
                     tokio::time::sleep(pause).await;
-                    pause *= 2;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
+        outbox.remove(receiver.name, &alert);
     }
     all_taken
 }
@@ -141,7 +192,6 @@ async fn post(client: &reqwest::Client, url: &str, body: &str) -> Result<(), Str
 fn generic(alert: &Alert, router: &str) -> Value {
     let mut body = json!(alert);
     body["schema"] = json!(1);
-    body["at"] = json!(Timestamp::now());
     body["router"] = json!(router);
     body["by"] = json!(whoami());
     body
@@ -149,5 +199,7 @@ fn generic(alert: &Alert, router: &str) -> Value {
 
 fn slack(alert: &Alert, router: &str) -> Value {
     let Alert { kind, text, .. } = alert;
+    let kind = json!(kind);
+    let kind = kind.as_str().unwrap_or_default();
     json!({"text": format!("*{kind}* {text} ({router}, {})", whoami())})
 }

@@ -47,9 +47,9 @@ impl ComposeFleet {
         fs::read_to_string(&self.settings.environment_file).unwrap_or_default()
     }
 
-    fn keep(&self, variable: &str, value: &str) -> Result<(), WorldError> {
+    fn keep(&self, variables: &[(&str, Option<&str>)]) -> Result<(), WorldError> {
         let path = &self.settings.environment_file;
-        write_variable(path, variable, value)
+        write_variables(path, variables)
             .map_err(|error| WorldError(format!("cannot write {}: {error}", path.display())))
     }
 
@@ -125,19 +125,27 @@ impl Fleet for ComposeFleet {
     }
 
     async fn start(&self, color: Color, version: &str) -> Result<(), WorldError> {
-        self.keep(variable(color), version)?;
-        if !self.settings.image.is_empty() {
-            self.keep(image_variable(color), &self.settings.image)?;
-        }
-        self.compose(&[
-            "up",
-            "--detach",
-            "--no-deps",
-            "--force-recreate",
-            color.name(),
-        ])
-        .await
-        .map(drop)
+        let names = [variable(color), image_variable(color)];
+        let before = self.environment();
+        let before = names.map(|name| (name, read_variable(&before, name)));
+        let image = Some(self.settings.image.as_str()).filter(|image| !image.is_empty());
+        let image = image.or(before[1].1.as_deref());
+        self.keep(&[(names[0], Some(version)), (names[1], image)])?;
+        let options = ["--detach", "--no-deps", "--force-recreate"];
+        let up = [&["up"], &options[..], &[color.name()]].concat();
+        let Err(error) = self.compose(&up).await else {
+            return Ok(());
+        };
+        // What cannot be started must not be what a reboot tries to start.
+        let restored = self.keep(
+            &before
+                .each_ref()
+                .map(|(name, value)| (*name, value.as_deref())),
+        );
+        Err(match restored {
+            Ok(()) => error,
+            Err(more) => WorldError(format!("{error}; {more}")),
+        })
     }
 
     async fn stop(&self, service: Service) -> Result<(), WorldError> {
@@ -181,7 +189,7 @@ impl Fleet for ComposeFleet {
         let names = inspect(ours, "{{.Config.Image}}").await?;
         let all = self.docker(&["ps", "--all", "--quiet"]).await?;
         let used = inspect(all, "{{.Image}}").await?;
-        let repositories: BTreeSet<&str> = names.lines().filter_map(repository).collect();
+        let repositories: BTreeSet<&str> = names.lines().map(repository).collect();
         for repository in repositories {
             let format = "{{.ID}} {{.Repository}}:{{.Tag}}";
             let list = ["image", "ls", "--no-trunc", "--format", format, repository];
@@ -331,26 +339,24 @@ fn image_variable(color: Color) -> &'static str {
     }
 }
 
-/// An image's name without its tag; none where it has a digest in its place.
-fn repository(image: &str) -> Option<&str> {
-    if image.contains('@') {
-        return None;
-    }
+/// An image's name without its tag or digest.
+fn repository(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
     // A colon before the last slash belongs to a registry's port.
     let name = image.rfind('/').map_or(0, |slash| slash + 1);
     let tag = image[name..].find(':').map_or(image.len(), |at| name + at);
-    Some(&image[..tag])
+    &image[..tag]
 }
 
-/// The names of images that no container uses, but for the `keep` first. A line of `listed` is an
-/// image's identifier and name.
+/// The images that no container uses, but for the `keep` first: their names, or their identifiers
+/// where they were pulled by digest and have no tag. A line of `listed` is identifier and name.
 fn superfluous<'a>(listed: &'a str, used: &str, keep: usize) -> Vec<&'a str> {
     listed
         .lines()
         .filter_map(|line| line.split_once(' '))
-        .filter(|(id, name)| !name.ends_with(":<none>") && !used.lines().any(|used| used == *id))
+        .filter(|(id, _)| !used.lines().any(|used| used == *id))
         .skip(keep)
-        .map(|(_, name)| name)
+        .map(|(id, name)| if name.ends_with(":<none>") { id } else { name })
         .collect()
 }
 
@@ -405,8 +411,8 @@ fn read_variable(text: &str, name: &str) -> Option<String> {
     Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty())
 }
 
-/// Sets one variable and leaves every other line as it is.
-fn write_variable(path: &Path, name: &str, value: &str) -> io::Result<()> {
+/// Sets variables, or takes them out, at once, and leaves every other line as it is.
+fn write_variables(path: &Path, variables: &[(&str, Option<&str>)]) -> io::Result<()> {
     // Where it is a link, what it points to is replaced and not the link.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let text = match fs::read_to_string(path) {
@@ -415,15 +421,19 @@ fn write_variable(path: &Path, name: &str, value: &str) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     let assigns = |line: &&str| {
-        line.strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with('='))
+        let name = line.split('=').next().unwrap_or_default();
+        line.contains('=') && variables.iter().any(|(variable, _)| *variable == name)
     };
     let mut written: String = text
         .lines()
         .filter(|line| !assigns(line))
         .flat_map(|line| [line, "\n"])
         .collect();
-    written.extend([name, "=", value, "\n"]);
+    for (name, value) in variables {
+        if let Some(value) = value {
+            written.extend([name, "=", value, "\n"]);
+        }
+    }
     journal::replace(path, &written)
 }
 
@@ -442,11 +452,16 @@ mod tests {
             "# ours\nROUTER_PORT=80\nBLUE_VERSION=v1\nBLUE_VERSION_NOTE=x",
         )
         .unwrap();
-        write_variable(&path, "BLUE_VERSION", "v2").unwrap();
-        write_variable(&path, "GREEN_VERSION", "v3").unwrap();
+        let set = [("BLUE_VERSION", Some("v2")), ("GREEN_VERSION", Some("v3"))];
+        write_variables(&path, &set).unwrap();
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
             "# ours\nROUTER_PORT=80\nBLUE_VERSION_NOTE=x\nBLUE_VERSION=v2\nGREEN_VERSION=v3\n"
+        );
+        write_variables(&path, &[("BLUE_VERSION", None)]).unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "# ours\nROUTER_PORT=80\nBLUE_VERSION_NOTE=x\nGREEN_VERSION=v3\n"
         );
     }
 
@@ -504,17 +519,18 @@ mod tests {
     #[test]
     fn a_repository_is_a_name_without_its_tag() {
         for (image, name) in [
-            ("model-server:latest", Some("model-server")),
-            ("model-server", Some("model-server")),
+            ("model-server:latest", "model-server"),
+            ("model-server", "model-server"),
             (
                 "registry:5000/team/model-server:v2",
-                Some("registry:5000/team/model-server"),
+                "registry:5000/team/model-server",
             ),
+            ("registry:5000/model-server", "registry:5000/model-server"),
+            ("model-server@sha256:00", "model-server"),
             (
+                "registry:5000/model-server:v2@sha256:00",
                 "registry:5000/model-server",
-                Some("registry:5000/model-server"),
             ),
-            ("model-server@sha256:00", None),
         ] {
             assert_eq!(repository(image), name);
         }
@@ -523,7 +539,7 @@ mod tests {
     #[test]
     fn images_in_use_and_the_newest_of_the_others_stay() {
         let listed = "5 m:v5\n4 m:v4\n3 m:v3\n2 m:<none>\n1 m:v1\n0 m:v0\n";
-        assert_eq!(superfluous(listed, "4\n0\n", 1), ["m:v3", "m:v1"]);
+        assert_eq!(superfluous(listed, "4\n0\n", 1), ["m:v3", "2", "m:v1"]);
         assert_eq!(superfluous(listed, "4\n0\n", 9), [""; 0]);
     }
 
@@ -533,7 +549,7 @@ mod tests {
         let path = directory.path().join(".env");
         fs::write(&path, "SECRET=x\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        write_variable(&path, "BLUE_VERSION", "v2").unwrap();
+        write_variables(&path, &[("BLUE_VERSION", Some("v2"))]).unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600

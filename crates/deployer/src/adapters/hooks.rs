@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::Stdio};
 
 use async_trait::async_trait;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 
 use crate::{
@@ -53,7 +54,8 @@ impl Hooks for Commands {
                 "the command {program} of hooks.{moment}, for {phase}, {problem}"
             ))
         };
-        let output = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(arguments)
             .current_dir(&self.directory)
             .env("DEPLOYMENT_ID", &plan.id)
@@ -69,9 +71,17 @@ impl Hooks for Commands {
             .env("DEPLOYMENT_REASON", reason.unwrap_or_default())
             .env("DEPLOYMENT_REPORT", self.reports.page(&plan.id))
             .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = tokio::time::timeout(timeout, output)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // What a script has started ends with it when nobody waits any longer.
+            .process_group(0)
+            .kill_on_drop(true);
+        let child = command
+            .spawn()
+            .map_err(|error| failed(format!("cannot be run: {error}")))?;
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let mut end = EndOfGroup(group);
+        let output = tokio::time::timeout(timeout, child.wait_with_output())
             .await
             .map_err(|_| {
                 failed(format!(
@@ -80,6 +90,8 @@ impl Hooks for Commands {
                 ))
             })?
             .map_err(|error| failed(format!("cannot be run: {error}")))?;
+        // What it leaves running on purpose may stay.
+        end.0 = None;
         if output.status.success() {
             return Ok(());
         }
@@ -87,6 +99,17 @@ impl Hooks for Commands {
         let last = said.trim().lines().next_back().unwrap_or_default();
         let colon = if last.is_empty() { "" } else { ": " };
         Err(failed(format!("ended with {}{colon}{last}", output.status)))
+    }
+}
+
+/// Kills a process group when dropped.
+struct EndOfGroup(Option<Pid>);
+
+impl Drop for EndOfGroup {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
     }
 }
 
@@ -140,7 +163,7 @@ mod tests {
             failing.contains("hooks.before, for switched, ended with exit status: 3: not today"),
             "{failing}"
         );
-        let hanging = problem(&["sleep", "5"]).await;
+        let hanging = problem(&["sh", "-c", "sleep 5 | sleep 5"]).await;
         assert!(hanging.contains("did not end within 300ms"), "{hanging}");
         let missing = problem(&["no-such-program"]).await;
         assert!(

@@ -42,14 +42,6 @@ impl Nginx {
         })
     }
 
-    fn flagged(&self) -> Color {
-        if self.flags.join("green").exists() {
-            Color::Green
-        } else {
-            Color::Blue
-        }
-    }
-
     async fn answered(&self) -> Result<Color, WorldError> {
         let url = format!("{}/active", self.control);
         let unusable = |problem: String| {
@@ -72,15 +64,18 @@ impl Nginx {
 impl Router for Nginx {
     async fn sees_flags(&self) -> Result<(), WorldError> {
         let here = self.flags.display();
-        let path = self.flags.join("probe");
+        // A name of its own: two deployers may look at the same time, and only one has the lock.
+        let name = format!("probe-{:016x}", fastrand::u64(..));
+        let path = self.flags.join(&name);
         let word = format!("{} {}", std::process::id(), jiff::Timestamp::now());
+        remove_old_probes(&self.flags);
         write_readable(&path, &word).map_err(|error| {
             WorldError(format!(
                 "cannot write {}, where the router looks for its flags: {error}",
                 path.display()
             ))
         })?;
-        let url = format!("{}/probe", self.control);
+        let url = format!("{}/{name}", self.control);
         let seen = answer(self.client.get(&url)).await;
         let _ = fs::remove_file(&path);
         match seen {
@@ -130,6 +125,14 @@ impl Router for Nginx {
         }
     }
 
+    fn flagged(&self) -> Color {
+        if self.flags.join("green").exists() {
+            Color::Green
+        } else {
+            Color::Blue
+        }
+    }
+
     fn is_fit(&self, color: Color) -> bool {
         self.flags.join(fit_flag(color)).exists()
     }
@@ -145,6 +148,20 @@ impl Router for Nginx {
     fn read_timeout(&self) -> Result<Option<Duration>, WorldError> {
         let configuration = self.configuration.as_deref();
         configuration.map(nginx_files::read_timeout).transpose()
+    }
+}
+
+/// What deployers left that were killed while they looked.
+fn remove_old_probes(flags: &Path) {
+    const OLD: Duration = Duration::from_mins(1);
+
+    for entry in fs::read_dir(flags).into_iter().flatten().flatten() {
+        let is_probe = entry.file_name().to_string_lossy().starts_with("probe");
+        let written = entry.metadata().and_then(|it| it.modified());
+        let age = written.ok().and_then(|written| written.elapsed().ok());
+        if is_probe && age.is_some_and(|age| age > OLD) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

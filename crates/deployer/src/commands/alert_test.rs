@@ -1,8 +1,10 @@
 //! `deployer alert-test`
 
+use jiff::Timestamp;
+
 use super::{Done, Ended};
 use crate::{
-    adapters::alerts::{Alert, Alerts},
+    adapters::alerts::{Alert, Alerts, Kind},
     config::Settings,
 };
 
@@ -10,7 +12,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Done> {
     // Somebody is waiting for the answer.
     let mut settings = settings.clone();
     settings.alerts.tries = 1;
-    let alerts = Alerts::new(&settings)?;
+    let alerts = Alerts::new(&settings, None)?;
     let names = alerts.names();
     if names.is_empty() {
         return Err(Ended::usage(
@@ -18,7 +20,8 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Done> {
         ));
     }
     alerts.send(&Alert {
-        kind: "test",
+        kind: Kind::Test,
+        at: Timestamp::now(),
         color: None,
         text: "this is a test; nothing is wrong".to_owned(),
     });

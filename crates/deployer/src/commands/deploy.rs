@@ -4,18 +4,18 @@ use jiff::Timestamp;
 use model_repository::ReleaseDirectory;
 use serde_json::json;
 
-use super::{Done, Ended, told_to_stop};
+use super::{Done, Ended, connect, told_to_stop};
 use crate::{
     adapters,
     color::Color,
     config::{GateName, Settings},
     event::{Event, Reporter},
     examples::Examples,
-    exit_code,
+    exit_code, intent,
     journal::{self, Journal},
     phase::Phase,
     plan::Plan,
-    ports::{Service, World},
+    ports::{Service, Target, World},
     preflight,
     recover::{self, Settled},
     release::Release,
@@ -51,7 +51,7 @@ async fn prove_and_switch(
     let recorder = Recorder::new(reports.clone());
     let reporter = &All(vec![terminal, &recorder]);
     let examples = Examples::read(settings).map_err(Ended::usage)?;
-    let world = adapters::connect(settings)?;
+    let world = connect(settings, reporter)?;
     world.router.active().await.map_err(Ended::refused)?;
     if let Settled::Halted(reason) = recover::settle(&world, journal, reporter).await? {
         return Err(Ended::halted(reason));
@@ -68,7 +68,8 @@ async fn prove_and_switch(
     }
     .run(told_to_stop)
     .await;
-    if outcome.phase == Phase::Promoted {
+    // A refused one leaves an image and a report as well. Where a person is needed, everything stays.
+    if outcome.phase != Phase::Halted {
         for text in prune(settings, &world).await {
             terminal.report(&Event::Note { text });
         }
@@ -90,15 +91,24 @@ pub(super) fn done(
         None => format!("the report is {}", page.display()),
     };
     terminal.report(&Event::Note { text });
-    let text = format!(
+    let mut text = format!(
         "{}: {} on {}",
         outcome.phase, plan.release.version, plan.idle
     );
-    Done::with(exit_code::of(outcome.phase), text).telling(json!({
+    let mut code = exit_code::of(outcome.phase);
+    if let Some(problem) = &outcome.unwritten {
+        text = format!("{text}, but this could not be written down: {problem}");
+        // Whoever reads only the code must not take everything for well.
+        if code == exit_code::FINE {
+            code = exit_code::UNEXPECTED;
+        }
+    }
+    Done::with(code, text).telling(json!({
         "event": "ended",
         "id": plan.id,
         "phase": outcome.phase,
         "reason": outcome.reason,
+        "unwritten": outcome.unwritten,
         "report": page,
     }))
 }
@@ -145,6 +155,9 @@ pub(super) async fn plan(
             "bring deployment {id}, last seen {phase}, to an end"
         ));
     }
+    if let Some(intent) = intent::read(&settings.state) {
+        steps.push(format!("bring {} to an end", intent.words()));
+    }
     let plan = prepare(settings, &world, version, active_down).await?;
     let Plan {
         active,
@@ -152,6 +165,18 @@ pub(super) async fn plan(
         ref release,
         ..
     } = plan;
+    let asked = world.probe.health(Target::Server(active)).await;
+    match asked {
+        Ok(_) => steps.push(format!("ask whether {active} is healthy: it is now")),
+        Err(error) if active_down => steps.push(format!(
+            "leave out what compares with {active}, which is down: {error}"
+        )),
+        Err(error) => {
+            return Err(Ended::refused(format!(
+                "nothing was changed; a deployment would be refused: the active color {active} is not healthy: {error}"
+            )));
+        }
+    }
     let digest = release
         .digest
         .as_deref()
@@ -180,6 +205,19 @@ pub(super) async fn plan(
         watch.failures
     ));
     steps.push(format!("keep {active} warm, fit to stand in"));
+    let hooks = &settings.hooks;
+    for (moment, commands) in [("before", &hooks.before), ("after", &hooks.after)] {
+        let mut lines: Vec<String> = commands
+            .iter()
+            .filter_map(|(phase, command)| Some(format!("{} {moment} {phase}", command.first()?)))
+            .collect();
+        lines.sort();
+        steps.extend(
+            lines
+                .into_iter()
+                .map(|line| format!("on the way, run {line}")),
+        );
+    }
     let numbered = steps.iter().enumerate();
     let lines: Vec<String> = numbered
         .map(|(n, step)| format!("{:>3}. {step}", n + 1))

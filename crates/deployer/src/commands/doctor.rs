@@ -12,7 +12,7 @@ use crate::{
     config::Settings,
     diagnosis::Finding,
     examples::Examples,
-    exit_code, history, journal,
+    exit_code, history, intent, journal,
     ports::{Service, State, Target, World},
     preflight,
 };
@@ -330,6 +330,21 @@ fn left_behind(settings: &Settings) -> Vec<Finding> {
             "see where traffic goes with `deployer status`, then remove that file",
         ),
     });
+    let at_work = journal::at_work(&settings.state).is_some();
+    if let Some(intent) = intent::read(&settings.state).filter(|_| !at_work) {
+        findings.push(Finding::wrong(
+            "deployment",
+            format!("{} was interrupted", intent.words()),
+            "`deployer recover` brings it to an end",
+        ));
+    }
+    if !at_work && settings.router.flags.join("shadow").exists() {
+        findings.push(Finding::wrong(
+            "shadow",
+            "clients' requests are copied to the idle color, and nobody is at work who would want that",
+            "`deployer recover` ends it",
+        ));
+    }
     match history::read(&settings.state) {
         Ok(read) if read.torn.is_empty() => {}
         Ok(read) => findings.push(Finding::wrong(

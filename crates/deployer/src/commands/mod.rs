@@ -20,16 +20,15 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    adapters,
     cli::{self, Arguments, Command},
     color::Color,
-    config::{self, SettingsError},
+    config::{self, Settings, SettingsError},
     event::{Event, Reporter},
     exit_code,
-    history::{Deed, Past},
     journal::{Journal, JournalError},
-    phase::Phase,
-    ports::{Target, World},
-    report::{self as reports, JsonLines, Reports, Terminal},
+    ports::{Target, World, WorldError},
+    report::{JsonLines, Terminal},
 };
 
 /// What a command came to.
@@ -231,51 +230,16 @@ fn heeds(status: &str, signal: i32) -> bool {
     mask.unwrap_or(0) & (1 << (signal - 1)) == 0
 }
 
-/// Moves traffic without a deployment, and takes note of what that means for the last one.
-async fn move_traffic(
-    world: &World,
-    journal: &Journal,
-    reporter: &dyn Reporter,
-    to: Color,
-    deed: Deed,
-    reason: &str,
-) -> Result<(), crate::ports::WorldError> {
-    let from = world.router.point_at(to).await?;
-    reporter.report(&Event::Moved { from, to });
-    // Traffic has moved: a journal that cannot take note of it is worth a line, not a failure.
-    let noted = match take_note(journal, to, reason) {
-        Ok(true) if deed != Deed::FailedOver => Ok(()),
-        Ok(_) => {
-            let version = who(world, to).await.ok();
-            journal.done(&Past::moved(deed, to, version, reason))
-        }
-        Err(error) => Err(error),
-    };
-    if let Err(error) = noted {
+/// Connects the ports for a command that holds the lock: nobody else tries a candidate out on copies
+/// of clients' requests then, so copies that are still made were left by a deployer that was killed.
+fn connect(settings: &Settings, reporter: &dyn Reporter) -> Result<World, WorldError> {
+    let world = adapters::connect(settings)?;
+    if let Err(error) = world.router.set_shadow(false) {
         reporter.report(&Event::Note {
             text: error.to_string(),
         });
     }
-    Ok(())
-}
-
-/// Whether it ended or took back the last deployment.
-fn take_note(journal: &Journal, to: Color, reason: &str) -> Result<bool, JournalError> {
-    let Some(entry) = journal.last()? else {
-        return Ok(false);
-    };
-    let phase = match (entry.phase, to == entry.plan.idle) {
-        (phase, true) if !phase.is_end() => Phase::Promoted,
-        (Phase::Switched | Phase::Promoted, false) => Phase::RolledBack,
-        (phase, false) if !phase.is_end() => Phase::Refused,
-        _ => return Ok(false),
-    };
-    journal.reached(&entry.plan, phase, Some(reason))?;
-    // What the report says beside the journal is worth a line in it, not a failure.
-    if let Err(error) = Reports::of(journal.state()).end(&entry.plan.id, phase, reason) {
-        reports::warn(&error.to_string());
-    }
-    Ok(true)
+    Ok(world)
 }
 
 /// Prints a command's result.

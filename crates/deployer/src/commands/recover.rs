@@ -1,8 +1,7 @@
 //! `deployer recover`
 
-use super::{Done, Ended, deploy, told_to_stop};
+use super::{Done, Ended, connect, deploy, told_to_stop};
 use crate::{
-    adapters,
     config::{OnInterrupt, Settings},
     event::{Event, Reporter},
     examples::Examples,
@@ -12,6 +11,7 @@ use crate::{
     recover::{self, Settled},
     report::{All, Recorder, Reports},
     rollout::Rollout,
+    transfer::Transfer,
 };
 
 /// Brings a deployment to an end whose deployer was killed.
@@ -23,6 +23,19 @@ pub(super) async fn run(
     let reports = Reports::of(&settings.state);
     let recorder = Recorder::new(reports.clone());
     let reporter = &All(vec![terminal, &recorder]);
+    let world = connect(settings, reporter)?;
+    let intent = journal.intent();
+    if let Some(intent) = &intent {
+        let transfer = Transfer {
+            world: &world,
+            journal,
+            reporter,
+        };
+        transfer.finish(true).await.map_err(Ended::halted)?;
+        if journal.last()?.is_none_or(|last| last.phase.is_end()) {
+            return Ok(Done::fine(format!("recovered: {}", intent.words())));
+        }
+    }
     let Some(last) = journal.last()? else {
         return Ok(Done::fine("nothing to recover: nothing was deployed yet"));
     };
@@ -32,7 +45,8 @@ pub(super) async fn run(
             "nothing to recover: deployment {id} is {phase}"
         )));
     }
-    let world = adapters::connect(settings)?;
+    // Without the router nobody knows where traffic goes.
+    world.router.active().await.map_err(Ended::halted)?;
     if goes_on(settings, &world, &last).await {
         let Entry {
             plan, phase, since, ..
@@ -63,9 +77,10 @@ pub(super) async fn run(
     )))
 }
 
-/// Whether the candidate has the traffic, and may keep it until it was watched to the end.
+/// Whether the candidate has the traffic, was not proven yet, and may keep it until it is.
 async fn goes_on(settings: &Settings, world: &World, last: &Entry) -> bool {
     settings.watch.on_interrupt == OnInterrupt::Continue
         && last.phase == Phase::Switched
         && world.router.active().await.ok() == Some(last.plan.idle)
+        && !world.router.is_fit(last.plan.idle)
 }

@@ -1,8 +1,7 @@
 //! `deployer rollback`
 
-use super::{Done, Ended, move_traffic, who};
+use super::{Done, Ended, connect, who};
 use crate::{
-    adapters,
     config::Settings,
     event::{Event, Reporter},
     exit_code,
@@ -10,6 +9,7 @@ use crate::{
     journal::{Journal, JournalError},
     recover::{self, Settled},
     report::{All, Recorder, Reports},
+    transfer::Transfer,
 };
 
 pub(super) async fn run(
@@ -18,7 +18,7 @@ pub(super) async fn run(
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Done> {
     let recorder = Recorder::new(Reports::of(&settings.state));
-    let world = adapters::connect(settings)?;
+    let world = connect(settings, reporter)?;
     world.router.active().await.map_err(Ended::refused)?;
     // Whoever rolls back has no time for a journal that cannot be read.
     let unfinished = match journal.last() {
@@ -29,7 +29,7 @@ pub(super) async fn run(
             false
         }
     };
-    if unfinished {
+    if unfinished || journal.intent().is_some() {
         let reporter = &All(vec![reporter, &recorder]);
         match recover::settle(&world, journal, reporter).await? {
             Settled::Halted(reason) => return Err(Ended::halted(reason)),
@@ -53,17 +53,13 @@ pub(super) async fn run(
             "{previous} is not healthy, so traffic stays on {active}: {error}"
         ))
     })?;
-    world.router.set_fit(active, false)?;
-    move_traffic(
-        &world,
+    let transfer = Transfer {
+        world: &world,
         journal,
         reporter,
-        previous,
-        Deed::RolledBack,
-        "by hand",
-    )
-    .await
-    .map_err(Ended::halted)?;
+    };
+    let moved = transfer.make(Deed::RolledBack, active, previous, "by hand");
+    moved.await.map_err(Ended::halted)?;
     Ok(Done::fine(format!(
         "rolled back: {previous} serves {version}"
     )))

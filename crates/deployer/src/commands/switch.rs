@@ -1,8 +1,9 @@
 //! `deployer switch COLOR`
 
-use super::{Done, Ended, move_traffic, who};
+use super::{Done, Ended, connect, who};
 use crate::{
-    adapters, color::Color, config::Settings, event::Reporter, history::Deed, journal::Journal,
+    color::Color, config::Settings, event::Reporter, history::Deed, journal::Journal,
+    transfer::Transfer,
 };
 
 pub(super) async fn run(
@@ -11,17 +12,26 @@ pub(super) async fn run(
     journal: &Journal,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Done> {
-    let world = adapters::connect(settings)?;
+    let world = connect(settings, reporter)?;
+    let transfer = Transfer {
+        world: &world,
+        journal,
+        reporter,
+    };
+    // Where an interrupted command wanted traffic counts no more: a person says where it goes.
+    transfer.finish(false).await.map_err(Ended::refused)?;
     let active = world.router.active().await.map_err(Ended::refused)?;
     let version = who(&world, color).await.map_err(|error| {
         Ended::refused(format!(
             "{color} is not healthy, so traffic stays on {active}: {error}"
         ))
     })?;
-    if active != color {
-        move_traffic(&world, journal, reporter, color, Deed::Switched, "by hand")
-            .await
-            .map_err(Ended::halted)?;
+    // Also where traffic stays: the next deployment must not take it away from where a person wants
+    // it.
+    let unfinished = matches!(journal.last(), Ok(Some(last)) if !last.phase.is_end());
+    if active != color || unfinished {
+        let moved = transfer.make(Deed::Switched, active, color, "by hand");
+        moved.await.map_err(Ended::halted)?;
     }
     Ok(Done::fine(format!("switched: {color} serves {version}")))
 }

@@ -3,31 +3,39 @@
 use anyhow::anyhow;
 use tokio::time::Instant;
 
-use super::Done;
+use super::{Done, connect};
 use crate::{
-    adapters,
     color::Color,
     config::Settings,
     event::{Event, Reporter},
     examples::Examples,
     gates::{Candidate, Gate as _, Healthy},
     ports::{Service, State, World},
+    preflight,
     release::Release,
     traffic::Seen,
 };
 
 pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<Done> {
-    let world = adapters::connect(settings)?;
-    let [blue, green] =
-        Color::BOTH.map(|color| start_if_stopped(&world, settings, color, reporter));
-    let (blue, green) = (blue.await?, green.await?);
+    let world = connect(settings, reporter)?;
+    if let Err(full) = preflight::room(&settings.state, settings.min_free_megabytes) {
+        // After a reboot everything must come up all the same.
+        reporter.report(&Event::Note { text: full });
+    }
+    // Clients first: the standby is started when they can be served, and may be sick.
+    let flagged = world.router.flagged();
+    let serving = start_if_stopped(&world, settings, flagged, reporter).await?;
     world.fleet.start_router().await?;
     let active = await_router(&world, settings).await?;
+    let standby = start_if_stopped(&world, settings, active.other(), reporter).await;
+    let standby = standby.unwrap_or_else(|error| {
+        reporter.report(&Event::Note {
+            text: format!("{} does not start: {error}", active.other()),
+        });
+        held(settings, active.other(), None)
+    });
     for color in [active, active.other()] {
-        let release = match color {
-            Color::Blue => &blue,
-            Color::Green => &green,
-        };
+        let release = if color == active { &serving } else { &standby };
         let candidate = Candidate {
             color,
             release,
@@ -48,14 +56,17 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
         if verdict.lets_through() {
             continue;
         }
-        // A sick standby must not stand in; a sick active color cannot be left at that.
-        world.router.set_fit(color, false)?;
+        // A sick standby is for `deployer watch`, which takes its fit flag and gives it back when it is
+        // well; a sick active color cannot be left at that.
         if color == active {
             return Err(anyhow!(
                 "{color} is active and not healthy: {}",
                 verdict.summary
             ));
         }
+        reporter.report(&Event::Note {
+            text: format!("{color} cannot stand in: {}", verdict.summary),
+        });
     }
     Ok(Done::fine(format!(
         "up: {} serves {active}",
@@ -70,19 +81,24 @@ async fn start_if_stopped(
     color: Color,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Release> {
-    let (state, held) = world.fleet.inspect(Service::Server(color)).await?;
-    let version = held.unwrap_or_else(|| settings.color(color).version.clone());
+    let (state, held_version) = world.fleet.inspect(Service::Server(color)).await?;
+    let release = held(settings, color, held_version);
     if let State::Stopped(_) = state {
         reporter.report(&Event::Note {
-            text: format!("starting {color} with {version}"),
+            text: format!("starting {color} with {}", release.version),
         });
-        world.fleet.start(color, &version).await?;
+        world.fleet.start(color, &release.version).await?;
     }
-    Ok(Release {
+    Ok(release)
+}
+
+/// What `color` held last, or is to hold at first.
+fn held(settings: &Settings, color: Color, version: Option<String>) -> Release {
+    Release {
         model: settings.release.model.clone(),
-        version,
+        version: version.unwrap_or_else(|| settings.color(color).version.clone()),
         digest: None,
-    })
+    }
 }
 
 /// nginx answers within milliseconds, unless it could not start; then its log says why.

@@ -3,12 +3,11 @@
 use serde_json::json;
 
 use super::{
-    Done, Ended,
+    Done, Ended, connect,
     deploy::{held_version, wanted},
     told_to_stop,
 };
 use crate::{
-    adapters,
     config::{GateName, Settings},
     event::{Event, Reporter},
     examples::Examples,
@@ -32,7 +31,7 @@ pub(super) async fn run(
         settings.gates.run = only.to_vec();
     }
     let examples = Examples::read(&settings).map_err(Ended::usage)?;
-    let world = adapters::connect(&settings)?;
+    let world = connect(&settings, terminal)?;
     let active = world.router.active().await.map_err(Ended::refused)?;
     let color = active.other();
     let version = match version {

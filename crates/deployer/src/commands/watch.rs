@@ -1,38 +1,45 @@
 //! `deployer watch`
 
+mod deeds;
+mod memory;
 mod metrics;
+mod watched;
 
-use std::{
-    convert::Infallible,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{pin::pin, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
     time::{Instant, MissedTickBehavior},
 };
 
-use self::metrics::Metrics;
-use super::{Done, Ended, move_traffic, told_to_stop};
+use self::{
+    deeds::Job,
+    memory::Memory,
+    metrics::Metrics,
+    watched::{Watched, index},
+};
+use super::{Done, Ended, told_to_stop};
 use crate::{
     adapters::{
         self,
-        alerts::{Alert, Alerts},
+        alerts::{Alert, Alerts, Kind},
     },
     color::Color,
     config::Settings,
     event::{Event, Reporter},
     examples::{Example, Examples},
-    history::Deed,
-    journal::{self, Journal, JournalError},
-    monitor::{Flag, Kept, Look, Pulse, Standing, failover},
-    ports::{Service, State, Target, World},
+    holder::Holder,
+    intent,
+    journal::{self, Entry},
+    monitor::{Look, Pulse, Standing},
+    phase::Phase,
+    ports::{Target, World, WorldError},
     release::Health,
 };
 
-/// A standby that does not run is started again this often at most.
-const BETWEEN_RESTARTS: Duration = Duration::from_mins(1);
+/// The router's logs are looked at for their size this often.
+const BETWEEN_TRIMS: Duration = Duration::from_mins(1);
 
 pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<Done> {
     let examples = Examples::read(settings).map_err(Ended::usage)?;
@@ -44,14 +51,20 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
         })?),
         None => None,
     };
+    let memory = Memory::read(&settings.state);
     let mut watching = Watching {
         settings,
         reporter,
         world: &world,
         example: examples.golden.first(),
-        alerts: Alerts::new(settings)?,
-        router: settings.monitor.pulse(true),
-        colors: read_kept(&kept_path(settings)).map(|kept| Watched::new(settings, kept)),
+        alerts: Alerts::new(settings, Some(settings.state.join("alerts.json")))?,
+        router: settings.monitor.pulse(!memory.router_down),
+        colors: Color::BOTH.map(|color| Watched::new(settings, &memory.colors[index(color)])),
+        memory,
+        suspect: None,
+        failover_failed: false,
+        job: None,
+        trimmed: None,
         metrics: &metrics,
     };
     let receivers = match &watching.alerts.names()[..] {
@@ -64,55 +77,10 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
         settings.monitor.fall
     ));
     tokio::select! {
-        never = watching.forever() => match never {},
+        () = watching.until_told_to_stop() => {}
         served = metrics::serve(listener, &metrics) => return Err(served),
-        () = told_to_stop() => {}
     }
     Ok(Done::fine("stopped watching"))
-}
-
-/// One color, as it was last seen.
-struct Watched {
-    pulse: Pulse,
-    kept: Kept,
-    /// What it last told of itself.
-    health: Health,
-    /// Why its last check failed; none when it passed.
-    trouble: Option<String>,
-    restarted: Option<Instant>,
-}
-
-impl Watched {
-    fn new(settings: &Settings, kept: Kept) -> Self {
-        Self {
-            pulse: settings.monitor.pulse(!kept.down),
-            kept,
-            health: Health::default(),
-            trouble: None,
-            restarted: None,
-        }
-    }
-
-    fn take_in(&mut self, answer: Result<Health, String>) {
-        match answer {
-            Ok(health) => (self.health, self.trouble) = (health, None),
-            Err(trouble) => self.trouble = Some(trouble),
-        }
-    }
-
-    fn is_well(&self) -> bool {
-        self.pulse.is_up() && self.trouble.is_none()
-    }
-
-    fn version(&self) -> &str {
-        self.health.model_version.as_deref().unwrap_or("unknown")
-    }
-
-    /// Behind a color's name.
-    fn shown_version(&self) -> String {
-        let version = self.health.model_version.as_ref();
-        version.map_or_else(String::new, |version| format!(" ({version})"))
-    }
 }
 
 struct Watching<'a> {
@@ -123,83 +91,151 @@ struct Watching<'a> {
     alerts: Alerts,
     router: Pulse,
     colors: [Watched; 2],
+    /// What the next watch must know.
+    memory: Memory,
+    /// What looked interrupted in the last round.
+    suspect: Option<String>,
+    /// Traffic could not be moved, and this was said.
+    failover_failed: bool,
+    /// A standby that is being started.
+    job: Option<Job<'a>>,
+    trimmed: Option<Instant>,
     metrics: &'a Metrics,
 }
 
+/// What everybody said when asked.
+struct Answers {
+    active: Result<Color, WorldError>,
+    colors: [Result<Health, String>; 2],
+}
+
+impl Answers {
+    async fn get(world: &World, example: Option<&Example>) -> Self {
+        let (active, blue, green) = tokio::join!(
+            world.router.active(),
+            check(world, Color::Blue, example),
+            check(world, Color::Green, example),
+        );
+        Self {
+            active,
+            colors: [blue, green],
+        }
+    }
+}
+
+/// A health check and a test request, as in a deployment's watch.
+async fn check(world: &World, color: Color, example: Option<&Example>) -> Result<Health, String> {
+    let target = Target::Server(color);
+    let predict = async {
+        match example {
+            Some(example) => world.probe.predict(target, example).await.map(drop),
+            None => Ok(()),
+        }
+    };
+    let (health, predicted) = tokio::join!(world.probe.health(target), predict);
+    predicted.and(health).map_err(|error| error.to_string())
+}
+
 impl Watching<'_> {
-    async fn forever(&mut self) -> Infallible {
-        let mut ticks = tokio::time::interval(self.settings.monitor.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn until_told_to_stop(&mut self) {
         // What was logged before is nothing new.
         let _ = self.world.traffic.as_ref().map(|it| it.new_requests());
+        let mut ticks = tokio::time::interval(self.settings.monitor.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (world, example) = (self.world, self.example);
+        let mut stop = pin!(told_to_stop());
         loop {
-            ticks.tick().await;
-            self.round().await;
+            let job = async {
+                match &mut self.job {
+                    Some(job) => job.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let answers = async {
+                ticks.tick().await;
+                Answers::get(world, example).await
+            };
+            tokio::select! {
+                biased;
+                () = &mut stop => return,
+                started = job => {
+                    self.job = None;
+                    if let Some(color) = started {
+                        self.colors[index(color)].restarted = Some(Instant::now());
+                    }
+                }
+                // Seen through once it has begun: traffic that moves is written down.
+                answers = answers => self.take_in(answers).await,
+            }
         }
     }
 
-    /// Looks at everything, says what changed, and does what is to be done.
-    async fn round(&mut self) {
-        let (active, blue, green) = tokio::join!(
-            self.world.router.active(),
-            self.check(Color::Blue),
-            self.check(Color::Green),
-        );
-        for (watched, answer) in self.colors.iter_mut().zip([blue, green]) {
+    /// Says what changed, and does what is to be done.
+    async fn take_in(&mut self, Answers { active, colors }: Answers) {
+        for (watched, answer) in self.colors.iter_mut().zip(colors) {
             watched.take_in(answer);
         }
         if self.router.see(active.is_ok()) {
-            match &active {
-                Ok(_) => self.alert("up", None, "the router answers again".to_owned()),
-                Err(error) => self.alert("down", None, format!("the router is down: {error}")),
-            }
+            let (kind, text) = match &active {
+                Ok(_) => (Kind::Up, "the router answers again".to_owned()),
+                Err(error) => (Kind::Down, format!("the router is down: {error}")),
+            };
+            self.alert(kind, None, text);
+            self.memory.router_down = active.is_err();
+            self.keep();
         }
-        let Ok(active) = active else { return };
-        // A deployment changes the idle color under our eyes, and looks after it itself.
-        let deploying = journal::at_work(&self.settings.state).is_some();
-        let standing = self.standing();
+        let router_answers = active.is_ok();
+        // Both colors are looked after all the same: the flags say whose turn it is.
+        let active = active.unwrap_or_else(|_| self.world.router.flagged());
+        let entry = journal::last_entry(&self.settings.state).ok().flatten();
+        let standing = entry.as_ref().map(Entry::standing).unwrap_or_default();
+        let busy = self.others_are_at_work();
         for color in Color::BOTH {
-            let look = self.look(color, active, &standing);
-            let watched = &mut self.colors[index(color)];
-            if !watched.kept.matters(look) || (deploying && color != active) {
-                // Whatever is there next begins with a clean record.
-                watched.pulse = self.settings.monitor.pulse(true);
-                if std::mem::take(&mut watched.kept.down) {
-                    self.keep();
-                }
+            // A deployment changes the idle color under our eyes, and looks after it itself.
+            let replaced =
+                busy && color != active && entry.as_ref().is_some_and(|it| replaces(it, color));
+            if replaced
+                || !self
+                    .kept(color)
+                    .matters(self.look(color, active, &standing))
+            {
+                self.begin_anew(color);
                 continue;
             }
+            let watched = &mut self.colors[index(color)];
             if watched.pulse.see(watched.trouble.is_none()) {
                 self.tell_of(color, active);
             }
         }
-        if !deploying {
+        if !busy {
             for color in Color::BOTH {
-                self.mind_the_flag(color, active, &standing).await;
+                self.mind_the_flag(color, active, &standing);
             }
-            self.fail_over(active).await;
-            self.restart(active.other()).await;
+            if router_answers {
+                self.fail_over(active).await;
+            }
+            self.restart(active.other());
+            self.tell_of_interruption(entry.as_ref());
+            self.trim_logs();
         }
-        self.metrics
-            .update(self.settings, self.world, active, &self.colors);
+        let (settings, world) = (self.settings, self.world);
+        self.metrics.update(settings, world, active, &self.colors);
+        self.metrics.update_router(router_answers);
     }
 
-    /// A health check and a test request, as in a deployment's watch.
-    async fn check(&self, color: Color) -> Result<Health, String> {
-        let target = Target::Server(color);
-        let predict = async {
-            match self.example {
-                Some(example) => self.world.probe.predict(target, example).await.map(drop),
-                None => Ok(()),
-            }
+    /// Whoever holds the lock, unless it is this watch, which is starting a standby.
+    fn others_are_at_work(&self) -> bool {
+        let this = Holder::this("watch");
+        let ours = |holder: &Holder| {
+            self.job.is_some()
+                && (&holder.command, &holder.by, holder.pid) == (&this.command, &this.by, this.pid)
         };
-        let (health, predicted) = tokio::join!(self.world.probe.health(target), predict);
-        predicted.and(health).map_err(|error| error.to_string())
+        journal::at_work(&self.settings.state).is_some_and(|holder| !ours(&holder))
     }
 
     fn standing(&self) -> Standing {
-        let last = journal::last_entry(&self.settings.state).ok().flatten()?;
-        Some((last.plan.id, last.phase))
+        let entry = journal::last_entry(&self.settings.state).ok().flatten();
+        entry.as_ref().map(Entry::standing).unwrap_or_default()
     }
 
     fn look<'b>(&self, color: Color, active: Color, standing: &'b Standing) -> Look<'b> {
@@ -211,171 +247,102 @@ impl Watching<'_> {
         }
     }
 
+    /// Whatever is there next has a clean record.
+    fn begin_anew(&mut self, color: Color) {
+        self.colors[index(color)].pulse = self.settings.monitor.pulse(true);
+        if std::mem::take(&mut self.memory.colors[index(color)].down) {
+            self.keep();
+        }
+    }
+
     /// Says that a color went down or came back.
     fn tell_of(&mut self, color: Color, active: Color) {
-        let watched = &mut self.colors[index(color)];
+        let watched = &self.colors[index(color)];
         let down = !watched.pulse.is_up();
-        watched.kept.down = down;
         let role = if color == active {
             "active"
         } else {
             "the standby"
         };
         let who = format!("{color}{}, {role},", watched.shown_version());
-        match &watched.trouble {
-            Some(trouble) if down => {
-                let text = format!("{who} is down: {trouble}");
-                self.alert("down", Some(color), text);
-            }
-            _ => self.alert("up", Some(color), format!("{who} is up again")),
-        }
+        let (kind, text) = match &watched.trouble {
+            Some(trouble) if down => (Kind::Down, format!("{who} is down: {trouble}")),
+            _ => (Kind::Up, format!("{who} is up again")),
+        };
+        // In this order: a watch that is killed in between says it twice rather than never.
+        self.alert(kind, Some(color), text);
+        self.memory.colors[index(color)].down = down;
         self.keep();
     }
 
-    /// Takes the fit flag off a sick standby, and sets it again when it is well.
-    async fn mind_the_flag(&mut self, color: Color, active: Color, standing: &Standing) {
-        let look = self.look(color, active, standing);
-        let fit = match self.colors[index(color)].kept.flag(look) {
-            Flag::Leave => return,
-            Flag::Forget => {
-                self.colors[index(color)].kept.taken = None;
-                self.keep();
-                return;
-            }
-            Flag::Take => false,
-            Flag::Restore => true,
-        };
-        let Some(_lock) = self.lock() else { return };
-        // Between the look and the lock somebody may have deployed or moved traffic.
-        let still_active = self.world.router.active().await.ok() == Some(active);
-        if !still_active || self.standing() != *standing {
-            return;
-        }
-        // Written down as long as the flag is gone: a watch that is killed in between does it again.
-        if !fit {
-            self.colors[index(color)].kept.taken = Some(standing.clone());
-            self.keep();
-        }
-        if let Err(error) = self.world.router.set_fit(color, fit) {
-            self.note(error.to_string());
-            return;
-        }
-        if fit {
-            self.colors[index(color)].kept.taken = None;
-            self.keep();
-        }
-        self.note(if fit {
-            format!("{color} may stand in again")
-        } else {
-            format!("{color} may not stand in until it is well")
+    /// Says once that a command was interrupted and that nobody has come for what it left.
+    fn tell_of_interruption(&mut self, entry: Option<&Entry>) {
+        let state = &self.settings.state;
+        let intent = intent::read(state).map(|intent| (intent.at.to_string(), intent.words()));
+        let deployment = entry.filter(|entry| !entry.phase.is_end()).map(|entry| {
+            let (id, phase) = (&entry.plan.id, entry.phase);
+            (
+                format!("{id} {phase}"),
+                format!("deployment {id}, last seen {phase},"),
+            )
         });
-    }
-
-    /// Moves traffic away from an active color that is down.
-    async fn fail_over(&mut self, active: Color) {
-        let standby = active.other();
-        let fit = self.world.router.is_fit(standby);
-        let (up, well) = (
-            self.colors[index(active)].pulse.is_up(),
-            self.colors[index(standby)].is_well(),
+        let found = intent.or(deployment);
+        let key = found.as_ref().map(|(key, _)| key.clone());
+        // One that ends between two looks leaves the same trace for a moment.
+        let lasts = key.is_some() && key == self.suspect;
+        self.suspect.clone_from(&key);
+        let Some((_, what)) = found.filter(|_| lasts && key != self.memory.interrupted) else {
+            return;
+        };
+        self.alert(
+            Kind::Interrupted,
+            None,
+            format!("{what} was interrupted: `deployer recover` brings it to its end"),
         );
-        let Some(to) = failover(active, up, fit, well).filter(|_| self.settings.monitor.failover)
-        else {
-            return;
-        };
-        let Some(journal) = self.lock() else { return };
-        if self.world.router.active().await.ok() != Some(active) {
-            return;
-        }
-        let watched = &self.colors[index(active)];
-        let trouble = watched.trouble.as_deref().unwrap_or("it went down");
-        let reason = format!("{active}{} was down: {trouble}", watched.shown_version());
-        // The flag first, so that the sick color never stands in for the other.
-        let moved = match self.world.router.set_fit(active, false) {
-            Ok(()) => {
-                let (world, reporter) = (self.world, self.reporter);
-                move_traffic(world, &journal, reporter, to, Deed::FailedOver, &reason).await
-            }
-            Err(error) => Err(error),
-        };
-        drop(journal);
-        let text = match moved {
-            Ok(()) => format!("all traffic moved to {to}, since {reason}"),
-            Err(error) => format!("traffic could not be moved to {to}, though {reason}: {error}"),
-        };
-        // It was active, so it was proven: it may stand in when it is well.
-        self.colors[index(active)].kept.taken = Some(self.standing());
+        self.memory.interrupted = key;
         self.keep();
-        self.alert("failover", Some(to), text);
-    }
-
-    /// Starts a standby again that does not run any more.
-    async fn restart(&mut self, standby: Color) {
-        let watched = &self.colors[index(standby)];
-        let lately = watched
-            .restarted
-            .is_some_and(|at| at.elapsed() < BETWEEN_RESTARTS);
-        if !self.settings.monitor.restart_standby || watched.pulse.is_up() || lately {
-            return;
-        }
-        let state = self.world.fleet.inspect(Service::Server(standby)).await;
-        let Ok((State::Stopped(how), Some(version))) = state else {
-            return;
-        };
-        let Some(_lock) = self.lock() else { return };
-        self.note(format!("starting {standby} with {version} again: {how}"));
-        if let Err(error) = self.world.fleet.start(standby, &version).await {
+        // Copies of clients' requests may still be made for it.
+        if self.lock().is_some()
+            && let Err(error) = self.world.router.set_shadow(false)
+        {
             self.note(error.to_string());
         }
-        self.colors[index(standby)].restarted = Some(Instant::now());
     }
 
-    /// None when a deployer is at work, which minds the flags itself.
-    fn lock(&self) -> Option<Journal> {
-        match Journal::lock(&self.settings.state, "watch") {
-            Ok(journal) => Some(journal),
-            Err(JournalError::Busy { .. }) => None,
-            Err(error) => {
-                self.note(error.to_string());
-                None
-            }
+    fn trim_logs(&mut self) {
+        if self.trimmed.is_some_and(|at| at.elapsed() < BETWEEN_TRIMS) {
+            return;
+        }
+        let first = self.trimmed.replace(Instant::now()).is_none();
+        if let Err(error) = adapters::trim_logs(self.settings)
+            && first
+        {
+            self.note(error.to_string());
         }
     }
 
-    fn alert(&self, kind: &'static str, color: Option<Color>, text: String) {
+    fn alert(&self, kind: Kind, color: Option<Color>, text: String) {
         self.note(text.clone());
-        self.alerts.send(&Alert { kind, color, text });
+        self.alerts.send(&Alert {
+            kind,
+            at: Timestamp::now(),
+            color,
+            text,
+        });
     }
 
     fn note(&self, text: String) {
         self.reporter.report(&Event::Note { text });
     }
 
-    /// Writes down what the next watch must know.
     fn keep(&self) {
-        let kept = self.colors.each_ref().map(|watched| &watched.kept);
-        let written = serde_json::to_string(&kept)
-            .map_err(std::io::Error::from)
-            .and_then(|text| journal::replace(&kept_path(self.settings), &text));
-        if let Err(error) = written {
+        if let Err(error) = self.memory.write(&self.settings.state) {
             self.note(format!("cannot write what the watch knows: {error}"));
         }
     }
 }
 
-fn index(color: Color) -> usize {
-    match color {
-        Color::Blue => 0,
-        Color::Green => 1,
-    }
-}
-
-fn kept_path(settings: &Settings) -> PathBuf {
-    settings.state.join("watch.json")
-}
-
-/// What an earlier watch left; without it both are taken to be well.
-fn read_kept(path: &Path) -> [Kept; 2] {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+/// Whether a deployment that goes on puts something else on `color`.
+fn replaces(entry: &Entry, color: Color) -> bool {
+    entry.plan.idle == color && entry.phase != Phase::Planned && !entry.phase.is_end()
 }

@@ -247,6 +247,15 @@ impl Left {
         recover::settle(&self.scene.world(true), &journal, &reporter).await
     }
 
+    /// The next run settles it, and is killed right after the first call picked.
+    pub(crate) async fn settle_until(&self, which: Which) {
+        let die: Deed = Box::new(|state| state.script.dead = true);
+        self.scene.lock().script.deed = Some((which, die));
+        let settled = tokio::time::timeout(Duration::from_mins(5), self.settle()).await;
+        assert!(settled.is_err(), "it lived on");
+        self.scene.lock().script.dead = false;
+    }
+
     /// The next run goes on watching the candidate.
     pub(crate) async fn resume(&self) -> Outcome {
         let journal = Journal::lock(self.directory.path(), "recover").expect("a lock");

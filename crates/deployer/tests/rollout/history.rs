@@ -155,6 +155,8 @@ impl History {
                     assert_eq!(moment.active, old, "stopped under traffic {}", context());
                 }
                 Happened::Called(Call::StartRouter, _) => panic!("router started {}", context()),
+                // One that was killed here may have started something.
+                Happened::Reached(Phase::Starting, _) => started = true,
                 Happened::Reached(Phase::Validated, _) => validated = true,
                 Happened::Judged("watch", Finding::Pass) => proven = true,
                 _ => {}

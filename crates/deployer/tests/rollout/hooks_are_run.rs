@@ -4,7 +4,7 @@ use deployer::{config::GateName, phase::Phase, ports::When, verdict::Finding};
 
 use crate::{
     deployment::{CANDIDATE, Deployment, Ended, OLD},
-    history::Happened,
+    history::{Happened, Moment},
     server::{Server, Trouble},
 };
 
@@ -59,6 +59,7 @@ async fn a_fix_is_shipped_although_the_active_color_is_down() {
     ]);
     deployment.active_down = true;
     deployment.state.blue.trouble = Trouble::Exited;
+    deployment.state.fit = Vec::new();
     let ended = deployment.run_with_interference().await;
     assert_eq!(
         ended.outcome.phase,
@@ -81,4 +82,35 @@ async fn a_fix_is_shipped_although_the_active_color_is_down() {
     assert_eq!(finding("golden"), Finding::Pass);
     assert_eq!(finding("agreement"), Finding::Skipped);
     assert_eq!(finding("comparison"), Finding::Skipped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_that_answers_every_client_is_not_replaced() {
+    let mut deployment = Deployment::of(Server::good());
+    deployment.active_down = true;
+    deployment.state.blue.trouble = Trouble::Exited;
+    let ended = deployment.run_with_interference().await;
+    ended.assert(Phase::Refused, "`deployer switch green` first");
+    assert!(!ended.history.touched_anything(), "{:#?}", ended.history);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_active_color_that_is_well_is_compared_with_whatever_is_said_of_it() {
+    let mut deployment = Deployment::of(Server::good()).asking(&[GateName::Agreement]);
+    deployment.active_down = true;
+    let ended = deployment.run().await;
+    assert_eq!(
+        ended.outcome.phase,
+        Phase::Promoted,
+        "{}",
+        ended.outcome.reason
+    );
+    let judged = |moment: &Moment| match moment.happened {
+        Happened::Judged("agreement", finding) => Some(finding),
+        _ => None,
+    };
+    let finding = ended.history.0.iter().find_map(judged);
+    assert_eq!(finding, Some(Finding::Pass));
+    let notes = ended.history.notes();
+    assert!(notes[0].contains("not down"), "{notes:?}");
 }

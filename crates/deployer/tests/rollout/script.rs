@@ -37,6 +37,8 @@ pub(crate) struct Script {
     pub(crate) deed: Option<(Which, Deed)>,
     /// The deployer is killed during the call with this number, if that is one it waits for.
     pub(crate) killed: Option<(usize, Fault)>,
+    /// It is dead: whatever it waits for never comes.
+    pub(crate) dead: bool,
     calls: usize,
 }
 

@@ -81,6 +81,31 @@ async fn a_deployment_that_cannot_be_written_down_does_not_begin() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_promotion_that_cannot_be_written_down_is_said_and_made_up_for() {
+    let deployment = Deployment::of(Server::good());
+    let directory = deployment.directory.path().to_owned();
+    // A full disk: no new file, while what is there can be read.
+    let blocked = directory.join("deployment.json.new");
+    let left = deployment
+        .then(
+            |call| *call == Call::SetFit(CANDIDATE, true),
+            move |_| std::fs::create_dir(&blocked).unwrap(),
+        )
+        .run_while_it_lives()
+        .await;
+    let outcome = left.outcome.as_ref().unwrap();
+    assert_eq!(outcome.phase, Phase::Promoted);
+    let unwritten = outcome.unwritten.as_deref().unwrap_or_default();
+    assert!(unwritten.contains("cannot write"), "{unwritten}");
+    assert_eq!(left.last().unwrap().phase, Phase::Switched);
+
+    std::fs::remove_dir(directory.join("deployment.json.new")).unwrap();
+    left.settle().await.unwrap();
+    assert_eq!(left.last().unwrap().phase, Phase::Promoted);
+    assert_eq!(left.scene.lock().active, CANDIDATE);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_switch_that_cannot_be_written_down_is_undone() {
     let deployment = Deployment::of(Server::good());
     let journal = deployment.directory.path().join("deployment.json");

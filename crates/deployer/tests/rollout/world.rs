@@ -257,7 +257,7 @@ impl Scene {
             std::future::pending::<()>().await;
         }
         let result = self.attempt(&call, effect);
-        if killed == Some(Fault::After) {
+        if killed == Some(Fault::After) || self.lock().script.dead {
             std::future::pending::<()>().await;
         }
         result
@@ -282,6 +282,10 @@ impl Router for Scene {
             Ok(displaced)
         })
         .await
+    }
+
+    fn flagged(&self) -> Color {
+        self.lock().active
     }
 
     fn is_fit(&self, color: Color) -> bool {

@@ -41,7 +41,8 @@ struct Status {
 /// What clients saw of a color, by the router's log.
 #[derive(Debug, Serialize)]
 struct Clients {
-    /// Of the last so many seconds.
+    /// Of the last so many seconds: fewer than five minutes where the end of the log that was read
+    /// does not reach so far back.
     lately_seconds: f64,
     requests: u64,
     /// Those that this color failed, also when the other one answered in its place.
@@ -140,12 +141,14 @@ async fn look(settings: &Settings) -> anyhow::Result<Status> {
 }
 
 fn clients(color: Color, requests: &[Request]) -> Clients {
-    let since = Timestamp::now().as_second() as f64 - LATELY;
-    let first = requests.partition_point(|request| request.at < since);
+    let now = Timestamp::now().as_millisecond() as f64 / 1000.0;
+    let read = requests.first().map_or(LATELY, |first| now - first.at);
+    let lately = read.clamp(0.0, LATELY);
+    let first = requests.partition_point(|request| request.at < now - lately);
     let seen = Seen::of(color, &requests[first..]);
     let quantile = |at| (seen.waits.count() > 0).then(|| seen.waits.quantile(at).as_secs_f64());
     Clients {
-        lately_seconds: LATELY,
+        lately_seconds: lately,
         requests: seen.tally.requests,
         failed: seen.tally.failed,
         p50_seconds: quantile(0.5),

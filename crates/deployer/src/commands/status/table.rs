@@ -8,8 +8,9 @@ use crate::{color::Color, latency::milliseconds, verdict::Tally};
 /// Shown where nothing is known.
 const UNKNOWN: &str = "-";
 
-const HEADINGS: [&str; 10] = [
-    "COLOR", "ROLE", "HEALTH", "VERSION", "UPTIME", "REQUESTS", "ERRORS", "P50", "P99", "DIGEST",
+const HEADINGS: [&str; 11] = [
+    "COLOR", "ROLE", "FIT", "HEALTH", "VERSION", "UPTIME", "REQUESTS", "ERRORS", "P50", "P99",
+    "DIGEST",
 ];
 
 pub(super) fn render(status: &Status) -> String {
@@ -30,6 +31,13 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
     for color in &status.colors {
         let cells = cells(color, status.active);
         write_row(text, &cells.each_ref().map(String::as_str))?;
+    }
+    if let Some(clients) = status.colors[0].clients.as_ref() {
+        writeln!(
+            text,
+            "\nrequests, errors and latency: what clients saw in the last {:.0} s, by the router",
+            clients.lately_seconds
+        )?;
     }
     for color in &status.colors {
         if let Some(reason) = &color.reason {
@@ -72,6 +80,7 @@ fn write_row(
     [
         color,
         role,
+        fit,
         health,
         version,
         uptime,
@@ -80,15 +89,15 @@ fn write_row(
         p50,
         p99,
         digest,
-    ]: &[&str; 10],
+    ]: &[&str; 11],
 ) -> std::fmt::Result {
     let line = format!(
-        "{color:<7}{role:<9}{health:<11}{version:<14}{uptime:>9}{requests:>12}{errors:>9}{p50:>10}{p99:>10}  {digest}"
+        "{color:<7}{role:<9}{fit:<5}{health:<11}{version:<14}{uptime:>9}{requests:>12}{errors:>9}{p50:>10}{p99:>10}  {digest}"
     );
     writeln!(text, "{}", line.trim_end())
 }
 
-fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 10] {
+fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 11] {
     let role = match (active, color.fit) {
         (None, _) => UNKNOWN,
         (Some(active), _) if active == color.color => "active",
@@ -97,15 +106,17 @@ fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 10] {
     };
     let shown = |value: Option<String>| value.unwrap_or_else(|| UNKNOWN.to_owned());
     let health = &color.health;
-    let tally = health
-        .request_count
-        .zip(health.error_count)
-        .map(|(requests, failed)| Tally { requests, failed });
+    // What the servers count themselves holds probes and load as well.
+    let tally = color.clients.as_ref().map(|clients| Tally {
+        requests: clients.requests,
+        failed: clients.failed,
+    });
     let latency =
         |quantile: fn(&Clients) -> Option<f64>| quantile(color.clients.as_ref()?).map(milliseconds);
     [
         color.color.to_string(),
         role.to_owned(),
+        if color.fit { "yes" } else { "no" }.to_owned(),
         health_in_a_word(color).to_owned(),
         shown(health.model_version.clone()),
         shown(
@@ -113,7 +124,7 @@ fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 10] {
                 .uptime_seconds
                 .map(|seconds| format!("{seconds:.0} s")),
         ),
-        shown(health.request_count.map(|count| count.to_string())),
+        shown(tally.map(|tally| tally.requests.to_string())),
         shown(tally.map(|tally| format!("{:.1} %", tally.error_rate() * 100.0))),
         shown(latency(|clients| clients.p50_seconds)),
         shown(latency(|clients| clients.p99_seconds)),
@@ -131,5 +142,71 @@ fn health_in_a_word(color: &ColorStatus) -> &'static str {
         (true, _) => "healthy",
         (false, true) => "stopped",
         (false, false) => "unhealthy",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::Health;
+
+    fn color(color: Color, fit: bool, requests: u64, failed: u64) -> ColorStatus {
+        ColorStatus {
+            color,
+            url: "http://127.0.0.1:8081".to_owned(),
+            fit,
+            healthy: true,
+            stopped: false,
+            reason: None,
+            clients: Some(Clients {
+                lately_seconds: 120.4,
+                requests,
+                failed,
+                p50_seconds: (requests > 0).then_some(0.0021),
+                p99_seconds: (requests > 0).then_some(0.0345),
+            }),
+            health: Health {
+                model_version: Some("v1".to_owned()),
+                request_count: Some(9_999),
+                error_count: Some(9_999),
+                uptime_seconds: Some(61.5),
+                ..Health::default()
+            },
+        }
+    }
+
+    #[test]
+    fn clients_are_told_of_by_the_router_and_not_by_the_servers() {
+        let status = Status {
+            router: "http://127.0.0.1:8080".to_owned(),
+            active: Some(Color::Blue),
+            problems: Vec::new(),
+            colors: [
+                color(Color::Blue, false, 400, 2),
+                color(Color::Green, true, 0, 0),
+            ],
+            can_roll_back: true,
+            at_work: None,
+            last_deployment: None,
+        };
+        let text = render(&status);
+        let row = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            let words = line.unwrap_or_default().split_whitespace();
+            words.map(str::to_owned).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            row("blue"),
+            "blue active no healthy v1 62 s 400 0.5 % 2.10 ms 34.5 ms -"
+        );
+        assert_eq!(
+            row("green"),
+            "green standby yes healthy v1 62 s 0 0.0 % - - -"
+        );
+        assert!(text.contains("in the last 120 s"), "{text}");
+        assert!(
+            text.contains("`deployer rollback` would work now"),
+            "{text}"
+        );
     }
 }

@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use tokio::net::TcpListener;
 
-use super::{Watched, index};
+use super::watched::{Watched, index};
 use crate::{color::Color, config::Settings, history, ports::World};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,6 +38,7 @@ struct OfOutcome {
 /// Every family that there is.
 pub(super) struct Metrics {
     registry: Arc<Registry>,
+    router_up: Gauge,
     active: Family<OfColor, Gauge>,
     up: Family<OfColor, Gauge>,
     fit: Family<OfColor, Gauge>,
@@ -46,7 +47,7 @@ pub(super) struct Metrics {
     latency: Family<OfRelease, Histogram, fn() -> Histogram>,
     deployments: Family<OfOutcome, Counter>,
     since_last: Gauge,
-    /// Lines of the history that were counted.
+    /// Deployments in the history that were counted.
     counted: Mutex<usize>,
 }
 
@@ -66,9 +67,15 @@ impl Default for Metrics {
             latency_buckets,
         );
         let (deployments, since_last) = (Family::default(), Gauge::default());
+        let router_up = Gauge::default();
+        registry.register(
+            "router_up",
+            "1 while the router answers; otherwise nobody has traffic, whatever the flags say",
+            router_up.clone(),
+        );
         registry.register(
             "active",
-            "1 for the color that has the traffic",
+            "1 for the color that has the traffic by the flags",
             active.clone(),
         );
         registry.register("up", "1 for a color that passes its checks", up.clone());
@@ -90,16 +97,17 @@ impl Default for Metrics {
         );
         registry.register(
             "deployments",
-            "What the history holds, by outcome",
+            "Deployments in the history, by outcome",
             deployments.clone(),
         );
         registry.register(
             "seconds_since_last_deployment",
-            "Since the last line of the history; 0 without one",
+            "Since the last deployment in the history ended; 0 without one",
             since_last.clone(),
         );
         Self {
             registry: Arc::new(registry),
+            router_up,
             active,
             up,
             fit,
@@ -156,19 +164,25 @@ impl Metrics {
         self.count_history(settings);
     }
 
+    /// Takes in whether the router answers.
+    pub(super) fn update_router(&self, answers: bool) {
+        self.router_up.set(i64::from(answers));
+    }
+
     fn count_history(&self, settings: &Settings) {
         let Ok(read) = history::read(&settings.state) else {
             return;
         };
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        for past in read.past.iter().skip(*counted) {
+        // Traffic that is moved by hand or by the watch is no deployment.
+        let mut deployments = read.past.iter().filter(|past| past.id.is_some());
+        for past in deployments.clone().skip(*counted) {
             let outcome = past.deed.words();
             self.deployments.get_or_create(&OfOutcome { outcome }).inc();
         }
-        *counted = read.past.len();
-        let since = read
-            .past
-            .last()
+        *counted = deployments.clone().count();
+        let since = deployments
+            .next_back()
             .map_or(0, |last| Timestamp::now().as_second() - last.at.as_second());
         self.since_last.set(since);
     }
