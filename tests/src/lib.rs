@@ -18,5 +18,5 @@ pub use layout::NOT_IN_THE_IMAGE;
 pub use ports::PortBlock;
 pub use stack::{Run, Stack, Watch, golden_bodies, program, repository};
 pub use there_and_back::there_and_back_twice;
-pub use torture::Torture;
+pub use torture::{Deed, Torture};
 pub use traffic::{Answer, Log, Traffic};

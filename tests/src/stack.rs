@@ -345,7 +345,7 @@ impl Stack {
 }
 
 /// Whether a process runs; one that has ended and is not collected yet does not.
-fn runs(pid: u32) -> bool {
+pub(crate) fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }

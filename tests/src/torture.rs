@@ -1,5 +1,8 @@
-//! A deployer that is killed at any moment, under load: afterwards traffic is on one healthy color,
+//! Deployers that are killed at any moment, under load: afterwards traffic is on one healthy color,
 //! and no client has noticed.
+
+mod aftermath;
+mod deed;
 
 use std::{
     collections::BTreeMap,
@@ -9,9 +12,9 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
 
-use crate::{Log, Stack, Traffic, Watch};
+pub use self::deed::Deed;
+use crate::{Log, Run, Stack, Traffic, Watch};
 
 /// Few enough that two cores can serve them beside everything else.
 const CONNECTIONS: usize = 8;
@@ -26,7 +29,15 @@ pub struct Torture {
 }
 
 /// The arguments of a deployment that is proven and watched for no longer than it must be.
-const SHORT: [&str; 4] = ["--watch", "1s", "--health-interval", "100ms"];
+const SHORT: [&str; 6] = [
+    "--watch",
+    "1s",
+    "--health-interval",
+    "100ms",
+    // Two cores are shared with other tests.
+    "--health-tries",
+    "100",
+];
 
 impl Torture {
     /// Starts the stack and its clients.
@@ -59,49 +70,60 @@ impl Torture {
         Ok(began.elapsed())
     }
 
-    /// Sees to it that the next deployment goes to green: points bear the names of colors.
-    async fn let_blue_be_active(&self) -> anyhow::Result<()> {
-        if self.stack.status().await?["active"] == "green" {
-            self.whole_deployment().await?;
-        }
-        Ok(())
+    /// Starts the deed where it belongs, with these variables, and waits for its end.
+    async fn run(
+        &self,
+        deed: Deed,
+        environment: &[(&str, &std::ffi::OsStr)],
+    ) -> anyhow::Result<Run> {
+        self.prepare(deed).await?;
+        let version = self.next_version().await?;
+        let arguments = deed.arguments(version);
+        let child = self.stack.start_deployer_with(&arguments, environment)?;
+        self.after_the_start(deed, &child).await?;
+        Stack::finish(child, &arguments).await
     }
 
-    /// Every point that a deployment passes at which it can be killed; `more` are further arguments
-    /// and what it comes to.
-    pub async fn points(&self, code: i32, more: &[&str]) -> anyhow::Result<Vec<String>> {
-        self.let_blue_be_active().await?;
+    /// Every point that this passes at which it can be killed, in order.
+    pub async fn points(&self, deed: Deed) -> anyhow::Result<Vec<String>> {
         let list: PathBuf = self.stack.path("points");
-        let version = self.next_version().await?;
-        let arguments = [&["deploy", version], &SHORT[..], more].concat();
-        let child = self
-            .stack
-            .start_deployer_with(&arguments, &[("DEPLOYER_KILL_POINTS", list.as_os_str())])?;
-        let run = Stack::finish(child, &arguments).await?;
-        ensure!(run.code == code, "{run:?}");
-        let mut points: Vec<String> = Vec::new();
-        for point in fs::read_to_string(&list)?.lines() {
-            if !points.iter().any(|known| known == point) {
-                points.push(point.to_owned());
-            }
-        }
+        let run = self
+            .run(deed, &[("DEPLOYER_KILL_POINTS", list.as_os_str())])
+            .await?;
+        ensure!(run.code == deed.code(), "{run:?}");
+        let points = fs::read_to_string(&list)?
+            .lines()
+            .map(str::to_owned)
+            .collect();
         fs::remove_file(&list)?;
+        self.clear_up(deed).await?;
         Ok(points)
     }
 
-    /// Kills a deployment at this point, and looks at what is left.
-    pub async fn kill_at(&mut self, point: &str, more: &[&str]) -> anyhow::Result<()> {
-        self.let_blue_be_active().await?;
-        let version = self.next_version().await?;
-        let arguments = [&["deploy", version], &SHORT[..], more].concat();
-        let child = self
-            .stack
-            .start_deployer_with(&arguments, &[("DEPLOYER_KILL_AT", point.as_ref())])?;
-        let run = Stack::finish(child, &arguments).await?;
+    /// Kills it at this point, and looks at what is left.
+    pub async fn kill_at(&mut self, deed: Deed, point: &str) -> anyhow::Result<()> {
+        let run = self
+            .run(deed, &[("DEPLOYER_KILL_AT", point.as_ref())])
+            .await?;
         ensure!(run.code == -1, "it was not killed at {point:?}: {run:?}");
-        self.look()
+        self.look(deed != Deed::FailOver)
             .await
-            .with_context(|| format!("killed at {point:?}"))
+            .with_context(|| format!("{deed:?}, killed at {point:?}"))?;
+        self.clear_up(deed).await
+    }
+
+    /// Kills it at every point but those left out; how many there were.
+    pub async fn kill_everywhere(
+        &mut self,
+        deed: Deed,
+        left_out: &[String],
+    ) -> anyhow::Result<usize> {
+        let mut points = self.points(deed).await?;
+        points.retain(|point| !left_out.contains(point));
+        for point in &points {
+            self.kill_at(deed, point).await?;
+        }
+        Ok(points.len())
     }
 
     /// Kills a deployment after so long, if it takes so long, and looks at what is left.
@@ -112,42 +134,9 @@ impl Torture {
         if tokio::time::timeout(delay, child.wait()).await.is_err() {
             child.kill().await?;
         }
-        self.look()
+        self.look(true)
             .await
             .with_context(|| format!("killed after {delay:?}"))
-    }
-
-    /// Traffic is on one healthy color before anybody does anything, `status` says so truly, and
-    /// `recover` brings the deployment to an end.
-    async fn look(&mut self) -> anyhow::Result<()> {
-        let left = self.stack.status().await?;
-        let phase = left["last_deployment"]["phase"].as_str();
-        let phase = phase.unwrap_or("not begun").to_owned();
-        ensure_served(&left)?;
-        *self.found.entry(phase).or_default() += 1;
-        let answered = self.traffic.count();
-        self.stack.expect(0, &["recover"]).await?;
-        self.traffic.reach(answered + 20).await?;
-
-        let now = self.stack.status().await?;
-        ensure_served(&now)?;
-        let last = &now["last_deployment"];
-        let (phase, plan) = (last["phase"].as_str().unwrap_or_default(), &last["plan"]);
-        match phase {
-            "promoted" => ensure!(now["active"] == plan["idle"], "{now}"),
-            "refused" | "rolled_back" => ensure!(now["active"] == plan["active"], "{now}"),
-            _ => anyhow::bail!("{phase:?} is no end: {now}"),
-        }
-        let history = self.stack.expect(0, &["history", "--json"]).await?;
-        let history: Value = serde_json::from_str(&history.stdout)?;
-        let past = history["history"].as_array().context("no history")?;
-        let lines = past.iter().filter(|past| past["id"] == plan["id"]).count();
-        ensure!(
-            lines == 1,
-            "{lines} lines tell of {}: {history}",
-            plan["id"]
-        );
-        Ok(())
     }
 
     /// Ends the clients; how often which phase was found, and what clients saw.
@@ -155,17 +144,4 @@ impl Torture {
         let log = self.traffic.stop().await;
         (self.found, log)
     }
-}
-
-/// The router names one color, and that one is healthy.
-fn ensure_served(status: &Value) -> anyhow::Result<()> {
-    let colors = status["colors"].as_array().context("no colors")?;
-    let mut active = colors
-        .iter()
-        .filter(|color| color["color"] == status["active"]);
-    let color = active
-        .next()
-        .with_context(|| format!("nobody is active: {status}"))?;
-    ensure!(color["healthy"] == true, "{status}");
-    Ok(())
 }

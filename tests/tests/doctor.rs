@@ -180,6 +180,23 @@ async fn what_a_killed_deployer_and_a_torn_line_left_is_named() -> Result {
     )
     .await?;
     stack.expect(0, &["recover"]).await?;
+    // A candidate that was refused is stopped.
+    stack.expect(0, &["up"]).await?;
+
+    let at = [("DEPLOYER_KILL_AT", "after intent".as_ref())];
+    let deployer = stack.start_deployer_with(&["switch", "green"], &at)?;
+    Stack::finish(deployer, &["switch", "green"]).await?;
+    let words = [
+        "`deployer switch green` was interrupted",
+        "`deployer recover`",
+    ];
+    only(&stack, &[], &words).await?;
+    stack.expect(0, &["recover"]).await?;
+    ensure!(stack.status().await?["active"] == "green");
+
+    fs::write(stack.path("run/flags/shadow"), "")?;
+    only(&stack, &[], &["shadow", "`deployer recover` ends it"]).await?;
+    stack.expect(0, &["recover"]).await?;
     fs::write(stack.path("state/history.jsonl"), "{\"at\":\"2026")?;
     only(&stack, &[], &["history", "are torn"]).await?;
     fs::remove_file(stack.path("state/history.jsonl"))?;

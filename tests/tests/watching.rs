@@ -1,9 +1,13 @@
 //! `deployer watch`: what it says and does when a color goes down, and that no client notices.
 
-use std::time::Duration;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use end_to_end::{PortBlock, Receiver, Stack, Watch, fault::ENOUGH, get};
+use serde_json::Value;
 use tokio::process::Child;
 
 const SHORT: Watch = Watch(Duration::from_secs(1));
@@ -24,7 +28,9 @@ impl Watched {
     async fn begin(more: &[&str]) -> Result<Self> {
         let stack = Stack::of_processes("faulty-server", SHORT)?;
         stack.expect(0, &["up"]).await?;
-        stack.expect(0, &["deploy", "v2"]).await?;
+        // No client is there yet who could prove it within a second.
+        let deploy = ["deploy", "v2", "--set", "watch.on_inconclusive=promote"];
+        stack.expect(0, &deploy).await?;
         let receiver = Receiver::start(0).await?;
         let watch = start(&stack, &receiver, more)?;
         Ok(Self {
@@ -86,6 +92,7 @@ async fn a_standby_that_is_killed_is_started_again_where_that_is_wanted() -> Res
     watched.stack.signal("blue", "KILL")?;
     let took = watched.receiver.until("down", "blue").await?;
     ensure!(took < SOON, "{took:?}");
+    until(async || Ok(!watched.fit(BLUE).await?)).await?;
     watched.receiver.until("up", "blue").await?;
     until(async || watched.fit(BLUE).await).await?;
     traffic.stop().await.ensure_none_failed()?;
@@ -117,10 +124,11 @@ async fn a_standby_that_is_slow_may_not_stand_in() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_leaves_an_active_color_that_freezes_where_that_is_wanted() -> Result {
     let watched = Watched::begin(&["--set", "monitor.failover=true"]).await?;
+    let frozen = Instant::now();
     watched.stack.signal("green", "STOP")?;
-    let took = watched.receiver.until("down", "green").await?;
-    ensure!(took < SOON, "{took:?}");
+    watched.receiver.until("down", "green").await?;
     watched.receiver.until("failover", "blue").await?;
+    ensure!(frozen.elapsed() < SOON, "{:?}", frozen.elapsed());
     let traffic = watched.stack.traffic(8, PAUSE)?;
     traffic.reach(200).await?;
     let log = traffic.stop().await;
@@ -261,6 +269,108 @@ async fn an_alert_can_be_tried_and_is_sent_again_when_it_was_not_taken() -> Resu
     busy.until("down", "green").await?;
     drop(watch);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_is_down_is_told_of_and_both_colors_are_watched_all_the_same() -> Result {
+    let ports = PortBlock::take()?;
+    let address = format!("127.0.0.1:{}", ports.metrics());
+    let setting = format!("monitor.metrics={address}");
+    let watched = Watched::begin(&["--set", &setting, "--set", "monitor.interval=200ms"]).await?;
+    let shows = async |line: &str| Ok(get(&address, "/metrics").await?.contains(line));
+    watched.stack.signal("router", "TERM")?;
+    watched.stack.until_ended("router").await?;
+    let of_the_router = |kind: &'static str| {
+        let receiver = &watched.receiver;
+        until(async move || {
+            let is_it = |alert: &Value| alert["kind"] == kind && alert["color"].is_null();
+            Ok(receiver.alerts().iter().any(is_it))
+        })
+    };
+    of_the_router("down").await?;
+    until(async || shows("deployer_router_up 0").await).await?;
+    watched.stack.signal("blue", "KILL")?;
+    watched.receiver.until("down", "blue").await?;
+    until(async || shows("deployer_up{color=\"blue\"} 0").await).await?;
+    until(async || shows("deployer_fit{color=\"blue\"} 0").await).await?;
+    until(async || shows("deployer_active{color=\"green\"} 1").await).await?;
+    watched.stack.expect(0, &["up"]).await?;
+    of_the_router("up").await?;
+    watched.receiver.until("up", "blue").await?;
+    until(async || watched.fit(BLUE).await).await?;
+    until(async || shows("deployer_router_up 1").await).await?;
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_was_not_taken_is_sent_by_the_next_watch_with_the_time_of_the_event() -> Result
+{
+    let watched = Watched::begin(&["--set", "monitor.interval=200ms"]).await?;
+    let Watched {
+        stack, mut watch, ..
+    } = watched;
+    watch.kill().await?;
+    let often = ["--set", "monitor.interval=200ms"];
+    let deaf = Receiver::start(usize::MAX).await?;
+    let mut watch = start(&stack, &deaf, &often)?;
+    stack.signal("blue", "STOP")?;
+    until(async || Ok(read(&stack, "state/alerts.json").contains("\"down\""))).await?;
+    watch.kill().await?;
+    let kept: Value = serde_json::from_str(&read(&stack, "state/alerts.json"))?;
+    let receiver = Receiver::start(0).await?;
+    let watch = start(&stack, &receiver, &often)?;
+    receiver.until("down", "blue").await?;
+    ensure!(receiver.alerts()[0]["at"] == kept[0][1]["at"], "{kept}");
+    stack.signal("blue", "CONT")?;
+    receiver.until("up", "blue").await?;
+    ensure!(receiver.alerts().len() == 2, "{:?}", receiver.alerts());
+    until(async || Ok(read(&stack, "state/alerts.json") == "[]")).await?;
+    Watched {
+        stack,
+        receiver,
+        watch,
+    }
+    .end()
+    .await
+}
+
+fn read(stack: &Stack, name: &str) -> String {
+    fs::read_to_string(stack.path(name)).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_interrupted_is_told_once_and_what_others_hold_the_lock_for_loses_nothing()
+-> Result {
+    let watched = Watched::begin(&["--set", "monitor.interval=200ms"]).await?;
+    let stack = &watched.stack;
+    // A standby that lost its flag because it was sick, while others come and go.
+    stack.signal("blue", "STOP")?;
+    watched.receiver.until("down", "blue").await?;
+    until(async || Ok(!watched.fit(BLUE).await?)).await?;
+    stack
+        .expect(10, &["validate", "--set", "probe.timeout=300ms"])
+        .await?;
+    let hook = ["deploy", "v1", "--set", "hooks.before.starting=[\"false\"]"];
+    stack.expect(10, &hook).await?;
+    stack.signal("blue", "CONT")?;
+    watched.receiver.until("up", "blue").await?;
+    until(async || watched.fit(BLUE).await).await?;
+
+    let at = [("DEPLOYER_KILL_AT", "after journal switched".as_ref())];
+    let deployer = stack.start_deployer_with(&["deploy", "v1"], &at)?;
+    Stack::finish(deployer, &["deploy", "v1"]).await?;
+    let interrupted = || {
+        let alerts = watched.receiver.alerts();
+        alerts
+            .iter()
+            .filter(|it| it["kind"] == "interrupted")
+            .count()
+    };
+    until(async || Ok(interrupted() == 1)).await?;
+    stack.expect(0, &["recover"]).await?;
+    ensure!(interrupted() == 1);
+    ensure!(stack.status().await?["active"] == "green");
+    watched.end().await
 }
 
 /// Waits until something holds.

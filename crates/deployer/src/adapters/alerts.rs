@@ -120,6 +120,13 @@ impl Alerts {
         }
     }
 
+    /// What was not taken yet, oldest first.
+    #[must_use]
+    pub fn undelivered(&self) -> Vec<Alert> {
+        let waiting = self.outbox.waiting().into_iter();
+        waiting.map(|(_, alert)| alert).collect()
+    }
+
     fn hand_to(&self, receiver: &str, alert: &Alert) {
         for (name, queue) in &self.receivers {
             if *name == receiver {

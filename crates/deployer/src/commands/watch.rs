@@ -51,13 +51,22 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
         })?),
         None => None,
     };
-    let memory = Memory::read(&settings.state);
+    let alerts = Alerts::new(settings, Some(settings.state.join("alerts.json")))?;
+    let mut memory = Memory::read(&settings.state);
+    // A watch that was killed between saying something and remembering it.
+    for alert in alerts.undelivered() {
+        match alert.kind {
+            Kind::Down => memory.set_down(alert.color, true),
+            Kind::Up => memory.set_down(alert.color, false),
+            Kind::Failover | Kind::Interrupted | Kind::Test => {}
+        }
+    }
     let mut watching = Watching {
         settings,
         reporter,
         world: &world,
         example: examples.golden.first(),
-        alerts: Alerts::new(settings, Some(settings.state.join("alerts.json")))?,
+        alerts,
         router: settings.monitor.pulse(!memory.router_down),
         colors: Color::BOTH.map(|color| Watched::new(settings, &memory.colors[index(color)])),
         memory,
@@ -181,7 +190,7 @@ impl Watching<'_> {
                 Err(error) => (Kind::Down, format!("the router is down: {error}")),
             };
             self.alert(kind, None, text);
-            self.memory.router_down = active.is_err();
+            self.memory.set_down(None, active.is_err());
             self.keep();
         }
         let router_answers = active.is_ok();
@@ -271,7 +280,7 @@ impl Watching<'_> {
         };
         // In this order: a watch that is killed in between says it twice rather than never.
         self.alert(kind, Some(color), text);
-        self.memory.colors[index(color)].down = down;
+        self.memory.set_down(Some(color), down);
         self.keep();
     }
 

@@ -7,7 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{journal, monitor::Kept};
+use super::watched::index;
+use crate::{color::Color, journal, monitor::Kept};
 
 /// Everything that was said or done and must not be said or done again.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -26,6 +27,14 @@ impl Memory {
     pub(super) fn read(state: &Path) -> Self {
         let text = fs::read_to_string(path(state)).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Of a color, or of the router.
+    pub(super) fn set_down(&mut self, color: Option<Color>, down: bool) {
+        match color {
+            Some(color) => self.colors[index(color)].down = down,
+            None => self.router_down = down,
+        }
     }
 
     pub(super) fn write(&self, state: &Path) -> io::Result<()> {

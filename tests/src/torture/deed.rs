@@ -1,0 +1,169 @@
+//! What a deployer is doing when it is killed, and where traffic is when that begins.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use tokio::process::Child;
+
+use super::{SHORT, Torture};
+use crate::Stack;
+
+/// What keeps a candidate from being promoted once it has the traffic.
+const TAKEN_BACK: [&str; 2] = ["--set", "hooks.before.promoted=[\"false\"]"];
+/// What keeps a validated candidate from the traffic.
+const NOT_SWITCHED: [&str; 2] = ["--set", "hooks.before.switched=[\"false\"]"];
+/// Sees at once that a color is down, and moves traffic away from it.
+const FAILING_OVER: [&str; 8] = [
+    "--set",
+    "monitor.failover=true",
+    "--set",
+    "monitor.interval=100ms",
+    "--set",
+    "monitor.fall=2",
+    "--set",
+    "monitor.rise=1",
+];
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// A deployment to green.
+    Deploy,
+    /// A deployment to blue.
+    DeployToBlue,
+    /// A deployment to green that fails when everything was validated.
+    Refuse,
+    /// A deployment to green that is given the traffic and loses it again.
+    TakeBack,
+    /// From green back to blue.
+    Rollback,
+    /// From blue to green, by hand.
+    Switch,
+    /// What is done about a deployment that was killed when green had just got the traffic.
+    Recover,
+    /// `deployer watch`, when green has the traffic and dies.
+    FailOver,
+}
+
+impl Deed {
+    /// What it comes to when nobody kills it.
+    pub(super) fn code(self) -> i32 {
+        match self {
+            Self::Refuse => 10,
+            Self::TakeBack => 20,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn arguments(self, version: &'static str) -> Vec<&'static str> {
+        let deploy = ["deploy", version];
+        match self {
+            Self::Deploy | Self::DeployToBlue => [&deploy, &SHORT[..]].concat(),
+            Self::Refuse => [&deploy, &SHORT[..], &NOT_SWITCHED].concat(),
+            Self::TakeBack => [&deploy, &SHORT[..], &TAKEN_BACK].concat(),
+            Self::Rollback => vec!["rollback"],
+            Self::Switch => vec!["switch", "green"],
+            Self::Recover => vec!["recover"],
+            Self::FailOver => [&["watch"], &FAILING_OVER[..]].concat(),
+        }
+    }
+}
+
+impl Torture {
+    async fn has_traffic(&self, color: &str) -> anyhow::Result<bool> {
+        Ok(self.stack.status().await?["active"] == color)
+    }
+
+    async fn let_be_active(&self, color: &str) -> anyhow::Result<()> {
+        if !self.has_traffic(color).await? {
+            self.whole_deployment().await?;
+        }
+        Ok(())
+    }
+
+    /// Brings traffic to where the deed begins: points bear the names of colors.
+    pub(super) async fn prepare(&self, deed: Deed) -> anyhow::Result<()> {
+        match deed {
+            Deed::Deploy | Deed::Refuse | Deed::TakeBack | Deed::Switch => {
+                self.let_be_active("blue").await?;
+            }
+            Deed::DeployToBlue => self.let_be_active("green").await?,
+            // Each needs a standby that may stand in.
+            Deed::Rollback | Deed::FailOver => {
+                let status = self.stack.status().await?;
+                if status["active"] != "green" || status["can_roll_back"] != true {
+                    self.let_be_active("blue").await?;
+                    self.whole_deployment().await?;
+                }
+            }
+            Deed::Recover => {
+                self.let_be_active("blue").await?;
+                let arguments = Deed::Deploy.arguments(self.next_version().await?);
+                let at = [("DEPLOYER_KILL_AT", "after journal switched".as_ref())];
+                let child = self.stack.start_deployer_with(&arguments, &at)?;
+                let run = Stack::finish(child, &arguments).await?;
+                ensure!(run.code == -1, "{run:?}");
+            }
+        }
+        if deed == Deed::Switch && !self.is_well("green").await? {
+            // A candidate that was refused is stopped.
+            self.stack.expect(0, &["up"]).await?;
+        }
+        Ok(())
+    }
+
+    async fn is_well(&self, color: &str) -> anyhow::Result<bool> {
+        let status = self.stack.status().await?;
+        let number = usize::from(color == "green");
+        Ok(status["colors"][number]["healthy"] == true)
+    }
+
+    /// What happens to the world once the deployer runs.
+    pub(super) async fn after_the_start(&self, deed: Deed, child: &Child) -> anyhow::Result<()> {
+        if deed != Deed::FailOver {
+            return Ok(());
+        }
+        self.stack.signal("green", "KILL")?;
+        self.stack.until_ended("green").await?;
+        // It is killed on the way; one that nobody kills has done its deed when it is in the history.
+        let done = async {
+            while runs(child) && !self.failed_over().await? {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(30), done)
+            .await
+            .context("no failover within 30 s")??;
+        if runs(child) {
+            Stack::tell(child, "TERM")?;
+        }
+        Ok(())
+    }
+
+    async fn failed_over(&self) -> anyhow::Result<bool> {
+        let intent = self.stack.path("state/intent.json").exists();
+        Ok(!intent && self.has_traffic("blue").await?)
+    }
+
+    /// Leaves two colors that run.
+    pub(super) async fn clear_up(&self, deed: Deed) -> anyhow::Result<()> {
+        if deed == Deed::FailOver {
+            self.stack.expect(0, &["up"]).await?;
+            // nginx remembers that green failed it until green has answered again: it sends a color that
+            // failed one request first, and the standby answers those beside it. A watch of a second
+            // would hold these against the next candidate there.
+            if self.has_traffic("blue").await? {
+                self.stack.expect(0, &["switch", "green"]).await?;
+                self.traffic.reach(self.traffic.count() + 800).await?;
+                self.stack.expect(0, &["switch", "blue"]).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether it was not killed yet; it is collected later.
+fn runs(child: &Child) -> bool {
+    child.id().is_some_and(crate::stack::runs)
+}
