@@ -10,12 +10,22 @@ pub enum Fault {
     NeverHealthy,
     /// It reports another version than the one that was asked for.
     OtherVersion,
+    /// It reports another digest than that of its files.
+    OtherDigest,
     /// Every tenth request fails.
     EveryTenth,
+    /// Of the first [`FIRST`] requests every tenth fails.
+    FailsAtFirst,
+    /// Every eighth label is the wrong way round.
+    EveryEighthWrong,
     /// Every text is negative.
     Biased,
     /// Each prediction takes [`SLOWER`] longer.
     Slow,
+    /// One in [`SELDOM`] predictions that the deployer asks for takes [`FAR_SLOWER`] longer.
+    SlowAtTimes,
+    /// With more than [`CROWD`] requests at a time, one in [`SELDOM`] takes [`VERY_LONG`].
+    SlowUnderLoad,
     /// With more than [`CROWD`] requests at a time, every tenth fails.
     BreaksUnderLoad,
     /// With more than [`CROWD`] requests at a time, a few take [`STALL`].
@@ -24,6 +34,10 @@ pub enum Fault {
     FailsClients,
     /// After [`ENOUGH`] requests each one fails.
     FailsLater,
+    /// After [`MANY`] requests each one that comes through the router fails.
+    FailsAtLast,
+    /// After [`ENOUGH`] requests it says that it has just been started.
+    Restarts,
     /// After [`ENOUGH`] requests the process exits.
     ExitsLater,
     /// After [`ENOUGH`] requests nothing is answered, health checks included.
@@ -41,6 +55,14 @@ pub enum Fault {
 /// So many requests through the router that the watch has begun; fewer than traffic brings within a
 /// few seconds.
 pub const ENOUGH: u64 = 600;
+/// So many requests through the router that the watch has long been under way.
+pub const MANY: u64 = 1_500;
+/// As many requests as the deployer sends first of all.
+pub const FIRST: u64 = 50;
+/// More often than one in a hundred, and too seldom to be noticed in the middle.
+pub const SELDOM: u64 = 30;
+/// Longer than an honest release takes under the load of the tests.
+pub const VERY_LONG: Duration = Duration::from_secs(8);
 /// More requests at a time than any gate sends but that of load.
 pub const CROWD: u64 = 100;
 /// Longer than an honest release makes somebody wait who asks alone.
@@ -53,10 +75,17 @@ pub const NEVER_IN_TIME: Duration = Duration::from_secs(3);
 pub const STALL: Duration = Duration::from_secs(2);
 
 /// The version of each fault.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 22] = [
     "never-healthy",
     "other-version",
+    "other-digest",
     "every-tenth",
+    "fails-at-first",
+    "every-eighth-wrong",
+    "slow-at-times",
+    "slow-under-load",
+    "fails-at-last",
+    "restarts",
     "biased",
     "slow",
     "breaks-under-load",
@@ -78,7 +107,14 @@ impl Fault {
         Some(match version {
             "never-healthy" => Self::NeverHealthy,
             "other-version" => Self::OtherVersion,
+            "other-digest" => Self::OtherDigest,
             "every-tenth" => Self::EveryTenth,
+            "fails-at-first" => Self::FailsAtFirst,
+            "every-eighth-wrong" => Self::EveryEighthWrong,
+            "slow-at-times" => Self::SlowAtTimes,
+            "slow-under-load" => Self::SlowUnderLoad,
+            "fails-at-last" => Self::FailsAtLast,
+            "restarts" => Self::Restarts,
             "biased" => Self::Biased,
             "slow" => Self::Slow,
             "breaks-under-load" => Self::BreaksUnderLoad,

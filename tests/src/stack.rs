@@ -127,6 +127,24 @@ impl Stack {
         Ok(fs::write(path, settings)?)
     }
 
+    /// The router reaches what listens on `port` in place of the first server of an upstream list, and,
+    /// where that is nobody, in place of the others as well.
+    pub fn reach_another_in(&self, upstream: &str, port: u16) -> anyhow::Result<()> {
+        let path = self.path("nginx/addresses.conf");
+        let text = fs::read_to_string(&path)?;
+        let begins = format!("upstream {upstream} {{");
+        let (before, rest) = text.split_once(&begins).context("no such upstream")?;
+        let (list, after) = rest.split_once("\n}").context("it does not end")?;
+        let mut list = list.replace(&format!(":{} ", self.ports.green()), &format!(":{port} "));
+        if port == self.ports.metrics() {
+            list = list.replace(&format!(":{} ", self.ports.blue()), &format!(":{port} "));
+        }
+        Ok(fs::write(
+            path,
+            [before, &begins, &list, "\n}", after].concat(),
+        )?)
+    }
+
     /// Traffic to the router, with real sentences.
     pub fn traffic(&self, connections: usize, pause: Duration) -> anyhow::Result<Traffic> {
         let bodies = golden_bodies()?;

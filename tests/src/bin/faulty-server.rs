@@ -17,7 +17,9 @@ use axum::{
     response::IntoResponse as _,
 };
 use clap::Parser;
-use end_to_end::fault::{CROWD, ENOUGH, FAR_SLOWER, Fault, NEVER_IN_TIME, SLOWER, STALL};
+use end_to_end::fault::{
+    CROWD, ENOUGH, FAR_SLOWER, FIRST, Fault, MANY, NEVER_IN_TIME, SELDOM, SLOWER, STALL, VERY_LONG,
+};
 use http_body_util::BodyExt as _;
 use model_server::{ServeArguments, logging, run};
 
@@ -86,7 +88,8 @@ async fn misbehave(
     );
     let number = state.predictions.fetch_add(counted, Ordering::Relaxed) + counted;
     let routed_now = counted * u64::from(routed);
-    let later = state.routed.fetch_add(routed_now, Ordering::Relaxed) + routed_now > ENOUGH;
+    let routed_until_now = state.routed.fetch_add(routed_now, Ordering::Relaxed) + routed_now;
+    let (later, at_last) = (routed_until_now > ENOUGH, routed_until_now > MANY);
     let (_in_flight, at_a_time) = InFlight::begin(&state.in_flight);
     let crowded = at_a_time > CROWD;
     let fails = || StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -97,6 +100,30 @@ async fn misbehave(
                 text.replace("\"other-version\"", "\"stale\"")
             })
             .await
+        }
+        Fault::OtherDigest => {
+            with_body(next.run(request).await, |text| {
+                text.replace("\"model_digest\":\"", "\"model_digest\":\"0")
+            })
+            .await
+        }
+        Fault::FailsAtFirst if predicting && number <= FIRST && number.is_multiple_of(10) => {
+            fails()
+        }
+        Fault::EveryEighthWrong if predicting && number.is_multiple_of(8) => {
+            reversed(next.run(request).await).await
+        }
+        Fault::SlowAtTimes if predicting && !routed && number.is_multiple_of(SELDOM) => {
+            tokio::time::sleep(FAR_SLOWER).await;
+            next.run(request).await
+        }
+        Fault::SlowUnderLoad if crowded && number.is_multiple_of(SELDOM) => {
+            tokio::time::sleep(VERY_LONG).await;
+            next.run(request).await
+        }
+        Fault::FailsAtLast if predicting && routed && at_last => fails(),
+        Fault::Restarts if !predicting && later => {
+            with_body(next.run(request).await, just_started).await
         }
         Fault::EveryTenth if predicting && number.is_multiple_of(10) => fails(),
         Fault::Biased if predicting => negative(next.run(request).await).await,
@@ -135,6 +162,34 @@ async fn negative(mut response: Response<Body>) -> Response<Body> {
         text.replace("\"prediction\":\"positive\"", "\"prediction\":\"negative\"")
     })
     .await
+}
+
+/// The answer, with the opposite label.
+async fn reversed(mut response: Response<Body>) -> Response<Body> {
+    const LABEL: &str = "x-predicted-label";
+    let positive = response
+        .headers()
+        .get(LABEL)
+        .is_some_and(|label| label == "positive");
+    let [label, other] = if positive {
+        ["positive", "negative"]
+    } else {
+        ["negative", "positive"]
+    };
+    let header = HeaderValue::from_static(other);
+    response.headers_mut().insert(LABEL, header);
+    let field = |label: &str| format!("\"prediction\":\"{label}\"");
+    with_body(response, |text| text.replace(&field(label), &field(other))).await
+}
+
+/// The answer to a health check, with no time since the start.
+fn just_started(health: &str) -> String {
+    const FIELD: &str = "\"uptime_seconds\":";
+    let Some((before, rest)) = health.split_once(FIELD) else {
+        return health.to_owned();
+    };
+    let end = rest.find([',', '}']).unwrap_or(rest.len());
+    format!("{before}{FIELD}0.0{}", &rest[end..])
 }
 
 async fn with_body(

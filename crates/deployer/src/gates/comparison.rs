@@ -113,6 +113,15 @@ impl Comparison {
             interval.low,
             interval.high,
         );
+        // What only `negligible` lets through is worth a look.
+        let mut verdict = verdict;
+        if finding == Finding::Pass && interval.low > limit.max_ratio {
+            verdict.warnings.push(format!(
+                "{name} is more than {:.2} times the active release's, and passes because {} more are negligible (comparison.negligible)",
+                limit.max_ratio,
+                milliseconds(limit.negligible.as_secs_f64())
+            ));
+        }
         let figures = [ratio, interval.low, interval.high, active];
         let verdict = names
             .iter()

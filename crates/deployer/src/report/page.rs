@@ -131,12 +131,11 @@ fn gate(judged: &Judged) -> Markup {
                 }
             }
             @if !judged.numbers.is_empty() {
-                details {
-                    summary { "Numbers" }
-                    dl.numbers {
-                        @for (name, value) in &judged.numbers {
-                            div { dt { (name.replace('_', " ")) } dd { (figure(name, *value)) } }
-                        }
+                // No `details`: on paper, most browsers leave out what is closed.
+                label.more { input type="checkbox"; " Numbers" }
+                dl.numbers {
+                    @for (name, value) in &judged.numbers {
+                        div { dt { (name.replace('_', " ")) } dd { (figure(name, *value)) } }
                     }
                 }
             }

@@ -408,6 +408,9 @@ mod tests {
         assert_eq!((second.requests, second.failed), (2, 1));
         let page = fs::read_to_string(reports.page(&plan.id)).unwrap();
         assert!(page.contains("right on 1 of 3 inputs"), "{page}");
+        for elsewhere in ["http:", "https:", "src=", "href=", "@import", "url("] {
+            assert!(!page.contains(elsewhere), "{elsewhere} in {page}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use axum::{Router, http::StatusCode, routing::post};
 use deployer::{
     adapters::load::generate,
@@ -117,7 +118,8 @@ impl Generator {
                 "{name} is {ratio:.3} times wrk's"
             );
         }
-        for ratio in self.paced.ratio_to_own().into_iter().flatten() {
+        let own = self.paced.ratio_to_own();
+        for ratio in own.context("the server that waits did not tell how long it took")? {
             anyhow::ensure!(
                 (ratio - 1.0).abs() <= OFF,
                 "a percentile is {ratio:.3} times the true one"
