@@ -142,6 +142,10 @@ impl Router for Nginx {
     }
 
     fn set_shadow(&self, on: bool) -> Result<(), WorldError> {
+        // Before the first `up` there is no directory, and so no flag in it.
+        if !on && !self.flags.exists() {
+            return Ok(());
+        }
         set_flag(&self.flags, "shadow", on)
     }
 
