@@ -102,7 +102,7 @@ async fn step(stack: &Stack, code: i32, arguments: &[&str]) -> anyhow::Result<()
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .status();
-    let status = tokio::time::timeout(Duration::from_mins(1), run)
+    let status = tokio::time::timeout(Duration::from_mins(3), run)
         .await
         .context("it did not end")??;
     ensure!(
