@@ -115,15 +115,23 @@ pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
         clippy::cast_possible_truncation,
         reason = "powers of ten of seconds are few"
     )]
-    let decades = from.ceil() as i32..=to.floor() as i32;
+    let decades = from.floor() as i32..=to.floor() as i32;
+    // Within a decade or two, its ends alone would say too little.
+    let steps: &[f64] = if to - from < 2.0 {
+        &[1.0, 2.0, 5.0]
+    } else {
+        &[1.0]
+    };
+    let ticks = decades.flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)));
+    let ticks: Vec<f64> = ticks
+        .filter(|seconds| (from..=to).contains(&seconds.log10()))
+        .collect();
     Some(html! {
         figure {
             svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
                 title { "Distribution of latencies" }
                 (axes.grid(|share| format!("{:.0} %", share * 100.0)))
-                @for decade in decades {
-                    (axes.tick(f64::from(decade), &milliseconds(10_f64.powi(decade))))
-                }
+                @for seconds in ticks { (axes.tick(seconds.log10(), &milliseconds(seconds))) }
                 path.candidate.area d=(outline(&candidate)) {}
                 path.active d=(outline(&active)) {}
             }

@@ -135,7 +135,7 @@ fn gate(judged: &Judged) -> Markup {
                 label.more { input type="checkbox"; " Numbers" }
                 dl.numbers {
                     @for (name, value) in &judged.numbers {
-                        div { dt { (name.replace('_', " ")) } dd { (figure(name, *value)) } }
+                        div { dt { (name.trim_end_matches("_seconds").replace('_', " ")) } dd { (figure(name, *value)) } }
                     }
                 }
             }

@@ -119,12 +119,12 @@ async fn a_release_that_breaks_under_load_is_stopped_by_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_release_is_stopped_by_the_comparison() {
-    let ended = everything(Server::with(Trouble::IsSlow(8))).run().await;
+    let ended = everything(Server::with(Trouble::IsSlow(20))).run().await;
     assert_stopped_by(
         &ended,
         "comparison",
         Finding::Fail,
-        "p50 8.00 times the active release's 10.0 ms",
+        "p50 20.00 times the active release's 10.0 ms",
     );
 }
 
