@@ -108,7 +108,13 @@ enum BatchItem {
     path = "/predict",
     tag = "prediction",
     summary = "Classify one text or several",
-    request_body = PredictRequest,
+    request_body(
+        content = PredictRequest,
+        examples(
+            ("One text" = (value = json!({"text": "a fine film", "top_k": 2}))),
+            ("Several texts" = (value = json!({"texts": ["a fine film", "a waste of time"]}))),
+        ),
+    ),
     params(("x-request-timeout-ms" = Option<u64>, Header, description = "How long the client waits, in milliseconds; the server's own limit where that is shorter")),
     responses(
         (
@@ -146,10 +152,10 @@ pub(super) async fn predict(
             let prediction = prediction(model, answer, top_k).map_err(|it| it.of_one(deadline))?;
             // What a header cannot hold is left out of it.
             let label = HeaderValue::from_bytes(prediction.label.as_bytes());
-            let body = PredictResponse {
+            let body = PredictAnswer::One(PredictResponse {
                 prediction,
                 model_version,
-            };
+            });
             let mut response = Json(body).into_response();
             if let Ok(label) = label {
                 response.headers_mut().insert(PREDICTED_LABEL, label);
@@ -165,10 +171,10 @@ pub(super) async fn predict(
             let times = answers.iter().map(|answer| answer.times);
             let times = times.fold(StageTimes::default(), StageTimes::longest);
             let predictions = several(model, &blank, answers, top_k, deadline)?;
-            let body = BatchResponse {
+            let body = PredictAnswer::Several(BatchResponse {
                 predictions,
                 model_version,
-            };
+            });
             (Json(body).into_response(), times)
         }
     };
@@ -176,13 +182,13 @@ pub(super) async fn predict(
     Ok(response)
 }
 
-/// What `/predict` answers: the one for `text`, the other for `texts`.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "only the documentation has to name both in one")]
+/// What `/predict` answers.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 enum PredictAnswer {
-    #[schema(rename = "one text")]
+    /// To `text`.
     One(PredictResponse),
-    #[schema(rename = "several texts")]
+    /// To `texts`.
     Several(BatchResponse),
 }
 
