@@ -148,7 +148,7 @@ async fn a_container_that_ended_was_paused_or_started_again_is_named() -> Result
     says(&stack, &[], &gone).await?;
 
     stack.signal("blue", "KILL")?;
-    let said = until_said(&stack, "but Docker had to start it again (restarts: 1").await?;
+    let said = until_said(&stack, "but Docker had to start it again (restarts: 1)").await?;
     all_in(&said, &["-> `docker compose logs blue` says why it ended"])
 }
 
@@ -183,7 +183,7 @@ async fn the_watch_service_that_ended_is_named_with_its_last_words() -> Result {
     stack.docker(&["compose", "stop", "watch"])?;
     let ended = [
         "container watch exited, exit code 0; its last words: ",
-        "watching both colors every 2s",
+        "stopped watching",
         "-> `docker compose logs watch` says why; `docker compose up --detach watch` starts it",
     ];
     says(&stack, &[], &ended).await

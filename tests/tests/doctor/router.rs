@@ -23,9 +23,9 @@ async fn a_router_that_does_not_start_again_is_named_with_its_last_words() -> Re
     stack.expect(1, &["up"]).await?;
     let wrong = wrong(&stack, &[]).await?;
     ensure!(wrong.len() == 2, "{wrong:#?}");
-    let test = "nginx.conf is not in order: ";
+    let not_in_order = "nginx.conf is not in order: ";
     let last_words = "router       it does not run: process ";
-    for (wrong, words) in wrong.iter().zip([test, last_words]) {
+    for (wrong, words) in wrong.iter().zip([not_in_order, last_words]) {
         ensure!(wrong.contains(words), "{words:?} is not in {wrong}");
         ensure!(
             wrong.contains("unknown directive \"no_such_directive\""),

@@ -214,9 +214,7 @@ fn judge(name: &str, topic: String, container: &Container) -> Finding {
         "running" if restarts == 0 => Finding::fine(topic, format!("running {image}")),
         "running" => Finding::wrong(
             topic,
-            format!(
-                "running {image}, but Docker had to start it again (restarts: {restarts}, last exit code {code})"
-            ),
+            format!("running {image}, but Docker had to start it again (restarts: {restarts})"),
             format!("`docker compose logs {name}` says why it ended"),
         ),
         "paused" => Finding::wrong(
