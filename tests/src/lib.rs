@@ -6,6 +6,7 @@ mod alerts;
 pub mod fault;
 mod http;
 mod layout;
+mod nobody;
 mod ports;
 mod stack;
 mod there_and_back;

@@ -166,39 +166,6 @@ async fn a_release_passes_every_gate_that_there_is() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_names_a_container_that_ended_and_one_that_wanted_too_much_memory() -> Result {
-    let stack = Stack::of_containers(SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    let doctor = async || {
-        stack
-            .deployer(&["doctor", "--set", "watch.duration=1m"])
-            .await
-    };
-    let run = doctor().await?;
-    ensure!(run.code == 0, "{}", run.stdout);
-    stack.docker(&["compose", "kill", "green"])?;
-    let run = doctor().await?;
-    ensure!(
-        run.stdout.contains("exited, exit code 137"),
-        "{}",
-        run.stdout
-    );
-    let variables = stack.path(".env");
-    let text = std::fs::read_to_string(&variables)?;
-    std::fs::write(variables, format!("{text}COLOR_MEMORY=12m\n"))?;
-    // It is killed while it starts, again and again.
-    let _ = stack.docker(&["compose", "up", "--detach", "--no-deps", "green"]);
-    let wait = async {
-        while !doctor().await?.stdout.contains("more memory than") {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(Duration::from_mins(1), wait).await??;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn containers_want_an_api_key_that_nobody_else_may_read() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     let keys = stack.path("secrets/api-keys");

@@ -37,3 +37,12 @@ impl Finding {
         }
     }
 }
+
+/// What a service said last, behind a semicolon; nothing when it said nothing.
+#[must_use]
+pub(crate) fn last_words(lines: &[String]) -> String {
+    match lines {
+        [] => String::new(),
+        lines => format!("; its last words: {}", lines.join(" | ")),
+    }
+}

@@ -1,6 +1,6 @@
 //! What the deployer needs of the world. The adapters meet it for real, the tests with fakes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -46,8 +46,21 @@ pub trait Router: Send + Sync {
     /// Says whether the idle color gets a copy of each client request.
     fn set_shadow(&self, on: bool) -> Result<(), WorldError>;
 
-    /// How long the router waits for an answer, by its configuration; none where that is not here.
-    fn read_timeout(&self) -> Result<Option<Duration>, WorldError>;
+    /// How long the router waits, by its configuration; none where that is not here.
+    fn limits(&self) -> Result<Option<RouterLimits>, WorldError>;
+}
+
+/// How long the router waits for what, where clients can reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouterLimits {
+    /// For an answer, where it waits the shortest.
+    pub read: Duration,
+    /// For an answer, where it waits the longest.
+    pub longest_read: Duration,
+    /// After this long no other server is tried any more; none where that has no end.
+    pub next_upstream: Option<Duration>,
+    /// So long at most it keeps an idle connection to a server; none where it keeps none.
+    pub upstream_idle: Option<Duration>,
 }
 
 /// Tells what clients were answered.
@@ -118,6 +131,19 @@ pub trait Fleet: Send + Sync {
 
     /// The last lines that a service wrote, oldest first.
     async fn logs(&self, service: Service, lines: usize) -> Vec<String>;
+
+    /// How the server on a color was started; none when it does not run, or nobody here can tell.
+    async fn started(&self, _color: Color) -> Option<Started> {
+        None
+    }
+}
+
+/// How a server was started.
+pub struct Started {
+    /// Its environment; what is in it may be secret.
+    pub environment: HashMap<String, String>,
+    /// When it is to end and has not after this long, it is killed.
+    pub killed_after: Duration,
 }
 
 /// Who is asked.

@@ -1,22 +1,29 @@
 //! Docker Compose services named blue, green and router.
 
+mod container;
+mod diagnosis;
+mod variables;
+
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use serde::Deserialize;
 use tokio::process::Command;
 
+use self::{
+    container::{Container, parse_state},
+    variables::{read_variable, write_variables},
+};
 use crate::{
     color::Color,
     config::{ComposeSettings, Settings},
     diagnosis::Finding,
-    journal,
-    ports::{Fleet, Service, State, WorldError},
+    ports::{Fleet, Service, Started, State, WorldError},
 };
 
 /// Runs `docker compose`; another engine is reached through `DOCKER_HOST` as usual.
@@ -24,6 +31,7 @@ pub(super) struct ComposeFleet {
     settings: ComposeSettings,
     blue_version: String,
     green_version: String,
+    min_free_megabytes: u64,
 }
 
 impl ComposeFleet {
@@ -32,6 +40,7 @@ impl ComposeFleet {
             settings: settings.fleet.compose.clone(),
             blue_version: settings.blue.version.clone(),
             green_version: settings.green.version.clone(),
+            min_free_megabytes: settings.min_free_megabytes,
         }
     }
 
@@ -203,59 +212,36 @@ impl Fleet for ComposeFleet {
     }
 
     async fn diagnose(&self) -> Vec<Finding> {
-        const INSTALL: &str = "install Docker Engine with Compose 2.20 or later, start it, and let this user use it (group docker)";
-        let format = "{{.Server.Version}}";
-        let engine = match self.docker(&["version", "--format", format]).await {
-            Ok(version) => Finding::fine("docker", format!("engine {}", version.trim())),
-            Err(error) => return vec![Finding::wrong("docker", error.to_string(), INSTALL)],
-        };
-        let compose = match self.docker(&["compose", "version", "--short"]).await {
-            Ok(version) => Finding::fine("docker", format!("Compose {}", version.trim())),
-            Err(error) => {
-                return vec![engine, Finding::wrong("docker", error.to_string(), INSTALL)];
-            }
-        };
-        let mut findings = vec![engine, compose];
-        for name in ["router", "blue", "green"] {
-            findings.push(self.container(name).await);
-        }
-        let nginx = ["exec", "--no-TTY", "router", "nginx"];
-        let inside = [
-            "-p",
-            "/srv/router",
-            "-c",
-            "/etc/router/nginx.conf",
-            "-e",
-            "stderr",
-        ];
-        let test = [&nginx[..], &inside[..], &["-t", "-q"]].concat();
-        let version = ["exec", "--no-TTY", "router", "sh", "-c", "nginx -v 2>&1"];
-        findings.push(match self.compose(&test).await {
-            Ok(_) => {
-                let version = self.compose(&version).await.unwrap_or_default();
-                let version = version.trim();
-                Finding::fine("nginx", format!("{version}; its configuration is in order"))
-            }
-            Err(error) => Finding::wrong(
-                "nginx",
-                error.to_string(),
-                "correct the files in nginx/, then `docker compose restart router`",
-            ),
-        });
-        findings
+        self.examine().await
     }
 
     async fn logs(&self, service: Service, lines: usize) -> Vec<String> {
+        self.last_lines(service.name(), lines).await
+    }
+
+    async fn started(&self, color: Color) -> Option<Started> {
+        // Docker's default.
+        const TEN_SECONDS: u64 = 10;
+
+        let container = self.container(color.name()).await.ok()??;
+        let config = container.config;
+        let pairs = config.env.iter().flatten();
+        Some(Started {
+            environment: pairs
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            killed_after: Duration::from_secs(config.stop_timeout.unwrap_or(TEN_SECONDS)),
+        })
+    }
+}
+
+impl ComposeFleet {
+    async fn last_lines(&self, name: &str, lines: usize) -> Vec<String> {
         let tail = lines.to_string();
+        let plain = ["logs", "--no-color", "--no-log-prefix"];
         let printed = self
-            .compose(&[
-                "logs",
-                "--no-color",
-                "--no-log-prefix",
-                "--tail",
-                &tail,
-                service.name(),
-            ])
+            .compose(&[&plain[..], &["--tail", &tail, name]].concat())
             .await;
         printed
             .unwrap_or_default()
@@ -263,66 +249,21 @@ impl Fleet for ComposeFleet {
             .map(str::to_owned)
             .collect()
     }
-}
 
-impl ComposeFleet {
-    /// How a service's container is, or how it ended.
-    async fn container(&self, name: &str) -> Finding {
-        const FORMAT: &str = "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}} {{.RestartCount}} {{.Config.Image}}";
-
-        let topic = format!("container {name}");
-        let listed = self.compose(&["ps", "--all", "--quiet", name]).await;
-        let inspected = match listed.as_deref().map(str::trim) {
-            Ok("") => {
-                let advice = "`deployer up` starts it";
-                return Finding::wrong(topic, "there is none", advice);
-            }
-            Ok(id) => self.docker(&["inspect", "--format", FORMAT, id]).await,
-            Err(_) => listed,
+    /// A service's container, whether or not it runs; none when there is none.
+    async fn container(&self, name: &str) -> Result<Option<Container>, WorldError> {
+        let listed = self.compose(&["ps", "--all", "--quiet", name]).await?;
+        let Some(id) = listed.lines().next() else {
+            return Ok(None);
         };
-        let text = match inspected {
-            Ok(text) => text,
-            Err(error) => {
-                return Finding::wrong(topic, error.to_string(), "see `docker compose ps`");
-            }
-        };
-        let fields: Vec<&str> = text.split_whitespace().collect();
-        let [state, code, killed, restarts, image] = fields[..] else {
-            return Finding::wrong(topic, text.clone(), "this is not what Docker prints");
-        };
-        let service = if name == "router" {
-            "ROUTER_MEMORY"
-        } else {
-            "COLOR_MEMORY"
-        };
-        match (state, killed) {
-            (_, "true") => Finding::wrong(
-                topic,
-                format!("{state}: it was killed because it wanted more memory than it may have"),
-                format!("raise {service} in .env, or deploy a smaller model"),
-            ),
-            // Not every engine learns of the kernel's reason.
-            _ if state != "running" && code == "137" => Finding::wrong(
-                topic,
-                format!("{state}, exit code 137: SIGKILL ended it"),
-                format!(
-                    "if nobody did that, it wanted more memory than {service} in .env allows; `deployer up` starts it"
-                ),
-            ),
-            ("running", _) if restarts == "0" => Finding::fine(topic, format!("running {image}")),
-            ("running", _) => Finding::wrong(
-                topic,
-                format!(
-                    "running {image}, restarted {restarts} times by Docker, last exit code {code}"
-                ),
-                format!("`docker compose logs {name}` says why it ended"),
-            ),
-            _ => Finding::wrong(
-                topic,
-                format!("{state}, exit code {code}"),
-                format!("`docker compose logs {name}` says why; `deployer up` starts it"),
-            ),
-        }
+        let printed = self
+            .docker(&["inspect", "--format", "{{json .}}", id])
+            .await?;
+        serde_json::from_str(&printed).map(Some).map_err(|error| {
+            WorldError(format!(
+                "cannot read what `docker inspect` printed: {error}"
+            ))
+        })
     }
 }
 
@@ -367,153 +308,14 @@ fn variable(color: Color) -> &'static str {
     }
 }
 
-/// Reads what `docker compose ps --format json` prints: one object a line, or one list of objects
-/// before Compose 2.21.
-fn parse_state(printed: &str) -> Result<State, serde_json::Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Container {
-        state: String,
-        #[serde(default)]
-        exit_code: i64,
-        #[serde(default)]
-        status: String,
-    }
-
-    let printed = printed.trim();
-    let container = if printed.starts_with('[') {
-        serde_json::from_str::<Vec<Container>>(printed)?.pop()
-    } else {
-        printed
-            .lines()
-            .next()
-            .map(serde_json::from_str::<Container>)
-            .transpose()?
-    };
-    Ok(match container {
-        None => State::Stopped("there is no container".to_owned()),
-        Some(container) if container.state == "running" => State::Running,
-        Some(Container {
-            state,
-            exit_code,
-            status,
-        }) => State::Stopped(format!(
-            "container {state}, exit code {exit_code} ({status})"
-        )),
-    })
-}
-
-fn read_variable(text: &str, name: &str) -> Option<String> {
-    let value = text
-        .lines()
-        .rev()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-    Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty())
-}
-
-/// Sets variables, or takes them out, at once, and leaves every other line as it is.
-fn write_variables(path: &Path, variables: &[(&str, Option<&str>)]) -> io::Result<()> {
-    // Where it is a link, what it points to is replaced and not the link.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error),
-    };
-    let assigns = |line: &&str| {
-        let name = line.split('=').next().unwrap_or_default();
-        line.contains('=') && variables.iter().any(|(variable, _)| *variable == name)
-    };
-    let mut written: String = text
-        .lines()
-        .filter(|line| !assigns(line))
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    for (name, value) in variables {
-        if let Some(value) = value {
-            written.extend([name, "=", value, "\n"]);
-        }
-    }
-    journal::replace(path, &written)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
-
-    #[test]
-    fn one_variable_changes_and_other_lines_stay() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(".env");
-        fs::write(
-            &path,
-            "# ours\nROUTER_PORT=80\nBLUE_VERSION=v1\nBLUE_VERSION_NOTE=x",
-        )
-        .unwrap();
-        let set = [("BLUE_VERSION", Some("v2")), ("GREEN_VERSION", Some("v3"))];
-        write_variables(&path, &set).unwrap();
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            "# ours\nROUTER_PORT=80\nBLUE_VERSION_NOTE=x\nBLUE_VERSION=v2\nGREEN_VERSION=v3\n"
-        );
-        write_variables(&path, &[("BLUE_VERSION", None)]).unwrap();
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            "# ours\nROUTER_PORT=80\nBLUE_VERSION_NOTE=x\nGREEN_VERSION=v3\n"
-        );
-    }
 
     #[test]
     fn the_override_file_lies_beside_the_file_and_is_called_like_it() {
         let path = override_file(Path::new("a/compose.yaml"));
         assert_eq!(path, Path::new("a/compose.override.yaml"));
-    }
-
-    #[test]
-    fn a_variable_is_read_as_compose_reads_it() {
-        let text = "BLUE_VERSION=v1\nBLUE_VERSION=\"v2\"\nGREEN_VERSION=\n";
-        assert_eq!(read_variable(text, "BLUE_VERSION").as_deref(), Some("v2"));
-        assert_eq!(read_variable(text, "GREEN_VERSION"), None);
-        assert_eq!(read_variable(text, "BLUE"), None);
-    }
-
-    #[test]
-    fn a_container_is_running_or_stopped_with_its_reason() {
-        let state = |printed| parse_state(printed).unwrap();
-        let running = r#"{"Name":"x","State":"running","ExitCode":0,"Status":"Up 3 seconds"}"#;
-        assert_eq!(state(running), State::Running);
-        assert_eq!(
-            state(
-                r#"{"Name":"x","State":"exited","ExitCode":137,"Status":"Exited (137) 2 seconds ago"}"#
-            ),
-            State::Stopped(
-                "container exited, exit code 137 (Exited (137) 2 seconds ago)".to_owned()
-            )
-        );
-        assert_eq!(
-            state(""),
-            State::Stopped("there is no container".to_owned())
-        );
-    }
-
-    #[test]
-    fn older_versions_of_compose_print_a_list() {
-        let state = |printed| parse_state(printed).unwrap();
-        assert_eq!(
-            state(r#"[{"Name":"x","State":"running","ExitCode":0}]"#),
-            State::Running
-        );
-        assert_eq!(
-            state("[]"),
-            State::Stopped("there is no container".to_owned())
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_not_taken_for_a_container_that_is_gone() {
-        assert!(parse_state("WARNING: something").is_err());
     }
 
     #[test]
@@ -541,18 +343,5 @@ mod tests {
         let listed = "5 m:v5\n4 m:v4\n3 m:v3\n2 m:<none>\n1 m:v1\n0 m:v0\n";
         assert_eq!(superfluous(listed, "4\n0\n", 1), ["m:v3", "2", "m:v1"]);
         assert_eq!(superfluous(listed, "4\n0\n", 9), [""; 0]);
-    }
-
-    #[test]
-    fn a_private_file_stays_private() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(".env");
-        fs::write(&path, "SECRET=x\n").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        write_variables(&path, &[("BLUE_VERSION", Some("v2"))]).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
-/// The processes that listen on a TCP port, as `nginx (process 12)`; those that this user may not look
-/// into are `somebody`.
+/// The processes that listen on a TCP port, as `nginx (process 12)`; of those that this user may not look
+/// into, only whose they are is told.
 pub(crate) fn on(port: u16) -> Vec<String> {
     let mut found: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -11,24 +11,31 @@ pub(crate) fn on(port: u16) -> Vec<String> {
         .flat_map(|table| {
             let lines = table.lines().skip(1);
             lines
-                .filter_map(|line| inode(line, port))
+                .filter_map(|line| socket(line, port))
+                .map(|(inode, user)| owner(&inode).unwrap_or_else(|| unseen(&user)))
                 .collect::<Vec<_>>()
         })
-        .map(|inode| owner(&inode).unwrap_or_else(|| "somebody".to_owned()))
         .collect();
     found.sort();
     found.dedup();
     found
 }
 
-/// The inode of a socket that listens on `port`, if this line of `/proc/net/tcp` (proc(5)) is one.
-fn inode(line: &str, port: u16) -> Option<String> {
+/// The inode and the user of a socket that listens on `port`, if this line of `/proc/net/tcp` (proc(5)) is
+/// one.
+fn socket(line: &str, port: u16) -> Option<(String, String)> {
     const LISTEN: &str = "0A";
 
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (_, local) = fields.get(1)?.rsplit_once(':')?;
     let listens = *fields.get(3)? == LISTEN && u16::from_str_radix(local, 16) == Ok(port);
-    listens.then(|| fields.get(9).map(ToString::to_string))?
+    let (user, inode) = (fields.get(7)?, fields.get(9)?);
+    listens.then(|| ((*inode).to_owned(), (*user).to_owned()))
+}
+
+/// Only root may see what files another user's process has open.
+fn unseen(user: &str) -> String {
+    format!("a process of user {user} that this user may not look into (`sudo ss -ltnp` names it)")
 }
 
 /// Whose open file a socket is: the first process of several, as nginx's workers share theirs.

@@ -11,6 +11,7 @@ mod nginx;
 mod nginx_files;
 mod process;
 mod unmanaged;
+mod version;
 
 use crate::{
     config::{FleetKind, Settings},
@@ -67,4 +68,10 @@ pub async fn date_of(url: &str, timeout: std::time::Duration) -> Result<String, 
     let date = answer.headers().get("date").and_then(|it| it.to_str().ok());
     date.map(str::to_owned)
         .ok_or_else(|| format!("GET {url} was answered without a date"))
+}
+
+/// What a server gives at an address, whatever its status.
+pub async fn text_of(url: &str, timeout: std::time::Duration) -> Result<String, String> {
+    let client = http::client(timeout).map_err(|error| error.to_string())?;
+    http::answer(client.get(url)).await.map(|(_, text)| text)
 }

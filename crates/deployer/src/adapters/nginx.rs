@@ -19,7 +19,7 @@ use crate::{
     color::Color,
     config::Settings,
     kill_point,
-    ports::{Router, WorldError},
+    ports::{Router, RouterLimits, WorldError},
 };
 
 /// nginx with the configuration in this project's `nginx/`.
@@ -149,9 +149,9 @@ impl Router for Nginx {
         set_flag(&self.flags, "shadow", on)
     }
 
-    fn read_timeout(&self) -> Result<Option<Duration>, WorldError> {
+    fn limits(&self) -> Result<Option<RouterLimits>, WorldError> {
         let configuration = self.configuration.as_deref();
-        configuration.map(nginx_files::read_timeout).transpose()
+        configuration.map(nginx_files::limits).transpose()
     }
 }
 

@@ -6,29 +6,55 @@ use std::{
     time::Duration,
 };
 
-use crate::ports::WorldError;
+use crate::ports::{RouterLimits, WorldError};
 
 /// What nginx waits for an answer when no file says otherwise.
 /// <https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_read_timeout>
 const DEFAULT_READ_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long nginx keeps idle connections to a server where it keeps any and no file says how long.
+/// <https://nginx.org/en/docs/http/ngx_http_upstream_module.html#keepalive_timeout>
+const DEFAULT_UPSTREAM_IDLE: Duration = Duration::from_mins(1);
 
 /// Files that include each other in a circle end here.
 const DEPTH: usize = 16;
 
-/// The shortest `proxy_read_timeout` in a configuration and all that it includes: a request that
-/// takes longer may be cut off somewhere. Locations that clients cannot reach have no part in it.
-pub(super) fn read_timeout(configuration: &Path) -> Result<Duration, WorldError> {
+/// How long the router waits, by a configuration and all that it includes. Locations that clients cannot
+/// reach have no part in it.
+pub(super) fn limits(configuration: &Path) -> Result<RouterLimits, WorldError> {
     let root = configuration.parent().unwrap_or(Path::new("."));
-    let mut found = Vec::new();
-    collect(configuration, root, DEPTH, &mut found)?;
-    Ok(found.into_iter().min().unwrap_or(DEFAULT_READ_TIMEOUT))
+    let mut found = Found::default();
+    collect(configuration, "", root, DEPTH, &mut found)?;
+    let idle = found.upstream_idle.into_iter().max();
+    let kept = found.keeps_connections.then_some(DEFAULT_UPSTREAM_IDLE);
+    Ok(RouterLimits {
+        // A request that takes longer may be cut off somewhere.
+        read: *found.read.iter().min().unwrap_or(&DEFAULT_READ_TIMEOUT),
+        longest_read: *found.read.iter().max().unwrap_or(&DEFAULT_READ_TIMEOUT),
+        // nginx's word for no limit is 0.
+        next_upstream: found
+            .next_upstream
+            .into_iter()
+            .filter(|it| !it.is_zero())
+            .min(),
+        upstream_idle: idle.or(kept),
+    })
+}
+
+/// Every value that there is of a directive.
+#[derive(Default)]
+struct Found {
+    read: Vec<Duration>,
+    next_upstream: Vec<Duration>,
+    upstream_idle: Vec<Duration>,
+    keeps_connections: bool,
 }
 
 fn collect(
     file: &Path,
+    block: &str,
     root: &Path,
     depth: usize,
-    found: &mut Vec<Duration>,
+    found: &mut Found,
 ) -> Result<(), WorldError> {
     let text = fs::read_to_string(file).map_err(|error| {
         WorldError(format!(
@@ -37,16 +63,22 @@ fn collect(
         ))
     })?;
     let wrong = |problem: String| WorldError(format!("{}: {problem}", file.display()));
+    let time = |name: &str, value: &str| {
+        duration(value).ok_or_else(|| wrong(format!("{name} {value} is not understood")))
+    };
     let mut tokens = tokens(&text).into_iter();
-    for words in for_clients(&mut tokens) {
-        match words.as_slice() {
-            [name, value] if name == "proxy_read_timeout" => {
-                let timeout = duration(value).ok_or_else(|| {
-                    wrong(format!("proxy_read_timeout {value} is not understood"))
-                })?;
-                found.push(timeout);
+    for Directive { block, words } in for_clients(block, &mut tokens) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match (block.as_str(), &words[..]) {
+            (_, [name @ "proxy_read_timeout", value]) => found.read.push(time(name, value)?),
+            (_, [name @ "proxy_next_upstream_timeout", value]) => {
+                found.next_upstream.push(time(name, value)?);
             }
-            [name, included] if name == "include" => {
+            ("upstream", [name @ "keepalive_timeout", value]) => {
+                found.upstream_idle.push(time(name, value)?);
+            }
+            ("upstream", ["keepalive", ..]) => found.keeps_connections = true,
+            (block, ["include", included]) => {
                 let depth = depth
                     .checked_sub(1)
                     .ok_or_else(|| wrong("too many files include each other".to_owned()))?;
@@ -54,7 +86,7 @@ fn collect(
                     .into_iter()
                     .flat_map(|path| with_variants(&path))
                 {
-                    collect(&path, root, depth, found)?;
+                    collect(&path, block, root, depth, found)?;
                 }
             }
             _ => {}
@@ -72,22 +104,32 @@ enum Token {
     Semicolon,
 }
 
-/// The words of each directive to the end of a block, but for those in a block that is `internal`.
-fn for_clients(tokens: &mut std::vec::IntoIter<Token>) -> Vec<Vec<String>> {
+/// One directive, and the kind of block that it stands in.
+struct Directive {
+    block: String,
+    words: Vec<String>,
+}
+
+/// Each directive to the end of a block, but for those in a block that is `internal`.
+fn for_clients(block: &str, tokens: &mut std::vec::IntoIter<Token>) -> Vec<Directive> {
     let mut all = Vec::new();
     let mut words: Vec<String> = Vec::new();
     while let Some(token) = tokens.next() {
         match token {
             Token::Word(word) => words.push(word),
-            Token::Semicolon => all.push(std::mem::take(&mut words)),
+            Token::Semicolon => all.push(Directive {
+                block: block.to_owned(),
+                words: std::mem::take(&mut words),
+            }),
             Token::Begin => {
-                words.clear();
-                all.extend(for_clients(tokens));
+                let inner = std::mem::take(&mut words);
+                let kind = inner.first().map_or("", String::as_str);
+                all.extend(for_clients(kind, tokens));
             }
             Token::End => break,
         }
     }
-    if all.iter().any(|words| words == &["internal"]) {
+    if all.iter().any(|directive| directive.words == ["internal"]) {
         all.clear();
     }
     all
@@ -185,18 +227,49 @@ fn duration(value: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn timeout_of(files: &[(&str, &str)]) -> Result<Duration, String> {
+    fn limits_of(files: &[(&str, &str)]) -> Result<RouterLimits, String> {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(directory.path().join(name), text).unwrap();
         }
-        read_timeout(&directory.path().join("nginx.conf")).map_err(|error| error.to_string())
+        limits(&directory.path().join("nginx.conf")).map_err(|error| error.to_string())
+    }
+
+    fn timeout_of(files: &[(&str, &str)]) -> Result<Duration, String> {
+        limits_of(files).map(|limits| limits.read)
     }
 
     #[test]
-    fn the_shipped_configuration_waits_two_minutes() {
+    fn the_shipped_configuration_waits_two_minutes_and_then_has_time_for_the_standby() {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nginx/nginx.conf");
-        assert_eq!(read_timeout(&shipped).unwrap(), Duration::from_mins(2));
+        let two_minutes = Duration::from_mins(2);
+        let expected = RouterLimits {
+            read: two_minutes,
+            longest_read: two_minutes,
+            next_upstream: Some(Duration::from_secs(130)),
+            upstream_idle: Some(Duration::from_secs(30)),
+        };
+        assert_eq!(limits(&shipped).unwrap(), expected);
+    }
+
+    #[test]
+    fn idle_connections_are_those_to_servers_and_not_those_of_clients() {
+        let idle = |text| limits_of(&[("nginx.conf", text)]).unwrap().upstream_idle;
+        let clients = "http { keepalive_timeout 75s; upstream blue { server 127.0.0.1; } }";
+        assert_eq!(idle(clients), None);
+        let kept = "http { keepalive_timeout 75s; upstream blue { keepalive 8; } }";
+        assert_eq!(idle(kept), Some(Duration::from_mins(1)));
+        let said = "upstream a { keepalive_timeout 20s; } upstream b { keepalive_timeout 5s; }";
+        assert_eq!(idle(said), Some(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn tries_without_an_end_have_none() {
+        let end = |text| limits_of(&[("nginx.conf", text)]).unwrap().next_upstream;
+        assert_eq!(end("proxy_next_upstream_timeout 0;"), None);
+        let shortest =
+            "proxy_next_upstream_timeout 9s; location / { proxy_next_upstream_timeout 3s; }";
+        assert_eq!(end(shortest), Some(Duration::from_secs(3)));
     }
 
     #[test]

@@ -67,8 +67,8 @@ impl Gate for Headroom {
                 Err(verdict) => return verdict,
             },
         };
-        let limit = match candidate.world.router.read_timeout() {
-            Ok(Some(limit)) => limit.as_secs_f64(),
+        let limit = match candidate.world.router.limits() {
+            Ok(Some(limits)) => limits.read.as_secs_f64(),
             Ok(None) => return Verdict::skipped("router.configuration is not set"),
             Err(error) => return Verdict::new(Finding::Inconclusive, error.to_string()),
         };

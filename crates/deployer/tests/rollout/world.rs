@@ -14,8 +14,8 @@ use deployer::{
     phase::Phase,
     plan::Plan,
     ports::{
-        Answer, Fleet, Hooks, Probe, Router, Service, State as Doing, Target, Traffic, When, World,
-        WorldError,
+        Answer, Fleet, Hooks, Probe, Router, RouterLimits, Service, State as Doing, Target,
+        Traffic, When, World, WorldError,
     },
     release::Health,
     traffic::Request,
@@ -311,8 +311,14 @@ impl Router for Scene {
         })
     }
 
-    fn read_timeout(&self) -> Result<Option<Duration>, WorldError> {
-        Ok(Some(Duration::from_mins(2)))
+    fn limits(&self) -> Result<Option<RouterLimits>, WorldError> {
+        let read = Duration::from_mins(2);
+        Ok(Some(RouterLimits {
+            read,
+            longest_read: read,
+            next_upstream: None,
+            upstream_idle: None,
+        }))
     }
 }
 

@@ -23,12 +23,13 @@ use tokio::{
 };
 
 use self::record::Record;
+use super::version;
 use crate::{
     color::Color,
     config::{ProcessSettings, Settings},
-    diagnosis::Finding,
+    diagnosis::{Finding, last_words},
     journal, kill_point,
-    ports::{Fleet, Service, State, WorldError},
+    ports::{Fleet, Service, Started, State, WorldError},
 };
 
 /// Starts processes of its own and finds those that an earlier deployer started.
@@ -289,9 +290,16 @@ impl Fleet for ProcessFleet {
     }
 
     async fn diagnose(&self) -> Vec<Finding> {
-        const ADVICE: &str = "install nginx, or set fleet.process.nginx to it";
+        const ADVICE: &str = "install nginx 1.22 or later, or set fleet.process.nginx to it";
+        // As nginx.conf says.
+        const OLDEST: (u64, u64) = (1, 22);
+
         let nginx = find_program(&self.settings.nginx);
         let version = match run(Command::new(&nginx).arg("-v")).await {
+            Ok(said) if version::is_older(&said, OLDEST) => {
+                let text = format!("{said} is too old");
+                return vec![Finding::wrong("nginx", text, ADVICE)];
+            }
             Ok(said) => Finding::fine("nginx", said),
             Err(problem) => return vec![Finding::wrong("nginx", problem, ADVICE)],
         };
@@ -308,11 +316,15 @@ impl Fleet for ProcessFleet {
         let tested = match run(&mut test).await {
             Ok(_) => Finding::fine("nginx", format!("{shown} is in order")),
             Err(problem) => {
-                let advice = "correct that file; nothing was reloaded";
+                // Those of a router that does not run are told with it.
+                let words = match self.record(Service::Router).and_then(|it| it.alive()) {
+                    Some(_) => last_words(&self.logs(Service::Router, 3).await),
+                    None => String::new(),
+                };
                 Finding::wrong(
                     "nginx",
-                    format!("{shown} is not in order: {problem}"),
-                    advice,
+                    format!("{shown} is not in order: {problem}{words}"),
+                    "correct that file; a router that runs goes on with what it has read",
                 )
             }
         };
@@ -327,6 +339,14 @@ impl Fleet for ProcessFleet {
             .iter()
             .map(|line| (*line).to_owned())
             .collect()
+    }
+
+    async fn started(&self, color: Color) -> Option<Started> {
+        let environment = self.record(Service::Server(color))?.environment()?;
+        Some(Started {
+            environment,
+            killed_after: self.settings.stop_timeout,
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! A process that was started, found again by a later deployer.
 
-use std::{fs, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{collections::HashMap, fs, os::unix::ffi::OsStrExt as _, path::Path};
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,21 @@ impl Record {
         (same && !process.is_zombie)
             .then(|| Pid::from_raw(self.pid))
             .flatten()
+    }
+
+    /// What the process was given as its environment, while it is alive.
+    pub(super) fn environment(&self) -> Option<HashMap<String, String>> {
+        self.alive()?;
+        let environment = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
+        let pairs = environment.split(|byte| *byte == 0);
+        let text = pairs.map(String::from_utf8_lossy);
+        Some(
+            text.filter_map(|pair| {
+                let (name, value) = pair.split_once('=')?;
+                Some((name.to_owned(), value.to_owned()))
+            })
+            .collect(),
+        )
     }
 }
 

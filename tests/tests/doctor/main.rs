@@ -1,10 +1,17 @@
 //! `deployer doctor`, on each fault that it names, made for real.
 
+mod ports;
+mod router;
+mod time_limits;
+
 use std::{fs, net::TcpListener, time::Duration};
 
 use anyhow::ensure;
 use end_to_end::{Stack, Watch};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinHandle,
+};
 
 const SHORT: Watch = Watch(Duration::from_secs(1));
 /// Time limits that do not contradict each other although a test's watch is short.
@@ -39,6 +46,32 @@ async fn only(stack: &Stack, more: &[&str], words: &[&str]) -> Result {
     Ok(())
 }
 
+/// Somebody who answers every request with the same, until dropped.
+struct Stranger(JoinHandle<()>);
+
+impl Stranger {
+    fn answer(listener: TcpListener, header: &str, body: &str) -> Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\n{header}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        Ok(Self(tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        })))
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_wrong_with_a_stack_that_was_just_started() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
@@ -55,7 +88,7 @@ async fn a_router_and_colors_that_do_not_run_are_named() -> Result {
     for words in [
         "blue         it does not run",
         "green        it does not run",
-        "nobody listens at",
+        "router       it does not run",
         "`deployer up` starts",
     ] {
         ensure!(wrong.contains(words), "{words:?} is not in {wrong}");
@@ -63,30 +96,21 @@ async fn a_router_and_colors_that_do_not_run_are_named() -> Result {
     Ok(())
 }
 
-/// The last thread of a process that was killed closes its sockets a moment after it has ended.
-async fn listen_on(port: u16) -> Result<TcpListener> {
-    let listen = async {
-        loop {
-            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-                return listener;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let patience = Duration::from_secs(10);
-    Ok(tokio::time::timeout(patience, listen).await?)
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_somebody_else_took_is_named_with_the_process() -> Result {
+async fn a_machine_without_docker_is_told_to_install_it() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    stack.signal("green", "KILL")?;
-    stack.until_ended("green").await?;
-    let _stranger = listen_on(stack.ports().green()).await?;
-    let process = format!("(process {})", std::process::id());
-    let words = ["green", "its port is taken", &process];
-    only(&stack, &["--set", "probe.timeout=500ms"], &words).await
+    let nowhere = stack.path("nowhere");
+    let arguments = ["--fleet", "compose", "doctor"];
+    let doctor = stack.start_deployer_with(&arguments, &[("PATH", nowhere.as_os_str())])?;
+    let run = Stack::finish(doctor, &arguments).await?;
+    for words in [
+        "WRONG  docker       no engine: cannot run `docker version",
+        "-> install Docker Engine 20.10 or later",
+        "whether it runs is not known",
+    ] {
+        ensure!(run.stdout.contains(words), "{words:?} is not in {run:?}");
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,66 +127,12 @@ async fn a_color_that_ended_or_hangs_is_named_with_its_last_words() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_router_does_not_see_is_named() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    fs::create_dir(stack.path("elsewhere"))?;
-    let elsewhere = ["--set", "router.flags=elsewhere"];
-    only(&stack, &elsewhere, &["the router does not see the flags"]).await?;
-
-    let another = Stack::of_processes("model-server", SHORT)?;
-    another.expect(0, &["up"]).await?;
-    let url = format!("router.url=http://{}", another.router());
-    only(&stack, &["--set", &url], &["is router.url another router?"]).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_nginx_that_is_missing_or_would_not_start_again_is_named() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    let missing = ["--set", "fleet.process.nginx=no-such-nginx"];
-    only(
-        &stack,
-        &missing,
-        &["nginx", "no-such-nginx", "install nginx"],
-    )
-    .await?;
-    let path = stack.path("nginx/control.conf");
-    let text = fs::read_to_string(&path)?;
-    fs::write(&path, format!("{text}\nno_such_directive on;\n"))?;
-    only(
-        &stack,
-        &[],
-        &["nginx", "is not in order", "no_such_directive"],
-    )
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_room_is_named() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let wrong = wrong(&stack, &["--set", "min_free_megabytes=1000000000"]).await?;
     ensure!(wrong.len() == 2, "{wrong:#?}");
     ensure!(wrong[0].contains("MB are needed"), "{wrong:#?}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn time_limits_that_contradict_each_other_are_named() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    for (setting, words) in [
-        (
-            "load.timeout=5m",
-            "load.timeout (5m) is longer than the router waits (2m)",
-        ),
-        ("headroom.factor=20", "times headroom.factor (20)"),
-        ("load.max_p99=30s", "can never be exceeded"),
-        ("watch.duration=5s", "a release that hangs is found after"),
-    ] {
-        only(&stack, &["--set", setting], &["time limits", words]).await?;
-    }
     Ok(())
 }
 
@@ -214,25 +184,4 @@ async fn inputs_that_are_not_there_are_named() -> Result {
         &["inputs", "no/such.jsonl"],
     )
     .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_wrong_is_named() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    // A control port on a machine whose clock stands in the year 2001.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let control = format!("router.control=http://{}", listener.local_addr()?);
-    let server = tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let _ = stream.read(&mut [0; 4096]).await;
-            let answer = "HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2001 00:00:00 GMT\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-            let _ = stream.write_all(answer.as_bytes()).await;
-        }
-    });
-    let wrong = wrong(&stack, &["--set", &control]).await?.join("\n");
-    server.abort();
-    ensure!(wrong.contains("clock"), "{wrong}");
-    ensure!(wrong.contains("s ahead of this one"), "{wrong}");
-    Ok(())
 }

@@ -1,0 +1,112 @@
+//! What Docker and Compose tell of a container.
+
+use serde::Deserialize;
+
+use crate::ports::State;
+
+/// What `docker inspect` tells of a container.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Container {
+    pub(super) state: ContainerState,
+    pub(super) restart_count: u64,
+    pub(super) config: ContainerConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ContainerState {
+    pub(super) status: String,
+    pub(super) exit_code: i64,
+    #[serde(rename = "OOMKilled")]
+    pub(super) wanted_too_much_memory: bool,
+    /// Why Docker could not start it, if so.
+    pub(super) error: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ContainerConfig {
+    pub(super) image: String,
+    /// In seconds.
+    pub(super) stop_timeout: Option<u64>,
+    pub(super) env: Option<Vec<String>>,
+}
+
+/// Reads what `docker compose ps --format json` prints: one object a line, or one list of objects
+/// before Compose 2.21.
+pub(super) fn parse_state(printed: &str) -> Result<State, serde_json::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Container {
+        state: String,
+        #[serde(default)]
+        exit_code: i64,
+        #[serde(default)]
+        status: String,
+    }
+
+    let printed = printed.trim();
+    let container = if printed.starts_with('[') {
+        serde_json::from_str::<Vec<Container>>(printed)?.pop()
+    } else {
+        printed
+            .lines()
+            .next()
+            .map(serde_json::from_str::<Container>)
+            .transpose()?
+    };
+    Ok(match container {
+        None => State::Stopped("there is no container".to_owned()),
+        Some(container) if container.state == "running" => State::Running,
+        Some(Container {
+            state,
+            exit_code,
+            status,
+        }) => State::Stopped(format!(
+            "container {state}, exit code {exit_code} ({status})"
+        )),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_running_or_stopped_with_its_reason() {
+        let state = |printed| parse_state(printed).unwrap();
+        let running = r#"{"Name":"x","State":"running","ExitCode":0,"Status":"Up 3 seconds"}"#;
+        assert_eq!(state(running), State::Running);
+        assert_eq!(
+            state(
+                r#"{"Name":"x","State":"exited","ExitCode":137,"Status":"Exited (137) 2 seconds ago"}"#
+            ),
+            State::Stopped(
+                "container exited, exit code 137 (Exited (137) 2 seconds ago)".to_owned()
+            )
+        );
+        assert_eq!(
+            state(""),
+            State::Stopped("there is no container".to_owned())
+        );
+    }
+
+    #[test]
+    fn older_versions_of_compose_print_a_list() {
+        let state = |printed| parse_state(printed).unwrap();
+        assert_eq!(
+            state(r#"[{"Name":"x","State":"running","ExitCode":0}]"#),
+            State::Running
+        );
+        assert_eq!(
+            state("[]"),
+            State::Stopped("there is no container".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_a_container_that_is_gone() {
+        assert!(parse_state("WARNING: something").is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! What is wrong with Docker, and with the containers.
+
+use super::{ComposeFleet, container::Container};
+use crate::{
+    adapters::version,
+    diagnosis::{Finding, last_words},
+    ports::{Fleet as _, Service, State, WorldError},
+    preflight,
+};
+
+/// What Debian 11 and 12 have; nobody has tried this project with an older one.
+const OLDEST_ENGINE: (u64, u64) = (20, 10);
+/// What Ubuntu 22.04 has.
+const OLDEST_COMPOSE: (u64, u64) = (2, 20);
+
+const INSTALL: &str = "install Docker Engine 20.10 or later with its plugin Compose 2.20 or later, or set fleet.kind to process, which needs no Docker";
+
+impl ComposeFleet {
+    pub(super) async fn examine(&self) -> Vec<Finding> {
+        let format = "{{.Server.Version}}";
+        let engine = self.docker(&["version", "--format", format]).await;
+        let compose = self.docker(&["compose", "version", "--short"]).await;
+        if engine.as_ref().is_err_and(has_no_program) {
+            return vec![judge_engine(engine)];
+        }
+        let usable = engine.is_ok() && compose.is_ok();
+        let mut findings = vec![judge_engine(engine), judge_compose(compose)];
+        if usable {
+            findings.extend(self.room().await);
+            findings.extend(self.containers().await);
+            findings.extend(self.nginx().await);
+        }
+        findings
+    }
+
+    /// Whether images and containers have room; not told of an engine elsewhere.
+    async fn room(&self) -> Option<Finding> {
+        const TOPIC: &str = "disk";
+
+        let format = "{{.Name}}\n{{.DockerRootDir}}";
+        let printed = self.docker(&["info", "--format", format]).await.ok()?;
+        let (machine, directory) = printed.trim_end().split_once('\n')?;
+        if machine != rustix::system::uname().nodename().to_string_lossy() {
+            return None;
+        }
+        let free = preflight::free_megabytes(directory.as_ref()).ok()?;
+        let text = format!("{free} MB free for Docker in {directory}");
+        let needed = self.min_free_megabytes;
+        if free >= needed {
+            return Some(Finding::fine(TOPIC, text));
+        }
+        Some(Finding::wrong(
+            TOPIC,
+            format!("{text}, {needed} MB are needed (min_free_megabytes)"),
+            "`docker system df` shows what takes it, `docker system prune` frees what nothing uses",
+        ))
+    }
+
+    async fn containers(&self) -> Vec<Finding> {
+        // Somebody's own file may do without these.
+        const EXTRA: [&str; 2] = ["prepare", "watch"];
+
+        let services = match self.compose(&["config", "--services"]).await {
+            Ok(services) => services,
+            Err(error) => {
+                let advice = format!(
+                    "correct {} or {}",
+                    self.settings.file.display(),
+                    self.settings.environment_file.display()
+                );
+                return vec![Finding::wrong("compose", error.to_string(), advice)];
+            }
+        };
+        let extra = EXTRA
+            .into_iter()
+            .filter(|name| services.lines().any(|service| service == *name));
+        let mut findings = Vec::new();
+        for name in ["router", "blue", "green"].into_iter().chain(extra) {
+            let topic = format!("container {name}");
+            match self.container(name).await {
+                Ok(Some(container)) => {
+                    let mut finding = judge(name, topic, &container);
+                    // The last words of the others are told with the router and the colors.
+                    if EXTRA.contains(&name) && finding.advice.is_some() {
+                        let lines = self.last_lines(name, 3).await;
+                        finding.text += &last_words(&lines);
+                    }
+                    findings.push(finding);
+                }
+                // Told with the router and the colors; the others may not be wanted.
+                Ok(None) => {}
+                Err(error) => {
+                    let advice = "see `docker compose ps`";
+                    findings.push(Finding::wrong(topic, error.to_string(), advice));
+                }
+            }
+        }
+        findings
+    }
+
+    /// nginx's version and what it says of its files; none while it does not run.
+    async fn nginx(&self) -> Option<Finding> {
+        const TOPIC: &str = "nginx";
+        const TEST: [&str; 12] = [
+            "exec",
+            "--no-TTY",
+            "router",
+            "nginx",
+            "-p",
+            "/srv/router",
+            "-c",
+            "/etc/router/nginx.conf",
+            "-e",
+            "stderr",
+            "-t",
+            "-q",
+        ];
+
+        let Ok((State::Running, _)) = self.inspect(Service::Router).await else {
+            return None;
+        };
+        let version = ["exec", "--no-TTY", "router", "sh", "-c", "nginx -v 2>&1"];
+        Some(match self.compose(&TEST).await {
+            Ok(_) => {
+                let version = self.compose(&version).await.unwrap_or_default();
+                let version = version.trim();
+                Finding::fine(TOPIC, format!("{version}; its configuration is in order"))
+            }
+            Err(error) => {
+                let lines = self.logs(Service::Router, 3).await;
+                Finding::wrong(
+                    TOPIC,
+                    format!("{error}{}", last_words(&lines)),
+                    "correct the files in nginx/, then `docker compose restart router`; until then it goes on with what it has read",
+                )
+            }
+        })
+    }
+}
+
+/// Whether there is nothing here that is called `docker`.
+fn has_no_program(error: &WorldError) -> bool {
+    error.0.starts_with("cannot run")
+}
+
+fn judge_engine(said: Result<String, WorldError>) -> Finding {
+    const TOPIC: &str = "docker";
+    const START: &str = "start the engine (`sudo systemctl start docker`), or let DOCKER_HOST name the one that runs";
+    const MEMBER: &str =
+        "let this user use it: `sudo usermod -aG docker $(id -un)`, then log in again";
+
+    let version = match said {
+        Ok(version) => version.trim().to_owned(),
+        Err(error) => {
+            let advice = if has_no_program(&error) {
+                INSTALL
+            } else if error.0.contains("permission denied") {
+                MEMBER
+            } else {
+                START
+            };
+            return Finding::wrong(TOPIC, format!("no engine: {error}"), advice);
+        }
+    };
+    judge_version("engine", &version, OLDEST_ENGINE)
+}
+
+fn judge_compose(said: Result<String, WorldError>) -> Finding {
+    match said {
+        Ok(version) => judge_version("Compose", version.trim(), OLDEST_COMPOSE),
+        Err(error) => Finding::wrong(
+            "docker",
+            format!("no plugin Compose: {error}"),
+            "install the plugin Compose 2.20 or later (the package docker-compose-v2, docker-compose-plugin or, from Debian 13 on, docker-compose)",
+        ),
+    }
+}
+
+fn judge_version(what: &str, version: &str, oldest: (u64, u64)) -> Finding {
+    const TOPIC: &str = "docker";
+
+    let (major, minor) = oldest;
+    if version::is_older(version, oldest) {
+        return Finding::wrong(
+            TOPIC,
+            format!("{what} {version} is too old: {major}.{minor} or later is needed"),
+            INSTALL,
+        );
+    }
+    Finding::fine(TOPIC, format!("{what} {version}"))
+}
+
+/// How a service's container is, or how it ended.
+fn judge(name: &str, topic: String, container: &Container) -> Finding {
+    let memory = match name {
+        "router" => "ROUTER_MEMORY in .env",
+        "blue" | "green" => "COLOR_MEMORY in .env",
+        _ => "its mem_limit in compose.yaml",
+    };
+    let start = match name {
+        "watch" => "`docker compose up --detach watch` starts it",
+        // It runs before the router does.
+        _ => "`deployer up` starts it",
+    };
+    let state = &container.state;
+    let (status, code, image) = (&state.status, state.exit_code, &container.config.image);
+    let restarts = container.restart_count;
+    match status.as_str() {
+        _ if state.wanted_too_much_memory => Finding::wrong(
+            topic,
+            format!("{status}: it was killed because it wanted more memory than it may have"),
+            format!("raise {memory}, or deploy a smaller model"),
+        ),
+        "running" if restarts == 0 => Finding::fine(topic, format!("running {image}")),
+        "running" => Finding::wrong(
+            topic,
+            format!("running {image}, but Docker had to start it again (restarts: {restarts})"),
+            format!("`docker compose logs {name}` says why it ended"),
+        ),
+        "paused" => Finding::wrong(
+            topic,
+            "paused",
+            format!("`docker compose unpause {name}` lets it go on"),
+        ),
+        "exited" if name == "prepare" && code == 0 => Finding::fine(topic, "it has done its work"),
+        _ if !state.error.is_empty() => Finding::wrong(
+            topic,
+            format!("{status}: Docker could not start it: {}", state.error),
+            format!("see to what Docker says; {start}"),
+        ),
+        // Not every engine learns of the kernel's reason.
+        _ if code == 137 => Finding::wrong(
+            topic,
+            format!("{status}, exit code 137: SIGKILL ended it"),
+            format!("if nobody did that, it wanted more memory than {memory} allows; {start}"),
+        ),
+        _ => Finding::wrong(
+            topic,
+            format!("{status}, exit code {code}"),
+            format!("`docker compose logs {name}` says why; {start}"),
+        ),
+    }
+}

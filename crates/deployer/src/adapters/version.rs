@@ -1,0 +1,38 @@
+//! Versions of the programs that are run.
+
+/// Whether what a program says of its version begins with an older one than these two numbers. What names no
+/// version is not called old.
+pub(super) fn is_older(said: &str, oldest: (u64, u64)) -> bool {
+    let from = said.find(|it: char| it.is_ascii_digit());
+    let mut numbers = said[from.unwrap_or(said.len())..]
+        .split(|it: char| !it.is_ascii_digit())
+        .map(str::parse::<u64>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < oldest,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers_however_they_are_dressed() {
+        for (said, older) in [
+            ("20.10.24+dfsg1", false),
+            ("19.03.15", true),
+            ("9.99", true),
+            ("28.2.2", false),
+            ("v20.9.0", true),
+            ("docker/20.10", false),
+            ("dev", false),
+            ("7", false),
+            ("", false),
+        ] {
+            assert_eq!(is_older(said, (20, 10)), older, "{said}");
+        }
+        assert!(is_older("nginx version: nginx/1.18.0 (Ubuntu)", (1, 22)));
+        assert!(!is_older("nginx version: nginx/1.22.1", (1, 22)));
+    }
+}

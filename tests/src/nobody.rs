@@ -1,0 +1,38 @@
+//! The deployer, run by a user who may do nothing.
+
+use std::{ffi::OsStr, fs, os::unix::fs::MetadataExt as _, process::Stdio};
+
+use tokio::process::Command;
+
+use crate::{Run, Stack, program};
+
+/// Debian's and everybody's number of the user `nobody`.
+const NOBODY: u32 = 65_534;
+
+impl Stack {
+    /// Runs the deployer as the user `nobody`; none where this test may not become another user.
+    pub async fn deployer_of_nobody(
+        &self,
+        arguments: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> anyhow::Result<Option<Run>> {
+        if fs::metadata("/proc/self")?.uid() != 0 {
+            return Ok(None);
+        }
+        // What was built may lie where only root may go.
+        let deployer = self.path("deployer");
+        fs::copy(program("deployer")?, &deployer)?;
+        let child = Command::new(deployer)
+            .args(arguments)
+            .current_dir(self.path(""))
+            .envs(environment.iter().copied())
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        Self::finish(child, arguments).await.map(Some)
+    }
+}

@@ -1,0 +1,274 @@
+//! `deployer doctor` on faults of Docker and of containers, made for real.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs::{self, Permissions},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use end_to_end::{Stack, Watch};
+
+const SHORT: Watch = Watch(Duration::from_secs(1));
+/// Time limits that do not contradict each other although a test's watch is short.
+const CONSISTENT: [&str; 3] = ["doctor", "--set", "watch.duration=1m"];
+
+type Result<T = ()> = anyhow::Result<T>;
+
+/// What the doctor says with more in its environment.
+async fn doctor_in(stack: &Stack, environment: &[(&str, &OsStr)]) -> Result<String> {
+    let doctor = stack.start_deployer_with(&CONSISTENT, environment)?;
+    Ok(Stack::finish(doctor, &CONSISTENT).await?.stdout)
+}
+
+/// What the doctor says, which must hold these words.
+async fn says(stack: &Stack, more: &[&str], words: &[&str]) -> Result {
+    let said = stack.deployer(&[&CONSISTENT[..], more].concat()).await?;
+    all_in(&said.stdout, words)
+}
+
+fn all_in(said: &str, words: &[&str]) -> Result {
+    for words in words {
+        ensure!(said.contains(words), "{words:?} is not in {said}");
+    }
+    Ok(())
+}
+
+/// Waits until the doctor says something.
+async fn until_said(stack: &Stack, words: &str) -> Result<String> {
+    let mut last = String::new();
+    let said = async {
+        loop {
+            last = stack.deployer(&CONSISTENT).await?.stdout;
+            if last.contains(words) {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    let said = tokio::time::timeout(Duration::from_mins(1), said).await;
+    said.with_context(|| format!("{words:?} was not said, but {last}"))??;
+    Ok(last)
+}
+
+async fn nothing_is_wrong(stack: &Stack) -> Result {
+    let run = stack.deployer(&CONSISTENT).await?;
+    ensure!(run.code == 0, "{}", run.stdout);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_that_cannot_be_used_is_told_apart_by_what_to_do() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    nothing_is_wrong(&stack).await?;
+
+    let nowhere = format!("unix://{}", stack.path("no-engine.sock").display());
+    let said = doctor_in(&stack, &[("DOCKER_HOST", nowhere.as_ref())]).await?;
+    let start = "-> start the engine (`sudo systemctl start docker`)";
+    all_in(&said, &["WRONG  docker       no engine", start])?;
+
+    // A plugin of one's own goes before the machine's, also where it does not run.
+    let plugins = stack.path("docker/cli-plugins");
+    fs::create_dir_all(&plugins)?;
+    fs::write(plugins.join("docker-compose"), "")?;
+    let settings = stack.path("docker");
+    let said = doctor_in(&stack, &[("DOCKER_CONFIG", settings.as_os_str())]).await?;
+    let install = "-> install the plugin Compose 2.20 or later";
+    all_in(
+        &said,
+        &["ok     docker       engine", "no plugin Compose", install],
+    )?;
+
+    let arguments = [&["--fleet", "compose"], &CONSISTENT[..]].concat();
+    if let Some(run) = stack.deployer_of_nobody(&arguments, &[]).await? {
+        let member = "-> let this user use it: `sudo usermod -aG docker";
+        all_in(&run.stdout, &["no engine", "permission denied", member])?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_that_is_too_old_is_named() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    let path = env::var("PATH")?;
+    // Docker itself, but for what it says of its age.
+    for (question, answer, words) in [
+        (
+            "version --format",
+            "19.03.15",
+            "engine 19.03.15 is too old: 20.10 or later",
+        ),
+        (
+            "compose version",
+            "2.6.0",
+            "Compose 2.6.0 is too old: 2.20 or later",
+        ),
+    ] {
+        let script = format!(
+            "#!/bin/sh\n[ \"$1 $2\" = '{question}' ] && exec echo {answer}\nPATH='{path}' exec docker \"$@\"\n"
+        );
+        let directory = stack.path("old");
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join("docker"), script)?;
+        fs::set_permissions(directory.join("docker"), Permissions::from_mode(0o755))?;
+        let first = OsString::from(format!("{}:{path}", directory.display()));
+        let said = doctor_in(&stack, &[("PATH", &first)]).await?;
+        all_in(
+            &said,
+            &[words, "-> install Docker Engine", "\none thing is wrong"],
+        )?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ended_was_paused_or_started_again_is_named() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    stack.docker(&["compose", "pause", "green"])?;
+    let paused = [
+        "container green paused",
+        "-> `docker compose unpause green` lets it go on",
+        "green        it does not run: container paused",
+    ];
+    says(&stack, &[], &paused).await?;
+    stack.docker(&["compose", "unpause", "green"])?;
+    stack.docker(&["compose", "stop", "green"])?;
+    let ended = [
+        "container green exited, exit code 0",
+        "`deployer up` starts it",
+    ];
+    says(&stack, &[], &ended).await?;
+    stack.docker(&["compose", "rm", "--force", "green"])?;
+    let gone = ["green        it does not run: there is no container"];
+    says(&stack, &[], &gone).await?;
+
+    stack.signal("blue", "KILL")?;
+    let said = until_said(&stack, "but Docker had to start it again (restarts: 1)").await?;
+    all_in(&said, &["-> `docker compose logs blue` says why it ended"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_killed_or_wanted_too_much_memory_is_named() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    stack.docker(&["compose", "kill", "green"])?;
+    let killed = [
+        "container green exited, exit code 137: SIGKILL ended it",
+        "it wanted more memory than COLOR_MEMORY in .env allows",
+    ];
+    says(&stack, &[], &killed).await?;
+    let variables = stack.path(".env");
+    let text = fs::read_to_string(&variables)?;
+    fs::write(variables, format!("{text}COLOR_MEMORY=12m\n"))?;
+    // It is killed while it starts, again and again.
+    let _ = stack.docker(&["compose", "up", "--detach", "--no-deps", "green"]);
+    let said = until_said(&stack, "it was killed because it wanted more memory than").await?;
+    all_in(
+        &said,
+        &["-> raise COLOR_MEMORY in .env, or deploy a smaller model"],
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watch_service_that_ended_is_named_with_its_last_words() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.docker(&["compose", "up", "--detach"])?;
+    stack.expect(0, &["up"]).await?;
+    until_said(&stack, "nothing is wrong").await?;
+    stack.docker(&["compose", "stop", "watch"])?;
+    let ended = [
+        "container watch exited, exit code 0; its last words: ",
+        "stopped watching",
+        "-> `docker compose logs watch` says why; `docker compose up --detach watch` starts it",
+    ];
+    says(&stack, &[], &ended).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_the_router_from_starting_is_named() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    let file = stack.path("compose.override.yaml");
+    fs::write(
+        &file,
+        "services:\n  prepare:\n    command: [sh, -c, \"echo no room for logs >&2; exit 3\"]\n",
+    )?;
+    stack.expect(1, &["up"]).await?;
+    let words = "container prepare exited, exit code 3; its last words: no room for logs";
+    says(
+        &stack,
+        &[],
+        &[words, "`docker compose logs prepare` says why"],
+    )
+    .await?;
+    fs::remove_file(file)?;
+
+    let port = stack.ports().router();
+    let stranger = TcpListener::bind(("127.0.0.1", port))?;
+    stack.expect(1, &["up"]).await?;
+    let taken = format!("its port is taken: http://127.0.0.1:{port}: ");
+    let process = format!("(process {})", std::process::id());
+    let words = [
+        "container router",
+        "Docker could not start it",
+        &taken,
+        &process,
+    ];
+    says(&stack, &[], &words).await?;
+    drop(stranger);
+    stack.expect(0, &["up"]).await?;
+    nothing_is_wrong(&stack).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_nginx_and_of_compose_that_are_not_in_order_are_named() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    let control = stack.path("nginx/control.conf");
+    let text = fs::read_to_string(&control)?;
+    fs::write(&control, format!("{text}\nno_such_directive on;\n"))?;
+    let words = [
+        "WRONG  nginx",
+        "unknown directive \"no_such_directive\"",
+        "-> correct the files in nginx/",
+    ];
+    says(&stack, &[], &words).await?;
+    // One that does not run any more has said so itself.
+    let _ = stack.docker(&["compose", "restart", "router"]);
+    let said = until_said(&stack, "router       it does not run: container restarting").await?;
+    all_in(
+        &said,
+        &[
+            "; its last words: ",
+            "unknown directive \"no_such_directive\"",
+        ],
+    )?;
+    fs::write(&control, text)?;
+
+    let variables = stack.path(".env");
+    let text = fs::read_to_string(&variables)?;
+    fs::write(&variables, format!("{text}COLOR_MEMORY=lots\n"))?;
+    let said = stack.deployer(&CONSISTENT).await?.stdout;
+    fs::write(&variables, text)?;
+    all_in(&said, &["WRONG  compose", "lots", "-> correct "])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_for_docker_and_a_deployer_without_patience_are_named() -> Result {
+    let stack = Stack::of_containers(SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    let full = ["--set", "min_free_megabytes=1000000000"];
+    let words = ["MB free for Docker in ", "`docker system prune` frees"];
+    says(&stack, &full, &words).await?;
+    let hasty = ["--set", "fleet.compose.timeout=40s"];
+    let words = [
+        "time limits  blue may take 45s to end (stop_grace_period in compose.yaml)",
+        "no longer than 40s (fleet.compose.timeout)",
+        "-> raise fleet.compose.timeout",
+    ];
+    says(&stack, &hasty, &words).await
+}

@@ -1,0 +1,112 @@
+//! Ports that nobody listens on, or the wrong one.
+
+use std::{net::TcpListener, time::Duration};
+
+use anyhow::ensure;
+use end_to_end::Stack;
+
+use super::{Result, SHORT, Stranger, only, wrong};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_where_nobody_listens_are_named_also_when_something_else_runs_the_router() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    let wrong = wrong(&stack, &["--fleet", "static"]).await?.join("\n");
+    let router = stack.router();
+    let words = format!("nobody listens at http://{router}, where clients ask");
+    ensure!(wrong.contains(&words), "{words:?} is not in {wrong}");
+    ensure!(wrong.contains("where deployers ask"), "{wrong}");
+    Ok(())
+}
+
+/// The last thread of a process that was killed closes its sockets a moment after it has ended.
+async fn listen_on(port: u16) -> Result<TcpListener> {
+    let listen = async {
+        loop {
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+                return listener;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let patience = Duration::from_secs(10);
+    Ok(tokio::time::timeout(patience, listen).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_somebody_else_took_is_named_with_the_process() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    stack.signal("green", "KILL")?;
+    stack.until_ended("green").await?;
+    let stranger = listen_on(stack.ports().green()).await?;
+    let process = format!("(process {})", std::process::id());
+    let words = ["green", "its port is taken", &process];
+    only(&stack, &["--set", "probe.timeout=500ms"], &words).await?;
+
+    let json = "Content-Type: application/json";
+    let _stranger = Stranger::answer(stranger, json, r#"{"model_version":"v9"}"#)?;
+    let words = ["green", "and yet v9 answers at", &process];
+    only(&stack, &[], &words).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_of_the_router_that_somebody_else_took_are_named_with_the_process() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    stack.signal("router", "TERM")?;
+    stack.until_ended("router").await?;
+    let process = format!("(process {})", std::process::id());
+    for port in [stack.ports().router(), stack.ports().control()] {
+        let _stranger = listen_on(port).await?;
+        let taken = format!("its port is taken: http://127.0.0.1:{port}: ");
+        let words = ["router", &taken, &process, "end whatever listens there"];
+        only(&stack, &[], &words).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_process_took_a_port_is_told_to_a_user_who_may_not_see_more() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    let _stranger = listen_on(stack.ports().green()).await?;
+    let doctor = ["--fleet", "process", "doctor"];
+    let Some(run) = stack.deployer_of_nobody(&doctor, &[]).await? else {
+        return Ok(());
+    };
+    for words in [
+        "its port is taken: a process of user 0 that this user may not look into",
+        // Nor may this user write where the deployer keeps its journal.
+        "state cannot be written to",
+    ] {
+        ensure!(run.stdout.contains(words), "{words:?} is not in {run:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_does_not_serve_its_metrics_is_named_and_so_is_who_has_its_port() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    let port = stack.ports().metrics();
+    let address = format!("monitor.metrics=127.0.0.1:{port}");
+    let metrics = ["--set", &address, "--set", "probe.timeout=500ms"];
+    let nobody = ["metrics", "nobody serves", "`deployer watch` does not run"];
+    only(&stack, &metrics, &nobody).await?;
+
+    let stranger = listen_on(port).await?;
+    let process = format!("(process {})", std::process::id());
+    only(&stack, &metrics, &["metrics", "is taken", &process]).await?;
+    drop(stranger);
+
+    let arguments = ["watch", "--set", &address];
+    let watch = stack.start_deployer(&arguments)?;
+    let served = async {
+        while !wrong(&stack, &metrics).await?.is_empty() {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(30), served).await??;
+    Stack::tell(&watch, "TERM")?;
+    let run = Stack::finish(watch, &arguments).await?;
+    ensure!(run.code == 0, "{run:?}");
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! Time limits that contradict each other.
+
+use std::{ffi::OsStr, fs};
+
+use anyhow::ensure;
+use end_to_end::{Stack, program};
+
+use super::{Result, SHORT, only, wrong};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_limits_that_contradict_each_other_are_named() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    for (setting, words) in [
+        (
+            "load.timeout=5m",
+            "load.timeout (5m) is longer than the router waits (2m)",
+        ),
+        ("headroom.factor=20", "times headroom.factor (20)"),
+        ("load.max_p99=30s", "can never be exceeded"),
+        ("watch.duration=5s", "a release that hangs is found after"),
+    ] {
+        only(&stack, &["--set", setting], &["time limits", words]).await?;
+    }
+    Ok(())
+}
+
+/// Says something else in nginx.conf.
+fn in_nginx_conf(stack: &Stack, from: &str, to: &str) -> Result {
+    let path = stack.path("nginx/nginx.conf");
+    let text = fs::read_to_string(&path)?;
+    ensure!(text.contains(from), "{from:?} is not in nginx.conf");
+    Ok(fs::write(path, text.replace(from, to))?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_has_no_time_left_for_the_standby_is_named() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    let limit = "proxy_next_upstream_timeout";
+    in_nginx_conf(&stack, &format!("{limit} 130s"), &format!("{limit} 100s"))?;
+    stack.expect(0, &["up"]).await?;
+    let words = [
+        "time limits",
+        "tries no other one after 1m 40s",
+        "nobody stands in for a color that hangs",
+    ];
+    only(&stack, &[], &words).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_whose_time_limits_contradict_the_routers_or_the_deployers_are_named() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    in_nginx_conf(&stack, "proxy_read_timeout 120s", "proxy_read_timeout 99s")?;
+    let limits = [
+        ("REQUEST_TIMEOUT_SECONDS", OsStr::new("100")),
+        ("IDLE_TIMEOUT_SECONDS", OsStr::new("20")),
+        ("GRACE_SECONDS", OsStr::new("2")),
+    ];
+    let up = stack.start_deployer_with(&["up"], &limits)?;
+    let run = Stack::finish(up, &["up"]).await?;
+    ensure!(run.code == 0, "{run:?}");
+    let wrong = wrong(&stack, &["--set", "fleet.process.stop_timeout=1s"]).await?;
+    ensure!(wrong.len() == 6, "{wrong:#?}");
+    let wrong = wrong.join("\n");
+    for color in ["blue", "green"] {
+        for words in [
+            "answers within 1m 40s (REQUEST_TIMEOUT_SECONDS), and the router gives up after 1m 39s",
+            "closes idle connections after 20s (IDLE_TIMEOUT_SECONDS), and the router uses them for 30s",
+            "goes on serving for 2s when it is to end (GRACE_SECONDS), and is killed after 1s",
+        ] {
+            let words = format!("time limits  {color} {words}");
+            ensure!(wrong.contains(&words), "{words:?} is not in {wrong}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_was_not_told_is_what_it_assumes() -> Result {
+    let help = std::process::Command::new(program("model-server")?)
+        .arg("--help")
+        .output()?;
+    let help = String::from_utf8(help.stdout)?;
+    let help: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (name, seconds) in [
+        ("REQUEST_TIMEOUT_SECONDS", 30),
+        ("IDLE_TIMEOUT_SECONDS", 75),
+        ("GRACE_SECONDS", 5),
+    ] {
+        let assumed = format!("[env: {name}=] [default: {seconds}]");
+        ensure!(help.contains(&assumed), "{assumed:?} is not in {help}");
+    }
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    in_nginx_conf(&stack, "proxy_read_timeout 120s", "proxy_read_timeout 30s")?;
+    stack.expect(0, &["up"]).await?;
+    let wrong = wrong(&stack, &[]).await?;
+    ensure!(wrong.len() == 2, "{wrong:#?}");
+    ensure!(wrong[0].contains("blue answers within 30s"), "{wrong:#?}");
+    Ok(())
+}
