@@ -1,343 +1,229 @@
-//! From here to a machine that has nothing: a container that boots systemd, with an sshd and a Docker
-//! engine of its own.
+//! From here to machines that have nothing.
+
+mod guide;
+mod laptop;
+mod machine;
+mod registry;
 
 use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    process::{Command, Stdio},
+    time::SystemTime,
 };
 
-use anyhow::{Context as _, ensure};
-use end_to_end::{Traffic, get, golden_bodies, repository};
-use tempfile::TempDir;
+use anyhow::ensure;
+use end_to_end::{get, post};
+
+use laptop::{Checkout, Derived, Tensors};
+use machine::{Group, Machine, PORT, ends_with, words};
 
 type Result<T = ()> = anyhow::Result<T>;
 
-const PORT: u16 = 8080;
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// A machine that runs Debian and sshd, until dropped.
-struct Machine {
-    name: String,
-    address: String,
-    keys: TempDir,
-}
-
-impl Machine {
-    fn start() -> Result<Self> {
-        static STARTED: AtomicUsize = AtomicUsize::new(0);
-
-        let keys = tempfile::tempdir()?;
-        let key = keys.path().join("key");
-        run(Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(&key))?;
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let name = format!("blue-green-vm-{}-{number}", std::process::id());
-        // Dropped also where it does not boot.
-        let mut machine = Self {
-            name,
-            address: String::new(),
-            keys,
-        };
-        let mut start = Command::new(repository().join("tests/vm/machine"));
-        start
-            .args(["start", &machine.name])
-            .arg(key.with_extension("pub"));
-        run(&mut start)?.trim().clone_into(&mut machine.address);
-        Ok(machine)
-    }
-
-    /// Runs something there, as root, past sshd.
-    fn inside(&self, command: &str) -> Result<String> {
-        run(Command::new("docker").args(["exec", &self.name, "bash", "-c", command]))
-    }
-
-    fn key(&self) -> PathBuf {
-        self.keys.path().join("key")
-    }
-
-    fn ssh_options(&self) -> String {
-        format!(
-            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -i {}",
-            self.key().display()
-        )
-    }
-
-    fn vm(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(repository().join("scripts/vm"));
-        command
-            .args(arguments)
-            .env("HOST", format!("admin@{}", self.address))
-            .env("SSH_OPTIONS", self.ssh_options());
-        command
-    }
-
-    /// `scripts/vm`, which must come to this; what it said.
-    fn expect(&self, code: i32, arguments: &[&str]) -> Result<String> {
-        let output = self.vm(arguments).output()?;
-        let said = words(&output);
-        ensure!(
-            output.status.code() == Some(code),
-            "`scripts/vm {}` ended with {}, not {code}:\n{said}",
-            arguments.join(" "),
-            output.status
-        );
-        Ok(said)
-    }
-
-    /// Two cores carry a machine, its servers and their clients: figures that would make a release suspect
-    /// elsewhere are none here.
-    fn be_lenient(&self, watch: &str) -> Result {
-        let more = format!(
-            "[load]\nconcurrency = 50\nmax_p99 = \"19s\"\n[comparison]\nnegligible = \"500ms\"\n[watch]\nduration = \"{watch}\"\nnegligible = \"10s\"\n"
-        );
-        self.inside(&format!(
-            "cat >>/opt/blue-green/deployer.toml <<'END'\n{more}END\n"
-        ))?;
-        Ok(())
-    }
-
-    /// Leaves little room for what the deployer writes.
-    fn fill_disk(&self) -> Result {
-        let state = "/opt/blue-green/state";
-        self.inside(&format!(
-            "cp -a {state} /root/state && mount -t tmpfs -o size=20m tmpfs {state} && cp -a /root/state/. {state} && chown blue-green: {state}"
-        ))?;
-        Ok(())
-    }
-
-    fn router(&self) -> Result<SocketAddr> {
-        Ok(format!("{}:{PORT}", self.address).parse()?)
-    }
-
-    fn traffic(&self) -> Result<Traffic> {
-        Ok(Traffic::start(self.router()?, 8, PAUSE, golden_bodies()?))
-    }
-
-    /// Ends every SSH connection as soon as this holds there.
-    fn cut_when(&self, condition: &str) -> Result<Child> {
-        let script = format!(
-            "for _ in $(seq 60000); do if {condition}; then pkill -KILL -f '[s]shd: admin'; exit 0; fi; sleep 0.002; done; exit 1"
-        );
-        let exec = ["exec", &self.name, "bash", "-c", &script];
-        Ok(Command::new("docker").args(exec).spawn()?)
-    }
-
-    /// Looks at a deployment until it says this, and then freezes: its connection stays and is dead.
-    fn frozen_viewer(&self, arguments: &[&str], until: &str) -> Result<Frozen> {
-        let mut viewer = self.vm(arguments);
-        viewer.process_group(0).stderr(Stdio::piped());
-        let mut viewer = Frozen(viewer.spawn()?);
-        let said = BufReader::new(viewer.0.stderr.take().context("no stderr")?);
-        for line in said.lines() {
-            if line?.contains(until) {
-                viewer.signal("STOP")?;
-                return Ok(viewer);
-            }
-        }
-        anyhow::bail!("it never said {until:?}")
-    }
-
-    /// Starts a registry there and gives it the model server; its name there, with its digest.
-    fn push_to_registry(&self) -> Result<String> {
-        self.inside(
-            "apt-get install -y -qq --no-install-recommends docker-registry >/dev/null 2>&1
-            systemctl disable --quiet --now docker-registry
-            printf '%s\n' 'version: 0.1' 'storage: {filesystem: {rootdirectory: /var/lib/registry}}' \
-                'http: {addr: 127.0.0.1:5000}' >/root/registry.yml
-            systemd-run --quiet --unit registry docker-registry serve /root/registry.yml
-            docker tag model-server:latest localhost:5000/model-server
-            for _ in $(seq 50); do
-                docker push --quiet localhost:5000/model-server >/dev/null && break
-                sleep 0.2
-            done",
-        )?;
-        let name = self.inside(
-            "set -e; docker image inspect --format '{{index .RepoDigests 0}}' localhost:5000/model-server
-            docker image rm localhost:5000/model-server >/dev/null",
-        )?;
-        Ok(name.trim().to_owned())
-    }
-
-    fn reboot(&mut self) -> Result {
-        run(Command::new("docker").args(["restart", &self.name]))?;
-        let address = [
-            "inspect",
-            "--format",
-            "{{.NetworkSettings.IPAddress}}",
-            &self.name,
-        ];
-        let address = run(Command::new("docker").args(address))?;
-        address.trim().clone_into(&mut self.address);
-        Ok(())
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let mut stop = Command::new(repository().join("tests/vm/machine"));
-        let _ = stop.args(["stop", &self.name]).output();
-    }
-}
-
-/// A process group that stands still, killed when dropped.
-struct Frozen(Child);
-
-impl Frozen {
-    fn signal(&self, signal: &str) -> Result {
-        let group = format!("-{}", self.0.id());
-        run(Command::new("kill").args(["-s", signal, "--", &group])).map(drop)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        let _ = self.signal("KILL");
-        let _ = self.0.wait();
-    }
-}
-
-/// An image with one small layer on top of the model server's, removed when dropped.
-struct Derived(String);
-
-impl Derived {
-    fn new() -> Result<Self> {
-        let name = format!("model-server-derived-{}", std::process::id());
-        let directory = tempfile::tempdir()?;
-        let recipe = "FROM model-server:latest\nCOPY Dockerfile /\n";
-        fs::write(directory.path().join("Dockerfile"), recipe)?;
-        let mut build = Command::new("docker");
-        build.args(["build", "--quiet", "--tag", &name]);
-        run(build.arg(directory.path()))?;
-        Ok(Self(name))
-    }
-}
-
-impl Drop for Derived {
-    fn drop(&mut self) {
-        let _ = Command::new("docker")
-            .args(["image", "rm", &self.0])
-            .output();
-    }
-}
-
-fn run(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", words(&output));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn words(output: &Output) -> String {
-    [&output.stdout[..], &output.stderr[..]]
-        .map(String::from_utf8_lossy)
-        .concat()
-}
-
-/// Waits until the machine's router answers with this version, and sees no other one before.
-async fn until_served(machine: &Machine, version: &str) -> Result {
-    let deadline = Instant::now() + Duration::from_mins(3);
-    loop {
-        let traffic = machine.traffic()?;
-        let reached = traffic.reach(1).await;
-        let log = traffic.stop().await;
-        if reached.is_ok() && !log.by_version().is_empty() {
-            return log.ensure_answered_by(version);
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "{version} does not answer: {:?}",
-            log.failures()
-        );
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
+/// Two cores carry a machine, its servers and their clients: figures that would make a release suspect
+/// elsewhere are none here.
+const LENIENT: &str =
+    "[load]\nconcurrency = 50\nmax_p99 = \"19s\"\n[comparison]\nnegligible = \"500ms\"\n";
+/// The gates that take no time; the others are asked once.
+const FEW_GATES: &str = "gates.run=[\"identity\", \"reachable\", \"smoke\"]";
+const SHORT_WATCH: &str = "watch.duration=2s";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_rolled_back() -> Result
 {
     let mut machine = Machine::start()?;
+    let other_laptop = Checkout::fresh()?;
+    a_machine_that_will_not_do_says_so(&machine)?;
+    provisioning_again_changes_nothing_also_from_another_laptop(&machine, &other_laptop)?;
+    without_room_nothing_is_sent(&machine)?;
+    an_image_that_was_cut_is_gone_on_with(&machine).await?;
+    another_laptop_means_the_same_service(&machine, &other_laptop)?;
+    let derived = Derived::new()?;
+    let tensors = Tensors::new(&derived)?;
+    a_model_that_was_cut_is_not_used_and_gone_on_with(&machine, &tensors, &other_laptop).await?;
+    tensors_are_deployed_beside_texts(&machine, &tensors).await?;
+    of_several_machines_the_first_failure_is_the_last(&machine)?;
 
-    // A machine that will not do says so.
-    let uname = "/usr/local/bin/uname";
-    machine.inside(&format!(
-        "printf '#!/bin/sh\necho riscv64\n' >{uname}; chmod +x {uname}"
+    machine.set(&format!(
+        "{LENIENT}[watch]\nduration = \"20s\"\nnegligible = \"10s\""
     ))?;
-    let said = machine.expect(69, &["provision"])?;
-    ensure!(said.contains("this machine is riscv64"), "{said}");
-    machine.inside(&format!("rm {uname}"))?;
+    two_laptops_see_one_deployment(&machine, &other_laptop)?;
+    under_load_a_deployment_outlives_its_connection(&machine).await?;
+    after_a_reboot_the_same_color_is_active(&mut machine).await?;
+    a_full_disk_refuses_before_traffic_moves(&machine)?;
+    rolling_back_fails_no_request(&machine).await?;
+    images_come_from_a_registry_by_digest(&machine)?;
+    base_images_are_pinned_to_what_their_registry_serves(&machine)
+}
 
-    // First contact, twice: the second time there is nothing to do.
+fn a_machine_that_will_not_do_says_so(machine: &Machine) -> Result {
+    for (program, answers, said_then) in [
+        ("uname", "riscv64", "this machine is riscv64"),
+        ("df", "5M", "5 MB of disk are free"),
+        ("date", "1000000000", "this machine's clock is"),
+    ] {
+        let path = format!("/usr/local/bin/{program}");
+        machine.inside(&format!(
+            "printf '#!/bin/sh\necho {answers}\n' >{path}; chmod +x {path}"
+        ))?;
+        let said = machine.expect(69, &["provision"])?;
+        ensure!(said.contains(said_then), "{said}");
+        machine.inside(&format!("rm {path}"))?;
+    }
+    let said = machine.expect(2, &["status"])?;
+    ensure!(said.contains("there is no service blue-green"), "{said}");
+    Ok(())
+}
+
+fn provisioning_again_changes_nothing_also_from_another_laptop(
+    machine: &Machine,
+    other_laptop: &Checkout,
+) -> Result {
     let said = machine.expect(0, &["provision"])?;
     ensure!(said.contains("changed    Docker was installed"), "{said}");
-    let said = machine.expect(0, &["provision"])?;
+    let said = ends_with(0, &mut machine.vm_of(other_laptop.path(), &["provision"]))?;
     ensure!(!said.contains("  changed"), "{said}");
     // What is somebody else's already, or another service's.
     for (name, port, why) in [("admin", "9000", "a user"), ("other", "8083", "five ports")] {
         let mut other = machine.vm(&["provision"]);
-        let other = other.env("NAME", name).env("PORT", port).output()?;
-        let said = words(&other);
-        ensure!(
-            other.status.code() == Some(2) && said.contains(why),
-            "{said}"
-        );
+        let said = ends_with(2, other.env("NAME", name).env("PORT", port))?;
+        ensure!(said.contains(why), "{said}");
     }
+    Ok(())
+}
 
-    // No room: said before anything is sent.
+fn without_room_nothing_is_sent(machine: &Machine) -> Result {
     let incoming = "/opt/blue-green/incoming";
     machine.inside(&format!("mount -t tmpfs -o size=5m tmpfs {incoming}"))?;
     let said = machine.expect(69, &["ship", "v1"])?;
     ensure!(said.contains("MB are needed"), "{said}");
     machine.inside(&format!("umount {incoming}"))?;
+    Ok(())
+}
 
-    // The connection breaks in the middle of the image.
-    let cut = format!("[ \"$(cat {incoming}/*.gz 2>/dev/null | wc -c)\" -gt 5000000 ]");
-    let mut cut = machine.cut_when(&cut)?;
+async fn an_image_that_was_cut_is_gone_on_with(machine: &Machine) -> Result {
+    let mut cut = machine.cut_when(&has_arrived("blue-green", 5_000_000))?;
     let said = machine.expect(0, &["ship", "v1"])?;
     ensure!(cut.wait()?.success(), "nothing was cut");
     ensure!(said.contains("going on after"), "{said}");
-    until_served(&machine, "v1").await?;
+    machine.until_served("v1").await?;
     // Only the routers can be reached from outside.
     let listening = machine.inside("ss -ltnH | awk '{print $4}' | grep -v '^127\\.' | sort -u")?;
     for address in listening.lines() {
         let port = address.rsplit(':').next().unwrap_or_default();
         ensure!(port == "22" || port == PORT.to_string(), "{listening}");
     }
+    Ok(())
+}
 
-    // Another service on the same machine, from an image that is nearly the same: only what differs is sent.
-    let derived = Derived::new()?;
-    let mut second = machine.vm(&["ship", "v2"]);
-    second.env("NAME", "second").env("PORT", "9080");
-    let second = second.env("IMAGE", &derived.0).output()?;
-    ensure!(second.status.success(), "{}", words(&second));
-    let sent = format!("sending {}, 1 MB", derived.0);
-    ensure!(words(&second).contains(&sent), "{}", words(&second));
-    for (port, version) in [(PORT, "v1"), (9080, "v2")] {
-        let health = get(&format!("{}:{port}", machine.address), "/health").await?;
-        let wanted = format!("\"model_version\":\"{version}\"");
-        ensure!(health.contains(&wanted), "{health}");
+/// That so many bytes of something lie at the service, not whole yet.
+fn has_arrived(service: &str, bytes: usize) -> String {
+    format!("[ \"$(cat /opt/{service}/incoming/*.gz 2>/dev/null | wc -c)\" -gt {bytes} ]")
+}
+
+fn another_laptop_means_the_same_service(machine: &Machine, other_laptop: &Checkout) -> Result {
+    for (model, port, why) in [
+        ("another", PORT, "serves the model sentiment, not another"),
+        ("sentiment", 9000, "has PORT 8080, not 9000"),
+    ] {
+        let mut provision = machine.vm_of(other_laptop.path(), &["provision"]);
+        let provision = provision.env("MODEL", model).env("PORT", port.to_string());
+        let said = ends_with(2, provision)?;
+        ensure!(said.contains(why), "{said}");
     }
+    other_laptop.mistake("v1", "v2")?;
+    let said = ends_with(2, &mut machine.vm_of(other_laptop.path(), &["ship", "v1"]))?;
+    ensure!(
+        said.contains("v1 of sentiment is another release here"),
+        "{said}"
+    );
+    Ok(())
+}
 
-    // Several machines: the first failure is the last.
+async fn a_model_that_was_cut_is_not_used_and_gone_on_with(
+    machine: &Machine,
+    tensors: &Tensors,
+    other_laptop: &Checkout,
+) -> Result {
+    let here = end_to_end::repository();
+    ends_with(0, &mut tensors.vm(machine, &here, &["provision"]))?;
+    // As the guide says.
+    let asked = format!("predict_path = \"{}\"", Tensors::INFER);
+    machine.inside(&format!(
+        "sed -i 's|^\\[probe\\]$|&\\n{asked}|' /opt/second/deployer.toml"
+    ))?;
+
+    // The connection breaks, and somebody closes the laptop.
+    let mut cut = machine.vanish_when(&has_arrived("second", 2_000_000))?;
+    let mut ship = tensors.vm(machine, &here, &["ship", "v1"]);
+    let laptop = Group::spawn(ship.stderr(Stdio::null()))?;
+    ensure!(cut.wait()?.success(), "nothing was cut");
+    drop(laptop);
+    machine.inside("systemctl start ssh")?;
+    let used = machine.inside(
+        "cd /opt/second && find models/store models/tokens -mindepth 1; ls served || true",
+    )?;
+    ensure!(used.trim().is_empty(), "{used}");
+
+    // Another one has the same release, copied at another time.
+    tensors.touch(SystemTime::now())?;
+    let mut ship = tensors.vm(machine, other_laptop.path(), &["ship", "v1"]);
+    let said = ends_with(0, &mut ship)?;
+    ensure!(said.contains("going on after"), "{said}");
+    ensure!(!said.contains("is not what was sent"), "{said}");
+    // Of an image that is nearly the same as one over there, only what differs is sent.
+    ensure!(
+        said.contains("-derived-") && said.contains(", 1 MB;"),
+        "{said}"
+    );
+    let left = machine.inside("ls /opt/second/incoming")?;
+    ensure!(left.trim().is_empty(), "{left}");
+
+    for (port, version) in [(PORT, "v1"), (Tensors::PORT, "v1")] {
+        served(machine, port, version).await?;
+    }
+    Ok(())
+}
+
+async fn served(machine: &Machine, port: u16, version: &str) -> Result {
+    let health = get(&format!("{}:{port}", machine.address()), "/health").await?;
+    let wanted = format!("\"model_version\":\"{version}\"");
+    ensure!(health.contains(&wanted), "{health}");
+    Ok(())
+}
+
+async fn tensors_are_deployed_beside_texts(machine: &Machine, tensors: &Tensors) -> Result {
+    let ship = ["ship", "v2", "--set", FEW_GATES, "--set", SHORT_WATCH];
+    let said = ends_with(
+        0,
+        &mut tensors.vm(machine, &end_to_end::repository(), &ship),
+    )?;
+    ensure!(said.contains("promoted: v2 on green"), "{said}");
+    served(machine, Tensors::PORT, "v2").await?;
+    let router = format!("{}:{}", machine.address(), Tensors::PORT);
+    let request = Tensors::request().to_string();
+    let status = post(&router, Tensors::INFER, "X-From: test", &request).await?;
+    ensure!(status == 200, "{status}");
+    served(machine, PORT, "v1").await
+}
+
+fn of_several_machines_the_first_failure_is_the_last(machine: &Machine) -> Result {
     let mut several = machine.vm(&["status"]);
-    let hosts = format!("admin@{0},admin@nowhere.invalid,admin@{0}", machine.address);
-    let several = several.env("HOST", hosts).output()?;
-    let told = words(&several);
-    ensure!(several.status.code() == Some(255), "{told}");
+    let hosts = format!("{0},admin@nowhere.invalid,{0}", machine.host());
+    let told = ends_with(255, several.env("HOST", hosts))?;
     ensure!(told.contains("stopped at admin@nowhere.invalid"), "{told}");
+    ensure!(
+        told.contains("admin@nowhere.invalid: there is no connection"),
+        "{told}"
+    );
     ensure!(told.matches("`deployer rollback`").count() == 1, "{told}");
+    Ok(())
+}
 
-    machine.be_lenient("20s")?;
-    // Two who look at the same deployment see the same end.
+fn two_laptops_see_one_deployment(machine: &Machine, other_laptop: &Checkout) -> Result {
     let impossible = ["deploy", "v1", "--set", "golden.min_accuracy=1.0"];
-    let mut viewers = [machine.vm(&impossible), machine.vm(&impossible)];
+    let mut viewers = [
+        machine.vm(&impossible),
+        machine.vm_of(other_laptop.path(), &impossible),
+    ];
     let viewers = viewers
         .each_mut()
         .map(|viewer| viewer.stderr(Stdio::piped()).spawn());
@@ -350,38 +236,42 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     let history = machine.expect(0, &["history"])?;
     let told = history.matches("refused").count() == 1 && history.contains("admin");
     ensure!(told, "{history}");
+    Ok(())
+}
 
-    // v2 under load: only the model is sent.
+async fn under_load_a_deployment_outlives_its_connection(machine: &Machine) -> Result {
     let traffic = machine.traffic()?;
-    // The connection breaks in the middle of the deployment, which goes on.
     let switched = "grep -q 'all traffic moved' /opt/blue-green/attempts/last/log 2>/dev/null";
     let mut cut = machine.cut_when(switched)?;
+    // Only the model is sent.
     let said = machine.expect(255, &["ship", "v2"])?;
     ensure!(said.contains("has model-server:latest already"), "{said}");
     ensure!(cut.wait()?.success(), "nothing was cut");
+    ensure!(said.contains("the same command again"), "{said}");
     let said = machine.expect(75, &["deploy", "v1"])?;
     ensure!(said.contains("another deployment is at work"), "{said}");
     // Somebody who looks on without seeing the end takes it from nobody.
     let frozen = machine.frozen_viewer(&["deploy", "v2"], "going on already")?;
-    machine.inside("for _ in $(seq 600); do [ -e /opt/blue-green/attempts/last/code ] && exit; sleep 0.2; done; exit 1")?;
+    machine.wait_until("[ -e /opt/blue-green/attempts/last/code ]")?;
     let said = machine.expect(0, &["deploy", "v2"])?;
     ensure!(said.contains("this deployment ended at"), "{said}");
     ensure!(said.contains("promoted: v2 on green"), "{said}");
     drop(frozen);
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    ensure!(
-        log.by_version().contains_key("v2"),
-        "{:?}",
-        log.by_version()
-    );
+    let versions = log.by_version();
+    ensure!(versions.contains_key("v2"), "{versions:?}");
     let history = machine.expect(0, &["history"])?;
     ensure!(history.matches("promoted").count() == 1, "{history}");
+    Ok(())
+}
 
-    // Everything stops and starts: the same color is active.
+async fn after_a_reboot_the_same_color_is_active(machine: &mut Machine) -> Result {
     machine.reboot()?;
-    until_served(&machine, "v2").await?;
-    machine.inside("for _ in $(seq 300); do systemctl is-active --quiet blue-green-watch && exit; sleep 0.2; done; exit 1")?;
+    machine.until_served("v2").await?;
+    machine.wait_until(
+        "systemctl is-active --quiet blue-green-watch && systemctl is-active --quiet second-watch",
+    )?;
     let logs = machine.vm(&["logs"]);
     let mut timeout = Command::new("timeout");
     timeout
@@ -395,60 +285,110 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     for what in ["promoted: v2 on green", "router-1", "green-1"] {
         ensure!(said.contains(what), "no {what}: {said}");
     }
+    // The service's user may empty all logs, and the router goes on in them.
+    machine.inside("logrotate --force /etc/logrotate.d/blue-green")?;
+    machine.until_served("v2").await?;
+    machine.wait_until("[ -s /opt/blue-green/run/logs/access.log ]")
+}
 
-    // A disk without room refuses before traffic moves.
+fn a_full_disk_refuses_before_traffic_moves(machine: &Machine) -> Result {
     machine.fill_disk()?;
     let said = machine.expect(10, &["deploy", "v1"])?;
     ensure!(said.contains("MB left"), "{said}");
-    machine.inside("umount -l /opt/blue-green/state")?;
+    machine.free_disk()
+}
 
+async fn rolling_back_fails_no_request(machine: &Machine) -> Result {
     let traffic = machine.traffic()?;
     let said = machine.expect(0, &["rollback"])?;
     ensure!(said.contains("rolled back: blue serves v1"), "{said}");
     traffic.reach(traffic.count() + 100).await?;
     traffic.stop().await.ensure_none_failed()?;
     machine.expect(0, &["status"])?;
+    Ok(())
+}
 
-    // An image that a registry serves, by its digest.
-    let image = machine.push_to_registry()?;
-    let mut ship = machine.vm(&["ship", "v2"]);
-    let ship = ship.env("IMAGE", &image).output()?;
-    ensure!(ship.status.success(), "{}", words(&ship));
+fn images_come_from_a_registry_by_digest(machine: &Machine) -> Result {
+    registry::start(machine)?;
+    let image = registry::push(machine, "model-server:latest", "model-server")?;
+    let router = registry::push(machine, "router:blue-green", "router:1")?;
+    let mut ship = machine.vm(&["ship", "v2", "--set", FEW_GATES, "--set", SHORT_WATCH]);
+    let ship = ship.env("IMAGE", &image).env("ROUTER_IMAGE", &router);
+    let said = ends_with(0, ship)?;
+    for image in [&image, &router] {
+        ensure!(said.contains(&format!("has {image}")), "{said}");
+    }
     let variables = machine.inside("cat /opt/blue-green/.env")?;
     ensure!(variables.contains(&image), "{variables}");
     Ok(())
 }
 
+fn base_images_are_pinned_to_what_their_registry_serves(machine: &Machine) -> Result {
+    let laptop = registry::Laptop::on(machine)?;
+    let first = registry::push(machine, "router:blue-green", "base:1")?;
+    let pinned = laptop.pin()?;
+    ensure!(pinned == [&*first; 3], "{pinned:?} are not {first}");
+    let again = laptop.pin()?;
+    ensure!(again == pinned, "{again:?}");
+    // The tag moves, and the pins on request.
+    let second = registry::push(machine, "model-server:latest", "base:1")?;
+    ensure!(second != first, "{second} twice");
+    let moved = laptop.pin()?;
+    ensure!(moved == [&*second; 3], "{moved:?} are not {second}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn machines_are_taken_in_turn_until_one_fails_and_it_is_told_what_runs_where() -> Result {
-    let machines = [Machine::start()?, Machine::start()?];
+async fn machines_are_taken_in_turn_until_one_fails_and_one_takes_the_place_of_another() -> Result {
+    let machines = two_provisioned_machines()?;
     let [first, second] = &machines;
-    let names = machines
+    it_is_told_what_runs_where(&machines)?;
+    what_was_lost_is_restored_as_the_guide_says(first).await?;
+    the_service_moves_as_the_guide_says(first, second).await
+}
+
+/// Both at a time, which takes half of the time.
+fn two_provisioned_machines() -> Result<[Machine; 2]> {
+    let machines = [Machine::start()?, Machine::start()?];
+    let mut provisioning = machines
         .each_ref()
-        .map(|machine| format!("admin@{}", machine.address));
-    let ship = |version| {
-        let mut ship = first.vm(&["ship", version]);
+        .map(|machine| machine.vm(&["provision"]));
+    let provisioning = provisioning.each_mut().map(|provision| {
+        provision
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+    });
+    for provision in provisioning {
+        let output = provision?.wait_with_output()?;
+        ensure!(output.status.success(), "{}", words(&output));
+    }
+    Ok(machines)
+}
+
+fn it_is_told_what_runs_where(machines: &[Machine; 2]) -> Result {
+    let [first, second] = machines;
+    let names = machines.each_ref().map(Machine::host);
+    let ship = |code, version| {
+        let mut ship = first.vm(&["ship", version, "--set", FEW_GATES]);
         let keys = format!("{} -i {}", first.ssh_options(), second.key().display());
-        ship.env("HOST", names.join(","))
-            .env("SSH_OPTIONS", keys)
-            .output()
+        let ship = ship.env("HOST", names.join(",")).env("SSH_OPTIONS", keys);
+        ends_with(code, ship)
     };
 
-    let output = ship("v1")?;
-    let said = words(&output);
-    ensure!(output.status.success(), "{said}");
+    let said = ship(0, "v1")?;
     for (machine, name) in machines.iter().zip(&names) {
         ensure!(
             said.contains(&format!("{name}: blue serves v1, healthy")),
             "{said}"
         );
-        machine.be_lenient("2s")?;
+        machine.set(&format!(
+            "{LENIENT}[watch]\nduration = \"2s\"\nnegligible = \"10s\""
+        ))?;
     }
 
     second.fill_disk()?;
-    let output = ship("v2")?;
-    let said = words(&output);
-    ensure!(output.status.code() == Some(10), "{said}");
+    let said = ship(10, "v2")?;
     for told in [
         format!("stopped at {} (exit code 10)", names[1]),
         format!("{}: green serves v2, healthy", names[0]),
@@ -456,5 +396,71 @@ async fn machines_are_taken_in_turn_until_one_fails_and_it_is_told_what_runs_whe
     ] {
         ensure!(said.contains(&told), "{said}");
     }
+    second.free_disk()
+}
+
+const HISTORY: &str = "cat /opt/blue-green/state/history.jsonl";
+
+async fn what_was_lost_is_restored_as_the_guide_says(machine: &Machine) -> Result {
+    machine.inside(
+        "cd /opt/blue-green
+        echo REQUEST_LOG=failures >>.env
+        echo KEPT=secret >>secrets.env",
+    )?;
+    let history = machine.inside(HISTORY)?;
+    machine.inside(&guide::commands("Backup.")?)?;
+    machine
+        .inside("cd /opt/blue-green && rm -r state/* run/flags/* .env deployer.toml secrets.env")?;
+    // Without flags.
+    machine.until_served("v1").await?;
+    machine.inside(&guide::commands("Restoring it on the same machine.")?)?;
+    machine.until_served("v2").await?;
+    machine.wait_until("systemctl is-active --quiet blue-green-watch")?;
+    ensure!(machine.inside(HISTORY)? == history, "it is another history");
+    settings_are_kept(machine)
+}
+
+async fn the_service_moves_as_the_guide_says(from: &Machine, to: &Machine) -> Result {
+    // The new machine has had the service before, as a bare one would cost minutes.
+    to.inside(&guide::commands("Taking it away.")?)?;
+    let left = to.inside(
+        "docker ps --all --quiet; docker network ls --format '{{.Name}}' | grep blue || true
+        ls -d /opt/blue-green || true
+        systemctl list-unit-files --no-legend 'blue-green*' || true
+        getent passwd blue-green || true",
+    )?;
+    ensure!(left.trim().is_empty(), "{left}");
+
+    to.expect(0, &["provision"])?;
+    let laptop = tempfile::tempdir()?;
+    let backup = laptop.path().join("backup");
+    from.take("/root/blue-green.tar.gz", &backup)?;
+    to.put(&backup, "/root/blue-green.tar.gz")?;
+    to.inside(&guide::commands("Moving to another machine.")?)?;
+    to.expect(0, &["ship", "v2"])?;
+    to.until_served("v2").await?;
+    settings_are_kept(to)?;
+    let history = from.inside(HISTORY)?;
+    ensure!(to.inside(HISTORY)?.starts_with(&history), "{history}");
+    let variables =
+        to.inside("sed 's/=.*//' /opt/blue-green/.env | grep -v '^#' | sort | uniq -d")?;
+    ensure!(variables.trim().is_empty(), "twice: {variables}");
+    let status = to.expect(0, &["status"])?;
+    ensure!(status.contains("v2"), "{status}");
+    Ok(())
+}
+
+/// What was given after provisioning is there, and readable for the service's user alone.
+fn settings_are_kept(machine: &Machine) -> Result {
+    let modes = machine.inside(
+        "cd /opt/blue-green
+        grep -q ^REQUEST_LOG=failures .env
+        grep -q ^KEPT=secret secrets.env
+        stat -c '%n %a %U' .env secrets.env secrets",
+    )?;
+    ensure!(
+        modes == ".env 600 blue-green\nsecrets.env 600 blue-green\nsecrets 700 blue-green\n",
+        "{modes}"
+    );
     Ok(())
 }
