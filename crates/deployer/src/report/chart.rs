@@ -11,9 +11,9 @@ use crate::{
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 200.0;
 const LEFT: f64 = 56.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 26.0;
 const TOP: f64 = 16.0;
-const BOTTOM: f64 = 30.0;
+const BOTTOM: f64 = 34.0;
 
 /// A drawing's coordinates: a range of values on each axis.
 struct Axes {
@@ -52,7 +52,7 @@ impl Axes {
         html! {
             @if let Some(x) = shown.map(|at| number(self.x(at.min(self.to)))) {
                 line.moment x1=(x) x2=(x) y1=(TOP) y2=(HEIGHT - BOTTOM) {}
-                text.tick x=(x) y=(y) text-anchor=(anchor) { (words) }
+                text.tick.over x=(x) y=(y) text-anchor=(anchor) { (words) }
             }
         }
     }
@@ -198,7 +198,8 @@ impl OverTime<'_> {
             let mut run = Vec::new();
             let mut before = f64::NEG_INFINITY;
             for second in of_color {
-                let at = second.second as f64 - first;
+                // In the middle of what it stands for.
+                let at = second.second as f64 - first + 0.5;
                 // A second in which nothing was sent has no value: the line is interrupted.
                 if at - before > 1.5 {
                     drawn += &path(std::mem::take(&mut run));
@@ -215,11 +216,11 @@ impl OverTime<'_> {
                     (axes.grid(words))
                     (axes.tick(0.0, "0 s"))
                     (axes.tick(axes.to, &format!("{:.0} s", axes.to)))
+                    path.active d=(line(self.candidate.other())) {}
+                    path.candidate d=(line(self.candidate)) {}
                     (axes.moment(self.switched.map(|at| at - first), "switch", ("middle", TOP - 4.0)))
                     // Within, and below the other one: it may be near that, and is often at the very end.
                     (axes.moment(self.rolled_back.map(|at| at - first), "rolled back\u{a0}", ("end", TOP + 18.0)))
-                    path.active d=(line(self.candidate.other())) {}
-                    path.candidate d=(line(self.candidate)) {}
                 }
                 figcaption {
                     (self.title) ", by the color that they were meant for: "
