@@ -150,6 +150,9 @@ impl Rollout<'_> {
         questions
             .ask(gates::before_the_switch(self.settings))
             .await?;
+        // A gate that could not take the copies back may have been let through as inconclusive: after the
+        // switch, they would go on to the release that was replaced.
+        router.set_shadow(false).map_err(words)?;
 
         self.hook_before(Phase::Validated).await?;
         self.reach(phase, Phase::Validated)?;

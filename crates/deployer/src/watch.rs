@@ -389,17 +389,29 @@ impl Watch {
     fn read_counters(&mut self, health: &Health) {
         if let Some(now) = health.uptime_seconds {
             if let Some(before) = self.uptime_seconds.filter(|before| now < *before) {
-                self.stopped.get_or_insert(format!(
-                    "its uptime fell from {before:.0} s to {now:.0} s, so it crashed and was started again"
-                ));
+                self.started_again(&format!("its uptime fell from {before:.0} s to {now:.0} s"));
             }
             self.uptime_seconds = Some(now);
         }
         if let (Some(requests), Some(failed)) = (health.request_count, health.error_count) {
             let now = Tally { requests, failed };
+            // The only sign of it where the uptime is not told.
+            if let Some(Counters { now: before, .. }) = self.counters
+                && (now.requests < before.requests || now.failed < before.failed)
+            {
+                self.started_again(&format!(
+                    "its own counters fell from {} requests and {} failures to {} and {}",
+                    before.requests, before.failed, now.requests, now.failed
+                ));
+            }
             let first = self.counters.map_or(now, |counters| counters.first);
             self.counters = Some(Counters { first, now });
         }
+    }
+
+    fn started_again(&mut self, sign: &str) {
+        self.stopped
+            .get_or_insert_with(|| format!("{sign}, so it crashed and was started again"));
     }
 }
 

@@ -61,12 +61,10 @@ pub(super) async fn run(
     };
     let passed = tokio::select! {
         passed = questions.ask(gates::before_the_switch(&settings)) => passed,
-        () = told_to_stop() => {
-            // A gate that was interrupted may have left it.
-            world.router.set_shadow(false)?;
-            Err("the deployer was told to stop".to_owned())
-        }
+        () = told_to_stop() => Err("the deployer was told to stop".to_owned()),
     };
+    // A gate that was interrupted may have left copies on, or one that could not take them back.
+    world.router.set_shadow(false)?;
     let (version, gates) = (&release.version, verdicts.taken());
     let passed = passed.and_then(|()| proven(&gates));
     let (code, text) = match &passed {

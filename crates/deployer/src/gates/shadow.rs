@@ -34,36 +34,41 @@ impl Shadow {
     async fn mirror(
         &self,
         candidate: &Candidate<'_>,
+        logs: [&dyn Traffic; 2],
+    ) -> Result<[Seen; 2], WorldError> {
+        let seen = self.copy(candidate, logs).await;
+        // Also where turning them on failed: it may have done so half-way.
+        candidate.world.router.set_shadow(false)?;
+        seen
+    }
+
+    /// The same, leaving the copies on.
+    async fn copy(
+        &self,
+        candidate: &Candidate<'_>,
         [shadow_log, access_log]: [&dyn Traffic; 2],
     ) -> Result<[Seen; 2], WorldError> {
         const PAUSE: Duration = Duration::from_secs(1);
 
-        let router = &candidate.world.router;
         // What lies in the logs from before is not about this candidate.
         shadow_log.new_requests()?;
         let requests = access_log.new_requests()?;
         candidate.reporter.report(&Event::Logged {
             requests: &requests,
         });
-        router.set_shadow(true)?;
+        candidate.world.router.set_shadow(true)?;
         let (mut copied, mut original) = (Seen::default(), Seen::default());
         let until = Instant::now() + self.settings.duration;
-        let mut read = Ok(());
-        while Instant::now() < until && read.is_ok() {
+        while Instant::now() < until {
             tokio::time::sleep(PAUSE.min(until - Instant::now())).await;
-            read = async {
-                let requests = access_log.new_requests()?;
-                candidate.reporter.report(&Event::Logged {
-                    requests: &requests,
-                });
-                original.add(&Seen::of(candidate.color.other(), &requests));
-                copied.add(&Seen::of(candidate.color, &shadow_log.new_requests()?));
-                Ok(())
-            }
-            .await;
+            let requests = access_log.new_requests()?;
+            candidate.reporter.report(&Event::Logged {
+                requests: &requests,
+            });
+            original.add(&Seen::of(candidate.color.other(), &requests));
+            copied.add(&Seen::of(candidate.color, &shadow_log.new_requests()?));
         }
-        router.set_shadow(false)?;
-        read.map(|()| [copied, original])
+        Ok([copied, original])
     }
 
     fn assess(&self, copied: &Seen, original: &Seen, before: &Seen) -> Verdict {

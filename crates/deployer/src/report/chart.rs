@@ -11,9 +11,9 @@ use crate::{
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 200.0;
 const LEFT: f64 = 56.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 26.0;
 const TOP: f64 = 16.0;
-const BOTTOM: f64 = 30.0;
+const BOTTOM: f64 = 34.0;
 
 /// A drawing's coordinates: a range of values on each axis.
 struct Axes {
@@ -39,6 +39,20 @@ impl Axes {
                 @let y = self.y(self.most * share);
                 line.grid x1=(LEFT) x2=(WIDTH - RIGHT) y1=(number(y)) y2=(number(y)) {}
                 text.tick x=(LEFT - 6.0) y=(number(y + 4.0)) text-anchor="end" { (words(self.most * share)) }
+            }
+        }
+    }
+
+    /// A line down where something happened: at the end, where that was shortly after the last line of the
+    /// router's log, which nginx writes late.
+    fn moment(&self, at: Option<f64>, words: &str, (anchor, y): (&str, f64)) -> Markup {
+        const LATE: f64 = 2.0;
+
+        let shown = at.filter(|at| (self.from..=self.to + LATE).contains(at));
+        html! {
+            @if let Some(x) = shown.map(|at| number(self.x(at.min(self.to)))) {
+                line.moment x1=(x) x2=(x) y1=(TOP) y2=(HEIGHT - BOTTOM) {}
+                text.tick.over x=(x) y=(y) text-anchor=(anchor) { (words) }
             }
         }
     }
@@ -130,7 +144,7 @@ pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
         figure {
             svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
                 title { "Distribution of latencies" }
-                (axes.grid(|share| format!("{:.0} %", share * 100.0)))
+                (axes.grid(|share| format!("{:.1} %", share * 100.0)))
                 @for seconds in ticks { (axes.tick(seconds.log10(), &milliseconds(seconds))) }
                 path.candidate.area d=(outline(&candidate)) {}
                 path.active d=(outline(&active)) {}
@@ -152,8 +166,10 @@ pub(super) struct OverTime<'a> {
     pub(super) seconds: &'a [Second],
     /// The color of the candidate.
     pub(super) candidate: Color,
-    /// When traffic moved, in seconds since 1970.
+    /// When traffic moved to the candidate, in seconds since 1970.
     pub(super) switched: Option<f64>,
+    /// When it was back, likewise.
+    pub(super) rolled_back: Option<f64>,
 }
 
 impl OverTime<'_> {
@@ -165,11 +181,12 @@ impl OverTime<'_> {
         words: impl Fn(f64) -> String,
     ) -> Option<Markup> {
         let first = self.seconds.first()?.second as f64;
-        let last = self.seconds.last()?.second as f64;
+        // It ends with its last second.
+        let last = self.seconds.last()?.second as f64 + 1.0;
         let most = self.seconds.iter().map(&value).fold(scale, f64::max);
         let axes = Axes {
             from: 0.0,
-            to: (last - first).max(1.0),
+            to: last - first,
             most,
         };
         let line = |color: Color| {
@@ -181,7 +198,8 @@ impl OverTime<'_> {
             let mut run = Vec::new();
             let mut before = f64::NEG_INFINITY;
             for second in of_color {
-                let at = second.second as f64 - first;
+                // In the middle of what it stands for.
+                let at = second.second as f64 - first + 0.5;
                 // A second in which nothing was sent has no value: the line is interrupted.
                 if at - before > 1.5 {
                     drawn += &path(std::mem::take(&mut run));
@@ -198,12 +216,11 @@ impl OverTime<'_> {
                     (axes.grid(words))
                     (axes.tick(0.0, "0 s"))
                     (axes.tick(axes.to, &format!("{:.0} s", axes.to)))
-                    @if let Some(switched) = self.switched.map(|at| at - first).filter(|at| (0.0..=axes.to).contains(at)) {
-                        line.switch x1=(number(axes.x(switched))) x2=(number(axes.x(switched))) y1=(TOP) y2=(HEIGHT - BOTTOM) {}
-                        text.tick x=(number(axes.x(switched))) y=(TOP - 4.0) text-anchor="middle" { "switch" }
-                    }
                     path.active d=(line(self.candidate.other())) {}
                     path.candidate d=(line(self.candidate)) {}
+                    (axes.moment(self.switched.map(|at| at - first), "switch", ("middle", TOP - 4.0)))
+                    // Within, and below the other one: it may be near that, and is often at the very end.
+                    (axes.moment(self.rolled_back.map(|at| at - first), "rolled back\u{a0}", ("end", TOP + 18.0)))
                 }
                 figcaption {
                     (self.title) ", by the color that they were meant for: "

@@ -160,12 +160,15 @@ fn figure(name: &str, value: f64) -> String {
 
 fn traffic(record: &Record) -> Markup {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of our time fit")]
-    let switched = record.switched.map(|at| at.as_millisecond() as f64 / 1e3);
+    let seconds = |at: Timestamp| at.as_millisecond() as f64 / 1e3;
+    let mut ends = record.phases.iter();
+    let rolled_back = ends.find(|reached| reached.phase == Phase::RolledBack);
     let over_time = |title| OverTime {
         title,
         seconds: &record.traffic,
         candidate: record.plan.idle,
-        switched,
+        switched: record.switched.map(seconds),
+        rolled_back: rolled_back.map(|reached| seconds(reached.at)),
     };
     let errors = over_time("Failed requests").draw(
         0.01,
@@ -195,7 +198,7 @@ fn traffic(record: &Record) -> Markup {
 
 fn flips(flips: &[Flip]) -> Markup {
     let sure = |confidence: Option<f64>| {
-        confidence.map_or_else(String::new, |it| format!(" ({:.0} %)", it * 100.0))
+        confidence.map_or_else(String::new, |it| format!(" ({:.0}\u{a0}%)", it * 100.0))
     };
     html! {
         h2 { "Inputs that the releases disagree on" }
@@ -226,4 +229,87 @@ fn since(from: Option<Timestamp>, to: Timestamp) -> String {
     };
     let seconds = (to.as_millisecond() - from.as_millisecond()) as f64 / 1e3;
     format!("{seconds:.1} s")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        color::Color,
+        plan::Plan,
+        release::Release,
+        report::record::{Reached, Second},
+    };
+
+    /// Of a color as the style writes it: what share of white's light it gives (WCAG 2.1).
+    fn luminance(color: &str) -> f64 {
+        let channel = |at: usize| {
+            let value = u8::from_str_radix(&color[at..at + 2], 16).unwrap();
+            let share = f64::from(value) / 255.0;
+            if share <= 0.040_45 {
+                share / 12.92
+            } else {
+                ((share + 0.055) / 1.055).powf(2.4)
+            }
+        };
+        0.2126 * channel(1) + 0.7152 * channel(3) + 0.0722 * channel(5)
+    }
+
+    #[test]
+    fn all_words_can_be_read_on_all_grounds_in_light_and_in_dark() {
+        for scheme in [0, 1] {
+            let luminance_of = |name: &str| {
+                let (_, rest) = STYLE.split_once(&format!("--{name}: light-dark(")).unwrap();
+                let (colors, _) = rest.split_once(')').unwrap();
+                luminance(colors.split(", ").nth(scheme).unwrap())
+            };
+            for ground in ["ground", "card"] {
+                for words in ["ink", "faint", "good", "bad", "open", "active", "candidate"] {
+                    let [one, other] = [ground, words].map(|name| luminance_of(name) + 0.05);
+                    let contrast = one.max(other) / one.min(other);
+                    assert!(
+                        contrast >= 4.5,
+                        "{words} on {ground} in scheme {scheme}: {contrast:.2}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_roll_back_shows_in_each_drawing_of_what_clients_saw() {
+        let began = Timestamp::from_second(1_700_000_000).unwrap();
+        let at = |seconds: i64| Timestamp::from_second(began.as_second() + seconds).unwrap();
+        let release = Release {
+            model: "sentiment".to_owned(),
+            version: "v2".to_owned(),
+            digest: None,
+        };
+        let mut record = Record::new(Plan::new(began, Color::Blue, release));
+        let second = |seconds: i64, color| Second {
+            second: began.as_second() + seconds,
+            color,
+            requests: 10,
+            failed: 0,
+            p50: 0.01,
+            p99: 0.02,
+        };
+        record.traffic = vec![
+            second(0, Color::Blue),
+            second(2, Color::Green),
+            second(3, Color::Green),
+        ];
+        record.switched = Some(at(1));
+        let moments = |record: &Record| html(record).matches("class=\"moment\"").count();
+        assert_eq!(moments(&record), 3);
+        let rolled_back = |seconds| Reached {
+            phase: Phase::RolledBack,
+            at: at(seconds),
+        };
+        record.phases.push(rolled_back(5));
+        assert_eq!(moments(&record), 6);
+        // By a later command, when nobody was watching.
+        record.phases = vec![rolled_back(500)];
+        assert_eq!(moments(&record), 3);
+    }
 }

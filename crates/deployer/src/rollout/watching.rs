@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{Rollout, rounded, words};
 use crate::{
@@ -156,13 +156,29 @@ impl Rollout<'_> {
             ..Look::default()
         };
         if let Some(Err(_)) = look.health {
-            match self.world.fleet.inspect(Service::Server(idle)).await {
-                Ok((State::Stopped(how), _)) => look.stopped = Some(how),
-                Ok(_) => {}
-                Err(error) => look.unread.push(format!("whether it still runs: {error}")),
+            match self.stopped().await {
+                Ok(stopped) => look.stopped = stopped,
+                Err(problem) => look
+                    .unread
+                    .push(format!("whether it still runs: {problem}")),
             }
         }
         look
+    }
+
+    /// How the candidate stopped, if it did. Not waited for longer than for the candidate itself: an engine
+    /// that hangs must not keep traffic on a release that fails.
+    async fn stopped(&self) -> Result<Option<String>, String> {
+        let bound = self.settings.probe.timeout;
+        let asked = self.world.fleet.inspect(Service::Server(self.plan.idle));
+        let (state, _) = timeout(bound, asked)
+            .await
+            .map_err(|_| format!("no answer within {}", humantime::format_duration(bound)))?
+            .map_err(words)?;
+        Ok(match state {
+            State::Stopped(how) => Some(how),
+            State::Running | State::Unmanaged => None,
+        })
     }
 
     /// What was logged since the last time; none where there is no log to read.

@@ -171,6 +171,23 @@ fn a_restart_shows_also_where_nothing_is_counted() {
 }
 
 #[test]
+fn a_restart_shows_also_where_no_uptime_is_told() {
+    for (requests, errors) in [(40, 0), (130, 1)] {
+        let mut watch = watch();
+        for (requests, errors) in [(120, 3), (requests, errors)] {
+            let mut look = healthy(requests, errors, 0.0);
+            if let Some(Ok(health)) = &mut look.health {
+                health.uptime_seconds = None;
+            }
+            watch.see(look);
+        }
+        let verdict = watch.verdict(Duration::from_secs(2)).unwrap();
+        let words = "it stopped: its own counters fell from 120 requests and 3 failures to ";
+        assert!(verdict.summary.starts_with(words), "{}", verdict.summary);
+    }
+}
+
+#[test]
 fn own_counters_are_judged_by_their_increase() {
     let mut watch = watch();
     watch.see(healthy(1_000_000, 0, 1.0));

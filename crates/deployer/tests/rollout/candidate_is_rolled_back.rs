@@ -143,6 +143,20 @@ async fn a_process_that_stopped_ends_it_without_waiting_for_three_checks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_does_not_keep_traffic_on_a_release_that_stopped() {
+    let ended = Deployment::of(Server::later(4, Trouble::Exited))
+        .quiet()
+        .then(
+            |call| *call == Call::PointAt(CANDIDATE),
+            |state| state.engine_hangs = true,
+        )
+        .run()
+        .await;
+    // The look at 4 s waits for the engine for 2 s more; then what the probes met decides.
+    assert_given_back(&ended, "watch, after 6 s: ");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_uptime_that_fell_ends_it() {
     let ended = Deployment::of(Server::later(4, Trouble::WasRestarted))
         .run()

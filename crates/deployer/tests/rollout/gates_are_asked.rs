@@ -9,8 +9,9 @@ use deployer::{
 };
 
 use crate::{
-    deployment::{Deployment, Ended},
+    deployment::{ALWAYS, Deployment, Ended},
     history::{Call, Happened},
+    script::{Fault, Which},
     server::{Server, Trouble},
 };
 
@@ -159,13 +160,49 @@ async fn a_question_that_stays_open_refuses_unless_the_settings_say_otherwise() 
         Finding::Inconclusive,
         "at least 1000000 are needed",
     );
-    let mut proceeding = everything(Server::good());
+    let mut proceeding = proceeding();
     proceeding.settings.shadow.min_requests = 1_000_000;
-    proceeding.settings.gates.on_inconclusive = OnInconclusiveGate::Proceed;
     proceeding
         .run()
         .await
         .assert(Phase::Promoted, "watched for 10 s");
+}
+
+/// Goes on where a question stays open.
+fn proceeding() -> Deployment {
+    let mut deployment = everything(Server::good());
+    deployment.settings.gates.on_inconclusive = OnInconclusiveGate::Proceed;
+    deployment
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_that_were_left_on_by_a_fault_are_taken_back_before_the_switch() {
+    let faults: [(Which, Fault); 2] = [
+        (|call| *call == Call::SetShadow(false), Fault::Before),
+        (|call| *call == Call::SetShadow(true), Fault::After),
+    ];
+    for (which, fault) in faults {
+        let ended = proceeding().failing(0..1, which, fault).run().await;
+        ended.assert(Phase::Promoted, "watched for 10 s");
+        let shadow = Some(&("shadow", Finding::Inconclusive));
+        assert_eq!(findings(&ended).last(), shadow);
+        assert!(!ended.left_shadow, "copies were left on");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_that_cannot_be_taken_back_refuse_a_release_that_every_gate_let_through() {
+    let ended = proceeding()
+        .failing(
+            ALWAYS,
+            |call| *call == Call::SetShadow(false),
+            Fault::Before,
+        )
+        .run()
+        .await;
+    ended.assert(Phase::Refused, "SetShadow(false) failed");
+    assert!(ended.left_shadow);
+    assert!(ended.history.notes().contains(&"SetShadow(false) failed"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) shadow_log: Vec<Request>,
     /// The hook that fails.
     pub(crate) failing_hook: Option<(When, Phase)>,
+    /// Whether what runs the services never tells how they are.
+    pub(crate) engine_hangs: bool,
     pub(crate) clients_per_second: f64,
     clients_until: Instant,
     pub(crate) script: Script,
@@ -77,6 +79,7 @@ impl State {
             shadow: false,
             shadow_log: Vec::new(),
             failing_hook: None,
+            engine_hangs: false,
             clients_per_second: 50.0,
             clients_until: long_ago,
             script: Script::default(),
@@ -378,6 +381,9 @@ impl Fleet for Scene {
     }
 
     async fn inspect(&self, service: Service) -> Result<(Doing, Option<String>), WorldError> {
+        if self.lock().engine_hangs {
+            std::future::pending::<()>().await;
+        }
         self.call(Call::Inspect(service), |state| {
             let Service::Server(color) = service else {
                 return Ok((Doing::Running, None));
