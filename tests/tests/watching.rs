@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{PortBlock, Receiver, Stack, Watch, fault::ENOUGH, get};
+use end_to_end::{PortBlock, Receiver, Run, Stack, Watch, get};
 use serde_json::Value;
 use tokio::process::Child;
 
@@ -26,11 +26,16 @@ struct Watched {
 
 impl Watched {
     async fn begin(more: &[&str]) -> Result<Self> {
+        Self::begin_with(&["v2"], more).await
+    }
+
+    /// The same, with these releases deployed one after the other.
+    async fn begin_with(releases: &[&str], more: &[&str]) -> Result<Self> {
         let stack = Stack::of_processes("faulty-server", SHORT)?;
         stack.expect(0, &["up"]).await?;
-        // No client is there yet who could prove it within a second.
-        let deploy = ["deploy", "v2", "--set", "watch.on_inconclusive=promote"];
-        stack.expect(0, &deploy).await?;
+        for release in releases {
+            deploy(&stack, release).await?;
+        }
         let receiver = Receiver::start(0).await?;
         let watch = start(&stack, &receiver, more)?;
         Ok(Self {
@@ -54,6 +59,12 @@ impl Watched {
     }
 }
 
+/// Where no client is there who could prove it within a second.
+async fn deploy(stack: &Stack, release: &str) -> Result<Run> {
+    let deploy = ["deploy", release, "--set", "watch.on_inconclusive=promote"];
+    stack.expect(0, &deploy).await
+}
+
 fn start(stack: &Stack, receiver: &Receiver, more: &[&str]) -> Result<Child> {
     let url = receiver.url();
     stack.start_deployer_with(
@@ -63,6 +74,7 @@ fn start(stack: &Stack, receiver: &Receiver, more: &[&str]) -> Result<Child> {
 }
 
 const BLUE: usize = 0;
+const GREEN: usize = 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_freezes_may_not_stand_in_until_it_is_well() -> Result {
@@ -100,25 +112,24 @@ async fn a_standby_that_is_killed_is_started_again_where_that_is_wanted() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_is_slow_may_not_stand_in() -> Result {
-    let stack = Stack::of_processes("faulty-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    stack.expect(0, &["deploy", "slow-later"]).await?;
-    // It serves well until clients have come to like it.
-    let traffic = stack.traffic(8, Duration::from_millis(2))?;
-    traffic.reach(usize::try_from(ENOUGH)?).await?;
-    traffic.stop().await;
-    stack.expect(0, &["deploy", "v1"]).await?;
-    let receiver = Receiver::start(0).await?;
-    let watch = start(&stack, &receiver, &[])?;
-    let traffic = stack.traffic(8, PAUSE)?;
-    let took = receiver.until("down", "green").await?;
+async fn a_standby_that_is_slow_may_not_stand_in_until_it_is_quick_again() -> Result {
+    let watched = Watched::begin_with(&["slow-when-told", "v1"], &[]).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    ensure!(watched.fit(GREEN).await?, "it was promoted");
+    watched.stack.signal("green", "USR1")?;
+    let took = watched.receiver.until("down", "green").await?;
     ensure!(took < SOON, "{took:?}");
-    ensure!(stack.status().await?["colors"][1]["fit"] == false);
+    until(async || Ok(!watched.fit(GREEN).await?)).await?;
+    watched.stack.signal("green", "USR1")?;
+    let took = watched.receiver.until("up", "green").await?;
+    ensure!(took < SOON, "{took:?}");
+    until(async || watched.fit(GREEN).await).await?;
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    drop(watch);
-    Ok(())
+    log.ensure_answered_by("v1")?;
+    let alerts = watched.receiver.alerts();
+    ensure!(alerts.len() == 2, "each is said once: {alerts:?}");
+    watched.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
