@@ -210,6 +210,18 @@ async fn a_color_that_froze_is_started_again_as_the_standby_where_that_is_wanted
     watched.end().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_waits_for_a_watch_that_stops_a_color() -> Result {
+    let long = ["--set", "fleet.process.stop_timeout=5s"];
+    let watched = Watched::begin(&[&FAILOVER[..], &long].concat()).await?;
+    watched.stack.signal("green", "STOP")?;
+    watched.receiver.until("failover", "blue").await?;
+    let run = deploy(&watched.stack, "v2").await?;
+    ensure!(run.stderr.contains("waiting for `watch` by"), "{run:?}");
+    ensure!(!run.stderr.contains("was interrupted"), "{run:?}");
+    ensure!(watched.stack.status().await?["active"] == "green");
+    watched.end().await
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_color_that_froze_is_stopped_by_the_next_deployer_where_the_watch_was_killed() -> Result {

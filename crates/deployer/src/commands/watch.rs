@@ -29,7 +29,7 @@ use crate::{
     config::Settings,
     event::{Event, Reporter},
     examples::{Example, Examples},
-    holder::Holder,
+    holder::{Holder, WATCH},
     intent,
     journal::{self, Entry},
     monitor::{Look, Pulse, Standing},
@@ -238,7 +238,7 @@ impl Watching<'_> {
 
     /// Whether it is this watch that holds the lock, for its job.
     fn is_this(&self, holder: &Holder) -> bool {
-        let this = Holder::this("watch");
+        let this = Holder::this(WATCH);
         self.job.is_some()
             && (&holder.command, &holder.by, holder.pid) == (&this.command, &this.by, this.pid)
     }

@@ -9,6 +9,7 @@ use crate::{
     config::{FleetKind, Settings},
     event::{Event, Reporter},
     history::Deed,
+    holder::WATCH,
     journal::{self, Journal, JournalError},
     monitor::{Flag, Kept, Standing, failover},
     phase::Phase,
@@ -157,7 +158,7 @@ impl Watching<'_> {
 }
 
 fn lock(settings: &Settings, reporter: &dyn Reporter) -> Option<Journal> {
-    match Journal::lock(&settings.state, "watch") {
+    match Journal::lock(&settings.state, WATCH) {
         Ok(journal) => Some(journal),
         Err(JournalError::Busy { .. }) => None,
         Err(error) => {
