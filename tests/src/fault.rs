@@ -48,8 +48,8 @@ pub enum Fault {
     SlowForClients,
     /// Every text that comes through the router is negative.
     BiasedForClients,
-    /// After [`ENOUGH`] requests each prediction takes [`NEVER_IN_TIME`] longer.
-    SlowLater,
+    /// From SIGUSR1 until the next one each prediction takes [`NEVER_IN_TIME`] longer.
+    SlowWhenTold,
 }
 
 /// So many requests through the router that the watch has begun; fewer than traffic brings within a
@@ -98,7 +98,7 @@ pub const NAMES: [&str; 22] = [
     "stops-predicting",
     "slow-for-clients",
     "biased-for-clients",
-    "slow-later",
+    "slow-when-told",
 ];
 
 impl Fault {
@@ -127,7 +127,7 @@ impl Fault {
             "stops-predicting" => Self::StopsPredicting,
             "slow-for-clients" => Self::SlowForClients,
             "biased-for-clients" => Self::BiasedForClients,
-            "slow-later" => Self::SlowLater,
+            "slow-when-told" => Self::SlowWhenTold,
             _ => return None,
         })
     }

@@ -169,6 +169,20 @@ async fn a_release_that_is_healthy_and_predicts_nothing_is_rolled_back() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_good_release_is_not_judged_by_what_the_router_holds_against_the_one_before() -> Result {
+    let stack = Stack::of_processes("faulty-server", SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
+    for _ in 0..3 {
+        stack.expect(20, &["deploy", "fails-clients"]).await?;
+        stack.expect(0, &["deploy", "v2"]).await?;
+        stack.expect(0, &["switch", "blue"]).await?;
+    }
+    traffic.stop().await.ensure_none_failed()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn when_both_colors_are_sick_the_deployer_halts_and_stops_nothing() -> Result {
     let stack = Stack::of_processes("faulty-server", LONG)?;
     stack.expect(0, &["up"]).await?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{PortBlock, Receiver, Stack, Watch, fault::ENOUGH, get};
+use end_to_end::{Log, PortBlock, Receiver, Run, Stack, Watch, get};
 use serde_json::Value;
 use tokio::process::Child;
 
@@ -26,11 +26,16 @@ struct Watched {
 
 impl Watched {
     async fn begin(more: &[&str]) -> Result<Self> {
+        Self::begin_with(&["v2"], more).await
+    }
+
+    /// The same, with these releases deployed one after the other.
+    async fn begin_with(releases: &[&str], more: &[&str]) -> Result<Self> {
         let stack = Stack::of_processes("faulty-server", SHORT)?;
         stack.expect(0, &["up"]).await?;
-        // No client is there yet who could prove it within a second.
-        let deploy = ["deploy", "v2", "--set", "watch.on_inconclusive=promote"];
-        stack.expect(0, &deploy).await?;
+        for release in releases {
+            deploy(&stack, release).await?;
+        }
         let receiver = Receiver::start(0).await?;
         let watch = start(&stack, &receiver, more)?;
         Ok(Self {
@@ -54,6 +59,12 @@ impl Watched {
     }
 }
 
+/// Where no client is there who could prove it within a second.
+async fn deploy(stack: &Stack, release: &str) -> Result<Run> {
+    let deploy = ["deploy", release, "--set", "watch.on_inconclusive=promote"];
+    stack.expect(0, &deploy).await
+}
+
 fn start(stack: &Stack, receiver: &Receiver, more: &[&str]) -> Result<Child> {
     let url = receiver.url();
     stack.start_deployer_with(
@@ -63,6 +74,7 @@ fn start(stack: &Stack, receiver: &Receiver, more: &[&str]) -> Result<Child> {
 }
 
 const BLUE: usize = 0;
+const GREEN: usize = 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_freezes_may_not_stand_in_until_it_is_well() -> Result {
@@ -100,50 +112,137 @@ async fn a_standby_that_is_killed_is_started_again_where_that_is_wanted() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_is_slow_may_not_stand_in() -> Result {
-    let stack = Stack::of_processes("faulty-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    stack.expect(0, &["deploy", "slow-later"]).await?;
-    // It serves well until clients have come to like it.
-    let traffic = stack.traffic(8, Duration::from_millis(2))?;
-    traffic.reach(usize::try_from(ENOUGH)?).await?;
-    traffic.stop().await;
-    stack.expect(0, &["deploy", "v1"]).await?;
-    let receiver = Receiver::start(0).await?;
-    let watch = start(&stack, &receiver, &[])?;
-    let traffic = stack.traffic(8, PAUSE)?;
-    let took = receiver.until("down", "green").await?;
+async fn a_standby_that_is_slow_may_not_stand_in_until_it_is_quick_again() -> Result {
+    let watched = Watched::begin_with(&["slow-when-told", "v1"], &[]).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    ensure!(watched.fit(GREEN).await?, "it was promoted");
+    watched.stack.signal("green", "USR1")?;
+    let took = watched.receiver.until("down", "green").await?;
     ensure!(took < SOON, "{took:?}");
-    ensure!(stack.status().await?["colors"][1]["fit"] == false);
+    until(async || Ok(!watched.fit(GREEN).await?)).await?;
+    watched.stack.signal("green", "USR1")?;
+    let took = watched.receiver.until("up", "green").await?;
+    ensure!(took < SOON, "{took:?}");
+    until(async || watched.fit(GREEN).await).await?;
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    drop(watch);
+    log.ensure_answered_by("v1")?;
+    let alerts = watched.receiver.alerts();
+    ensure!(alerts.len() == 2, "each is said once: {alerts:?}");
+    watched.end().await
+}
+
+/// What stops a color that froze before clients lose patience.
+const FAILOVER: [&str; 4] = [
+    "--set",
+    "monitor.failover=true",
+    "--set",
+    "fleet.process.stop_timeout=2s",
+];
+/// How long nginx waits for an answer: its `proxy_read_timeout`.
+const READ_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Requests hung on a color that froze, and were answered by the other one long before nginx would have
+/// given up.
+fn ensure_repeated_in_time(log: &Log) -> Result {
+    log.ensure_none_failed()?;
+    let longest = log.answers.iter().map(|answer| answer.took).max();
+    let longest = longest.context("no request was made")?;
+    ensure!(longest > Duration::from_secs(2), "none hung: {longest:?}");
+    ensure!(longest < READ_TIMEOUT / 2, "{longest:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_leaves_an_active_color_that_freezes_where_that_is_wanted() -> Result {
-    let watched = Watched::begin(&["--set", "monitor.failover=true"]).await?;
+    let watched = Watched::begin(&FAILOVER).await?;
+    let stack = &watched.stack;
+    let traffic = stack.traffic(8, PAUSE)?;
+    traffic.reach(200).await?;
     let frozen = Instant::now();
-    watched.stack.signal("green", "STOP")?;
+    stack.signal("green", "STOP")?;
     watched.receiver.until("down", "green").await?;
     watched.receiver.until("failover", "blue").await?;
     ensure!(frozen.elapsed() < SOON, "{:?}", frozen.elapsed());
-    let traffic = watched.stack.traffic(8, PAUSE)?;
-    traffic.reach(200).await?;
+    stack.until_ended("green").await?;
+    let stopped = Instant::now();
+    traffic.reach(traffic.count() + 200).await?;
     let log = traffic.stop().await;
-    log.ensure_none_failed()?;
-    log.ensure_answered_by("v1")?;
-    let status = watched.stack.status().await?;
+    ensure_repeated_in_time(&log)?;
+    log.between(stopped, Instant::now())
+        .ensure_answered_by("v1")?;
+    let status = stack.status().await?;
     ensure!(status["active"] == "blue", "{status}");
     ensure!(status["colors"][1]["fit"] == false, "{status}");
-    let history = watched.stack.expect(0, &["history"]).await?;
-    ensure!(history.stdout.contains("failed over"), "{}", history.stdout);
-    ensure!(history.stdout.contains("was down: "), "{}", history.stdout);
+    let history = stack.expect(0, &["history"]).await?.stdout;
+    for words in [
+        "failed over",
+        "was down: ",
+        "what still runs of it is stopped",
+    ] {
+        ensure!(history.contains(words), "{history}");
+    }
+    let alerts = watched.receiver.alerts();
+    let text = alerts.last().context("no alert")?["text"].to_string();
+    ensure!(text.contains("what still runs of it is stopped"), "{text}");
     // When it is well again it is the standby.
-    watched.stack.signal("green", "CONT")?;
-    until(async || watched.fit(1).await).await?;
+    stack.expect(0, &["up"]).await?;
+    watched.receiver.until("up", "green").await?;
+    until(async || watched.fit(GREEN).await).await?;
     watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_color_that_froze_is_started_again_as_the_standby_where_that_is_wanted() -> Result {
+    let restart = ["--set", "monitor.restart_standby=true"];
+    let watched = Watched::begin(&[&FAILOVER[..], &restart].concat()).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    watched.stack.signal("green", "STOP")?;
+    watched.receiver.until("failover", "blue").await?;
+    watched.receiver.until("up", "green").await?;
+    until(async || watched.fit(GREEN).await).await?;
+    ensure_repeated_in_time(&traffic.stop().await)?;
+    let alerts = watched.receiver.alerts();
+    ensure!(
+        alerts.len() == 3,
+        "what is under way is not interrupted: {alerts:?}"
+    );
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_waits_for_a_watch_that_stops_a_color() -> Result {
+    let long = ["--set", "fleet.process.stop_timeout=5s"];
+    let watched = Watched::begin(&[&FAILOVER[..], &long].concat()).await?;
+    watched.stack.signal("green", "STOP")?;
+    watched.receiver.until("failover", "blue").await?;
+    let run = deploy(&watched.stack, "v2").await?;
+    ensure!(run.stderr.contains("waiting for `watch` by"), "{run:?}");
+    ensure!(!run.stderr.contains("was interrupted"), "{run:?}");
+    ensure!(watched.stack.status().await?["active"] == "green");
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_color_that_froze_is_stopped_by_the_next_deployer_where_the_watch_was_killed() -> Result {
+    let Watched {
+        stack, mut watch, ..
+    } = Watched::begin(&[]).await?;
+    watch.kill().await?;
+    let traffic = stack.traffic(8, PAUSE)?;
+    traffic.reach(200).await?;
+    let at = [("DEPLOYER_KILL_AT", "after flag green off".as_ref())];
+    let watch = stack.start_deployer_with(&[&["watch"], &FAILOVER[..]].concat(), &at)?;
+    stack.signal("green", "STOP")?;
+    Stack::finish(watch, &["watch"]).await?;
+    let recover = ["recover", "--set", "fleet.process.stop_timeout=2s"];
+    stack.expect(0, &recover).await?;
+    stack.until_ended("green").await?;
+    traffic.reach(traffic.count() + 200).await?;
+    ensure_repeated_in_time(&traffic.stop().await)?;
+    let again = stack.expect(0, &["recover"]).await?;
+    ensure!(again.stdout.contains("nothing to recover"), "{again:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

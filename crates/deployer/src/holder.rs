@@ -5,6 +5,9 @@ use std::{env, fmt, process};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// What `deployer watch` takes the lock for.
+pub const WATCH: &str = "watch";
+
 /// A deployer at work, as the lock names it to others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -28,6 +31,14 @@ impl Holder {
             pid: process::id(),
             since: Timestamp::now(),
         }
+    }
+}
+
+impl Holder {
+    /// Whether it is `deployer watch`, which nobody started for what it is doing now.
+    #[must_use]
+    pub fn is_watch(&self) -> bool {
+        self.command == WATCH
     }
 }
 

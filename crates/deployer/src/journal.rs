@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// Somebody else is deploying.
-    #[error("another deployer is at work: {}; try again when it is done", named(.holder.as_deref()))]
+    #[error("another deployer is at work: {}", named(.holder.as_deref()))]
     Busy {
         /// Who, since when, doing what; none when it could not say so.
         holder: Option<Box<Holder>>,
@@ -241,11 +241,18 @@ fn read_holder(path: &Path) -> Option<Holder> {
     serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
 
+/// Who it is, and what to do.
 fn named(holder: Option<&Holder>) -> String {
-    holder.map_or_else(
+    let advice = if holder.is_some_and(Holder::is_watch) {
+        "it is starting or stopping a color, within the fleet's time limit; try again when that is over"
+    } else {
+        "try again when it is done"
+    };
+    let who = holder.map_or_else(
         || "it does not say who it is".to_owned(),
         ToString::to_string,
-    )
+    );
+    format!("{who}; {advice}")
 }
 
 /// The last entry of the journal in `directory`, without taking the lock.

@@ -55,6 +55,44 @@ impl Request {
         let good = |status| status < 500 && status != TOO_MANY_REQUESTS;
         Some(self.answered == Some(color) && first.is_some_and(good))
     }
+
+    /// Whether `color` was wanted, and the router did not even try it.
+    fn passed_over(&self, color: Color) -> bool {
+        let attempts = self.attempts.len();
+        self.wanted == color && self.answered == Some(color.other()) && attempts == 1
+    }
+
+    /// Whether `color` was wanted, and got its chance.
+    fn tried(&self, color: Color) -> bool {
+        let attempts = self.attempts.len();
+        self.wanted == color && (self.answered == Some(color) || attempts > 1)
+    }
+
+    fn began(&self) -> f64 {
+        self.at - self.waited.as_secs_f64()
+    }
+}
+
+/// Since when the router's log speaks of a release that has just got the traffic.
+///
+/// nginx remembers that a color failed it, whatever runs there now: it passes it over for up to two
+/// seconds, tries it with one request, and passes it over until that is answered.
+#[derive(Debug, Default)]
+pub struct FirstTry {
+    /// When the first request that tried it was done, in seconds since 1970.
+    ended: Option<f64>,
+}
+
+impl FirstTry {
+    /// Leaves out what the router kept from `color` on account of the release before.
+    pub fn leave_out_earlier(&mut self, color: Color, requests: &mut Vec<Request>) {
+        let tries = requests.iter().filter(|request| request.tried(color));
+        let ends = tries.map(|request| request.at);
+        // Each of nginx's workers writes its lines when it likes.
+        self.ended = ends.chain(self.ended).reduce(f64::min);
+        let speaks = |request: &Request| self.ended.is_some_and(|ended| request.began() >= ended);
+        requests.retain(|request| !request.passed_over(color) || speaks(request));
+    }
 }
 
 /// What clients saw of a color.
@@ -199,6 +237,48 @@ mod tests {
     fn being_passed_over_counts() {
         let passed_over = request(Some(Color::Blue), 200, &[Some(200)]);
         assert_eq!(passed_over.speaks_of(Color::Green), Some(false));
+    }
+
+    /// Done at this time, after a tenth of a second.
+    fn at(at: f64, request: Request) -> Request {
+        let waited = Duration::from_millis(100);
+        Request {
+            at,
+            waited,
+            ..request
+        }
+    }
+
+    #[test]
+    fn being_passed_over_counts_only_once_the_router_has_tried_the_color() {
+        let green = Color::Green;
+        let passed_over = || request(Some(green.other()), 200, &[Some(200)]);
+        let answered = request(Some(green), 200, &[Some(200)]);
+        let failed = request(Some(Color::Blue), 200, &[Some(500), Some(200)]);
+        for tried in [answered, failed] {
+            let mut first_try = FirstTry::default();
+            let mut left = |mut requests: Vec<Request>| {
+                first_try.leave_out_earlier(green, &mut requests);
+                requests.iter().map(|it| it.at).collect::<Vec<_>>()
+            };
+            assert_eq!(left(vec![at(1.0, passed_over())]), [0.0; 0]);
+            // One that began while the first try was under way, and one that began after it.
+            let later = vec![
+                at(2.05, passed_over()),
+                at(2.0, tried),
+                at(3.0, passed_over()),
+            ];
+            assert_eq!(left(later), [2.0, 3.0]);
+            assert_eq!(left(vec![at(4.0, passed_over())]), [4.0]);
+        }
+    }
+
+    #[test]
+    fn a_client_that_went_away_is_no_try() {
+        let gone = at(1.0, request(None, 499, &[None]));
+        let mut requests = vec![gone, at(2.0, request(Some(Color::Blue), 200, &[Some(200)]))];
+        FirstTry::default().leave_out_earlier(Color::Green, &mut requests);
+        assert_eq!(requests.len(), 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     intent::Intent,
     journal::{Journal, JournalError},
     phase::Phase,
-    ports::{Target, World, WorldError},
+    ports::{Service, Target, World, WorldError},
     report::Reports,
 };
 
@@ -23,9 +23,20 @@ pub struct Transfer<'a> {
     pub reporter: &'a dyn Reporter,
 }
 
+/// Traffic that has moved, which is not the end of it: see [`Transfer::clean_up`].
+#[derive(Debug)]
+#[must_use]
+pub struct Moved {
+    intent: Intent,
+    /// Whether everything about it could be written down.
+    written: bool,
+    /// Whether requests may hang on the color that was left.
+    left_hanging: bool,
+}
+
 impl Transfer<'_> {
-    /// Moves traffic from the color that has it. What cannot be written down is worth a line, not a
-    /// failure: a full disk must keep nobody from rolling back.
+    /// Moves traffic from the color that has it, and cleans up. What cannot be written down is worth a
+    /// line, not a failure: a full disk must keep nobody from rolling back.
     pub async fn make(
         &self,
         deed: Deed,
@@ -33,6 +44,19 @@ impl Transfer<'_> {
         to: Color,
         reason: &str,
     ) -> Result<(), WorldError> {
+        let moved = self.move_traffic(deed, from, to, reason).await?;
+        self.clean_up(moved).await;
+        Ok(())
+    }
+
+    /// The same without cleaning up, which may take its time: clients are served when this returns.
+    pub async fn move_traffic(
+        &self,
+        deed: Deed,
+        from: Color,
+        to: Color,
+        reason: &str,
+    ) -> Result<Moved, WorldError> {
         let intent = Intent {
             deed,
             from,
@@ -43,8 +67,30 @@ impl Transfer<'_> {
         };
         self.told(self.journal.intend(&intent));
         self.move_flags(&intent).await?;
-        self.write_down(&intent).await;
-        Ok(())
+        Ok(Moved {
+            written: self.write_down(&intent).await,
+            left_hanging: deed == Deed::FailedOver,
+            intent,
+        })
+    }
+
+    /// Stops the color that traffic left because it was down: the router repeats on the other one what
+    /// hangs on it. Bounded as the fleet bounds it. Only then is there nothing left to be known to the
+    /// next deployer, who does this if nobody else did.
+    pub async fn clean_up(&self, moved: Moved) {
+        let Moved {
+            intent,
+            written,
+            left_hanging,
+        } = moved;
+        if left_hanging
+            && let Err(error) = self.world.fleet.stop(Service::Server(intent.from)).await
+        {
+            self.note(format!("{} could not be stopped: {error}", intent.from));
+        }
+        if written {
+            self.told(self.journal.carried_out());
+        }
     }
 
     /// Sees to what a deployer was about to do when it died; none when there is nothing like it.
@@ -72,7 +118,15 @@ impl Transfer<'_> {
         }
         self.note(format!("{words} was interrupted and is brought to its end"));
         self.move_flags(&intent).await?;
-        self.write_down(&intent).await;
+        let written = self.write_down(&intent).await;
+        // This may be much later. A color that has recovered meanwhile has answered what hung on it.
+        let left_hanging = intent.deed == Deed::FailedOver && !self.is_healthy(intent.from).await;
+        self.clean_up(Moved {
+            intent: intent.clone(),
+            written,
+            left_hanging,
+        })
+        .await;
         Ok(Some(intent))
     }
 
@@ -99,8 +153,8 @@ impl Transfer<'_> {
     }
 
     /// Takes note of what the move means for the last deployment, and of the move itself. Done
-    /// twice, it is written once.
-    async fn write_down(&self, intent: &Intent) {
+    /// twice, it is written once. Whether all of it could be written.
+    async fn write_down(&self, intent: &Intent) -> bool {
         let noted = self.note_for_the_deployment(intent);
         let written = if matches!(noted, Ok(true)) && intent.deed == Deed::RolledBack {
             Ok(())
@@ -110,10 +164,7 @@ impl Transfer<'_> {
         let complete = noted.is_ok() && written.is_ok();
         self.told(noted.map(drop));
         self.told(written);
-        // What could not be written stays known to the next deployer.
-        if complete {
-            self.told(self.journal.carried_out());
-        }
+        complete
     }
 
     async fn add_line(&self, intent: &Intent) -> Result<(), JournalError> {

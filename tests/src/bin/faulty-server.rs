@@ -4,7 +4,7 @@ use std::{
     process::exit,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -22,6 +22,7 @@ use end_to_end::fault::{
 };
 use http_body_util::BodyExt as _;
 use model_server::{ServeArguments, logging, run};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 struct CommandLine {
@@ -38,6 +39,8 @@ struct Misbehavior {
     /// Those of them that came through the router.
     routed: Arc<AtomicU64>,
     in_flight: Arc<AtomicU64>,
+    /// Whether it was told to be slow.
+    slow: Arc<AtomicBool>,
 }
 
 /// Counts a request while it is being answered.
@@ -66,7 +69,15 @@ async fn main() -> anyhow::Result<()> {
         predictions: Arc::default(),
         routed: Arc::default(),
         in_flight: Arc::default(),
+        slow: Arc::default(),
     };
+    let mut told = signal(SignalKind::user_defined1())?;
+    let slow = Arc::clone(&misbehavior.slow);
+    tokio::spawn(async move {
+        while told.recv().await.is_some() {
+            slow.fetch_not(Ordering::Relaxed);
+        }
+    });
     let wrap = |router: Router| router.layer(from_fn_with_state(misbehavior, misbehave));
     Ok(run(settings, wrap).await?)
 }
@@ -148,7 +159,7 @@ async fn misbehave(
         Fault::ExitsLater if predicting && later => exit(3),
         Fault::HangsLater if later => std::future::pending().await,
         Fault::StopsPredicting if predicting && later => std::future::pending().await,
-        Fault::SlowLater if predicting && later => {
+        Fault::SlowWhenTold if predicting && state.slow.load(Ordering::Relaxed) => {
             tokio::time::sleep(NEVER_IN_TIME).await;
             next.run(request).await
         }

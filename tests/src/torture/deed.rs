@@ -150,14 +150,6 @@ impl Torture {
     pub(super) async fn clear_up(&self, deed: Deed) -> anyhow::Result<()> {
         if deed == Deed::FailOver {
             self.stack.expect(0, &["up"]).await?;
-            // nginx remembers that green failed it until green has answered again: it sends a color that
-            // failed one request first, and the standby answers those beside it. A watch of a second
-            // would hold these against the next candidate there.
-            if self.has_traffic("blue").await? {
-                self.stack.expect(0, &["switch", "green"]).await?;
-                self.traffic.reach(self.traffic.count() + 800).await?;
-                self.stack.expect(0, &["switch", "blue"]).await?;
-            }
         }
         Ok(())
     }

@@ -142,11 +142,15 @@ impl Router for Nginx {
     }
 
     fn set_shadow(&self, on: bool) -> Result<(), WorldError> {
-        // Before the first `up` there is no directory, and so no flag in it.
-        if !on && !self.flags.exists() {
+        const NAME: &str = "shadow";
+
+        // Every command that takes the lock asks for this, and hardly ever is there anything to remove,
+        // or before the first `up` even a directory. One that a power cut brings back is removed then.
+        let absent = matches!(self.flags.join(NAME).try_exists(), Ok(false));
+        if !on && absent {
             return Ok(());
         }
-        set_flag(&self.flags, "shadow", on)
+        set_flag(&self.flags, NAME, on)
     }
 
     fn limits(&self) -> Result<Option<RouterLimits>, WorldError> {

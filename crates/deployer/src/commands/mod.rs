@@ -14,10 +14,13 @@ mod up;
 mod validate;
 mod watch;
 
-use std::{fmt, io::Write as _, process::ExitCode};
+use std::{fmt, io::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 
 use crate::{
     adapters,
@@ -138,7 +141,10 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Do
     let settings = &settings;
     let (terminal, lines) = (Terminal::new(), JsonLines);
     let reporter: &dyn Reporter = if global.json { &lines } else { &terminal };
-    let lock = || Journal::lock(&settings.state, &command.words());
+    let lock = async || {
+        let words = command.words();
+        lock(&settings.state, &words, PATIENCE_WITH_THE_WATCH, reporter).await
+    };
     match &command {
         Command::Deploy {
             version,
@@ -150,17 +156,27 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Do
             version,
             active_down,
             ..
-        } => deploy::run(settings, version.clone(), *active_down, &lock()?, reporter).await,
-        Command::Recover { .. } => recover::run(settings, &lock()?, reporter).await,
+        } => {
+            deploy::run(
+                settings,
+                version.clone(),
+                *active_down,
+                &lock().await?,
+                reporter,
+            )
+            .await
+        }
+        Command::Recover { .. } => recover::run(settings, &lock().await?, reporter).await,
         Command::Up => {
-            let _lock = lock()?;
+            let _lock = lock().await?;
             up::run(settings, reporter).await
         }
         Command::Rollback => {
-            let journal = lock().map_err(|error| rollback::way_out(settings, error))?;
+            let journal = lock().await;
+            let journal = journal.map_err(|error| rollback::way_out(settings, error))?;
             rollback::run(settings, &journal, reporter).await
         }
-        Command::Switch { color } => switch::run(settings, *color, &lock()?, reporter).await,
+        Command::Switch { color } => switch::run(settings, *color, &lock().await?, reporter).await,
         Command::Status { watch: false } => status::run(settings).await,
         Command::Status { watch: true } => status::keep_showing(settings, global.json).await,
         Command::History => history::run(settings),
@@ -169,7 +185,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Do
             only,
             keep_going,
         } => {
-            let _lock = lock()?;
+            let _lock = lock().await?;
             validate::run(settings, version.clone(), only, *keep_going, reporter).await
         }
         Command::Report { id, open } => report::run(settings, id.as_deref(), *open).await,
@@ -177,7 +193,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Do
         Command::Watch => watch::run(settings, reporter).await,
         Command::AlertTest => alert_test::run(settings).await,
         Command::Down => {
-            let _lock = lock()?;
+            let _lock = lock().await?;
             down::run(settings).await
         }
         Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
@@ -190,7 +206,7 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<Done> {
     Ok(Done::fine(String::from_utf8(script)?))
 }
 
-fn manual(directory: &std::path::Path) -> anyhow::Result<Done> {
+fn manual(directory: &Path) -> anyhow::Result<Done> {
     clap_mangen::generate_to(cli::command(), directory).map_err(|error| {
         Ended::usage(format!(
             "cannot write manual pages to {}: {error}",
@@ -230,6 +246,37 @@ fn heeds(status: &str, signal: i32) -> bool {
     mask.unwrap_or(0) & (1 << (signal - 1)) == 0
 }
 
+/// `deployer watch` is done with what it holds the lock for, as a rule, well within this.
+const PATIENCE_WITH_THE_WATCH: Duration = Duration::from_mins(1);
+
+/// Takes the lock for a command. Nobody started `deployer watch` for the standby that it starts just now,
+/// or for the color that it stops: whoever comes in between waits a while, and is not turned away.
+async fn lock(
+    state: &Path,
+    command: &str,
+    patience: Duration,
+    reporter: &dyn Reporter,
+) -> Result<Journal, JournalError> {
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    let deadline = Instant::now() + patience;
+    let mut told = false;
+    loop {
+        let watch = match Journal::lock(state, command) {
+            Err(JournalError::Busy {
+                holder: Some(holder),
+            }) if holder.is_watch() && Instant::now() < deadline => holder,
+            locked => return locked,
+        };
+        if !std::mem::replace(&mut told, true) {
+            reporter.report(&Event::Note {
+                text: format!("waiting for {watch}, which is starting or stopping a color"),
+            });
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Connects the ports for a command that holds the lock: nobody else tries a candidate out on copies
 /// of clients' requests then, so copies that are still made were left by a deployer that was killed.
 fn connect(settings: &Settings, reporter: &dyn Reporter) -> Result<World, WorldError> {
@@ -261,6 +308,37 @@ async fn who(world: &World, color: Color) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::All;
+
+    const LONG: Duration = Duration::from_mins(10);
+
+    #[tokio::test]
+    async fn a_command_waits_for_the_watch_until_it_lets_go_or_patience_is_at_an_end() {
+        let state = tempfile::tempdir().unwrap();
+        let nobody = All(Vec::new());
+        let held = Journal::lock(state.path(), "watch").unwrap();
+        let error = lock(state.path(), "deploy v2", Duration::ZERO, &nobody)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`watch` by"), "{error}");
+        assert!(error.contains("starting or stopping a color"), "{error}");
+        let (locked, ()) = tokio::join!(lock(state.path(), "deploy v2", LONG, &nobody), async {
+            drop(held);
+        });
+        locked.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_command_does_not_wait_for_another_one() {
+        let state = tempfile::tempdir().unwrap();
+        let _held = Journal::lock(state.path(), "deploy v1").unwrap();
+        let error = lock(state.path(), "deploy v2", LONG, &All(Vec::new()))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("; try again when it is done"), "{error}");
+    }
 
     #[test]
     fn a_signal_that_is_ignored_from_the_start_is_not_heeded() {

@@ -68,13 +68,21 @@ pub(super) async fn run(
 /// Who wants to roll back while another deployer is at work cannot always wait for it.
 pub(super) fn way_out(settings: &Settings, error: JournalError) -> anyhow::Error {
     match error {
-        JournalError::Busy { .. } => Ended::with(
-            exit_code::BUSY,
-            format!(
-                "{error}. Interrupted (Ctrl-C, SIGTERM), it gives traffic back by itself; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`",
-                flag = settings.router.flags.join("green").display()
-            ),
-        ),
+        JournalError::Busy { ref holder } => {
+            let interrupted = if holder.as_ref().is_some_and(|it| it.is_watch()) {
+                "Told to stop (SIGTERM), it lets go at once"
+            } else {
+                "Interrupted (Ctrl-C, SIGTERM), it gives traffic back by itself"
+            };
+            let flag = settings.router.flags.join("green");
+            let flag = flag.display();
+            Ended::with(
+                exit_code::BUSY,
+                format!(
+                    "{error}. {interrupted}; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`"
+                ),
+            )
+        }
         other => other.into(),
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     config::Settings,
     event::{Event, Reporter},
     examples::{Example, Examples},
-    holder::Holder,
+    holder::{Holder, WATCH},
     intent,
     journal::{self, Entry},
     monitor::{Look, Pulse, Standing},
@@ -106,7 +106,7 @@ struct Watching<'a> {
     suspect: Option<String>,
     /// Traffic could not be moved, and this was said.
     failover_failed: bool,
-    /// A standby that is being started.
+    /// A color that is being started or stopped.
     job: Option<Job<'a>>,
     trimmed: Option<Instant>,
     metrics: &'a Metrics,
@@ -198,7 +198,8 @@ impl Watching<'_> {
         let active = active.unwrap_or_else(|_| self.world.router.flagged());
         let entry = journal::last_entry(&self.settings.state).ok().flatten();
         let standing = entry.as_ref().map(Entry::standing).unwrap_or_default();
-        let busy = self.others_are_at_work();
+        let holder = journal::at_work(&self.settings.state);
+        let busy = holder.as_ref().is_some_and(|it| !self.is_this(it));
         for color in Color::BOTH {
             // A deployment changes the idle color under our eyes, and looks after it itself.
             let replaced =
@@ -224,7 +225,10 @@ impl Watching<'_> {
                 self.fail_over(active).await;
             }
             self.restart(active.other());
-            self.tell_of_interruption(entry.as_ref());
+            // What this watch is about looks the same until it is done.
+            if holder.is_none() {
+                self.tell_of_interruption(entry.as_ref());
+            }
             self.trim_logs();
         }
         let (settings, world) = (self.settings, self.world);
@@ -232,14 +236,11 @@ impl Watching<'_> {
         self.metrics.update_router(router_answers);
     }
 
-    /// Whoever holds the lock, unless it is this watch, which is starting a standby.
-    fn others_are_at_work(&self) -> bool {
-        let this = Holder::this("watch");
-        let ours = |holder: &Holder| {
-            self.job.is_some()
-                && (&holder.command, &holder.by, holder.pid) == (&this.command, &this.by, this.pid)
-        };
-        journal::at_work(&self.settings.state).is_some_and(|holder| !ours(&holder))
+    /// Whether it is this watch that holds the lock, for its job.
+    fn is_this(&self, holder: &Holder) -> bool {
+        let this = Holder::this(WATCH);
+        self.job.is_some()
+            && (&holder.command, &holder.by, holder.pid) == (&this.command, &this.by, this.pid)
     }
 
     fn standing(&self) -> Standing {

@@ -11,7 +11,7 @@ use crate::{
     event::Event,
     ports::{Service, State, Target},
     probes::Probes,
-    traffic::{Request, Seen},
+    traffic::{FirstTry, Request, Seen},
     verdict::{Finding, Tally, Verdict},
     watch::{Look, Watch},
 };
@@ -31,6 +31,7 @@ impl Rollout<'_> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut inputs = self.examples.golden.iter().cycle();
         let mut probes = Probes::default();
+        let mut first_try = FirstTry::default();
         let mut missing = 0;
         let mut noted = false;
         loop {
@@ -49,7 +50,7 @@ impl Rollout<'_> {
             if probes.answered(look.at, count) {
                 look.traffic.tally.add(answers);
             }
-            if let Err(error) = self.read_into(&mut look, &mut probes, since)
+            if let Err(error) = self.read_into(&mut look, &mut probes, &mut first_try, since)
                 && !std::mem::replace(&mut noted, true)
             {
                 self.reporter.report(&Event::Note { text: error });
@@ -84,6 +85,7 @@ impl Rollout<'_> {
         &self,
         look: &mut Look,
         probes: &mut Probes,
+        first_try: &mut FirstTry,
         since: Option<f64>,
     ) -> Result<(), String> {
         match self.read_log() {
@@ -94,6 +96,7 @@ impl Rollout<'_> {
                         "the router's log does not show the deployer's own requests".to_owned(),
                     );
                 }
+                first_try.leave_out_earlier(self.plan.idle, &mut requests);
                 look.traffic.add(&Seen::of(self.plan.idle, &requests));
                 Ok(())
             }

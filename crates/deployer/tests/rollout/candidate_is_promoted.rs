@@ -14,7 +14,7 @@ use crate::{
     history::{Call, Happened, Moment},
     script::Fault,
     server::{Server, Trouble},
-    world::unanswered,
+    world::{passed_over_at, unanswered},
 };
 
 const PUBLIC: Call = Call::Predict(Target::Public);
@@ -169,6 +169,19 @@ async fn failures_that_were_logged_before_the_switch_are_not_held_against_it() {
     };
     deployment.state.log = vec![of_the_release_before; 1_000];
     deployment.run().await.assert(Phase::Promoted, "0 of 5");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_router_kept_from_it_on_account_of_the_release_before_is_not_held_against_it() {
+    let passed_over = vec![passed_over_at(0.0); 1_000];
+    Deployment::of(Server::good())
+        .then(
+            |call| *call == Call::PointAt(CANDIDATE),
+            |state| state.log.extend(passed_over),
+        )
+        .run()
+        .await
+        .assert(Phase::Promoted, "0 of 5");
 }
 
 #[tokio::test(start_paused = true)]

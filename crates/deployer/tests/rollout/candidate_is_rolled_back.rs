@@ -10,6 +10,7 @@ use crate::{
     history::{Call, Happened},
     script::Fault,
     server::{Server, Trouble},
+    world::passed_over_at,
 };
 
 /// Traffic went back before the candidate was stopped, and the candidate may not stand in.
@@ -76,6 +77,20 @@ async fn failures_in_the_log_end_it_also_when_the_standby_hid_them() {
         ended.outcome.reason
     );
     assert!(looks(&ended) <= 6, "{}", looks(&ended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn being_passed_over_once_the_router_has_tried_it_ends_it() {
+    // In a year that no test sees.
+    let passed_over = vec![passed_over_at(1e12); 1_000];
+    let ended = Deployment::of(Server::good())
+        .then(
+            |call| *call == Call::Predict(Target::Public),
+            |state| state.log.extend(passed_over),
+        )
+        .run()
+        .await;
+    assert_given_back(&ended, "requests failed (");
 }
 
 #[tokio::test(start_paused = true)]

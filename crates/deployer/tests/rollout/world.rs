@@ -24,6 +24,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
+    deployment::{CANDIDATE, OLD},
     history::{Call, Happened, History, Moment},
     script::{Fault, Script},
     server::{Server, Trouble},
@@ -198,6 +199,17 @@ pub(crate) fn unanswered(wanted: Color) -> Request {
         took: None,
         waited: Duration::ZERO,
         label: None,
+    }
+}
+
+/// A request that the router gave to the old release without trying the candidate.
+pub(crate) fn passed_over_at(seconds: f64) -> Request {
+    Request {
+        at: seconds,
+        answered: Some(OLD),
+        status: 200,
+        attempts: vec![Some(200)],
+        ..unanswered(CANDIDATE)
     }
 }
 

@@ -6,21 +6,22 @@ use super::{Watching, index};
 use crate::{
     adapters::alerts::Kind,
     color::Color,
-    config::Settings,
+    config::{FleetKind, Settings},
     event::{Event, Reporter},
     history::Deed,
+    holder::WATCH,
     journal::{self, Journal, JournalError},
     monitor::{Flag, Kept, Standing, failover},
     phase::Phase,
     ports::{Service, State, World},
-    transfer::Transfer,
+    transfer::{Moved, Transfer},
 };
 
 /// A standby that does not run is started again this often at most.
 const BETWEEN_RESTARTS: Duration = Duration::from_mins(1);
 
-/// Looks whether a color runs, and starts it where it does not; then it is that color. Docker may
-/// take minutes for it, and both colors are checked meanwhile.
+/// What may take its time, Docker's or that of a color that does not end, while both colors are checked
+/// on: a standby is started, and then it is that color; or the color that traffic left is stopped.
 pub(super) type Job<'a> = Pin<Box<dyn Future<Output = Option<Color>> + 'a>>;
 
 impl Watching<'_> {
@@ -101,15 +102,23 @@ impl Watching<'_> {
         let proven = self.world.router.is_fit(active) || was_promoted(&journal, active);
         let watched = &self.colors[index(active)];
         let trouble = watched.trouble.as_deref().unwrap_or("it went down");
-        let reason = format!("{active}{} was down: {trouble}", watched.shown_version());
-        let moved = transfer.make(Deed::FailedOver, active, to, &reason).await;
-        let text = match moved {
-            Ok(()) => {
+        let down = format!("{active}{} was down: {trouble}", watched.shown_version());
+        let reason = match self.settings.fleet.kind {
+            FleetKind::Static => down.clone(),
+            FleetKind::Compose | FleetKind::Process => {
+                format!("{down}; what still runs of it is stopped")
+            }
+        };
+        let moved = transfer.move_traffic(Deed::FailedOver, active, to, &reason);
+        let text = match moved.await {
+            Ok(moved) => {
                 self.failover_failed = false;
                 if proven {
                     let standing = self.standing();
                     self.remember_taken(active, Some(standing));
                 }
+                let job = clean_up(self.world, journal, self.reporter, moved);
+                self.job = Some(Box::pin(job));
                 format!("all traffic moved to {to}, since {reason}")
             }
             Err(error) => {
@@ -120,10 +129,9 @@ impl Watching<'_> {
                 if std::mem::replace(&mut self.failover_failed, true) {
                     return;
                 }
-                format!("traffic could not be moved to {to}, though {reason}: {error}")
+                format!("traffic could not be moved to {to}, though {down}: {error}")
             }
         };
-        drop(journal);
         self.alert(Kind::Failover, Some(to), text);
     }
 
@@ -150,7 +158,7 @@ impl Watching<'_> {
 }
 
 fn lock(settings: &Settings, reporter: &dyn Reporter) -> Option<Journal> {
-    match Journal::lock(&settings.state, "watch") {
+    match Journal::lock(&settings.state, WATCH) {
         Ok(journal) => Some(journal),
         Err(JournalError::Busy { .. }) => None,
         Err(error) => {
@@ -165,6 +173,22 @@ fn lock(settings: &Settings, reporter: &dyn Reporter) -> Option<Journal> {
 fn was_promoted(journal: &Journal, color: Color) -> bool {
     let last = journal.last().ok().flatten();
     last.is_some_and(|last| last.phase == Phase::Promoted && last.plan.idle == color)
+}
+
+/// Keeps the lock until it is done: whoever comes next must not find the color half stopped.
+async fn clean_up(
+    world: &World,
+    journal: Journal,
+    reporter: &dyn Reporter,
+    moved: Moved,
+) -> Option<Color> {
+    let transfer = Transfer {
+        world,
+        journal: &journal,
+        reporter,
+    };
+    transfer.clean_up(moved).await;
+    None
 }
 
 async fn start_if_stopped(
