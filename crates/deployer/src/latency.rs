@@ -76,6 +76,12 @@ impl Latencies {
         Duration::from_nanos(self.0.value_at_quantile(quantile))
     }
 
+    /// Their mean; 0 of nothing.
+    #[must_use]
+    pub fn mean(&self) -> Duration {
+        Duration::from_secs_f64(self.0.mean() / 1e9)
+    }
+
     /// The longest.
     #[must_use]
     pub fn worst(&self) -> Duration {
@@ -258,6 +264,8 @@ mod tests {
             );
         }
         assert_eq!(latencies.count(), 100);
+        let mean = latencies.mean().as_secs_f64() * 1000.0;
+        assert!((mean / 50.5 - 1.0).abs() < 0.001, "{mean}");
     }
 
     #[test]
@@ -341,6 +349,7 @@ mod tests {
     #[test]
     fn of_nothing_every_quantile_is_zero() {
         assert_eq!(Latencies::default().quantile(0.99), Duration::ZERO);
+        assert_eq!(Latencies::default().mean(), Duration::ZERO);
         assert!(Latencies::default().bins().is_empty());
     }
 

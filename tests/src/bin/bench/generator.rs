@@ -1,155 +1,257 @@
-//! The deployer's load generator beside wrk, on the same targets in turns.
+//! The deployer's load generator beside wrk and oha, each on the same target in turns.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
-use anyhow::Context as _;
-use axum::{Router, http::StatusCode, routing::post};
 use deployer::{
     adapters::load::generate,
     examples::Example,
+    latency::Latencies,
     load::{Load, LoadPlan},
 };
 use end_to_end::PortBlock;
-use tokio::{net::TcpListener, time::sleep};
 
 use crate::{
     contender::RTEN,
     machine::Machine,
     models::Model,
+    oha,
+    paced::Paced,
     progress,
     statistics::median,
     texts::Mix,
     wrk::{Bodies, Sample},
 };
 
-pub(crate) const CONNECTIONS: usize = 64;
-const ROUNDS: usize = 5;
-const SECONDS: u64 = 5;
-/// The share of wrk's requests that the generator must reach at least.
-const LEAST: f64 = 0.5;
-/// By how much the percentiles of the two may differ.
-const APART: f64 = 0.05;
-/// By how much its percentiles may differ from the true ones.
-const OFF: f64 = 0.02;
-/// Milliseconds that the paced target waits, evenly spread.
-pub(crate) const PACE: [u64; 2] = [10, 50];
+/// As many as the gate `load` uses where nothing else is set.
+pub(crate) const CONNECTIONS: usize = 500;
+pub(crate) const ROUNDS: usize = 5;
+pub(crate) const SECONDS: u64 = 5;
+/// Requests a second in the open loop: within a stall more are due than there are connections.
+pub(crate) const RATE: f64 = 2_000.0;
 
 /// One round, by both.
 #[derive(Debug, Clone, Copy)]
 struct Round {
-    wrk: Sample,
+    peer: Sample,
     ours: Sample,
-    /// Milliseconds by the target's own clock while the generator asked: p50 and p99; none of a
+    /// How many connections were waiting for an answer, in the mean, while the generator asked.
+    waiting: f64,
+    /// Milliseconds by the target's own clock while the generator asked: p50, p90 and p99; none of a
     /// target that does not tell.
-    own: Option<[f64; 2]>,
+    own: Option<[f64; 3]>,
 }
 
 /// All rounds on one target.
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) name: &'static str,
+    pub(crate) peer: &'static str,
     rounds: Vec<Round>,
 }
 
-/// Both targets.
+/// All targets.
 #[derive(Debug)]
 pub(crate) struct Generator {
-    /// As fast as it can: what limits it is what is left of the processor.
+    /// As fast as it can, beside wrk: what limits it is what is left of the processor.
     pub(crate) fast: Target,
-    /// One whose latencies do not depend on who asks.
-    pub(crate) paced: Target,
+    /// One that leaves the processor free, beside oha: both must see the same.
+    pub(crate) closed: Target,
+    /// The same at a fixed rate, and it stalls.
+    pub(crate) open: Target,
 }
 
+/// The percentiles that are compared.
+pub(crate) const PERCENTILES: [(&str, Figure); 3] = [
+    ("p50", |sample| sample.p50),
+    ("p90", |sample| sample.p90),
+    ("p99", |sample| sample.p99),
+];
+
+pub(crate) type Figure = fn(&Sample) -> f64;
+
 impl Target {
-    /// The medians of a figure: wrk's and ours.
-    pub(crate) fn both(&self, figure: impl Fn(&Sample) -> f64) -> [f64; 2] {
+    /// The medians of a figure: the peer's and ours.
+    pub(crate) fn both(&self, figure: Figure) -> [f64; 2] {
         [
-            median(self.rounds.iter().map(|round| figure(&round.wrk))),
-            median(self.rounds.iter().map(|round| figure(&round.ours))),
+            self.median(|round| figure(&round.peer)),
+            self.median(|round| figure(&round.ours)),
         ]
     }
 
-    /// The medians of the ratios of our p50 and p99 to what the target itself took.
-    pub(crate) fn ratio_to_own(&self) -> Option<[f64; 2]> {
-        let ratios = |at: usize, figure: fn(&Sample) -> f64| {
-            let rounds = self.rounds.iter();
-            median(rounds.filter_map(move |round| Some(figure(&round.ours) / round.own?[at])))
-        };
+    /// The median of the rounds' ratios: ours to the peer's.
+    pub(crate) fn ratio(&self, figure: Figure) -> f64 {
+        self.median(|round| figure(&round.ours) / figure(&round.peer))
+    }
+
+    /// The medians of the percentiles by the target's own clock, if it tells.
+    pub(crate) fn own(&self) -> Option<[f64; 3]> {
         let told = self.rounds.iter().all(|round| round.own.is_some());
         told.then(|| {
-            [
-                ratios(0, |sample| sample.p50),
-                ratios(1, |sample| sample.p99),
-            ]
+            [0, 1, 2].map(|at| self.median(|round| round.own.map_or(f64::NAN, |own| own[at])))
         })
     }
 
-    /// The median of the rounds' ratios: ours to wrk's.
-    pub(crate) fn ratio(&self, figure: impl Fn(&Sample) -> f64) -> f64 {
-        median(
-            self.rounds
-                .iter()
-                .map(|round| figure(&round.ours) / figure(&round.wrk)),
-        )
+    /// How many connections were waiting for an answer, in the mean.
+    pub(crate) fn waiting(&self) -> f64 {
+        self.median(|round| round.waiting)
+    }
+
+    fn median(&self, figure: impl Fn(&Round) -> f64) -> f64 {
+        median(self.rounds.iter().map(figure))
+    }
+}
+
+/// What a ratio is to be.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Goal {
+    pub(crate) what: String,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+    pub(crate) measured: f64,
+}
+
+impl Goal {
+    /// Equal, but for so much.
+    fn equal(what: String, apart: f64, measured: f64) -> Self {
+        Self {
+            what,
+            least: 1.0 - apart,
+            most: 1.0 + apart,
+            measured,
+        }
+    }
+
+    pub(crate) fn is_reached(&self) -> bool {
+        (self.least..=self.most).contains(&self.measured)
     }
 }
 
 impl Generator {
+    /// What it is to reach, and what it did.
+    pub(crate) fn goals(&self) -> Vec<Goal> {
+        let mut goals = vec![Goal {
+            what: format!("{CONNECTIONS} connections: requests/s ÷ wrk's"),
+            least: 0.5,
+            most: f64::INFINITY,
+            measured: self.fast.ratio(|sample| sample.per_second),
+        }];
+        for (name, target) in [("closed loop", &self.closed), ("open loop", &self.open)] {
+            goals.extend(PERCENTILES.map(|(percentile, figure)| {
+                let what = format!("{name}: {percentile} ÷ oha's");
+                Goal::equal(what, 0.05, target.ratio(figure))
+            }));
+        }
+        let own = self.closed.own().unwrap_or([f64::NAN; 3]);
+        for ((percentile, figure), own) in PERCENTILES.into_iter().zip(own) {
+            let what = format!("closed loop: {percentile} ÷ the server's own");
+            let [_, ours] = self.closed.both(figure);
+            goals.push(Goal::equal(what, 0.02, ours / own));
+        }
+        let [_, rate] = self.open.both(|sample| sample.per_second);
+        let what = "open loop: requests/s ÷ the rate that was asked for".to_owned();
+        goals.push(Goal::equal(what, 0.01, rate / RATE));
+        goals
+    }
+
     /// Whether it is as it should be.
     pub(crate) fn judge(&self) -> anyhow::Result<()> {
-        let rate = self.fast.ratio(|sample| sample.per_second);
-        anyhow::ensure!(
-            rate >= LEAST,
-            "the generator reaches {rate:.2} of wrk's requests"
-        );
-        for (name, ratio) in [
-            ("p50", self.paced.ratio(|sample| sample.p50)),
-            ("p99", self.paced.ratio(|sample| sample.p99)),
-        ] {
+        for goal in self.goals() {
             anyhow::ensure!(
-                (ratio - 1.0).abs() <= APART,
-                "{name} is {ratio:.3} times wrk's"
-            );
-        }
-        let own = self.paced.ratio_to_own();
-        for ratio in own.context("the server that waits did not tell how long it took")? {
-            anyhow::ensure!(
-                (ratio - 1.0).abs() <= OFF,
-                "a percentile is {ratio:.3} times the true one"
+                goal.is_reached(),
+                "the load generator misses a goal: {goal:?}"
             );
         }
         Ok(())
     }
 }
 
-/// Measures both targets.
+/// Measures all targets.
 pub(crate) async fn measure(machine: &mut Machine) -> anyhow::Result<Generator> {
-    let ports = PortBlock::take()?;
-    let server = RTEN
-        .start(&Model::Small.directory(), ports.router(), &[])
-        .await?;
     let bodies: Vec<String> = Mix::Twenty
         .texts()?
         .iter()
         .map(|text| RTEN.body(text))
         .collect();
-    let fast = on("the model server, v1", server.address, &bodies).await?;
-    server.stop().await;
+    let fast = beside_wrk(&bodies).await?;
     machine.look_for_others().await?;
-    let paced = on("a server that waits", paced_server().await?, &bodies).await?;
-    Ok(Generator { fast, paced })
+    let closed = beside_oha(&bodies, None).await?;
+    machine.look_for_others().await?;
+    let open = beside_oha(&bodies, Some(RATE)).await?;
+    Ok(Generator { fast, closed, open })
 }
 
-async fn on(name: &'static str, address: SocketAddr, bodies: &[String]) -> anyhow::Result<Target> {
+async fn beside_wrk(bodies: &[String]) -> anyhow::Result<Target> {
+    let ports = PortBlock::take()?;
+    let server = RTEN
+        .start(&Model::Small.directory(), ports.router(), &[])
+        .await?;
     let directory = tempfile::tempdir()?;
     let wrk = Bodies::write(&directory.path().join("bodies.lua"), bodies)?;
+    let mut rounds = Vec::new();
+    for round in 0..=ROUNDS {
+        progress(&format!("load beside wrk, round {round} of {ROUNDS}"));
+        let peer = wrk
+            .post(server.address, "/predict", CONNECTIONS, SECONDS)
+            .await?;
+        let load = load(server.address, bodies, None).await?;
+        // As wrk corrects its own, by how often a connection sends a request.
+        let each = load.tally.requests as f64 / CONNECTIONS as f64;
+        let corrected = load.latencies.corrected(load.elapsed.div_f64(each));
+        rounds.push(Round::new(peer, &load, &corrected, None)?);
+    }
+    server.stop().await;
+    Ok(Target::new("wrk", rounds))
+}
+
+async fn beside_oha(bodies: &[String], rate: Option<f64>) -> anyhow::Result<Target> {
+    let name = if rate.is_some() { "open" } else { "closed" };
+    let server = Paced::start(rate.is_some())?;
+    let mut rounds = Vec::new();
+    for round in 0..=ROUNDS {
+        progress(&format!(
+            "{name} loop beside oha, round {round} of {ROUNDS}"
+        ));
+        server.begin();
+        let peer = oha::post(server.address, &bodies[0], CONNECTIONS, SECONDS, rate).await?;
+        server.begin();
+        let load = load(server.address, bodies, rate).await?;
+        // It knows nothing of requests that wait for a connection.
+        let own = server.took().filter(|_| rate.is_none());
+        rounds.push(Round::new(peer, &load, &load.latencies, own)?);
+    }
+    Ok(Target::new("oha", rounds))
+}
+
+impl Target {
+    fn new(peer: &'static str, mut rounds: Vec<Round>) -> Self {
+        // The first one warms up.
+        rounds.remove(0);
+        Self { peer, rounds }
+    }
+}
+
+impl Round {
+    fn new(
+        peer: Sample,
+        load: &Load,
+        latencies: &Latencies,
+        own: Option<[f64; 3]>,
+    ) -> anyhow::Result<Self> {
+        let ours = sample(load, latencies);
+        anyhow::ensure!(
+            ours.failed + peer.failed == 0,
+            "requests failed: {:?} {ours:?} {peer:?}",
+            load.errors
+        );
+        Ok(Self {
+            peer,
+            ours,
+            waiting: ours.per_second * load.latencies.mean().as_secs_f64(),
+            own,
+        })
+    }
+}
+
+async fn load(address: SocketAddr, bodies: &[String], rate: Option<f64>) -> anyhow::Result<Load> {
     let examples: Vec<Example> = bodies
         .iter()
         .map(|body| Example {
@@ -160,74 +262,22 @@ async fn on(name: &'static str, address: SocketAddr, bodies: &[String]) -> anyho
     let plan = LoadPlan {
         concurrency: CONNECTIONS,
         duration: Duration::from_secs(SECONDS),
-        rate: None,
+        rate,
         timeout: Duration::from_secs(20),
     };
     let url = format!("http://{address}/predict");
-    let mut rounds = Vec::new();
-    for round in 0..=ROUNDS {
-        progress(&format!("load on {name}, round {round} of {ROUNDS}"));
-        let wrk = wrk.post(address, "/predict", CONNECTIONS, SECONDS).await?;
-        TOOK.lock().expect("nobody panics").clear();
-        let ours = sample(&generate(&url, &examples, None, plan).await?);
-        anyhow::ensure!(
-            ours.failed + wrk.failed == 0,
-            "requests failed: {ours:?} {wrk:?}"
-        );
-        // The first one warms up.
-        if round > 0 {
-            rounds.push(Round {
-                wrk,
-                ours,
-                own: own(),
-            });
-        }
-    }
-    Ok(Target { name, rounds })
+    Ok(generate(&url, &examples, None, plan).await?)
 }
 
-/// The generator's figures in wrk's terms: as they were met, without correction.
-fn sample(load: &Load) -> Sample {
-    let milliseconds = |at| load.latencies.quantile(at).as_secs_f64() * 1e3;
-    let seconds = load.elapsed.as_secs_f64();
+/// The generator's figures in the terms of other tools.
+fn sample(load: &Load, latencies: &Latencies) -> Sample {
+    let milliseconds = |at| latencies.quantile(at).as_secs_f64() * 1e3;
     Sample {
-        per_second: load.tally.requests as f64 / seconds,
+        per_second: load.tally.requests as f64 / load.elapsed.as_secs_f64(),
         succeeded_per_second: load.throughput(),
         p50: milliseconds(0.5),
+        p90: milliseconds(0.9),
         p99: milliseconds(0.99),
         failed: load.tally.failed,
     }
-}
-
-/// How long the paced server took, by its own clock, in milliseconds.
-static TOOK: Mutex<Vec<f64>> = Mutex::new(Vec::new());
-
-/// Its p50 and p99; none when it was not asked.
-fn own() -> Option<[f64; 2]> {
-    let mut took = TOOK.lock().expect("nobody panics");
-    took.sort_by(f64::total_cmp);
-    let at = |percent: usize| took.get(took.len() * percent / 100).copied();
-    Some([at(50)?, at(99)?])
-}
-
-/// Ends with the program.
-async fn paced_server() -> anyhow::Result<SocketAddr> {
-    async fn answer() -> StatusCode {
-        static ASKED: AtomicU64 = AtomicU64::new(0);
-
-        let began = Instant::now();
-        let [least, most] = PACE;
-        // Steps of a prime number visit every millisecond alike, in no order that a client has.
-        let number = ASKED.fetch_add(1, Ordering::Relaxed) * 17;
-        sleep(Duration::from_millis(least + number % (most - least + 1))).await;
-        let took = began.elapsed().as_secs_f64() * 1e3;
-        TOOK.lock().expect("nobody panics").push(took);
-        StatusCode::OK
-    }
-
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let router = Router::new().route("/predict", post(answer));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok(address)
 }

@@ -9,7 +9,9 @@ mod generator;
 mod goals;
 mod machine;
 mod models;
+mod oha;
 mod overload;
+mod paced;
 mod plain_router;
 mod rig;
 mod serving;
@@ -52,7 +54,7 @@ enum What {
     Switching,
     /// Four times the load that the model server can bear (about a minute)
     Overload,
-    /// The deployer's load generator beside wrk (about two minutes)
+    /// The deployer's load generator beside wrk and oha (about four minutes)
     Generator,
     /// Whether the model server's memory grows
     Soak,
@@ -64,7 +66,8 @@ impl What {
         match self {
             Self::Models => Duration::from_mins(90),
             Self::Switching => Duration::from_secs(330),
-            Self::Overload | Self::Generator => Duration::from_mins(5),
+            Self::Overload => Duration::from_mins(5),
+            Self::Generator => Duration::from_mins(8),
             Self::Soak => Duration::from_hours(24),
         }
     }

@@ -2,17 +2,17 @@
 
 use crate::{
     face::{self, Face},
-    generator::{self, Generator},
+    generator::{self, Figure, Generator},
     goals,
     machine::{self, Machine},
     models::{self, Case, Comparison},
     overload::{self, Overload, Phase},
+    paced,
     rig::Color,
     serving::{self, Route, Serving},
     statistics::{median, range},
     switching::{self, Account, Accounts, Load, Seen},
     table::Table,
-    wrk::Sample,
 };
 
 /// Switching and the router: where the figures come from, and the figures.
@@ -147,44 +147,109 @@ fast. Times are those of the requests that got a prediction.
 
 /// The section about the deployer's load generator.
 pub(crate) fn generator(machine: &Machine, generator: &Generator) -> String {
-    type Figure = fn(&Sample) -> f64;
-
-    let mut table = Table::new(&["", "wrk", "deployer", "deployer ÷ wrk"]);
-    for target in [&generator.fast, &generator.paced] {
-        let figures: [(&str, Figure, usize); 3] = [
-            ("requests/s", |sample| sample.per_second, 0),
-            ("p50, ms", |sample| sample.p50, 2),
-            ("p99, ms", |sample| sample.p99, 2),
-        ];
-        for (name, figure, digits) in figures {
-            let [wrk, ours] = target.both(figure).map(|value| match digits {
-                0 => grouped(value),
-                digits => format!("{value:.digits$}"),
-            });
-            let ratio = format!("{:.2}", target.ratio(figure));
-            table.row(vec![format!("{}: {name}", target.name), wrk, ours, ratio]);
-        }
-    }
-    let [least, most] = generator::PACE;
-    let own = generator.paced.ratio_to_own().map_or_else(String::new, |[p50, p99]| {
-        format!("\n\nBeside what the second server itself took, by its own clock, the deployer's p50 is {p50:.3} times as long and its p99 {p99:.3} times.")
-    });
+    let [first, second] = paced::STALLS;
     format!(
         "\
 ## The deployer's load generator
 
 {machine}
 
-{connections} connections, each of which sends its next request when the one before was answered, in turns
-with wrk on the same server. The first server is as fast as it can be, on the same cores; the second one
-waits {least} to {most} ms, evenly spread, and leaves the cores free, so that both clients should see the
-same. Figures are medians of the rounds; latencies are those that were met, not corrected.
+{connections} connections in turns with another tool on the same server, {rounds} rounds of {seconds} s; the median
+of the rounds.
 
-{table}{own}",
+### Goals
+
+{goals}
+
+### As fast as it can: the model server, v1, beside wrk
+
+{fast}
+
+Server and client share the cores, so that a client that takes less for itself leaves the server more, and
+latencies follow from that: {connections} connections wait for {connections} ÷ (requests/s) in the mean, whoever
+asks. They are no goal for that reason. wrk corrects its latencies for coordinated omission, and the deployer's
+are corrected likewise here. Uncorrected, they keep that law: requests/s times their mean is {waiting:.1}
+connections.
+
+### Closed loop: a server that waits, beside oha
+
+{closed}
+
+The server waits for {least:.0} ms, and for an exponentially distributed time of {beyond:.0} ms in the mean
+beyond that, which leaves the cores free: both clients should see the same. Neither corrects anything here. The
+server's own are by its own clock while the deployer asked.
+
+### Open loop: {rate} requests/s, a server that stalls, beside oha
+
+{open}
+
+The same server, which begins with no request from {first_from:.1} to {first_to:.1} s and from {second_from:.1} to
+{second_to:.1} s: more are due by then than there are connections. A latency counts from when the request was due.",
         machine = about(machine),
         connections = generator::CONNECTIONS,
-        table = table.render(),
+        rounds = generator::ROUNDS,
+        seconds = generator::SECONDS,
+        goals = generator_goals(generator).render(),
+        fast = beside(&generator.fast).render(),
+        waiting = generator.fast.waiting(),
+        closed = beside(&generator.closed).render(),
+        least = paced::LEAST * 1e3,
+        beyond = paced::BEYOND * 1e3,
+        rate = grouped(generator::RATE),
+        open = beside(&generator.open).render(),
+        first_from = first[0],
+        first_to = first[1],
+        second_from = second[0],
+        second_to = second[1],
     )
+}
+
+fn generator_goals(generator: &Generator) -> Table {
+    let mut table = Table::new(&["", "wanted", "measured"]);
+    for goal in generator.goals() {
+        let wanted = if goal.most.is_finite() {
+            format!("{:.2}–{:.2}", goal.least, goal.most)
+        } else {
+            format!("≥ {:.2}", goal.least)
+        };
+        let told = if goal.is_reached() {
+            "reached"
+        } else {
+            "**missed**"
+        };
+        table.row(vec![
+            goal.what,
+            wanted,
+            format!("{:.3}, {told}", goal.measured),
+        ]);
+    }
+    table
+}
+
+/// A load by the deployer beside the same one by another tool, and what the server told where it did.
+fn beside(target: &generator::Target) -> Table {
+    let own = target.own();
+    let ratio = format!("deployer ÷ {}", target.peer);
+    let mut header = vec!["", target.peer, "deployer", &ratio];
+    header.extend(own.map(|_| "the server's own"));
+    let mut table = Table::new(&header);
+    let mut row = |name: &str, figure: Figure, digits: usize, own: Option<String>| {
+        let mut cells = vec![name.to_owned()];
+        cells.extend(target.both(figure).map(|value| match digits {
+            0 => grouped(value),
+            digits => format!("{value:.digits$}"),
+        }));
+        cells.push(format!("{:.2}", target.ratio(figure)));
+        cells.extend(own);
+        table.row(cells);
+    };
+    let told_nothing = own.map(|_| String::new());
+    row("requests/s", |sample| sample.per_second, 0, told_nothing);
+    for (at, (name, figure)) in generator::PERCENTILES.into_iter().enumerate() {
+        let told = own.map(|own| format!("{:.1}", own[at]));
+        row(&format!("{name}, ms"), figure, 1, told);
+    }
+    table
 }
 
 fn of_model(comparison: &Comparison) -> String {

@@ -1,4 +1,6 @@
-//! Load by wrk, and the figures that it gives.
+//! Load by wrk, and the figures that it gives. Its latencies are corrected for coordinated omission: one that
+//! is twice the mean interval between a connection's requests or longer stands for those that would have
+//! been sent meanwhile as well (`stats_correct` in its `stats.c`).
 
 use std::{
     fs,
@@ -16,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Marks the line that holds wrk's figures.
 const MARK: &str = "figures:";
 
-/// The figures of one run of wrk.
+/// The figures of one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sample {
     /// Requests a second, whatever became of them.
@@ -25,6 +27,8 @@ pub(crate) struct Sample {
     pub(crate) succeeded_per_second: f64,
     /// Milliseconds that half of the requests took at most.
     pub(crate) p50: f64,
+    /// Milliseconds that 90 % of the requests took at most.
+    pub(crate) p90: f64,
     /// Milliseconds that 99 % of the requests took at most.
     pub(crate) p99: f64,
     /// Requests that failed or were answered with a status of 400 or more.
@@ -60,8 +64,8 @@ end
 function done(summary, latency, requests)
   local errors = summary.errors
   local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
-  print(string.format("{MARK} %d %d %d %d %d", summary.requests, summary.duration,
-    latency:percentile(50), latency:percentile(99), failed))
+  print(string.format("{MARK} %d %d %d %d %d %d", summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(90), latency:percentile(99), failed))
 end
 "#,
             list = list.display()
@@ -112,7 +116,7 @@ fn sample(said: &str) -> Option<Sample> {
         .split_whitespace()
         .map(|figure| figure.parse().ok())
         .collect::<Option<_>>()?;
-    let [requests, microseconds, p50, p99, failed] = figures[..] else {
+    let [requests, microseconds, p50, p90, p99, failed] = figures[..] else {
         return None;
     };
     let seconds = microseconds as f64 / 1e6;
@@ -120,6 +124,7 @@ fn sample(said: &str) -> Option<Sample> {
         per_second: requests as f64 / seconds,
         succeeded_per_second: requests.saturating_sub(failed) as f64 / seconds,
         p50: p50 as f64 / 1e3,
+        p90: p90 as f64 / 1e3,
         p99: p99 as f64 / 1e3,
         failed,
     })
@@ -131,11 +136,12 @@ mod tests {
 
     #[test]
     fn the_figures_are_found_in_what_wrk_says() {
-        let said = "Running 5s test\nfigures: 1000 5000000 2500 9000 100\n";
+        let said = "Running 5s test\nfigures: 1000 5000000 2500 6000 9000 100\n";
         let expected = Sample {
             per_second: 200.0,
             succeeded_per_second: 180.0,
             p50: 2.5,
+            p90: 6.0,
             p99: 9.0,
             failed: 100,
         };
