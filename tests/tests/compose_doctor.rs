@@ -167,10 +167,11 @@ async fn a_container_that_was_killed_or_wanted_too_much_memory_is_named() -> Res
     fs::write(variables, format!("{text}COLOR_MEMORY=12m\n"))?;
     // It is killed while it starts, again and again.
     let _ = stack.docker(&["compose", "up", "--detach", "--no-deps", "green"]);
-    let said = until_said(&stack, "it was killed because it wanted more memory than").await?;
+    let said = until_said(&stack, "container green restarting").await?;
+    // Not every engine learns that it was for want of memory.
     all_in(
         &said,
-        &["-> raise COLOR_MEMORY in .env, or deploy a smaller model"],
+        &["it wanted more memory than", "COLOR_MEMORY in .env"],
     )
 }
 

@@ -238,16 +238,16 @@ impl Fleet for ComposeFleet {
 
 impl ComposeFleet {
     async fn last_lines(&self, name: &str, lines: usize) -> Vec<String> {
+        // Some versions of Compose begin each line with it, whatever they are told of colors.
+        const CLEAR_LINE: &str = "\x1b[2K";
+
         let tail = lines.to_string();
         let plain = ["logs", "--no-color", "--no-log-prefix"];
         let printed = self
             .compose(&[&plain[..], &["--tail", &tail, name]].concat())
             .await;
-        printed
-            .unwrap_or_default()
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        let printed = printed.unwrap_or_default().replace(CLEAR_LINE, "");
+        printed.lines().map(str::to_owned).collect()
     }
 
     /// A service's container, whether or not it runs; none when there is none.

@@ -241,3 +241,26 @@ fn judge(name: &str, topic: String, container: &Container) -> Finding {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Not told by each engine, such as 20.10 with version 1 of control groups.
+    #[test]
+    fn want_of_memory_is_told_where_the_engine_knows_of_it() {
+        let container = json!({
+            "State": {"Status": "restarting", "ExitCode": 137, "OOMKilled": true, "Error": ""},
+            "RestartCount": 3,
+            "Config": {"Image": "model-server:latest", "StopTimeout": 45, "Env": []},
+        });
+        let container: Container = serde_json::from_value(container).unwrap();
+        let judged = judge("blue", "container blue".to_owned(), &container);
+        let text = "restarting: it was killed because it wanted more memory than it may have";
+        assert_eq!(judged.text, text);
+        let advice = "raise COLOR_MEMORY in .env, or deploy a smaller model";
+        assert_eq!(judged.advice.as_deref(), Some(advice));
+    }
+}
