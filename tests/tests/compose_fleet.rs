@@ -156,7 +156,6 @@ async fn a_release_passes_every_gate_that_there_is() -> Result {
         "load.max_p99=19s",
         "comparison.negligible=1s",
         "shadow.negligible=10s",
-        "watch.negligible=1m",
     ];
     let mut arguments = vec!["deploy", "v2"];
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));

@@ -32,9 +32,7 @@ impl Holder {
             since: Timestamp::now(),
         }
     }
-}
 
-impl Holder {
     /// Whether it is `deployer watch`, which nobody started for what it is doing now.
     #[must_use]
     pub fn is_watch(&self) -> bool {
