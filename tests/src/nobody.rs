@@ -10,13 +10,16 @@ use crate::{Run, Stack, program};
 const NOBODY: u32 = 65_534;
 
 impl Stack {
-    /// Runs the deployer as the user `nobody`; none where this test may not become another user.
+    /// Runs the deployer as the user `nobody`; none, and a word of it, where this test may not
+    /// become another user.
+    #[expect(clippy::print_stderr, reason = "a test that leaves something out says so")]
     pub async fn deployer_of_nobody(
         &self,
         arguments: &[&str],
         environment: &[(&str, &OsStr)],
     ) -> anyhow::Result<Option<Run>> {
         if fs::metadata("/proc/self")?.uid() != 0 {
+            eprintln!("LEFT OUT: only root can run the deployer as another user");
             return Ok(None);
         }
         // What was built may lie where only root may go.
