@@ -12,7 +12,10 @@ const NOBODY: u32 = 65_534;
 impl Stack {
     /// Runs the deployer as the user `nobody`; none, and a word of it, where this test may not
     /// become another user.
-    #[expect(clippy::print_stderr, reason = "a test that leaves something out says so")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "a test that leaves something out says so"
+    )]
     pub async fn deployer_of_nobody(
         &self,
         arguments: &[&str],

@@ -2,6 +2,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -123,12 +124,17 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         &settings.model_name,
         &settings.model_version,
     )?;
-    let digest = release.digest()?;
-    let texts = if release.reads_texts() {
-        Some(texts_of(&release)?)
-    } else {
-        None
-    };
+    // Both read files and calculate, and neither needs the other.
+    let (digest, texts) = thread::scope(|scope| {
+        let digest = scope.spawn(|| release.digest());
+        let texts = release.reads_texts().then(|| texts_of(&release));
+        let digest = digest.join();
+        (
+            digest.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            texts,
+        )
+    });
+    let (digest, texts) = (digest?, texts.transpose()?);
 
     let path = release.file(MODEL_FILE);
     let unusable = |source| LoadError::Graph {

@@ -18,6 +18,8 @@ use tokio::{
     time,
 };
 
+use crate::memory;
+
 /// No server takes longer to start, on however slow a machine.
 const START: Duration = Duration::from_mins(1);
 /// How often a server that starts is asked.
@@ -275,18 +277,14 @@ impl Running {
         }
     }
 
-    /// Megabytes that its processes hold in memory together; pages that several of them share
-    /// count once (proportional set size).
+    /// Megabytes that its processes hold in memory together.
     pub(crate) fn memory(&self) -> anyhow::Result<f64> {
-        let mut kilobytes = 0;
-        for process in self.processes()? {
-            let path = format!("/proc/{}/smaps_rollup", process.as_raw_nonzero());
-            let rollup = fs::read_to_string(path).unwrap_or_default();
-            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-            let size = line.and_then(|line| line.split_whitespace().next());
-            kilobytes += size.and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
-        }
-        Ok(kilobytes as f64 / 1024.0)
+        let processes = self.processes()?.into_iter();
+        let smaps: Vec<String> = processes
+            .map(|process| format!("/proc/{}/smaps", process.as_raw_nonzero()))
+            .map(|path| fs::read_to_string(path).unwrap_or_default())
+            .collect();
+        Ok(memory::held(smaps.iter().map(String::as_str)))
     }
 
     /// Lets it stand still while it is another one's turn: some servers look for work all the time, on

@@ -56,6 +56,7 @@ impl Goal {
         let told = match met {
             Some(true) => ", reached",
             Some(false) => ", **missed**",
+            None if reached.is_nan() => return String::new(),
             None => "",
         };
         format!("{reached:.2}{told}")
@@ -195,10 +196,7 @@ fn large_model(comparison: &Comparison, goals: &mut Vec<Goal>) {
         }
     };
     goals.push(weight(|it| it.memory, "memory ÷ the leanest peer's"));
-    goals.push(weight(
-        |it| it.started_in.as_secs_f64(),
-        "start ÷ the fastest peer's",
-    ));
+    goals.push(weight(|it| it.started_in, "start ÷ the fastest peer's"));
 }
 
 fn quantized_model(case: &Case, goals: &mut Vec<Goal>) {

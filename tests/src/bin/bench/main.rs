@@ -8,6 +8,7 @@ mod face;
 mod generator;
 mod goals;
 mod machine;
+mod memory;
 mod models;
 mod oha;
 mod overload;

@@ -21,7 +21,10 @@ use crate::{
 
 pub(crate) const ROUNDS: usize = 3;
 pub(crate) const SECONDS: u64 = 4;
+/// Load before what counts: a server that stood still finds its memory cold.
 pub(crate) const WARM_UP_SECONDS: u64 = 1;
+/// How often each server is started for the time that this takes.
+pub(crate) const STARTS: usize = 3;
 /// From when a server goes on to its first request: it may have something to make up for.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -135,8 +138,8 @@ impl Case {
 #[derive(Debug)]
 pub(crate) struct Weight {
     pub(crate) contender: Contender,
-    /// From its start to its first answer.
-    pub(crate) started_in: Duration,
+    /// Seconds from its start to its first answer, the median of a few.
+    pub(crate) started_in: f64,
     /// Megabytes after all loads.
     pub(crate) memory: f64,
 }
@@ -174,14 +177,27 @@ async fn compare(
     scratch: &Path,
     machine: &mut Machine,
 ) -> anyhow::Result<Comparison> {
-    let ports = [PortBlock::take()?, PortBlock::take()?, PortBlock::take()?];
-    let numbers = ports.iter().flat_map(PortBlock::all);
     let mut servers = Vec::new();
-    for (contender, port) in ALL.into_iter().zip(numbers) {
-        progress(&format!("{}: starting {}", model.name(), contender.name));
-        let server = contender.start(&model.directory(), port, &[]).await?;
-        server.pause()?;
-        servers.push(server);
+    let mut starts = vec![Vec::new(); ALL.len()];
+    // Each start has ports of its own: not every server takes one that was just given back.
+    let mut ports;
+    // One more than count: whoever is the first to start reads the files from the disk.
+    for start in 0..=STARTS {
+        progress(&format!("{}: start {start} of {STARTS}", model.name()));
+        ports = [PortBlock::take()?, PortBlock::take()?, PortBlock::take()?];
+        let numbers = ports.iter().flat_map(PortBlock::all);
+        for ((contender, port), starts) in ALL.into_iter().zip(numbers).zip(&mut starts) {
+            let server = contender.start(&model.directory(), port, &[]).await?;
+            if start > 0 {
+                starts.push(server.started_in.as_secs_f64());
+            }
+            if start == STARTS {
+                server.pause()?;
+                servers.push(server);
+            } else {
+                server.stop().await;
+            }
+        }
     }
     let mut cases = Vec::new();
     for (mix, connections) in model.loads() {
@@ -189,10 +205,10 @@ async fn compare(
         machine.look_for_others().await?;
     }
     let mut weights = Vec::new();
-    for server in servers {
+    for (server, starts) in servers.into_iter().zip(starts) {
         weights.push(Weight {
             contender: server.contender,
-            started_in: server.started_in,
+            started_in: median(starts),
             memory: server.memory()?,
         });
         server.stop().await;
@@ -226,8 +242,7 @@ async fn case(
     let list = scratch.join("texts.txt");
     fs::write(&list, texts.join("\n"))?;
     let mut limits = [Vec::new(), Vec::new()];
-    for round in 0..=ROUNDS {
-        let seconds = if round == 0 { WARM_UP_SECONDS } else { SECONDS };
+    for round in 1..=ROUNDS {
         progress(&format!(
             "{}, {}, {connections} connections, round {round} of {ROUNDS}",
             model.name(),
@@ -240,17 +255,13 @@ async fn case(
             let path = server.contender.path();
             server.resume()?;
             tokio::time::sleep(PAUSE).await;
-            let posted = bodies[at].post(server.address, path, connections, seconds);
-            let sample = posted.await?;
+            let post = |seconds| bodies[at].post(server.address, path, connections, seconds);
+            post(WARM_UP_SECONDS).await?;
+            rows[at].samples.push(post(SECONDS).await?);
             server.pause()?;
-            if round > 0 {
-                rows[at].samples.push(sample);
-            }
         }
-        if round > 0 {
-            for (engine, samples) in ["onnxruntime", "rten"].into_iter().zip(&mut limits) {
-                samples.push(limit(engine, model, &list).await?);
-            }
+        for (engine, samples) in ["onnxruntime", "rten"].into_iter().zip(&mut limits) {
+            samples.push(limit(engine, model, &list).await?);
         }
     }
     Ok(Case {

@@ -68,8 +68,9 @@ pub(crate) fn models(machine: &Machine, face: &Face, comparisons: &[Comparison])
 {machine}
 
 All servers of a model take turns, and are stopped (SIGSTOP) while it is not their turn: wrk posts 512
-different texts over so many connections, {rounds} rounds of {seconds} s each; the median of the rounds. Two
-threads of wrk are on the same cores. Ratios are to the best peer of the same table.
+different texts over so many connections, {rounds} rounds of {seconds} s each, {warm_up} s of load before each; the
+median of the rounds. Two threads of wrk are on the same cores. Ratios are to the best peer of the same
+table.
 
 ### Goals
 
@@ -88,6 +89,7 @@ threads of wrk are on the same cores. Ratios are to the best peer of the same ta
         http = http.render(),
         rounds = models::ROUNDS,
         seconds = models::SECONDS,
+        warm_up = models::WARM_UP_SECONDS,
         tables = tables.join("\n\n"),
     )
 }
@@ -274,7 +276,7 @@ fn of_model(comparison: &Comparison) -> String {
     for weight in &comparison.weights {
         table.row(vec![
             weight.contender.name.to_owned(),
-            format!("{:.2}", weight.started_in.as_secs_f64()),
+            format!("{:.2}", weight.started_in),
             format!("{:.0}", weight.memory),
         ]);
     }
@@ -535,7 +537,9 @@ const MODEL_NOTES: &str = "\
   this server limits, names, counts and times the request as any other.
 - Requests/s are those that were answered with success. The times of a server that turned some away
   (`failed`) are those of its refusals too.
-- Memory is the proportional set size of all processes of a server.
+- A start is the median of three, after one that found the files on the disk.
+- Memory is that of all processes of a server, what they share counted once. A library that other
+  servers use too counts whole.
 - Not measured: networks, machines with more cores, graphics cards.
 ";
 
