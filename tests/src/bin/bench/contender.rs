@@ -284,7 +284,7 @@ impl Running {
             .map(|process| format!("/proc/{}/smaps", process.as_raw_nonzero()))
             .map(|path| fs::read_to_string(path).unwrap_or_default())
             .collect();
-        Ok(memory::held(smaps.iter().map(String::as_str)))
+        Ok(memory::held(smaps.iter().map(String::as_str)) as f64 / 1024.0)
     }
 
     /// Lets it stand still while it is another one's turn: some servers look for work all the time, on

@@ -12,12 +12,12 @@ struct Mapping {
     private_dirty: u64,
 }
 
-/// Megabytes that processes hold together, by the `smaps` of each of them.
+/// Kilobytes that processes hold together, by the `smaps` of each of them.
 ///
 /// What several of them share counts once. A page of a file also counts whole where others map it,
 /// such as a library that other servers use too: a share of it (proportional set size) would make
 /// a server look the leaner the more others run.
-pub(crate) fn held<'a>(smaps: impl IntoIterator<Item = &'a str>) -> f64 {
+pub(crate) fn held<'a>(smaps: impl IntoIterator<Item = &'a str>) -> u64 {
     let mut own = 0;
     let mut files: BTreeMap<String, u64> = BTreeMap::new();
     for mapping in smaps.into_iter().flat_map(mappings) {
@@ -31,10 +31,10 @@ pub(crate) fn held<'a>(smaps: impl IntoIterator<Item = &'a str>) -> f64 {
             }
         }
     }
-    (own + files.values().sum::<u64>()) as f64 / 1024.0
+    own + files.values().sum::<u64>()
 }
 
-/// What `/proc/PID/smaps` tells (see proc_pid_smaps(5)): a line for each mapping, followed by its figures.
+/// What `/proc/PID/smaps` tells (described in proc(5)): a line for each mapping, followed by its figures.
 fn mappings(smaps: &str) -> Vec<Mapping> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in smaps.lines() {
@@ -85,7 +85,7 @@ Private_Dirty:        0 kB
     #[test]
     fn a_library_counts_whole_and_once_and_the_heap_by_its_share() {
         let alone = [LIBRARY, HEAP].concat();
-        assert_eq!(held([alone.as_str()]), 6.0);
-        assert_eq!(held([alone.as_str(), alone.as_str()]), 11.0);
+        assert_eq!(held([alone.as_str()]), 6 * 1024);
+        assert_eq!(held([alone.as_str(), alone.as_str()]), 11 * 1024);
     }
 }
