@@ -70,7 +70,7 @@ pub struct ServeArguments {
     #[arg(long, env = "INFERENCE_WORKERS", value_name = "COUNT")]
     inference_workers: Option<NonZeroUsize>,
 
-    /// Texts of like length that share a forward pass at most; 1 for none [default: 8, more
+    /// Texts of like length that share a forward pass at most; 1 for none [default: 4, more
     /// for a model that takes microseconds, 1 for one that quantizes as it goes: there a text's
     /// answer would depend on its neighbors]
     #[arg(long, env = "MAX_BATCH_TEXTS", value_name = "COUNT")]

@@ -262,11 +262,7 @@ pub(super) async fn wrong_method(
 }
 
 /// Answers for a handler that panicked.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the layer hands panics over by value"
-)]
-pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
-    let reason = panic_message(panic.as_ref());
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> Response {
+    let reason = panic_message(panic);
     ApiError::Internal(format!("the handler panicked: {reason}")).into_response()
 }

@@ -18,7 +18,6 @@ mod tests;
 use std::sync::Arc;
 
 use axum::{Extension, Router, middleware};
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::state::ServerState;
@@ -39,7 +38,6 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
         router = router.layer(layer);
     }
     router
-        .layer(CatchPanicLayer::custom(error::panicked))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&state),
             observe::observe,

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -12,11 +13,12 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use futures_util::FutureExt as _;
 use tracing::field;
 
 use super::{
     drain::let_go,
-    error::{ErrorKind, Failure},
+    error::{ErrorKind, Failure, panicked},
     request_id::{REQUEST_ID, request_id},
 };
 use crate::{
@@ -32,15 +34,17 @@ const LONGEST_PATH: usize = 256;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Names a request, keeps what became of it, and lets its client go where the server is about to:
-/// around all routes. One layer for all of it, since each costs as much as a route does.
+/// Names a request, keeps what became of it, answers where a route panics, and lets its client go where
+/// the server is about to: around all routes. One layer for all of it, since each costs as much as a
+/// route does.
 pub(super) async fn observe(
     State(state): State<Arc<ServerState>>,
     request: Request,
     next: Next,
 ) -> Response {
     let observed = Observed::of(&state, &request);
-    let mut response = next.run(request).await;
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = answered.unwrap_or_else(|panic| panicked(panic.as_ref()));
     let_go(&state, &mut response);
     observed.answered(&mut response);
     response

@@ -25,8 +25,8 @@ use crate::{
 };
 
 /// Texts that share a forward pass at most, where neither the settings nor the model object. More
-/// gain nothing on a CPU, and let the first of them wait for the last.
-const MAX_TEXTS: usize = 8;
+/// gain hardly anything on a CPU, and the slowest requests are those that wait for long passes.
+const MAX_TEXTS: usize = 4;
 
 /// The same for models that are so fast that handing the work over counts.
 const MAX_TEXTS_OF_FAST: usize = 64;

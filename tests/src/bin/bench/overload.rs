@@ -17,13 +17,13 @@ pub(crate) const QUEUE: &str = "256";
 pub(crate) const FACTOR: f64 = 4.0;
 pub(crate) const OVERLOAD: Duration = Duration::from_secs(30);
 const OVERLOAD_CLIENTS: usize = 1024;
-/// Texts that are being answered when the queue is full: two batches of eight.
-const RUNNING: usize = 16;
+/// Texts that are being answered when the queue is full: two batches of four.
+const RUNNING: usize = 8;
 /// Measured ratios have this much slack.
 const SLACK: f64 = 1.15;
 /// By how much the p99 of the answered requests may rise. Whoever is let in has the whole queue before
-/// him, and the two batches of eight that left it: a sixteenth more than the calm clients have. Turning
-/// the others away, and asking for it, takes some of the same two cores.
+/// him, and the two batches that left it. Turning the others away, and asking for it, takes some of the
+/// same two cores.
 const LONGER: f64 = 1.3;
 
 /// The figures of some time.
