@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub(crate) const ROUNDS: usize = 3;
-pub(crate) const SECONDS: u64 = 4;
+pub(crate) const SECONDS: u64 = 3;
 /// Load before what counts: a server that stood still finds its memory cold.
 pub(crate) const WARM_UP_SECONDS: u64 = 1;
 /// How often each server is started for the time that this takes.

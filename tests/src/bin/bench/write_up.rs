@@ -541,6 +541,8 @@ const MODEL_NOTES: &str = "\
 - Memory is that of all processes of a server, what they share counted once. A library that other
   servers use too counts whole.
 - Not measured: networks, machines with more cores, graphics cards.
+- What keeps the server from goals that were missed, by its profiles, and what was tried:
+  [what bounds the speed](adr/0011-what-bounds-the-speed.md).
 ";
 
 const NOTES: &str = "\
