@@ -1,9 +1,6 @@
 use std::{
-    future::poll_fn,
     iter,
-    pin::pin,
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -50,12 +47,7 @@ impl Deadline {
 
     /// What `work` gives, if it ends in time.
     pub(super) async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = pin!(work);
-        // What is there at once, as small bodies are, costs no timer.
-        match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
-            Poll::Ready(done) => Some(done),
-            Poll::Pending => timeout_at(self.at.into(), work).await.ok(),
-        }
+        timeout_at(self.at.into(), work).await.ok()
     }
 
     /// How long a client waits from its request on.

@@ -1,5 +1,5 @@
 use std::{
-    fs,
+    fs, panic,
     path::PathBuf,
     sync::Arc,
     thread,
@@ -130,7 +130,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         let texts = release.reads_texts().then(|| texts_of(&release));
         let digest = digest.join();
         (
-            digest.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            digest.unwrap_or_else(|panic| panic::resume_unwind(panic)),
             texts,
         )
     });

@@ -179,7 +179,7 @@ async fn compare(
 ) -> anyhow::Result<Comparison> {
     let mut servers = Vec::new();
     let mut starts = vec![Vec::new(); ALL.len()];
-    // Each start has ports of its own: not every server takes one that was just given back.
+    // Not those of the start before: not every server takes a port that was just given back.
     let mut ports;
     // One more than count: whoever is the first to start reads the files from the disk.
     for start in 0..=STARTS {

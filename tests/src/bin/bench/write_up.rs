@@ -70,7 +70,7 @@ pub(crate) fn models(machine: &Machine, face: &Face, comparisons: &[Comparison])
 All servers of a model take turns, and are stopped (SIGSTOP) while it is not their turn: wrk posts 512
 different texts over so many connections, {rounds} rounds of {seconds} s each, {warm_up} s of load before each; the
 median of the rounds. Two threads of wrk are on the same cores. Ratios are to the best peer of the same
-table.
+table. A start is the median of {starts}, after one that found the files on the disk.
 
 ### Goals
 
@@ -90,6 +90,7 @@ table.
         rounds = models::ROUNDS,
         seconds = models::SECONDS,
         warm_up = models::WARM_UP_SECONDS,
+        starts = models::STARTS,
         tables = tables.join("\n\n"),
     )
 }
@@ -537,7 +538,6 @@ const MODEL_NOTES: &str = "\
   this server limits, names, counts and times the request as any other.
 - Requests/s are those that were answered with success. The times of a server that turned some away
   (`failed`) are those of its refusals too.
-- A start is the median of three, after one that found the files on the disk.
 - Memory is that of all processes of a server, what they share counted once. A library that other
   servers use too counts whole.
 - Not measured: networks, machines with more cores, graphics cards.
