@@ -130,9 +130,6 @@ impl Traffic {
                     next += connections;
                     let started = Instant::now();
                     let outcome = predict(&mut connection, router, body).await;
-                    if outcome.is_err() {
-                        connection = None;
-                    }
                     let answer = Answer {
                         started,
                         took: started.elapsed(),
@@ -217,15 +214,17 @@ async fn send(
     router: SocketAddr,
     body: Bytes,
 ) -> anyhow::Result<String> {
-    // A connection that the router closed between two requests, and said so, is simply opened anew.
-    let still_open = match connection {
-        Some(open) => open.ready().await.is_ok(),
-        None => false,
+    // Put back when it has carried an answer, whatever the answer says: one that broke, or was given up,
+    // carries no other request.
+    let open = match connection.take() {
+        // One that the router closed between two requests, and said so, is simply opened anew.
+        Some(mut kept) => kept.ready().await.is_ok().then_some(kept),
+        None => None,
     };
-    if !still_open {
-        *connection = Some(connect(router).await?);
-    }
-    let sender = connection.as_mut().context("there is no connection")?;
+    let mut sender = match open {
+        Some(open) => open,
+        None => connect(router).await?,
+    };
     let request = Request::post("/predict")
         .header("host", "router")
         .header("content-type", "application/json")
@@ -241,6 +240,7 @@ async fn send(
         .await
         .context("the answer broke off")?
         .to_bytes();
+    *connection = Some(sender);
     anyhow::ensure!(status == StatusCode::OK, "status {status}");
     let answer: serde_json::Value =
         serde_json::from_slice(&body).context("the answer is not JSON")?;

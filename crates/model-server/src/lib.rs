@@ -27,6 +27,7 @@ mod measure;
 mod metrics;
 mod model;
 mod phase;
+mod pulse;
 mod room;
 mod settings;
 mod state;

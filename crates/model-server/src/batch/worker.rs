@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -22,6 +22,7 @@ use crate::{
     engine::{Engine, EngineError, Spread, Tensor},
     metrics::Metrics,
     model::{Task, TextModel},
+    pulse::Pulse,
     text::TokenIds,
 };
 
@@ -172,44 +173,15 @@ impl Drop for Workers {
 #[derive(Debug, Clone)]
 pub(crate) struct Pulses(Arc<[Pulse]>);
 
-#[derive(Debug)]
-struct Pulse {
-    created: Instant,
-    /// Microseconds from `created` to the start of the forward pass; 0 outside of one.
-    since: AtomicU64,
-}
-
 impl Pulses {
     fn new(workers: usize) -> Self {
-        let created = Instant::now();
-        let pulse = || Pulse {
-            created,
-            since: AtomicU64::new(0),
-        };
-        Self((0..workers).map(|_| pulse()).collect())
+        Self((0..workers).map(|_| Pulse::new()).collect())
     }
 
     /// How long the longest forward pass that has not ended has taken until `now`.
     pub(crate) fn longest(&self, now: Instant) -> Duration {
-        let taken = |pulse: &Pulse| match pulse.since.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => now
-                .saturating_duration_since(pulse.created)
-                .saturating_sub(Duration::from_micros(since)),
-        };
-        self.0.iter().map(taken).max().unwrap_or_default()
-    }
-}
-
-impl Pulse {
-    fn begin(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.created).as_micros();
-        let since = u64::try_from(since).unwrap_or(u64::MAX).max(1);
-        self.since.store(since, Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        self.since.store(0, Ordering::Relaxed);
+        let taken = self.0.iter().filter_map(|pulse| pulse.taken(now));
+        taken.max().unwrap_or_default()
     }
 }
 

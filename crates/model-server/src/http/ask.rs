@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use tokio::{sync::oneshot, time::timeout_at};
 
 use super::error::ApiError;
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// By which header a client says how long it waits, in milliseconds.
-pub(super) const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
+pub(super) const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
 /// When an answer comes too late.
 #[derive(Debug, Clone, Copy)]

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    mem,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -120,12 +121,6 @@ impl<'a> Observed<'a> {
         let error = response.extensions().get().map(|ErrorKind(kind)| *kind);
         let took = guard.answered(status, error, times);
 
-        let headers = response.headers_mut();
-        headers.insert(REQUEST_ID, self.id.clone());
-        if let Some(value) = times.and_then(server_timing) {
-            headers.insert(SERVER_TIMING, value);
-        }
-
         let parts = self.state.telemetry.as_ref().zip(self.traced.as_deref());
         let trace = parts.map(|(telemetry, traced)| {
             telemetry.record(&Ended {
@@ -155,6 +150,13 @@ impl<'a> Observed<'a> {
                     trace: trace.or(self.parent.map(|parent| parent.trace)),
                 },
             );
+        }
+
+        let headers = response.headers_mut();
+        let id = mem::replace(&mut self.id, HeaderValue::from_static(""));
+        headers.insert(REQUEST_ID, id);
+        if let Some(value) = times.and_then(server_timing) {
+            headers.insert(SERVER_TIMING, value);
         }
     }
 

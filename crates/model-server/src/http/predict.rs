@@ -290,6 +290,10 @@ pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(ApiError::ContentType("missing".to_owned()));
     };
+    // As nearly everybody writes it.
+    if value == "application/json" {
+        return Ok(());
+    }
     let value = String::from_utf8_lossy(value.as_bytes());
     let essence = value.split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/json") {
@@ -305,12 +309,13 @@ const TOP_K: &str = "top_k";
 
 fn parse(body: &[u8], max_texts: usize) -> Result<PredictRequest, ApiError> {
     match serde_json::from_slice(body) {
+        // An array of the right length would be taken for an object.
         Ok(PredictRequest {
             text: Some(text),
             texts: None,
             top_k: None,
-        }) if !text.trim().is_empty() => Ok(PredictRequest {
-            text: Some(text),
+        }) if body.trim_ascii_start().starts_with(b"{") => Ok(PredictRequest {
+            text: Some(text_of(Value::String(text), TEXT, || TEXT.to_owned())?),
             texts: None,
             top_k: None,
         }),
@@ -460,6 +465,7 @@ mod tests {
             (r#"{"text": ""}"#, "text is blank"),
             (r#"{"text": " \n\t"}"#, "text is blank"),
             (r#"["text"]"#, "the body is an array"),
+            (r#"["text", null, null]"#, "the body is an array"),
             (r#""text""#, "the body is a string"),
             (" ", "the body is empty"),
             (r#"{"texts": "a"}"#, "texts is a string"),

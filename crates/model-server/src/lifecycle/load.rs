@@ -210,8 +210,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
                 padding,
             },
             proof: proved.then_some(proof),
-            // Small models lose more by handing work over than they win.
-            spread_pays: threads > 1 && spread < pace,
+            spread_pays: threads > 1 && spread_pays(pace, spread),
             pace,
         },
         engines,
@@ -279,6 +278,14 @@ fn time(engine: &mut dyn Engine, proof: &[Tensor], spread: Spread) -> Duration {
     fastest
 }
 
+/// Whether a forward pass that takes so long on one thread, and so long on all, is better spread.
+///
+/// Fast models lose more by handing work over than they win, whatever a few microseconds say: while the
+/// helping threads look for their part of a pass, they keep cores busy that others need.
+fn spread_pays(pace: Duration, spread: Duration) -> bool {
+    pace >= FAST && spread < pace
+}
+
 /// Turns a panic while loading into an error.
 pub(super) fn panicked(settings: &Settings, error: tokio::task::JoinError) -> LoadError {
     let reason = error.try_into_panic().map_or_else(
@@ -299,4 +306,17 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, RepositoryError> {
         path: path.clone(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_spread_where_that_is_faster_unless_the_model_is_fast_anyway() {
+        let [fast, slow] = [FAST / 20, FAST * 20];
+        assert!(spread_pays(slow, slow / 2));
+        assert!(!spread_pays(slow, slow));
+        assert!(!spread_pays(fast, fast / 2));
+    }
 }

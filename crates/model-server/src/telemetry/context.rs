@@ -1,8 +1,8 @@
 use std::fmt;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 
-const TRACEPARENT: &str = "traceparent";
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The length of a header of version 00, and of the fields that all later versions begin with.
 const LENGTH: usize = 55;

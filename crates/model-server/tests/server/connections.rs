@@ -69,6 +69,47 @@ async fn an_idle_connection_is_closed_and_one_in_use_is_not() {
 }
 
 #[tokio::test]
+async fn the_head_of_a_second_request_is_not_waited_for_either() {
+    let server = impatient().await;
+    let mut stream = connect(&server).await;
+    let one_and_a_half = [LIVEZ, b"GET /livez HTTP/1.1\r\nhos"].concat();
+    stream.write_all(&one_and_a_half).await.unwrap();
+    let answers = rest(&mut stream).await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 1, "{answers}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_does_not_hold_up_the_end() {
+    let server = impatient().await;
+    let mut stream = connect(&server).await;
+    stream
+        .write_all(b"GET /livez HTTP/1.1\r\nhos")
+        .await
+        .unwrap();
+    let ended = time::timeout(IDLE * 5, server.stop()).await;
+    ended.expect("ended soon").unwrap();
+}
+
+#[tokio::test]
+async fn a_request_may_take_longer_than_a_connection_may_be_idle() {
+    let server = impatient().await;
+    let mut stream = connect(&server).await;
+    let body = br#"{"text": "a fine film"}"#;
+    let head = format!(
+        "POST /predict HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    time::sleep(IDLE * 2).await;
+    stream.write_all(body).await.unwrap();
+    let answer = answer(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_client_that_takes_no_answer_is_cut() {
     let server = impatient().await;
     let mut stream = connect(&server).await;

@@ -2,10 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use end_to_end::{Answer, Log, PortBlock, Traffic};
+use tokio::process::Command;
 
 use crate::{contender::ONNXRUNTIME, machine::Machine, models::Model, progress, texts::Mix};
 
@@ -17,14 +20,10 @@ pub(crate) const QUEUE: &str = "256";
 pub(crate) const FACTOR: f64 = 4.0;
 pub(crate) const OVERLOAD: Duration = Duration::from_secs(30);
 const OVERLOAD_CLIENTS: usize = 1024;
-/// Texts that are being answered when the queue is full: two batches of four.
-const RUNNING: usize = 8;
+/// Texts that each of the server's cores answers at once when the queue is full.
+const BATCH: usize = 4;
 /// Measured ratios have this much slack.
 const SLACK: f64 = 1.15;
-/// By how much the p99 of the answered requests may rise. Whoever is let in has the whole queue before
-/// him, and the two batches that left it. Turning the others away, and asking for it, takes some of the
-/// same two cores.
-const LONGER: f64 = 1.3;
 
 /// The figures of some time.
 #[derive(Debug)]
@@ -61,7 +60,7 @@ impl Overload {
             self.meanwhile.others
         );
         anyhow::ensure!(
-            self.meanwhile.p99 <= self.calm.p99 * LONGER,
+            self.meanwhile.p99 <= self.calm.p99 * SLACK,
             "p99 of the answered requests rose from {:.1} to {:.1} ms",
             self.calm.p99,
             self.meanwhile.p99
@@ -81,9 +80,13 @@ pub(crate) async fn measure(machine: &mut Machine) -> anyhow::Result<Overload> {
     let ports = PortBlock::take()?;
     let directory = Model::Second.directory();
     let queue = [("QUEUE_CAPACITY", QUEUE)];
+    // Cores of their own: or those who make the overload would take from the server what they ask for.
+    let [of_server, of_clients] = halves()?;
+    keep_to(&of_server).await?;
     let server = ONNXRUNTIME
         .start(&directory, ports.router(), &queue)
         .await?;
+    keep_to(&of_clients).await?;
     let bodies = |mix: Mix| -> anyhow::Result<Vec<String>> {
         let texts = mix.texts()?;
         Ok(texts.iter().map(|text| ONNXRUNTIME.body(text)).collect())
@@ -102,7 +105,7 @@ pub(crate) async fn measure(machine: &mut Machine) -> anyhow::Result<Overload> {
 
     progress("overload: meanwhile");
     // Who is let in waits, and does not ask again meanwhile: the others have to.
-    let asking = OVERLOAD_CLIENTS - CALM_CLIENTS - RUNNING;
+    let asking = OVERLOAD_CLIENTS - CALM_CLIENTS - BATCH * of_server.len();
     let pause = Duration::from_secs_f64(asking as f64 / (FACTOR * calm.answered));
     let traffic = start(OVERLOAD_CLIENTS, pause)?;
     tokio::time::sleep(OVERLOAD).await;
@@ -123,6 +126,54 @@ pub(crate) async fn measure(machine: &mut Machine) -> anyhow::Result<Overload> {
         meanwhile,
         first_second,
     })
+}
+
+/// The cores that this program may use, in two halves; with an odd number of them the second one is larger.
+fn halves() -> anyhow::Result<[Vec<usize>; 2]> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let allowed = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let mut first = cores(allowed.unwrap_or_default().trim())?;
+    anyhow::ensure!(
+        first.len() > 1,
+        "one core is not enough for a server and its clients"
+    );
+    let second = first.split_off(first.len() / 2);
+    Ok([first, second])
+}
+
+/// The cores in a list such as `0-2,5` (cpuset(7)).
+fn cores(list: &str) -> anyhow::Result<Vec<usize>> {
+    let mut cores = Vec::new();
+    for range in list.split(',') {
+        let (from, to) = range.split_once('-').unwrap_or((range, range));
+        cores.extend(from.parse::<usize>()?..=to.parse()?);
+    }
+    Ok(cores)
+}
+
+/// Has all threads of this program, and all that it starts from now on, keep to these cores until it ends.
+async fn keep_to(cores: &[usize]) -> anyhow::Result<()> {
+    let process = std::process::id().to_string();
+    let list: Vec<String> = cores.iter().map(ToString::to_string).collect();
+    let output = Command::new("taskset")
+        .args([
+            "--all-tasks",
+            "--cpu-list",
+            "--pid",
+            &list.join(","),
+            &process,
+        ])
+        .output()
+        .await
+        .context("cannot run taskset")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "taskset: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
 
 fn phase(answers: &[Answer]) -> Phase {
@@ -155,5 +206,16 @@ fn phase(answers: &[Answer]) -> Phase {
         p50: at(50),
         p99: at(99),
         others,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_cores_holds_single_ones_and_ranges() {
+        assert_eq!(cores("0-2,5").unwrap(), [0, 1, 2, 5]);
+        assert!(cores("none").is_err());
     }
 }

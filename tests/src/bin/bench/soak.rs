@@ -1,22 +1,26 @@
 //! Whether memory grows: both engines under texts of mixed lengths, minute by minute.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use anyhow::Context as _;
 use end_to_end::PortBlock;
 
 use crate::{
-    contender::{ONNXRUNTIME, RTEN, Running},
+    contender::{ONNXRUNTIME, RTEN},
     models::Model,
     progress,
+    statistics::median,
     table::Table,
     texts::Mix,
     wrk::Bodies,
 };
 
 const CONNECTIONS: usize = 8;
-const SECONDS: u64 = 55;
-/// How much more than after the first minute may be held at the end.
+const SECONDS: u64 = 60;
+/// A single reading tells more of the texts that are at work than of the server, so the median of each
+/// minute is what counts.
+const READ_EVERY: Duration = Duration::from_secs(2);
+/// How much more than in the first minute may be held in the last one.
 const GROWTH: f64 = 1.05;
 
 /// Loads both servers for so many minutes; fails when one of them has grown, or has failed a request.
@@ -41,12 +45,24 @@ pub(crate) async fn run(minutes: u32) -> anyhow::Result<(String, anyhow::Result<
         let loads = servers
             .iter()
             .map(|server| bodies.post(server.address, "/predict", CONNECTIONS, SECONDS));
-        for sample in futures_util::future::try_join_all(loads).await? {
-            failed += sample.failed;
-        }
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let memory = servers.iter().map(Running::memory);
-        let memory = memory.collect::<anyhow::Result<Vec<f64>>>()?;
+        let mut loads = pin!(futures_util::future::try_join_all(loads));
+        let mut readings = vec![Vec::new(); servers.len()];
+        let samples = loop {
+            tokio::select! {
+                samples = &mut loads => break samples?,
+                () = tokio::time::sleep(READ_EVERY) => {
+                    for (server, readings) in servers.iter().zip(&mut readings) {
+                        readings.push(server.memory()?);
+                    }
+                }
+            }
+        };
+        anyhow::ensure!(
+            readings.iter().all(|readings| !readings.is_empty()),
+            "minute {minute} was too short for a reading"
+        );
+        failed += samples.iter().map(|sample| sample.failed).sum::<u64>();
+        let memory: Vec<f64> = readings.into_iter().map(median).collect();
         let cells: Vec<String> = memory.iter().map(|it| format!("{it:.1} MB")).collect();
         progress(&format!(
             "soak: minute {minute} of {minutes}: {}",

@@ -134,7 +134,8 @@ pub(crate) fn overload(machine: &Machine, overload: &Overload) -> String {
 
 {machine}
 
-The second release on onnxruntime, with room for {queue} waiting texts. Before and afterwards {clients}
+The second release on onnxruntime, with room for {queue} waiting texts, on one half of the cores; the
+clients have the other. Before and afterwards {clients}
 clients ask as fast as they are answered; meanwhile, for {seconds} s, requests come {factor} times as
 fast. Times are those of the requests that got a prediction.
 
