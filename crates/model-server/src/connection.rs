@@ -43,7 +43,8 @@ const LOOKS: u32 = 8;
 /// cuts them.
 ///
 /// A connection is closed when the head of a request does not come within [`ConnectionLimits::idle`],
-/// or up to an eighth of that later, which is also how long it may be idle, and when its client takes nothing of an answer for as long.
+/// which is also how long it may be idle, or up to an eighth of that later; and when its client takes
+/// nothing of an answer within that limit.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,

@@ -11,6 +11,7 @@ use tokio::{
 use crate::support::{BOUND, Server, settings};
 
 const IDLE: Duration = Duration::from_secs(1);
+const HALF_A_HEAD: &[u8] = b"GET /livez HTTP/1.1\r\nhos";
 const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n";
 
 async fn connect(server: &Server) -> TcpStream {
@@ -45,10 +46,7 @@ async fn impatient() -> Server {
 async fn a_head_that_does_not_come_is_not_waited_for() {
     let server = impatient().await;
     let mut stream = connect(&server).await;
-    stream
-        .write_all(b"GET /livez HTTP/1.1\r\nhos")
-        .await
-        .unwrap();
+    stream.write_all(HALF_A_HEAD).await.unwrap();
     rest(&mut stream).await;
     server.stop().await.unwrap();
 }
@@ -72,7 +70,7 @@ async fn an_idle_connection_is_closed_and_one_in_use_is_not() {
 async fn the_head_of_a_second_request_is_not_waited_for_either() {
     let server = impatient().await;
     let mut stream = connect(&server).await;
-    let one_and_a_half = [LIVEZ, b"GET /livez HTTP/1.1\r\nhos"].concat();
+    let one_and_a_half = [LIVEZ, HALF_A_HEAD].concat();
     stream.write_all(&one_and_a_half).await.unwrap();
     let answers = rest(&mut stream).await;
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 1, "{answers}");
@@ -83,10 +81,7 @@ async fn the_head_of_a_second_request_is_not_waited_for_either() {
 async fn a_head_that_does_not_come_does_not_hold_up_the_end() {
     let server = impatient().await;
     let mut stream = connect(&server).await;
-    stream
-        .write_all(b"GET /livez HTTP/1.1\r\nhos")
-        .await
-        .unwrap();
+    stream.write_all(HALF_A_HEAD).await.unwrap();
     let ended = time::timeout(IDLE * 5, server.stop()).await;
     ended.expect("ended soon").unwrap();
 }
