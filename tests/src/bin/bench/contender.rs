@@ -239,7 +239,8 @@ fn own(directory: &Path, port: u16) -> anyhow::Result<Command> {
         .env("PORT", port.to_string())
         .env("GRACE_SECONDS", "0")
         // As in the image.
-        .env("MIMALLOC_PURGE_DELAY", "1")
+        .env("MIMALLOC_PURGE_DELAY", "100")
+        .env("MIMALLOC_ALLOW_THP", "0")
         // The peers write no line for each request either.
         .env("REQUEST_LOG", "failures");
     Ok(command)
