@@ -30,7 +30,10 @@ class BagClassifier(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        pooled = masked_mean(self.embedding(input_ids), attention_mask)
+        # The mean over real tokens as a product, which engines calculate faster than a masked sum.
+        weights = attention_mask.to(self.embedding.weight.dtype).unsqueeze(1)
+        total = (weights @ self.embedding(input_ids)).flatten(1)
+        pooled = total / weights.sum(dim=2).clamp(min=1.0)
         hidden = torch.relu(self.hidden(self.dropout(pooled)))
         return self.output(self.dropout(hidden))
 
