@@ -24,7 +24,7 @@ setup: ## Install what the other targets need (Debian or Ubuntu)
 
 demo: ## Replace a release under live traffic, then roll back a bad one (no Docker needed)
 	scripts/setup demo
-	cargo build --workspace --locked
+	cargo build --locked --bin deployer --bin model-server --bin demo --bin faulty-server
 	target/debug/demo
 
 up: programs ## Start the router and both colors
@@ -68,7 +68,7 @@ test: ## Run everything that CI runs
 	scripts/test
 
 e2e: ## Run the end-to-end tests alone; the images must have been built
-	cargo build --workspace --locked
+	cargo build --locked --bin deployer --bin model-server --bin demo --bin faulty-server
 	cargo nextest run --workspace --locked -E "package(end-to-end)"
 
 lint: ## Check format, lints, dependencies, scripts and spelling
@@ -81,7 +81,7 @@ soak: ## Load the model server for an hour; fails when its memory grows
 	scripts/bench soak
 
 torture: ## Kill 200 deployers under load, then switch back and forth for an hour
-	cargo build --workspace --locked
+	cargo build --locked --bin deployer --bin model-server --bin demo --bin faulty-server
 	target/debug/torture
 
 clean: ## Remove what was built

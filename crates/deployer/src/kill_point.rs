@@ -1,18 +1,18 @@
 //! Where tests end the deployer: around every entry of the journal and every change of a flag.
 //!
-//! Only the feature `kill-points`, which nothing but the end-to-end tests sets, makes anything of it.
-//! Two variables are then heeded: `DEPLOYER_KILL_POINTS` names a file that each point passed is added
+//! A release build has none of this (`tests/tests/images.rs` checks the shipped program). A build with debug
+//! assertions reads two variables: `DEPLOYER_KILL_POINTS` names a file that each point passed is added
 //! to, and `DEPLOYER_KILL_AT` the point at which the process ends itself by SIGKILL. A point that is
 //! passed again is named `NAME#2`, then `NAME#3` and so on.
 
 use std::fmt::Display;
 
 /// Passes the point that is named so.
-#[cfg(not(feature = "kill-points"))]
+#[cfg(not(debug_assertions))]
 pub(crate) fn pass(_name: impl Display) {}
 
 /// Passes the point that is named so.
-#[cfg(feature = "kill-points")]
+#[cfg(debug_assertions)]
 pub(crate) fn pass(name: impl Display) {
     use std::{env, fs::OpenOptions, io::Write as _};
 
@@ -29,7 +29,7 @@ pub(crate) fn pass(name: impl Display) {
     }
 }
 
-#[cfg(feature = "kill-points")]
+#[cfg(debug_assertions)]
 fn numbered(name: String) -> String {
     use std::{
         collections::BTreeMap,
