@@ -14,15 +14,27 @@ pub async fn get(address: &str, path: &str) -> anyhow::Result<String> {
     Ok(body.to_owned())
 }
 
+/// The body of what a POST of JSON is answered.
+pub async fn post_for_body(address: &str, path: &str, json: &str) -> anyhow::Result<String> {
+    let answer = exchange(address, &post_request(address, path, "", json)).await?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
+    Ok(body.to_owned())
+}
+
 /// The status of what a POST of JSON with one more header is answered.
 pub async fn post(address: &str, path: &str, header: &str, json: &str) -> anyhow::Result<u16> {
-    let length = json.len();
-    let request = format!(
-        "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{header}\r\n\r\n{json}"
-    );
-    let answer = exchange(address, &request).await?;
+    let header = format!("{header}\r\n");
+    let answer = exchange(address, &post_request(address, path, &header, json)).await?;
     let status = answer.split_whitespace().nth(1).context("no status")?;
     Ok(status.parse()?)
+}
+
+/// `headers`: whole lines, each with its end.
+fn post_request(address: &str, path: &str, headers: &str, json: &str) -> String {
+    let length = json.len();
+    format!(
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{headers}\r\n{json}"
+    )
 }
 
 async fn exchange(address: &str, request: &str) -> anyhow::Result<String> {

@@ -14,7 +14,7 @@ mod torture;
 mod traffic;
 
 pub use alerts::Receiver;
-pub use http::{get, post};
+pub use http::{get, post, post_for_body};
 pub use layout::NOT_IN_THE_IMAGE;
 pub use ports::PortBlock;
 pub use stack::{Run, Stack, Watch, golden_bodies, program, repository};

@@ -120,11 +120,14 @@ impl Stack {
         ([127, 0, 0, 1], self.ports.router()).into()
     }
 
-    /// Asks the gates that deployer.toml asks as it is shipped, from now on.
-    pub fn ask_the_shipped_gates(&self) -> anyhow::Result<()> {
+    /// Replaces all settings but addresses and programs by these sections of deployer.toml.
+    pub fn use_settings(&self, sections: &str) -> anyhow::Result<()> {
         let path = self.path("deployer.toml");
-        let settings = fs::read_to_string(&path)?.replace(layout::FEW_GATES, "");
-        Ok(fs::write(path, settings)?)
+        let settings = fs::read_to_string(&path)?;
+        let (addresses, _) = settings
+            .split_once(layout::FEW_GATES)
+            .context("the settings name no gates")?;
+        Ok(fs::write(path, [addresses, sections].concat())?)
     }
 
     /// The router reaches what listens on `port` in place of the first server of an upstream list, and,

@@ -16,15 +16,16 @@ use crate::{
     verdict::{Finding, Verdict},
 };
 
-/// Where the answer is first looked at, since fewer say nothing; then whenever there are twice as many.
+/// Fewer pairs say nothing of any percentile. The first look is after so many, each later one after twice as many.
 const FIRST_LOOK: usize = 20;
-/// Fewer pairs say nothing of the slowest hundredth.
+/// Pairs that p90 needs, and p99: so many that ten and five of them are slower.
+const ENOUGH_FOR_P90: usize = 100;
 const ENOUGH_FOR_P99: usize = 500;
 /// More pairs than this say hardly more.
 const MOST: usize = 4_000;
 
-/// What takes longer than the settings say is gone on with so many times as long, while there are too few
-/// pairs for p99.
+/// The gate goes on for so many times `comparison.duration` while it is inconclusive and has too few pairs for
+/// p99.
 const PATIENCE: u32 = 3;
 /// Failures that chance alone would bring about more often than this are held against nobody.
 const SIGNIFICANT: f64 = 0.01;
@@ -61,22 +62,26 @@ impl Comparison {
         if chance < SIGNIFICANT {
             verdict.finding = Finding::Fail;
         }
-        for percentile in PERCENTILES {
-            if percentile.at > 0.9 && pairs < ENOUGH_FOR_P99 {
-                // While there are too few, it goes on for the same multiple of any duration.
-                let seconds = self.settings.duration.as_secs_f64() * ENOUGH_FOR_P99 as f64
-                    / pairs.max(1) as f64;
-                verdict.warnings.push(format!(
-                    "p99 was not compared: {pairs} pairs of requests, at least {ENOUGH_FOR_P99} are needed; comparison.duration = \"{:.0}s\" would do",
-                    seconds.ceil()
-                ));
-                verdict.finding = verdict.finding.and(Finding::Inconclusive);
-                continue;
-            }
+        let [supported, unsupported] = percentiles(pairs);
+        for percentile in &supported {
             let (finding, words);
-            (finding, words, verdict) = self.compare(samples, &percentile, verdict);
+            (finding, words, verdict) = self.compare(samples, percentile, verdict);
             parts.push(words);
             verdict.finding = verdict.finding.and(finding);
+        }
+        if supported.is_empty() {
+            let (finding, words) = self.compare_few(samples);
+            parts.push(words);
+            verdict.finding = verdict.finding.and(finding);
+        }
+        for percentile in unsupported {
+            // At the same pace, so many seconds bring the pairs that it needs.
+            let seconds = self.settings.duration.as_secs_f64() * percentile.pairs as f64
+                / pairs.max(1) as f64;
+            verdict.warnings.push(format!(
+                "{} was not judged: it needs {} pairs of requests, and {pairs} were sent. The watch after the switch judges it; so does this gate with comparison.duration = \"{:.0}s\"",
+                percentile.name, percentile.pairs, seconds.ceil()
+            ));
         }
         verdict.summary = parts.join(", ");
         verdict.resting_on(Evidence {
@@ -85,6 +90,24 @@ impl Comparison {
             errors: samples.errors.clone(),
             ..Evidence::default()
         })
+    }
+
+    /// The finding from fewer pairs than any percentile needs: a candidate that is no slower passes.
+    fn compare_few(&self, samples: &Samples) -> (Finding, String) {
+        let [candidate, active] = [&samples.candidate, &samples.active].map(|it| median(it));
+        let finding = if candidate <= active {
+            Finding::Pass
+        } else {
+            Finding::Inconclusive
+        };
+        let words = format!(
+            "{} pairs of requests, at least {FIRST_LOOK} are needed to compare p50: {}, the active release's {}; comparison.duration is {}",
+            samples.active.len(),
+            milliseconds(candidate),
+            milliseconds(active),
+            humantime::format_duration(self.settings.duration),
+        );
+        (finding, words)
     }
 
     fn compare(
@@ -97,7 +120,9 @@ impl Comparison {
             max_ratio: self.settings.max_ratio,
             negligible: self.settings.negligible,
         };
-        let Percentile { name, at, names } = percentile;
+        let Percentile {
+            name, at, names, ..
+        } = percentile;
         let (ratio, interval) = ratio_of_quantiles(&samples.candidate, &samples.active, *at);
         let active = samples.active_quantile(*at);
         let allowed = limit.allowed_ratio(active);
@@ -134,35 +159,47 @@ impl Comparison {
     }
 }
 
-/// A place in the distributions, and what its figures are called.
+/// A percentile, the pairs that it needs, and the names of its figures.
 struct Percentile {
     name: &'static str,
     at: f64,
+    pairs: usize,
     names: [&'static str; 4],
 }
 
-const PERCENTILES: [Percentile; 2] = [
-    Percentile {
-        name: "p50",
-        at: 0.5,
-        names: [
-            "p50_ratio",
-            "p50_ratio_low",
-            "p50_ratio_high",
-            "p50_active_seconds",
-        ],
-    },
-    Percentile {
-        name: "p99",
-        at: 0.99,
-        names: [
-            "p99_ratio",
-            "p99_ratio_low",
-            "p99_ratio_high",
-            "p99_active_seconds",
-        ],
-    },
+macro_rules! percentile {
+    ($name:literal, $at:literal, $pairs:expr) => {
+        Percentile {
+            name: $name,
+            at: $at,
+            pairs: $pairs,
+            names: [
+                concat!($name, "_ratio"),
+                concat!($name, "_ratio_low"),
+                concat!($name, "_ratio_high"),
+                concat!($name, "_active_seconds"),
+            ],
+        }
+    };
+}
+
+const PERCENTILES: [Percentile; 3] = [
+    percentile!("p50", 0.5, FIRST_LOOK),
+    percentile!("p90", 0.9, ENOUGH_FOR_P90),
+    percentile!("p99", 0.99, ENOUGH_FOR_P99),
 ];
+
+/// The percentiles that are compared with so many pairs, p50 and the highest that they support, and those that
+/// need more pairs.
+fn percentiles(pairs: usize) -> [Vec<&'static Percentile>; 2] {
+    let (mut supported, unsupported): (Vec<_>, Vec<_>) = PERCENTILES
+        .iter()
+        .partition(|percentile| percentile.pairs <= pairs);
+    if supported.len() > 2 {
+        supported.remove(1);
+    }
+    [supported, unsupported]
+}
 
 /// Seconds, a pair at the same place. What failed took as long as would have been waited for: who answers
 /// only what is quick must not seem to be quick.
@@ -202,9 +239,7 @@ impl Samples {
     }
 
     fn active_quantile(&self, at: f64) -> f64 {
-        let mut sorted = self.active.clone();
-        sorted.sort_by(f64::total_cmp);
-        crate::statistics::quantile(&sorted, at)
+        quantile_of(&self.active, at)
     }
 
     fn latencies(seconds: &[f64]) -> Latencies {
@@ -213,6 +248,16 @@ impl Samples {
             .map(|it| Duration::from_secs_f64(*it))
             .collect()
     }
+}
+
+fn quantile_of(seconds: &[f64], at: f64) -> f64 {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    crate::statistics::quantile(&sorted, at)
+}
+
+fn median(seconds: &[f64]) -> f64 {
+    quantile_of(seconds, 0.5)
 }
 
 #[async_trait]
@@ -228,26 +273,28 @@ impl Gate for Comparison {
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let began = Instant::now();
         let mut samples = Samples::default();
+        let mut deadline = self.settings.duration;
         let mut next_look = FIRST_LOOK;
         for (number, example) in candidate.examples.golden.iter().cycle().enumerate() {
             let [active, idle] = ask_in_turn(candidate, example, number).await;
             samples.add(&active, &idle, self.timeout);
             let pairs = samples.active.len();
-            let few = pairs < ENOUGH_FOR_P99;
-            let patience = self.settings.duration * if few { PATIENCE } else { 1 };
-            let over = began.elapsed() >= patience || pairs >= MOST;
+            let over = began.elapsed() >= deadline || pairs >= MOST;
             if !over && pairs < next_look {
                 continue;
             }
-            if pairs < FIRST_LOOK {
-                return Verdict::new(
-                    Finding::Inconclusive,
-                    format!("{pairs} pairs of requests, at least {FIRST_LOOK} are needed"),
-                )
-                .with("pairs", pairs as f64);
-            }
             let verdict = self.assess(&samples);
-            if over || verdict.finding == Finding::Fail || verdict.finding == Finding::Pass {
+            let few = pairs < ENOUGH_FOR_P99;
+            if over {
+                let open = verdict.finding == Finding::Inconclusive || pairs < FIRST_LOOK;
+                if open && few && deadline == self.settings.duration {
+                    deadline *= PATIENCE;
+                    continue;
+                }
+                return verdict;
+            }
+            // A pass is final once p99 was compared: until then more pairs may come in time.
+            if verdict.finding == Finding::Fail || verdict.finding == Finding::Pass && !few {
                 return verdict;
             }
             let twice = next_look * 2;
@@ -330,15 +377,47 @@ mod tests {
     }
 
     #[test]
-    fn few_pairs_say_nothing_of_the_slowest_hundredth() {
-        let verdict = judge(0.05, 1.0, 200);
+    fn highest_percentile_that_pairs_support_is_compared_and_the_others_are_named() {
+        let compared = |pairs| {
+            let verdict = judge(0.05, 1.0, pairs);
+            let names = ["p50_ratio", "p90_ratio", "p99_ratio"];
+            let compared = names.map(|name| verdict.numbers.contains_key(name));
+            (verdict.finding, compared, verdict.warnings)
+        };
+        let (finding, names, warnings) = compared(99);
+        assert_eq!((finding, names), (Finding::Pass, [true, false, false]));
+        assert_eq!(
+            warnings[0],
+            "p90 was not judged: it needs 100 pairs of requests, and 99 were sent. The watch after the switch judges it; so does this gate with comparison.duration = \"11s\""
+        );
+        assert!(warnings[1].starts_with("p99 was not judged: it needs 500 pairs"));
+        let (finding, names, warnings) = compared(499);
+        assert_eq!((finding, names), (Finding::Pass, [true, true, false]));
+        assert_eq!(warnings.len(), 1);
+        let (finding, names, warnings) = compared(500);
+        assert_eq!((finding, names), (Finding::Pass, [true, false, true]));
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+
+    #[test]
+    fn faster_candidate_passes_with_any_number_of_pairs() {
+        for pairs in [1, 3, 19, 20, 99, 100, 463] {
+            let verdict = judge(0.05, 0.33, pairs);
+            assert_eq!(verdict.finding, Finding::Pass, "{pairs}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn slower_candidate_is_inconclusive_with_fewer_pairs_than_p50_needs() {
+        let verdict = judge(0.05, 1.4, 19);
         assert_eq!(verdict.finding, Finding::Inconclusive);
         assert!(
-            verdict.warnings[0].ends_with("comparison.duration = \"25s\" would do"),
-            "{:?}",
-            verdict.warnings
+            verdict
+                .summary
+                .starts_with("19 pairs of requests, at least 20 are needed"),
+            "{}",
+            verdict.summary
         );
-        assert!(!verdict.numbers.contains_key("p99_ratio"));
     }
 
     /// The verdict on a candidate that is as fast as the active release, but fails one in so many requests.
