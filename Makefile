@@ -9,11 +9,12 @@ DEPLOYER ?= target/debug/deployer
 VM = $(if $(findstring command,$(origin HOST)),$(HOST))
 FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 
-# What has to be built first: the deployer, unless it is an installed one, and the servers.
-PROGRAMS = $(if $(VM),,$(if $(filter target/debug/%,$(DEPLOYER)),-p deployer) $(if $(filter process,$(FLEET)),-p model-server))
+# Programs are named by --bin, so that every target selects the same packages and so the same features: with
+# -p cargo would compile dependencies again. What has to be built first: the deployer, unless it is an installed one, and the servers.
+PROGRAMS = $(if $(VM),,$(if $(filter target/debug/%,$(DEPLOYER)),--bin deployer) $(if $(filter process,$(FLEET)),--bin model-server))
 
 .DEFAULT_GOAL := help
-.PHONY: help programs setup demo up down deploy rollback recover status history doctor provision ship logs images test e2e lint bench soak torture clean
+.PHONY: help programs setup demo up down deploy rollback recover status history doctor provision ship logs images test test-all e2e lint bench soak torture clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,9 +23,9 @@ help: ## Show this list
 setup: ## Install what the other targets need (Debian or Ubuntu)
 	scripts/setup test
 
-demo: ## Replace a release under live traffic, then roll back a bad one (no Docker needed)
+demo: ## Replace a release under live traffic, roll back a bad one, refuse another (no Docker needed)
 	scripts/setup demo
-	cargo build --locked --bin deployer --bin model-server --bin demo --bin faulty-server
+	cargo build --locked --bin deployer --bin demo --bin faulty-server
 	target/debug/demo
 
 up: programs ## Start the router and both colors
@@ -64,12 +65,15 @@ logs: ## Follow what the router and both colors write
 images: ## Build the Docker images
 	docker/build
 
-test: ## Run everything that CI runs
+test: ## Run what has to hold after every change (about 15 minutes)
 	scripts/test
 
+test-all: ## Run also what takes longer: the whole image build, a virtual machine, a bare machine, an hour of kills
+	scripts/test-all
+
 e2e: ## Run the end-to-end tests alone; the images must have been built
-	cargo build --locked --bin deployer --bin model-server --bin demo --bin faulty-server
-	cargo nextest run --workspace --locked -E "package(end-to-end)"
+	cargo build --locked --all-targets
+	cargo nextest run --locked -E "package(end-to-end)"
 
 lint: ## Check format, lints, dependencies, scripts and spelling
 	scripts/lint
@@ -81,11 +85,11 @@ soak: ## Load the model server for an hour; fails when its memory grows
 	scripts/bench soak
 
 torture: ## Kill 200 deployers under load, then switch back and forth for an hour
-	cargo build --locked --bin deployer --bin model-server --bin demo --bin faulty-server
+	cargo build --locked --bin deployer --bin model-server --bin torture
 	target/debug/torture
 
 clean: ## Remove what was built
 	cargo clean
 
 programs:
-	$(if $(strip $(PROGRAMS)),@cargo build --quiet --locked $(PROGRAMS))
+	$(if $(strip $(PROGRAMS)),cargo build --locked $(PROGRAMS))

@@ -24,8 +24,7 @@ const ENOUGH_FOR_P99: usize = 500;
 /// More pairs than this say hardly more.
 const MOST: usize = 4_000;
 
-/// The gate goes on for so many times `comparison.duration` while it is inconclusive and has too few pairs for
-/// p99.
+/// The gate goes on for so many times `comparison.duration` while it is inconclusive.
 const PATIENCE: u32 = 3;
 /// Failures that chance alone would bring about more often than this are held against nobody.
 const SIGNIFICANT: f64 = 0.01;
@@ -287,7 +286,7 @@ impl Gate for Comparison {
             let few = pairs < ENOUGH_FOR_P99;
             if over {
                 let open = verdict.finding == Finding::Inconclusive || pairs < FIRST_LOOK;
-                if open && few && deadline == self.settings.duration {
+                if open && pairs < MOST && deadline == self.settings.duration {
                     deadline *= PATIENCE;
                     continue;
                 }
@@ -394,9 +393,10 @@ mod tests {
         let (finding, names, warnings) = compared(499);
         assert_eq!((finding, names), (Finding::Pass, [true, true, false]));
         assert_eq!(warnings.len(), 1);
-        let (finding, names, warnings) = compared(500);
+        let (finding, names, warnings) = compared(2_000);
         assert_eq!((finding, names), (Finding::Pass, [true, false, true]));
         assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(percentiles(500)[0].last().unwrap().name, "p99");
     }
 
     #[test]
