@@ -9,15 +9,16 @@ DEPLOYER ?= target/debug/deployer
 VM = $(if $(findstring command,$(origin HOST)),$(HOST))
 FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 
-# Programs are named by --bin, so that every target selects the same packages and so the same features: with
-# -p cargo would compile dependencies again. What has to be built first: the deployer, unless it is an installed one, and the servers.
+# What has to be built first: the deployer, unless it is an installed one, and the servers. Programs are named
+# by --bin, so that every target selects the same packages and features: with -p, cargo would compile
+# dependencies again.
 PROGRAMS = $(if $(VM),,$(if $(filter target/debug/%,$(DEPLOYER)),--bin deployer) $(if $(filter process,$(FLEET)),--bin model-server))
 
 .DEFAULT_GOAL := help
 .PHONY: help programs setup demo up down deploy rollback recover status history doctor provision ship logs images test test-all e2e lint bench soak torture clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n  Variables: VERSION=v2 (deploy), FLEET=compose|process, DEPLOYER=path\n             HOST=user@vm,... NAME=service PORT=8080 (scripts/vm)\n'
 
 setup: ## Install what the other targets need (Debian or Ubuntu)
