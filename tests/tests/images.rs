@@ -1,4 +1,8 @@
-//! What the shipped images are made of.
+//! What the images are made of. The images `model-server:latest` and `deployer:latest` must have been built.
+//!
+//! Tests that only hold for programs of the release profile are ignored by default, because `make test` builds
+//! the images from the programs of the host (`docker/build --from-host`). After `docker/build`, run them all:
+//! `cargo nextest run --locked -E 'binary(images)' --run-ignored all`.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -18,8 +22,8 @@ const DEPLOYER_AT_MOST: u64 = 40_000_000;
 /// Of the list of a program's crates.
 const LIST_AT_MOST: usize = 10_000_000;
 
-/// What a program built with the feature `kill-points` reads from its environment.
-const HOOK: &[u8] = b"DEPLOYER_KILL_AT";
+/// The variable that ends a deployer with debug assertions at a step of the test's choice.
+const KILL_VARIABLE: &[u8] = b"DEPLOYER_KILL_AT";
 
 fn docker(arguments: &[&str]) -> Result<Vec<u8>> {
     let output = Command::new("docker").args(arguments).output()?;
@@ -78,7 +82,7 @@ impl Drop for Unpacked {
     }
 }
 
-fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
+fn ensure_small_and_without_shell(image: &str, at_most: u64) -> Result {
     let facts = inspected(image)?;
     let size = facts["Size"].as_u64().context("no size")?;
     ensure!(size <= at_most, "{image} takes {size} bytes");
@@ -96,9 +100,7 @@ fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
         label("version") == Some(env!("CARGO_PKG_VERSION")),
         "{config}"
     );
-
-    let container = Unpacked::of(image)?;
-    for file in container.files()? {
+    for file in Unpacked::of(image)?.files()? {
         let name = Path::new(&file).file_name().unwrap_or_default();
         let name = name.to_str().unwrap_or_default();
         ensure!(
@@ -109,11 +111,16 @@ fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
             "{image} holds {file}"
         );
     }
-    let program = container.program(&format!("/usr/local/bin/{image}"))?;
-    // Tests end the deployer at a step of their choice: nobody else can.
+    Ok(())
+}
+
+fn ensure_release_program_lists_crates(image: &str, crates: &[&str]) -> Result {
+    let program = Unpacked::of(image)?.program(&format!("/usr/local/bin/{image}"))?;
     ensure!(
-        !program.windows(HOOK.len()).any(|bytes| bytes == HOOK),
-        "{image} was built with the feature kill-points"
+        !program
+            .windows(KILL_VARIABLE.len())
+            .any(|bytes| bytes == KILL_VARIABLE),
+        "{image} was built with debug assertions, so it has kill points"
     );
     let list = audit_info_from_slice(&program, LIST_AT_MOST)?;
     for wanted in crates {
@@ -126,17 +133,25 @@ fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
 }
 
 #[test]
-fn the_model_server_is_small_has_no_shell_and_lists_its_crates() -> Result {
-    ensure_well_made(
-        "model-server",
-        MODEL_SERVER_AT_MOST,
-        &["axum", "rten", "ort"],
-    )
+fn model_server_image_is_small_and_has_no_shell() -> Result {
+    ensure_small_and_without_shell("model-server", MODEL_SERVER_AT_MOST)
 }
 
 #[test]
-fn the_deployer_is_small_has_no_shell_and_lists_its_crates() -> Result {
-    ensure_well_made("deployer", DEPLOYER_AT_MOST, &["clap", "tokio"])
+fn deployer_image_is_small_and_has_no_shell() -> Result {
+    ensure_small_and_without_shell("deployer", DEPLOYER_AT_MOST)
+}
+
+#[test]
+#[ignore = "needs images that docker/build compiled"]
+fn model_server_image_lists_the_crates_of_its_program() -> Result {
+    ensure_release_program_lists_crates("model-server", &["axum", "rten", "ort"])
+}
+
+#[test]
+#[ignore = "needs images that docker/build compiled"]
+fn deployer_image_lists_crates_and_has_no_kill_points() -> Result {
+    ensure_release_program_lists_crates("deployer", &["clap", "tokio"])
 }
 
 /// A container that runs, removed when dropped.
