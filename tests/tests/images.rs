@@ -1,18 +1,22 @@
 //! What the images are made of. The images `model-server:latest` and `deployer:latest` must have been built.
 //!
-//! Tests that only hold for programs of the release profile are ignored by default, because `make test` builds
-//! the images from the programs of the host (`docker/build --from-host`). After `docker/build`, run them all:
-//! `cargo nextest run --locked -E 'binary(images)' --run-ignored all`.
+//! Tests that compile in Docker, or need images that were compiled there, are ignored by default, because
+//! `make test` builds the images from the programs of the host (`docker/build --from-host`). After
+//! `docker/build`, run them all: `cargo nextest run --locked -E 'binary(images)' --run-ignored all`.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, ensure};
 use auditable_info::audit_info_from_slice;
+use end_to_end::{PortBlock, get, post, repository};
 use serde_json::Value;
+use tempfile::TempDir;
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -184,5 +188,91 @@ fn the_server_counts_the_cpus_that_its_container_may_use() -> Result {
     follow.wait()?;
     let ready: Value = serde_json::from_str(&ready.context("it never was ready")?)?;
     ensure!(ready["threads"] == 1 || ready["threads"] == "1", "{ready}");
+    Ok(())
+}
+
+/// A clone of this checkout with images, ports and a Compose project of its own, all removed when dropped.
+struct Clone {
+    directory: TempDir,
+    ports: PortBlock,
+    images: [String; 2],
+}
+
+impl Clone {
+    fn make() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("clone-").tempdir()?;
+        let cloned = Command::new("git")
+            .args(["clone", "--quiet"])
+            .arg(repository())
+            .arg(directory.path())
+            .status()?;
+        ensure!(cloned.success(), "git cannot clone this checkout");
+        let ports = PortBlock::take()?;
+        let images =
+            ["model-server", "deployer"].map(|name| format!("clone-{}-{name}", ports.router()));
+        let [server, deployer] = &images;
+        let owner = fs::metadata(directory.path())?;
+        let variables = [
+            format!("PROJECT=clone-{}", ports.router()),
+            format!("BLUE_IMAGE={server}"),
+            format!("GREEN_IMAGE={server}"),
+            format!("DEPLOYER_IMAGE={deployer}"),
+            format!("DEPLOYER_USER={}:{}", owner.uid(), owner.gid()),
+            format!("ROUTER_PORT={}", ports.router()),
+            format!("BLUE_PORT={}", ports.blue()),
+            format!("GREEN_PORT={}", ports.green()),
+            format!("CONTROL_PORT={}", ports.control()),
+            format!("METRICS_PORT={}", ports.metrics()),
+        ];
+        fs::write(directory.path().join(".env"), variables.join("\n"))?;
+        Ok(Self {
+            directory,
+            ports,
+            images,
+        })
+    }
+
+    fn compose(&self, arguments: &[&str]) -> Result {
+        let output = Command::new("docker")
+            .arg("compose")
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .output()?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "compose {arguments:?}: {told}");
+        Ok(())
+    }
+}
+
+impl Drop for Clone {
+    fn drop(&mut self) {
+        let _ = self.compose(&["down", "--timeout", "20"]);
+        for image in &self.images {
+            let _ = docker(&["image", "rm", image]);
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "compiles in Docker"]
+async fn compose_up_builds_missing_images_and_serves_in_a_fresh_clone() -> Result {
+    let clone = Clone::make()?;
+    clone.compose(&["up", "--detach", "--wait"])?;
+    let local = |port: u16| format!("127.0.0.1:{port}");
+    let router = local(clone.ports.router());
+    let answer = post(&router, "/predict", "X-Test: 1", r#"{"text": "good"}"#).await?;
+    ensure!(answer == 200, "{answer}");
+    for (address, version) in [(router, "v1"), (local(clone.ports.green()), "v2")] {
+        let health = get(&address, "/health").await?;
+        ensure!(
+            health.contains(&format!(r#""model_version":"{version}""#)),
+            "{health}"
+        );
+    }
+    let metrics = get(&local(clone.ports.metrics()), "/metrics").await?;
+    ensure!(
+        metrics.contains("deployer_active{color=\"blue\"} 1"),
+        "{metrics}"
+    );
     Ok(())
 }
