@@ -1,14 +1,22 @@
-//! What the shipped images are made of.
+//! What the images are made of. The images `model-server:latest` and `deployer:latest` must have been built.
+//!
+//! Tests that compile in Docker, or need images that were compiled there, are ignored by default, because
+//! `make test` builds the images from the programs of the host (`docker/build --from-host`). After
+//! `docker/build`, run them all: `cargo nextest run --locked -E 'binary(images)' --run-ignored all`.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, ensure};
 use auditable_info::audit_info_from_slice;
+use end_to_end::{PortBlock, get, post, repository};
 use serde_json::Value;
+use tempfile::TempDir;
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -18,8 +26,8 @@ const DEPLOYER_AT_MOST: u64 = 40_000_000;
 /// Of the list of a program's crates.
 const LIST_AT_MOST: usize = 10_000_000;
 
-/// What a program built with the feature `kill-points` reads from its environment.
-const HOOK: &[u8] = b"DEPLOYER_KILL_AT";
+/// The variable that ends a deployer with debug assertions at a step of the test's choice.
+const KILL_VARIABLE: &[u8] = b"DEPLOYER_KILL_AT";
 
 fn docker(arguments: &[&str]) -> Result<Vec<u8>> {
     let output = Command::new("docker").args(arguments).output()?;
@@ -78,7 +86,7 @@ impl Drop for Unpacked {
     }
 }
 
-fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
+fn ensure_small_and_without_shell(image: &str, at_most: u64) -> Result {
     let facts = inspected(image)?;
     let size = facts["Size"].as_u64().context("no size")?;
     ensure!(size <= at_most, "{image} takes {size} bytes");
@@ -96,9 +104,7 @@ fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
         label("version") == Some(env!("CARGO_PKG_VERSION")),
         "{config}"
     );
-
-    let container = Unpacked::of(image)?;
-    for file in container.files()? {
+    for file in Unpacked::of(image)?.files()? {
         let name = Path::new(&file).file_name().unwrap_or_default();
         let name = name.to_str().unwrap_or_default();
         ensure!(
@@ -109,11 +115,16 @@ fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
             "{image} holds {file}"
         );
     }
-    let program = container.program(&format!("/usr/local/bin/{image}"))?;
-    // Tests end the deployer at a step of their choice: nobody else can.
+    Ok(())
+}
+
+fn ensure_release_program_lists_crates(image: &str, crates: &[&str]) -> Result {
+    let program = Unpacked::of(image)?.program(&format!("/usr/local/bin/{image}"))?;
     ensure!(
-        !program.windows(HOOK.len()).any(|bytes| bytes == HOOK),
-        "{image} was built with the feature kill-points"
+        !program
+            .windows(KILL_VARIABLE.len())
+            .any(|bytes| bytes == KILL_VARIABLE),
+        "{image} was built with debug assertions, so it has kill points"
     );
     let list = audit_info_from_slice(&program, LIST_AT_MOST)?;
     for wanted in crates {
@@ -126,17 +137,25 @@ fn ensure_well_made(image: &str, at_most: u64, crates: &[&str]) -> Result {
 }
 
 #[test]
-fn the_model_server_is_small_has_no_shell_and_lists_its_crates() -> Result {
-    ensure_well_made(
-        "model-server",
-        MODEL_SERVER_AT_MOST,
-        &["axum", "rten", "ort"],
-    )
+fn model_server_image_is_small_and_has_no_shell() -> Result {
+    ensure_small_and_without_shell("model-server", MODEL_SERVER_AT_MOST)
 }
 
 #[test]
-fn the_deployer_is_small_has_no_shell_and_lists_its_crates() -> Result {
-    ensure_well_made("deployer", DEPLOYER_AT_MOST, &["clap", "tokio"])
+fn deployer_image_is_small_and_has_no_shell() -> Result {
+    ensure_small_and_without_shell("deployer", DEPLOYER_AT_MOST)
+}
+
+#[test]
+#[ignore = "needs images that docker/build compiled"]
+fn model_server_image_lists_the_crates_of_its_program() -> Result {
+    ensure_release_program_lists_crates("model-server", &["axum", "rten", "ort"])
+}
+
+#[test]
+#[ignore = "needs images that docker/build compiled"]
+fn deployer_image_lists_crates_and_has_no_kill_points() -> Result {
+    ensure_release_program_lists_crates("deployer", &["clap", "tokio"])
 }
 
 /// A container that runs, removed when dropped.
@@ -169,5 +188,91 @@ fn the_server_counts_the_cpus_that_its_container_may_use() -> Result {
     follow.wait()?;
     let ready: Value = serde_json::from_str(&ready.context("it never was ready")?)?;
     ensure!(ready["threads"] == 1 || ready["threads"] == "1", "{ready}");
+    Ok(())
+}
+
+/// A clone of this checkout with images, ports and a Compose project of its own, all removed when dropped.
+struct Clone {
+    directory: TempDir,
+    ports: PortBlock,
+    images: [String; 2],
+}
+
+impl Clone {
+    fn make() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("clone-").tempdir()?;
+        let cloned = Command::new("git")
+            .args(["clone", "--quiet"])
+            .arg(repository())
+            .arg(directory.path())
+            .status()?;
+        ensure!(cloned.success(), "git cannot clone this checkout");
+        let ports = PortBlock::take()?;
+        let images =
+            ["model-server", "deployer"].map(|name| format!("clone-{}-{name}", ports.router()));
+        let [server, deployer] = &images;
+        let owner = fs::metadata(directory.path())?;
+        let variables = [
+            format!("PROJECT=clone-{}", ports.router()),
+            format!("BLUE_IMAGE={server}"),
+            format!("GREEN_IMAGE={server}"),
+            format!("DEPLOYER_IMAGE={deployer}"),
+            format!("DEPLOYER_USER={}:{}", owner.uid(), owner.gid()),
+            format!("ROUTER_PORT={}", ports.router()),
+            format!("BLUE_PORT={}", ports.blue()),
+            format!("GREEN_PORT={}", ports.green()),
+            format!("CONTROL_PORT={}", ports.control()),
+            format!("METRICS_PORT={}", ports.metrics()),
+        ];
+        fs::write(directory.path().join(".env"), variables.join("\n"))?;
+        Ok(Self {
+            directory,
+            ports,
+            images,
+        })
+    }
+
+    fn compose(&self, arguments: &[&str]) -> Result {
+        let output = Command::new("docker")
+            .arg("compose")
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .output()?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "compose {arguments:?}: {told}");
+        Ok(())
+    }
+}
+
+impl Drop for Clone {
+    fn drop(&mut self) {
+        let _ = self.compose(&["down", "--timeout", "20"]);
+        for image in &self.images {
+            let _ = docker(&["image", "rm", image]);
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "compiles in Docker"]
+async fn compose_up_builds_missing_images_and_serves_in_a_fresh_clone() -> Result {
+    let clone = Clone::make()?;
+    clone.compose(&["up", "--detach", "--wait"])?;
+    let local = |port: u16| format!("127.0.0.1:{port}");
+    let router = local(clone.ports.router());
+    let answer = post(&router, "/predict", "X-Test: 1", r#"{"text": "good"}"#).await?;
+    ensure!(answer == 200, "{answer}");
+    for (address, version) in [(router, "v1"), (local(clone.ports.green()), "v2")] {
+        let health = get(&address, "/health").await?;
+        ensure!(
+            health.contains(&format!(r#""model_version":"{version}""#)),
+            "{health}"
+        );
+    }
+    let metrics = get(&local(clone.ports.metrics()), "/metrics").await?;
+    ensure!(
+        metrics.contains("deployer_active{color=\"blue\"} 1"),
+        "{metrics}"
+    );
     Ok(())
 }

@@ -47,7 +47,7 @@ impl<'a> Laptop<'a> {
         Ok(Self(machine))
     }
 
-    /// The base images as they are pinned: two to build with, and the router's, as Compose reads it.
+    /// The base images as they are pinned: three of the build, and the router's, as Compose reads it.
     pub(crate) fn pin(&self) -> Result<Vec<String>> {
         let images = self.0.inside(
             "    cd /root/laptop

@@ -140,7 +140,9 @@ impl Fleet for ComposeFleet {
         let image = Some(self.settings.image.as_str()).filter(|image| !image.is_empty());
         let image = image.or(before[1].1.as_deref());
         self.keep(&[(names[0], Some(version)), (names[1], image)])?;
-        let options = ["--detach", "--no-deps", "--force-recreate"];
+        // A missing image is an error: a build takes longer than the timeout, and would give the name of the
+        // release that is wanted to whatever the checkout holds.
+        let options = ["--detach", "--no-build", "--no-deps", "--force-recreate"];
         let up = [&["up"], &options[..], &[color.name()]].concat();
         let Err(error) = self.compose(&up).await else {
             return Ok(());
