@@ -77,15 +77,16 @@ impl CurrentPhase {
 
     /// Goes on to `next` if that may follow, and tells whether it did.
     pub(crate) fn advance(&self, next: Phase) -> bool {
-        let code = match &next {
+        let code = match next {
             Phase::Loading => LOADING,
             Phase::Ready => READY,
             Phase::Draining => DRAINING,
             Phase::Unfit { reason } => {
-                self.reason.get_or_init(|| reason.clone());
+                self.reason.get_or_init(|| reason);
                 UNFIT
             }
         };
+        let next = self.decode(code);
         let follow = |current| self.decode(current).may_become(&next).then_some(code);
         let followed = self
             .code

@@ -277,6 +277,10 @@ pub(super) async fn wrong_method(
 }
 
 /// Answers for a handler that panicked.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands the panic over"
+)]
 pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let reason = panic_message(panic.as_ref());
     ApiError::Internal(format!("the handler panicked: {reason}")).into_response()
