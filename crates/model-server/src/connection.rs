@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::Router;
 use hyper::{
     server::conn::http1,
     service::{Service as _, service_fn},
@@ -25,7 +24,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{metrics::Metrics, pulse::Pulse, settings::ConnectionLimits};
+use crate::{http::HttpService, metrics::Metrics, pulse::Pulse, settings::ConnectionLimits};
 
 /// How long to wait after a connection could not be accepted: most often the process has no file
 /// descriptor left, and gets one when a connection ends.
@@ -47,7 +46,7 @@ const LOOKS: u32 = 8;
 /// nothing of an answer within that limit.
 pub(crate) async fn serve(
     listener: TcpListener,
-    router: Router,
+    service: HttpService,
     limits: ConnectionLimits,
     metrics: Arc<Metrics>,
     close: impl Future<Output = ()>,
@@ -59,7 +58,7 @@ pub(crate) async fn serve(
     let (ending, ended) = watch::channel(());
     let face = Face {
         http,
-        router,
+        service,
         idle: limits.idle,
         metrics,
         ended,
@@ -189,7 +188,7 @@ fn waiting_at(listener: TcpListener) -> Vec<TcpStream> {
 #[derive(Clone)]
 struct Face {
     http: http1::Builder,
-    router: Router,
+    service: HttpService,
     idle: Duration,
     metrics: Arc<Metrics>,
     /// Changes when no new connections are taken any more.
@@ -209,7 +208,7 @@ impl Face {
             warn!(%error, "cannot set TCP_NODELAY");
         }
         let stream = TokioIo::new(Bounded::new(stream, self.idle, Arc::clone(&head)));
-        let service = TowerToHyperService::new(self.router);
+        let service = TowerToHyperService::new(self.service);
         let service = service_fn(|request| {
             head.awaited.end();
             let answering = service.call(request);

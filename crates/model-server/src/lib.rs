@@ -5,12 +5,12 @@
 //!
 //! | Room | What happens there |
 //! |---|---|
-//! | `http` | every route and layer on one screen; one file per noun; errors become statuses in one place |
+//! | `http` | every route on one screen, every layer in `layers`; one file per noun; errors become statuses in one place |
 //! | `text` | tokenize, truncate, labels, softmax |
 //! | `batch` | what waits, what goes through the model together, and the threads that do it |
 //! | `model` | how texts become a graph's inputs, and what its outputs mean |
 //! | `engine` | one trait, one file per engine |
-//! | `metrics` | every counter and guard |
+//! | `metrics` | every counter |
 //! | `telemetry` | traces: who called, and where spans go |
 //! | `logging` | lines, and the thread that writes them |
 //! | `lifecycle` | load, warm up, ready, drain, stop |

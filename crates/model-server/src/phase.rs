@@ -1,6 +1,9 @@
 //! What the server is to whoever asks for its health.
 
-use tokio::sync::watch;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU8, Ordering},
+};
 
 /// What the server is to whoever asks for its health. Only [`Phase::Ready`] is healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,29 +45,64 @@ impl Phase {
 }
 
 /// The current phase, shared by everyone who asks or changes it.
-#[derive(Debug)]
-pub(crate) struct CurrentPhase(watch::Sender<Phase>);
+///
+/// Atomic, since each answer asks whether the server drains.
+#[derive(Debug, Default)]
+pub(crate) struct CurrentPhase {
+    code: AtomicU8,
+    /// Why it is unfit. Set before the code says so; the first reason stays.
+    reason: OnceLock<String>,
+}
+
+const LOADING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+const UNFIT: u8 = 3;
 
 impl CurrentPhase {
     /// Starts with [`Phase::Loading`].
     pub(crate) fn loading() -> Self {
-        Self(watch::Sender::new(Phase::Loading))
+        Self::default()
     }
 
     /// The phase now.
     pub(crate) fn get(&self) -> Phase {
-        self.0.borrow().clone()
+        self.decode(self.code.load(Ordering::Acquire))
+    }
+
+    /// Whether the phase is [`Phase::Draining`].
+    pub(crate) fn is_draining(&self) -> bool {
+        self.code.load(Ordering::Relaxed) == DRAINING
     }
 
     /// Goes on to `next` if that may follow, and tells whether it did.
     pub(crate) fn advance(&self, next: Phase) -> bool {
-        self.0.send_if_modified(|current| {
-            let may = current.may_become(&next);
-            if may {
-                *current = next;
+        let code = match next {
+            Phase::Loading => LOADING,
+            Phase::Ready => READY,
+            Phase::Draining => DRAINING,
+            Phase::Unfit { reason } => {
+                self.reason.get_or_init(|| reason);
+                UNFIT
             }
-            may
-        })
+        };
+        let next = self.decode(code);
+        let follow = |current| self.decode(current).may_become(&next).then_some(code);
+        let followed = self
+            .code
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, follow);
+        followed.is_ok()
+    }
+
+    fn decode(&self, code: u8) -> Phase {
+        match code {
+            LOADING => Phase::Loading,
+            READY => Phase::Ready,
+            DRAINING => Phase::Draining,
+            _ => Phase::Unfit {
+                reason: self.reason.get().cloned().unwrap_or_default(),
+            },
+        }
     }
 }
 
@@ -91,7 +129,9 @@ mod tests {
         let phase = CurrentPhase::loading();
         assert!(phase.advance(Phase::Draining));
         assert!(!phase.advance(Phase::Ready));
+        assert!(!phase.advance(unfit()));
         assert_eq!(phase.get(), Phase::Draining);
+        assert!(phase.is_draining());
     }
 
     #[test]

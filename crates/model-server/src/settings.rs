@@ -95,7 +95,7 @@ pub struct ServeArguments {
     )]
     queue_capacity: NonZeroUsize,
 
-    /// Largest request body; a larger one is refused (413)
+    /// Largest request body, decompressed; a larger one is refused (413)
     #[arg(
         long,
         env = "MAX_BODY_BYTES",
@@ -104,7 +104,7 @@ pub struct ServeArguments {
     )]
     max_body_bytes: NonZeroUsize,
 
-    /// Memory for request bodies above 16 KiB that are under way, all together; beyond it
+    /// Memory for request bodies above 16 KiB (decompressed) that are under way, all together; beyond it
     /// clients are told to come back (429); at least the largest body
     #[arg(
         long,

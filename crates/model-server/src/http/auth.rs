@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -11,7 +11,7 @@ use super::{body, error::ApiError};
 use crate::state::ServerState;
 
 /// The other header for a key.
-const X_API_KEY: &str = "x-api-key";
+pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// What a router, an orchestrator or a container's health check asks: they have no keys.
 const OPEN: [&str; 6] = [
@@ -36,7 +36,7 @@ pub(super) async fn require_key(
     if is_open || key_of(request.headers()).is_some_and(|key| keys.hold(key)) {
         next.run(request).await
     } else {
-        let refused = body::refuse(&state, request.into_body(), ApiError::NoKey).await;
+        let refused = body::refuse(&state, request, ApiError::NoKey).await;
         refused.into_response()
     }
 }

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use axum::{
     body::{Body, Bytes, HttpBody as _},
@@ -7,9 +7,9 @@ use axum::{
     response::Response,
 };
 use http_body_util::BodyExt as _;
-use tokio::time;
+use tokio::{task, time};
 
-use super::{ask::Deadline, error::ApiError};
+use super::{ask::Deadline, decompress::SentBody, error::ApiError};
 use crate::{
     room::{Budget, Room},
     state::ServerState,
@@ -24,79 +24,152 @@ const DISCARD: usize = 16 * 1024 * 1024;
 /// A whole body, and the room that it takes, if it is large.
 pub(super) type Whole = (Bytes, Option<Arc<Room>>);
 
-/// Reads a whole body, if it is no larger than the server takes and comes in time.
+/// Reads a whole body, if it is no larger than the server takes and comes in time. Of a compressed body
+/// the decompressed bytes count.
+///
+/// tower-http's body limit would answer before the client has sent the rest, and its time-outs know no
+/// limit that the client sets.
 pub(super) async fn read(
     state: &ServerState,
-    body: Body,
+    request: &mut Request,
     deadline: Deadline,
 ) -> Result<Whole, ApiError> {
-    let reading = read_all(body, state.max_body_bytes, &state.budget);
+    let reading = async {
+        let sent = request.extensions_mut().remove::<SentBody>();
+        let body = mem::take(request.body_mut());
+        let Some(sent) = sent else {
+            return read_plain(body, state.max_body_bytes, &state.budget).await;
+        };
+        if sent.is_unknown(request) {
+            let error = ApiError::ContentEncoding(sent.encoding());
+            discard(Body::new(sent)).await;
+            return Err(error);
+        }
+        read_decompressed(body, sent, state.max_body_bytes, &state.budget).await
+    };
     let read = deadline.bound(reading).await;
     read.unwrap_or(Err(ApiError::BodyTimeout(deadline.after())))
 }
 
-async fn read_all(mut body: Body, limit: usize, budget: &Arc<Budget>) -> Result<Whole, ApiError> {
-    let mut whole = Vec::new();
+async fn read_plain(mut body: Body, limit: usize, budget: &Arc<Budget>) -> Result<Whole, ApiError> {
+    let length = match collect(&mut body, limit, budget).await {
+        Ok(whole) => return Ok(whole),
+        Err(Unread::Error(error)) => return Err(ApiError::BodyUnreadable(error.to_string())),
+        Err(Unread::TooLarge { length } | Unread::NoRoom { length }) => length,
+    };
+    // Without room for it, a body may still turn out to be too large: then a second try would be in vain.
+    if length.saturating_add(discard(body).await) > limit {
+        return Err(ApiError::BodyTooLarge { limit });
+    }
+    Err(ApiError::NoRoom)
+}
+
+async fn read_decompressed(
+    mut body: Body,
+    sent: SentBody,
+    limit: usize,
+    budget: &Arc<Budget>,
+) -> Result<Whole, ApiError> {
+    let error = match collect(&mut body, limit, budget).await {
+        Ok(whole) => return Ok(whole),
+        Err(Unread::TooLarge { .. }) => ApiError::BodyTooLarge { limit },
+        Err(Unread::NoRoom { .. }) => ApiError::NoRoom,
+        Err(Unread::Error(error)) => ApiError::Compressed {
+            encoding: sent.encoding(),
+            reason: error.to_string(),
+        },
+    };
+    // A few bytes may stand for gigabytes: the rest is taken as it was sent.
+    drop(body);
+    discard(Body::new(sent)).await;
+    Err(error)
+}
+
+/// Why a body was not read to its end.
+enum Unread {
+    TooLarge { length: usize },
+    NoRoom { length: usize },
+    Error(axum::Error),
+}
+
+async fn collect(body: &mut Body, limit: usize, budget: &Arc<Budget>) -> Result<Whole, Unread> {
+    // Most bodies are a single frame, which is used as it is.
+    let mut first = Bytes::new();
+    let mut joined = Vec::new();
     let mut length = 0_usize;
     let mut room = Room::of(budget);
-    let mut fits = true;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| ApiError::BodyUnreadable(error.to_string()))?;
-        let Ok(data) = frame.into_data() else {
+    while !body.is_end_stream() {
+        let Some(frame) = body.frame().await else {
+            break;
+        };
+        let Ok(data) = frame.map_err(Unread::Error)?.into_data() else {
             continue;
         };
         length = length.saturating_add(data.len());
-        fits = fits && length <= limit && room.grow_to(length);
-        if fits {
-            whole.extend_from_slice(&data);
-        } else if length > limit.saturating_add(DISCARD) {
-            break;
-        } else {
-            whole = Vec::new();
+        if length > limit {
+            return Err(Unread::TooLarge { length });
         }
+        if !room.grow_to(length) {
+            return Err(Unread::NoRoom { length });
+        }
+        if length == data.len() {
+            first = data;
+            continue;
+        }
+        if joined.is_empty() {
+            joined.extend_from_slice(&mem::take(&mut first));
+        }
+        joined.extend_from_slice(&data);
+        // Decompression has its next frame at hand: other requests need the thread now and then.
+        task::consume_budget().await;
     }
-    if length > limit {
-        return Err(ApiError::BodyTooLarge { limit });
-    }
-    if !fits {
-        return Err(ApiError::NoRoom);
-    }
-    Ok((whole.into(), room.shared()))
+    let whole = if joined.is_empty() {
+        first
+    } else {
+        joined.into()
+    };
+    Ok((whole, room.shared()))
 }
 
 /// Refuses a request whose body nobody has read: only when the client has sent it.
-pub(super) async fn refuse(state: &ServerState, body: Body, error: ApiError) -> ApiError {
-    discard(state, body).await;
+pub(super) async fn refuse(state: &ServerState, mut request: Request, error: ApiError) -> ApiError {
+    discard_in_time(state, take_sent(&mut request)).await;
     error
 }
 
 /// For routes that take no body: what a client sends all the same is read before it is answered.
 pub(super) async fn ignore(
     State(state): State<Arc<ServerState>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    if request.body().is_end_stream() {
-        return next.run(request).await;
+    if !request.body().is_end_stream() {
+        discard_in_time(&state, take_sent(&mut request)).await;
     }
-    let (head, body) = request.into_parts();
-    discard(&state, body).await;
-    next.run(Request::from_parts(head, Body::empty())).await
+    next.run(request).await
 }
 
-async fn discard(state: &ServerState, mut body: Body) {
-    let mut left = DISCARD;
-    let reading = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            let Some(less) = left.checked_sub(length) else {
-                return;
-            };
-            left = less;
-        }
-    };
-    // Whoever sends too slowly is answered before the end.
-    let _ = time::timeout(state.request_timeout, reading).await;
+/// Takes a request's body as the client sends it, compressed or not.
+fn take_sent(request: &mut Request) -> Body {
+    let body = mem::take(request.body_mut());
+    let sent = request.extensions_mut().remove::<SentBody>();
+    sent.map_or(body, Body::new)
+}
+
+/// Reads what is left of a body; a client that sends too slowly is answered before the end.
+async fn discard_in_time(state: &ServerState, body: Body) {
+    let _ = time::timeout(state.request_timeout, discard(body)).await;
+}
+
+/// Reads what is left of a body, up to [`DISCARD`], and returns how much it was.
+async fn discard(mut body: Body) -> usize {
+    let mut length = 0_usize;
+    while length <= DISCARD
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        length = length.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+    }
+    length
 }
 
 #[cfg(test)]
@@ -104,7 +177,7 @@ mod tests {
     use super::*;
 
     async fn read(body: &str, limit: usize, room: usize) -> Result<Whole, ApiError> {
-        read_all(Body::from(body.to_owned()), limit, &Budget::new(room)).await
+        read_plain(Body::from(body.to_owned()), limit, &Budget::new(room)).await
     }
 
     #[tokio::test]

@@ -1,15 +1,11 @@
-use axum::{
-    http::{HeaderValue, header},
-    response::Response,
-};
+use axum::http::{HeaderMap, HeaderValue, header};
 
-use crate::{phase::Phase, state::ServerState};
+use crate::state::ServerState;
 
 /// Asks the client to open another connection once the server was told to stop, so that it does not
 /// send its next request into a connection that is about to be closed.
-pub(super) fn let_go(state: &ServerState, response: &mut Response) {
-    if state.phase.get() == Phase::Draining {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
+pub(super) fn let_go(state: &ServerState, headers: &mut HeaderMap) {
+    if state.phase.is_draining() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }

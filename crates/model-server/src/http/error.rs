@@ -11,7 +11,10 @@ use thiserror::Error;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::{PATHS, body};
-use crate::{batch::panic_message, state::ServerState};
+use crate::{
+    batch::{StageTimes, panic_message},
+    state::ServerState,
+};
 
 /// Seconds after which a client that was turned away may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -53,6 +56,10 @@ pub(super) enum ApiError {
     BodyTimeout(Duration),
     #[error("the body could not be read: {0}")]
     BodyUnreadable(String),
+    #[error("the body is not valid {encoding}, as content-encoding says it is: {reason}")]
+    Compressed { encoding: String, reason: String },
+    #[error("content-encoding is {0}; expected gzip or deflate, or none")]
+    ContentEncoding(String),
     #[error("content-type is {0}; expected application/json")]
     ContentType(String),
     #[error("the body is empty; expected a JSON object such as {EXAMPLE}")]
@@ -70,13 +77,16 @@ pub(super) enum ApiError {
 
 const EXAMPLE: &str = r#"{"text": "a fine film"}"#;
 
-/// Put beside the answer for the log: why the server failed.
-#[derive(Debug, Clone)]
-pub(super) struct Failure(pub(super) String);
-
-/// Put beside the answer for the metrics and the log: which kind of error it is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ErrorKind(pub(super) &'static str);
+/// Put beside an answer: what the metrics and the log need beyond its status.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Details {
+    /// How long each stage took, if the request went through the model.
+    pub(super) times: Option<StageTimes>,
+    /// Which kind of error it is.
+    pub(super) error: Option<&'static str>,
+    /// Why the server failed.
+    pub(super) failure: Option<String>,
+}
 
 /// Why a request failed.
 #[derive(Serialize, ToSchema)]
@@ -101,7 +111,7 @@ pub(super) enum BadBody {
     /// The body is too large.
     #[response(status = 413)]
     TooLarge(#[to_schema] ErrorBody),
-    /// The body is of another type than the route expects.
+    /// The body is of another type than the route expects, or compressed in another way than `Accept-Encoding` lists.
     #[response(status = 415)]
     Type(#[to_schema] ErrorBody),
 }
@@ -166,10 +176,11 @@ impl ApiError {
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::ContentType(_) | Self::ContentEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TimeoutHeader
             | Self::Path(_)
             | Self::BodyUnreadable(_)
+            | Self::Compressed { .. }
             | Self::NoBody
             | Self::Json(_)
             | Self::Protocol(_)
@@ -179,8 +190,8 @@ impl ApiError {
     }
 
     /// Its name in the metrics and the log.
-    fn kind(&self) -> ErrorKind {
-        ErrorKind(match self {
+    fn kind(&self) -> &'static str {
+        match self {
             Self::Unavailable(_) => "unavailable",
             Self::QueueFull => "queue_full",
             Self::NoRoom => "no_room",
@@ -197,12 +208,14 @@ impl ApiError {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyTimeout(_) => "body_timeout",
             Self::BodyUnreadable(_) => "body_unreadable",
+            Self::Compressed { .. } => "compressed",
+            Self::ContentEncoding(_) => "content_encoding",
             Self::ContentType(_) => "content_type",
             Self::NoBody => "no_body",
             Self::Json(_) => "json",
             Self::NotAnObject(_) => "not_an_object",
             Self::Field { .. } => "field",
-        })
+        }
     }
 
     fn may_retry(&self) -> bool {
@@ -218,20 +231,27 @@ impl IntoResponse for ApiError {
             Self::Field { field, .. } => Some(*field),
             _ => None,
         };
-        let failure = status.is_server_error().then(|| Failure(error.clone()));
+        let details = Details {
+            times: None,
+            error: Some(kind),
+            failure: status.is_server_error().then(|| error.clone()),
+        };
         let mut response = (status, Json(ErrorBody { error, field })).into_response();
-        response.extensions_mut().insert(kind);
-        if let Some(failure) = failure {
-            response.extensions_mut().insert(failure);
-        }
-        if matches!(self, Self::NoKey) {
-            let scheme = HeaderValue::from_static("Bearer");
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, scheme);
+        response.extensions_mut().insert(details);
+        let headers = response.headers_mut();
+        match self {
+            Self::NoKey => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::ContentEncoding(_) => {
+                headers.insert(
+                    header::ACCEPT_ENCODING,
+                    HeaderValue::from_static("gzip, deflate"),
+                );
+            }
+            _ => {}
         }
         if self.may_retry() {
-            let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         response
@@ -244,7 +264,7 @@ pub(super) async fn unknown_path(
     request: Request,
 ) -> ApiError {
     let path = request.uri().path().to_owned();
-    body::refuse(&state, request.into_body(), ApiError::UnknownPath { path }).await
+    body::refuse(&state, request, ApiError::UnknownPath { path }).await
 }
 
 /// Answers for a path that has other methods; the `Allow` header is the router's.
@@ -253,16 +273,15 @@ pub(super) async fn wrong_method(
     request: Request,
 ) -> ApiError {
     let method = request.method().clone();
-    body::refuse(
-        &state,
-        request.into_body(),
-        ApiError::WrongMethod { method },
-    )
-    .await
+    body::refuse(&state, request, ApiError::WrongMethod { method }).await
 }
 
 /// Answers for a handler that panicked.
-pub(super) fn panicked(panic: &(dyn Any + Send)) -> Response {
-    let reason = panic_message(panic);
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands the panic over"
+)]
+pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let reason = panic_message(panic.as_ref());
     ApiError::Internal(format!("the handler panicked: {reason}")).into_response()
 }

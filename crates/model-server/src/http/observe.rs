@@ -1,64 +1,113 @@
 //! What is kept of a request: counters, a line in the log, and a span.
+//!
+//! tower-http's tracing opens a span before a request is answered; this server makes one of what a request
+//! was, and none where nobody wants it.
 
 use std::{
+    convert::Infallible,
     fmt::Write as _,
-    mem,
-    panic::AssertUnwindSafe,
+    pin::Pin,
     sync::Arc,
-    time::{Duration, SystemTime},
+    task::{Context, Poll, ready},
+    time::SystemTime,
 };
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{MatchedPath, Request},
     http::{HeaderName, HeaderValue, StatusCode, Uri},
-    middleware::Next,
     response::Response,
 };
-use futures_util::FutureExt as _;
-use tracing::field;
+use tower::{Layer, Service};
 
 use super::{
     drain::let_go,
-    error::{ErrorKind, Failure, panicked},
-    request_id::{REQUEST_ID, request_id},
+    error::Details,
+    request_id::X_REQUEST_ID,
+    request_line::{RequestLine, milliseconds},
 };
 use crate::{
     batch::StageTimes,
-    metrics::{AnswerGuard, CLIENT_LEFT, RequestGuard},
+    metrics::TrackedRequest,
     settings::RequestLog,
     state::ServerState,
-    telemetry::{Ended, Parent, TraceId, trace_state},
+    telemetry::{Ended, Parent, trace_state},
 };
-
-/// How much of an unknown path the log has.
-const LONGEST_PATH: usize = 256;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Names a request, keeps what became of it, answers where a route panics, and lets its client go where
-/// the server is about to: around all routes. One layer for all of it, since each costs as much as a
-/// route does.
-pub(super) async fn observe(
-    State(state): State<Arc<ServerState>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let observed = Observed::of(&state, &request);
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let mut response = answered.unwrap_or_else(|panic| panicked(panic.as_ref()));
-    let_go(&state, &mut response);
-    observed.answered(&mut response);
-    response
+/// Counts and logs each request that is answered, makes a span of it, and lets its client go where the
+/// server is about to. Of a request whose client left, [`super::client_left`] counts the end.
+#[derive(Debug, Clone)]
+pub(super) struct ObserveLayer(Arc<ServerState>);
+
+impl ObserveLayer {
+    pub(super) fn new(state: &Arc<ServerState>) -> Self {
+        Self(Arc::clone(state))
+    }
 }
 
-/// A request on its way. Dropped without an answer, its client left.
-struct Observed<'a> {
-    state: &'a ServerState,
-    /// Taken when the request is answered.
-    guard: Option<AnswerGuard<'a>>,
-    /// Only where a prediction is asked for.
-    counted: Option<RequestGuard<'a>>,
-    id: HeaderValue,
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe {
+            inner,
+            state: Arc::clone(&self.0),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Observe<S> {
+    inner: S,
+    state: Arc<ServerState>,
+}
+
+impl<S, B> Service<Request> for Observe<S>
+where
+    S: Service<Request, Response = Response<B>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<B>;
+    type Error = Infallible;
+    type Future = Observing<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let observed = Observed::new(Arc::clone(&self.state), &request);
+        Observing {
+            observed,
+            inner: self.inner.call(request),
+        }
+    }
+}
+
+/// A request on its way through the layers below.
+pub(super) struct Observing<F> {
+    observed: Observed,
+    inner: F,
+}
+
+impl<F, B> Future for Observing<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<B>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = ready!(Pin::new(&mut self.inner).poll(context))?;
+        let_go(&self.observed.state, response.headers_mut());
+        self.observed.answered(&mut response);
+        Poll::Ready(Ok(response))
+    }
+}
+
+struct Observed {
+    state: Arc<ServerState>,
+    request: TrackedRequest,
     parent: Option<Parent>,
     /// Only where a span is made of it.
     traced: Option<Box<Traced>>,
@@ -73,28 +122,21 @@ struct Traced {
     state: Option<String>,
 }
 
-/// How a request ended, for the log.
-struct Line<'a> {
-    status: u16,
-    took: Duration,
-    times: Option<StageTimes>,
-    error: Option<&'static str>,
-    reason: Option<&'a str>,
-    trace: Option<TraceId>,
+/// What the counters need to know of a request.
+pub(super) fn track<B>(state: &ServerState, request: &axum::http::Request<B>) -> TrackedRequest {
+    let path = request.extensions().get::<MatchedPath>();
+    let path = path.map(MatchedPath::as_str);
+    state.metrics.track(path, request.method())
 }
 
-impl<'a> Observed<'a> {
-    fn of(state: &'a ServerState, request: &Request) -> Self {
-        let path = request.extensions().get::<MatchedPath>();
-        let path = path.map(MatchedPath::as_str);
-        let guard = state.metrics.follow_answer(path, request.method());
-        let traces = state.telemetry.is_some() && !guard.is_quiet();
+impl Observed {
+    fn new(state: Arc<ServerState>, request: &Request) -> Self {
+        let tracked = track(&state, request);
+        state.metrics.arrived(tracked);
+        let traces = state.telemetry.is_some() && !tracked.is_quiet;
         Self {
             state,
-            counted: guard
-                .is_for_prediction()
-                .then(|| state.metrics.follow_request()),
-            id: request_id(request.headers()),
+            request: tracked,
             parent: Parent::of(request.headers()),
             traced: traces.then(|| {
                 Box::new(Traced {
@@ -103,31 +145,28 @@ impl<'a> Observed<'a> {
                     state: trace_state(request.headers()),
                 })
             }),
-            unmatched: (!guard.is_matched()).then(|| request.uri().clone()),
-            guard: Some(guard),
+            unmatched: (!tracked.is_matched()).then(|| request.uri().clone()),
         }
     }
 
-    fn answered(mut self, response: &mut Response) {
-        let Some(guard) = self.guard.take() else {
-            return;
-        };
-        let (path, method, quiet) = (guard.path(), guard.method(), guard.is_quiet());
+    fn answered<B>(&self, response: &mut Response<B>) {
         let status = response.status();
-        if let Some(counted) = self.counted.take() {
-            counted.answered(status);
-        }
-        let times = response.extensions().get::<StageTimes>().copied();
-        let error = response.extensions().get().map(|ErrorKind(kind)| *kind);
-        let took = guard.answered(status, error, times);
+        let details = response.extensions().get::<Details>();
+        let times = details.and_then(|it| it.times);
+        let error = details.and_then(|it| it.error);
+        let metrics = &self.state.metrics;
+        let took = metrics.answered(self.request, status, error, times);
 
         let parts = self.state.telemetry.as_ref().zip(self.traced.as_deref());
         let trace = parts.map(|(telemetry, traced)| {
             telemetry.record(&Ended {
                 parent: self.parent,
                 state: traced.state.as_deref(),
-                method,
-                route: self.unmatched.is_none().then_some(path),
+                method: self.request.method,
+                route: self
+                    .unmatched
+                    .is_none()
+                    .then_some(metrics.path(self.request)),
                 uri: &traced.uri,
                 status,
                 error,
@@ -136,100 +175,35 @@ impl<'a> Observed<'a> {
                 times,
             })
         });
-        if self.has_line(status, quiet) {
-            let failure = response.extensions().get::<Failure>();
-            self.log(
-                path,
-                method,
-                &Line {
-                    status: status.as_u16(),
-                    took,
-                    times,
-                    error,
-                    reason: failure.map(|Failure(reason)| reason.as_str()),
-                    trace: trace.or(self.parent.map(|parent| parent.trace)),
-                },
-            );
+        if self.has_line(status) {
+            RequestLine {
+                id: response.headers().get(X_REQUEST_ID),
+                method: self.request.method,
+                route: metrics.path(self.request),
+                unmatched: self.unmatched.as_ref(),
+                status: status.as_u16(),
+                took,
+                times,
+                error,
+                reason: details.and_then(|it| it.failure.as_deref()),
+                trace: trace.or(self.parent.map(|parent| parent.trace)),
+            }
+            .log();
         }
-
-        let headers = response.headers_mut();
-        let id = mem::replace(&mut self.id, HeaderValue::from_static(""));
-        headers.insert(REQUEST_ID, id);
         if let Some(value) = times.and_then(server_timing) {
-            headers.insert(SERVER_TIMING, value);
+            response.headers_mut().insert(SERVER_TIMING, value);
         }
     }
 
     /// Whether the log has a line for such an answer. Health checks and scrapes have none: they
     /// come all the time, and what makes a server unhealthy was logged when it happened.
-    fn has_line(&self, status: StatusCode, quiet: bool) -> bool {
+    fn has_line(&self, status: StatusCode) -> bool {
+        let quiet = self.request.is_quiet;
         if status.is_server_error() {
             return !(quiet && status == StatusCode::SERVICE_UNAVAILABLE);
         }
         !quiet && self.state.request_log == RequestLog::All
     }
-
-    fn log(&self, path: &str, method: &str, line: &Line) {
-        macro_rules! log {
-            ($level:ident, $message:literal) => {
-                tracing::$level!(
-                    request_id = self.id.to_str().unwrap_or_default(),
-                    method,
-                    route = path,
-                    path = self.unmatched.as_ref().map(beginning),
-                    status = line.status,
-                    latency_ms = milliseconds(line.took),
-                    queue_ms = line.times.map(|times| milliseconds(times.queue)),
-                    tokenize_ms = line.times.map(|times| milliseconds(times.tokenize)),
-                    inference_ms = line.times.map(|times| milliseconds(times.inference)),
-                    error = line.error,
-                    reason = line.reason,
-                    trace_id = line.trace.map(field::display),
-                    $message
-                )
-            };
-        }
-        match line.status {
-            500.. => log!(error, "request failed"),
-            CLIENT_LEFT => log!(info, "client left"),
-            _ => log!(info, "request"),
-        }
-    }
-}
-
-impl Drop for Observed<'_> {
-    fn drop(&mut self) {
-        // The guard counts it when it is dropped.
-        if let Some(guard) = self.guard.take()
-            && !guard.is_quiet()
-            && self.state.request_log == RequestLog::All
-        {
-            self.log(
-                guard.path(),
-                guard.method(),
-                &Line {
-                    status: CLIENT_LEFT,
-                    took: guard.elapsed(),
-                    times: None,
-                    error: None,
-                    reason: None,
-                    trace: self.parent.map(|parent| parent.trace),
-                },
-            );
-        }
-    }
-}
-
-/// The path without its query, which is the client's, and not more of it than tells what it was:
-/// it may be as long as a head.
-fn beginning(uri: &Uri) -> &str {
-    let path = uri.path();
-    &path[..path.floor_char_boundary(LONGEST_PATH)]
-}
-
-/// A duration in milliseconds, without the digits that nobody reads.
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// The stages for whoever asked, as browsers and load generators show them.
@@ -248,14 +222,9 @@ fn server_timing(times: StageTimes) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    #[test]
-    fn a_path_is_logged_without_its_query_and_not_at_any_length() {
-        assert_eq!(beginning(&Uri::from_static("/a/b?c=d")), "/a/b");
-        let long = format!("/{}", "a".repeat(5000));
-        assert_eq!(beginning(&long.parse().unwrap()), &long[..LONGEST_PATH]);
-    }
+    use super::*;
 
     #[test]
     fn stages_are_told_in_milliseconds() {

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::{
     ask::{Deadline, ask, ask_all, serving},
     body,
-    error::ApiError,
+    error::{ApiError, Details},
 };
 use crate::{
     batch::{Answer, InferenceError, Outcome, StageTimes, Work},
@@ -115,7 +115,10 @@ enum BatchItem {
             ("Several texts" = (value = json!({"texts": ["a fine film", "a waste of time"]}))),
         ),
     ),
-    params(("x-request-timeout-ms" = Option<u64>, Header, description = "How long the client waits, in milliseconds; the server's own limit where that is shorter")),
+    params(
+        ("x-request-timeout-ms" = Option<u64>, Header, description = "How long the client waits, in milliseconds; the server's own limit where that is shorter"),
+        ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed"),
+    ),
     responses(
         (
             status = 200,
@@ -131,16 +134,18 @@ enum BatchItem {
 )]
 pub(super) async fn predict(
     State(state): State<Arc<ServerState>>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ApiError> {
-    let (head, body) = request.into_parts();
-    let checked = expect_json(&head.headers).and_then(|()| Deadline::of(&state, &head.headers));
+    let headers = request.headers();
+    let checked = expect_json(headers).and_then(|()| Deadline::of(&state, headers));
     let deadline = match checked {
         Ok(deadline) => deadline,
-        Err(error) => return Err(body::refuse(&state, body, error).await),
+        Err(error) => return Err(body::refuse(&state, request, error).await),
     };
-    let (body, room) = body::read(&state, body, deadline).await?;
+    let (body, room) = body::read(&state, &mut request, deadline).await?;
     let PredictRequest { text, texts, top_k } = parse(&body, state.max_texts)?;
+    // It may be a part of the connection's buffer, which is larger.
+    drop(body);
     let Task::Text(model) = &serving(&state)?.shop.task else {
         return Err(ApiError::NoTexts);
     };
@@ -178,7 +183,10 @@ pub(super) async fn predict(
             (Json(body).into_response(), times)
         }
     };
-    response.extensions_mut().insert(times);
+    response.extensions_mut().insert(Details {
+        times: Some(times),
+        ..Details::default()
+    });
     Ok(response)
 }
 

@@ -7,7 +7,10 @@ use clap::Parser;
 use serde_json::Value;
 
 use super::{documented, error::ApiError};
-use crate::{settings::ServeArguments, state::ServerState};
+use crate::{
+    settings::{ServeArguments, Settings},
+    state::ServerState,
+};
 
 #[derive(Parser)]
 struct Line {
@@ -15,10 +18,14 @@ struct Line {
     serve: ServeArguments,
 }
 
-fn document() -> Value {
+/// The settings of a server that has no release yet.
+pub(super) fn settings() -> Settings {
     let line = ["model-server", "--model-version=any"];
-    let settings = Line::parse_from(line).serve.resolve().unwrap();
-    let state = Arc::new(ServerState::new(&settings, Instant::now()));
+    Line::parse_from(line).serve.resolve().unwrap()
+}
+
+fn document() -> Value {
+    let state = Arc::new(ServerState::new(&settings(), Instant::now()));
     let (_, document) = documented(&state, &super::docs::Document::default()).split_for_parts();
     serde_json::to_value(document).unwrap()
 }
@@ -56,7 +63,12 @@ fn after(error: Option<&ApiError>) -> Option<ApiError> {
         ApiError::WrongMethod { .. } => ApiError::BodyTooLarge { limit: 0 },
         ApiError::BodyTooLarge { .. } => ApiError::BodyTimeout(Duration::ZERO),
         ApiError::BodyTimeout(_) => ApiError::BodyUnreadable(String::new()),
-        ApiError::BodyUnreadable(_) => ApiError::ContentType(String::new()),
+        ApiError::BodyUnreadable(_) => ApiError::Compressed {
+            encoding: String::new(),
+            reason: String::new(),
+        },
+        ApiError::Compressed { .. } => ApiError::ContentEncoding(String::new()),
+        ApiError::ContentEncoding(_) => ApiError::ContentType(String::new()),
         ApiError::ContentType(_) => ApiError::NoBody,
         ApiError::NoBody => ApiError::Json(json_error()),
         ApiError::Json(_) => ApiError::NotAnObject(""),
@@ -88,6 +100,8 @@ fn may_answer(path: &str, error: &ApiError) -> bool {
         | ApiError::BodyTooLarge { .. }
         | ApiError::BodyTimeout(_)
         | ApiError::BodyUnreadable(_)
+        | ApiError::Compressed { .. }
+        | ApiError::ContentEncoding(_)
         | ApiError::ContentType(_)
         | ApiError::Field { .. } => predicts,
     }

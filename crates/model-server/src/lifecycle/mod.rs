@@ -131,13 +131,13 @@ pub async fn serve(
     info!(%address, port = address.port(), "listening");
 
     let (close, closed) = oneshot::channel::<()>();
-    let router = wrap(http::router(Arc::clone(&state)));
+    let service = http::normalized(wrap(http::router(Arc::clone(&state))));
     let closed = async {
         let _ = closed.await;
     };
     let mut connections = pin!(connection::serve(
         listener,
-        router,
+        service,
         settings.connections,
         Arc::clone(&state.metrics),
         closed

@@ -1,4 +1,4 @@
-//! Every counter, and the guards that move them. Handlers hold a guard and never name a counter.
+//! Every counter. Handlers say what became of a request and never name a counter.
 
 mod classic;
 mod histogram;
@@ -7,7 +7,6 @@ mod table;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -119,26 +118,89 @@ impl Metrics {
         }
     }
 
-    /// Follows any request, by the template of its route, to its answer.
-    pub(crate) fn follow_answer(&self, path: Option<&str>, method: &Method) -> AnswerGuard<'_> {
-        let route = path.and_then(|path| {
+    /// What the counters need to know of a request: the template of its route, its method and its start.
+    pub(crate) fn track(&self, path: Option<&str>, method: &Method) -> TrackedRequest {
+        let index = path.and_then(|path| {
             self.routes
-                .find(|route| route.path == path, || Route::new(path))
+                .index_of(|route| route.path == path, || Route::new(path))
         });
-        AnswerGuard {
-            metrics: self,
-            route: route.unwrap_or(&self.unmatched),
-            method: method_name(method),
+        let route = self.route_at(index);
+        let method = method_name(method);
+        TrackedRequest {
+            route: index,
+            is_quiet: route.quiet,
+            is_for_prediction: route.predicts && method == "POST",
+            method,
             began: Instant::now(),
-            end: None,
         }
     }
 
-    /// Counts a request for a prediction and follows it to its end.
-    pub(crate) fn follow_request(&self) -> RequestGuard<'_> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        RequestGuard { metrics: self }
+    /// Counts a request that has arrived. Either [`Self::answered`] or [`Self::client_left`] has to follow.
+    pub(crate) fn arrived(&self, request: TrackedRequest) {
+        if request.is_for_prediction {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts an answer: its status, the kind of error if it is one, and the times of its stages if the
+    /// request went through the model. Returns how long the request took.
+    pub(crate) fn answered(
+        &self,
+        request: TrackedRequest,
+        status: StatusCode,
+        error: Option<&'static str>,
+        times: Option<StageTimes>,
+    ) -> Duration {
+        if let Some(times) = times {
+            self.queue.observe_time(times.queue);
+            self.tokenize.observe_time(times.tokenize);
+        }
+        if let Some(error) = error {
+            self.count_error(error);
+        }
+        if request.is_for_prediction && status.is_server_error() {
+            self.errors.fetch_add(1, Ordering::Release);
+        }
+        self.ended(request, status.as_u16())
+    }
+
+    /// Counts a request whose client left before the answer, which is no error. Returns how long the client
+    /// waited.
+    pub(crate) fn client_left(&self, request: TrackedRequest) -> Duration {
+        self.ended(request, CLIENT_LEFT)
+    }
+
+    fn ended(&self, request: TrackedRequest, code: u16) -> Duration {
+        let took = request.began.elapsed();
+        if request.is_for_prediction {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        let route = self.route_at(request.route);
+        let method = request.method;
+        let answers = route.answers.find(
+            |answers| answers.code == code && answers.method == method,
+            || Answers {
+                method,
+                code,
+                count: AtomicU64::new(0),
+            },
+        );
+        if let Some(answers) = answers {
+            answers.count.fetch_add(1, Ordering::Relaxed);
+        }
+        route.latency.observe_time(took);
+        took
+    }
+
+    /// The template of a request's route, or `unmatched`.
+    pub(crate) fn path(&self, request: TrackedRequest) -> &str {
+        &self.route_at(request.route).path
+    }
+
+    fn route_at(&self, index: Option<usize>) -> &Route {
+        let route = index.and_then(|index| self.routes.get(index));
+        route.unwrap_or(&self.unmatched)
     }
 
     /// A request was refused or failed, in this way.
@@ -224,116 +286,24 @@ pub(crate) fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// Any request on its way to its answer. Dropped without one, its client left.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct AnswerGuard<'a> {
-    metrics: &'a Metrics,
-    route: &'a Route,
-    method: &'static str,
-    began: Instant,
-    end: Option<(u16, Duration)>,
-}
-
-impl<'a> AnswerGuard<'a> {
-    /// The template of the request's route, or `unmatched`.
-    pub(crate) fn path(&self) -> &'a str {
-        &self.route.path
-    }
-
-    /// Whether the request was to a known route.
-    pub(crate) fn is_matched(&self) -> bool {
-        !std::ptr::eq(self.route, &raw const self.metrics.unmatched)
-    }
-
+/// A request on its way to its answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TrackedRequest {
+    /// `None` for a path that is none.
+    route: Option<usize>,
     /// Whether the route is one for health checks and scrapes, of which nobody reads the log.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.route.quiet
-    }
-
+    pub(crate) is_quiet: bool,
     /// Whether the request asks for a prediction.
-    pub(crate) fn is_for_prediction(&self) -> bool {
-        self.route.predicts && self.method == "POST"
-    }
-
+    is_for_prediction: bool,
     /// The request's method, if HTTP knows it.
-    pub(crate) fn method(&self) -> &'static str {
-        self.method
-    }
-
-    /// How long the request has taken until now.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.began.elapsed()
-    }
-
-    /// The request was answered so: with a status, a kind of error if it was one, and the times
-    /// of its stages if it went through the model. Returns how long it took.
-    pub(crate) fn answered(
-        mut self,
-        status: StatusCode,
-        error: Option<&'static str>,
-        times: Option<StageTimes>,
-    ) -> Duration {
-        let took = self.elapsed();
-        self.end = Some((status.as_u16(), took));
-        let metrics = self.metrics;
-        if let Some(times) = times {
-            metrics.queue.observe_time(times.queue);
-            metrics.tokenize.observe_time(times.tokenize);
-        }
-        if let Some(error) = error {
-            metrics.count_error(error);
-        }
-        took
-    }
+    pub(crate) method: &'static str,
+    began: Instant,
 }
 
-impl Drop for AnswerGuard<'_> {
-    fn drop(&mut self) {
-        let end = self.end.take();
-        let (code, took) = end.unwrap_or_else(|| (CLIENT_LEFT, self.elapsed()));
-        let method = self.method;
-        let answers = self.route.answers.find(
-            |answers| answers.code == code && answers.method == method,
-            || Answers {
-                method,
-                code,
-                count: AtomicU64::new(0),
-            },
-        );
-        if let Some(answers) = answers {
-            answers.count.fetch_add(1, Ordering::Relaxed);
-        }
-        self.route.latency.observe_time(took);
-    }
-}
-
-/// A request for a prediction on its way. Dropped without an answer (the client left), it is no error.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct RequestGuard<'a> {
-    metrics: &'a Metrics,
-}
-
-impl RequestGuard<'_> {
-    /// The request was answered.
-    pub(crate) fn answered(self, status: StatusCode) {
-        if status.is_server_error() {
-            self.count_error();
-        }
-    }
-
-    fn count_error(&self) {
-        self.metrics.errors.fetch_add(1, Ordering::Release);
-    }
-}
-
-impl Drop for RequestGuard<'_> {
-    fn drop(&mut self) {
-        self.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if thread::panicking() {
-            self.count_error();
-        }
+impl TrackedRequest {
+    /// Whether the request is to a known route.
+    pub(crate) fn is_matched(&self) -> bool {
+        self.route.is_some()
     }
 }
 
@@ -341,10 +311,16 @@ impl Drop for RequestGuard<'_> {
 mod tests {
     use super::*;
 
+    fn arrived(metrics: &Metrics) -> TrackedRequest {
+        let request = metrics.track(Some("/predict"), &Method::POST);
+        metrics.arrived(request);
+        request
+    }
+
     fn counts_after(statuses: &[StatusCode]) -> Counts {
         let metrics = Metrics::starting_at(Instant::now());
         for status in statuses {
-            metrics.follow_request().answered(*status);
+            metrics.answered(arrived(&metrics), *status, None, None);
         }
         metrics.counts()
     }
@@ -369,21 +345,33 @@ mod tests {
     #[test]
     fn a_client_that_left_is_a_request_but_no_error() {
         let metrics = Metrics::starting_at(Instant::now());
-        drop(metrics.follow_request());
+        let request = arrived(&metrics);
+        assert_eq!(metrics.counts().in_flight, 1);
+        metrics.client_left(request);
         let counts = metrics.counts();
-        assert_eq!((counts.requests, counts.errors), (1, 0));
+        assert_eq!(
+            (counts.requests, counts.errors, counts.in_flight),
+            (1, 0, 0)
+        );
     }
 
     #[test]
-    fn a_panic_is_an_error() {
+    fn requests_for_anything_but_predictions_are_not_counted_as_such() {
         let metrics = Metrics::starting_at(Instant::now());
-        thread::scope(|scope| {
-            let handler = scope.spawn(|| {
-                let _request = metrics.follow_request();
-                panic!("as planned");
-            });
-            assert!(handler.join().is_err());
-        });
-        assert_eq!(metrics.counts().errors, 1);
+        for (path, method) in [
+            (Some("/health"), Method::GET),
+            (Some("/predict"), Method::GET),
+            (None, Method::POST),
+        ] {
+            let request = metrics.track(path, &method);
+            metrics.arrived(request);
+            assert_eq!(metrics.path(request), path.unwrap_or(UNMATCHED));
+            metrics.answered(request, StatusCode::INTERNAL_SERVER_ERROR, None, None);
+        }
+        let counts = metrics.counts();
+        assert_eq!(
+            (counts.requests, counts.errors, counts.in_flight),
+            (0, 0, 0)
+        );
     }
 }

@@ -17,12 +17,19 @@ impl<T, const ROWS: usize> Table<T, ROWS> {
         }
     }
 
-    /// The row that `is` the one, made by `new` if there is none; `None` if there is no room.
+    /// The index of the row that `is` the one, made by `new` if there is none; `None` if there is no room.
+    pub(super) fn index_of(&self, is: impl Fn(&T) -> bool, new: impl Fn() -> T) -> Option<usize> {
+        self.rows.iter().position(|row| is(row.get_or_init(&new)))
+    }
+
+    /// The same row itself.
     pub(super) fn find(&self, is: impl Fn(&T) -> bool, new: impl Fn() -> T) -> Option<&T> {
-        self.rows
-            .iter()
-            .map(|row| row.get_or_init(&new))
-            .find(|row| is(row))
+        self.get(self.index_of(is, new)?)
+    }
+
+    /// The row with an index.
+    pub(super) fn get(&self, index: usize) -> Option<&T> {
+        self.rows.get(index)?.get()
     }
 
     /// All rows, in the order of their first use.

@@ -6,7 +6,7 @@ use reqwest::{Method, Response, header};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use crate::support::{Server, command, outcome, settings, until};
+use crate::support::{Process, Server, command, outcome, settings, until};
 
 const KEY: &str = "first-key-0123456789";
 
@@ -68,6 +68,34 @@ async fn only_who_has_a_key_is_answered_and_health_is_open() {
         assert_eq!(response.send().await.unwrap().status(), status, "{path}");
     }
     server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_is_never_in_the_log() {
+    let file = file(KEY);
+    let server = Process::start(&[
+        ("API_KEYS_FILE", file.path().to_str().unwrap()),
+        ("GRACE_SECONDS", "0"),
+        ("RUST_LOG", "trace"),
+    ])
+    .await;
+    for (name, value, status) in [
+        ("authorization", format!("Bearer {KEY}"), 200),
+        ("x-api-key", KEY.to_owned(), 200),
+        ("x-api-key", format!("{KEY}0"), 401),
+    ] {
+        let request = server
+            .ask
+            .client
+            .post(format!("{}/predict", server.ask.url));
+        let request = request.header(name, value).json(&json!({"text": "fine"}));
+        assert_eq!(request.send().await.unwrap().status(), status, "{name}");
+    }
+    server.signal("TERM").await;
+    let log = server.log().await;
+    let lines = log.iter().filter(|line| line["route"] == "/predict");
+    assert_eq!(lines.count(), 3, "{log:#?}");
+    assert!(log.iter().all(|line| !line.to_string().contains(KEY)));
 }
 
 #[tokio::test]

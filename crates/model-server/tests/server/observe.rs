@@ -320,6 +320,61 @@ async fn a_client_that_leaves_is_counted_and_is_no_error() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_is_logged_with_status_499() {
+    let server = Process::start(&[
+        ("GRACE_SECONDS", "0"),
+        ("MODEL_VERSION", "v2"),
+        ("QUEUE_CAPACITY", "80000"),
+    ])
+    .await;
+    let impatient = asking(&server.ask, &many_texts())
+        .header("x-request-id", "impatient")
+        .header("traceparent", format!("00-{TRACE}-{CALLER}-01"))
+        .timeout(Duration::from_millis(250));
+    assert!(impatient.send().await.unwrap_err().is_timeout());
+    until("noticed", || async {
+        server.ask.health().await.1["in_flight"] == 0
+    })
+    .await;
+    server.signal("TERM").await;
+    let log = server.log().await;
+    let lines = requests(&log);
+    assert_eq!(lines.len(), 1, "{log:#?}");
+    for (name, value) in [
+        ("message", json!("client left")),
+        ("level", json!("INFO")),
+        ("request_id", json!("impatient")),
+        ("method", json!("POST")),
+        ("route", json!("/predict")),
+        ("status", json!(499)),
+        ("trace_id", json!(TRACE)),
+    ] {
+        assert_eq!(lines[0][name], value, "{name}");
+    }
+    assert!(lines[0]["latency_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[tokio::test]
+async fn a_path_with_a_trailing_slash_is_that_path() {
+    let server = Server::start(settings("v1")).await;
+    let body = json!({"text": "fine"});
+    let url = format!("{}/predict/", server.ask.url);
+    let response = server.ask.client.post(url).json(&body).send().await;
+    assert_eq!(response.unwrap().status(), 200);
+    assert_eq!(get(&server.ask, "/health/?verbose=1").await.status(), 200);
+    assert_eq!(get(&server.ask, "/nothing/").await.status(), 404);
+    let text = metrics(&server.ask).await;
+    for labels in [
+        r#"route="/predict",method="POST",code="200""#,
+        r#"route="unmatched",method="GET",code="404""#,
+    ] {
+        let name = format!("model_server_requests_total{{{labels}}}");
+        assert_eq!(sample(&text, &name), Some(1.0), "{name}\n{text}");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_log_that_nobody_reads_stops_no_request_and_tells_what_it_lost() {
     let server = Process::start(&[("GRACE_SECONDS", "0")]).await;
     let filling = (0..16).map(|_| {

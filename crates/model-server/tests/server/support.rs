@@ -1,6 +1,7 @@
 //! Starts servers, waits for conditions, and owns what it starts.
 
 use std::{
+    fs,
     future::Future,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -200,6 +201,16 @@ impl Process {
         let id = self.child.id().expect("still running").to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().await;
         assert!(sent.unwrap().success());
+    }
+
+    /// The most memory that the process has had at once so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let id = self.child.id().expect("still running");
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix(" kB"));
+        peak.unwrap().trim().parse::<u64>().unwrap() * 1024
     }
 
     /// What the server logs from its port on to its end.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, http::header, routing::get};
+use axum::{Router, ServiceExt, extract::Request, http::header, routing::get};
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -13,6 +13,14 @@ use prometheus_client::{
     registry::Registry,
 };
 use tokio::net::TcpListener;
+use tower::{Layer as _, ServiceBuilder};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::CompressionLayer,
+    normalize_path::{NormalizePath, NormalizePathLayer},
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    sensitive_headers::SetSensitiveRequestHeadersLayer,
+};
 
 use super::watched::{Watched, index};
 use crate::{color::Color, config::Settings, history, ports::World};
@@ -193,16 +201,91 @@ pub(super) async fn serve(listener: Option<TcpListener>, metrics: &Metrics) -> a
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
-    let registry = Arc::clone(&metrics.registry);
+    let service = service(&metrics.registry);
+    let service = ServiceExt::<Request>::into_make_service(service);
+    match axum::serve(listener, service).await {
+        Ok(()) => anyhow::anyhow!("metrics are not served any more"),
+        Err(error) => anyhow::anyhow!("metrics cannot be served: {error}"),
+    }
+}
+
+/// `GET /metrics`, with its layers. A request passes them from top to bottom.
+fn service(registry: &Arc<Registry>) -> NormalizePath<Router> {
+    let registry = Arc::clone(registry);
     let shown = move || async move {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &registry);
         ([(header::CONTENT_TYPE, CONTENT_TYPE)], text)
     };
-    let routes = Router::new().route("/metrics", get(shown));
-    match axum::serve(listener, routes).await {
-        Ok(()) => anyhow::anyhow!("metrics are not served any more"),
-        Err(error) => anyhow::anyhow!("metrics cannot be served: {error}"),
+    let layers = ServiceBuilder::new()
+        // First, so that nothing below can print what a scraper was given for other targets.
+        .layer(SetSensitiveRequestHeadersLayer::new([
+            header::AUTHORIZATION,
+        ]))
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(CompressionLayer::new())
+        // Last: the answer to a panic is an answer like others.
+        .layer(CatchPanicLayer::new());
+    let routes = Router::new().route("/metrics", get(shown)).layer(layers);
+    // Outside the router, which would not find the route otherwise.
+    NormalizePathLayer::trim_trailing_slash().layer(routes)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        body::{Body, to_bytes},
+        http::{Request, Response, StatusCode},
+    };
+    use tower::ServiceExt as _;
+    use tower_http::decompression::DecompressionLayer;
+
+    use super::*;
+
+    async fn text(response: Response<Body>) -> String {
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        String::from_utf8(bytes.into()).unwrap()
+    }
+
+    fn scrape(path: &str) -> axum::http::request::Builder {
+        Request::get(path).header("x-request-id", "as-given")
+    }
+
+    #[tokio::test]
+    async fn metrics_are_compressed_when_the_scraper_accepts_it_and_say_the_same() {
+        let metrics = Metrics::default();
+        let service = service(&metrics.registry);
+        let request = scrape("/metrics").body(Body::empty()).unwrap();
+        let plain = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(plain.status(), StatusCode::OK);
+        assert!(plain.headers().get(header::CONTENT_ENCODING).is_none());
+        assert_eq!(plain.headers()["x-request-id"], "as-given");
+        let plain = text(plain).await;
+        assert!(plain.contains("deployer_router_up 0"), "{plain}");
+
+        let request = scrape("/metrics").header(header::ACCEPT_ENCODING, "gzip");
+        let request = request.body(Body::empty()).unwrap();
+        let compressed = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(compressed.headers()[header::CONTENT_ENCODING], "gzip");
+        let unpacking = DecompressionLayer::new().layer(service);
+        let request = scrape("/metrics").body(Body::empty()).unwrap();
+        let unpacked = unpacking.oneshot(request).await.unwrap();
+        assert_eq!(text(unpacked.map(Body::new)).await, plain);
+    }
+
+    #[tokio::test]
+    async fn a_trailing_slash_changes_nothing_and_an_unknown_path_is_none() {
+        let metrics = Metrics::default();
+        for (path, status) in [
+            ("/metrics/", StatusCode::OK),
+            ("/other", StatusCode::NOT_FOUND),
+        ] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = service(&metrics.registry).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{path}");
+            assert_eq!(response.headers()["x-request-id"].len(), 36, "{path}");
+        }
     }
 }

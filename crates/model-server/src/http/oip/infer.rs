@@ -14,7 +14,7 @@ use super::{
     super::{
         ask::{Deadline, ask, ask_all, serving},
         body,
-        error::{ApiError, BadBody, BadName, InferenceFailures, Refusals},
+        error::{ApiError, BadBody, BadName, Details, InferenceFailures, Refusals},
     },
     CONFIDENCE, LABEL, LOGITS, Names, TEXT, TRUNCATED,
     data::{Data, Kind, cast},
@@ -129,7 +129,10 @@ struct Output {
     path = "/v2/models/{model}/infer",
     tag = "open inference protocol",
     summary = "Run the model",
-    params(("model" = String, Path, description = "The model's name")),
+    params(
+        ("model" = String, Path, description = "The model's name"),
+        ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed; `inference-header-content-length` counts what it is decompressed"),
+    ),
     request_body(content(
         (InferRequest = "application/json"),
         (Vec<u8> = "application/octet-stream"),
@@ -163,6 +166,7 @@ pub(super) async fn infer(
     params(
         ("model" = String, Path, description = "The model's name"),
         ("version" = String, Path, description = "The model's version"),
+        ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed; `inference-header-content-length` counts what it is decompressed"),
     ),
     request_body(content(
         (InferRequest = "application/json"),
@@ -192,20 +196,21 @@ pub(super) async fn infer_version(
 async fn run(
     state: &Arc<ServerState>,
     known: Result<(), ApiError>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ApiError> {
-    let (head, body) = request.into_parts();
     let checked = known
-        .and_then(|()| expect_content_type(&head.headers))
-        .and_then(|()| Deadline::of(state, &head.headers));
+        .and_then(|()| expect_content_type(request.headers()))
+        .and_then(|()| Deadline::of(state, request.headers()));
     let deadline = match checked {
         Ok(deadline) => deadline,
-        Err(error) => return Err(body::refuse(state, body, error).await),
+        Err(error) => return Err(body::refuse(state, request, error).await),
     };
-    let (body, room) = body::read(state, body, deadline).await?;
-    let (json, binary) = split(&head.headers, &body)?;
+    let (body, room) = body::read(state, &mut request, deadline).await?;
+    let (json, binary) = split(request.headers(), &body)?;
     let request: InferRequest = serde_json::from_slice(json).map_err(ApiError::Protocol)?;
     let inputs = decode(&request.inputs, binary)?;
+    // It may be a part of the connection's buffer, which is larger.
+    drop(body);
     let serving = serving(state)?;
     let (outputs, times) = match (&serving.shop.task, inputs.as_slice()) {
         (Task::Text(model), [(TEXT, shape, data)]) => {
@@ -228,7 +233,10 @@ async fn run(
         }
     };
     let mut response = encode(state, request, outputs)?;
-    response.extensions_mut().insert(times);
+    response.extensions_mut().insert(Details {
+        times: Some(times),
+        ..Details::default()
+    });
     Ok(response)
 }
 
