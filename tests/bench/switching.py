@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -71,8 +70,8 @@ class Rig:
         user = " user root;" if os.geteuid() == 0 else ""
         self.nginx = ["nginx", "-p", self.plain, "-c", self.plain / "nginx.conf"]
         self.nginx += ["-g", f"daemon off;{user}"]
-        # Its warnings go where those of this program go.
-        stack.enter_context(started(self.nginx, stdout=subprocess.DEVNULL))
+        log = stack.enter_context((self.plain / "error.log").open("w"))
+        stack.enter_context(started(self.nginx, stdout=log, stderr=log))
         _await_version(self.ports["plain"], "v1")
 
     def _write(self, name: str, **values: Any) -> None:

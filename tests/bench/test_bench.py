@@ -47,7 +47,7 @@ def models() -> dict:
 
 
 def results() -> dict[str, dict]:
-    """Returns results of all sections, all goals of which are reached but for those beside peers."""
+    """Returns results of all sections, whose goals that must be reached are reached."""
     tools = ("peer", "deployer")
     pairs = [*product(("fast", "closed", "open"), tools), ("closed", "server")]
     records = [{"target": it, "tool": tool, **SAMPLE, "waiting": 500.0} for it, tool in pairs]

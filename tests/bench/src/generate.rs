@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use deployer::{adapters::load::generate, examples::Example, latency::Latencies, load::LoadPlan};
-use serde_json::{Value, json};
+use deployer::{adapters::load::generate, examples::Example, load::LoadPlan};
+use serde_json::json;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
