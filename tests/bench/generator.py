@@ -1,0 +1,80 @@
+"""The deployer's load generator beside wrk and oha, each on the same target in turns."""
+
+import json
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from load import bodies, oha, wrk
+from models import RELEASES
+from programs import MeasurementError, Session, part, read, say
+from servers import Server
+
+# As many as the gate `load` uses by default.
+CONNECTIONS = 500
+ROUNDS = 5
+SECONDS = 5
+# Requests per second in the open loop: within a stall more are due than there are connections.
+RATE = 2_000
+
+
+def measure(session: Session) -> dict[str, Any]:
+    """Measures all targets."""
+    asked = bodies("twenty")
+    lines = session.write("texts.bodies", asked)
+    # In a shorter round of the open loop the first stall would not end in time.
+    seconds = session.choose(SECONDS, 2)
+    rounds = session.choose(ROUNDS, 1)
+    records: list[dict] = []
+
+    def take_turns(target: str, port: int, rate: float | None, peer: Callable[[], dict]) -> None:
+        # Round 0 warms up.
+        for number in range(rounds + 1):
+            say(f"{target}, round {number} of {rounds}")
+            if target != "fast":
+                next_round(port)
+            samples = {"peer": peer()}
+            if target != "fast":
+                next_round(port)
+            samples["deployer"] = generate(port, lines, seconds, rate, target == "fast")
+            # In the open loop the server knows nothing of requests that wait for a connection.
+            if target == "closed":
+                samples["server"] = next_round(port)
+            if failed := [it for it in samples.values() if it.get("failed")]:
+                raise MeasurementError(f"requests failed: {failed}")
+            if number:
+                records.extend({"target": target, "tool": it} | samples[it] for it in samples)
+        session.look_for_others()
+
+    # As fast as it can, which what is left of the processor limits.
+    with Server(session, "rten", RELEASES["v1"]) as server:
+        by_wrk = partial(wrk, server.port, "/predict", lines, CONNECTIONS, seconds)
+        take_turns("fast", server.port, None, by_wrk)
+    # A server that leaves the processor free, so that both tools must see the same; then at a fixed
+    # rate, while the server stalls.
+    for target, rate, options in (("closed", None, []), ("open", RATE, ["--stalls"])):
+        with part("paced", *options) as paced:
+            port = read(paced)["port"]
+            by_oha = partial(oha, port, asked[0], CONNECTIONS, seconds, rate)
+            take_turns(target, port, rate, by_oha)
+    settings = {"connections": CONNECTIONS, "rounds": ROUNDS, "seconds": SECONDS, "rate": RATE}
+    return {"settings": settings, "records": records}
+
+
+def generate(
+    port: int, lines: Path, seconds: int, rate: float | None, corrected: bool
+) -> dict[str, Any]:
+    """Loads a server with the deployer's generator; corrects its latencies as wrk does, or not."""
+    load = ["--bodies", lines, "--connections", CONNECTIONS, "--seconds", seconds]
+    load += ["--correct"] if corrected else []
+    load += [] if rate is None else ["--rate", rate]
+    with part("generate", f"127.0.0.1:{port}", *load) as process:
+        return read(process)
+
+
+def next_round(port: int) -> dict[str, float]:
+    """Begins a round of the paced server, and returns the percentiles of the one before."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/round", timeout=10) as response:
+        return json.load(response)

@@ -1,0 +1,119 @@
+"""The model server beside its peers on the same models, and its HTTP beside a bare axum handler."""
+
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from load import texts, wrk
+from programs import REPOSITORY, Session, part, read, say, turns
+from servers import SERVERS, Server, texts_per_second
+
+ROUNDS = 3
+# Load before what counts: the memory of a server that was paused is cold.
+WARM_UP_SECONDS = 1
+# A server that goes on may have something to catch up with before its first request.
+PAUSE = 0.3
+# How often each server is started, after one start that does not count.
+STARTS = 3
+# The kinds of texts, and connections.
+LOADS = [("twenty", 1), ("twenty", 32), ("twenty", 128), ("mixed", 32)]
+
+HTTP_CONNECTIONS = 128
+# The server reads, parses, refuses and counts it; no worker sees it.
+HTTP_BODY = {"text": ""}
+
+RELEASES = {
+    "v1": REPOSITORY / "models/sentiment/v1",
+    "v2": REPOSITORY / "models/sentiment/v2",
+    "minilm-fp32": REPOSITORY / "target/minilm/minilm/fp32",
+    "minilm-int8": REPOSITORY / "target/minilm/minilm/int8",
+}
+# The seconds of a round: MiniLM fp32 answers so few requests that it takes longer.
+COMPARED = {"v1": 2, "minilm-fp32": 3, "minilm-int8": 2}
+
+
+def measure(session: Session) -> dict[str, Any]:
+    """Measures all servers on all models. The servers of a model run at once, and take turns."""
+    records = _measure_http(session)
+    session.look_for_others()
+    for model in session.choose(list(COMPARED), ["v1"]):
+        records += _compare(session, model)
+    return {"servers": SERVERS, "http_connections": HTTP_CONNECTIONS, "records": records}
+
+
+def _measure_http(session: Session) -> list[dict]:
+    """Posts in turns what both refuse: the model server, and a bare axum handler."""
+    rounds = session.choose(ROUNDS, 1)
+    bodies = session.write("http.bodies", [HTTP_BODY])
+    records = []
+    with part("bare-handler") as bare, Server(session, "rten", RELEASES["v1"]) as server:
+        ports = {"bare": read(bare)["port"], "rten": server.port}
+        # Round 0 warms up.
+        for number in range(rounds + 1):
+            say(f"HTTP alone, round {number} of {rounds}")
+            seconds = session.choose(3, 1) if number else WARM_UP_SECONDS
+            for key, port in ports.items():
+                sample = wrk(port, "/predict", bodies, HTTP_CONNECTIONS, seconds)
+                if number:
+                    records.append({"kind": "http", "server": key, **sample})
+    return records
+
+
+def _compare(session: Session, model: str) -> list[dict]:
+    keys = [key for key, about in SERVERS.items() if model in about.get("models", [model])]
+    starts = session.choose(STARTS, 1)
+    records: list[dict] = []
+
+    def record(kind: str, server: str, **figures: Any) -> None:
+        records.append({"kind": kind, "model": model, "server": server, **figures})
+
+    with ExitStack() as stack:
+        running = []
+        # One more than counts: the first server to start reads the files from the disk.
+        for number in range(starts + 1):
+            say(f"{model}: start {number} of {starts}")
+            for key in keys:
+                server = Server(session, key, RELEASES[model])
+                if number:
+                    record("start", key, seconds=server.started_in)
+                if number < starts:
+                    server.stop()
+                else:
+                    running.append(stack.enter_context(server))
+                    server.signal(signal.SIGSTOP)
+        for mix, connections in session.choose(LOADS, LOADS[1:2]):
+            case = {"model": model, "mix": mix, "connections": connections}
+            records += [case | it for it in _measure_case(session, case, running)]
+            session.look_for_others()
+        for server in running:
+            record("memory", server.key, megabytes=server.memory())
+    return records
+
+
+def _measure_case(session: Session, case: dict, running: list[Server]) -> list[dict]:
+    rounds = session.choose(ROUNDS, 1)
+    seconds = session.choose(COMPARED[case["model"]], 1)
+    asked = texts(case["mix"])
+    lines = session.write("texts", asked)
+    bodies: dict[str, Path] = {
+        it.key: session.write(f"{it.key}.bodies", [it.body(text) for text in asked])
+        for it in running
+    }
+    load = f"{case['model']}, {case['mix']}, {case['connections']} connections"
+    records = []
+    for number in range(1, rounds + 1):
+        say(f"{load}, round {number} of {rounds}")
+        # No server is always the first after a pause.
+        for server in turns(running, number):
+            server.signal(signal.SIGCONT)
+            time.sleep(PAUSE)
+            to = (server.port, server.path, bodies[server.key], case["connections"])
+            wrk(*to, WARM_UP_SECONDS)
+            records.append({"kind": "load", "server": server.key, **wrk(*to, seconds)})
+            server.signal(signal.SIGSTOP)
+        for engine in ("onnxruntime", "rten"):
+            rate = texts_per_second(engine, RELEASES[case["model"]], lines, seconds)
+            records.append({"kind": "engine", "server": engine, "per_second": rate})
+    return records
