@@ -108,8 +108,8 @@ mod tests {
                 "/headers",
                 get(async |headers: HeaderMap| format!("{headers:?}")),
             );
-        let router = around(routes, &state).with_state(Arc::clone(&state));
-        (normalized(router), state)
+        let layered = around(routes, &state).with_state(Arc::clone(&state));
+        (normalized(layered), state)
     }
 
     async fn text(response: Response) -> String {
