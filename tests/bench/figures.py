@@ -56,7 +56,7 @@ def ratio(dividend: float, divisor: float) -> float:
     return dividend / divisor if divisor else math.nan
 
 
-def held(processes: Iterable[Iterable[Any]]) -> int:
+def memory_of(processes: Iterable[Iterable[Any]]) -> int:
     """Returns the bytes that processes hold together, from the mappings that psutil tells.
 
     What they share counts once. A page of a file counts whole even if other servers map the file,
@@ -221,7 +221,7 @@ def goals_of(section: str, figures: dict[str, Any]) -> list[Goal]:
     return goals
 
 
-def problems(section: str, figures: dict[str, Any]) -> list[str]:
+def missed(section: str, figures: dict[str, Any]) -> list[str]:
     """Returns what fails the run: goals that must be reached and were not."""
     return [
         f"{section}: {goal.name}: {subject}: {goal.cell(subject, 3)}; wanted: {goal.bound()}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from load import bodies, oha, wrk
 from models import RELEASES
-from programs import MeasurementError, Session, part, read, say
+from programs import MeasurementError, Session, progress, read_json, rust_program
 from servers import Server
 
 # As many as the gate `load` uses by default.
@@ -32,7 +32,7 @@ def measure(session: Session) -> dict[str, Any]:
     def take_turns(target: str, port: int, rate: float | None, peer: Callable[[], dict]) -> None:
         # Round 0 warms up.
         for number in range(rounds + 1):
-            say(f"{target}, round {number} of {rounds}")
+            progress(f"{target}, round {number} of {rounds}")
             if target != "fast":
                 next_round(port)
             samples = {"peer": peer()}
@@ -55,8 +55,8 @@ def measure(session: Session) -> dict[str, Any]:
     # A server that leaves the processor free, so that both tools must see the same; then at a fixed
     # rate, while the server stalls.
     for target, rate, options in (("closed", None, []), ("open", RATE, ["--stalls"])):
-        with part("paced", *options) as paced:
-            port = read(paced)["port"]
+        with rust_program("paced", *options) as paced:
+            port = read_json(paced)["port"]
             by_oha = partial(oha, port, asked[0], CONNECTIONS, seconds, rate)
             take_turns(target, port, rate, by_oha)
     settings = {"connections": CONNECTIONS, "rounds": ROUNDS, "seconds": SECONDS, "rate": RATE}
@@ -70,8 +70,8 @@ def generate(
     load = ["--bodies", lines, "--connections", CONNECTIONS, "--seconds", seconds]
     load += ["--correct"] if corrected else []
     load += [] if rate is None else ["--rate", rate]
-    with part("generate", f"127.0.0.1:{port}", *load) as process:
-        return read(process)
+    with rust_program("generate", f"127.0.0.1:{port}", *load) as process:
+        return read_json(process)
 
 
 def next_round(port: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from load import texts, wrk
-from programs import REPOSITORY, Session, part, read, say, turns
+from programs import REPOSITORY, Session, progress, read_json, rotated, rust_program
 from servers import SERVERS, Server, texts_per_second
 
 ROUNDS = 3
@@ -48,11 +48,11 @@ def _measure_http(session: Session) -> list[dict]:
     rounds = session.choose(ROUNDS, 1)
     bodies = session.write("http.bodies", [HTTP_BODY])
     records = []
-    with part("bare-handler") as bare, Server(session, "rten", RELEASES["v1"]) as server:
-        ports = {"bare": read(bare)["port"], "rten": server.port}
+    with rust_program("bare-handler") as bare, Server(session, "rten", RELEASES["v1"]) as server:
+        ports = {"bare": read_json(bare)["port"], "rten": server.port}
         # Round 0 warms up.
         for number in range(rounds + 1):
-            say(f"HTTP alone, round {number} of {rounds}")
+            progress(f"HTTP alone, round {number} of {rounds}")
             seconds = session.choose(3, 1) if number else WARM_UP_SECONDS
             for key, port in ports.items():
                 sample = wrk(port, "/predict", bodies, HTTP_CONNECTIONS, seconds)
@@ -73,7 +73,7 @@ def _compare(session: Session, model: str) -> list[dict]:
         running = []
         # One more than counts: the first server to start reads the files from the disk.
         for number in range(starts + 1):
-            say(f"{model}: start {number} of {starts}")
+            progress(f"{model}: start {number} of {starts}")
             for key in keys:
                 server = Server(session, key, RELEASES[model])
                 if number:
@@ -104,9 +104,9 @@ def _measure_case(session: Session, case: dict, running: list[Server]) -> list[d
     load = f"{case['model']}, {case['mix']}, {case['connections']} connections"
     records = []
     for number in range(1, rounds + 1):
-        say(f"{load}, round {number} of {rounds}")
+        progress(f"{load}, round {number} of {rounds}")
         # No server is always the first after a pause.
-        for server in turns(running, number):
+        for server in rotated(running, number):
             server.signal(signal.SIGCONT)
             time.sleep(PAUSE)
             to = (server.port, server.path, bodies[server.key], case["connections"])

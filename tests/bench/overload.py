@@ -8,7 +8,7 @@ from typing import Any
 
 from load import bodies
 from models import RELEASES
-from programs import MeasurementError, Session, part, read, say
+from programs import MeasurementError, Session, progress, read_json, rust_program
 from servers import Server
 
 # Clients before and after.
@@ -35,22 +35,24 @@ def measure(session: Session) -> dict[str, Any]:
 
     def ask(clients: int, pause: float, seconds: float) -> list[dict]:
         load = ["--connections", clients, "--pause-ms", pause * 1e3, "--seconds", seconds]
-        with part("traffic", f"127.0.0.1:{server.port}", "--bodies", texts, *load) as traffic:
-            read(traffic)
-            return read(traffic)
+        with rust_program(
+            "traffic", f"127.0.0.1:{server.port}", "--bodies", texts, *load
+        ) as traffic:
+            read_json(traffic)
+            return read_json(traffic)
 
     with server, keep_to(of_clients):
-        say("overload: before")
+        progress("overload: before")
         answers = ask(CALM_CLIENTS, 0, session.choose(10, 2))
         # The first fifth warms up.
         calm = summarize(answers[len(answers) // 5 :])
         session.look_for_others()
-        say("overload: meanwhile")
+        progress("overload: meanwhile")
         # A client that is let in waits and asks nothing meanwhile, so the others have to ask more.
         asking = OVERLOAD_CLIENTS - CALM_CLIENTS - BATCH * len(of_server)
         pause = asking / (FACTOR * calm["answered"])
         meanwhile = summarize(ask(OVERLOAD_CLIENTS, pause, session.choose(SECONDS, 3)))
-        say("overload: afterwards")
+        progress("overload: afterwards")
         answers = ask(CALM_CLIENTS, 0, 2)
         until = min(it["started"] for it in answers) + 1e9
         first_second = summarize([it for it in answers if it["started"] + it["took"] < until])

@@ -52,7 +52,7 @@ class Session:
         return path
 
 
-def say(text: str) -> None:
+def progress(text: str) -> None:
     """Tells the person who waits what happens."""
     print(text, file=sys.stderr, flush=True)
 
@@ -66,7 +66,7 @@ def free_port() -> int:
     raise MeasurementError("no port from 23000 to 31999 is free")
 
 
-def turns(items: list[T], number: int) -> list[T]:
+def rotated(items: list[T], number: int) -> list[T]:
     """Returns the items in the order of a round: each round begins with another one."""
     first = number % len(items)
     return items[first:] + items[:first]
@@ -105,21 +105,21 @@ def started(command: list[Any], **options: Any) -> Iterator[subprocess.Popen]:
             process.terminate()
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            say(f"bench: {command[0]} did not end and was killed")
+            progress(f"bench: {command[0]} did not end and was killed")
         finally:
             process.kill()
             process.wait()
 
 
 @contextmanager
-def part(*arguments: Any) -> Iterator[subprocess.Popen]:
+def rust_program(*arguments: Any) -> Iterator[subprocess.Popen]:
     """Runs a part of the benchmark that is written in Rust, until the context ends."""
     command = [PROGRAMS / "bench", *arguments]
     with started(command, stdout=subprocess.PIPE, text=True) as process:
         yield process
 
 
-def read(process: subprocess.Popen) -> Any:
+def read_json(process: subprocess.Popen) -> Any:
     """Returns the next line that a part prints, as JSON. The section's alarm bounds the wait."""
     line = process.stdout.readline() if process.stdout else ""
     if not line:

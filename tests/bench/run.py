@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import document
-from figures import problems
-from programs import REPOSITORY, TARGET, MeasurementError, Session, say
+from figures import missed
+from programs import REPOSITORY, TARGET, MeasurementError, Session, progress
 
 DOCUMENT = REPOSITORY / "docs/benchmarks.md"
 RESULTS = TARGET / "bench/results"
@@ -55,11 +55,11 @@ def measure(what: str, quick: bool, minutes: int) -> list[str]:
     stamp = about["date"].removesuffix(" UTC").replace(" ", "T").replace(":", "")
     path = RESULTS / f"{stamp}-{what}{'-quick' if quick else ''}.json"
     path.write_text(json.dumps(result))
-    say(f"bench: kept {path}")
+    progress(f"bench: kept {path}")
     # Figures that disappoint are written like any others, before they are judged.
     write(result)
     # Figures of so short a run say nothing.
-    return [] if quick else problems(what, figures)
+    return [] if quick else missed(what, figures)
 
 
 def write(result: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ def main() -> int:
         except (MeasurementError, OSError, subprocess.SubprocessError) as error:
             failed.append(f"{what} was not measured: {error}")
     for problem in failed:
-        say(f"bench: {problem}")
+        progress(f"bench: {problem}")
     return 1 if failed else 0
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import psutil
 
-from figures import held
+from figures import memory_of
 from load import post
 from programs import PROGRAMS, REPOSITORY, MeasurementError, Session, free_port, run
 
@@ -97,7 +97,7 @@ class Server:
         for process in self._processes():
             with suppress(psutil.Error):
                 maps.append(process.memory_maps(grouped=False))
-        return held(maps) / 2**20
+        return memory_of(maps) / 2**20
 
     def signal(self, number: int) -> None:
         """Signals all processes.

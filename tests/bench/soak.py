@@ -9,7 +9,7 @@ from typing import Any
 
 from load import PATIENCE, bodies, read_wrk, wrk_command
 from models import RELEASES
-from programs import Session, say, started
+from programs import Session, progress, started
 from servers import Server
 
 CONNECTIONS = 8
@@ -30,7 +30,7 @@ def measure(session: Session) -> dict[str, Any]:
             figures["minutes"].append(memory)
             figures["failed"] += failed
             cells = ", ".join(f"{key} {held:.1f} MB" for key, held in memory.items())
-            say(f"soak: minute {minute} of {session.minutes}: {cells}")
+            progress(f"soak: minute {minute} of {session.minutes}: {cells}")
     return figures
 
 

@@ -13,7 +13,17 @@ from string import Template
 from typing import Any
 
 from load import golden_inputs, post, wrk
-from programs import PROGRAMS, MeasurementError, Session, part, read, run, say, started, turns
+from programs import (
+    PROGRAMS,
+    MeasurementError,
+    Session,
+    progress,
+    read_json,
+    rotated,
+    run,
+    rust_program,
+    started,
+)
 
 ROUNDS = 10
 # There and back, twice: a round ends where it began.
@@ -38,16 +48,16 @@ TEMPLATES = Path(__file__).with_name("plain-router")
 def measure(session: Session) -> dict[str, Any]:
     """Measures switching under both loads by all ways, and serving by all routes."""
     with ExitStack() as stack:
-        rig = Rig(session, stack)
+        routers = Routers(session, stack)
         return {
             "settings": {"clients": CONNECTIONS, "body": json.dumps(SENTENCE), **SERVING},
             "pauses": LOADS,
-            "switching": _measure_switching(session, rig),
-            "serving": _measure_serving(session, rig),
+            "switching": _measure_switching(session, routers),
+            "serving": _measure_serving(session, routers),
         }
 
 
-class Rig:
+class Routers:
     """Two model servers, this project's router, and a plain one.
 
     The plain router is the usual way to switch: nginx with one upstream, whose file is rewritten
@@ -56,7 +66,7 @@ class Rig:
     """
 
     def __init__(self, session: Session, stack: ExitStack):
-        self.ports: dict[str, int] = read(stack.enter_context(part("stack")))
+        self.ports: dict[str, int] = read_json(stack.enter_context(rust_program("stack")))
         self.directory = Path(self.ports.pop("directory"))
         # A standby would answer in place of an active color that fails, by the flag only.
         if list(self.directory.glob("run/flags/fit-*")):
@@ -97,40 +107,40 @@ class Rig:
         return began, time.monotonic_ns()
 
 
-def _measure_switching(session: Session, rig: Rig) -> list[dict[str, Any]]:
+def _measure_switching(session: Session, routers: Routers) -> list[dict[str, Any]]:
     rounds = session.choose(ROUNDS, 1)
     bodies = session.write("golden.bodies", golden_inputs())
     records = []
     for number in range(rounds):
-        say(f"switching, round {number + 1} of {rounds}")
+        progress(f"switching, round {number + 1} of {rounds}")
         for load, pause in LOADS.items():
-            for way in turns(WAYS, number):
-                told = _there_and_back(rig, way, bodies, pause)
+            for way in rotated(WAYS, number):
+                told = _there_and_back(routers, way, bodies, pause)
                 records.append({"load": load, "way": way, **told})
         session.look_for_others()
     return records
 
 
-def _there_and_back(rig: Rig, way: str, bodies: Path, pause: float) -> dict[str, Any]:
-    port = rig.ports["plain" if way == "reload" else "router"]
+def _there_and_back(routers: Routers, way: str, bodies: Path, pause: float) -> dict[str, Any]:
+    port = routers.ports["plain" if way == "reload" else "router"]
     load = ["--bodies", bodies, "--connections", CONNECTIONS, "--pause-ms", pause]
     # Each connection is open and in use before the first switch.
     load += ["--ready-after", CONNECTIONS * 4]
     switches = []
-    with part("traffic", f"127.0.0.1:{port}", *load) as traffic:
-        read(traffic)
+    with rust_program("traffic", f"127.0.0.1:{port}", *load) as traffic:
+        read_json(traffic)
         for color in SWITCHES:
-            began, returned = rig.switch(way, color)
+            began, returned = routers.switch(way, color)
             # This program does nothing meanwhile: it would take a core at the moment that counts.
             time.sleep(SETTLED)
             _await_version(port, VERSIONS[color])
             switches.append((VERSIONS[color], began, returned, time.monotonic_ns()))
         traffic.send_signal(signal.SIGTERM)
-        answers = read(traffic)
+        answers = read_json(traffic)
     return {
         "requests": len(answers),
         "failures": Counter(it["failure"] for it in answers if "failure" in it),
-        "switches": [noticed(answers, *switch) for switch in switches],
+        "switches": [observe(answers, *switch) for switch in switches],
     }
 
 
@@ -146,7 +156,7 @@ def _await_version(port: int, version: str) -> None:
     raise MeasurementError(f"{version} did not answer {PATIENCE} s after a switch to it")
 
 
-def noticed(
+def observe(
     answers: list[dict], version: str, began: int, returned: int, until: int
 ) -> dict[str, float | None]:
     """Returns what clients noticed of a switch to a version; times in milliseconds.
@@ -172,20 +182,20 @@ def noticed(
     }
 
 
-def _measure_serving(session: Session, rig: Rig) -> list[dict[str, Any]]:
+def _measure_serving(session: Session, routers: Routers) -> list[dict[str, Any]]:
     rounds = session.choose(SERVING["rounds"], 1)
     bodies = session.write("sentence.bodies", [SENTENCE])
     records = []
     # Round 0 warms up.
     for number in range(rounds + 1):
         for color, version in VERSIONS.items():
-            say(f"serving {version}, round {number} of {rounds}")
-            rig.switch("deployer", color)
-            rig.switch("reload", color)
+            progress(f"serving {version}, round {number} of {rounds}")
+            routers.switch("deployer", color)
+            routers.switch("reload", color)
             # Workers from before a reload still answer for a moment.
             time.sleep(0.3)
-            for route in turns(ROUTES, number):
-                port = rig.ports[color if route == "direct" else route]
+            for route in rotated(ROUTES, number):
+                port = routers.ports[color if route == "direct" else route]
                 seconds = session.choose(SERVING["seconds"], 1) if number else 1
                 sample = wrk(port, "/predict", bodies, SERVING["connections"], seconds)
                 if number:

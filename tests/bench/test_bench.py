@@ -11,7 +11,7 @@ import document
 import figures
 import load
 from programs import MeasurementError
-from switching import noticed
+from switching import observe
 
 SAMPLE = {"per_second": 200.0, "succeeded_per_second": 180.0, "p50": 2.5, "p90": 6.0, "p99": 9.0}
 MACHINE = {
@@ -115,27 +115,27 @@ class Figures(unittest.TestCase):
     def test_memory_counts_a_shared_library_once_and_the_heap_by_its_share(self):
         library = SimpleNamespace(path="/lib/a.so", rss=2048, pss=100, private_dirty=1024)
         heap = SimpleNamespace(path="[heap]", rss=8192, pss=4096, private_dirty=0)
-        self.assertEqual(figures.held([[library, heap]]), 6 * 1024)
-        self.assertEqual(figures.held([[library, heap], [library, heap]]), 11 * 1024)
+        self.assertEqual(figures.memory_of([[library, heap]]), 6 * 1024)
+        self.assertEqual(figures.memory_of([[library, heap], [library, heap]]), 11 * 1024)
 
     def test_each_goal_has_a_metric(self):
         goals = tomllib.loads(figures.GOALS.read_text())
         for section, measured in results().items():
             names = [it.name for it in figures.goals_of(section, measured)]
             self.assertEqual(names, [it["name"] for it in goals[section]])
-            self.assertEqual(figures.problems(section, measured), [])
+            self.assertEqual(figures.missed(section, measured), [])
 
     def test_lost_requests_and_slow_answers_in_overload_fail_the_run(self):
         overload = results()["overload"]
         overload["meanwhile"] |= {"p99": 10.4, "others": {"status 429": 7, "cannot connect": 1}}
-        lost, slow = figures.problems("overload", overload)
+        lost, slow = figures.missed("overload", overload)
         self.assertIn("neither an answer nor 429: onnxruntime: 1.000, **missed**", lost)
         self.assertIn("p99 before: onnxruntime: 1.156, **missed**; wanted: ≤ 1.15", slow)
 
     def test_failures_by_flag_fail_the_run_and_failures_by_reload_do_not(self):
         switching = results()["switching"]
         switching["switching"][1]["failures"] = {"connection closed": 2}
-        (problem,) = figures.problems("switching", switching)
+        (problem,) = figures.missed("switching", switching)
         self.assertIn("flag: 2.000, **missed**", problem)
 
     def test_goal_is_missed_outside_its_bounds_and_untold_without_a_bound(self):
@@ -153,11 +153,11 @@ class Figures(unittest.TestCase):
             {"started": started * 1_000_000, "took": took * 1_000_000, "version": version}
             for started, took, version in told
         ]
-        seen = noticed(answers, "v2", 0, int(10e6), int(100e6))
+        seen = observe(answers, "v2", 0, int(10e6), int(100e6))
         times = {"command": 10.0, "new_from_begin": 22.0, "new_from_return": 12.0}
         self.assertEqual(seen, times | {"late": 1, "last_late": 2.0})
         with self.assertRaises(MeasurementError):
-            noticed(answers, "v3", 0, int(10e6), int(100e6))
+            observe(answers, "v3", 0, int(10e6), int(100e6))
 
 
 class Rendering(unittest.TestCase):
