@@ -397,5 +397,7 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
         .skip(1)
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
-        .with_context(|| format!("{name} is not built: run `cargo build --workspace` first"))
+        .with_context(|| {
+            format!("{name} is not built: run `cargo build --locked --all-targets` first")
+        })
 }

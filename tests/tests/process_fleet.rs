@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use end_to_end::{Log, Run, Stack, Watch, repository, there_and_back_twice};
+use end_to_end::{Log, Stack, Watch, repository, there_and_back_twice};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
+/// Fewer, where several stacks share the machine and the load is not the point.
+const FEW: usize = 16;
+const LONG_PAUSE: Duration = Duration::from_millis(20);
 const SHORT: Watch = Watch(Duration::from_secs(2));
 /// Long enough that a fault shows up in it, also on a slow machine.
 const LONG: Watch = Watch(Duration::from_secs(30));
@@ -58,102 +61,89 @@ async fn the_next_deployment_goes_to_the_other_color() -> Result {
     Ok(())
 }
 
-/// Deploys a candidate that must be refused, under traffic that must not notice.
-async fn refused(version: &str, because: &str) -> Result {
+/// Releases that must be refused, with the reason.
+const REFUSED: [(&str, &str); 3] = [
+    ("never-healthy", "not healthy after 5 tries"),
+    (
+        "other-version",
+        "it reports version stale, but other-version is wanted",
+    ),
+    (
+        "every-tenth",
+        "5 of 50 requests failed (10.0 %, at most 5.0 % allowed)",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faulty_candidates_are_refused_and_no_client_notices() -> Result {
     let stack = Stack::of_processes("faulty-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(8, PAUSE)?;
-    let run = stack
-        .expect(10, &["deploy", version, "--health-tries", "5"])
-        .await?;
+    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
+    for (version, because) in REFUSED {
+        let run = stack
+            .expect(10, &["deploy", version, "--health-tries", "5"])
+            .await?;
+        ensure!(run.stderr.contains(because), "{}", run.stderr);
+        let status = stack.status().await?;
+        ensure!(status["active"] == "blue", "{status}");
+        ensure!(status["last_deployment"]["phase"] == "refused", "{status}");
+    }
     traffic.reach(traffic.count() + 200).await?;
     let log = traffic.stop().await;
-
-    ensure!(run.stderr.contains(because), "{}", run.stderr);
     log.ensure_none_failed()?;
     log.ensure_answered_by("v1")?;
-    let status = stack.status().await?;
-    ensure!(status["active"] == "blue", "{status}");
-    ensure!(status["last_deployment"]["phase"] == "refused", "{status}");
     ensure!(
         stack.logged_for("green")? == 0,
-        "some request was meant for the candidate"
+        "some request was meant for a candidate"
     );
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_that_never_becomes_healthy_is_refused() -> Result {
-    refused("never-healthy", "not healthy after 5 tries").await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_that_reports_another_version_is_refused() -> Result {
-    refused(
-        "other-version",
-        "it reports version stale, but other-version is wanted",
-    )
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_that_fails_a_tenth_of_the_test_requests_is_refused() -> Result {
-    refused(
-        "every-tenth",
-        "5 of 50 requests failed (10.0 %, at most 5.0 % allowed)",
-    )
-    .await
-}
-
 /// Deploys a release that goes bad after the switch; what clients saw is for the caller to judge.
-async fn rolled_back(version: &str, because: &[&str]) -> Result<(Stack, Run, Log)> {
+async fn rolled_back(version: &str, because: &[&str]) -> Result<Log> {
     let stack = Stack::of_processes("faulty-server", LONG)?;
     stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
-    traffic.reach(500).await?;
-    let run = stack.expect(20, &["deploy", version]).await?;
+    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
+    traffic.reach(200).await?;
+    stack.expect(20, &["deploy", version]).await?;
     let after = Instant::now();
-    traffic.reach(traffic.count() + 500).await?;
+    traffic.reach(traffic.count() + 200).await?;
     let log = traffic.stop().await;
 
-    let status = stack.status().await?;
-    let reason = status["last_deployment"]["reason"].to_string();
-    ensure!(
-        because.iter().any(|words| reason.contains(words)),
-        "{}",
-        run.stderr
-    );
     ensure!(
         log.by_version().contains_key(version),
         "the release never answered: {:?}",
         log.by_version()
     );
-    let now = log.between(after, Instant::now());
-    now.ensure_answered_by("v1")?;
+    log.between(after, Instant::now())
+        .ensure_answered_by("v1")?;
     let status = stack.status().await?;
+    let reason = status["last_deployment"]["reason"].to_string();
+    ensure!(
+        because.iter().any(|words| reason.contains(words)),
+        "{reason}"
+    );
     ensure!(status["active"] == "blue", "{status}");
     ensure!(status["colors"][1]["fit"] == false, "{status}");
     ensure!(
         status["last_deployment"]["phase"] == "rolled_back",
         "{status}"
     );
-    Ok((stack, run, log))
+    Ok(log)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_starts_to_fail_is_rolled_back_and_no_client_notices() -> Result {
-    let (_stack, _, log) =
-        rolled_back("fails-later", &["at most 5.0 % allowed", "answered 500"]).await?;
-    log.ensure_none_failed()?;
-    Ok(())
+    let because = ["at most 5.0 % allowed", "answered 500"];
+    let log = rolled_back("fails-later", &because).await?;
+    log.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_exits_is_rolled_back_and_no_client_notices() -> Result {
-    let (_stack, _, log) =
-        rolled_back("exits-later", &["exit status: 3", "at most 5.0 % allowed"]).await?;
-    log.ensure_none_failed()?;
-    Ok(())
+    let because = ["exit status: 3", "at most 5.0 % allowed"];
+    let log = rolled_back("exits-later", &because).await?;
+    log.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -333,27 +323,37 @@ async fn what_a_user_gets_wrong_is_named_before_anything_is_touched() -> Result 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_that_is_interrupted_while_watching_gives_traffic_back() -> Result {
-    for signal in ["INT", "TERM"] {
-        let stack = Stack::of_processes("model-server", LONG)?;
-        stack.expect(0, &["up"]).await?;
-        let traffic = stack.traffic(8, PAUSE)?;
-        let deployer = stack.start_deployer(&["deploy", "v2"])?;
+async fn a_deployer_that_is_told_to_stop_while_watching_does_as_on_interrupt_says() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    stack.expect(0, &["up"]).await?;
+    for (signal, on_interrupt, code, version) in [
+        ("INT", "rollback", 20, "v1"),
+        ("TERM", "rollback", 20, "v1"),
+        ("HUP", "rollback", 20, "v1"),
+        ("TERM", "continue", 0, "v2"),
+    ] {
+        let traffic = stack.traffic(8, LONG_PAUSE)?;
+        let arguments = [
+            "deploy",
+            "v2",
+            "--watch",
+            "4s",
+            "--on-interrupt",
+            on_interrupt,
+        ];
+        let deployer = stack.start_deployer(&arguments)?;
         stack.await_phase("switched").await?;
-        send(signal, deployer.id())?;
-        let run = Stack::finish(deployer, &["deploy", "v2"]).await?;
+        Stack::tell(&deployer, signal)?;
+        let run = Stack::finish(deployer, &arguments).await?;
         let after = Instant::now();
         traffic.reach(traffic.count() + 200).await?;
         let log = traffic.stop().await;
 
-        ensure!(run.code == 20, "{run:?}");
-        ensure!(
-            run.stderr.contains("the deployer was told to stop"),
-            "{run:?}"
-        );
+        ensure!(run.code == code, "{signal}: {run:?}");
+        ensure!(run.stderr.contains("told to stop"), "{signal}: {run:?}");
         log.ensure_none_failed()?;
         log.between(after, Instant::now())
-            .ensure_answered_by("v1")?;
+            .ensure_answered_by(version)?;
     }
     Ok(())
 }

@@ -65,10 +65,18 @@ async fn deploy(stack: &Stack, release: &str) -> Result<Run> {
     stack.expect(0, &deploy).await
 }
 
+/// Sees within seconds that a color is down.
+const QUICK: [&str; 4] = [
+    "--set",
+    "monitor.interval=200ms",
+    "--set",
+    "probe.timeout=1s",
+];
+
 fn start(stack: &Stack, receiver: &Receiver, more: &[&str]) -> Result<Child> {
     let url = receiver.url();
     stack.start_deployer_with(
-        &[&["watch"], more].concat(),
+        &[&["watch"], &QUICK[..], more].concat(),
         &[("DEPLOYER_ALERTS_WEBHOOK", url.as_ref())],
     )
 }
@@ -99,7 +107,10 @@ async fn a_standby_that_freezes_may_not_stand_in_until_it_is_well() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_is_killed_is_started_again_where_that_is_wanted() -> Result {
-    let watched = Watched::begin(&["--set", "monitor.restart_standby=true"]).await?;
+    // It is seen without its flag before it is well again.
+    let slow_to_trust = ["--set", "monitor.rise=10"];
+    let restart = ["--set", "monitor.restart_standby=true"];
+    let watched = Watched::begin(&[restart, slow_to_trust].concat()).await?;
     let traffic = watched.stack.traffic(8, PAUSE)?;
     watched.stack.signal("blue", "KILL")?;
     let took = watched.receiver.until("down", "blue").await?;
@@ -232,7 +243,8 @@ async fn a_color_that_froze_is_stopped_by_the_next_deployer_where_the_watch_was_
     let traffic = stack.traffic(8, PAUSE)?;
     traffic.reach(200).await?;
     let at = [("DEPLOYER_KILL_AT", "after flag green off".as_ref())];
-    let watch = stack.start_deployer_with(&[&["watch"], &FAILOVER[..]].concat(), &at)?;
+    let watch =
+        stack.start_deployer_with(&[&["watch"], &QUICK[..], &FAILOVER[..]].concat(), &at)?;
     stack.signal("green", "STOP")?;
     Stack::finish(watch, &["watch"]).await?;
     let recover = ["recover", "--set", "fleet.process.stop_timeout=2s"];
@@ -258,7 +270,7 @@ async fn an_active_color_that_freezes_is_only_told_of_where_nothing_else_is_want
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_is_nobodys_alarm_and_its_refused_candidate_never_stands_in() -> Result {
-    let watched = Watched::begin(&["--set", "monitor.interval=200ms"]).await?;
+    let watched = Watched::begin(&[]).await?;
     let run = watched
         .stack
         .deployer(&["deploy", "never-healthy", "--health-tries", "8"])
@@ -273,7 +285,7 @@ async fn a_deployment_is_nobodys_alarm_and_its_refused_candidate_never_stands_in
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_is_started_again_goes_on_where_it_was() -> Result {
-    let watched = Watched::begin(&["--set", "monitor.interval=200ms"]).await?;
+    let watched = Watched::begin(&[]).await?;
     watched.stack.signal("blue", "STOP")?;
     watched.receiver.until("down", "blue").await?;
     until(async || Ok(!watched.fit(BLUE).await?)).await?;
@@ -283,7 +295,7 @@ async fn a_watch_that_is_started_again_goes_on_where_it_was() -> Result {
         mut watch,
     } = watched;
     watch.kill().await?;
-    let watch = start(&stack, &receiver, &["--set", "monitor.interval=200ms"])?;
+    let watch = start(&stack, &receiver, &[])?;
     stack.signal("blue", "CONT")?;
     receiver.until("up", "blue").await?;
     let watched = Watched {
@@ -305,7 +317,7 @@ async fn prometheus_finds_what_clients_saw() -> Result {
     let ports = PortBlock::take()?;
     let address = format!("127.0.0.1:{}", ports.metrics());
     let setting = format!("monitor.metrics={address}");
-    let watched = Watched::begin(&["--set", &setting, "--set", "monitor.interval=200ms"]).await?;
+    let watched = Watched::begin(&["--set", &setting]).await?;
     let traffic = watched.stack.traffic(8, PAUSE)?;
     traffic.reach(500).await?;
     let log = traffic.stop().await;
@@ -363,7 +375,7 @@ async fn an_alert_can_be_tried_and_is_sent_again_when_it_was_not_taken() -> Resu
     stack.expect(0, &["up"]).await?;
     stack.expect(0, &["deploy", "v2"]).await?;
     let busy = Receiver::start(2).await?;
-    let watch = start(&stack, &busy, &["--set", "monitor.interval=200ms"])?;
+    let watch = start(&stack, &busy, &[])?;
     stack.signal("green", "STOP")?;
     busy.until("down", "green").await?;
     drop(watch);
@@ -375,7 +387,7 @@ async fn a_router_that_is_down_is_told_of_and_both_colors_are_watched_all_the_sa
     let ports = PortBlock::take()?;
     let address = format!("127.0.0.1:{}", ports.metrics());
     let setting = format!("monitor.metrics={address}");
-    let watched = Watched::begin(&["--set", &setting, "--set", "monitor.interval=200ms"]).await?;
+    let watched = Watched::begin(&["--set", &setting]).await?;
     let shows = async |line: &str| Ok(get(&address, "/metrics").await?.contains(line));
     watched.stack.signal("router", "TERM")?;
     watched.stack.until_ended("router").await?;
@@ -404,20 +416,19 @@ async fn a_router_that_is_down_is_told_of_and_both_colors_are_watched_all_the_sa
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alert_that_was_not_taken_is_sent_by_the_next_watch_with_the_time_of_the_event() -> Result
 {
-    let watched = Watched::begin(&["--set", "monitor.interval=200ms"]).await?;
+    let watched = Watched::begin(&[]).await?;
     let Watched {
         stack, mut watch, ..
     } = watched;
     watch.kill().await?;
-    let often = ["--set", "monitor.interval=200ms"];
     let deaf = Receiver::start(usize::MAX).await?;
-    let mut watch = start(&stack, &deaf, &often)?;
+    let mut watch = start(&stack, &deaf, &[])?;
     stack.signal("blue", "STOP")?;
     until(async || Ok(read(&stack, "state/alerts.json").contains("\"down\""))).await?;
     watch.kill().await?;
     let kept: Value = serde_json::from_str(&read(&stack, "state/alerts.json"))?;
     let receiver = Receiver::start(0).await?;
-    let watch = start(&stack, &receiver, &often)?;
+    let watch = start(&stack, &receiver, &[])?;
     receiver.until("down", "blue").await?;
     ensure!(receiver.alerts()[0]["at"] == kept[0][1]["at"], "{kept}");
     stack.signal("blue", "CONT")?;
@@ -440,7 +451,7 @@ fn read(stack: &Stack, name: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_interrupted_is_told_once_and_what_others_hold_the_lock_for_loses_nothing()
 -> Result {
-    let watched = Watched::begin(&["--set", "monitor.interval=200ms"]).await?;
+    let watched = Watched::begin(&[]).await?;
     let stack = &watched.stack;
     // A standby that lost its flag because it was sick, while others come and go.
     stack.signal("blue", "STOP")?;

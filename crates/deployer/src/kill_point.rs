@@ -4,6 +4,8 @@
 //! assertions reads two variables: `DEPLOYER_KILL_POINTS` names a file that each point passed is added
 //! to, and `DEPLOYER_KILL_AT` the point at which the process ends itself by SIGKILL. A point that is
 //! passed again is named `NAME#2`, then `NAME#3` and so on.
+//!
+//! The crate's own tests end a deployer inside their process instead: see `in_process` below.
 
 use std::fmt::Display;
 
@@ -18,7 +20,10 @@ pub(crate) fn pass(name: impl Display) {
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    let name = numbered(name.to_string());
+    let name = name.to_string();
+    #[cfg(test)]
+    in_process::pass(&name);
+    let name = numbered(name);
     if let Some(list) = env::var_os("DEPLOYER_KILL_POINTS") {
         let file = OpenOptions::new().create(true).append(true).open(list);
         // Whoever asks for the list finds it lacking.
@@ -44,5 +49,41 @@ fn numbered(name: String) -> String {
     match *times {
         1 => name,
         times => format!("{name}#{times}"),
+    }
+}
+
+/// Kill points for tests that run a command inside their own process.
+#[cfg(all(test, debug_assertions))]
+pub(crate) mod in_process {
+    use std::cell::RefCell;
+
+    /// Called with the name of each kill point; ends the command by a panic.
+    type OnPass = Box<dyn FnMut(&str)>;
+
+    thread_local! {
+        static ON_PASS: RefCell<Option<OnPass>> = const { RefCell::new(None) };
+    }
+
+    /// Calls `on_pass` at each kill point that this thread passes, until the guard is dropped.
+    pub(crate) fn observe(on_pass: impl FnMut(&str) + 'static) -> Observed {
+        ON_PASS.set(Some(Box::new(on_pass)));
+        Observed
+    }
+
+    /// Ends the observation when it is dropped.
+    pub(crate) struct Observed;
+
+    impl Drop for Observed {
+        fn drop(&mut self) {
+            ON_PASS.set(None);
+        }
+    }
+
+    pub(super) fn pass(name: &str) {
+        ON_PASS.with_borrow_mut(|on_pass| {
+            if let Some(on_pass) = on_pass {
+                on_pass(name);
+            }
+        });
     }
 }

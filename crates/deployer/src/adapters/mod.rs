@@ -7,7 +7,7 @@ mod hooks;
 mod http;
 pub(crate) mod listeners;
 pub mod load;
-mod nginx;
+pub(crate) mod nginx;
 mod nginx_files;
 mod process;
 mod unmanaged;

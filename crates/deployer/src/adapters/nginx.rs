@@ -22,9 +22,56 @@ use crate::{
     ports::{Router, RouterLimits, WorldError},
 };
 
+/// The directory of the flag files, which decide where traffic goes.
+pub(crate) struct Flags(PathBuf);
+
+impl Flags {
+    /// The flags of this directory.
+    pub(crate) fn of(directory: PathBuf) -> Self {
+        Self(directory)
+    }
+
+    /// The color that has the traffic.
+    pub(crate) fn active(&self) -> Color {
+        if self.0.join("green").exists() {
+            Color::Green
+        } else {
+            Color::Blue
+        }
+    }
+
+    /// Sends all traffic to `color` from the next request on.
+    pub(crate) fn activate(&self, color: Color) -> Result<(), WorldError> {
+        set_flag(&self.0, "green", color == Color::Green)
+    }
+
+    /// Whether `color` may stand in for the other one.
+    pub(crate) fn is_fit(&self, color: Color) -> bool {
+        self.0.join(fit_flag(color)).exists()
+    }
+
+    /// Says whether `color` may stand in for the other one.
+    pub(crate) fn set_fit(&self, color: Color, fit: bool) -> Result<(), WorldError> {
+        set_flag(&self.0, fit_flag(color), fit)
+    }
+
+    /// Says whether the idle color gets a copy of each client request.
+    pub(crate) fn set_shadow(&self, on: bool) -> Result<(), WorldError> {
+        const NAME: &str = "shadow";
+
+        // Every command that takes the lock asks for this, and hardly ever is there anything to remove,
+        // or before the first `up` even a directory. One that a power cut brings back is removed then.
+        let absent = matches!(self.0.join(NAME).try_exists(), Ok(false));
+        if !on && absent {
+            return Ok(());
+        }
+        set_flag(&self.0, NAME, on)
+    }
+}
+
 /// nginx with the configuration in this project's `nginx/`.
 pub(super) struct Nginx {
-    flags: PathBuf,
+    flags: Flags,
     configuration: Option<PathBuf>,
     control: String,
     confirm_timeout: Duration,
@@ -34,7 +81,7 @@ pub(super) struct Nginx {
 impl Nginx {
     pub(super) fn new(settings: &Settings) -> Result<Self, WorldError> {
         Ok(Self {
-            flags: settings.router.flags.clone(),
+            flags: Flags::of(settings.router.flags.clone()),
             configuration: settings.router.configuration.clone(),
             control: settings.router.control.clone(),
             confirm_timeout: settings.router.confirm_timeout,
@@ -63,12 +110,13 @@ impl Nginx {
 #[async_trait]
 impl Router for Nginx {
     async fn sees_flags(&self) -> Result<(), WorldError> {
-        let here = self.flags.display();
+        let directory = &self.flags.0;
+        let here = directory.display();
         // A name of its own: two deployers may look at the same time, and only one has the lock.
         let name = format!("probe-{:016x}", fastrand::u64(..));
-        let path = self.flags.join(&name);
+        let path = directory.join(&name);
         let word = format!("{} {}", std::process::id(), jiff::Timestamp::now());
-        remove_old_probes(&self.flags);
+        remove_old_probes(directory);
         write_readable(&path, &word).map_err(|error| {
             WorldError(format!(
                 "cannot write {}, where the router looks for its flags: {error}",
@@ -99,7 +147,7 @@ impl Router for Nginx {
         }
         Err(WorldError(format!(
             "the flags in {} say {flagged}, but the router at {} answers {answered}: is this its flag directory, and may its workers search it?",
-            self.flags.display(),
+            self.flags.0.display(),
             self.control
         )))
     }
@@ -108,7 +156,7 @@ impl Router for Nginx {
         const PAUSE: Duration = Duration::from_millis(20);
 
         let displaced = self.flagged();
-        set_flag(&self.flags, "green", color == Color::Green)?;
+        self.flags.activate(color)?;
         let deadline = Instant::now() + self.confirm_timeout;
         loop {
             let problem = match self.active().await {
@@ -126,31 +174,19 @@ impl Router for Nginx {
     }
 
     fn flagged(&self) -> Color {
-        if self.flags.join("green").exists() {
-            Color::Green
-        } else {
-            Color::Blue
-        }
+        self.flags.active()
     }
 
     fn is_fit(&self, color: Color) -> bool {
-        self.flags.join(fit_flag(color)).exists()
+        self.flags.is_fit(color)
     }
 
     fn set_fit(&self, color: Color, fit: bool) -> Result<(), WorldError> {
-        set_flag(&self.flags, fit_flag(color), fit)
+        self.flags.set_fit(color, fit)
     }
 
     fn set_shadow(&self, on: bool) -> Result<(), WorldError> {
-        const NAME: &str = "shadow";
-
-        // Every command that takes the lock asks for this, and hardly ever is there anything to remove,
-        // or before the first `up` even a directory. One that a power cut brings back is removed then.
-        let absent = matches!(self.flags.join(NAME).try_exists(), Ok(false));
-        if !on && absent {
-            return Ok(());
-        }
-        set_flag(&self.flags, NAME, on)
+        self.flags.set_shadow(on)
     }
 
     fn limits(&self) -> Result<Option<RouterLimits>, WorldError> {

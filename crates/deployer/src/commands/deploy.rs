@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use model_repository::ReleaseDirectory;
 use serde_json::json;
 
-use super::{Done, Ended, connect, told_to_stop};
+use super::{Done, Ended, stop_leftover_copies, told_to_stop};
 use crate::{
     adapters,
     color::Color,
@@ -28,9 +28,10 @@ pub(super) async fn run(
     version: Option<String>,
     active_down: bool,
     journal: &Journal,
+    world: &World,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<Done> {
-    let done = prove_and_switch(settings, version, active_down, journal, terminal).await;
+    let done = prove_and_switch(settings, version, active_down, journal, world, terminal).await;
     // At the end, since a release is judged beside what was logged before it; and however it ended, since
     // a log that fills the disk keeps the next deployment from beginning.
     if let Err(error) = adapters::trim_logs(settings) {
@@ -45,24 +46,25 @@ async fn prove_and_switch(
     version: Option<String>,
     active_down: bool,
     journal: &Journal,
+    world: &World,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<Done> {
     let reports = Reports::of(&settings.state);
     let recorder = Recorder::new(reports.clone());
     let reporter = &All(vec![terminal, &recorder]);
     let examples = Examples::read(settings).map_err(Ended::usage)?;
-    let world = connect(settings, reporter)?;
+    stop_leftover_copies(world, reporter);
     world.router.active().await.map_err(Ended::refused)?;
-    if let Settled::Halted(reason) = recover::settle(&world, journal, reporter).await? {
+    if let Settled::Halted(reason) = recover::settle(world, journal, reporter).await? {
         return Err(Ended::halted(reason));
     }
-    let plan = prepare(settings, &world, version, active_down).await?;
+    let plan = prepare(settings, world, version, active_down).await?;
     let outcome = Rollout {
         settings,
         plan: &plan,
         active_down,
         examples: &examples,
-        world: &world,
+        world,
         journal,
         reporter,
     }
@@ -70,7 +72,7 @@ async fn prove_and_switch(
     .await;
     // A refused one leaves an image and a report as well. Where a person is needed, everything stays.
     if outcome.phase != Phase::Halted {
-        for text in prune(settings, &world).await {
+        for text in prune(settings, world).await {
             terminal.report(&Event::Note { text });
         }
     }
@@ -140,9 +142,9 @@ pub(super) async fn plan(
     settings: &Settings,
     version: Option<String>,
     active_down: bool,
+    world: &World,
 ) -> anyhow::Result<Done> {
     let examples = Examples::read(settings).map_err(Ended::usage)?;
-    let world = adapters::connect(settings)?;
     let mut steps = Vec::new();
     if let Some(holder) = journal::at_work(&settings.state) {
         steps.push(format!("wait: another deployer is at work: {holder}"));
@@ -158,7 +160,7 @@ pub(super) async fn plan(
     if let Some(intent) = intent::read(&settings.state) {
         steps.push(format!("bring {} to an end", intent.words()));
     }
-    let plan = prepare(settings, &world, version, active_down).await?;
+    let plan = prepare(settings, world, version, active_down).await?;
     let Plan {
         active,
         idle,

@@ -11,7 +11,6 @@ use serde_json::json;
 
 use super::Done;
 use crate::{
-    adapters,
     color::Color,
     config::Settings,
     diagnosis::{self, Finding},
@@ -20,18 +19,17 @@ use crate::{
     ports::{Service, World},
 };
 
-pub(super) async fn run(settings: &Settings) -> anyhow::Result<Done> {
-    let world = adapters::connect(settings)?;
+pub(super) async fn run(settings: &Settings, world: &World) -> anyhow::Result<Done> {
     let mut findings = world.fleet.diagnose().await;
     for color in Color::BOTH {
-        findings.push(color::server(settings, &world, color).await);
+        findings.push(color::server(settings, world, color).await);
     }
-    findings.extend(router::router(settings, &world).await);
+    findings.extend(router::router(settings, world).await);
     findings.extend(ports::metrics(settings).await);
     for directory in [&settings.state, &settings.router.flags] {
         findings.push(machine::disk(directory, settings.min_free_megabytes));
     }
-    findings.extend(time_limits::time_limits(settings, &world).await);
+    findings.extend(time_limits::time_limits(settings, world).await);
     findings.push(inputs(settings));
     findings.extend(left_behind::left_behind(settings));
 

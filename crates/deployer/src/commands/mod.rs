@@ -1,6 +1,8 @@
 //! One file a command.
 
 mod alert_test;
+#[cfg(all(test, debug_assertions))]
+mod crash_safety;
 mod deploy;
 mod doctor;
 mod down;
@@ -26,11 +28,11 @@ use crate::{
     adapters,
     cli::{self, Arguments, Command},
     color::Color,
-    config::{self, Settings, SettingsError},
+    config::{self, SettingsError},
     event::{Event, Reporter},
     exit_code,
     journal::{Journal, JournalError},
-    ports::{Target, World, WorldError},
+    ports::{Target, World},
     report::{JsonLines, Terminal},
 };
 
@@ -145,13 +147,14 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Do
         let words = command.words();
         lock(&settings.state, &words, PATIENCE_WITH_THE_WATCH, reporter).await
     };
+    let world = || adapters::connect(settings);
     match &command {
         Command::Deploy {
             version,
             active_down,
             dry_run: true,
             ..
-        } => deploy::plan(settings, version.clone(), *active_down).await,
+        } => deploy::plan(settings, version.clone(), *active_down, &world()?).await,
         Command::Deploy {
             version,
             active_down,
@@ -162,22 +165,25 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Do
                 version.clone(),
                 *active_down,
                 &lock().await?,
+                &world()?,
                 reporter,
             )
             .await
         }
-        Command::Recover { .. } => recover::run(settings, &lock().await?, reporter).await,
+        Command::Recover { .. } => {
+            recover::run(settings, &lock().await?, &world()?, reporter).await
+        }
         Command::Up => {
             let _lock = lock().await?;
-            up::run(settings, reporter).await
+            up::run(settings, &world()?, reporter).await
         }
         Command::Rollback => {
             let journal = lock().await;
             let journal = journal.map_err(|error| rollback::way_out(settings, error))?;
-            rollback::run(settings, &journal, reporter).await
+            rollback::run(settings, &journal, &world()?, reporter).await
         }
-        Command::Switch { color } => switch::run(settings, *color, &lock().await?, reporter).await,
-        Command::Status { watch: false } => status::run(settings).await,
+        Command::Switch { color } => switch::run(*color, &lock().await?, &world()?, reporter).await,
+        Command::Status { watch: false } => status::run(settings, &world()?).await,
         Command::Status { watch: true } => status::keep_showing(settings, global.json).await,
         Command::History => history::run(settings),
         Command::Validate {
@@ -186,15 +192,23 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Do
             keep_going,
         } => {
             let _lock = lock().await?;
-            validate::run(settings, version.clone(), only, *keep_going, reporter).await
+            validate::run(
+                settings,
+                version.clone(),
+                only,
+                *keep_going,
+                &world()?,
+                reporter,
+            )
+            .await
         }
         Command::Report { id, open } => report::run(settings, id.as_deref(), *open).await,
-        Command::Doctor => doctor::run(settings).await,
-        Command::Watch => watch::run(settings, reporter).await,
+        Command::Doctor => doctor::run(settings, &world()?).await,
+        Command::Watch => watch::run(settings, &world()?, reporter).await,
         Command::AlertTest => alert_test::run(settings).await,
         Command::Down => {
             let _lock = lock().await?;
-            down::run(settings).await
+            down::run(&world()?).await
         }
         Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
     }
@@ -277,16 +291,14 @@ async fn lock(
     }
 }
 
-/// Connects the ports for a command that holds the lock: nobody else tries a candidate out on copies
-/// of clients' requests then, so copies that are still made were left by a deployer that was killed.
-fn connect(settings: &Settings, reporter: &dyn Reporter) -> Result<World, WorldError> {
-    let world = adapters::connect(settings)?;
+/// Stops copying clients' requests to the idle color. A command that holds the lock calls this first: no
+/// other deployer uses copies then, so a killed deployer left them on.
+fn stop_leftover_copies(world: &World, reporter: &dyn Reporter) {
     if let Err(error) = world.router.set_shadow(false) {
         reporter.report(&Event::Note {
             text: error.to_string(),
         });
     }
-    Ok(world)
 }
 
 /// Prints a command's result.

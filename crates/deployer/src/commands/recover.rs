@@ -1,6 +1,6 @@
 //! `deployer recover`
 
-use super::{Done, Ended, connect, deploy, told_to_stop};
+use super::{Done, Ended, deploy, stop_leftover_copies, told_to_stop};
 use crate::{
     config::{OnInterrupt, Settings},
     event::{Event, Reporter},
@@ -18,16 +18,17 @@ use crate::{
 pub(super) async fn run(
     settings: &Settings,
     journal: &Journal,
+    world: &World,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<Done> {
     let reports = Reports::of(&settings.state);
     let recorder = Recorder::new(reports.clone());
     let reporter = &All(vec![terminal, &recorder]);
-    let world = connect(settings, reporter)?;
+    stop_leftover_copies(world, reporter);
     let intent = journal.intent();
     if let Some(intent) = &intent {
         let transfer = Transfer {
-            world: &world,
+            world,
             journal,
             reporter,
         };
@@ -47,7 +48,7 @@ pub(super) async fn run(
     }
     // Without the router nobody knows where traffic goes.
     world.router.active().await.map_err(Ended::halted)?;
-    if goes_on(settings, &world, &last).await {
+    if goes_on(settings, world, &last).await {
         let Entry {
             plan, phase, since, ..
         } = &last;
@@ -59,7 +60,7 @@ pub(super) async fn run(
             plan,
             active_down: false,
             examples: &examples,
-            world: &world,
+            world,
             journal,
             reporter,
         }
@@ -67,7 +68,7 @@ pub(super) async fn run(
         .await;
         return Ok(deploy::done(&outcome, plan, &reports, &recorder, terminal));
     }
-    if let Settled::Halted(reason) = recover::settle(&world, journal, reporter).await? {
+    if let Settled::Halted(reason) = recover::settle(world, journal, reporter).await? {
         return Err(Ended::halted(reason));
     }
     let phase = journal.last()?.map_or(last.phase, |entry| entry.phase);

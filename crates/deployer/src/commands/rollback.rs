@@ -1,12 +1,13 @@
 //! `deployer rollback`
 
-use super::{Done, Ended, connect, who};
+use super::{Done, Ended, stop_leftover_copies, who};
 use crate::{
     config::Settings,
     event::{Event, Reporter},
     exit_code,
     history::Deed,
     journal::{Journal, JournalError},
+    ports::World,
     recover::{self, Settled},
     report::{All, Recorder, Reports},
     transfer::Transfer,
@@ -15,10 +16,11 @@ use crate::{
 pub(super) async fn run(
     settings: &Settings,
     journal: &Journal,
+    world: &World,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Done> {
     let recorder = Recorder::new(Reports::of(&settings.state));
-    let world = connect(settings, reporter)?;
+    stop_leftover_copies(world, reporter);
     world.router.active().await.map_err(Ended::refused)?;
     // Whoever rolls back has no time for a journal that cannot be read.
     let unfinished = match journal.last() {
@@ -31,11 +33,11 @@ pub(super) async fn run(
     };
     if unfinished || journal.intent().is_some() {
         let reporter = &All(vec![reporter, &recorder]);
-        match recover::settle(&world, journal, reporter).await? {
+        match recover::settle(world, journal, reporter).await? {
             Settled::Halted(reason) => return Err(Ended::halted(reason)),
             // It was what there was to roll back.
             Settled::RolledBack(color) => {
-                let version = who(&world, color).await.unwrap_or_else(|error| error);
+                let version = who(world, color).await.unwrap_or_else(|error| error);
                 return Ok(Done::fine(format!("rolled back: {color} serves {version}")));
             }
             Settled::Fine => {}
@@ -48,13 +50,13 @@ pub(super) async fn run(
             "nothing to roll back to: {previous} holds no release that was promoted; `deployer switch {previous}` moves traffic to it all the same"
         )));
     }
-    let version = who(&world, previous).await.map_err(|error| {
+    let version = who(world, previous).await.map_err(|error| {
         Ended::refused(format!(
             "{previous} is not healthy, so traffic stays on {active}: {error}"
         ))
     })?;
     let transfer = Transfer {
-        world: &world,
+        world,
         journal,
         reporter,
     };

@@ -1,27 +1,27 @@
 //! `deployer switch COLOR`
 
-use super::{Done, Ended, connect, who};
+use super::{Done, Ended, stop_leftover_copies, who};
 use crate::{
-    color::Color, config::Settings, event::Reporter, history::Deed, journal::Journal,
+    color::Color, event::Reporter, history::Deed, journal::Journal, ports::World,
     transfer::Transfer,
 };
 
 pub(super) async fn run(
-    settings: &Settings,
     color: Color,
     journal: &Journal,
+    world: &World,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Done> {
-    let world = connect(settings, reporter)?;
+    stop_leftover_copies(world, reporter);
     let transfer = Transfer {
-        world: &world,
+        world,
         journal,
         reporter,
     };
     // Where an interrupted command wanted traffic counts no more: a person says where it goes.
     transfer.finish(false).await.map_err(Ended::refused)?;
     let active = world.router.active().await.map_err(Ended::refused)?;
-    let version = who(&world, color).await.map_err(|error| {
+    let version = who(world, color).await.map_err(|error| {
         Ended::refused(format!(
             "{color} is not healthy, so traffic stays on {active}: {error}"
         ))

@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use tokio::time::Instant;
 
-use super::{Done, connect};
+use super::{Done, stop_leftover_copies};
 use crate::{
     color::Color,
     config::Settings,
@@ -16,18 +16,22 @@ use crate::{
     traffic::Seen,
 };
 
-pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<Done> {
-    let world = connect(settings, reporter)?;
+pub(super) async fn run(
+    settings: &Settings,
+    world: &World,
+    reporter: &dyn Reporter,
+) -> anyhow::Result<Done> {
+    stop_leftover_copies(world, reporter);
     if let Err(full) = preflight::room(&settings.state, settings.min_free_megabytes) {
         // After a reboot everything must come up all the same.
         reporter.report(&Event::Note { text: full });
     }
     // Clients first: the standby is started when they can be served, and may be sick.
     let flagged = world.router.flagged();
-    let serving = start_if_stopped(&world, settings, flagged, reporter).await?;
+    let serving = start_if_stopped(world, settings, flagged, reporter).await?;
     world.fleet.start_router().await?;
-    let active = await_router(&world, settings).await?;
-    let standby = start_if_stopped(&world, settings, active.other(), reporter).await;
+    let active = await_router(world, settings).await?;
+    let standby = start_if_stopped(world, settings, active.other(), reporter).await;
     let standby = standby.unwrap_or_else(|error| {
         reporter.report(&Event::Note {
             text: format!("{} does not start: {error}", active.other()),
@@ -39,7 +43,7 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
         let candidate = Candidate {
             color,
             release,
-            world: &world,
+            world,
             examples: &Examples::default(),
             before: &Seen::default(),
             earlier: &[],

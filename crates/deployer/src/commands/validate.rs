@@ -3,15 +3,16 @@
 use serde_json::json;
 
 use super::{
-    Done, Ended, connect,
+    Done, Ended,
     deploy::{held_version, wanted},
-    told_to_stop,
+    stop_leftover_copies, told_to_stop,
 };
 use crate::{
     config::{GateName, Settings},
     event::{Event, Reporter},
     examples::Examples,
     exit_code, gates,
+    ports::World,
     report::{All, Judged},
     rollout::Questions,
     traffic::Seen,
@@ -24,6 +25,7 @@ pub(super) async fn run(
     version: Option<String>,
     only: &[GateName],
     keep_going: bool,
+    world: &World,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<Done> {
     let mut settings = settings.clone();
@@ -31,12 +33,12 @@ pub(super) async fn run(
         settings.gates.run = only.to_vec();
     }
     let examples = Examples::read(&settings).map_err(Ended::usage)?;
-    let world = connect(&settings, terminal)?;
+    stop_leftover_copies(world, terminal);
     let active = world.router.active().await.map_err(Ended::refused)?;
     let color = active.other();
     let version = match version {
         Some(version) => version,
-        None => held_version(&world, &settings, color).await,
+        None => held_version(world, &settings, color).await,
     };
     let release = wanted(&settings, version).map_err(Ended::usage)?;
     // No news, good or bad: the gates that ask the servers go on.
@@ -53,7 +55,7 @@ pub(super) async fn run(
         color,
         release: &release,
         examples: &examples,
-        world: &world,
+        world,
         before: &before,
         active_down: false,
         keep_going,

@@ -41,10 +41,13 @@ use crate::{
 /// The router's logs are looked at for their size this often.
 const BETWEEN_TRIMS: Duration = Duration::from_mins(1);
 
-pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow::Result<Done> {
+pub(super) async fn run(
+    settings: &Settings,
+    world: &World,
+    reporter: &dyn Reporter,
+) -> anyhow::Result<Done> {
     let examples = Examples::read(settings).map_err(Ended::usage)?;
     let metrics = Metrics::default();
-    let world = adapters::connect(settings)?;
     let listener = match settings.monitor.metrics {
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
             Ended::usage(format!("cannot serve metrics at {address}: {error}"))
@@ -64,7 +67,7 @@ pub(super) async fn run(settings: &Settings, reporter: &dyn Reporter) -> anyhow:
     let mut watching = Watching {
         settings,
         reporter,
-        world: &world,
+        world,
         example: examples.golden.first(),
         alerts,
         router: settings.monitor.pulse(!memory.router_down),

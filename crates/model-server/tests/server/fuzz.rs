@@ -1,17 +1,21 @@
-//! A hundred thousand bodies that nobody meant: none of them is the server's fault, and none hurts it.
+//! Malformed bodies by the hundred thousand: the server refuses or answers each one, and none hurts it.
+//!
+//! Most of them go to the router in this process, where they cost no connection.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
+use axum::{Router, body::Body, http::Request};
+use http_body_util::BodyExt as _;
 use model_server::EngineKind;
 use reqwest::Client;
-use tokio::task::JoinSet;
+use tokio::{sync::oneshot, task::JoinSet, time::timeout};
+use tower::ServiceExt as _;
 
 use crate::support::{BOUND, Server, fixture, settings, with};
 
-const BODIES: u64 = 100_000;
 const CLIENTS: u64 = 8;
 
 /// Bodies as they should be, from which the others are made: for the models of texts, and for one of
@@ -91,11 +95,18 @@ impl Chance {
     }
 }
 
-/// Who is asked, and with what.
+/// How bodies reach a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    InProcess,
+    OverTcp,
+}
+
+/// A server, and the bodies that are made for its model.
 #[derive(Clone)]
 struct Target {
-    /// Its address, and the path of its model.
     url: String,
+    router: Router,
     model: String,
     version: String,
     seeds: &'static [(&'static str, &'static str)],
@@ -161,8 +172,50 @@ fn mutated(target: &Target, chance: &mut Chance) -> (String, Vec<u8>, Option<Str
     (path, body, length)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_thousand_wrong_bodies_are_refused_or_answered_and_nothing_else() {
+/// The header by which a request says where the JSON in its body ends.
+const JSON_LENGTH: &str = "inference-header-content-length";
+
+impl Target {
+    /// Sends a body; the status and what was answered.
+    async fn send(&self, way: Way, http: &Client, chance: &mut Chance) -> (u16, String) {
+        let (path, body, length) = mutated(self, chance);
+        let sent = format!("{path} {}", String::from_utf8_lossy(&body));
+        let (status, answer) = match way {
+            Way::InProcess => {
+                let mut request = Request::post(path).header("content-type", "application/json");
+                if let Some(length) = length {
+                    request = request.header(JSON_LENGTH, length);
+                }
+                let request = request.body(Body::from(body)).unwrap();
+                let response = timeout(BOUND, self.router.clone().oneshot(request)).await;
+                let response = response.expect("an answer in time").unwrap();
+                let status = response.status().as_u16();
+                let answer = response.into_body().collect().await.unwrap();
+                (status, answer.to_bytes())
+            }
+            Way::OverTcp => {
+                let request = http.post(format!("{}{path}", self.url));
+                let mut request = request
+                    .header("content-type", "application/json")
+                    .timeout(BOUND);
+                if let Some(length) = length {
+                    request = request.header(JSON_LENGTH, length);
+                }
+                let response = request.body(body).send().await.unwrap();
+                let status = response.status().as_u16();
+                (status, response.bytes().await.unwrap())
+            }
+        };
+        (
+            status,
+            format!("{sent}: {status} {}", String::from_utf8_lossy(&answer)),
+        )
+    }
+}
+
+/// Sends so many bodies to two engines and three models. Each one is answered with 200, 400, or 413, and
+/// no server counts an error of its own.
+async fn send_malformed_bodies(bodies: u64, way: Way) {
     let mut servers = Vec::new();
     let mut targets = Vec::new();
     for (mut settings, seeds) in [
@@ -176,9 +229,15 @@ async fn a_hundred_thousand_wrong_bodies_are_refused_or_answered_and_nothing_els
     ] {
         settings.queue_capacity = 4096.try_into().unwrap();
         let (model, version) = (settings.model_name.clone(), settings.model_version.clone());
-        let server = Server::start(settings).await;
+        let (hand_over, router) = oneshot::channel();
+        let server = Server::wrapped(settings, |router| {
+            hand_over.send(router.clone()).unwrap();
+            router
+        });
+        let server = server.await;
         targets.push(Target {
             url: server.ask.url.clone(),
+            router: router.await.unwrap(),
             model,
             version,
             seeds,
@@ -192,37 +251,22 @@ async fn a_hundred_thousand_wrong_bodies_are_refused_or_answered_and_nothing_els
         clients.spawn(async move {
             let http = Client::new();
             let mut chance = Chance(0x9e37_79b9 + client);
-            for _ in 0..BODIES / CLIENTS {
+            for _ in 0..bodies / CLIENTS {
                 let target = &targets[chance.below(targets.len())];
-                let (path, body, length) = mutated(target, &mut chance);
-                let mut request = http
-                    .post(format!("{}{path}", target.url))
-                    .header("content-type", "application/json")
-                    .timeout(BOUND);
-                if let Some(length) = length {
-                    request = request.header("inference-header-content-length", length);
-                }
-                let response = request.body(body.clone()).send().await.unwrap();
-                let status = response.status().as_u16();
-                assert!(
-                    matches!(status, 200 | 400 | 413),
-                    "{path} {}: {status} {}",
-                    String::from_utf8_lossy(&body),
-                    response.text().await.unwrap_or_default()
-                );
-                response.bytes().await.unwrap();
-                if status == 200 {
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
+                let (status, exchange) = target.send(way, &http, &mut chance).await;
+                assert!(matches!(status, 200 | 400 | 413), "{exchange}");
+                answered.fetch_add(u64::from(status == 200), Ordering::Relaxed);
             }
         });
     }
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }
-    // Bodies that nobody could ever read would prove little.
+    // A router keeps its server's state; `stop` waits for it.
+    drop(targets);
+    // Bodies that are all unreadable would prove little.
     let answered = answered.load(Ordering::Relaxed);
-    assert!(answered > BODIES / 50, "{answered} were answered");
+    assert!(answered > bodies / 50, "{answered} were answered");
     let mut asked = 0;
     for server in servers {
         let (status, health) = server.ask.health().await;
@@ -235,5 +279,15 @@ async fn a_hundred_thousand_wrong_bodies_are_refused_or_answered_and_nothing_els
         asked += health["request_count"].as_u64().unwrap();
         server.stop().await.unwrap();
     }
-    assert_eq!(asked, BODIES);
+    assert_eq!(asked, bodies);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn router_refuses_or_answers_every_malformed_body() {
+    send_malformed_bodies(100_000, Way::InProcess).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_refuses_or_answers_every_malformed_body_over_tcp() {
+    send_malformed_bodies(10_000, Way::OverTcp).await;
 }

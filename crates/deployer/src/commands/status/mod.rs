@@ -69,8 +69,8 @@ struct ColorStatus {
     health: Health,
 }
 
-pub(super) async fn run(settings: &Settings) -> anyhow::Result<Done> {
-    let status = look(settings).await?;
+pub(super) async fn run(settings: &Settings, world: &World) -> anyhow::Result<Done> {
+    let status = look(settings, world).await;
     let mut object = serde_json::to_value(&status)?;
     object["event"] = "status".into();
     Ok(Done::fine(table::render(&status)).telling(object))
@@ -84,7 +84,8 @@ pub(super) async fn keep_showing(settings: &Settings, json: bool) -> anyhow::Res
     let live = std::io::stdout().is_terminal();
     let show = async {
         loop {
-            let done = run(settings).await?;
+            // Ports of its own each time: a log that was read before shows only what is new.
+            let done = run(settings, &adapters::connect(settings)?).await?;
             if json {
                 print(&done.object.to_string());
             } else {
@@ -100,12 +101,11 @@ pub(super) async fn keep_showing(settings: &Settings, json: bool) -> anyhow::Res
     }
 }
 
-async fn look(settings: &Settings) -> anyhow::Result<Status> {
-    let world = adapters::connect(settings)?;
+async fn look(settings: &Settings, world: &World) -> Status {
     let (active, blue, green) = tokio::join!(
         world.router.active(),
-        color_status(&world, settings, Color::Blue),
-        color_status(&world, settings, Color::Green),
+        color_status(world, settings, Color::Blue),
+        color_status(world, settings, Color::Green),
     );
     let mut problems = Vec::new();
     let active = active
@@ -125,7 +125,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Status> {
         Some(Err(error)) => problems.push(error.to_string()),
         None => {}
     }
-    Ok(Status {
+    Status {
         router: settings.router.url.clone(),
         can_roll_back: active.is_some_and(|active| {
             colors
@@ -137,7 +137,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Status> {
         colors,
         at_work: journal::at_work(&settings.state),
         last_deployment,
-    })
+    }
 }
 
 fn clients(color: Color, requests: &[Request]) -> Clients {

@@ -43,6 +43,9 @@ struct Limit {
 
 /// What to take through the model.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a fine film"]}],
+}))]
 pub(super) struct InferRequest {
     /// Comes back in the answer.
     id: Option<String>,
@@ -69,7 +72,7 @@ pub(super) struct RequestInput {
     #[schema(value_type = Option<Object>)]
     parameters: Map<String, Value>,
     /// The elements, row by row, in one array or in one per dimension.
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<Value>>)]
     data: Option<Value>,
 }
 
@@ -105,7 +108,7 @@ pub(super) struct ResponseOutput {
     parameters: Option<BinarySize>,
     /// The elements, row by row, unless they follow as raw bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<Value>>)]
     data: Option<Data>,
 }
 

@@ -1,13 +1,11 @@
-//! Deployers that are killed or told to stop.
+//! Deployers that are killed at every kill point and at random moments, as processes and under load.
 
 use std::time::Duration;
 
 use anyhow::ensure;
-use end_to_end::{Deed, Stack, Torture, Watch};
+use end_to_end::{Deed, Stack, Torture};
 
-const SHORT: Watch = Watch(Duration::from_secs(1));
-
-type Result<T = ()> = anyhow::Result<T>;
+use super::{Result, SHORT};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployer_killed_at_any_step_leaves_traffic_on_one_healthy_color() -> Result {
@@ -135,58 +133,4 @@ async fn a_roll_back_takes_an_interrupted_deployment_back() -> Result {
         "{run:?}"
     );
     traffic.stop().await.ensure_none_failed()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_that_is_told_to_stop_after_the_switch_gives_traffic_back() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(8, Duration::from_millis(20))?;
-    for (signal, on_interrupt, code) in [
-        ("HUP", "rollback", 20),
-        ("INT", "rollback", 20),
-        ("TERM", "continue", 0),
-    ] {
-        let arguments = [
-            "deploy",
-            "v2",
-            "--watch",
-            "4s",
-            "--on-interrupt",
-            on_interrupt,
-        ];
-        let deployer = stack.start_deployer(&arguments)?;
-        stack.await_phase("switched").await?;
-        Stack::tell(&deployer, signal)?;
-        let run = Stack::finish(deployer, &arguments).await?;
-        ensure!(run.code == code, "{signal}: {run:?}");
-    }
-    traffic.stop().await.ensure_none_failed()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_under_nohup_outlives_its_terminal() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    let deployer = stack.command(&["deploy", "v2", "--watch", "4s"])?;
-    let deployer = deployer.as_std();
-    let child = tokio::process::Command::new("nohup")
-        .arg(deployer.get_program())
-        .args(deployer.get_args())
-        .envs(
-            deployer
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .current_dir(stack.path("."))
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    stack.await_phase("switched").await?;
-    Stack::tell(&child, "HUP")?;
-    let run = Stack::finish(child, &["deploy", "v2"]).await?;
-    ensure!(run.code == 0, "{run:?}");
-    Ok(())
 }

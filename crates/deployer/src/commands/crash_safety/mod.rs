@@ -1,0 +1,267 @@
+//! Deployers that are killed at every kill point, and deployers that come after them and are killed at
+//! every kill point too: whatever is left is recovered.
+//!
+//! Everything runs in this process, on virtual time, with real files (see [`machine`]). `tests/tests/` kills real
+//! deployers at a few of the same points.
+
+mod invariants;
+mod machine;
+mod slow;
+
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt as _;
+
+use self::machine::{Command, Ending, Machine, Run, Snapshot};
+use crate::{color::Color, exit_code, phase::Phase};
+
+/// How many kills were made.
+#[derive(Debug, Default)]
+struct Kills {
+    /// Of the first command.
+    points: usize,
+    /// Of the first command and then of the next one.
+    pairs: usize,
+}
+
+/// What a deployer does when it is killed, and where traffic is before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scene {
+    /// The first deployment: nothing stands in yet.
+    FirstDeployment,
+    /// A deployment to green.
+    DeploymentToGreen,
+    /// A deployment to blue.
+    DeploymentToBlue,
+    /// A deployment whose hook fails before the switch.
+    Refusal,
+    /// A deployment whose hook fails after the switch.
+    AutomaticRollback,
+    /// `deployer rollback`, from green to blue.
+    RollbackByHand,
+    /// `deployer switch green`.
+    Switch,
+    /// `deployer recover`, after a deployer that was killed when green had just got the traffic.
+    Recovery,
+    /// The same with `--on-interrupt continue`.
+    ResumedWatch,
+    /// `deployer watch`, when green has the traffic and has crashed.
+    Failover,
+}
+
+impl Scene {
+    fn command(self) -> Command {
+        match self {
+            Self::FirstDeployment | Self::DeploymentToGreen | Self::DeploymentToBlue => {
+                Command::Deploy("v4")
+            }
+            Self::Refusal => Command::DeployWithFailingHook("v4", Phase::Switched),
+            Self::AutomaticRollback => Command::DeployWithFailingHook("v4", Phase::Promoted),
+            Self::RollbackByHand => Command::Rollback,
+            Self::Switch => Command::Switch(Color::Green),
+            Self::Recovery => Command::Recover,
+            Self::ResumedWatch => Command::Resume,
+            Self::Failover => Command::Monitor,
+        }
+    }
+
+    /// The exit code of the command when nobody kills it.
+    fn code(self) -> u8 {
+        match self {
+            Self::Refusal => exit_code::REFUSED,
+            Self::AutomaticRollback => exit_code::ROLLED_BACK,
+            _ => exit_code::FINE,
+        }
+    }
+
+    async fn begin(self) -> Snapshot {
+        match self {
+            Self::FirstDeployment => Machine::fresh().snapshot(),
+            Self::DeploymentToGreen | Self::Refusal | Self::AutomaticRollback | Self::Switch => {
+                blue_active().await
+            }
+            Self::DeploymentToBlue | Self::RollbackByHand => green_active().await,
+            Self::Recovery | Self::ResumedWatch => killed_after_the_switch().await,
+            Self::Failover => {
+                let machine = Machine::of(&green_active().await);
+                machine.crash(Color::Green);
+                machine.snapshot()
+            }
+        }
+    }
+}
+
+/// Green has the traffic with v2, blue stands in with v1.
+async fn green_active() -> Snapshot {
+    let machine = Machine::fresh();
+    let deployed = machine.run(Command::Deploy("v2"), None).await;
+    deployed.succeeded("deploy v2");
+    machine.snapshot()
+}
+
+/// Blue has the traffic with v3, green stands in with v2.
+async fn blue_active() -> Snapshot {
+    let machine = Machine::of(&green_active().await);
+    let deployed = machine.run(Command::Deploy("v3"), None).await;
+    deployed.succeeded("deploy v3");
+    machine.snapshot()
+}
+
+/// The deployer of v4 was killed when green had just got the traffic.
+async fn killed_after_the_switch() -> Snapshot {
+    let begin = blue_active().await;
+    let deploy = Command::Deploy("v4");
+    let points = Machine::of(&begin).run(deploy, None).await.points;
+    let switched = points
+        .iter()
+        .position(|point| point == "after journal switched");
+    let machine = Machine::of(&begin);
+    killed(&machine, deploy, switched.expect("a kill point"), &points).await
+}
+
+/// Kills the command of a scene at each of its kill points, and what comes next at each of its own.
+async fn kill_everywhere(scene: Scene, next: &[Command]) -> Kills {
+    let (begin, first) = (scene.begin().await, scene.command());
+    let whole = Machine::of(&begin);
+    let run = whole.run(first, None).await;
+    assert_eq!(code_of(&run), Some(scene.code()), "{first:?}");
+    whole.assert_settled().await;
+    let mut kills = Kills::default();
+    for (number, point) in run.points.iter().enumerate() {
+        let machine = Machine::of(&begin);
+        let what = format!("{first:?}, killed at {point:?}");
+        let left = killed(&machine, first, number, &run.points).await;
+        kills.points += 1;
+        for next in next {
+            kills.pairs += kill_next(&left, *next, &what).await;
+        }
+    }
+    kills
+}
+
+/// Lets `next` come after a deployer that was killed: unharmed, and killed at each of its kill points; how
+/// many these are.
+async fn kill_next(left: &Snapshot, next: Command, what: &str) -> usize {
+    let machine = Machine::of(left);
+    let whole = machine.run(next, None).await;
+    let what = format!("{what}, then {next:?}");
+    recovered(&machine, &what).await;
+    for (number, point) in whole.points.iter().enumerate() {
+        let machine = Machine::of(left);
+        killed(&machine, next, number, &whole.points).await;
+        recovered(&machine, &format!("{what}, killed at {point:?}")).await;
+    }
+    whole.points.len()
+}
+
+/// Kills a command at the kill point of this number, where it must have passed the same ones as without
+/// the kill; what it leaves.
+async fn killed(machine: &Machine, command: Command, number: usize, points: &[String]) -> Snapshot {
+    let run = machine.run(command, Some(number)).await;
+    assert!(
+        matches!(run.ending, Ending::Killed),
+        "{command:?} was not killed at {}",
+        points[number]
+    );
+    assert_eq!(
+        run.points,
+        points[..=number],
+        "{command:?} went another way"
+    );
+    machine.assert_true().await;
+    machine.snapshot()
+}
+
+/// `deployer recover` brings everything to its end, and where the active color is down, the monitor does. A
+/// failed assertion names the commands and kill points.
+async fn recovered(machine: &Machine, what: &str) {
+    let recovery = async {
+        machine
+            .run(Command::Recover, None)
+            .await
+            .succeeded("recover");
+        let active = machine.flags().active();
+        if machine.server(active).runs.is_none() {
+            machine.assert_true().await;
+            machine.run(Command::Monitor, None).await.succeeded("watch");
+            assert_ne!(machine.flags().active(), active, "no failover");
+        }
+        machine.assert_settled().await;
+    };
+    if let Err(panic) = AssertUnwindSafe(recovery).catch_unwind().await {
+        let text = panic
+            .downcast_ref::<String>()
+            .map_or("it panicked", String::as_str);
+        panic!("{what}: {text}");
+    }
+}
+
+fn code_of(run: &Run) -> Option<u8> {
+    match &run.ending {
+        Ending::Done(Ok(done)) => Some(done.code),
+        _ => None,
+    }
+}
+
+/// Asserts of a scene that every pair of kills is recovered, and that no kill point was lost since these
+/// figures were written down.
+async fn every_pair_is_recovered(scene: Scene, next: &[Command], points: usize, pairs: usize) {
+    let kills = kill_everywhere(scene, next).await;
+    assert!(kills.points >= points, "{kills:?}");
+    assert!(kills.pairs >= pairs, "{kills:?}");
+}
+
+/// Killed, and then `deployer recover` is killed.
+async fn recovered_when_recovery_is_killed(scene: Scene, points: usize, pairs: usize) {
+    every_pair_is_recovered(scene, &[Command::Recover], points, pairs).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_deployment_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::FirstDeployment, 26, 140).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deployment_to_green_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::DeploymentToGreen, 26, 152).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deployment_to_blue_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::DeploymentToBlue, 26, 152).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::Refusal, 22, 100).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn automatic_rollback_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::AutomaticRollback, 30, 176).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rollback_by_hand_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::RollbackByHand, 12, 88).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn switch_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::Switch, 12, 76).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn recovery_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::Recovery, 10, 46).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn resumed_watch_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::ResumedWatch, 6, 22).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failover_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::Failover, 16, 120).await;
+}

@@ -1,0 +1,64 @@
+//! What comes after a killed deployer need not be `deployer recover`: every other command that acts on
+//! traffic is killed at each of its kill points too.
+
+use super::{Scene, every_pair_is_recovered, machine::Command};
+use crate::color::Color;
+
+const NEXT: [Command; 6] = [
+    Command::Resume,
+    Command::Rollback,
+    Command::Switch(Color::Blue),
+    Command::Switch(Color::Green),
+    Command::Deploy("after"),
+    Command::Monitor,
+];
+
+#[tokio::test(start_paused = true)]
+async fn first_deployment_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::FirstDeployment, &NEXT, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deployment_to_green_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::DeploymentToGreen, &NEXT, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deployment_to_blue_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::DeploymentToBlue, &NEXT, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::Refusal, &NEXT, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn automatic_rollback_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::AutomaticRollback, &NEXT, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rollback_by_hand_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::RollbackByHand, &NEXT, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn switch_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::Switch, &NEXT, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn recovery_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::Recovery, &NEXT, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn resumed_watch_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::ResumedWatch, &NEXT, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failover_is_recovered_when_any_command_after_it_is_killed() {
+    every_pair_is_recovered(Scene::Failover, &NEXT, 1, 1).await;
+}

@@ -1,0 +1,161 @@
+//! Releases that are judged by how long they take.
+
+use anyhow::{Context as _, ensure};
+use end_to_end::Stack;
+use serde_json::Value;
+
+use super::{
+    ALL, CLIENTS, FEW, Faulty, LONG_PAUSE, PAUSE, Result, WATCH, all_refused, deploy, findings,
+    rolled_back,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
+    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
+    traffic.reach(300).await?;
+    let report = deploy(&stack, 0, "v2", &[ALL]).await?;
+    traffic.stop().await.ensure_none_failed()?;
+    let gates = [
+        "health",
+        "identity",
+        "reachable",
+        "smoke",
+        "golden",
+        "agreement",
+        "load",
+        "comparison",
+        "headroom",
+        "shadow",
+        "watch",
+    ];
+    ensure!(
+        findings(&report) == gates.map(|gate| (gate, "pass")),
+        "{report:#}"
+    );
+    let numbers = |gate: &str| {
+        let judged = report["gates"].as_array().into_iter().flatten();
+        judged
+            .clone()
+            .find(|judged| judged["gate"] == gate)
+            .map(|judged| &judged["numbers"])
+    };
+    let golden = numbers("golden").context("no golden set")?;
+    ensure!(
+        golden["accuracy"].as_f64() > golden["active_accuracy"].as_f64(),
+        "{golden}"
+    );
+    let load = numbers("load").context("no load")?;
+    ensure!(
+        load["concurrency"] == 500.0 && load["failed"] == 0.0,
+        "{load}"
+    );
+    let shadow = numbers("shadow").context("no shadow")?;
+    ensure!(shadow["requests"].as_f64() > Some(100.0), "{shadow}");
+    ensure!(shadow["client_p99_during_seconds"].is_number(), "{shadow}");
+    ensure!(!report["switched"].is_null(), "{report}");
+    let seconds = report["traffic"].as_array().context("no traffic")?;
+    for color in ["blue", "green"] {
+        let of_color = seconds.iter().filter(|second| second["color"] == color);
+        let requests: f64 = of_color
+            .filter_map(|second| second["requests"].as_f64())
+            .sum();
+        ensure!(requests > 100.0, "{color}: {requests}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
+    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    stack.expect(0, &["up"]).await?;
+    let all = [
+        Faulty {
+            version: "breaks-under-load",
+            gate: "load",
+            settings: &["load.concurrency=150"],
+            because: "; status 500: ",
+        },
+        Faulty {
+            version: "slow-under-load",
+            gate: "load",
+            settings: &["load.concurrency=150", "load.max_p99=7s"],
+            because: "(at most 7000 ms allowed)",
+        },
+        Faulty {
+            version: "slow",
+            gate: "comparison",
+            settings: &["comparison.negligible=100ms"],
+            because: "p50 ",
+        },
+        Faulty {
+            version: "slow-at-times",
+            gate: "comparison",
+            settings: &["comparison.negligible=100ms"],
+            because: ", p99 ",
+        },
+        Faulty {
+            version: "stalls-under-load",
+            gate: "headroom",
+            settings: &["headroom.factor=100", "load.concurrency=500"],
+            because: "is not below the router's proxy_read_timeout, 120 s",
+        },
+    ];
+    all_refused(&stack, &all).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> Result {
+    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
+    traffic.reach(300).await?;
+    let all = [
+        Faulty {
+            version: "fails-clients",
+            gate: "shadow",
+            settings: &[],
+            because: "of copies, ",
+        },
+        Faulty {
+            version: "biased-for-clients",
+            gate: "shadow",
+            settings: &[],
+            because: "its labels are distributed otherwise",
+        },
+        Faulty {
+            version: "slow-for-clients",
+            gate: "shadow",
+            settings: &["shadow.negligible=400ms"],
+            because: "; p9",
+        },
+    ];
+    let found = all_refused(&stack, &all).await?;
+    traffic.stop().await.ensure_none_failed()?;
+    // Copies of clients' requests hung on the slow one, and clients did not.
+    let numbers: &Value = &found[2]["numbers"];
+    let figure = |name: &str| numbers[name].as_f64().context(name.to_owned());
+    let candidate = figure("p90_seconds").or_else(|_| figure("p99_seconds"))?;
+    ensure!(candidate > 0.8, "{numbers:#}");
+    let [before, during] = [
+        figure("client_p99_before_seconds")?,
+        figure("client_p99_during_seconds")?,
+    ];
+    ensure!(during < before + 0.2, "{numbers:#}");
+    ensure!(figure("requests")? > 100.0, "{numbers:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_rolls_back_a_release_that_makes_clients_wait() -> Result {
+    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(CLIENTS, PAUSE)?;
+    let because = "clients wait for longer: p9";
+    // Clients that wait send few requests.
+    let settings = ["watch.duration=10s"];
+    rolled_back(&stack, &traffic, "slow-for-clients", &settings, because).await?;
+    traffic.stop().await.ensure_none_failed()
+}

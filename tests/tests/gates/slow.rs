@@ -1,0 +1,199 @@
+//! Faulty releases that every gate judges: one of them fails it, for the right reason, and no other one.
+
+use anyhow::ensure;
+use end_to_end::{Stack, post};
+use serde_json::Value;
+
+use super::{
+    ALL, CLIENTS, FEW, LONG_PAUSE, PAUSE, Result, SHORT, WATCH, deploy, findings, rolled_back,
+};
+
+/// Asks an idle release every gate beside an active one, under traffic that must not notice: `gate` alone
+/// is not passed, for this reason.
+async fn stopped_by(
+    gate: &str,
+    [active, version]: [&str; 2],
+    settings: &[&str],
+    because: &str,
+) -> Result {
+    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    stopped_in(&stack, gate, [active, version], settings, because).await
+}
+
+async fn stopped_in(
+    stack: &Stack,
+    gate: &str,
+    [active, version]: [&str; 2],
+    settings: &[&str],
+    because: &str,
+) -> Result {
+    let colors = [
+        format!("blue.version={active}"),
+        format!("green.version={version}"),
+    ];
+    stack
+        .expect(0, &["--set", &colors[0], "--set", &colors[1], "up"])
+        .await?;
+    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
+    traffic.reach(300).await?;
+    let mut arguments = vec!["validate", version, "--keep-going", "--json", "--set", ALL];
+    arguments.extend(
+        SHORT
+            .iter()
+            .chain(&["load.concurrency=150"])
+            .chain(settings)
+            .flat_map(|setting| ["--set", setting]),
+    );
+    let run = stack.expect(10, &arguments).await?;
+    traffic.stop().await.ensure_none_failed()?;
+    let said: Value = serde_json::from_str(run.stdout.lines().last().unwrap_or_default())?;
+    let not_passed: Vec<_> = findings(&said)
+        .into_iter()
+        .filter(|(_, finding)| *finding != "pass")
+        .collect();
+    ensure!(not_passed == [(gate, "fail")], "{said:#}");
+    let judged = said["gates"].as_array().into_iter().flatten();
+    let summary = judged.clone().find(|judged| judged["gate"] == gate);
+    let summary = summary.and_then(|judged| judged["summary"].as_str());
+    let summary = summary.unwrap_or_default();
+    ensure!(summary.contains(because), "{summary}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_biased_release_is_refused_by_golden_after_the_gates_before_it() -> Result {
+    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    stack.expect(0, &["up"]).await?;
+    let report = deploy(&stack, 10, "biased", &[ALL]).await?;
+    let findings = findings(&report);
+    ensure!(findings.last() == Some(&("golden", "fail")), "{findings:?}");
+    ensure!(report["switched"].is_null(), "{report}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_with_other_files_under_the_same_version_is_stopped_by_identity() -> Result {
+    let because = "it reports digest 0";
+    stopped_by("identity", ["v1", "other-digest"], &[], because).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_the_router_does_not_reach_is_stopped() -> Result {
+    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    stack.reach_another_in("green", stack.ports().blue())?;
+    // It would answer copies in place of the candidate.
+    let gates = r#"gates.run=["identity","reachable","smoke","golden","agreement"]"#;
+    let because = "the router reaches another server: it reports version v1, but v2 is wanted";
+    stopped_in(&stack, "reachable", ["v1", "v2"], &[gates], because).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_fails_at_first_is_stopped_by_the_smoke_test() -> Result {
+    let settings = ["smoke.max_error_rate=0.05"];
+    let because = "5 of 50 requests failed (10.0 %, at most 5.0 % allowed)";
+    stopped_by("smoke", ["v1", "fails-at-first"], &settings, because).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_right_less_often_than_the_active_one_is_stopped() -> Result {
+    let because = "; for 99 % certain of ";
+    stopped_by("golden", ["v2", "every-eighth-wrong"], &[], because).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_disagrees_is_stopped_where_that_is_wanted() -> Result {
+    let settings = ["agreement.min_agreement=0.99"];
+    stopped_by(
+        "agreement",
+        ["v1", "v2"],
+        &settings,
+        "at least 99.0 % needed",
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_breaks_under_load_is_stopped() -> Result {
+    stopped_by("load", ["v1", "breaks-under-load"], &[], "; status 500: ").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_slow_under_load_is_stopped() -> Result {
+    let settings = ["load.max_p99=7s"];
+    let because = "(at most 7000 ms allowed)";
+    stopped_by("load", ["v1", "slow-under-load"], &settings, because).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_release_is_stopped_by_the_comparison() -> Result {
+    let settings = ["comparison.negligible=100ms"];
+    stopped_by("comparison", ["v1", "slow"], &settings, "p50 ").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_slow_at_times_is_stopped_by_the_comparison() -> Result {
+    let settings = ["comparison.negligible=400ms"];
+    let because = ", p99 ";
+    stopped_by("comparison", ["v1", "slow-at-times"], &settings, because).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_stalls_too_near_the_routers_limit_is_stopped() -> Result {
+    let settings = ["headroom.factor=100", "load.concurrency=500"];
+    let because = "is not below the router's proxy_read_timeout, 120 s";
+    stopped_by("headroom", ["v1", "stalls-under-load"], &settings, because).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_fails_clients_alone_is_stopped_by_copies_of_their_requests() -> Result {
+    stopped_by("shadow", ["v1", "fails-clients"], &[], "of copies, ").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_slow_for_clients_is_stopped_by_copies_of_their_requests() -> Result {
+    let settings = ["shadow.negligible=400ms"];
+    stopped_by("shadow", ["v1", "slow-for-clients"], &settings, "; p9").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_with_other_labels_for_clients_is_stopped_by_copies_of_their_requests() -> Result
+{
+    let because = "its labels are distributed otherwise";
+    stopped_by("shadow", ["v1", "biased-for-clients"], &[], because).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_fails_at_last_is_rolled_back_by_the_sliding_window() -> Result {
+    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(CLIENTS, PAUSE)?;
+    let settings = [
+        "watch.duration=40s",
+        "watch.window=2s",
+        "watch.max_error_rate=0.1",
+    ];
+    let because = ": in the last 2s, ";
+    rolled_back(&stack, &traffic, "fails-at-last", &settings, because).await?;
+    traffic.stop().await.ensure_none_failed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_whose_own_counters_tell_of_errors_is_rolled_back() -> Result {
+    let stack = Stack::of_processes("model-server", WATCH)?;
+    stack.expect(0, &["up"]).await?;
+    let traffic = stack.traffic(2, PAUSE)?;
+    let arguments = ["deploy", "v2", "--watch", "30s"];
+    let deployer = stack.start_deployer(&arguments)?;
+    stack.await_phase("switched").await?;
+    // Past the router, whose log tells nothing of it: more than can be answered in a millisecond.
+    let green = format!("127.0.0.1:{}", stack.ports().green());
+    let body = serde_json::json!({"texts": vec!["not so fine, not so fine"; 64]}).to_string();
+    for _ in 0..60 {
+        let status = post(&green, "/predict", "x-request-timeout-ms: 1", &body).await?;
+        ensure!(status == 504, "{status}");
+    }
+    let run = Stack::finish(deployer, &arguments).await?;
+    ensure!(run.code == 20, "{run:?}");
+    ensure!(run.stderr.contains("by its own counters, "), "{run:?}");
+    traffic.stop().await.ensure_none_failed()
+}
