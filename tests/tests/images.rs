@@ -76,7 +76,7 @@ impl Unpacked {
             &from,
             copy.to_str().context("a path that is no text")?,
         ])?;
-        Ok(std::fs::read(copy)?)
+        Ok(fs::read(copy)?)
     }
 }
 

@@ -201,10 +201,12 @@ async fn unpacked(response: Response) -> (String, bool) {
     (text, compressed)
 }
 
-/// What stays the same from one scrape to the next.
+/// What stays the same from one scrape to the next: each line up to its value.
 fn names(metrics: &str) -> Vec<&str> {
-    let name = |line: &'_ str| line.rfind(' ').map_or(0, |end| end);
-    metrics.lines().map(|line| &line[..name(line)]).collect()
+    let lines = metrics.lines();
+    lines
+        .map(|line| line.rsplit_once(' ').map_or(line, |(name, _)| name))
+        .collect()
 }
 
 #[tokio::test]
