@@ -124,11 +124,8 @@ def _models(figures: dict[str, Any]) -> dict[str, Any]:
             for key in [it["server"]]
         ]
         parts.append(fill("weights", model=NAMES["models"][model], rows=rows(weights)))
-    return {
-        "rounds": len(select(records, kind="http", server="rten")),
-        "starts": len(select(records, kind="start", model="v1", server="rten")),
+    return figures["settings"] | {
         "goals": rows([it.name, it.bound(), *(it.cell(e, 2) for e in ENGINES)] for it in goals),
-        "http_connections": figures["http_connections"],
         "bare": rate(bare),
         "own": rate(own),
         "share": ratio(own, bare),

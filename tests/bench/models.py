@@ -11,6 +11,7 @@ from programs import REPOSITORY, Session, progress, read_json, rotated, rust_pro
 from servers import SERVERS, Server, texts_per_second
 
 ROUNDS = 3
+SECONDS = 2
 # Load before what counts: the memory of a server that was paused is cold.
 WARM_UP_SECONDS = 1
 # A server that goes on may have something to catch up with before its first request.
@@ -30,17 +31,18 @@ RELEASES = {
     "minilm-fp32": REPOSITORY / "target/minilm/minilm/fp32",
     "minilm-int8": REPOSITORY / "target/minilm/minilm/int8",
 }
-# The seconds of a round: MiniLM fp32 answers so few requests that it takes longer.
-COMPARED = {"v1": 2, "minilm-fp32": 3, "minilm-int8": 2}
+COMPARED = ["v1", "minilm-fp32", "minilm-int8"]
 
 
 def measure(session: Session) -> dict[str, Any]:
     """Measures all servers on all models. The servers of a model run at once, and take turns."""
     records = _measure_http(session)
     session.look_for_others()
-    for model in session.choose(list(COMPARED), ["v1"]):
+    for model in session.choose(COMPARED, ["v1"]):
         records += _compare(session, model)
-    return {"servers": SERVERS, "http_connections": HTTP_CONNECTIONS, "records": records}
+    settings = {"rounds": ROUNDS, "seconds": SECONDS, "warm_up": WARM_UP_SECONDS, "starts": STARTS}
+    settings["http_connections"] = HTTP_CONNECTIONS
+    return {"settings": settings, "servers": SERVERS, "records": records}
 
 
 def _measure_http(session: Session) -> list[dict]:
@@ -53,7 +55,7 @@ def _measure_http(session: Session) -> list[dict]:
         # Round 0 warms up.
         for number in range(rounds + 1):
             progress(f"HTTP alone, round {number} of {rounds}")
-            seconds = session.choose(3, 1) if number else WARM_UP_SECONDS
+            seconds = session.choose(SECONDS, 1) if number else WARM_UP_SECONDS
             for key, port in ports.items():
                 sample = wrk(port, "/predict", bodies, HTTP_CONNECTIONS, seconds)
                 if number:
@@ -94,7 +96,7 @@ def _compare(session: Session, model: str) -> list[dict]:
 
 def _measure_case(session: Session, case: dict, running: list[Server]) -> list[dict]:
     rounds = session.choose(ROUNDS, 1)
-    seconds = session.choose(COMPARED[case["model"]], 1)
+    seconds = session.choose(SECONDS, 1)
     asked = texts(case["mix"])
     lines = session.write("texts", asked)
     bodies: dict[str, Path] = {

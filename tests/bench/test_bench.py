@@ -43,7 +43,8 @@ def models() -> dict:
                 records.append({"kind": "load", **case, **sample})
                 if "peer" not in about:
                     records.append({"kind": "engine", **case, "per_second": 250.0})
-    return {"servers": SERVERS, "http_connections": 128, "records": records}
+    settings = dict.fromkeys(("rounds", "seconds", "warm_up", "starts", "http_connections"), 3)
+    return {"settings": settings, "servers": SERVERS, "records": records}
 
 
 def results() -> dict[str, dict]:

@@ -11,7 +11,10 @@ use anyhow::Context as _;
 use clap::Parser;
 use end_to_end::{Stack, Watch};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
 
 /// Parts of the benchmark. SIGTERM ends each of them.
 #[derive(Parser)]
@@ -36,9 +39,18 @@ enum Part {
     Generate(generate::Arguments),
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    match Part::parse() {
+fn main() -> anyhow::Result<()> {
+    let part = Part::parse();
+    let mut runtime = match part {
+        // A client of many connections has the other cores.
+        Part::Paced { .. } => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build()?.block_on(run(part))
+}
+
+async fn run(part: Part) -> anyhow::Result<()> {
+    match part {
         Part::BareHandler => targets::serve_bare_handler().await,
         Part::Paced { stalls } => targets::serve_paced(stalls).await,
         Part::Stack => run_stack().await,
