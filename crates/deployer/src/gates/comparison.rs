@@ -24,7 +24,7 @@ const ENOUGH_FOR_P99: usize = 500;
 /// More pairs than this say hardly more.
 const MOST: usize = 4_000;
 
-/// The gate goes on for so many times `comparison.duration` while it is inconclusive.
+/// The gate goes on for so many times `comparison.duration` while it is inconclusive or lacks pairs for p99.
 const PATIENCE: u32 = 3;
 /// Failures that chance alone would bring about more often than this are held against nobody.
 const SIGNIFICANT: f64 = 0.01;
@@ -285,7 +285,7 @@ impl Gate for Comparison {
             let verdict = self.assess(&samples);
             let few = pairs < ENOUGH_FOR_P99;
             if over {
-                let open = verdict.finding == Finding::Inconclusive || pairs < FIRST_LOOK;
+                let open = verdict.finding == Finding::Inconclusive || few;
                 if open && pairs < MOST && deadline == self.settings.duration {
                     deadline *= PATIENCE;
                     continue;
