@@ -1,7 +1,7 @@
 //! Deployers that are killed, as processes and under load.
 //!
 //! Every kill point, and every pair of them, is tested in the deployer's own process, on virtual time
-//! (crates/deployer/src/commands/crash_safety). Here a few show that the same holds for real nginx, real
+//! (`crates/deployer/src/commands/crash_safety`). Here a few show that the same holds for real nginx, real
 //! servers and SIGKILL; [`slow`] has the others.
 
 mod slow;
