@@ -105,7 +105,11 @@ async fn rolled_back(version: &str, because: &[&str]) -> Result<Log> {
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(FEW, LONG_PAUSE)?;
     traffic.reach(200).await?;
-    stack.expect(20, &["deploy", version]).await?;
+    // What hangs is seen, and ended, soon.
+    let soon = ["fleet.process.stop_timeout=2s", "probe.timeout=1s"];
+    let soon = soon.iter().flat_map(|setting| ["--set", *setting]);
+    let arguments: Vec<&str> = ["deploy", version].into_iter().chain(soon).collect();
+    stack.expect(20, &arguments).await?;
     let after = Instant::now();
     traffic.reach(traffic.count() + 200).await?;
     let log = traffic.stop().await;
