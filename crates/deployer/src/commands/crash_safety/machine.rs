@@ -82,6 +82,8 @@ pub(super) enum Command {
     Deploy(&'static str),
     /// The same with a hook that fails before this phase.
     DeployWithFailingHook(&'static str, Phase),
+    /// The same with a router that lets another release answer clients after the switch.
+    DeployBehindWrongRouter(&'static str),
     /// `deployer rollback`
     Rollback,
     /// `deployer switch COLOR`
@@ -167,6 +169,7 @@ impl Machine {
             directory: directory.path().to_owned(),
             servers: Arc::new(Mutex::new(servers)),
             proven: Arc::new(Mutex::new(vec![(Color::Blue, "v1".to_owned())])),
+            wrong_router: false,
         };
         Self {
             directory,
@@ -220,10 +223,7 @@ impl Machine {
     }
 
     pub(super) fn is_proven(&self, color: Color, version: &str) -> bool {
-        let proven = self.simulation.proven.lock().expect("no panic");
-        proven
-            .iter()
-            .any(|(of, it)| (*of, it.as_str()) == (color, version))
+        self.simulation.is_proven(color, version)
     }
 
     /// Runs a command, and kills it when it has passed so many kill points.
@@ -276,17 +276,22 @@ impl Machine {
 
     async fn execute(&self, command: Command) -> anyhow::Result<Done> {
         let mut settings = self.settings.clone();
-        let simulation = &self.simulation;
+        let simulation = Simulation {
+            wrong_router: matches!(command, Command::DeployBehindWrongRouter(_)),
+            ..self.simulation.clone()
+        };
         let hook = match command {
             Command::DeployWithFailingHook(_, phase) => Some(phase),
             _ => None,
         };
-        let reporter = Witness::of(simulation, hook);
+        let reporter = Witness::of(&simulation, hook);
         let world = simulation.world(hook);
         let words = format!("{command:?}");
         let lock = || Journal::lock(&settings.state, &words);
         match command {
-            Command::Deploy(version) | Command::DeployWithFailingHook(version, _) => {
+            Command::Deploy(version)
+            | Command::DeployWithFailingHook(version, _)
+            | Command::DeployBehindWrongRouter(version) => {
                 deploy::run(
                     &settings,
                     Some(version.to_owned()),
@@ -372,6 +377,8 @@ struct Simulation {
     directory: PathBuf,
     servers: Arc<Mutex<[Server; 2]>>,
     proven: Arc<Mutex<Vec<(Color, String)>>>,
+    /// Whether another release answers clients while a release has the traffic that was not proven.
+    wrong_router: bool,
 }
 
 impl Simulation {
@@ -392,6 +399,13 @@ impl Simulation {
 
     fn servers(&self) -> MutexGuard<'_, [Server; 2]> {
         self.servers.lock().expect("no panic")
+    }
+
+    fn is_proven(&self, color: Color, version: &str) -> bool {
+        let proven = self.proven.lock().expect("no panic");
+        proven
+            .iter()
+            .any(|(of, it)| (*of, it.as_str()) == (color, version))
     }
 
     fn trust(&self, color: Color, version: String) {
@@ -531,7 +545,11 @@ impl Fleet for Simulation {
 #[async_trait]
 impl Probe for Simulation {
     async fn health(&self, target: Target) -> Result<Health, WorldError> {
-        let version = self.answering(target).ok_or_else(refused)?;
+        let mut version = self.answering(target).ok_or_else(refused)?;
+        let wrong = self.wrong_router && target == Target::Public;
+        if wrong && !self.is_proven(self.flagged(), &version) {
+            "another".clone_into(&mut version);
+        }
         Ok(Health {
             model_name: Some("sentiment".to_owned()),
             model_version: Some(version),

@@ -37,6 +37,8 @@ enum Scene {
     Refusal,
     /// A deployment whose hook fails after the switch.
     AutomaticRollback,
+    /// A deployment after whose switch another release answers clients.
+    WrongRouter,
     /// `deployer rollback`, from green to blue.
     RollbackByHand,
     /// `deployer switch green`.
@@ -57,6 +59,7 @@ impl Scene {
             }
             Self::Refusal => Command::DeployWithFailingHook("v4", Phase::Switched),
             Self::AutomaticRollback => Command::DeployWithFailingHook("v4", Phase::Promoted),
+            Self::WrongRouter => Command::DeployBehindWrongRouter("v4"),
             Self::RollbackByHand => Command::Rollback,
             Self::Switch => Command::Switch(Color::Green),
             Self::Recovery => Command::Recover,
@@ -69,7 +72,7 @@ impl Scene {
     fn code(self) -> u8 {
         match self {
             Self::Refusal => exit_code::REFUSED,
-            Self::AutomaticRollback => exit_code::ROLLED_BACK,
+            Self::AutomaticRollback | Self::WrongRouter => exit_code::ROLLED_BACK,
             _ => exit_code::FINE,
         }
     }
@@ -77,9 +80,11 @@ impl Scene {
     async fn begin(self) -> Snapshot {
         match self {
             Self::FirstDeployment => Machine::fresh().snapshot(),
-            Self::DeploymentToGreen | Self::Refusal | Self::AutomaticRollback | Self::Switch => {
-                blue_active().await
-            }
+            Self::DeploymentToGreen
+            | Self::Refusal
+            | Self::AutomaticRollback
+            | Self::WrongRouter
+            | Self::Switch => blue_active().await,
             Self::DeploymentToBlue | Self::RollbackByHand => green_active().await,
             Self::Recovery | Self::ResumedWatch => killed_after_the_switch().await,
             Self::Failover => {
@@ -239,6 +244,11 @@ async fn refusal_is_recovered_from_every_pair_of_kills() {
 #[tokio::test(start_paused = true)]
 async fn automatic_rollback_is_recovered_from_every_pair_of_kills() {
     recovered_when_recovery_is_killed(Scene::AutomaticRollback, 30, 176).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_router_is_recovered_from_every_pair_of_kills() {
+    recovered_when_recovery_is_killed(Scene::WrongRouter, 30, 176).await;
 }
 
 #[tokio::test(start_paused = true)]
