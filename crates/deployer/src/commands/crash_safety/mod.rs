@@ -211,7 +211,8 @@ fn code_of(run: &Run) -> Option<u8> {
 /// Asserts of a scene that every pair of kills is recovered, and that no kill point was lost since these
 /// figures were written down.
 async fn every_pair_is_recovered(scene: Scene, next: &[Command], points: usize, pairs: usize) {
-    let kills = kill_everywhere(scene, next).await;
+    // Boxed: it holds the futures of all commands.
+    let kills = Box::pin(kill_everywhere(scene, next)).await;
     assert!(kills.points >= points, "{kills:?}");
     assert!(kills.pairs >= pairs, "{kills:?}");
 }
