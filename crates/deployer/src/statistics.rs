@@ -184,6 +184,14 @@ pub fn quantile(sorted: &[f64], quantile: f64) -> f64 {
     sorted[place(sorted.len(), quantile).min(last)]
 }
 
+/// [`quantile`] of values in any order.
+#[must_use]
+pub fn quantile_of_unsorted(values: &[f64], at: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    quantile(&sorted, at)
+}
+
 /// The ratio of a quantile of `ours` to that of `theirs`, with the interval that holds it in 99 % of
 /// the cases, by drawing samples of both again and again.
 ///
@@ -215,12 +223,8 @@ pub fn ratio_of_quantiles(ours: &[f64], theirs: &[f64], at: f64) -> (f64, Interv
         low: quantile(&ratios, tail),
         high: quantile(&ratios, 1.0 - tail),
     };
-    let whole = |values: &[f64]| {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        quantile(&sorted, at)
-    };
-    (whole(ours) / whole(theirs), interval)
+    let ratio = quantile_of_unsorted(ours, at) / quantile_of_unsorted(theirs, at);
+    (ratio, interval)
 }
 
 /// The two quantiles between which the true `at`-quantile of `count` values lies, with 99 %

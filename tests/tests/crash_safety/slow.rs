@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use end_to_end::{Deed, Stack, Torture};
+use end_to_end::{Deed, Stack, Torture, Traffic};
 
 use super::{Result, SHORT};
 
@@ -97,14 +97,20 @@ async fn a_deployer_killed_at_forty_random_moments_leaves_traffic_on_one_healthy
     log.ensure_none_failed()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn recover_goes_on_watching_where_that_is_wanted() -> Result {
+/// A stack with clients whose deployer was killed after the switch.
+async fn killed_after_the_switch() -> Result<(Stack, Traffic)> {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, Duration::from_millis(20))?;
     let mut deployer = stack.start_deployer(&["deploy", "v2", "--watch", "60s"])?;
     stack.await_phase("switched").await?;
     deployer.kill().await?;
+    Ok((stack, traffic))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recover_goes_on_watching_where_that_is_wanted() -> Result {
+    let (stack, traffic) = killed_after_the_switch().await?;
     let run = stack
         .expect(
             0,
@@ -121,12 +127,7 @@ async fn recover_goes_on_watching_where_that_is_wanted() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_roll_back_takes_an_interrupted_deployment_back() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(8, Duration::from_millis(20))?;
-    let mut deployer = stack.start_deployer(&["deploy", "v2", "--watch", "60s"])?;
-    stack.await_phase("switched").await?;
-    deployer.kill().await?;
+    let (stack, traffic) = killed_after_the_switch().await?;
     let run = stack.expect(0, &["rollback"]).await?;
     ensure!(
         run.stdout.contains("rolled back: blue serves v1"),

@@ -12,7 +12,7 @@ use crate::{
     examples::Example,
     latency::{Latencies, LatencyLimit, milliseconds},
     ports::{Answer, Target, WorldError},
-    statistics::{mcnemar, ratio_of_quantiles},
+    statistics::{mcnemar, quantile_of_unsorted, ratio_of_quantiles},
     verdict::{Finding, Verdict},
 };
 
@@ -91,9 +91,10 @@ impl Comparison {
         })
     }
 
-    /// The finding from fewer pairs than any percentile needs: a candidate that is no slower passes.
+    /// Judges fewer pairs than p50 needs: a candidate passes whose median is not above the active release's.
     fn compare_few(&self, samples: &Samples) -> (Finding, String) {
-        let [candidate, active] = [&samples.candidate, &samples.active].map(|it| median(it));
+        let [candidate, active] =
+            [&samples.candidate, &samples.active].map(|it| quantile_of_unsorted(it, 0.5));
         let finding = if candidate <= active {
             Finding::Pass
         } else {
@@ -123,7 +124,7 @@ impl Comparison {
             name, at, names, ..
         } = percentile;
         let (ratio, interval) = ratio_of_quantiles(&samples.candidate, &samples.active, *at);
-        let active = samples.active_quantile(*at);
+        let active = quantile_of_unsorted(&samples.active, *at);
         let allowed = limit.allowed_ratio(active);
         let finding = if interval.low > allowed {
             Finding::Fail
@@ -237,26 +238,12 @@ impl Samples {
         }
     }
 
-    fn active_quantile(&self, at: f64) -> f64 {
-        quantile_of(&self.active, at)
-    }
-
     fn latencies(seconds: &[f64]) -> Latencies {
         seconds
             .iter()
             .map(|it| Duration::from_secs_f64(*it))
             .collect()
     }
-}
-
-fn quantile_of(seconds: &[f64], at: f64) -> f64 {
-    let mut sorted = seconds.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    crate::statistics::quantile(&sorted, at)
-}
-
-fn median(seconds: &[f64]) -> f64 {
-    quantile_of(seconds, 0.5)
 }
 
 #[async_trait]

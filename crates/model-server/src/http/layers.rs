@@ -61,7 +61,7 @@ pub(super) fn around(
             .layer(OnEarlyDropLayer::builder().on_future_drop(OnClientLeft::new(state)))
             // Below all that observes a request: a panic is one more answer to them.
             .layer(CatchPanicLayer::custom(panicked))
-            // Above decompression: nobody without a key makes the server decompress.
+            // Above decompression: a client without a key cannot make the server decompress.
             .option_layer(keys)
             // Last, so that only the routes see a body other than the one the client sent.
             .layer(DecompressLayer),

@@ -20,7 +20,7 @@ impl Machine {
         assert!(status["at_work"].is_null(), "the lock is held: {status:#}");
         assert_eq!(status["problems"], serde_json::json!([]), "{status:#}");
         let answers = self.answers_clients();
-        assert!(answers.is_some(), "nobody answers clients: {status:#}");
+        assert!(answers.is_some(), "no server answers clients: {status:#}");
         for color in Color::BOTH {
             let (server, said) = (self.server(color), &status["colors"][index(color)]);
             assert_eq!(said["fit"], flags.is_fit(color), "{status:#}");
@@ -86,7 +86,7 @@ impl Machine {
             _ if last.id.is_none() => assert_eq!(active, last.color),
             Phase::Promoted => assert_eq!(active, plan.idle),
             Phase::Refused | Phase::RolledBack => assert_eq!(active, plan.active),
-            _ => panic!("{phase} is no end of this"),
+            _ => panic!("unexpected last phase: {phase}"),
         }
         let ends = past
             .iter()

@@ -239,7 +239,7 @@ impl Machine {
             move |name| {
                 assert!(
                     simulation.answering(Target::Public).is_some(),
-                    "nobody answers clients at {name:?}"
+                    "no server answers clients at {name:?}"
                 );
                 let number = points.borrow().len();
                 points.borrow_mut().push(name.to_owned());
@@ -304,7 +304,7 @@ impl Machine {
             }
             Command::Rollback => rollback::run(&settings, &lock()?, &world, &reporter).await,
             Command::Switch(color) => {
-                // Whoever switches by hand vouches for what runs there.
+                // A switch by hand asks for no proof: its user vouches for the release.
                 if let Some(version) = self.server(color).runs {
                     simulation.trust(color, version);
                 }

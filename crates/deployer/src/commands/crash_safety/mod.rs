@@ -68,7 +68,7 @@ impl Scene {
         }
     }
 
-    /// The exit code of the command when nobody kills it.
+    /// The exit code of the command when it is not killed.
     fn code(self) -> u8 {
         match self {
             Self::Refusal => exit_code::REFUSED,
