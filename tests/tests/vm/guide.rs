@@ -9,7 +9,7 @@ use crate::Result;
 
 /// The commands below this heading, for the service `blue-green`.
 pub(crate) fn commands(heading: &str) -> Result<String> {
-    let guide = fs::read_to_string(repository().join("docs/operations.md"))?;
+    let guide = fs::read_to_string(repository().join("docs/virtual-machine.md"))?;
     let commands = guide
         .split_once(&format!("**{heading}**"))
         .and_then(|(_, rest)| rest.split_once("\n```sh\n"))

@@ -103,7 +103,7 @@ async fn an_image_that_was_cut_is_gone_on_with(machine: &Machine) -> Result {
     let mut cut = machine.cut_when(&has_arrived("blue-green", 5_000_000))?;
     let said = machine.expect(0, &["ship", "v1"])?;
     ensure!(cut.wait()?.success(), "nothing was cut");
-    ensure!(said.contains("going on after"), "{said}");
+    ensure!(said.contains("continuing after"), "{said}");
     machine.until_served("v1").await?;
     // Only the routers can be reached from outside.
     let listening = machine.inside("ss -ltnH | awk '{print $4}' | grep -v '^127\\.' | sort -u")?;
@@ -167,7 +167,7 @@ async fn a_model_that_was_cut_is_not_used_and_gone_on_with(
     tensors.touch(SystemTime::now())?;
     let mut ship = tensors.vm(machine, other_laptop.path(), &["ship", "v1"]);
     let said = ends_with(0, &mut ship)?;
-    ensure!(said.contains("going on after"), "{said}");
+    ensure!(said.contains("continuing after"), "{said}");
     ensure!(!said.contains("is not what was sent"), "{said}");
     // Of an image that is nearly the same as one over there, only what differs is sent.
     ensure!(
