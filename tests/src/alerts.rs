@@ -11,7 +11,7 @@ use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 
-type Taken = Arc<Mutex<Inbox>>;
+type SharedInbox = Arc<Mutex<Inbox>>;
 
 #[derive(Default)]
 struct Inbox {
@@ -23,24 +23,24 @@ struct Inbox {
 /// A webhook on a port of its own, until dropped.
 pub struct Receiver {
     address: SocketAddr,
-    taken: Taken,
+    inbox: SharedInbox,
     server: JoinHandle<std::io::Result<()>>,
 }
 
 impl Receiver {
     /// Takes alerts, after it has turned away so many.
     pub async fn start(turn_away: usize) -> anyhow::Result<Self> {
-        let taken = Taken::default();
-        lock(&taken).turn_away = turn_away;
+        let inbox = SharedInbox::default();
+        lock(&inbox).turn_away = turn_away;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let routes = Router::new()
             .route("/alerts", post(take))
-            .with_state(Arc::clone(&taken));
+            .with_state(Arc::clone(&inbox));
         let server = tokio::spawn(async move { axum::serve(listener, routes).await });
         Ok(Self {
             address,
-            taken,
+            inbox,
             server,
         })
     }
@@ -54,7 +54,7 @@ impl Receiver {
     /// Every alert that was taken, in order.
     #[must_use]
     pub fn alerts(&self) -> Vec<Value> {
-        lock(&self.taken).alerts.clone()
+        lock(&self.inbox).alerts.clone()
     }
 
     /// Waits for an alert of this kind about this color, and tells how long that took.
@@ -81,12 +81,12 @@ impl Drop for Receiver {
     }
 }
 
-fn lock(taken: &Taken) -> std::sync::MutexGuard<'_, Inbox> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(inbox: &SharedInbox) -> std::sync::MutexGuard<'_, Inbox> {
+    inbox.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn take(State(taken): State<Taken>, Json(alert): Json<Value>) -> StatusCode {
-    let mut inbox = lock(&taken);
+async fn take(State(inbox): State<SharedInbox>, Json(alert): Json<Value>) -> StatusCode {
+    let mut inbox = lock(&inbox);
     if inbox.turn_away > 0 {
         inbox.turn_away -= 1;
         return StatusCode::SERVICE_UNAVAILABLE;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    PortBlock, Watch, fault,
+    Bake, PortBlock, fault,
     stack::{program, repository},
 };
 
@@ -86,7 +86,7 @@ pub(crate) fn settings(
     directory: &Path,
     ports: &PortBlock,
     server: Option<&str>,
-    Watch(watch): Watch,
+    Bake(bake): Bake,
 ) -> anyhow::Result<()> {
     let command = match server {
         Some(server) => format!("command = [\"{}\"]", program(server)?.display()),
@@ -116,8 +116,8 @@ interval = "300ms"
 [comparison]
 negligible = "100ms"
 
-[watch]
-duration = "{watch}ms"
+[bake]
+duration = "{bake}ms"
 interval = "200ms"
 negligible = "1m"
 "#,
@@ -125,7 +125,7 @@ negligible = "1m"
         control = ports.control(),
         blue = ports.blue(),
         green = ports.green(),
-        watch = watch.as_millis(),
+        bake = bake.as_millis(),
     );
     fs::write(directory.join("deployer.toml"), settings)?;
     Ok(())

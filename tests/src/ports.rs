@@ -70,7 +70,7 @@ impl PortBlock {
         self.first + 3
     }
 
-    /// The metrics of `deployer watch`.
+    /// The metrics of `deployer monitor`.
     #[must_use]
     pub fn metrics(&self) -> u16 {
         self.first + 4

@@ -22,7 +22,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// How long a deployment is watched.
 #[derive(Debug, Clone, Copy)]
-pub struct Watch(pub Duration);
+pub struct Bake(pub Duration);
 
 /// What a run of the deployer came to.
 #[derive(Debug)]
@@ -63,20 +63,20 @@ impl Fleet {
 impl Stack {
     /// Lays out a stack of processes in which `server` serves every release: `model-server` itself
     /// or, in its place, `faulty-server`. Nothing runs yet.
-    pub fn of_processes(server: &str, watch: Watch) -> anyhow::Result<Self> {
+    pub fn of_processes(server: &str, bake: Bake) -> anyhow::Result<Self> {
         let stack = Self::empty(Fleet::Process)?;
         layout::nginx_on_ports(stack.directory.path(), &stack.ports)?;
         layout::models(stack.directory.path())?;
-        layout::settings(stack.directory.path(), &stack.ports, Some(server), watch)?;
+        layout::settings(stack.directory.path(), &stack.ports, Some(server), bake)?;
         Ok(stack)
     }
 
     /// Lays out a stack of containers. The image `model-server` must have been built.
-    pub fn of_containers(watch: Watch) -> anyhow::Result<Self> {
+    pub fn of_containers(bake: Bake) -> anyhow::Result<Self> {
         let stack = Self::empty(Fleet::Compose)?;
         layout::compose(stack.directory.path(), &stack.ports, &stack.project()?)?;
         layout::models(stack.directory.path())?;
-        layout::settings(stack.directory.path(), &stack.ports, None, watch)?;
+        layout::settings(stack.directory.path(), &stack.ports, None, bake)?;
         Ok(stack)
     }
 

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 pub use self::deed::Deed;
-use crate::{Log, Run, Stack, Traffic, Watch};
+use crate::{Bake, Log, Run, Stack, Traffic};
 
 /// Few enough that two cores can serve them beside everything else.
 const CONNECTIONS: usize = 8;
@@ -30,19 +30,19 @@ pub struct Torture {
 
 /// The arguments of a deployment that is proven and watched for no longer than it must be.
 const SHORT: [&str; 6] = [
-    "--watch",
+    "--bake",
     "1s",
-    "--health-interval",
-    "100ms",
+    "--set",
+    "health.interval=100ms",
     // Two cores are shared with other tests.
-    "--health-tries",
-    "100",
+    "--set",
+    "health.tries=100",
 ];
 
 impl Torture {
     /// Starts the stack and its clients.
     pub async fn begin() -> anyhow::Result<Self> {
-        let stack = Stack::of_processes("model-server", Watch(Duration::from_secs(1)))?;
+        let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(1)))?;
         stack.expect(0, &["up"]).await?;
         let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
         traffic.reach(100).await?;

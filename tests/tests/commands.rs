@@ -5,10 +5,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Stack, Watch};
+use end_to_end::{Bake, Stack};
 use serde_json::Value;
 
-const SHORT: Watch = Watch(Duration::from_secs(1));
+const SHORT: Bake = Bake(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -134,7 +134,7 @@ async fn a_disk_that_fills_up_under_a_deployment_costs_nobody_a_proven_release()
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, Duration::from_millis(20))?;
     let little = ["--set", "min_free_megabytes=0"];
-    let arguments = [&["deploy", "v2", "--watch", "4s"], &little[..]].concat();
+    let arguments = [&["deploy", "v2", "--bake", "4s"], &little[..]].concat();
     let deployer = stack.start_deployer(&arguments)?;
     stack.await_phase("switched").await?;
     let filling = disk.fill()?;
@@ -193,7 +193,7 @@ async fn of_two_deployers_one_proceeds_and_the_other_is_told_by_whom_it_was_fore
 {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
-    let arguments = ["deploy", "v2", "--watch", "2s"];
+    let arguments = ["deploy", "v2", "--bake", "2s"];
     let both = [
         stack.start_deployer(&arguments)?,
         stack.start_deployer(&arguments)?,
@@ -320,7 +320,7 @@ async fn a_standby_that_answers_every_client_is_never_replaced() -> Result {
     // nginx leaves green alone for a while, which failed it as the active color.
     traffic.reach(traffic.count() + 1_200).await?;
     // What it then tries once must not be held against green within a watch of a second.
-    let deploy = ["deploy", "v2", "--set", "watch.max_error_rate=0.99"];
+    let deploy = ["deploy", "v2", "--set", "bake.max_error_rate=0.99"];
     stack.expect(0, &deploy).await?;
     traffic.stop().await.ensure_none_failed()
 }
@@ -341,7 +341,7 @@ async fn programs_get_one_object_a_line() -> Result {
         .filter_map(|line| line["event"].as_str())
         .collect();
     ensure!(events.len() == lines.len(), "{events:?}");
-    for event in ["planned", "judged", "moved", "reached"] {
+    for event in ["planned", "gate_finished", "traffic_moved", "phase_reached"] {
         ensure!(events.contains(&event), "{event}: {events:?}");
     }
     let last = &lines[lines.len() - 1];
@@ -363,7 +363,7 @@ async fn every_command_tells_programs_its_exit_code_in_its_last_line() -> Result
         (2, "validate v7"),
         (0, "up"),
         (0, "recover"),
-        (0, "doctor --set watch.duration=1m"),
+        (0, "doctor --set bake.duration=1m"),
         (0, "switch blue"),
         (0, "switch green"),
         (10, "deploy no-such-version --set release.model_root="),

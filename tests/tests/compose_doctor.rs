@@ -10,11 +10,11 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Stack, Watch};
+use end_to_end::{Bake, Stack};
 
-const SHORT: Watch = Watch(Duration::from_secs(1));
+const SHORT: Bake = Bake(Duration::from_secs(1));
 /// Time limits that do not contradict each other although a test's watch is short.
-const CONSISTENT: [&str; 3] = ["doctor", "--set", "watch.duration=1m"];
+const CONSISTENT: [&str; 3] = ["doctor", "--set", "bake.duration=1m"];
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -181,7 +181,7 @@ async fn the_watch_service_that_ended_is_named_with_its_last_words() -> Result {
     stack.docker(&["compose", "up", "--detach"])?;
     stack.expect(0, &["up"]).await?;
     until_said(&stack, "nothing is wrong").await?;
-    stack.docker(&["compose", "stop", "watch"])?;
+    stack.docker(&["compose", "stop", "monitor"])?;
     let ended = [
         "container watch exited, exit code 0; its last words: ",
         "stopped watching",

@@ -7,15 +7,13 @@ use std::{
 };
 
 use anyhow::ensure;
-use end_to_end::{
-    Log, NOT_IN_THE_IMAGE, Stack, Watch, get, post, repository, there_and_back_twice,
-};
+use end_to_end::{Bake, Log, NOT_IN_THE_IMAGE, Stack, get, post, repository, there_and_back_twice};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
-const SHORT: Watch = Watch(Duration::from_secs(2));
+const SHORT: Bake = Bake(Duration::from_secs(2));
 /// Long enough that a fault shows up in it, also on a slow machine.
-const LONG: Watch = Watch(Duration::from_mins(1));
+const LONG: Bake = Bake(Duration::from_mins(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -78,7 +76,7 @@ async fn a_release_that_the_image_does_not_hold_is_refused_with_its_last_words()
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, PAUSE)?;
     let run = stack
-        .expect(10, &["deploy", NOT_IN_THE_IMAGE, "--health-tries", "3"])
+        .expect(10, &["deploy", NOT_IN_THE_IMAGE, "--set", "health.tries=3"])
         .await?;
     let log = traffic.stop().await;
     ensure!(

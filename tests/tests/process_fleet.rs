@@ -3,16 +3,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use end_to_end::{Log, Stack, Watch, repository, there_and_back_twice};
+use end_to_end::{Bake, Log, Stack, repository, there_and_back_twice};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
 /// Fewer, where several stacks share the machine and the load is not the point.
 const FEW: usize = 16;
 const LONG_PAUSE: Duration = Duration::from_millis(20);
-const SHORT: Watch = Watch(Duration::from_secs(2));
+const SHORT: Bake = Bake(Duration::from_secs(2));
 /// Long enough that a fault shows up in it, also on a slow machine.
-const LONG: Watch = Watch(Duration::from_secs(30));
+const LONG: Bake = Bake(Duration::from_secs(30));
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -81,7 +81,7 @@ async fn faulty_candidates_are_refused_and_no_client_notices() -> Result {
     let traffic = stack.traffic(FEW, LONG_PAUSE)?;
     for (version, because) in REFUSED {
         let run = stack
-            .expect(10, &["deploy", version, "--health-tries", "5"])
+            .expect(10, &["deploy", version, "--set", "health.tries=5"])
             .await?;
         ensure!(run.stderr.contains(because), "{}", run.stderr);
         let status = stack.status().await?;
@@ -228,7 +228,7 @@ async fn nothing_is_deployed_while_the_active_color_is_down() -> Result {
 async fn two_deployers_do_not_meet() -> Result {
     let stack = Stack::of_processes("model-server", LONG)?;
     stack.expect(0, &["up"]).await?;
-    let first = stack.start_deployer(&["deploy", "v2", "--watch", "3s"])?;
+    let first = stack.start_deployer(&["deploy", "v2", "--bake", "3s"])?;
     stack.await_phase("starting").await?;
     let second = stack.expect(75, &["rollback"]).await?;
     ensure!(
@@ -249,7 +249,7 @@ async fn a_deployer_that_was_killed_after_the_switch_is_cleared_up_after() -> Re
     let mut deployer = stack.start_deployer(&["deploy", "v2"])?;
     stack.await_phase("switched").await?;
     deployer.kill().await?;
-    let run = stack.expect(0, &["deploy", "v2", "--watch", "2s"]).await?;
+    let run = stack.expect(0, &["deploy", "v2", "--bake", "2s"]).await?;
     let log = traffic.stop().await;
     ensure!(
         run.stderr
@@ -299,7 +299,7 @@ async fn what_a_user_gets_wrong_is_named_before_anything_is_touched() -> Result 
     let run = stack.expect(2, &["deploy", "v9"]).await?;
     ensure!(run.stderr.contains("no version \"v9\""), "{}", run.stderr);
     let run = stack
-        .expect(2, &["deploy", "v2", "--smoke-requests", "0"])
+        .expect(2, &["deploy", "v2", "--set", "smoke.requests=0"])
         .await?;
     ensure!(
         run.stderr
@@ -314,7 +314,7 @@ async fn what_a_user_gets_wrong_is_named_before_anything_is_touched() -> Result 
         "{}",
         run.stderr
     );
-    std::fs::write(stack.path("deployer.toml"), "[watch]\nduratoin = \"1s\"\n")?;
+    std::fs::write(stack.path("deployer.toml"), "[bake]\nduratoin = \"1s\"\n")?;
     let run = stack.expect(2, &["status"]).await?;
     ensure!(
         run.stderr.contains("line 2: unknown key `watch.duratoin`"),
@@ -340,7 +340,7 @@ async fn a_deployer_that_is_told_to_stop_while_watching_does_as_on_interrupt_say
         let arguments = [
             "deploy",
             "v2",
-            "--watch",
+            "--bake",
             "4s",
             "--on-interrupt",
             on_interrupt,
@@ -366,7 +366,8 @@ async fn a_deployer_that_is_told_to_stop_while_watching_does_as_on_interrupt_say
 async fn a_deployer_that_is_interrupted_before_the_switch_leaves_traffic_alone() -> Result {
     let stack = Stack::of_processes("faulty-server", LONG)?;
     stack.expect(0, &["up"]).await?;
-    let deployer = stack.start_deployer(&["deploy", "never-healthy", "--health-tries", "1000"])?;
+    let deployer =
+        stack.start_deployer(&["deploy", "never-healthy", "--set", "health.tries=1000"])?;
     stack.await_phase("starting").await?;
     send("INT", deployer.id())?;
     let run = Stack::finish(deployer, &["deploy", "never-healthy"]).await?;
@@ -390,7 +391,7 @@ async fn a_switch_by_hand_outlives_a_deployer_that_died() -> Result {
         status["last_deployment"]["phase"] == "rolled_back",
         "{status}"
     );
-    let run = stack.expect(0, &["deploy", "v2", "--watch", "2s"]).await?;
+    let run = stack.expect(0, &["deploy", "v2", "--bake", "2s"]).await?;
     ensure!(!run.stderr.contains("was interrupted"), "{}", run.stderr);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Stack, Watch};
+use end_to_end::{Bake, Stack};
 use serde_json::Value;
 
 const CONNECTIONS: usize = 64;
@@ -12,7 +12,7 @@ const RESETS_AT_MOST: usize = 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_one_server_after_the_other_under_load_cuts_no_request() -> anyhow::Result<()> {
-    let stack = Stack::of_processes("model-server", Watch(Duration::from_secs(2)))?;
+    let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
     stack.expect(0, &["up"]).await?;
     // Both colors hold a release that was promoted: each may stand in for the other.
     stack.expect(0, &["deploy", "v2"]).await?;

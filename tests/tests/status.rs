@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Stack, Watch};
+use end_to_end::{Bake, Stack};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::ChildStdout,
 };
 
-const SHORT: Watch = Watch(Duration::from_secs(1));
+const SHORT: Bake = Bake(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 

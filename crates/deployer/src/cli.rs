@@ -1,4 +1,4 @@
-//! The command line. It only says what is wanted; nothing happens here.
+//! The command line. Parses only.
 
 use std::{ffi::OsString, io::Write as _, path::PathBuf};
 
@@ -12,9 +12,9 @@ use crate::{
 
 /// Blue-green deployment for model servers behind nginx.
 ///
-/// Two colors run a model server each; the router sends all traffic to the active one. `deploy`
-/// puts a release on the idle color, proves it there, switches all traffic at once, watches, and
-/// switches back by itself if the release is worse.
+/// Two colors run a model server each. The router sends all traffic to the active color. `deploy` starts a
+/// release on the idle color, runs the gates on it, switches all traffic at once, and rolls back by itself if
+/// the release is worse during the bake, the period under real traffic after the switch.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES)]
 pub struct Arguments {
@@ -22,22 +22,22 @@ pub struct Arguments {
     #[command(flatten)]
     pub global: GlobalOverrides,
 
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
 impl Arguments {
-    /// Reads a command line, the program's name first; ends the process when it makes no sense.
+    /// Parses a command line, the program's name first. Exits the process if it is invalid.
     #[must_use]
     pub fn read(line: impl IntoIterator<Item = OsString>) -> Self {
         let line: Vec<OsString> = line.into_iter().collect();
         let json = line.iter().any(|argument| argument == "--json");
         let matches = command().try_get_matches_from(line);
-        let matches = matches.unwrap_or_else(|error| give_up(&error, json));
+        let matches = matches.unwrap_or_else(|error| exit_with_error(&error, json));
         let mut arguments = match Self::from_arg_matches(&matches) {
             Ok(arguments) => arguments,
-            Err(error) => give_up(&error, json),
+            Err(error) => exit_with_error(&error, json),
         };
         if let Some((_, behind)) = matches.subcommand() {
             let behind = behind.get_many::<String>(SET).unwrap_or_default();
@@ -47,24 +47,24 @@ impl Arguments {
     }
 }
 
-/// Ends the process with what clap has to say, for programs on standard output as well.
-fn give_up(error: &clap::Error, json: bool) -> ! {
+/// Prints the error of clap, also as JSON with `--json`, and exits the process.
+fn exit_with_error(error: &clap::Error, json: bool) -> ! {
     if json && error.use_stderr() {
         let object = serde_json::json!({
             "event": "ended",
             "error": error.render().to_string(),
             "exit_code": error.exit_code(),
         });
-        // A reader that has gone away is not our error.
+        // A closed pipe is not an error of the deployer.
         let _ = writeln!(std::io::stdout(), "{object}");
     }
     error.exit()
 }
 
-/// The identifier of `--set` behind a subcommand.
+/// The clap identifier of `--set` after a subcommand.
 const SET: &str = "set";
 
-/// The whole command line. `--set` stands before the subcommand, behind it, or both.
+/// The whole command line. `--set` may stand before the subcommand, after it, or both.
 #[must_use]
 pub fn command() -> clap::Command {
     Arguments::command().mut_subcommands(|subcommand| {
@@ -91,93 +91,92 @@ Exit codes:
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start the router and both colors, where they are not running
+    /// Start the router and both colors if they are not running
     Up,
-    /// Put a release on the idle color, prove it, switch to it, watch it
+    /// Start a release on the idle color, prove it, switch all traffic to it, and bake
     #[command(after_help = EXIT_CODES)]
     Deploy {
-        /// The version to deploy [default: the one that the idle color holds]
+        /// Version to deploy [default: the version that the idle color holds]
         version: Option<String>,
-        /// Say what would be done, and change nothing
+        /// Print the plan and change nothing
         #[arg(long)]
         dry_run: bool,
-        /// Ship a fix although the active color is down: gates that compare with it are left out
+        /// Deploy although the active color is down; gates that need the active release are skipped
         #[arg(long)]
         active_down: bool,
-        /// Flags that replace figures of the settings file.
+        /// Flags that override settings.
         #[command(flatten)]
         overrides: Box<DeployOverrides>,
     },
-    /// Bring a deployment to an end whose deployer was killed
+    /// Complete a deployment, rollback, switch, or failover whose deployer was killed
     ///
-    /// A candidate that has the traffic was not watched to the end, so it loses it; with
-    /// `--on-interrupt continue` it is watched again. `deploy` and `rollback` do this first by
-    /// themselves.
+    /// Rolls back a candidate that has traffic and did not finish its bake. With `--on-interrupt continue` the
+    /// bake starts again. `deploy` and `rollback` do this first by themselves.
     #[command(after_help = EXIT_CODES)]
     Recover {
-        /// Flags that replace figures of the settings file.
+        /// Flags that override settings.
         #[command(flatten)]
         overrides: Box<DeployOverrides>,
     },
-    /// Put the gates to what the idle color runs; nothing is started and no traffic moves
+    /// Run the gates on the release that the idle color runs; start nothing and move no traffic
     #[command(after_help = "Exit codes: 0 passed, 10 not passed.")]
     Validate {
-        /// The version that it should be [default: the one that the idle color holds]
+        /// Version that the idle color must run [default: the version that it holds]
         version: Option<String>,
-        /// Ask these gates alone [default: those of gates.run in the settings file]
+        /// Run only these gates [default: gates.run of the settings file]
         #[arg(long, value_name = "GATES", value_delimiter = ',')]
         only: Vec<GateName>,
-        /// Ask all of them, also after one that is not passed
+        /// Run all gates, also after one that does not pass
         #[arg(long)]
         keep_going: bool,
     },
-    /// Show how a deployment went, and where its report lies
+    /// Show the report of a deployment
     Report {
-        /// The deployment [default: the last one]
+        /// Identifier of the deployment [default: the last one]
         id: Option<String>,
         /// Open the report in the browser
         #[arg(long)]
         open: bool,
     },
-    /// Give all traffic back to the release before this one, at once
+    /// Move all traffic back to the previous release, at once
     Rollback,
-    /// Send all traffic to a color that is healthy, without proving or watching it
+    /// Move all traffic to a healthy color, without gates or a bake
     Switch {
-        /// The color that gets all traffic
+        /// The color that receives all traffic
         color: Color,
     },
-    /// Show what each color serves and where traffic goes
+    /// Show which color is active and what each color serves
     Status {
-        /// Show it again every two seconds
+        /// Refresh every two seconds
         #[arg(long)]
         watch: bool,
     },
-    /// Show what was done, by whom and why
+    /// Show who changed what, when, and why
     History,
-    /// Look for what is wrong with this installation, and say what to do about it
+    /// Find problems of this installation, and say how to solve them
     #[command(after_help = "Exit codes: 0 nothing is wrong, 1 something is.")]
     Doctor,
-    /// Watch both colors until told to stop: alert, keep a sick standby from standing in
-    Watch,
-    /// Send an alert that is none to everybody who would get one
+    /// Check both colors all the time: send alerts, and keep a sick standby from standing in
+    Monitor,
+    /// Send a test alert to every receiver
     AlertTest,
     /// Stop the router and both colors
     Down,
-    /// Print a shell's completions of this command
+    /// Print shell completions
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Write manual pages
     Man {
-        /// Where to
+        /// Directory for the pages
         #[arg(default_value = ".")]
         directory: PathBuf,
     },
 }
 
 impl Command {
-    /// The command in the words in which it was given.
+    /// The command as the user typed it, for the lock and for messages.
     #[must_use]
     pub fn words(&self) -> String {
         match self {
@@ -195,7 +194,7 @@ impl Command {
             Self::Status { .. } => "status".to_owned(),
             Self::History => "history".to_owned(),
             Self::Doctor => "doctor".to_owned(),
-            Self::Watch => "watch".to_owned(),
+            Self::Monitor => "monitor".to_owned(),
             Self::AlertTest => "alert-test".to_owned(),
             Self::Down => "down".to_owned(),
             Self::Completions { .. } => "completions".to_owned(),

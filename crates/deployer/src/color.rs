@@ -30,7 +30,7 @@ impl Color {
         }
     }
 
-    /// The color's name, as in the router's files.
+    /// The color's name in the router's files.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What happens during a command. Work emits events; reporters consume them.
+//! Events of a command. Work emits events; reporters consume them.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use jiff::Timestamp;
 
 use crate::{
     color::Color,
-    phase::Phase,
-    plan::Plan,
-    traffic::Request,
-    verdict::{Tally, Verdict},
+    deployment::{phase::Phase, plan::Plan},
+    evidence::{
+        request::Request,
+        verdict::{Tally, Verdict},
+    },
 };
 
 /// Something that happened.
@@ -17,78 +18,78 @@ use crate::{
 pub enum Event<'a> {
     /// A deployment begins.
     Planned {
-        /// What it is going to do.
+        /// The deployment.
         plan: &'a Plan,
     },
-    /// A deployment is brought to its end whose deployer died.
+    /// An interrupted deployment is continued or completed.
     Resumed {
-        /// What it was going to do.
+        /// The deployment.
         plan: &'a Plan,
-        /// Where it was last seen.
+        /// The last phase in the journal.
         phase: Phase,
-        /// When that was.
+        /// When it reached that phase.
         since: Timestamp,
     },
-    /// Something worth a line that is neither a phase nor a verdict.
+    /// A message that is neither a phase nor a verdict.
     Note {
         /// One sentence.
         text: String,
     },
     /// The candidate is not healthy yet.
-    Waiting {
-        /// Tries so far.
+    AwaitingHealth {
+        /// Health checks so far.
         tried: u32,
-        /// Tries in all.
+        /// Health checks before the candidate is refused.
         of: u32,
-        /// What the last one came to.
+        /// Why the last check failed.
         reason: String,
     },
     /// A gate begins.
-    Asking {
+    GateStarted {
         /// The gate's name.
         gate: &'static str,
     },
-    /// A gate was judged.
-    Judged {
+    /// A gate, or the bake, has a verdict.
+    GateFinished {
         /// The gate's name.
         gate: &'static str,
-        /// What it concluded.
+        /// The verdict.
         verdict: &'a Verdict,
     },
     /// All traffic moved.
-    Moved {
-        /// From this color.
+    TrafficMoved {
+        /// The color that had the traffic.
         from: Color,
-        /// To this one.
+        /// The color that has the traffic now.
         to: Color,
     },
-    /// Client requests were read from the router's log.
-    Logged {
-        /// In the order in which they were done.
+    /// Requests were read from the router's log.
+    RequestsLogged {
+        /// In the order in which they ended.
         requests: &'a [Request],
     },
-    /// One look at the candidate under real traffic.
-    Watched {
+    /// One observation of the candidate during the bake.
+    BakeObserved {
         /// Since the switch.
         elapsed: Duration,
-        /// How long it is watched in all.
+        /// The duration of the bake, with its extensions so far.
         of: Duration,
-        /// Client requests that wanted the candidate, since the switch.
+        /// Requests for the candidate since the switch.
         tally: Tally,
         /// Why the last check failed, if it did.
         trouble: Option<&'a str>,
     },
-    /// A phase was reached and is in the journal.
-    Reached {
+    /// A phase was written to the journal.
+    PhaseReached {
         /// The phase.
         phase: Phase,
-        /// Why, when it is an end.
+        /// Why the deployment ended, if it did.
         reason: Option<&'a str>,
     },
 }
 
-/// Consumes events; must not fail, and decides nothing.
+/// Consumes events. Must not fail and must not decide anything.
 pub trait Reporter: Send + Sync {
-    /// Takes note of one event.
+    /// Consumes one event.
     fn report(&self, event: &Event<'_>);
 }

@@ -1,4 +1,4 @@
-//! What is sent to a model server to see what it makes of it.
+//! Test inputs for gates.
 
 use std::{
     fs,
@@ -12,16 +12,16 @@ use thiserror::Error;
 
 use crate::config::Settings;
 
-/// One request, and the label that is right for it.
+/// One request body, and its correct label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
     /// The body of the request.
     pub body: String,
-    /// The right label; none when nobody knows it.
+    /// The correct label; `None` if it is unknown.
     pub expect: Option<String>,
 }
 
-/// Why there are no examples.
+/// Why the test inputs could not be read.
 #[derive(Debug, Error)]
 pub enum ExamplesError {
     /// The file cannot be read.
@@ -31,20 +31,20 @@ pub enum ExamplesError {
         key: &'static str,
         /// The file.
         path: String,
-        /// What the operating system said.
+        /// What the operating system reported.
         source: std::io::Error,
     },
-    /// A line is not an example.
+    /// A line is not a test input.
     #[error("{path}, line {line}: expected an object with an \"input\": {source}")]
     Wrong {
         /// The file.
         path: String,
         /// Counted from 1.
         line: usize,
-        /// What is wrong.
+        /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// There is no example in it.
+    /// The file holds no test input.
     #[error("{path} holds no test inputs")]
     Empty {
         /// The file.
@@ -52,19 +52,19 @@ pub enum ExamplesError {
     },
 }
 
-/// The examples that each gate uses.
+/// The test inputs of each gate.
 #[derive(Debug, Clone, Default)]
 pub struct Examples {
-    /// For test requests, and with their labels the golden set.
+    /// For `smoke`, and, with their labels, for `golden`.
     pub golden: Arc<[Example]>,
-    /// What active and candidate are compared on.
+    /// For `agreement`.
     pub agreement: Arc<[Example]>,
-    /// What load is made of.
+    /// For `load`.
     pub load: Arc<[Example]>,
 }
 
 impl Examples {
-    /// Reads all files that the settings name; a gate without a file of its own uses the golden set.
+    /// Reads all files that the settings name. A gate without its own file uses `probe.inputs`.
     pub fn read(settings: &Settings) -> Result<Self, ExamplesError> {
         let golden: Arc<[Example]> = read("probe.inputs", &settings.probe.inputs)?.into();
         let own = |key, path: &Option<PathBuf>| match path {
@@ -79,7 +79,7 @@ impl Examples {
     }
 }
 
-/// Reads a file of one JSON object a line, each with an `input`, and perhaps an `expect`.
+/// Reads a JSONL file. Each line is an object with `input` and, optionally, `expect`.
 fn read(key: &'static str, path: &Path) -> Result<Vec<Example>, ExamplesError> {
     #[derive(Deserialize)]
     struct Line {

@@ -1,19 +1,19 @@
-//! Where tests end the deployer: around every entry of the journal and every change of a flag.
+//! Kill points: places at which tests kill the deployer, around every journal entry and every flag change.
 //!
-//! A release build has none of this (`tests/tests/images.rs` checks the shipped program). A build with debug
-//! assertions reads two variables: `DEPLOYER_KILL_POINTS` names a file that each point passed is added
-//! to, and `DEPLOYER_KILL_AT` the point at which the process ends itself by SIGKILL. A point that is
-//! passed again is named `NAME#2`, then `NAME#3` and so on.
+//! A release build has none (`tests/tests/images.rs` checks the shipped program). A build with debug assertions
+//! reads two variables. `DEPLOYER_KILL_POINTS` names a file to which each passed point is added.
+//! `DEPLOYER_KILL_AT` names the point at which the process kills itself with SIGKILL. The second pass of a
+//! point is called `NAME#2`, the third `NAME#3`, and so on.
 //!
-//! The crate's own tests end a deployer inside their process instead: see `in_process` below.
+//! The crate's own tests kill a deployer inside their process: see `in_process`.
 
 use std::fmt::Display;
 
-/// Passes the point that is named so.
+/// Passes the kill point `name`.
 #[cfg(not(debug_assertions))]
 pub(crate) fn pass(_name: impl Display) {}
 
-/// Passes the point that is named so.
+/// Passes the kill point `name`.
 #[cfg(debug_assertions)]
 pub(crate) fn pass(name: impl Display) {
     use std::{env, fs::OpenOptions, io::Write as _};
@@ -26,7 +26,7 @@ pub(crate) fn pass(name: impl Display) {
     let name = numbered(name);
     if let Some(list) = env::var_os("DEPLOYER_KILL_POINTS") {
         let file = OpenOptions::new().create(true).append(true).open(list);
-        // Whoever asks for the list finds it lacking.
+        // A test that reads the list notices a missing point.
         let _ = file.and_then(|mut file| writeln!(file, "{name}"));
     }
     if env::var("DEPLOYER_KILL_AT").is_ok_and(|at| at == name) {
@@ -57,7 +57,7 @@ fn numbered(name: String) -> String {
 pub(crate) mod in_process {
     use std::cell::RefCell;
 
-    /// Called with the name of each kill point; ends the command by a panic.
+    /// Receives the name of each kill point, and kills the command by a panic.
     type OnPass = Box<dyn FnMut(&str)>;
 
     thread_local! {

@@ -1,4 +1,4 @@
-//! What the deployer needs of the world. The adapters meet it for real, the tests with fakes.
+//! The traits through which the deployer acts. `adapters` implements them; the tests have fakes.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -7,77 +7,78 @@ use thiserror::Error;
 
 use crate::{
     color::Color,
-    diagnosis::Finding,
+    deployment::{phase::Phase, plan::Plan},
+    doctor::finding::Finding,
+    evidence::{
+        load::{LoadPlan, LoadResult},
+        request::Request,
+    },
     examples::Example,
-    load::{Load, LoadPlan},
-    phase::Phase,
-    plan::Plan,
     release::Health,
-    traffic::Request,
 };
 
-/// Anything that the world refused, in words for the person at the terminal.
+/// Why a port failed, as a sentence for the person at the terminal.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub struct WorldError(pub String);
+pub struct PortError(pub String);
 
-/// Sends traffic to one color.
+/// Directs traffic to one color.
 #[async_trait]
 pub trait Router: Send + Sync {
-    /// Whether the router sees the flags that are set here: an error says what is wrong otherwise.
-    async fn sees_flags(&self) -> Result<(), WorldError>;
+    /// Checks that the router sees the flags that this process sets. The error says what differs.
+    async fn check_flags(&self) -> Result<(), PortError>;
 
-    /// The color that has the traffic, by the flag, and confirmed by the router itself.
-    async fn active(&self) -> Result<Color, WorldError>;
+    /// Returns the color that has the traffic by its flag, after the router has confirmed it.
+    async fn active(&self) -> Result<Color, PortError>;
 
-    /// Sends all traffic to `color` from the next request on, waits until the router confirms it,
-    /// and hands back the color that was displaced.
-    async fn point_at(&self, color: Color) -> Result<Color, WorldError>;
+    /// Directs all traffic to `color` from the next request on, and waits until the router confirms it. Returns
+    /// the color that had the traffic before.
+    async fn switch_to(&self, color: Color) -> Result<Color, PortError>;
 
-    /// The color that has the traffic by the flag alone, whether or not the router answers.
-    fn flagged(&self) -> Color;
+    /// Returns the color that has the traffic by its flag alone. Does not ask the router.
+    fn active_by_flag(&self) -> Color;
 
-    /// Whether `color` may stand in for the other one.
+    /// Returns whether `color` may stand in for the other color.
     fn is_fit(&self, color: Color) -> bool;
 
-    /// Says whether `color` may stand in for the other one.
-    fn set_fit(&self, color: Color, fit: bool) -> Result<(), WorldError>;
+    /// Sets whether `color` may stand in for the other color.
+    fn set_fit(&self, color: Color, fit: bool) -> Result<(), PortError>;
 
-    /// Says whether the idle color gets a copy of each client request.
-    fn set_shadow(&self, on: bool) -> Result<(), WorldError>;
+    /// Sets whether the idle color receives a copy of each client request.
+    fn set_shadow(&self, on: bool) -> Result<(), PortError>;
 
-    /// How long the router waits, by its configuration; none where that is not here.
-    fn limits(&self) -> Result<Option<RouterLimits>, WorldError>;
+    /// Returns the router's time limits from its configuration; `None` if this machine does not have the file.
+    fn limits(&self) -> Result<Option<RouterLimits>, PortError>;
 }
 
-/// How long the router waits for what, where clients can reach it.
+/// Time limits of the router on the paths that clients use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouterLimits {
-    /// For an answer, where it waits the shortest.
+    /// The shortest time that the router waits for a response.
     pub read: Duration,
-    /// For an answer, where it waits the longest.
+    /// The longest time that the router waits for a response.
     pub longest_read: Duration,
-    /// After this long no other server is tried any more; none where that has no end.
+    /// After this time the router tries no other server; `None` if it always does.
     pub next_upstream: Option<Duration>,
-    /// So long at most it keeps an idle connection to a server; none where it keeps none.
+    /// How long the router keeps an idle connection to a server open; `None` if it keeps none.
     pub upstream_idle: Option<Duration>,
 }
 
-/// Tells what clients were answered.
-pub trait Traffic: Send + Sync {
-    /// The requests that were logged since the last call; at first those that were logged lately.
-    fn new_requests(&self) -> Result<Vec<Request>, WorldError>;
+/// Reads what clients were answered.
+pub trait RequestLog: Send + Sync {
+    /// Returns the requests that were logged since the last call. The first call returns recent requests.
+    fn new_requests(&self) -> Result<Vec<Request>, PortError>;
 
-    /// The requests that were logged lately, whether or not they were read before.
-    fn lately(&self) -> Result<Vec<Request>, WorldError>;
+    /// Returns recent requests, whether or not they were read before.
+    fn recent_requests(&self) -> Result<Vec<Request>, PortError>;
 
-    /// How many lines [`Self::new_requests`] came across that it did not understand.
-    fn strange_lines(&self) -> u64 {
+    /// How many lines [`Self::new_requests`] could not parse.
+    fn unparsable_lines(&self) -> u64 {
         0
     }
 }
 
-/// One of the things that a fleet runs.
+/// A service of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// A model server.
@@ -87,7 +88,7 @@ pub enum Service {
 }
 
 impl Service {
-    /// The service's name, as in the Compose file.
+    /// The service's name in the Compose file.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -97,130 +98,130 @@ impl Service {
     }
 }
 
-/// What a service is doing.
+/// The state of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum ServiceState {
     /// It runs.
     Running,
-    /// It does not, for this reason.
+    /// It does not run, for this reason.
     Stopped(String),
-    /// Nobody here can tell: something else runs it.
+    /// Something else runs it, and this deployer cannot tell.
     Unmanaged,
 }
 
 /// Starts and stops services.
 #[async_trait]
 pub trait Fleet: Send + Sync {
-    /// Starts the router if it is not running.
-    async fn start_router(&self) -> Result<(), WorldError>;
+    /// Starts the router if it does not run.
+    async fn start_router(&self) -> Result<(), PortError>;
 
-    /// Replaces whatever `color` runs by `version`. It need not be healthy yet on return.
-    async fn start(&self, color: Color, version: &str) -> Result<(), WorldError>;
+    /// Replaces what `color` runs by `version`. The server may still be unhealthy when this returns.
+    async fn start(&self, color: Color, version: &str) -> Result<(), PortError>;
 
-    /// Ends a service: it may finish what it is doing within a bound. Fine when it is not running.
-    async fn stop(&self, service: Service) -> Result<(), WorldError>;
+    /// Stops a service and lets it finish its requests within a time limit. Succeeds if the service does not
+    /// run.
+    async fn stop(&self, service: Service) -> Result<(), PortError>;
 
-    /// What a service is doing, and for a server which version was last started there.
-    async fn inspect(&self, service: Service) -> Result<(State, Option<String>), WorldError>;
+    /// Returns the state of a service, and for a server the version that was last started there.
+    async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError>;
 
-    /// Removes what former releases left and nothing uses, but for the `keep` newest.
-    async fn prune(&self, keep: usize) -> Result<(), WorldError>;
+    /// Removes the artifacts of earlier releases that no service uses, except the `keep` newest.
+    async fn prune(&self, keep: usize) -> Result<(), PortError>;
 
-    /// Looks at what runs the services: versions, configuration, how containers ended.
+    /// Checks what runs the services: versions, configuration, and how containers exited.
     async fn diagnose(&self) -> Vec<Finding>;
 
-    /// The last lines that a service wrote, oldest first.
+    /// Returns the last log lines of a service, oldest first.
     async fn logs(&self, service: Service, lines: usize) -> Vec<String>;
 
-    /// How the server on a color was started; none when it does not run, or nobody here can tell.
-    async fn started(&self, _color: Color) -> Option<Started> {
+    /// Returns how the server of a color was started; `None` if it does not run or this deployer cannot tell.
+    async fn launch_info(&self, _color: Color) -> Option<LaunchInfo> {
         None
     }
 }
 
 /// How a server was started.
-pub struct Started {
-    /// Its environment; what is in it may be secret.
+pub struct LaunchInfo {
+    /// Its environment. Values may be secret.
     pub environment: HashMap<String, String>,
-    /// When it is to end and has not after this long, it is killed.
+    /// It is killed if it has not stopped this long after it was asked to.
     pub killed_after: Duration,
 }
 
-/// Who is asked.
+/// The recipient of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// A color's server, directly.
     Server(Color),
     /// A color's server, as the router reaches it.
     ThroughRouter(Color),
-    /// Whoever answers clients.
+    /// The server that answers clients.
     Public,
 }
 
-/// What a model server answered to a prediction, with success.
+/// A successful answer to a prediction.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// The label; none where the answer has none at the place that the settings name.
+pub struct Prediction {
+    /// The label; `None` if the answer has none where `probe.label` points.
     pub label: Option<String>,
-    /// How sure the model is of it, 0–1; none likewise.
+    /// The confidence, 0–1; `None` if the answer has none where `probe.confidence` points.
     pub confidence: Option<f64>,
-    /// From sending the request to having read the answer.
+    /// From sending the request to reading the whole answer.
     pub took: Duration,
 }
 
-/// Asks model servers. Every question is bounded in time.
+/// Sends requests to model servers. Every call is bounded in time.
 #[async_trait]
 pub trait Probe: Send + Sync {
-    /// A health check; an error when it was not passed.
-    async fn health(&self, target: Target) -> Result<Health, WorldError>;
+    /// Sends a health check. Fails if the server is not healthy.
+    async fn health(&self, target: Target) -> Result<Health, PortError>;
 
-    /// One prediction; an error when it was not answered with success.
-    async fn predict(&self, target: Target, example: &Example) -> Result<Answer, WorldError>;
+    /// Sends one prediction. Fails if the answer is not a success.
+    async fn predict(&self, target: Target, example: &Example) -> Result<Prediction, PortError>;
 
-    /// Many predictions at a time; an error when the load could not be made.
+    /// Sends load. Fails if no load could be generated.
     async fn load(
         &self,
         target: Target,
         examples: Arc<[Example]>,
         plan: LoadPlan,
-    ) -> Result<Load, WorldError>;
+    ) -> Result<LoadResult, PortError>;
 }
 
-/// On which side of a phase.
+/// Whether a hook runs before or after a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// Before it is gone on to.
+pub enum HookPoint {
+    /// Before the phase is entered.
     Before,
-    /// After it was reached.
+    /// After the phase is in the journal.
     After,
 }
 
-/// Runs what somebody wants run around the phases.
+/// Runs the programs that the settings name around each phase.
 #[async_trait]
 pub trait Hooks: Send + Sync {
-    /// Runs what there is to run, bounded in time; an error when it failed. `reason` is why a
-    /// deployment ended.
+    /// Runs the hook of this phase, if there is one, bounded in time. `reason` says why a deployment ended.
     async fn run(
         &self,
-        when: When,
+        when: HookPoint,
         phase: Phase,
         plan: &Plan,
         reason: Option<&str>,
-    ) -> Result<(), WorldError>;
+    ) -> Result<(), PortError>;
 }
 
-/// The ports together.
-pub struct World {
-    /// Sends traffic.
+/// All ports.
+pub struct Ports {
+    /// Directs traffic.
     pub router: Box<dyn Router>,
-    /// Tells what clients were answered; none when the access log cannot be read here.
-    pub traffic: Option<Box<dyn Traffic>>,
-    /// Tells what the idle color answered to copies; none when that log cannot be read here.
-    pub shadow: Option<Box<dyn Traffic>>,
+    /// `None` if this machine cannot read the access log.
+    pub request_log: Option<Box<dyn RequestLog>>,
+    /// What the idle color answered to copies; `None` if this machine cannot read that log.
+    pub shadow_log: Option<Box<dyn RequestLog>>,
     /// Starts and stops services.
     pub fleet: Box<dyn Fleet>,
-    /// Asks model servers.
+    /// Sends requests to model servers.
     pub probe: Box<dyn Probe>,
-    /// Runs commands of one's own.
+    /// Runs the hooks.
     pub hooks: Box<dyn Hooks>,
 }

@@ -1,22 +1,22 @@
-//! What a color serves: what is wanted there, and what it says of itself.
+//! A release: what the deployer wants, and what a server reports.
 
 use serde::{Deserialize, Serialize};
 
-/// What the candidate must turn out to be.
+/// The release that the candidate must be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
     /// The model's name.
     pub model: String,
     /// The version.
     pub version: String,
-    /// SHA-256 of the model's files, 64 hexadecimal digits, where the deployer can know it.
+    /// SHA-256 of the model's files, 64 hexadecimal digits; `None` if this machine does not have the files.
     pub digest: Option<String>,
 }
 
-/// What a server answered to a health check that it passed.
+/// The answer to a health check that passed.
 ///
-/// `GET /health` answering 200 is all that a server must do: each field that it leaves out makes
-/// one question impossible to ask, and the gate that would have asked it says so.
+/// Answering `GET /health` with 200 is enough. A missing field makes a gate impossible; that gate is skipped
+/// and says so.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Health {
@@ -24,12 +24,12 @@ pub struct Health {
     pub model_name: Option<String>,
     /// The version that the server serves.
     pub model_version: Option<String>,
-    /// SHA-256 of the files that it serves, 64 hexadecimal digits.
+    /// SHA-256 of the files that the server serves, 64 hexadecimal digits.
     pub model_digest: Option<String>,
-    /// Seconds since its start.
+    /// Seconds since the server's start.
     pub uptime_seconds: Option<f64>,
-    /// Requests since its start.
+    /// Requests since the server's start.
     pub request_count: Option<u64>,
-    /// Requests since its start that failed by its own fault.
+    /// Requests since the server's start that ended with a 5xx status.
     pub error_count: Option<u64>,
 }

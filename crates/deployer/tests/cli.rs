@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use deployer::{config, journal::Journal};
+use deployer::{config, state::journal::Journal};
 use tempfile::TempDir;
 
 /// Runs the deployer in `directory`, with nothing of the caller's settings.
@@ -73,7 +73,7 @@ fn help_tells_the_commands_and_the_exit_codes() {
         "status",
         "history",
         "doctor",
-        "watch",
+        "monitor",
         "alert-test",
         "down",
     ] {
@@ -98,7 +98,7 @@ fn help_of_deploy_tells_the_exit_codes_too() {
 }
 
 #[test]
-fn help_of_deploy_tells_each_figures_variable_and_its_true_default() {
+fn deploy_help_shows_environment_variable_and_true_default_of_each_flag() {
     let directory = directory();
     let empty = directory.path().join("empty.toml");
     std::fs::write(&empty, "").unwrap();
@@ -106,52 +106,8 @@ fn help_of_deploy_tells_each_figures_variable_and_its_true_default() {
     let duration = |duration: Duration| humantime::format_duration(duration).to_string();
     let help = shown(&["deploy", "--help"]);
     for (flag, variable, default) in [
-        (
-            "health-tries",
-            "HEALTH_TRIES",
-            settings.health.tries.to_string(),
-        ),
-        (
-            "health-interval",
-            "HEALTH_INTERVAL",
-            duration(settings.health.interval),
-        ),
-        (
-            "probe-timeout",
-            "PROBE_TIMEOUT",
-            duration(settings.probe.timeout),
-        ),
-        (
-            "smoke-requests",
-            "SMOKE_REQUESTS",
-            settings.smoke.requests.to_string(),
-        ),
-        (
-            "smoke-max-error-rate",
-            "SMOKE_MAX_ERROR_RATE",
-            settings.smoke.max_error_rate.to_string(),
-        ),
-        ("watch", "WATCH", duration(settings.watch.duration)),
-        (
-            "watch-interval",
-            "WATCH_INTERVAL",
-            duration(settings.watch.interval),
-        ),
-        (
-            "watch-max-error-rate",
-            "WATCH_MAX_ERROR_RATE",
-            settings.watch.max_error_rate.to_string(),
-        ),
-        (
-            "watch-min-requests",
-            "WATCH_MIN_REQUESTS",
-            settings.watch.min_requests.to_string(),
-        ),
-        (
-            "watch-failures",
-            "WATCH_FAILURES",
-            settings.watch.failures.to_string(),
-        ),
+        ("bake", "BAKE", duration(settings.bake.duration)),
+        ("on-interrupt", "ON_INTERRUPT", "rollback".to_owned()),
     ] {
         let (_, after) = help
             .split_once(&format!("--{flag} <"))
@@ -176,10 +132,10 @@ fn wrong_arguments_exit_2_and_say_what_is_wrong() {
         (["promote", "v2"].as_slice(), "unrecognized subcommand"),
         (&["switch"], "<COLOR>"),
         (&["switch", "red"], "[possible values: blue, green]"),
-        (&["deploy", "v2", "--watch", "soon"], "invalid value 'soon'"),
+        (&["deploy", "v2", "--bake", "soon"], "invalid value 'soon'"),
         (
-            &["deploy", "v2", "--smoke-requests", "many"],
-            "invalid value 'many'",
+            &["deploy", "v2", "--on-interrupt", "wait"],
+            "invalid value 'wait'",
         ),
         (
             &["status", "--fleet", "kubernetes"],
@@ -204,11 +160,11 @@ fn a_figure_out_of_range_exits_2_before_anything_is_touched() {
     let message = ends_with(
         2,
         directory.path(),
-        &["deploy", "v2", "--watch-failures", "0"],
+        &["deploy", "v2", "--set", "bake.failures=0"],
     );
     assert_eq!(
         message,
-        "deployer: watch.failures is 0, but must be at least 1\n"
+        "deployer: bake.failures is 0, but must be at least 1\n"
     );
     assert!(!directory.path().join("state").exists());
 }
@@ -216,12 +172,12 @@ fn a_figure_out_of_range_exits_2_before_anything_is_touched() {
 #[test]
 fn an_unknown_key_in_the_settings_file_exits_2_and_names_the_line() {
     let directory = directory();
-    let settings = "state = \"state\"\n\n[watch]\nlength = \"1s\"\n";
+    let settings = "state = \"state\"\n\n[bake]\nlength = \"1s\"\n";
     std::fs::write(directory.path().join("deployer.toml"), settings).unwrap();
     let message = ends_with(2, directory.path(), &["deploy", "v2"]);
     assert!(
         message.starts_with(
-            "deployer: deployer.toml, line 4: unknown key `watch.length`; known here: "
+            "deployer: deployer.toml, line 4: unknown key `bake.length`; known here: "
         ),
         "{message}"
     );

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use deployer::{adapters::load::generate, examples::Example, load::LoadPlan};
+use deployer::{adapters::load::generate, evidence::load::LoadPlan, examples::Example};
 use serde_json::json;
 
 #[derive(clap::Args)]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, ensure};
-use end_to_end::{Log, Stack, Traffic, Watch, post_for_body, repository};
+use end_to_end::{Bake, Log, Stack, Traffic, post_for_body, repository};
 
 /// Few enough requests to leave two busy cores room for everything else.
 const CONNECTIONS: usize = 8;
@@ -39,7 +39,7 @@ duration = "2s"
 timeout = "60s"
 max_p99 = "60s"
 
-[watch]
+[bake]
 duration = "8s"
 interval = "500ms"
 negligible = "1h"
@@ -63,7 +63,7 @@ async fn main() -> ExitCode {
 
 async fn run() -> anyhow::Result<()> {
     let began = Instant::now();
-    let stack = Stack::of_processes("faulty-server", Watch(Duration::ZERO))?;
+    let stack = Stack::of_processes("faulty-server", Bake(Duration::ZERO))?;
     stack.use_settings(SETTINGS)?;
     say(&format!(
         "Blue, green, and nginx run as processes; clients use http://{}.\n\

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Parser;
-use end_to_end::{Stack, Torture, Watch};
+use end_to_end::{Bake, Stack, Torture};
 
 /// Kills deployers, and switches back and forth, under load.
 #[derive(Debug, Parser)]
@@ -66,7 +66,7 @@ async fn switch(duration: Duration) -> anyhow::Result<()> {
     /// Accounts are summed up so often, so that they do not fill the memory.
     const ACCOUNT: Duration = Duration::from_mins(1);
 
-    let stack = Stack::of_processes("model-server", Watch(Duration::from_secs(1)))?;
+    let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(1)))?;
     stack.expect(0, &["up"]).await?;
     let began = Instant::now();
     let (mut switches, mut requests) = (0_usize, 0);

@@ -37,7 +37,7 @@ impl Torture {
         let past = history["history"].as_array().context("no history")?;
         let deed = past
             .last()
-            .map_or("", |past| past["deed"].as_str().unwrap_or_default());
+            .map_or("", |past| past["action"].as_str().unwrap_or_default());
         match (phase, deed) {
             // A person has moved traffic since.
             (_, "switched") => ensure!(now["active"] == past[past.len() - 1]["color"], "{now}"),
@@ -49,10 +49,10 @@ impl Torture {
         }
         for lines in past.windows(2) {
             let same = |field: &str| lines[0][field] == lines[1][field];
-            let twice = same("deed") && same("color") && same("id");
+            let twice = same("action") && same("color") && same("id");
             ensure!(!twice, "written twice: {lines:?}");
         }
-        let ends = |past: &&Value| past["id"] == plan["id"] && past["deed"] == phase;
+        let ends = |past: &&Value| past["id"] == plan["id"] && past["action"] == phase;
         ensure!(
             past.iter().filter(ends).count() == 1,
             "{phase} of {} is not told once: {history}",
@@ -66,7 +66,7 @@ impl Torture {
         let flag = |name: &str| self.stack.path("run/flags").join(name).exists();
         let active = if flag("green") { "green" } else { "blue" };
         ensure!(status["active"] == active, "{status}");
-        ensure!(status["at_work"].is_null(), "{status}");
+        ensure!(status["lock_holder"].is_null(), "{status}");
         let control = format!("127.0.0.1:{}", self.stack.ports().control());
         let told = get(&control, "/active").await?;
         ensure!(told.trim() == active, "the router says {told}: {status}");

@@ -41,7 +41,7 @@ pub enum Deed {
     Switch,
     /// What is done about a deployment that was killed when green had just got the traffic.
     Recover,
-    /// `deployer watch`, when green has the traffic and dies.
+    /// `deployer monitor`, when green has the traffic and dies.
     FailOver,
 }
 
@@ -64,7 +64,7 @@ impl Deed {
             Self::Rollback => vec!["rollback"],
             Self::Switch => vec!["switch", "green"],
             Self::Recover => vec!["recover"],
-            Self::FailOver => [&["watch"], &FAILING_OVER[..]].concat(),
+            Self::FailOver => [&["monitor"], &FAILING_OVER[..]].concat(),
         }
     }
 }

@@ -9,9 +9,9 @@ mod slow;
 use std::time::Duration;
 
 use anyhow::ensure;
-use end_to_end::{Deed, Stack, Torture, Watch};
+use end_to_end::{Bake, Deed, Stack, Torture};
 
-const SHORT: Watch = Watch(Duration::from_secs(1));
+const SHORT: Bake = Bake(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -41,7 +41,7 @@ async fn killed_deployer_leaves_traffic_on_one_healthy_color() -> Result {
 async fn a_deployer_under_nohup_outlives_its_terminal() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
-    let deployer = stack.command(&["deploy", "v2", "--watch", "4s"])?;
+    let deployer = stack.command(&["deploy", "v2", "--bake", "4s"])?;
     let deployer = deployer.as_std();
     let child = tokio::process::Command::new("nohup")
         .arg(deployer.get_program())

@@ -102,7 +102,7 @@ async fn killed_after_the_switch() -> Result<(Stack, Traffic)> {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, Duration::from_millis(20))?;
-    let mut deployer = stack.start_deployer(&["deploy", "v2", "--watch", "60s"])?;
+    let mut deployer = stack.start_deployer(&["deploy", "v2", "--bake", "60s"])?;
     stack.await_phase("switched").await?;
     deployer.kill().await?;
     Ok((stack, traffic))
@@ -114,7 +114,7 @@ async fn recover_goes_on_watching_where_that_is_wanted() -> Result {
     let run = stack
         .expect(
             0,
-            &["recover", "--on-interrupt", "continue", "--watch", "2s"],
+            &["recover", "--on-interrupt", "continue", "--bake", "2s"],
         )
         .await?;
     ensure!(run.stdout.contains("promoted: v2 on green"), "{run:?}");

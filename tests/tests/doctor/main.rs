@@ -7,15 +7,15 @@ mod time_limits;
 use std::{fs, net::TcpListener, time::Duration};
 
 use anyhow::ensure;
-use end_to_end::{Stack, Watch};
+use end_to_end::{Bake, Stack};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinHandle,
 };
 
-const SHORT: Watch = Watch(Duration::from_secs(1));
+const SHORT: Bake = Bake(Duration::from_secs(1));
 /// Time limits that do not contradict each other although a test's watch is short.
-const CONSISTENT: [&str; 2] = ["--set", "watch.duration=1m"];
+const CONSISTENT: [&str; 2] = ["--set", "bake.duration=1m"];
 
 type Result<T = ()> = anyhow::Result<T>;
 

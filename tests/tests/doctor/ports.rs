@@ -90,7 +90,11 @@ async fn a_watch_that_does_not_serve_its_metrics_is_named_and_so_is_who_has_its_
     let port = stack.ports().metrics();
     let address = format!("monitor.metrics=127.0.0.1:{port}");
     let metrics = ["--set", &address, "--set", "probe.timeout=500ms"];
-    let nobody = ["metrics", "nobody serves", "`deployer watch` does not run"];
+    let nobody = [
+        "metrics",
+        "nobody serves",
+        "`deployer monitor` does not run",
+    ];
     only(&stack, &metrics, &nobody).await?;
 
     let stranger = listen_on(port).await?;
@@ -98,15 +102,15 @@ async fn a_watch_that_does_not_serve_its_metrics_is_named_and_so_is_who_has_its_
     only(&stack, &metrics, &["metrics", "is taken", &process]).await?;
     drop(stranger);
 
-    let arguments = ["watch", "--set", &address];
-    let watch = stack.start_deployer(&arguments)?;
+    let arguments = ["monitor", "--set", &address];
+    let monitor = stack.start_deployer(&arguments)?;
     let served = async {
         while !wrong(&stack, &metrics).await?.is_empty() {}
         anyhow::Ok(())
     };
     tokio::time::timeout(Duration::from_secs(30), served).await??;
-    Stack::tell(&watch, "TERM")?;
-    let run = Stack::finish(watch, &arguments).await?;
+    Stack::tell(&monitor, "TERM")?;
+    let run = Stack::finish(monitor, &arguments).await?;
     ensure!(run.code == 0, "{run:?}");
     Ok(())
 }

@@ -18,7 +18,7 @@ async fn time_limits_that_contradict_each_other_are_named() -> Result {
         ),
         ("headroom.factor=20", "times headroom.factor (20)"),
         ("load.max_p99=30s", "can never be exceeded"),
-        ("watch.duration=5s", "a release that hangs is found after"),
+        ("bake.duration=5s", "a release that hangs is found after"),
     ] {
         only(&stack, &["--set", setting], &["time limits", words]).await?;
     }

@@ -5,13 +5,13 @@ use end_to_end::Stack;
 use serde_json::Value;
 
 use super::{
-    ALL, CLIENTS, FEW, Faulty, LONG_PAUSE, PAUSE, Result, WATCH, all_refused, deploy, findings,
+    ALL, BAKE, CLIENTS, FEW, Faulty, LONG_PAUSE, PAUSE, Result, all_refused, deploy, findings,
     rolled_back,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(FEW, LONG_PAUSE)?;
     traffic.reach(300).await?;
@@ -28,7 +28,7 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
         "comparison",
         "headroom",
         "shadow",
-        "watch",
+        "bake",
     ];
     ensure!(
         findings(&report) == gates.map(|gate| (gate, "pass")),
@@ -68,7 +68,7 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let all = [
         Faulty {
@@ -109,7 +109,7 @@ async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(FEW, LONG_PAUSE)?;
     traffic.reach(300).await?;
@@ -151,12 +151,12 @@ async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watch_rolls_back_a_release_that_makes_clients_wait() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CLIENTS, PAUSE)?;
     let because = "clients wait for longer: p9";
     // Clients that wait send few requests.
-    let settings = ["watch.duration=10s"];
+    let settings = ["bake.duration=10s"];
     rolled_back(&stack, &traffic, "slow-for-clients", &settings, because).await?;
     traffic.stop().await.ensure_none_failed()
 }

@@ -10,7 +10,7 @@ mod slow;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Stack, Traffic, Watch};
+use end_to_end::{Bake, Stack, Traffic};
 use serde_json::Value;
 
 /// A few hundred requests a second, which leave the two cores room.
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const FEW: usize = 8;
 const LONG_PAUSE: Duration = Duration::from_millis(80);
 /// Long enough for hundreds of requests before and after the switch.
-const WATCH: Watch = Watch(Duration::from_secs(8));
+const BAKE: Bake = Bake(Duration::from_secs(8));
 const ALL: &str = r#"gates.run=["identity","reachable","smoke","golden","agreement","load","comparison","headroom","shadow"]"#;
 /// As many requests at a time as by default, for a shorter time.
 const SHORT: [&str; 6] = [
@@ -30,7 +30,7 @@ const SHORT: [&str; 6] = [
     // A larger model in a build that is hardly optimized, on two cores that clients share.
     "comparison.negligible=1s",
     "shadow.negligible=10s",
-    "watch.negligible=400ms",
+    "bake.negligible=400ms",
 ];
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -62,7 +62,7 @@ fn findings(report: &Value) -> Vec<(&str, &str)> {
         .map(|judged| {
             (
                 judged["gate"].as_str().unwrap_or_default(),
-                judged["finding"].as_str().unwrap_or_default(),
+                judged["verdict"].as_str().unwrap_or_default(),
             )
         })
         .collect()
@@ -120,7 +120,7 @@ async fn rolled_back(
     traffic.reach(traffic.count() + 600).await?;
     let report = deploy(stack, 20, version, settings).await?;
     let findings = findings(&report);
-    ensure!(findings.last() == Some(&("watch", "fail")), "{findings:?}");
+    ensure!(findings.last() == Some(&("bake", "fail")), "{findings:?}");
     let reason = report["reason"].as_str().unwrap_or_default();
     ensure!(reason.contains(because), "{reason}");
     Ok(())
@@ -128,7 +128,7 @@ async fn rolled_back(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gates_that_judge_answers_refuse_faulty_releases() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let all = [
         Faulty {
@@ -159,9 +159,9 @@ async fn gates_that_judge_answers_refuse_faulty_releases() -> Result {
     all_refused(&stack, &all).await?;
     // The last one is good enough by itself, and worse than the active release.
     let settings = [
-        "watch.duration=1s",
+        "bake.duration=1s",
         // No client is there who could prove it.
-        "watch.on_inconclusive=promote",
+        "bake.on_inconclusive=promote",
     ];
     deploy(&stack, 0, "v2", &settings).await?;
     let worse = Faulty {
@@ -176,7 +176,7 @@ async fn gates_that_judge_answers_refuse_faulty_releases() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reachable_refuses_a_candidate_that_the_router_does_not_reach() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.reach_another_in("green", stack.ports().blue())?;
     stack.expect(0, &["up"]).await?;
     let unreachable = Faulty {
@@ -191,7 +191,7 @@ async fn reachable_refuses_a_candidate_that_the_router_does_not_reach() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watch_rolls_back_other_labels_and_restarts() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CLIENTS, PAUSE)?;
     for (version, because) in [
@@ -208,7 +208,7 @@ async fn watch_rolls_back_other_labels_and_restarts() -> Result {
 
 /// Deploys a good release behind a router that sends clients elsewhere once they are switched.
 async fn led_astray(port: impl FnOnce(&Stack) -> u16, because: &str) -> Result {
-    let stack = Stack::of_processes("model-server", WATCH)?;
+    let stack = Stack::of_processes("model-server", BAKE)?;
     stack.reach_another_in("green_then_blue", port(&stack))?;
     stack.expect(0, &["up"]).await?;
     let run = stack.expect(20, &["deploy", "v2"]).await?;
@@ -231,11 +231,11 @@ async fn a_switch_after_which_nobody_answers_is_taken_back() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_leaves_it_open_is_what_the_settings_say() -> Result {
-    let stack = Stack::of_processes("model-server", Watch(Duration::from_secs(2)))?;
+    let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
     stack.expect(0, &["up"]).await?;
     for (code, on_inconclusive, version) in [
-        (20, "watch.on_inconclusive=rollback", "v2"),
-        (0, "watch.on_inconclusive=promote", "v2"),
+        (20, "bake.on_inconclusive=rollback", "v2"),
+        (0, "bake.on_inconclusive=promote", "v2"),
     ] {
         let run = stack
             .expect(
@@ -244,7 +244,7 @@ async fn an_end_that_leaves_it_open_is_what_the_settings_say() -> Result {
                     "deploy",
                     version,
                     "--set",
-                    "watch.min_requests=1000000",
+                    "bake.min_requests=1000000",
                     "--set",
                     on_inconclusive,
                 ],
@@ -261,7 +261,7 @@ async fn an_end_that_leaves_it_open_is_what_the_settings_say() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_idle_can_be_validated_by_single_gates() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let passed = stack
         .expect(0, &["validate", "--only", "golden,identity", "--json"])
@@ -302,7 +302,7 @@ async fn what_is_idle_can_be_validated_by_single_gates() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_want_an_api_key_are_proven_and_watched_with_one_and_refused_without() -> Result
 {
-    let stack = Stack::of_processes("model-server", Watch(Duration::from_secs(2)))?;
+    let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
     let keys = stack.path("keys");
     std::fs::write(&keys, "# for the deployer\nkey-of-the-deployer\n")?;
     let servers = [("API_KEYS_FILE", keys.as_os_str())];

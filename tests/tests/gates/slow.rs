@@ -5,7 +5,7 @@ use end_to_end::{Stack, post};
 use serde_json::Value;
 
 use super::{
-    ALL, CLIENTS, FEW, LONG_PAUSE, PAUSE, Result, SHORT, WATCH, deploy, findings, rolled_back,
+    ALL, BAKE, CLIENTS, FEW, LONG_PAUSE, PAUSE, Result, SHORT, deploy, findings, rolled_back,
 };
 
 /// Asks an idle release every gate beside an active one, under traffic that must not notice: `gate` alone
@@ -16,7 +16,7 @@ async fn stopped_by(
     settings: &[&str],
     because: &str,
 ) -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stopped_in(&stack, gate, [active, version], settings, because).await
 }
 
@@ -62,7 +62,7 @@ async fn stopped_in(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_biased_release_is_refused_by_golden_after_the_gates_before_it() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let report = deploy(&stack, 10, "biased", &[ALL]).await?;
     let findings = findings(&report);
@@ -79,7 +79,7 @@ async fn a_release_with_other_files_under_the_same_version_is_stopped_by_identit
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_the_router_does_not_reach_is_stopped() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.reach_another_in("green", stack.ports().blue())?;
     // It would answer copies in place of the candidate.
     let gates = r#"gates.run=["identity","reachable","smoke","golden","agreement"]"#;
@@ -164,13 +164,13 @@ async fn a_release_with_other_labels_for_clients_is_stopped_by_copies_of_their_r
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_fails_at_last_is_rolled_back_by_the_sliding_window() -> Result {
-    let stack = Stack::of_processes("faulty-server", WATCH)?;
+    let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CLIENTS, PAUSE)?;
     let settings = [
-        "watch.duration=40s",
-        "watch.window=2s",
-        "watch.max_error_rate=0.1",
+        "bake.duration=40s",
+        "bake.window=2s",
+        "bake.max_error_rate=0.1",
     ];
     let because = ": in the last 2s, ";
     rolled_back(&stack, &traffic, "fails-at-last", &settings, because).await?;
@@ -179,10 +179,10 @@ async fn a_release_that_fails_at_last_is_rolled_back_by_the_sliding_window() -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_whose_own_counters_tell_of_errors_is_rolled_back() -> Result {
-    let stack = Stack::of_processes("model-server", WATCH)?;
+    let stack = Stack::of_processes("model-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(2, PAUSE)?;
-    let arguments = ["deploy", "v2", "--watch", "30s"];
+    let arguments = ["deploy", "v2", "--bake", "30s"];
     let deployer = stack.start_deployer(&arguments)?;
     stack.await_phase("switched").await?;
     // Sent past the router, whose log shows nothing of it. Its forward pass takes many times the 1 ms that

@@ -24,7 +24,7 @@ const LENIENT: &str =
     "[load]\nconcurrency = 50\nmax_p99 = \"19s\"\n[comparison]\nnegligible = \"500ms\"\n";
 /// The gates that take no time; the others are asked once.
 const FEW_GATES: &str = "gates.run=[\"identity\", \"reachable\", \"smoke\"]";
-const SHORT_WATCH: &str = "watch.duration=2s";
+const SHORT_WATCH: &str = "bake.duration=2s";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_rolled_back() -> Result
@@ -43,7 +43,7 @@ async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_ro
     of_several_machines_the_first_failure_is_the_last(&machine)?;
 
     machine.set(&format!(
-        "{LENIENT}[watch]\nduration = \"20s\"\nnegligible = \"10s\""
+        "{LENIENT}[bake]\nduration = \"20s\"\nnegligible = \"10s\""
     ))?;
     two_laptops_see_one_deployment(&machine, &other_laptop)?;
     under_load_a_deployment_outlives_its_connection(&machine).await?;
@@ -270,7 +270,7 @@ async fn after_a_reboot_the_same_color_is_active(machine: &mut Machine) -> Resul
     machine.reboot()?;
     machine.until_served("v2").await?;
     machine.wait_until(
-        "systemctl is-active --quiet blue-green-watch && systemctl is-active --quiet second-watch",
+        "systemctl is-active --quiet blue-green-monitor && systemctl is-active --quiet second-monitor",
     )?;
     let logs = machine.vm(&["logs"]);
     let mut timeout = Command::new("timeout");
@@ -383,7 +383,7 @@ fn it_is_told_what_runs_where(machines: &[Machine; 2]) -> Result {
             "{said}"
         );
         machine.set(&format!(
-            "{LENIENT}[watch]\nduration = \"2s\"\nnegligible = \"10s\""
+            "{LENIENT}[bake]\nduration = \"2s\"\nnegligible = \"10s\""
         ))?;
     }
 
@@ -415,7 +415,7 @@ async fn what_was_lost_is_restored_as_the_guide_says(machine: &Machine) -> Resul
     machine.until_served("v1").await?;
     machine.inside(&guide::commands("Restoring it on the same machine.")?)?;
     machine.until_served("v2").await?;
-    machine.wait_until("systemctl is-active --quiet blue-green-watch")?;
+    machine.wait_until("systemctl is-active --quiet blue-green-monitor")?;
     ensure!(machine.inside(HISTORY)? == history, "it is another history");
     settings_are_kept(machine)
 }

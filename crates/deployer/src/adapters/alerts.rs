@@ -9,51 +9,59 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use self::outbox::Outbox;
-use super::http::{self, cause};
-use crate::{color::Color, config::Settings, holder::whoami, ports::WorldError, report::warn};
+use crate::{
+    adapters::{
+        alerts::outbox::Outbox,
+        http::{self, cause},
+    },
+    color::Color,
+    config::Settings,
+    ports::PortError,
+    report::warn,
+    state::lock_holder::current_user,
+};
 
-/// What an alert is about.
+/// The kind of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A color or the router went down.
     Down,
-    /// It is well again.
+    /// A color or the router is up again.
     Up,
-    /// Traffic moved away from a color that is down, or could not be moved.
+    /// Traffic moved away from a color that is down, or could not move.
     Failover,
-    /// A command was interrupted, and nobody came to bring it to its end.
+    /// A command was interrupted, and no other command has completed it.
     Interrupted,
-    /// Nothing is wrong.
+    /// A test.
     Test,
 }
 
-/// Something that a person wants to know at once. docs/events.md says what a webhook gets.
+/// An alert. docs/events.md describes what a webhook receives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
-    /// What it is about.
+    /// The kind.
     pub kind: Kind,
     /// When it happened, which may be long before it is delivered.
     pub at: Timestamp,
-    /// The color that it is about; none where it is about none.
+    /// The color; `None` if it concerns none.
     pub color: Option<Color>,
     /// One sentence.
     pub text: String,
 }
 
-/// Someone who gets alerts.
+/// A receiver of alerts.
 struct Receiver {
     name: &'static str,
     url: String,
-    /// The body in which it wants them.
+    /// Formats the request body.
     body: fn(&Alert, &str) -> Value,
 }
 
-/// However often an alert was not taken, it is sent again after this.
+/// The longest time between two attempts to send an alert.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// Everybody who gets alerts, each in order, none waiting for another.
+/// All receivers. Each receives its alerts in order and independently of the others.
 pub struct Alerts {
     outbox: Arc<Outbox>,
     receivers: Vec<(&'static str, mpsc::UnboundedSender<Alert>)>,
@@ -61,9 +69,9 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// Those whom the settings name. What was not delivered when a former run ended lies in the file
-    /// `undelivered`, and is sent first.
-    pub fn new(settings: &Settings, undelivered: Option<PathBuf>) -> Result<Self, WorldError> {
+    /// Creates the receivers of the settings. Alerts in the file `undelivered`, left by an earlier run, are
+    /// sent first.
+    pub fn new(settings: &Settings, undelivered: Option<PathBuf>) -> Result<Self, PortError> {
         let outbox = Arc::new(Outbox::open(undelivered));
         let client = http::client_for_the_outside(Duration::from_secs(10))?;
         let (mut receivers, mut tasks) = (Vec::new(), Vec::new());
@@ -106,13 +114,13 @@ impl Alerts {
         Ok(alerts)
     }
 
-    /// The names of those who get alerts.
+    /// The names of the receivers.
     #[must_use]
     pub fn names(&self) -> Vec<&'static str> {
         self.receivers.iter().map(|(name, _)| *name).collect()
     }
 
-    /// Sends an alert, and does not wait for it.
+    /// Queues an alert for every receiver.
     pub fn send(&self, alert: &Alert) {
         self.outbox.add(&self.names(), alert);
         for name in self.names() {
@@ -120,7 +128,7 @@ impl Alerts {
         }
     }
 
-    /// What was not taken yet, oldest first.
+    /// The undelivered alerts, oldest first.
     #[must_use]
     pub fn undelivered(&self) -> Vec<Alert> {
         let waiting = self.outbox.waiting().into_iter();
@@ -130,13 +138,13 @@ impl Alerts {
     fn hand_to(&self, receiver: &str, alert: &Alert) {
         for (name, queue) in &self.receivers {
             if *name == receiver {
-                // A task ends only when this does.
+                // The task of a receiver ends when its queue is dropped.
                 let _ = queue.send(alert.clone());
             }
         }
     }
 
-    /// Waits until everything was taken or given up; returns how many receivers missed something.
+    /// Waits until every alert is delivered or given up. Returns how many receivers missed one.
     pub async fn finish(self) -> usize {
         drop(self.receivers);
         let mut failed = 0;
@@ -147,7 +155,7 @@ impl Alerts {
     }
 }
 
-/// Sends what comes, one after the other; whether everything was taken.
+/// Sends queued alerts in order. Returns whether all were delivered.
 async fn deliver(
     receiver: Receiver,
     mut queue: mpsc::UnboundedReceiver<Alert>,
@@ -200,7 +208,7 @@ fn generic(alert: &Alert, router: &str) -> Value {
     let mut body = json!(alert);
     body["schema"] = json!(1);
     body["router"] = json!(router);
-    body["by"] = json!(whoami());
+    body["by"] = json!(current_user());
     body
 }
 
@@ -208,5 +216,5 @@ fn slack(alert: &Alert, router: &str) -> Value {
     let Alert { kind, text, .. } = alert;
     let kind = json!(kind);
     let kind = kind.as_str().unwrap_or_default();
-    json!({"text": format!("*{kind}* {text} ({router}, {})", whoami())})
+    json!({"text": format!("*{kind}* {text} ({router}, {})", current_user())})
 }

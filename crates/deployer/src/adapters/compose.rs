@@ -1,4 +1,4 @@
-//! Docker Compose services named blue, green and router.
+//! Docker Compose services named `blue`, `green`, and `router`.
 
 mod container;
 mod diagnosis;
@@ -15,18 +15,18 @@ use std::{
 use async_trait::async_trait;
 use tokio::process::Command;
 
-use self::{
-    container::{Container, parse_state},
-    variables::{read_variable, write_variables},
-};
 use crate::{
+    adapters::compose::{
+        container::{Container, parse_state},
+        variables::{read_variable, write_variables},
+    },
     color::Color,
     config::{ComposeSettings, Settings},
-    diagnosis::Finding,
-    ports::{Fleet, Service, Started, State, WorldError},
+    doctor::finding::Finding,
+    ports::{Fleet, LaunchInfo, PortError, Service, ServiceState},
 };
 
-/// Runs `docker compose`; another engine is reached through `DOCKER_HOST` as usual.
+/// Runs `docker compose`.
 pub(super) struct ComposeFleet {
     settings: ComposeSettings,
     blue_version: String,
@@ -56,13 +56,13 @@ impl ComposeFleet {
         fs::read_to_string(&self.settings.environment_file).unwrap_or_default()
     }
 
-    fn keep(&self, variables: &[(&str, Option<&str>)]) -> Result<(), WorldError> {
+    fn keep(&self, variables: &[(&str, Option<&str>)]) -> Result<(), PortError> {
         let path = &self.settings.environment_file;
         write_variables(path, variables)
-            .map_err(|error| WorldError(format!("cannot write {}: {error}", path.display())))
+            .map_err(|error| PortError(format!("cannot write {}: {error}", path.display())))
     }
 
-    async fn compose(&self, arguments: &[&str]) -> Result<String, WorldError> {
+    async fn compose(&self, arguments: &[&str]) -> Result<String, PortError> {
         let shown = format!("docker compose {}", arguments.join(" "));
         let directory = self.settings.file.parent().unwrap_or(Path::new("."));
         let mut command = Command::new("docker");
@@ -72,7 +72,7 @@ impl ComposeFleet {
             .arg(&self.settings.file)
             .arg("--project-directory")
             .arg(directory);
-        // Compose reads it by itself only where no file is named.
+        // Compose reads it by itself only if no file is named.
         let more = override_file(&self.settings.file);
         if more.exists() {
             command.arg("--file").arg(more);
@@ -82,8 +82,7 @@ impl ComposeFleet {
                 .arg("--env-file")
                 .arg(&self.settings.environment_file);
         }
-        // A variable of the shell would win over the file, so that what is started would depend on
-        // who starts it.
+        // A variable of the shell would override the file, so that the result would depend on the user's shell.
         let text = self.environment();
         for color in Color::BOTH {
             command.env(variable(color), self.version(color));
@@ -95,26 +94,26 @@ impl ComposeFleet {
         self.run(&shown, command).await
     }
 
-    async fn docker(&self, arguments: &[&str]) -> Result<String, WorldError> {
+    async fn docker(&self, arguments: &[&str]) -> Result<String, PortError> {
         let mut command = Command::new("docker");
         command.args(arguments);
         self.run(&format!("docker {}", arguments.join(" ")), command)
             .await
     }
 
-    async fn run(&self, shown: &str, mut command: Command) -> Result<String, WorldError> {
+    async fn run(&self, shown: &str, mut command: Command) -> Result<String, PortError> {
         command.stdin(Stdio::null()).kill_on_drop(true);
         let timeout = self.settings.timeout;
         let output = tokio::time::timeout(timeout, command.output())
             .await
             .map_err(|_| {
-                WorldError(format!(
+                PortError(format!(
                     "`{shown}` did not end within {}",
                     humantime::format_duration(timeout)
                 ))
             })?
             .map_err(|error| {
-                WorldError(format!(
+                PortError(format!(
                     "cannot run `{shown}`: {error}; is Docker installed?"
                 ))
             })?;
@@ -122,32 +121,32 @@ impl ComposeFleet {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {
             let errors = String::from_utf8_lossy(&output.stderr);
-            Err(WorldError(format!("`{shown}` failed: {}", errors.trim())))
+            Err(PortError(format!("`{shown}` failed: {}", errors.trim())))
         }
     }
 }
 
 #[async_trait]
 impl Fleet for ComposeFleet {
-    async fn start_router(&self) -> Result<(), WorldError> {
+    async fn start_router(&self) -> Result<(), PortError> {
         self.compose(&["up", "--detach", "router"]).await.map(drop)
     }
 
-    async fn start(&self, color: Color, version: &str) -> Result<(), WorldError> {
+    async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
         let names = [variable(color), image_variable(color)];
         let before = self.environment();
         let before = names.map(|name| (name, read_variable(&before, name)));
         let image = Some(self.settings.image.as_str()).filter(|image| !image.is_empty());
         let image = image.or(before[1].1.as_deref());
         self.keep(&[(names[0], Some(version)), (names[1], image)])?;
-        // A missing image is an error: a build takes longer than the timeout, and would give the name of the
-        // release that is wanted to whatever the checkout holds.
+        // A missing image is an error. A build takes longer than the timeout, and would give the wanted
+        // release's name to whatever the checkout holds.
         let options = ["--detach", "--no-build", "--no-deps", "--force-recreate"];
         let up = [&["up"], &options[..], &[color.name()]].concat();
         let Err(error) = self.compose(&up).await else {
             return Ok(());
         };
-        // What cannot be started must not be what a reboot tries to start.
+        // A release that does not start must not be started after a reboot.
         let restored = self.keep(
             &before
                 .each_ref()
@@ -155,15 +154,15 @@ impl Fleet for ComposeFleet {
         );
         Err(match restored {
             Ok(()) => error,
-            Err(more) => WorldError(format!("{error}; {more}")),
+            Err(more) => PortError(format!("{error}; {more}")),
         })
     }
 
-    async fn stop(&self, service: Service) -> Result<(), WorldError> {
+    async fn stop(&self, service: Service) -> Result<(), PortError> {
         self.compose(&["stop", service.name()]).await.map(drop)
     }
 
-    async fn inspect(&self, service: Service) -> Result<(State, Option<String>), WorldError> {
+    async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError> {
         let printed = self
             .compose(&["ps", "--all", "--format", "json", service.name()])
             .await?;
@@ -172,15 +171,15 @@ impl Fleet for ComposeFleet {
             Service::Router => None,
         };
         let state = parse_state(&printed).map_err(|error| {
-            WorldError(format!(
+            PortError(format!(
                 "cannot read what `docker compose ps` printed: {error}"
             ))
         })?;
         Ok((state, version))
     }
 
-    /// Images of the repositories that the colors use, and those that lost their name to a newer one.
-    async fn prune(&self, keep: usize) -> Result<(), WorldError> {
+    /// Lists images of the colors' repositories, and images that lost their name to a newer one.
+    async fn prune(&self, keep: usize) -> Result<(), PortError> {
         const NAMELESS: [&str; 6] = [
             "image",
             "prune",
@@ -204,9 +203,9 @@ impl Fleet for ComposeFleet {
         for repository in repositories {
             let format = "{{.ID}} {{.Repository}}:{{.Tag}}";
             let list = ["image", "ls", "--no-trunc", "--format", format, repository];
-            // The newest first.
+            // Newest first.
             let listed = self.docker(&list).await?;
-            for name in superfluous(&listed, &used, keep) {
+            for name in unused_images(&listed, &used, keep) {
                 self.docker(&["image", "rm", name]).await?;
             }
         }
@@ -221,14 +220,14 @@ impl Fleet for ComposeFleet {
         self.last_lines(service.name(), lines).await
     }
 
-    async fn started(&self, color: Color) -> Option<Started> {
+    async fn launch_info(&self, color: Color) -> Option<LaunchInfo> {
         // Docker's default.
         const TEN_SECONDS: u64 = 10;
 
         let container = self.container(color.name()).await.ok()??;
         let config = container.config;
         let pairs = config.env.iter().flatten();
-        Some(Started {
+        Some(LaunchInfo {
             environment: pairs
                 .filter_map(|pair| pair.split_once('='))
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -240,7 +239,7 @@ impl Fleet for ComposeFleet {
 
 impl ComposeFleet {
     async fn last_lines(&self, name: &str, lines: usize) -> Vec<String> {
-        // Some versions of Compose begin each line with it, whatever they are told of colors.
+        // Some versions of Compose print it at the start of each line.
         const CLEAR_LINE: &str = "\x1b[2K";
 
         let tail = lines.to_string();
@@ -252,8 +251,8 @@ impl ComposeFleet {
         printed.lines().map(str::to_owned).collect()
     }
 
-    /// A service's container, whether or not it runs; none when there is none.
-    async fn container(&self, name: &str) -> Result<Option<Container>, WorldError> {
+    /// The container of a service, running or not; `None` if there is none.
+    async fn container(&self, name: &str) -> Result<Option<Container>, PortError> {
         let listed = self.compose(&["ps", "--all", "--quiet", name]).await?;
         let Some(id) = listed.lines().next() else {
             return Ok(None);
@@ -262,14 +261,14 @@ impl ComposeFleet {
             .docker(&["inspect", "--format", "{{json .}}", id])
             .await?;
         serde_json::from_str(&printed).map(Some).map_err(|error| {
-            WorldError(format!(
+            PortError(format!(
                 "cannot read what `docker inspect` printed: {error}"
             ))
         })
     }
 }
 
-/// What Compose reads behind `compose.yaml`: `compose.override.yaml`.
+/// The file that Compose reads after `compose.yaml`: `compose.override.yaml`.
 fn override_file(file: &Path) -> PathBuf {
     let extension = file.extension().unwrap_or_default().to_string_lossy();
     file.with_extension(format!("override.{extension}"))
@@ -282,18 +281,18 @@ fn image_variable(color: Color) -> &'static str {
     }
 }
 
-/// An image's name without its tag or digest.
+/// The name of an image without tag and digest.
 fn repository(image: &str) -> &str {
     let image = image.split('@').next().unwrap_or(image);
-    // A colon before the last slash belongs to a registry's port.
+    // A colon before the last slash belongs to the registry's port.
     let name = image.rfind('/').map_or(0, |slash| slash + 1);
     let tag = image[name..].find(':').map_or(image.len(), |at| name + at);
     &image[..tag]
 }
 
-/// The images that no container uses, but for the `keep` first: their names, or their identifiers
-/// where they were pulled by digest and have no tag. A line of `listed` is identifier and name.
-fn superfluous<'a>(listed: &'a str, used: &str, keep: usize) -> Vec<&'a str> {
+/// The images that no container uses, except the first `keep`: their names, or their identifiers if they have
+/// no tag. A line of `listed` is identifier and name.
+fn unused_images<'a>(listed: &'a str, used: &str, keep: usize) -> Vec<&'a str> {
     listed
         .lines()
         .filter_map(|line| line.split_once(' '))
@@ -343,7 +342,7 @@ mod tests {
     #[test]
     fn images_in_use_and_the_newest_of_the_others_stay() {
         let listed = "5 m:v5\n4 m:v4\n3 m:v3\n2 m:<none>\n1 m:v1\n0 m:v0\n";
-        assert_eq!(superfluous(listed, "4\n0\n", 1), ["m:v3", "2", "m:v1"]);
-        assert_eq!(superfluous(listed, "4\n0\n", 9), [""; 0]);
+        assert_eq!(unused_images(listed, "4\n0\n", 1), ["m:v3", "2", "m:v1"]);
+        assert_eq!(unused_images(listed, "4\n0\n", 9), [""; 0]);
     }
 }

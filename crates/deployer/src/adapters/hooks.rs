@@ -1,4 +1,4 @@
-//! Commands of one's own around the phases of a deployment.
+//! Hooks: programs around the phases of a deployment.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -8,13 +8,12 @@ use tokio::process::Command;
 
 use crate::{
     config::{HooksSettings, Settings},
-    phase::Phase,
-    plan::Plan,
-    ports::{Hooks, When, WorldError},
+    deployment::{phase::Phase, plan::Plan},
+    ports::{HookPoint, Hooks, PortError},
     report::Reports,
 };
 
-/// Runs the commands that the settings name.
+/// Runs the programs that the settings name.
 pub(super) struct Commands {
     settings: HooksSettings,
     directory: PathBuf,
@@ -35,14 +34,14 @@ impl Commands {
 impl Hooks for Commands {
     async fn run(
         &self,
-        when: When,
+        point: HookPoint,
         phase: Phase,
         plan: &Plan,
         reason: Option<&str>,
-    ) -> Result<(), WorldError> {
-        let (commands, moment) = match when {
-            When::Before => (&self.settings.before, "before"),
-            When::After => (&self.settings.after, "after"),
+    ) -> Result<(), PortError> {
+        let (commands, moment) = match point {
+            HookPoint::Before => (&self.settings.before, "before"),
+            HookPoint::After => (&self.settings.after, "after"),
         };
         let Some((program, arguments)) = commands.get(&phase).and_then(|it| it.split_first())
         else {
@@ -50,7 +49,7 @@ impl Hooks for Commands {
         };
         let timeout = self.settings.timeout;
         let failed = |problem: String| {
-            WorldError(format!(
+            PortError(format!(
                 "the command {program} of hooks.{moment}, for {phase}, {problem}"
             ))
         };
@@ -73,7 +72,7 @@ impl Hooks for Commands {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // What a script has started ends with it when nobody waits any longer.
+            // Dropped when the deployer stops waiting: ends all that the program started.
             .process_group(0)
             .kill_on_drop(true);
         let child = command
@@ -90,7 +89,7 @@ impl Hooks for Commands {
                 ))
             })?
             .map_err(|error| failed(format!("cannot be run: {error}")))?;
-        // What it leaves running on purpose may stay.
+        // A program may leave processes running on purpose.
         end.0 = None;
         if output.status.success() {
             return Ok(());
@@ -135,10 +134,12 @@ mod tests {
         let plan = Plan::new(Timestamp::UNIX_EPOCH, Color::Blue, release);
         let hooks = Commands::new(&settings);
         hooks
-            .run(When::After, Phase::Switched, &plan, None)
+            .run(HookPoint::After, Phase::Switched, &plan, None)
             .await
             .expect("no command is set for this");
-        let result = hooks.run(When::Before, Phase::Switched, &plan, None).await;
+        let result = hooks
+            .run(HookPoint::Before, Phase::Switched, &plan, None)
+            .await;
         let written = std::fs::read_to_string(directory.path().join("out")).unwrap_or_default();
         (result.map_err(|error| error.to_string()), written)
     }

@@ -1,4 +1,4 @@
-//! Asks model servers over plain HTTP.
+//! Probes model servers over HTTP.
 
 use std::{
     path::PathBuf,
@@ -13,13 +13,13 @@ use serde_json::Value;
 use crate::{
     color::Color,
     config::Settings,
+    evidence::load::{LoadPlan, LoadResult},
     examples::Example,
-    load::{Load, LoadPlan},
-    ports::{Answer, Probe, Target, WorldError},
+    ports::{PortError, Prediction, Probe, Target},
     release::Health,
 };
 
-/// Asks over HTTP; one client, so that connections are kept.
+/// Probes over HTTP, with one client that keeps connections open.
 pub(super) struct HttpProbe {
     client: reqwest::Client,
     blue: String,
@@ -34,7 +34,7 @@ pub(super) struct HttpProbe {
 }
 
 impl HttpProbe {
-    pub(super) fn new(settings: &Settings) -> Result<Self, WorldError> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, PortError> {
         Ok(Self {
             client: client(settings.probe.timeout)?,
             blue: settings.blue.url.clone(),
@@ -49,15 +49,14 @@ impl HttpProbe {
         })
     }
 
-    /// What is sent to servers that ask who is there; read each time, since keys are replaced while
-    /// `deployer watch` runs.
-    fn authorization(&self) -> Result<Option<HeaderValue>, WorldError> {
+    /// The authorization header. The key is read each time, because keys change while `deployer monitor` runs.
+    fn authorization(&self) -> Result<Option<HeaderValue>, PortError> {
         let Some(path) = &self.api_key_file else {
             return Ok(None);
         };
         let problem = |what: String| {
             let path = path.display();
-            WorldError(format!("the API key ({path}, probe.api_key_file): {what}"))
+            PortError(format!("the API key ({path}, probe.api_key_file): {what}"))
         };
         let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
         let key = text
@@ -83,25 +82,25 @@ impl HttpProbe {
 
 #[async_trait]
 impl Probe for HttpProbe {
-    async fn health(&self, target: Target) -> Result<Health, WorldError> {
+    async fn health(&self, target: Target) -> Result<Health, PortError> {
         let url = format!("{}{}", self.base(target), self.health_path);
         let (status, body) = answer(self.client.get(&url))
             .await
-            .map_err(|problem| WorldError(format!("GET {url} {problem}")))?;
+            .map_err(|problem| PortError(format!("GET {url} {problem}")))?;
         if status == 200 {
-            // A server that answers 200 with another body is healthy and tells nothing of itself.
+            // A server that answers 200 with another body is healthy and reports nothing.
             Ok(read_health(
                 &serde_json::from_str(&body).unwrap_or_default(),
             ))
         } else {
-            Err(WorldError(format!(
+            Err(PortError(format!(
                 "GET {url} answered {status}{}",
                 said(&body)
             )))
         }
     }
 
-    async fn predict(&self, target: Target, example: &Example) -> Result<Answer, WorldError> {
+    async fn predict(&self, target: Target, example: &Example) -> Result<Prediction, PortError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
         let mut request = self
             .client
@@ -114,16 +113,16 @@ impl Probe for HttpProbe {
         let began = Instant::now();
         let (status, body) = answer(request)
             .await
-            .map_err(|problem| WorldError(format!("POST {url} {problem}")))?;
+            .map_err(|problem| PortError(format!("POST {url} {problem}")))?;
         let took = began.elapsed();
         if !(200..300).contains(&status) {
-            return Err(WorldError(format!(
+            return Err(PortError(format!(
                 "POST {url} answered {status}{}",
                 said(&body)
             )));
         }
         let body: Value = serde_json::from_str(&body).unwrap_or_default();
-        Ok(Answer {
+        Ok(Prediction {
             label: label_in(&body, &self.label),
             confidence: body.pointer(&self.confidence).and_then(Value::as_f64),
             took,
@@ -135,13 +134,13 @@ impl Probe for HttpProbe {
         target: Target,
         examples: Arc<[Example]>,
         plan: LoadPlan,
-    ) -> Result<Load, WorldError> {
+    ) -> Result<LoadResult, PortError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
         super::load::generate(&url, &examples, self.authorization()?, plan).await
     }
 }
 
-/// The label at a place of the answer: its text, or the number or truth value as text.
+/// The label at a JSON pointer: a string, or a number or boolean as text.
 fn label_in(body: &Value, place: &str) -> Option<String> {
     match body.pointer(place)? {
         Value::String(text) => Some(text.clone()),
@@ -150,34 +149,34 @@ fn label_in(body: &Value, place: &str) -> Option<String> {
     }
 }
 
-/// A client whose every question ends within `timeout`.
-pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, WorldError> {
-    // What is asked is near: a proxy for the outside world would not reach it.
+/// Creates a client whose requests end within `timeout`.
+pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, PortError> {
+    // The servers are near: a proxy would not reach them.
     build(builder(timeout).no_proxy())
 }
 
-/// The same for what is not near.
-pub(super) fn client_for_the_outside(timeout: Duration) -> Result<reqwest::Client, WorldError> {
+/// Creates a client for addresses outside, which may use a proxy.
+pub(super) fn client_for_the_outside(timeout: Duration) -> Result<reqwest::Client, PortError> {
     build(builder(timeout))
 }
 
 fn builder(timeout: Duration) -> reqwest::ClientBuilder {
-    // reqwest is built without a provider of its own, since ring builds in a fraction of the time.
+    // reqwest is built without a default provider; ring builds much faster.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(timeout)
-        // A log-in page behind a redirect answers 200 and is nobody's health.
+        // A login page behind a redirect answers 200 and is no health check.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(super::USER_AGENT)
 }
 
-fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, WorldError> {
+fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, PortError> {
     builder
         .build()
-        .map_err(|error| WorldError(format!("cannot set up HTTP: {}", cause(&error))))
+        .map_err(|error| PortError(format!("cannot set up HTTP: {}", cause(&error))))
 }
 
-/// Takes each field by itself, so that one of another type does not hide the rest.
+/// Reads each field by itself, so that a field of the wrong type does not hide the others.
 fn read_health(body: &Value) -> Health {
     let text = |name: &str| Some(body.get(name)?.as_str()?.to_owned());
     let count = |name: &str| body.get(name)?.as_u64();
@@ -191,7 +190,7 @@ fn read_health(body: &Value) -> Health {
     }
 }
 
-/// The innermost reason: "connection refused" rather than "error sending request".
+/// The innermost cause: "connection refused" instead of "error sending request".
 pub(super) fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
@@ -203,7 +202,7 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
     innermost.to_string()
 }
 
-/// The status and the whole body; otherwise what went wrong, in words that follow a URL.
+/// Returns the status and the whole body. The error follows a URL in a sentence.
 pub(super) async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, String), String> {
     let response = request
         .send()
@@ -217,7 +216,7 @@ pub(super) async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Str
     Ok((status, body))
 }
 
-/// What a server said, behind a colon; nothing when it said nothing.
+/// Formats the body of an answer to follow a sentence; empty if it is empty.
 fn said(body: &str) -> String {
     const ENOUGH: usize = 200;
     let body = body.trim();

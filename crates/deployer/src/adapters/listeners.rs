@@ -1,9 +1,9 @@
-//! Who listens on a port of this machine.
+//! Which processes listen on a port of this machine.
 
 use std::{fs, path::PathBuf};
 
-/// The processes that listen on a TCP port, as `nginx (process 12)`; of those that this user may not look
-/// into, only whose they are is told.
+/// The processes that listen on a TCP port, as `nginx (process 12)`. Of processes that this user may not
+/// inspect, only the user is named.
 pub(crate) fn on(port: u16) -> Vec<String> {
     let mut found: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -12,7 +12,7 @@ pub(crate) fn on(port: u16) -> Vec<String> {
             let lines = table.lines().skip(1);
             lines
                 .filter_map(|line| socket(line, port))
-                .map(|(inode, user)| owner(&inode).unwrap_or_else(|| unseen(&user)))
+                .map(|(inode, user)| owner(&inode).unwrap_or_else(|| hidden(&user)))
                 .collect::<Vec<_>>()
         })
         .collect();
@@ -21,8 +21,7 @@ pub(crate) fn on(port: u16) -> Vec<String> {
     found
 }
 
-/// The inode and the user of a socket that listens on `port`, if this line of `/proc/net/tcp` (proc(5)) is
-/// one.
+/// The inode and the user of a socket that listens on `port`, from a line of `/proc/net/tcp` (proc(5)).
 fn socket(line: &str, port: u16) -> Option<(String, String)> {
     const LISTEN: &str = "0A";
 
@@ -33,12 +32,12 @@ fn socket(line: &str, port: u16) -> Option<(String, String)> {
     listens.then(|| ((*inode).to_owned(), (*user).to_owned()))
 }
 
-/// Only root may see what files another user's process has open.
-fn unseen(user: &str) -> String {
+/// Only root may list the open files of other users' processes.
+fn hidden(user: &str) -> String {
     format!("a process of user {user} that this user may not look into (`sudo ss -ltnp` names it)")
 }
 
-/// Whose open file a socket is: the first process of several, as nginx's workers share theirs.
+/// The first process that has this socket open. nginx's workers share theirs.
 fn owner(inode: &str) -> Option<String> {
     let socket = PathBuf::from(format!("socket:[{inode}]"));
     let mut pids: Vec<u32> = fs::read_dir("/proc")

@@ -1,5 +1,5 @@
-//! Makes load over HTTP/1.1: as little of our own work per request as there can be, since it is done
-//! on the machine of the server that is measured.
+//! Generates load over HTTP/1.1. It runs on the machine of the measured server, so it does as little work per
+//! request as possible.
 
 use std::{
     sync::{
@@ -25,34 +25,34 @@ use tokio::{
 };
 
 use crate::{
+    evidence::load::{LoadPlan, LoadResult},
     examples::Example,
-    load::{Load, LoadPlan},
-    ports::WorldError,
+    ports::PortError,
 };
 
-/// The kind of failure of requests that waited for a connection until it was too late.
+/// The kind of failure of requests that found no free connection in time.
 const NEVER_SENT: &str = "timed out before it was sent";
 
-/// After a refused connection, before the next one is tried.
+/// The time between a refused connection and the next attempt.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Posts `examples` to `url` as the plan says, each connection in a task of its own; with `authorization`,
-/// where the server asks for it.
+/// Posts `examples` to `url` by the plan, with one task per connection, and with `authorization` if it is
+/// given.
 ///
-/// A request that was sent is waited for, so that it ends at most [`LoadPlan::timeout`] late. What was due
-/// by then and could not even be sent, since all connections were waiting, was not answered in time either.
+/// A sent request is awaited, so the load ends at most [`LoadPlan::timeout`] late. Requests that were due by
+/// then and found no free connection have timed out.
 pub async fn generate(
     url: &str,
     examples: &[Example],
     authorization: Option<HeaderValue>,
     plan: LoadPlan,
-) -> Result<Load, WorldError> {
+) -> Result<LoadResult, PortError> {
     let uri: Uri = url
         .parse()
-        .map_err(|error| WorldError(format!("cannot load {url}: {error}")))?;
+        .map_err(|error| PortError(format!("cannot load {url}: {error}")))?;
     let authority = uri.authority().map(ToString::to_string);
     let Some(authority) = authority.filter(|_| uri.scheme() == Some(&Scheme::HTTP)) else {
-        return Err(WorldError(format!(
+        return Err(PortError(format!(
             "cannot load {url}: load is made over plain http:// alone"
         )));
     };
@@ -60,7 +60,7 @@ pub async fn generate(
         Some(_) => authority.clone(),
         None => format!("{authority}:80"),
     };
-    let target = Arc::new(Loaded {
+    let target = Arc::new(ConnectionResult {
         address,
         path: uri
             .path_and_query()
@@ -80,7 +80,7 @@ pub async fn generate(
         connections.spawn(Connection::new(Arc::clone(&target), number, plan).run());
     }
     while let Some(ended) = connections.join_next().await {
-        ended.map_err(|error| WorldError(format!("the load ended early: {error}")))?;
+        ended.map_err(|error| PortError(format!("the load ended early: {error}")))?;
     }
     let mut load = std::mem::take(&mut *target.load());
     load.elapsed = plan.duration;
@@ -90,20 +90,20 @@ pub async fn generate(
     Ok(load)
 }
 
-/// What all connections share.
-struct Loaded {
+/// State of all connections.
+struct ConnectionResult {
     address: String,
     authority: String,
     path: String,
     authorization: Option<HeaderValue>,
     bodies: Vec<Bytes>,
     schedule: Schedule,
-    /// One for all: a histogram for each connection would take megabytes for hundreds of them.
-    load: Mutex<Load>,
+    /// One for all: a histogram per connection would take megabytes for hundreds of connections.
+    load: Mutex<LoadResult>,
 }
 
-impl Loaded {
-    fn load(&self) -> MutexGuard<'_, Load> {
+impl ConnectionResult {
+    fn load(&self) -> MutexGuard<'_, LoadResult> {
         self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -129,8 +129,7 @@ impl Schedule {
         }
     }
 
-    /// When the next request is due; none after the last one, or when it is too late for more. In a closed
-    /// loop that is at once.
+    /// When the next request is due: at once in a closed loop. `None` after the last one.
     fn next(&self) -> Option<Instant> {
         let now = Instant::now();
         if self.interval.is_none() {
@@ -148,7 +147,7 @@ impl Schedule {
         (due < self.until).then_some(due)
     }
 
-    /// When the last request that was sent in time must be answered.
+    /// When the last request must be answered.
     fn closes(&self) -> Instant {
         self.until + self.timeout
     }
@@ -156,9 +155,9 @@ impl Schedule {
 
 type Sender = http1::SendRequest<Full<Bytes>>;
 
-/// One connection, opened anew whenever it breaks.
+/// One connection. It reconnects when it breaks.
 struct Connection {
-    target: Arc<Loaded>,
+    target: Arc<ConnectionResult>,
     timeout: Duration,
     next: usize,
     step: usize,
@@ -166,7 +165,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(target: Arc<Loaded>, number: usize, plan: LoadPlan) -> Self {
+    fn new(target: Arc<ConnectionResult>, number: usize, plan: LoadPlan) -> Self {
         Self {
             target,
             timeout: plan.timeout,
@@ -179,8 +178,8 @@ impl Connection {
     async fn run(mut self) {
         let target = Arc::clone(&self.target);
         while let Some(due) = target.schedule.next() {
-            // In an open loop every latency counts from here, also when this very program is late: whoever
-            // waits because the machine is busy waits all the same.
+            // In an open loop latency counts from here, also if this program is late: a user would wait as
+            // well.
             let began = due;
             sleep_until(due).await;
             let body = target.bodies[self.next % target.bodies.len()].clone();
@@ -218,7 +217,7 @@ impl Connection {
 
     async fn post(&mut self, body: Bytes) -> Result<(), Failure> {
         let ready = match &mut self.sender {
-            // A connection that the server closed between two requests is simply opened anew.
+            // The server may close an idle connection between two requests: reconnect.
             Some(sender) => sender.ready().await.is_ok(),
             None => false,
         };
@@ -255,11 +254,11 @@ impl Connection {
 }
 
 enum Failure {
-    /// It answered, without success.
+    /// An answer without success.
     Status(u16),
-    /// The connection is of no use any more.
+    /// The connection broke.
     Broken(String),
-    /// There is none.
+    /// The connection could not be opened.
     Refused(String),
 }
 
@@ -275,7 +274,7 @@ async fn connect(address: &str) -> Result<Sender, Failure> {
     Ok(sender)
 }
 
-/// A word or two, so that like failures are counted together.
+/// A short name, so that equal failures are counted together.
 fn how(error: &hyper::Error) -> String {
     use std::error::Error as _;
 

@@ -1,6 +1,5 @@
-//! The ports, met for real: nginx, HTTP, processes and Docker Compose.
+//! Implementations of the ports: nginx, HTTP, processes, and Docker Compose.
 
-mod access_log;
 pub mod alerts;
 mod compose;
 mod hooks;
@@ -8,59 +7,59 @@ mod http;
 pub(crate) mod listeners;
 pub mod load;
 pub(crate) mod nginx;
-mod nginx_files;
 mod process;
-mod unmanaged;
+mod static_fleet;
 mod version;
 
 use crate::{
     config::{FleetKind, Settings},
-    ports::{Fleet, Traffic, World, WorldError},
+    ports::{Fleet, PortError, Ports, RequestLog},
 };
 
-/// How the deployer names itself: the router tells its requests from those of clients by this.
+/// The user agent of the deployer. The router's log tells its requests from those of clients by it.
 const USER_AGENT: &str = concat!("deployer/", env!("CARGO_PKG_VERSION"));
 
-/// Keeps the router's logs from filling the disk. What is in them is lost: call it when nothing more is
-/// judged by it.
-pub fn trim_logs(settings: &Settings) -> Result<(), WorldError> {
+/// Empties the router's logs if they are too large. Call it only when no verdict needs their content any more.
+pub fn trim_logs(settings: &Settings) -> Result<(), PortError> {
     let logs = [&settings.router.access_log, &settings.router.shadow_log];
     for path in logs.into_iter().flatten() {
-        access_log::AccessLog::trim(path, settings.keep.log_megabytes << 20).map_err(|error| {
-            WorldError(format!(
-                "cannot empty {}, which is large: {error}",
-                path.display()
-            ))
-        })?;
+        nginx::request_log::AccessLog::trim(path, settings.keep.log_megabytes << 20).map_err(
+            |error| {
+                PortError(format!(
+                    "cannot empty {}, which is large: {error}",
+                    path.display()
+                ))
+            },
+        )?;
     }
     Ok(())
 }
 
-/// Connects the ports.
-pub fn connect(settings: &Settings) -> Result<World, WorldError> {
+/// Creates the ports.
+pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
     let probe = http::HttpProbe::new(settings)?;
     let fleet: Box<dyn Fleet> = match settings.fleet.kind {
         FleetKind::Compose => Box::new(compose::ComposeFleet::new(settings)),
         FleetKind::Process => Box::new(process::ProcessFleet::new(settings)),
-        FleetKind::Static => Box::new(unmanaged::UnmanagedFleet),
+        FleetKind::Static => Box::new(static_fleet::StaticFleet),
     };
     let log = |path: &Option<std::path::PathBuf>| {
         path.as_ref().map(|path| {
-            let traffic: Box<dyn Traffic> = Box::new(access_log::AccessLog::new(path));
+            let traffic: Box<dyn RequestLog> = Box::new(nginx::request_log::AccessLog::new(path));
             traffic
         })
     };
-    Ok(World {
-        router: Box::new(nginx::Nginx::new(settings)?),
-        traffic: log(&settings.router.access_log),
-        shadow: log(&settings.router.shadow_log),
+    Ok(Ports {
+        router: Box::new(nginx::router::Nginx::new(settings)?),
+        request_log: log(&settings.router.access_log),
+        shadow_log: log(&settings.router.shadow_log),
         fleet,
         probe: Box::new(probe),
         hooks: Box::new(hooks::Commands::new(settings)),
     })
 }
 
-/// What a server gives as the date, as in HTTP.
+/// Returns the `Date` header of a response.
 pub async fn date_of(url: &str, timeout: std::time::Duration) -> Result<String, String> {
     let client = http::client(timeout).map_err(|error| error.to_string())?;
     let answer = client.get(url).send().await;
@@ -70,7 +69,7 @@ pub async fn date_of(url: &str, timeout: std::time::Duration) -> Result<String, 
         .ok_or_else(|| format!("GET {url} was answered without a date"))
 }
 
-/// What a server gives at an address, whatever its status.
+/// Returns the body of a response with any status.
 pub async fn text_of(url: &str, timeout: std::time::Duration) -> Result<String, String> {
     let client = http::client(timeout).map_err(|error| error.to_string())?;
     http::answer(client.get(url)).await.map(|(_, text)| text)

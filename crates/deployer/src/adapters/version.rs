@@ -1,7 +1,7 @@
-//! Versions of the programs that are run.
+//! Versions of installed programs.
 
-/// Whether what a program says of its version begins with an older one than these two numbers. What names no
-/// version is not called old.
+/// Returns whether the first version in `text` is older than these two numbers. Text without a version is not
+/// old.
 pub(super) fn is_older(said: &str, oldest: (u64, u64)) -> bool {
     let from = said.find(|it: char| it.is_ascii_digit());
     let mut numbers = said[from.unwrap_or(said.len())..]

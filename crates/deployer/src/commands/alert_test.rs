@@ -2,20 +2,20 @@
 
 use jiff::Timestamp;
 
-use super::{Done, Ended};
 use crate::{
     adapters::alerts::{Alert, Alerts, Kind},
+    commands::{CommandError, CommandOutput},
     config::Settings,
 };
 
-pub(super) async fn run(settings: &Settings) -> anyhow::Result<Done> {
-    // Somebody is waiting for the answer.
+pub(super) async fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
+    // A person waits for the result.
     let mut settings = settings.clone();
     settings.alerts.tries = 1;
     let alerts = Alerts::new(&settings, None)?;
     let names = alerts.names();
     if names.is_empty() {
-        return Err(Ended::usage(
+        return Err(CommandError::usage(
             "nobody gets alerts: set alerts.webhook or alerts.slack, or DEPLOYER_ALERTS_WEBHOOK or DEPLOYER_ALERTS_SLACK in the environment",
         ));
     }
@@ -26,7 +26,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<Done> {
         text: "this is a test; nothing is wrong".to_owned(),
     });
     match alerts.finish().await {
-        0 => Ok(Done::fine(format!(
+        0 => Ok(CommandOutput::success(format!(
             "an alert was taken by {}",
             names.join(" and ")
         ))),

@@ -4,23 +4,29 @@ use jiff::Timestamp;
 use model_repository::ReleaseDirectory;
 use serde_json::json;
 
-use super::{Done, Ended, stop_leftover_copies, told_to_stop};
 use crate::{
     adapters,
     color::Color,
+    commands::{CommandError, CommandOutput, stop_leftover_shadow},
     config::{GateName, Settings},
+    deployment::{
+        phase::Phase,
+        plan::Plan,
+        preflight,
+        recover::{self, Recovery},
+        rollout::{Outcome, Rollout},
+    },
     event::{Event, Reporter},
     examples::Examples,
-    exit_code, intent,
-    journal::{self, Journal},
-    phase::Phase,
-    plan::Plan,
-    ports::{Service, Target, World},
-    preflight,
-    recover::{self, Settled},
+    exit_code,
+    ports::{Ports, Service, Target},
     release::Release,
-    report::{All, Recorder, Reports},
-    rollout::{Outcome, Rollout},
+    report::{Recorder, Reporters, Reports},
+    shutdown::shutdown,
+    state::{
+        journal::{self, Journal},
+        lock_holder, traffic_move,
+    },
 };
 
 pub(super) async fn run(
@@ -28,12 +34,12 @@ pub(super) async fn run(
     version: Option<String>,
     active_down: bool,
     journal: &Journal,
-    world: &World,
+    ports: &Ports,
     terminal: &dyn Reporter,
-) -> anyhow::Result<Done> {
-    let done = prove_and_switch(settings, version, active_down, journal, world, terminal).await;
-    // At the end, since a release is judged beside what was logged before it; and however it ended, since
-    // a log that fills the disk keeps the next deployment from beginning.
+) -> anyhow::Result<CommandOutput> {
+    let done = prove_and_switch(settings, version, active_down, journal, ports, terminal).await;
+    // At the end, because a release is compared with earlier log lines; and after every end, because a log that
+    // fills the disk blocks the next deployment.
     if let Err(error) = adapters::trim_logs(settings) {
         let text = error.to_string();
         terminal.report(&Event::Note { text });
@@ -46,47 +52,47 @@ async fn prove_and_switch(
     version: Option<String>,
     active_down: bool,
     journal: &Journal,
-    world: &World,
+    ports: &Ports,
     terminal: &dyn Reporter,
-) -> anyhow::Result<Done> {
+) -> anyhow::Result<CommandOutput> {
     let reports = Reports::of(&settings.state);
     let recorder = Recorder::new(reports.clone());
-    let reporter = &All(vec![terminal, &recorder]);
-    let examples = Examples::read(settings).map_err(Ended::usage)?;
-    stop_leftover_copies(world, reporter);
-    world.router.active().await.map_err(Ended::refused)?;
-    if let Settled::Halted(reason) = recover::settle(world, journal, reporter).await? {
-        return Err(Ended::halted(reason));
+    let reporter = &Reporters(vec![terminal, &recorder]);
+    let examples = Examples::read(settings).map_err(CommandError::usage)?;
+    stop_leftover_shadow(ports, reporter);
+    ports.router.active().await.map_err(CommandError::refused)?;
+    if let Recovery::Halted(reason) = recover::recover(ports, journal, reporter).await? {
+        return Err(CommandError::halted(reason));
     }
-    let plan = prepare(settings, world, version, active_down).await?;
+    let plan = prepare(settings, ports, version, active_down).await?;
     let outcome = Rollout {
         settings,
         plan: &plan,
         active_down,
         examples: &examples,
-        world,
+        ports,
         journal,
         reporter,
     }
-    .run(told_to_stop)
+    .run(shutdown)
     .await;
-    // A refused one leaves an image and a report as well. Where a person is needed, everything stays.
+    // A refused release leaves an image and a report too. After a halt a person needs everything.
     if outcome.phase != Phase::Halted {
-        for text in prune(settings, world).await {
+        for text in prune(settings, ports).await {
             terminal.report(&Event::Note { text });
         }
     }
     Ok(done(&outcome, &plan, &reports, &recorder, terminal))
 }
 
-/// What a deployment came to, and where its report lies.
+/// Formats the outcome, and where the report is.
 pub(super) fn done(
     outcome: &Outcome,
     plan: &Plan,
     reports: &Reports,
     recorder: &Recorder,
     terminal: &dyn Reporter,
-) -> Done {
+) -> CommandOutput {
     let page = reports.page(&plan.id);
     let text = match recorder.problem() {
         Some(problem) => problem,
@@ -100,12 +106,12 @@ pub(super) fn done(
     let mut code = exit_code::of(outcome.phase);
     if let Some(problem) = &outcome.unwritten {
         text = format!("{text}, but this could not be written down: {problem}");
-        // Whoever reads only the code must not take everything for well.
+        // A program that reads only the exit code must notice that the end was not recorded.
         if code == exit_code::FINE {
             code = exit_code::UNEXPECTED;
         }
     }
-    Done::with(code, text).telling(json!({
+    CommandOutput::with(code, text).with_object(json!({
         "event": "ended",
         "id": plan.id,
         "phase": outcome.phase,
@@ -115,38 +121,38 @@ pub(super) fn done(
     }))
 }
 
-/// Sees to it that everything is in order, and says what is going to be done.
+/// Checks all preconditions, and plans the deployment.
 async fn prepare(
     settings: &Settings,
-    world: &World,
+    ports: &Ports,
     version: Option<String>,
     active_down: bool,
 ) -> anyhow::Result<Plan> {
-    let active = world.router.active().await.map_err(Ended::refused)?;
-    let checked = preflight::check(settings, world, (!active_down).then_some(active)).await;
-    checked.map_err(Ended::refused)?;
+    let active = ports.router.active().await.map_err(CommandError::refused)?;
+    let checked = preflight::check(settings, ports, (!active_down).then_some(active)).await;
+    checked.map_err(CommandError::refused)?;
     let idle = active.other();
     let version = match version {
         Some(version) => version,
-        None => held_version(world, settings, idle).await,
+        None => held_version(ports, settings, idle).await,
     };
-    let release = wanted(settings, version).map_err(Ended::usage)?;
+    let release = wanted(settings, version).map_err(CommandError::usage)?;
     Ok(Plan {
-        idle_was_fit: world.router.is_fit(idle),
+        idle_was_fit: ports.router.is_fit(idle),
         ..Plan::new(Timestamp::now(), active, release)
     })
 }
 
-/// `deployer deploy --dry-run`: says what would be done.
+/// `deployer deploy --dry-run`: describes the steps.
 pub(super) async fn plan(
     settings: &Settings,
     version: Option<String>,
     active_down: bool,
-    world: &World,
-) -> anyhow::Result<Done> {
-    let examples = Examples::read(settings).map_err(Ended::usage)?;
+    ports: &Ports,
+) -> anyhow::Result<CommandOutput> {
+    let examples = Examples::read(settings).map_err(CommandError::usage)?;
     let mut steps = Vec::new();
-    if let Some(holder) = journal::at_work(&settings.state) {
+    if let Some(holder) = lock_holder::lock_holder(&settings.state) {
         steps.push(format!("wait: another deployer is at work: {holder}"));
     }
     if let Some(last) = journal::last_entry(&settings.state)?
@@ -157,24 +163,24 @@ pub(super) async fn plan(
             "bring deployment {id}, last seen {phase}, to an end"
         ));
     }
-    if let Some(intent) = intent::read(&settings.state) {
+    if let Some(intent) = traffic_move::read(&settings.state) {
         steps.push(format!("bring {} to an end", intent.words()));
     }
-    let plan = prepare(settings, world, version, active_down).await?;
+    let plan = prepare(settings, ports, version, active_down).await?;
     let Plan {
         active,
         idle,
         ref release,
         ..
     } = plan;
-    let asked = world.probe.health(Target::Server(active)).await;
+    let asked = ports.probe.health(Target::Server(active)).await;
     match asked {
         Ok(_) => steps.push(format!("ask whether {active} is healthy: it is now")),
         Err(error) if active_down => steps.push(format!(
             "leave out what compares with {active}, which is down: {error}"
         )),
         Err(error) => {
-            return Err(Ended::refused(format!(
+            return Err(CommandError::refused(format!(
                 "nothing was changed; a deployment would be refused: the active color {active} is not healthy: {error}"
             )));
         }
@@ -199,12 +205,12 @@ pub(super) async fn plan(
         steps.push(format!("gate {}", gate_in_words(gate, settings, &examples)));
     }
     steps.push(format!("move all traffic from {active} to {idle}"));
-    let watch = &settings.watch;
+    let bake = &settings.bake;
     steps.push(format!(
-        "watch it for {}: at most {:.1} % errors, {} failed checks in a row; otherwise give traffic back",
-        humantime::format_duration(watch.duration),
-        watch.max_error_rate * 100.0,
-        watch.failures
+        "bake for {}: at most {:.1} % errors, fewer than {} failed checks in a row; otherwise roll back",
+        humantime::format_duration(bake.duration),
+        bake.max_error_rate * 100.0,
+        bake.failures
     ));
     steps.push(format!("keep {active} warm, fit to stand in"));
     let hooks = &settings.hooks;
@@ -228,7 +234,8 @@ pub(super) async fn plan(
         "nothing was changed; a deployment would:\n{}",
         lines.join("\n")
     );
-    Ok(Done::fine(text).telling(json!({"event": "plan", "plan": plan, "steps": steps})))
+    Ok(CommandOutput::success(text)
+        .with_object(json!({"event": "plan", "plan": plan, "steps": steps})))
 }
 
 fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> String {
@@ -269,18 +276,18 @@ fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> St
     }
 }
 
-/// Throws away what is not kept; what went wrong is returned in words.
-async fn prune(settings: &Settings, world: &World) -> Vec<String> {
+/// Removes old reports and images. Returns what failed.
+async fn prune(settings: &Settings, ports: &Ports) -> Vec<String> {
     let reports = Reports::of(&settings.state).prune(settings.keep.reports);
-    let images = world.fleet.prune(settings.keep.images).await;
+    let images = ports.fleet.prune(settings.keep.images).await;
     let reports = reports.map_err(|error| error.to_string());
     let images = images.map_err(|error| error.to_string());
     reports.err().into_iter().chain(images.err()).collect()
 }
 
-/// The version to assume for `color` when nobody says otherwise.
-pub(super) async fn held_version(world: &World, settings: &Settings, color: Color) -> String {
-    let recorded = world
+/// The version of `color` if the user names none.
+pub(super) async fn held_version(ports: &Ports, settings: &Settings, color: Color) -> String {
+    let recorded = ports
         .fleet
         .inspect(Service::Server(color))
         .await
@@ -289,7 +296,7 @@ pub(super) async fn held_version(world: &World, settings: &Settings, color: Colo
     recorded.unwrap_or_else(|| settings.color(color).version.clone())
 }
 
-/// What the candidate must turn out to be, as far as this machine can know.
+/// The release that the candidate must be, as far as this machine knows it.
 pub(super) fn wanted(
     settings: &Settings,
     version: String,

@@ -1,38 +1,17 @@
 //! `deployer doctor`
 
-mod color;
-mod left_behind;
-mod machine;
-mod ports;
-mod router;
-mod time_limits;
-
 use serde_json::json;
 
-use super::Done;
 use crate::{
-    color::Color,
+    commands::CommandOutput,
     config::Settings,
-    diagnosis::{self, Finding},
-    examples::Examples,
+    doctor::{self, finding::Finding},
     exit_code,
-    ports::{Service, World},
+    ports::Ports,
 };
 
-pub(super) async fn run(settings: &Settings, world: &World) -> anyhow::Result<Done> {
-    let mut findings = world.fleet.diagnose().await;
-    for color in Color::BOTH {
-        findings.push(color::server(settings, world, color).await);
-    }
-    findings.extend(router::router(settings, world).await);
-    findings.extend(ports::metrics(settings).await);
-    for directory in [&settings.state, &settings.router.flags] {
-        findings.push(machine::disk(directory, settings.min_free_megabytes));
-    }
-    findings.extend(time_limits::time_limits(settings, world).await);
-    findings.push(inputs(settings));
-    findings.extend(left_behind::left_behind(settings));
-
+pub(super) async fn run(settings: &Settings, ports: &Ports) -> anyhow::Result<CommandOutput> {
+    let findings = doctor::examine(settings, ports).await;
     let wrong = findings.iter().filter(|it| it.advice.is_some()).count();
     let mut lines: Vec<String> = findings.iter().map(line).collect();
     lines.push(match wrong {
@@ -46,7 +25,7 @@ pub(super) async fn run(settings: &Settings, world: &World) -> anyhow::Result<Do
         exit_code::UNEXPECTED
     };
     let object = json!({"event": "diagnosis", "findings": findings, "wrong": wrong});
-    Ok(Done::with(code, lines.join("\n")).telling(object))
+    Ok(CommandOutput::with(code, lines.join("\n")).with_object(object))
 }
 
 fn line(finding: &Finding) -> String {
@@ -59,20 +38,4 @@ fn line(finding: &Finding) -> String {
         None => format!("ok     {topic:<12} {text}"),
         Some(advice) => format!("WRONG  {topic:<12} {text}\n       {:<12} -> {advice}", ""),
     }
-}
-
-fn inputs(settings: &Settings) -> Finding {
-    match Examples::read(settings) {
-        Ok(examples) => Finding::fine("inputs", format!("{} test inputs", examples.golden.len())),
-        Err(error) => Finding::wrong(
-            "inputs",
-            error.to_string(),
-            "set probe.inputs to a JSONL file of test inputs",
-        ),
-    }
-}
-
-/// What a service wrote last, behind a semicolon; nothing when it wrote nothing.
-async fn last_words(world: &World, service: Service) -> String {
-    diagnosis::last_words(&world.fleet.logs(service, 3).await)
 }

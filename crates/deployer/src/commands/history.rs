@@ -2,18 +2,18 @@
 
 use serde_json::json;
 
-use super::{Done, Ended};
 use crate::{
+    commands::{CommandError, CommandOutput},
     config::Settings,
-    history::{self, Past},
+    state::history::{self, HistoryEntry},
 };
 
-pub(super) fn run(settings: &Settings) -> anyhow::Result<Done> {
+pub(super) fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
     let path = history::path(&settings.state);
     let read = history::read(&settings.state)
-        .map_err(|error| Ended::usage(format!("cannot read {}: {error}", path.display())))?;
+        .map_err(|error| CommandError::usage(format!("cannot read {}: {error}", path.display())))?;
     let mut lines: Vec<String> = Vec::new();
-    if read.past.is_empty() {
+    if read.entries.is_empty() {
         lines.push("nothing was done yet".to_owned());
     } else {
         lines.push(format!(
@@ -21,28 +21,28 @@ pub(super) fn run(settings: &Settings) -> anyhow::Result<Done> {
             "WHEN", "WHAT", "COLOR", "VERSION", "TOOK", "BY"
         ));
     }
-    lines.extend(read.past.iter().map(line));
+    lines.extend(read.entries.iter().map(line));
     for number in &read.torn {
         lines.push(format!(
             "line {number} of {} is torn and was left out",
             path.display()
         ));
     }
-    Ok(Done::fine(lines.join("\n")).telling(json!({
+    Ok(CommandOutput::success(lines.join("\n")).with_object(json!({
         "event": "history",
-        "history": read.past,
+        "history": read.entries,
         "torn_lines": read.torn,
     })))
 }
 
-fn line(past: &Past) -> String {
+fn line(past: &HistoryEntry) -> String {
     let took = past
         .seconds
         .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.0} s"));
     let line = format!(
         "{:<22}{:<13}{:<7}{:<14}{took:>8}  {:<18} {}",
         format!("{:.0}", past.at),
-        past.deed.words(),
+        past.action.words(),
         past.color.name(),
         past.version.as_deref().unwrap_or("-"),
         past.by,

@@ -4,55 +4,59 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use tokio::{process::Command, time::timeout};
 
-use super::{Done, Ended};
 use crate::{
+    commands::{CommandError, CommandOutput},
     config::Settings,
     report::{Record, Reports},
 };
 
-pub(super) async fn run(settings: &Settings, id: Option<&str>, open: bool) -> anyhow::Result<Done> {
+pub(super) async fn run(
+    settings: &Settings,
+    id: Option<&str>,
+    open: bool,
+) -> anyhow::Result<CommandOutput> {
     let reports = Reports::of(&settings.state);
-    let record = reports.read(id).map_err(Ended::usage)?;
+    let record = reports.read(id).map_err(CommandError::usage)?;
     let page = reports.page(&record.plan.id);
-    // The page is made of the data, so that it is never older than this deployer. The data itself is for
-    // who holds the lock to write.
-    reports.write_page(&record).map_err(Ended::usage)?;
+    // The page is made again from the data, so that it matches this deployer. Only the holder of the lock
+    // writes the data.
+    reports.write_page(&record).map_err(CommandError::usage)?;
     if open {
         show(&page).await?;
     }
     let mut object = serde_json::to_value(&record)?;
     object["event"] = "report".into();
     let text = format!("{}\n\n{}", words(&record), page.display());
-    Ok(Done::fine(text).telling(object))
+    Ok(CommandOutput::success(text).with_object(object))
 }
 
-/// The report in lines.
+/// Formats the report as lines.
 fn words(record: &Record) -> String {
     let mut lines = vec![record.headline()];
-    for judged in &record.gates {
+    for gate in &record.gates {
         lines.push(format!(
             "  {:<12} {}: {}",
-            judged.gate, judged.finding, judged.summary
+            gate.gate, gate.verdict, gate.summary
         ));
-        let warnings = judged.warnings.iter();
+        let warnings = gate.warnings.iter();
         lines.extend(warnings.map(|warning| format!("  {:<12} warning: {warning}", "")));
     }
     lines.join("\n")
 }
 
-/// Hands the page to the desktop's browser.
+/// Opens the page in the desktop's browser.
 async fn show(page: &Path) -> anyhow::Result<()> {
     const PATIENCE: Duration = Duration::from_secs(10);
     const OPENER: &str = "xdg-open";
 
     let cannot = |problem: String| {
-        Ended::usage(format!(
+        CommandError::usage(format!(
             "cannot open {} with {OPENER}: {problem}",
             page.display()
         ))
     };
     let opened = Command::new(OPENER).arg(page).stdin(Stdio::null()).status();
-    // A browser that was not running yet may stay the opener's child: that is fine.
+    // The browser may be the opener's child and stay open.
     match timeout(PATIENCE, opened).await {
         Ok(Ok(status)) if !status.success() => Err(cannot(status.to_string())),
         Ok(Err(error)) => Err(cannot(error.to_string())),

@@ -1,28 +1,32 @@
 //! `deployer rollback`
 
-use super::{Done, Ended, stop_leftover_copies, who};
 use crate::{
+    commands::{CommandError, CommandOutput, stop_leftover_shadow, who},
     config::Settings,
+    deployment::{
+        recover::{self, Recovery},
+        traffic_mover::TrafficMover,
+    },
     event::{Event, Reporter},
     exit_code,
-    history::Deed,
-    journal::{Journal, JournalError},
-    ports::World,
-    recover::{self, Settled},
-    report::{All, Recorder, Reports},
-    transfer::Transfer,
+    ports::Ports,
+    report::{Recorder, Reporters, Reports},
+    state::{
+        history::Action,
+        journal::{Journal, JournalError},
+    },
 };
 
 pub(super) async fn run(
     settings: &Settings,
     journal: &Journal,
-    world: &World,
+    ports: &Ports,
     reporter: &dyn Reporter,
-) -> anyhow::Result<Done> {
+) -> anyhow::Result<CommandOutput> {
     let recorder = Recorder::new(Reports::of(&settings.state));
-    stop_leftover_copies(world, reporter);
-    world.router.active().await.map_err(Ended::refused)?;
-    // Whoever rolls back has no time for a journal that cannot be read.
+    stop_leftover_shadow(ports, reporter);
+    ports.router.active().await.map_err(CommandError::refused)?;
+    // A rollback must not wait for an unreadable journal.
     let unfinished = match journal.last() {
         Ok(last) => last.is_some_and(|entry| !entry.phase.is_end()),
         Err(error) => {
@@ -31,54 +35,56 @@ pub(super) async fn run(
             false
         }
     };
-    if unfinished || journal.intent().is_some() {
-        let reporter = &All(vec![reporter, &recorder]);
-        match recover::settle(world, journal, reporter).await? {
-            Settled::Halted(reason) => return Err(Ended::halted(reason)),
-            // It was what there was to roll back.
-            Settled::RolledBack(color) => {
-                let version = who(world, color).await.unwrap_or_else(|error| error);
-                return Ok(Done::fine(format!("rolled back: {color} serves {version}")));
+    if unfinished || journal.pending_move().is_some() {
+        let reporter = &Reporters(vec![reporter, &recorder]);
+        match recover::recover(ports, journal, reporter).await? {
+            Recovery::Halted(reason) => return Err(CommandError::halted(reason)),
+            // The recovery was the rollback.
+            Recovery::RolledBack(color) => {
+                let version = who(ports, color).await.unwrap_or_else(|error| error);
+                return Ok(CommandOutput::success(format!(
+                    "rolled back: {color} serves {version}"
+                )));
             }
-            Settled::Fine => {}
+            Recovery::Fine => {}
         }
     }
-    let active = world.router.active().await.map_err(Ended::refused)?;
+    let active = ports.router.active().await.map_err(CommandError::refused)?;
     let previous = active.other();
-    if !world.router.is_fit(previous) {
-        return Err(Ended::refused(format!(
+    if !ports.router.is_fit(previous) {
+        return Err(CommandError::refused(format!(
             "nothing to roll back to: {previous} holds no release that was promoted; `deployer switch {previous}` moves traffic to it all the same"
         )));
     }
-    let version = who(world, previous).await.map_err(|error| {
-        Ended::refused(format!(
+    let version = who(ports, previous).await.map_err(|error| {
+        CommandError::refused(format!(
             "{previous} is not healthy, so traffic stays on {active}: {error}"
         ))
     })?;
-    let transfer = Transfer {
-        world,
+    let mover = TrafficMover {
+        ports,
         journal,
         reporter,
     };
-    let moved = transfer.make(Deed::RolledBack, active, previous, "by hand");
-    moved.await.map_err(Ended::halted)?;
-    Ok(Done::fine(format!(
+    let moved = mover.move_and_clean_up(Action::RolledBack, active, previous, "by hand");
+    moved.await.map_err(CommandError::halted)?;
+    Ok(CommandOutput::success(format!(
         "rolled back: {previous} serves {version}"
     )))
 }
 
-/// Who wants to roll back while another deployer is at work cannot always wait for it.
-pub(super) fn way_out(settings: &Settings, error: JournalError) -> anyhow::Error {
+/// Adds to a busy error how to move traffic without waiting.
+pub(super) fn explain_failure(settings: &Settings, error: JournalError) -> anyhow::Error {
     match error {
         JournalError::Busy { ref holder } => {
-            let interrupted = if holder.as_ref().is_some_and(|it| it.is_watch()) {
+            let interrupted = if holder.as_ref().is_some_and(|it| it.is_monitor()) {
                 "Told to stop (SIGTERM), it lets go at once"
             } else {
                 "Interrupted (Ctrl-C, SIGTERM), it gives traffic back by itself"
             };
             let flag = settings.router.flags.join("green");
             let flag = flag.display();
-            Ended::with(
+            CommandError::with(
                 exit_code::BUSY,
                 format!(
                     "{error}. {interrupted}; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`"

@@ -1,37 +1,41 @@
 //! `deployer switch COLOR`
 
-use super::{Done, Ended, stop_leftover_copies, who};
 use crate::{
-    color::Color, event::Reporter, history::Deed, journal::Journal, ports::World,
-    transfer::Transfer,
+    color::Color,
+    commands::{CommandError, CommandOutput, stop_leftover_shadow, who},
+    deployment::traffic_mover::TrafficMover,
+    event::Reporter,
+    ports::Ports,
+    state::{history::Action, journal::Journal},
 };
 
 pub(super) async fn run(
     color: Color,
     journal: &Journal,
-    world: &World,
+    ports: &Ports,
     reporter: &dyn Reporter,
-) -> anyhow::Result<Done> {
-    stop_leftover_copies(world, reporter);
-    let transfer = Transfer {
-        world,
+) -> anyhow::Result<CommandOutput> {
+    stop_leftover_shadow(ports, reporter);
+    let mover = TrafficMover {
+        ports,
         journal,
         reporter,
     };
-    // Where an interrupted command wanted traffic counts no more: a person says where it goes.
-    transfer.finish(false).await.map_err(Ended::refused)?;
-    let active = world.router.active().await.map_err(Ended::refused)?;
-    let version = who(world, color).await.map_err(|error| {
-        Ended::refused(format!(
+    // A person now says where traffic goes; an interrupted move no longer counts.
+    mover.resume(false).await.map_err(CommandError::refused)?;
+    let active = ports.router.active().await.map_err(CommandError::refused)?;
+    let version = who(ports, color).await.map_err(|error| {
+        CommandError::refused(format!(
             "{color} is not healthy, so traffic stays on {active}: {error}"
         ))
     })?;
-    // Also where traffic stays: the next deployment must not take it away from where a person wants
-    // it.
+    // Recorded also if traffic stays, so that the next deployment does not move it away.
     let unfinished = matches!(journal.last(), Ok(Some(last)) if !last.phase.is_end());
     if active != color || unfinished {
-        let moved = transfer.make(Deed::Switched, active, color, "by hand");
-        moved.await.map_err(Ended::halted)?;
+        let moved = mover.move_and_clean_up(Action::Switched, active, color, "by hand");
+        moved.await.map_err(CommandError::halted)?;
     }
-    Ok(Done::fine(format!("switched: {color} serves {version}")))
+    Ok(CommandOutput::success(format!(
+        "switched: {color} serves {version}"
+    )))
 }

@@ -3,35 +3,35 @@
 use anyhow::anyhow;
 use tokio::time::Instant;
 
-use super::{Done, stop_leftover_copies};
 use crate::{
     color::Color,
+    commands::{CommandOutput, stop_leftover_shadow},
     config::Settings,
+    deployment::preflight,
     event::{Event, Reporter},
+    evidence::sample::TrafficSample,
     examples::Examples,
     gates::{Candidate, Gate as _, Healthy},
-    ports::{Service, State, World},
-    preflight,
+    ports::{Ports, Service, ServiceState},
     release::Release,
-    traffic::Seen,
 };
 
 pub(super) async fn run(
     settings: &Settings,
-    world: &World,
+    ports: &Ports,
     reporter: &dyn Reporter,
-) -> anyhow::Result<Done> {
-    stop_leftover_copies(world, reporter);
+) -> anyhow::Result<CommandOutput> {
+    stop_leftover_shadow(ports, reporter);
     if let Err(full) = preflight::room(&settings.state, settings.min_free_megabytes) {
-        // After a reboot everything must come up all the same.
+        // After a reboot everything must start all the same.
         reporter.report(&Event::Note { text: full });
     }
-    // Clients first: the standby is started when they can be served, and may be sick.
-    let flagged = world.router.flagged();
-    let serving = start_if_stopped(world, settings, flagged, reporter).await?;
-    world.fleet.start_router().await?;
-    let active = await_router(world, settings).await?;
-    let standby = start_if_stopped(world, settings, active.other(), reporter).await;
+    // Clients first. The standby starts when clients can be served, and may be sick.
+    let active_by_flag = ports.router.active_by_flag();
+    let serving = start_if_stopped(ports, settings, active_by_flag, reporter).await?;
+    ports.fleet.start_router().await?;
+    let active = await_router(ports, settings).await?;
+    let standby = start_if_stopped(ports, settings, active.other(), reporter).await;
     let standby = standby.unwrap_or_else(|error| {
         reporter.report(&Event::Note {
             text: format!("{} does not start: {error}", active.other()),
@@ -43,9 +43,9 @@ pub(super) async fn run(
         let candidate = Candidate {
             color,
             release,
-            world,
+            ports,
             examples: &Examples::default(),
-            before: &Seen::default(),
+            before: &TrafficSample::default(),
             earlier: &[],
             active_down: false,
             reporter,
@@ -53,15 +53,14 @@ pub(super) async fn run(
         let verdict = Healthy::new(settings.health.clone())
             .judge(&candidate)
             .await;
-        reporter.report(&Event::Judged {
+        reporter.report(&Event::GateFinished {
             gate: color.name(),
             verdict: &verdict,
         });
         if verdict.lets_through() {
             continue;
         }
-        // A sick standby is for `deployer watch`, which takes its fit flag and gives it back when it is
-        // well; a sick active color cannot be left at that.
+        // `deployer monitor` handles a sick standby. A sick active color is an error.
         if color == active {
             return Err(anyhow!(
                 "{color} is active and not healthy: {}",
@@ -72,31 +71,31 @@ pub(super) async fn run(
             text: format!("{color} cannot stand in: {}", verdict.summary),
         });
     }
-    Ok(Done::fine(format!(
+    Ok(CommandOutput::success(format!(
         "up: {} serves {active}",
         settings.router.url
     )))
 }
 
-/// Starts what `color` held last, unless it runs, and tells what that is.
+/// Starts the last release of `color` unless it runs. Returns the release.
 async fn start_if_stopped(
-    world: &World,
+    ports: &Ports,
     settings: &Settings,
     color: Color,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Release> {
-    let (state, held_version) = world.fleet.inspect(Service::Server(color)).await?;
+    let (state, held_version) = ports.fleet.inspect(Service::Server(color)).await?;
     let release = held(settings, color, held_version);
-    if let State::Stopped(_) = state {
+    if let ServiceState::Stopped(_) = state {
         reporter.report(&Event::Note {
             text: format!("starting {color} with {}", release.version),
         });
-        world.fleet.start(color, &release.version).await?;
+        ports.fleet.start(color, &release.version).await?;
     }
     Ok(release)
 }
 
-/// What `color` held last, or is to hold at first.
+/// The last release of `color`, or its first one.
 fn held(settings: &Settings, color: Color, version: Option<String>) -> Release {
     Release {
         model: settings.release.model.clone(),
@@ -105,23 +104,23 @@ fn held(settings: &Settings, color: Color, version: Option<String>) -> Release {
     }
 }
 
-/// nginx answers within milliseconds, unless it could not start; then its log says why.
-async fn await_router(world: &World, settings: &Settings) -> anyhow::Result<Color> {
+/// nginx answers within milliseconds unless it could not start; then its log says why.
+async fn await_router(ports: &Ports, settings: &Settings) -> anyhow::Result<Color> {
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
     let deadline = Instant::now() + settings.router.confirm_timeout;
     loop {
-        let error = match world.router.active().await {
+        let error = match ports.router.active().await {
             Ok(active) => return Ok(active),
             Err(error) => error,
         };
-        let stopped = match world.fleet.inspect(Service::Router).await? {
-            (State::Stopped(how), _) => Some(how),
-            (State::Running | State::Unmanaged, _) => None,
+        let stopped = match ports.fleet.inspect(Service::Router).await? {
+            (ServiceState::Stopped(how), _) => Some(how),
+            (ServiceState::Running | ServiceState::Unmanaged, _) => None,
         };
         if stopped.is_some() || Instant::now() >= deadline {
             let how = stopped.map_or_else(String::new, |how| format!("it stopped: {how}; "));
-            let log = world.fleet.logs(Service::Router, 10).await.join("\n    ");
+            let log = ports.fleet.logs(Service::Router, 10).await.join("\n    ");
             return Err(anyhow!(
                 "the router did not start: {how}{error}; its last log lines:\n    {log}"
             ));

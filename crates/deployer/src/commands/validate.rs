@@ -2,71 +2,74 @@
 
 use serde_json::json;
 
-use super::{
-    Done, Ended,
-    deploy::{held_version, wanted},
-    stop_leftover_copies, told_to_stop,
-};
 use crate::{
+    commands::{
+        CommandError, CommandOutput,
+        deploy::{held_version, wanted},
+        stop_leftover_shadow,
+    },
     config::{GateName, Settings},
+    deployment::gate_runner::GateRunner,
     event::{Event, Reporter},
+    evidence::{sample::TrafficSample, verdict::Conclusion},
     examples::Examples,
     exit_code, gates,
-    ports::World,
-    report::{All, Judged},
-    rollout::Questions,
-    traffic::Seen,
-    verdict::Finding,
+    ports::Ports,
+    report::{GateRecord, Reporters},
+    shutdown::shutdown,
 };
 
-/// Puts the gates to what the idle color runs, and changes nothing.
+/// Runs the gates on the idle color. Changes nothing.
 pub(super) async fn run(
     settings: &Settings,
     version: Option<String>,
     only: &[GateName],
     keep_going: bool,
-    world: &World,
+    ports: &Ports,
     terminal: &dyn Reporter,
-) -> anyhow::Result<Done> {
+) -> anyhow::Result<CommandOutput> {
     let mut settings = settings.clone();
     if !only.is_empty() {
         settings.gates.run = only.to_vec();
     }
-    let examples = Examples::read(&settings).map_err(Ended::usage)?;
-    stop_leftover_copies(world, terminal);
-    let active = world.router.active().await.map_err(Ended::refused)?;
+    let examples = Examples::read(&settings).map_err(CommandError::usage)?;
+    stop_leftover_shadow(ports, terminal);
+    let active = ports.router.active().await.map_err(CommandError::refused)?;
     let color = active.other();
     let version = match version {
         Some(version) => version,
-        None => held_version(world, &settings, color).await,
+        None => held_version(ports, &settings, color).await,
     };
-    let release = wanted(&settings, version).map_err(Ended::usage)?;
-    // No news, good or bad: the gates that ask the servers go on.
-    let requests = world.traffic.as_ref().map(|traffic| traffic.lately());
+    let release = wanted(&settings, version).map_err(CommandError::usage)?;
+    // Neither good nor bad news: the gates that send requests remain.
+    let requests = ports
+        .request_log
+        .as_ref()
+        .map(|traffic| traffic.recent_requests());
     let requests = requests.transpose().unwrap_or_else(|error| {
         let text = error.to_string();
         terminal.report(&Event::Note { text });
         None
     });
-    let before = Seen::lately(active, &requests.unwrap_or_default());
+    let before = TrafficSample::recent(active, &requests.unwrap_or_default());
     let verdicts = Verdicts::default();
-    let questions = Questions {
+    let gate_runner = GateRunner {
         settings: &settings,
         color,
         release: &release,
         examples: &examples,
-        world,
+        ports,
         before: &before,
         active_down: false,
         keep_going,
-        reporter: &All(vec![terminal, &verdicts]),
+        reporter: &Reporters(vec![terminal, &verdicts]),
     };
     let passed = tokio::select! {
-        passed = questions.ask(gates::before_the_switch(&settings)) => passed,
-        () = told_to_stop() => Err("the deployer was told to stop".to_owned()),
+        passed = gate_runner.run(gates::selected_gates(&settings)) => passed,
+        () = shutdown() => Err("the deployer was told to stop".to_owned()),
     };
-    // A gate that was interrupted may have left copies on, or one that could not take them back.
-    world.router.set_shadow(false)?;
+    // An interrupted gate may have left the copies on.
+    ports.router.set_shadow(false)?;
     let (version, gates) = (&release.version, verdicts.taken());
     let passed = passed.and_then(|()| proven(&gates));
     let (code, text) = match &passed {
@@ -76,7 +79,7 @@ pub(super) async fn run(
             format!("not passed: {version} on {color}: {reason}"),
         ),
     };
-    Ok(Done::with(code, text).telling(json!({
+    Ok(CommandOutput::with(code, text).with_object(json!({
         "event": "validated",
         "color": color,
         "release": release,
@@ -85,9 +88,9 @@ pub(super) async fn run(
     })))
 }
 
-/// Whether any question was answered: what nobody asked is not proven.
-fn proven(gates: &[Judged]) -> Result<(), String> {
-    let asked = |judged: &Judged| judged.finding != Finding::Skipped;
+/// Fails if every gate was skipped: then nothing is proven.
+fn proven(gates: &[GateRecord]) -> Result<(), String> {
+    let asked = |judged: &GateRecord| judged.verdict != Conclusion::Skipped;
     if gates.iter().any(asked) {
         return Ok(());
     }
@@ -95,22 +98,22 @@ fn proven(gates: &[Judged]) -> Result<(), String> {
     Err(format!("every gate was skipped: {}", names.join(", ")))
 }
 
-/// Takes down what the gates conclude.
+/// Collects the verdicts of the gates.
 #[derive(Default)]
-struct Verdicts(std::sync::Mutex<Vec<Judged>>);
+struct Verdicts(std::sync::Mutex<Vec<GateRecord>>);
 
 impl Verdicts {
-    fn taken(&self) -> Vec<Judged> {
+    fn taken(&self) -> Vec<GateRecord> {
         self.0.lock().map(|taken| taken.clone()).unwrap_or_default()
     }
 }
 
 impl Reporter for Verdicts {
     fn report(&self, event: &Event<'_>) {
-        if let Event::Judged { gate, verdict } = event
+        if let Event::GateFinished { gate, verdict } = event
             && let Ok(mut taken) = self.0.lock()
         {
-            taken.push(Judged::new(gate, None, verdict));
+            taken.push(GateRecord::new(gate, None, verdict));
         }
     }
 }

@@ -11,11 +11,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::Settings;
+use crate::config::Settings;
 
 const DEFAULT: &str = include_str!("../../../../deployer.toml");
 
-/// Why there are no settings.
+/// Why the settings are unusable.
 #[derive(Debug, Error)]
 pub enum SettingsError {
     /// The file cannot be read.
@@ -23,10 +23,10 @@ pub enum SettingsError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// What the operating system reported.
         source: io::Error,
     },
-    /// The file says something that is not understood.
+    /// The file holds an invalid setting.
     #[error("{path}, line {line}: {problem}")]
     Wrong {
         /// The file.
@@ -36,30 +36,30 @@ pub enum SettingsError {
         /// What is wrong, and what was expected.
         problem: String,
     },
-    /// What was given for this run is not understood.
+    /// A setting given for this run is invalid.
     #[error("--set {given}: {problem}")]
-    Given {
-        /// What was given.
+    Override {
+        /// The setting as given.
         given: String,
         /// What is wrong, and what was expected.
         problem: String,
     },
-    /// A figure is outside its range, wherever it came from.
+    /// A setting is out of range.
     #[error("{key} is {value}, but must be {expected}")]
     OutOfRange {
         /// The key, with its section.
         key: &'static str,
-        /// What was given.
+        /// The value.
         value: String,
-        /// The range.
+        /// The allowed range.
         expected: &'static str,
     },
 }
 
-/// Reads `path` over the embedded default; without a path, `deployer.toml` in the current
-/// directory if there is one. Relative paths in it are relative to its directory.
+/// Reads `path` over the embedded default. Without a path, reads `deployer.toml` in the current directory if it
+/// exists. Relative paths are relative to the file's directory.
 ///
-/// `over` are settings that win over both, each a `KEY=VALUE` with the section in the key.
+/// `over` holds settings that override both, each as `SECTION.KEY=VALUE`.
 pub fn load(path: Option<&Path>, over: &[String]) -> Result<Settings, SettingsError> {
     let (path, optional) = match path {
         Some(path) => (path, false),
@@ -109,14 +109,14 @@ fn parse(path: &Path, text: &str, over: &[String]) -> Result<Settings, SettingsE
         text.parse().map_err(|error| from_toml(&error))?,
     );
     let read = |merged| serde_path_to_error::deserialize::<_, Settings>(Value::Table(merged));
-    // Once without, so that what is wrong in the file is not blamed on what was given besides.
+    // First without `over`, so that an error in the file is attributed to the file.
     let settings = read(merged.clone()).map_err(|error| {
         let key = error.path().to_string();
         let offset = offset_of(spanned.get_ref(), &key).unwrap_or(0);
         wrong(offset, format!("{key}: {}", error.inner().message()))
     })?;
     over.iter().try_fold(settings, |_, given| {
-        let wrong = |problem: String| SettingsError::Given {
+        let wrong = |problem: String| SettingsError::Override {
             given: given.clone(),
             problem,
         };
@@ -133,7 +133,7 @@ fn parse(path: &Path, text: &str, over: &[String]) -> Result<Settings, SettingsE
     })
 }
 
-/// `load.max_p99=1s` as TOML, in which a value that is none is taken for text.
+/// Converts `load.max_p99=1s` to TOML. A value that is no TOML becomes a string.
 fn assignment(given: &str) -> Result<String, &'static str> {
     let (key, value) = given
         .split_once('=')
@@ -148,7 +148,7 @@ fn assignment(given: &str) -> Result<String, &'static str> {
     .ok_or("the key is not understood, expected one such as load.max_p99")
 }
 
-/// The default file holds every key there is, so what it lacks is unknown.
+/// The default file holds every key, so any other key is unknown.
 fn unknown_key(given: &DeTable<'_>, known: &Table, section: &str) -> Option<(usize, String)> {
     given.iter().find_map(|(key, value)| {
         let name = key.get_ref().as_ref();
@@ -217,7 +217,7 @@ fn resolve_paths(settings: &mut Settings, directory: &Path) {
     {
         *path = directory.join(&*path);
     }
-    // A program is looked up in PATH unless it names a directory.
+    // A program without a directory is found in PATH.
     if process.nginx.components().count() > 1 {
         process.nginx = directory.join(&process.nginx);
     }
@@ -246,13 +246,13 @@ mod tests {
     #[test]
     fn what_is_given_for_one_run_wins_over_the_file() {
         let given = [
-            "watch.duration=7s",
+            "bake.duration=7s",
             "load.rate = 20.5",
             "gates.run=[\"load\"]",
             "load.inputs=more.jsonl",
         ];
-        let settings = parse_with("[watch]\nduration = \"5s\"", &given).unwrap();
-        assert_eq!(settings.watch.duration, Duration::from_secs(7));
+        let settings = parse_with("[bake]\nduration = \"5s\"", &given).unwrap();
+        assert_eq!(settings.bake.duration, Duration::from_secs(7));
         assert!((settings.load.rate - 20.5).abs() < 1e-9);
         assert_eq!(settings.gates.run, [super::super::GateName::Load]);
         assert_eq!(
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_given_for_one_run_is_named_when_it_is_wrong() {
-        let problem = |given| parse_with("", &["watch.failures=2", given]).unwrap_err();
+        let problem = |given| parse_with("", &["bake.failures=2", given]).unwrap_err();
         for (given, words) in [
             (
                 "load.speed=3",
@@ -286,14 +286,14 @@ mod tests {
         assert_eq!(settings.health.tries, 10);
         assert_eq!(settings.health.interval, Duration::from_secs(3));
         assert_eq!(settings.smoke.requests, 50);
-        assert_eq!(settings.watch.duration, Duration::from_mins(1));
+        assert_eq!(settings.bake.duration, Duration::from_mins(1));
     }
 
     #[test]
     fn a_key_in_the_file_wins_over_the_default_and_leaves_its_neighbors() {
-        let settings = parse_text("[watch]\nduration = \"5s\"").unwrap();
-        assert_eq!(settings.watch.duration, Duration::from_secs(5));
-        assert_eq!(settings.watch.failures, 3);
+        let settings = parse_text("[bake]\nduration = \"5s\"").unwrap();
+        assert_eq!(settings.bake.duration, Duration::from_secs(5));
+        assert_eq!(settings.bake.failures, 3);
     }
 
     #[test]
@@ -316,18 +316,18 @@ mod tests {
 
     #[test]
     fn a_wrong_type_names_the_key_and_the_line() {
-        let error = parse_text("[watch]\ninterval = \"1s\"\nfailures = \"three\"").unwrap_err();
+        let error = parse_text("[bake]\ninterval = \"1s\"\nfailures = \"three\"").unwrap_err();
         assert!(
-            error.starts_with("deployer.toml, line 3: watch.failures: invalid type"),
+            error.starts_with("deployer.toml, line 3: bake.failures: invalid type"),
             "{error}"
         );
     }
 
     #[test]
     fn a_wrong_duration_names_the_key_and_the_line() {
-        let error = parse_text("[watch]\nduration = \"60\"").unwrap_err();
+        let error = parse_text("[bake]\nduration = \"60\"").unwrap_err();
         assert!(
-            error.starts_with("deployer.toml, line 2: watch.duration: "),
+            error.starts_with("deployer.toml, line 2: bake.duration: "),
             "{error}"
         );
     }

@@ -1,36 +1,38 @@
-//! Does the candidate say the same as the active release, and where not?
+//! The gate `agreement`: where do candidate and active release answer differently?
 
 use std::fmt::Write as _;
 
 use async_trait::async_trait;
 
-use super::{
-    Candidate, Gate,
-    ask::{Pair, ask_both, errors_of},
-};
 use crate::{
     config::AgreementSettings,
-    evidence::{Evidence, Flip},
+    evidence::{
+        details::{Evidence, Flip},
+        statistics::stability_index,
+        verdict::{Conclusion, Verdict},
+    },
     examples::Example,
-    statistics::stability_index,
-    verdict::{Finding, Verdict},
+    gates::{
+        Candidate, Gate,
+        pairs::{Pair, errors_of, predict_pairs},
+    },
 };
 
-/// So many flips are kept: as many as somebody would look at.
+/// How many flips the report keeps.
 const FLIPS: usize = 50;
-/// Fewer inputs that both were asked say nothing.
+/// The least number of inputs that both releases answered.
 const ENOUGH: usize = 50;
-/// The confidence of the active release is cut into so many classes of equal size.
+/// The number of equally wide classes of the active release's confidence.
 const CLASSES: usize = 10;
 
-/// Compares labels that need not be right.
+/// Compares labels. The correct labels need not be known.
 #[derive(Debug)]
 pub struct Agreement {
     settings: AgreementSettings,
 }
 
 impl Agreement {
-    /// With these limits.
+    /// Creates the gate with these limits.
     #[must_use]
     pub fn new(settings: AgreementSettings) -> Self {
         Self { settings }
@@ -43,13 +45,13 @@ impl Gate for Agreement {
         "agreement"
     }
 
-    fn compares(&self) -> bool {
+    fn needs_active(&self) -> bool {
         true
     }
 
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let inputs: Vec<&Example> = candidate.examples.agreement.iter().collect();
-        let pairs = ask_both(candidate, &inputs).await;
+        let pairs = predict_pairs(candidate, &inputs).await;
         self.compare(&pairs)
     }
 }
@@ -62,7 +64,7 @@ impl Agreement {
             warn_drift,
             ..
         } = self.settings;
-        // An input on which the active release cannot be asked compares nobody.
+        // An input that the active release does not answer cannot be compared.
         let compared: Vec<_> = pairs
             .iter()
             .filter(|pair| pair.active_label().is_some())
@@ -75,7 +77,7 @@ impl Agreement {
         let inputs = compared.len();
         if inputs < ENOUGH {
             return Verdict::new(
-                Finding::Inconclusive,
+                Conclusion::Inconclusive,
                 format!(
                     "the active release gave a label to {inputs} of {} inputs, at least {ENOUGH} are needed",
                     pairs.len()
@@ -102,9 +104,12 @@ impl Agreement {
         }
         let mut verdict = if agreement < min_agreement {
             let needed = percent(min_agreement);
-            Verdict::new(Finding::Fail, format!("{same}, at least {needed} needed"))
+            Verdict::new(
+                Conclusion::Fail,
+                format!("{same}, at least {needed} needed"),
+            )
         } else {
-            Verdict::new(Finding::Pass, same)
+            Verdict::new(Conclusion::Pass, same)
         };
         if agreement < warn_below {
             verdict.warnings.push(format!(
@@ -126,7 +131,7 @@ impl Agreement {
             .with("flips", flipped as f64)
             .with("failed", failed as f64)
             .with("agreement", agreement)
-            .resting_on(Evidence {
+            .with_evidence(Evidence {
                 flips,
                 errors: errors_of(pairs),
                 ..Evidence::default()
@@ -134,7 +139,7 @@ impl Agreement {
     }
 }
 
-/// What is different, if both answered and anything is.
+/// The flip, if both releases answered and differ.
 fn flip(pair: &Pair<'_>) -> Option<Flip> {
     let active = pair.active_label()?;
     pair.candidate.as_ref().ok()?;
@@ -142,7 +147,8 @@ fn flip(pair: &Pair<'_>) -> Option<Flip> {
     if candidate == Some(active) {
         return None;
     }
-    let confidence = |answer: &Result<crate::ports::Answer, _>| answer.as_ref().ok()?.confidence;
+    let confidence =
+        |answer: &Result<crate::ports::Prediction, _>| answer.as_ref().ok()?.confidence;
     Some(Flip {
         input: pair.example.body.clone(),
         active: active.to_owned(),
@@ -153,7 +159,7 @@ fn flip(pair: &Pair<'_>) -> Option<Flip> {
     })
 }
 
-/// How far the candidate's confidence is distributed otherwise; none where too few tell theirs.
+/// The drift of the candidate's confidence; `None` with too few values.
 fn drift_of_confidence(pairs: &[&Pair<'_>]) -> Option<f64> {
     let mut both: Vec<(f64, f64)> = pairs
         .iter()
@@ -189,15 +195,15 @@ mod tests {
     use super::*;
     use crate::{
         examples::Example,
-        ports::{Answer, WorldError},
+        ports::{PortError, Prediction},
     };
 
     #[expect(
         clippy::unnecessary_wraps,
         reason = "the releases' answers may be errors"
     )]
-    fn answer(label: &str, confidence: f64) -> Result<Answer, WorldError> {
-        Ok(Answer {
+    fn answer(label: &str, confidence: f64) -> Result<Prediction, PortError> {
+        Ok(Prediction {
             label: Some(label.to_owned()),
             confidence: Some(confidence),
             took: Duration::from_millis(1),
@@ -213,10 +219,10 @@ mod tests {
             .collect()
     }
 
-    /// The verdict on these answers of the candidate to as many inputs; the active release says
-    /// "yes" to each, more and more confidently.
+    /// The verdict on these answers of the candidate. The active release answers "yes" to each input, with
+    /// rising confidence.
     fn judge(
-        candidate: impl Fn(usize) -> Result<Answer, WorldError>,
+        candidate: impl Fn(usize) -> Result<Prediction, PortError>,
         min_agreement: f64,
     ) -> Verdict {
         let examples = examples(200);
@@ -241,14 +247,14 @@ mod tests {
         }
     }
 
-    fn same(number: usize) -> Result<Answer, WorldError> {
+    fn same(number: usize) -> Result<Prediction, PortError> {
         answer("yes", 0.5 + number as f64 / 400.0)
     }
 
     #[test]
     fn the_same_answers_pass_without_a_warning() {
         let verdict = judge(same, 1.0);
-        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert!(verdict.warnings.is_empty(), "{:?}", verdict.warnings);
         assert!(verdict.numbers["confidence_drift"] < 1e-9);
     }
@@ -270,32 +276,32 @@ mod tests {
             .map(|flip| flip.input.as_str())
             .collect();
         assert_eq!(inputs, ["190", "10"]);
-        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert!(verdict.warnings.is_empty());
     }
 
     #[test]
     fn many_flips_warn_and_fail_only_where_the_settings_say_so() {
         let flips = |number| match same(number) {
-            Ok(answer) if number < 30 => Ok(Answer {
+            Ok(answer) if number < 30 => Ok(Prediction {
                 label: Some("no".to_owned()),
                 ..answer
             }),
             answer => answer,
         };
         let verdict = judge(flips, 0.0);
-        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert_eq!(
             verdict.warnings,
             ["it disagrees with the active release on 30 of 200 inputs"]
         );
-        assert_eq!(judge(flips, 0.86).finding, Finding::Fail);
+        assert_eq!(judge(flips, 0.86).conclusion, Conclusion::Fail);
     }
 
     #[test]
     fn an_answer_that_fails_is_no_flip_and_no_agreement() {
-        let verdict = judge(|_| Err(WorldError("timed out".to_owned())), 0.5);
-        assert_eq!(verdict.finding, Finding::Fail);
+        let verdict = judge(|_| Err(PortError("timed out".to_owned())), 0.5);
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(verdict.evidence.flips.is_empty());
         assert_eq!(verdict.evidence.errors["timed out"], 200);
     }
@@ -303,7 +309,7 @@ mod tests {
     #[test]
     fn an_answer_without_a_label_is_a_flip() {
         let unlabeled = |_| {
-            Ok(Answer {
+            Ok(Prediction {
                 label: None,
                 ..answer("", 0.9)?
             })
@@ -325,7 +331,7 @@ mod tests {
             })
             .collect();
         let verdict = Agreement::new(settings(0.0)).compare(&pairs);
-        assert_eq!(verdict.finding, Finding::Inconclusive);
+        assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
     }
 
     #[test]

@@ -1,32 +1,36 @@
-//! Is the candidate as fast as the active release?
+//! The gate `comparison`: is the candidate as fast as the active release?
 
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Candidate, Gate};
 use crate::{
     config::ComparisonSettings,
-    evidence::Evidence,
+    evidence::{
+        details::Evidence,
+        latency::{Latencies, LatencyLimit, milliseconds},
+        statistics::{mcnemar, quantile_of_unsorted, ratio_of_quantiles},
+        verdict::{Conclusion, Verdict},
+    },
     examples::Example,
-    latency::{Latencies, LatencyLimit, milliseconds},
-    ports::{Answer, Target, WorldError},
-    statistics::{mcnemar, quantile_of_unsorted, ratio_of_quantiles},
-    verdict::{Finding, Verdict},
+    gates::{Candidate, Gate},
+    ports::{PortError, Prediction, Target},
 };
 
-/// Fewer pairs say nothing of any percentile. The first look is after so many, each later one after twice as many.
+/// The least number of pairs for a percentile. The first verdict comes after this many pairs, each later one
+/// after twice as many.
 const FIRST_LOOK: usize = 20;
-/// Pairs that p90 needs, and p99: so many that ten and five of them are slower.
+/// The pairs that p90 and p99 need: about ten, or five, are slower.
 const ENOUGH_FOR_P90: usize = 100;
 const ENOUGH_FOR_P99: usize = 500;
-/// More pairs than this say hardly more.
+/// More pairs add little.
 const MOST: usize = 4_000;
 
-/// The gate goes on for so many times `comparison.duration` while it is inconclusive or lacks pairs for p99.
+/// The gate continues for this many times `comparison.duration` while it is inconclusive or lacks pairs for
+/// p99.
 const PATIENCE: u32 = 3;
-/// Failures that chance alone would bring about more often than this are held against nobody.
+/// Significance level of failures.
 const SIGNIFICANT: f64 = 0.01;
 
 /// Sends pairs of requests, one to each release, one at a time.
@@ -37,7 +41,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// With this limit, of requests that have failed when they take longer than `timeout`.
+    /// Creates the gate with these limits. A request that takes longer than `timeout` has failed.
     #[must_use]
     pub fn new(settings: ComparisonSettings, timeout: Duration) -> Self {
         Self { settings, timeout }
@@ -45,7 +49,7 @@ impl Comparison {
 
     fn assess(&self, samples: &Samples) -> Verdict {
         let pairs = samples.active.len();
-        let mut verdict = Verdict::new(Finding::Pass, String::new())
+        let mut verdict = Verdict::new(Conclusion::Pass, String::new())
             .with("pairs", pairs as f64)
             .with("failed", samples.failed as f64)
             .with("active_failed", samples.active_failed as f64);
@@ -59,31 +63,31 @@ impl Comparison {
             verdict = verdict.with("p_value", chance);
         }
         if chance < SIGNIFICANT {
-            verdict.finding = Finding::Fail;
+            verdict.conclusion = Conclusion::Fail;
         }
         let [supported, unsupported] = percentiles(pairs);
         for percentile in &supported {
-            let (finding, words);
-            (finding, words, verdict) = self.compare(samples, percentile, verdict);
+            let (conclusion, words);
+            (conclusion, words, verdict) = self.compare(samples, percentile, verdict);
             parts.push(words);
-            verdict.finding = verdict.finding.and(finding);
+            verdict.conclusion = verdict.conclusion.and(conclusion);
         }
         if supported.is_empty() {
-            let (finding, words) = self.compare_few(samples);
+            let (conclusion, words) = self.compare_few(samples);
             parts.push(words);
-            verdict.finding = verdict.finding.and(finding);
+            verdict.conclusion = verdict.conclusion.and(conclusion);
         }
         for percentile in unsupported {
-            // At the same pace, so many seconds bring the pairs that it needs.
+            // The time that the missing pairs take at the same pace.
             let seconds = self.settings.duration.as_secs_f64() * percentile.pairs as f64
                 / pairs.max(1) as f64;
             verdict.warnings.push(format!(
-                "{} was not judged: it needs {} pairs of requests, and {pairs} were sent. The watch after the switch judges it; so does this gate with comparison.duration = \"{:.0}s\"",
+                "{} was not judged: it needs {} pairs of requests, and {pairs} were sent. The bake judges it; so does this gate with comparison.duration = \"{:.0}s\"",
                 percentile.name, percentile.pairs, seconds.ceil()
             ));
         }
         verdict.summary = parts.join(", ");
-        verdict.resting_on(Evidence {
+        verdict.with_evidence(Evidence {
             active_latency: Some(Samples::latencies(&samples.active)),
             candidate_latency: Some(Samples::latencies(&samples.candidate)),
             errors: samples.errors.clone(),
@@ -91,14 +95,14 @@ impl Comparison {
         })
     }
 
-    /// Judges fewer pairs than p50 needs: a candidate passes whose median is not above the active release's.
-    fn compare_few(&self, samples: &Samples) -> (Finding, String) {
+    /// Judges fewer pairs than p50 needs: the candidate passes if its median is not above the active release's.
+    fn compare_few(&self, samples: &Samples) -> (Conclusion, String) {
         let [candidate, active] =
             [&samples.candidate, &samples.active].map(|it| quantile_of_unsorted(it, 0.5));
-        let finding = if candidate <= active {
-            Finding::Pass
+        let conclusion = if candidate <= active {
+            Conclusion::Pass
         } else {
-            Finding::Inconclusive
+            Conclusion::Inconclusive
         };
         let words = format!(
             "{} pairs of requests, at least {FIRST_LOOK} are needed to compare p50: {}, the active release's {}; comparison.duration is {}",
@@ -107,7 +111,7 @@ impl Comparison {
             milliseconds(active),
             humantime::format_duration(self.settings.duration),
         );
-        (finding, words)
+        (conclusion, words)
     }
 
     fn compare(
@@ -115,7 +119,7 @@ impl Comparison {
         samples: &Samples,
         percentile: &Percentile,
         verdict: Verdict,
-    ) -> (Finding, String, Verdict) {
+    ) -> (Conclusion, String, Verdict) {
         let limit = LatencyLimit {
             max_ratio: self.settings.max_ratio,
             negligible: self.settings.negligible,
@@ -126,12 +130,12 @@ impl Comparison {
         let (ratio, interval) = ratio_of_quantiles(&samples.candidate, &samples.active, *at);
         let active = quantile_of_unsorted(&samples.active, *at);
         let allowed = limit.allowed_ratio(active);
-        let finding = if interval.low > allowed {
-            Finding::Fail
+        let conclusion = if interval.low > allowed {
+            Conclusion::Fail
         } else if interval.high > allowed {
-            Finding::Inconclusive
+            Conclusion::Inconclusive
         } else {
-            Finding::Pass
+            Conclusion::Pass
         };
         let words = format!(
             "{name} {ratio:.2} times the active release's {} (99 % sure of {:.2} to {:.2}; {allowed:.2} allowed)",
@@ -139,9 +143,9 @@ impl Comparison {
             interval.low,
             interval.high,
         );
-        // What only `negligible` lets through is worth a look.
+        // A difference that only `negligible` allows deserves a warning.
         let mut verdict = verdict;
-        if finding == Finding::Pass && interval.low > limit.max_ratio {
+        if conclusion == Conclusion::Pass && interval.low > limit.max_ratio {
             verdict.warnings.push(format!(
                 "{name} is more than {:.2} times the active release's, and passes because {} more are negligible (comparison.negligible)",
                 limit.max_ratio,
@@ -155,7 +159,7 @@ impl Comparison {
             .fold(verdict, |verdict, (name, figure)| {
                 verdict.with(name, figure)
             });
-        (finding, words, verdict)
+        (conclusion, words, verdict)
     }
 }
 
@@ -189,8 +193,8 @@ const PERCENTILES: [Percentile; 3] = [
     percentile!("p99", 0.99, ENOUGH_FOR_P99),
 ];
 
-/// The percentiles that are compared with so many pairs, p50 and the highest that they support, and those that
-/// need more pairs.
+/// The percentiles to compare with this many pairs (p50, and the highest that they support), and the
+/// percentiles that need more pairs.
 fn percentiles(pairs: usize) -> [Vec<&'static Percentile>; 2] {
     let (mut supported, unsupported): (Vec<_>, Vec<_>) = PERCENTILES
         .iter()
@@ -201,29 +205,29 @@ fn percentiles(pairs: usize) -> [Vec<&'static Percentile>; 2] {
     [supported, unsupported]
 }
 
-/// Seconds, a pair at the same place. What failed took as long as would have been waited for: who answers
-/// only what is quick must not seem to be quick.
+/// Seconds; both values of a pair have the same index. A failed request counts with the timeout, so that
+/// failing slow requests does not look fast.
 #[derive(Debug, Default)]
 struct Samples {
     active: Vec<f64>,
     candidate: Vec<f64>,
     failed: u64,
     active_failed: u64,
-    /// Pairs of which the candidate's alone failed, and the active release's alone.
+    /// Pairs in which only the candidate's request failed, and pairs in which only the active release's did.
     lost: u64,
     won: u64,
-    /// What went wrong at the candidate.
+    /// The candidate's errors by kind.
     errors: BTreeMap<String, u64>,
 }
 
 impl Samples {
     fn add(
         &mut self,
-        active: &Result<Answer, WorldError>,
-        candidate: &Result<Answer, WorldError>,
+        active: &Result<Prediction, PortError>,
+        candidate: &Result<Prediction, PortError>,
         timeout: Duration,
     ) {
-        let seconds = |answer: &Result<Answer, WorldError>| {
+        let seconds = |answer: &Result<Prediction, PortError>| {
             let took = answer.as_ref().map_or(timeout, |answer| answer.took);
             took.as_secs_f64()
         };
@@ -252,7 +256,7 @@ impl Gate for Comparison {
         "comparison"
     }
 
-    fn compares(&self) -> bool {
+    fn needs_active(&self) -> bool {
         true
     }
 
@@ -272,15 +276,17 @@ impl Gate for Comparison {
             let verdict = self.assess(&samples);
             let few = pairs < ENOUGH_FOR_P99;
             if over {
-                let open = verdict.finding == Finding::Inconclusive || few;
+                let open = verdict.conclusion == Conclusion::Inconclusive || few;
                 if open && pairs < MOST && deadline == self.settings.duration {
                     deadline *= PATIENCE;
                     continue;
                 }
                 return verdict;
             }
-            // A pass is final once p99 was compared: until then more pairs may come in time.
-            if verdict.finding == Finding::Fail || verdict.finding == Finding::Pass && !few {
+            // A pass is final after p99 was compared. Until then more pairs may come.
+            if verdict.conclusion == Conclusion::Fail
+                || verdict.conclusion == Conclusion::Pass && !few
+            {
                 return verdict;
             }
             let twice = next_look * 2;
@@ -294,14 +300,14 @@ impl Gate for Comparison {
     }
 }
 
-/// What each release answers, the active one first in every other pair, so that neither always finds the
-/// machine as the other one left it.
+/// Sends the active release's request first in every other pair, so that no release always finds the machine as
+/// the other left it.
 async fn ask_in_turn(
     candidate: &Candidate<'_>,
     example: &Example,
     number: usize,
-) -> [Result<Answer, WorldError>; 2] {
-    let probe = &candidate.world.probe;
+) -> [Result<Prediction, PortError>; 2] {
+    let probe = &candidate.ports.probe;
     let ask = |color| probe.predict(Target::Server(color), example);
     let (active, idle) = (candidate.color.other(), candidate.color);
     if number.is_multiple_of(2) {
@@ -317,8 +323,8 @@ async fn ask_in_turn(
 mod tests {
     use super::*;
 
-    /// The verdict on a candidate that is so many times as slow as an active release of about
-    /// `base` seconds, with a tail.
+    /// The verdict on a candidate with this latency ratio to an active release of about `base` seconds, with a
+    /// tail.
     fn judge(base: f64, slower: f64, pairs: usize) -> Verdict {
         let mut lots = fastrand::Rng::with_seed(7);
         let mut draw = |factor: f64| {
@@ -344,22 +350,22 @@ mod tests {
 
     #[test]
     fn as_fast_passes_and_twice_as_slow_fails() {
-        assert_eq!(judge(0.05, 1.0, 2_000).finding, Finding::Pass);
+        assert_eq!(judge(0.05, 1.0, 2_000).conclusion, Conclusion::Pass);
         let slow = judge(0.05, 2.0, 2_000);
-        assert_eq!(slow.finding, Finding::Fail);
+        assert_eq!(slow.conclusion, Conclusion::Fail);
         assert!(slow.summary.starts_with("p50 2.0"), "{}", slow.summary);
         assert!(slow.numbers["p50_ratio_low"] > 1.9);
     }
 
     #[test]
     fn an_interval_that_straddles_the_limit_leaves_it_open() {
-        assert_eq!(judge(0.05, 1.5, 2_000).finding, Finding::Inconclusive);
+        assert_eq!(judge(0.05, 1.5, 2_000).conclusion, Conclusion::Inconclusive);
     }
 
     #[test]
     fn what_nobody_notices_is_allowed() {
-        assert_eq!(judge(0.001, 2.0, 2_000).finding, Finding::Pass);
-        assert_eq!(judge(0.001, 12.0, 2_000).finding, Finding::Fail);
+        assert_eq!(judge(0.001, 2.0, 2_000).conclusion, Conclusion::Pass);
+        assert_eq!(judge(0.001, 12.0, 2_000).conclusion, Conclusion::Fail);
     }
 
     #[test]
@@ -368,20 +374,23 @@ mod tests {
             let verdict = judge(0.05, 1.0, pairs);
             let names = ["p50_ratio", "p90_ratio", "p99_ratio"];
             let compared = names.map(|name| verdict.numbers.contains_key(name));
-            (verdict.finding, compared, verdict.warnings)
+            (verdict.conclusion, compared, verdict.warnings)
         };
-        let (finding, names, warnings) = compared(99);
-        assert_eq!((finding, names), (Finding::Pass, [true, false, false]));
+        let (conclusion, names, warnings) = compared(99);
+        assert_eq!(
+            (conclusion, names),
+            (Conclusion::Pass, [true, false, false])
+        );
         assert_eq!(
             warnings[0],
-            "p90 was not judged: it needs 100 pairs of requests, and 99 were sent. The watch after the switch judges it; so does this gate with comparison.duration = \"11s\""
+            "p90 was not judged: it needs 100 pairs of requests, and 99 were sent. The bake judges it; so does this gate with comparison.duration = \"11s\""
         );
         assert!(warnings[1].starts_with("p99 was not judged: it needs 500 pairs"));
-        let (finding, names, warnings) = compared(499);
-        assert_eq!((finding, names), (Finding::Pass, [true, true, false]));
+        let (conclusion, names, warnings) = compared(499);
+        assert_eq!((conclusion, names), (Conclusion::Pass, [true, true, false]));
         assert_eq!(warnings.len(), 1);
-        let (finding, names, warnings) = compared(2_000);
-        assert_eq!((finding, names), (Finding::Pass, [true, false, true]));
+        let (conclusion, names, warnings) = compared(2_000);
+        assert_eq!((conclusion, names), (Conclusion::Pass, [true, false, true]));
         assert!(warnings.is_empty(), "{warnings:?}");
         assert_eq!(percentiles(500)[0].last().unwrap().name, "p99");
     }
@@ -390,14 +399,14 @@ mod tests {
     fn faster_candidate_passes_with_any_number_of_pairs() {
         for pairs in [1, 3, 19, 20, 99, 100, 463] {
             let verdict = judge(0.05, 0.33, pairs);
-            assert_eq!(verdict.finding, Finding::Pass, "{pairs}: {verdict:?}");
+            assert_eq!(verdict.conclusion, Conclusion::Pass, "{pairs}: {verdict:?}");
         }
     }
 
     #[test]
     fn slower_candidate_is_inconclusive_with_fewer_pairs_than_p50_needs() {
         let verdict = judge(0.05, 1.4, 19);
-        assert_eq!(verdict.finding, Finding::Inconclusive);
+        assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
         assert!(
             verdict
                 .summary
@@ -407,15 +416,15 @@ mod tests {
         );
     }
 
-    /// The verdict on a candidate that is as fast as the active release, but fails one in so many requests.
+    /// The verdict on a candidate that is as fast as the active release, but fails one request in this many.
     fn failing(one_in: usize, active_too: bool) -> Verdict {
         let mut samples = Samples::default();
         for number in 0..1_000 {
             let answer = |fails: bool| {
                 if fails && number % one_in == 0 {
-                    return Err(WorldError("timed out".to_owned()));
+                    return Err(PortError("timed out".to_owned()));
                 }
-                Ok(Answer {
+                Ok(Prediction {
                     label: None,
                     confidence: None,
                     took: Duration::from_millis(20),
@@ -429,7 +438,7 @@ mod tests {
     #[test]
     fn a_tail_that_is_never_answered_is_a_tail() {
         let verdict = failing(50, false);
-        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
             verdict
                 .summary
@@ -443,13 +452,13 @@ mod tests {
 
     #[test]
     fn failures_too_rare_for_p99_count_beyond_chance() {
-        assert_eq!(failing(120, false).finding, Finding::Fail);
-        assert_eq!(failing(400, false).finding, Finding::Pass);
+        assert_eq!(failing(120, false).conclusion, Conclusion::Fail);
+        assert_eq!(failing(400, false).conclusion, Conclusion::Pass);
     }
 
     #[test]
     fn what_fails_at_both_is_held_against_neither() {
-        assert_ne!(failing(120, true).finding, Finding::Fail);
-        assert_eq!(failing(400, true).finding, Finding::Pass);
+        assert_ne!(failing(120, true).conclusion, Conclusion::Fail);
+        assert_eq!(failing(400, true).conclusion, Conclusion::Pass);
     }
 }

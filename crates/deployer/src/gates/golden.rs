@@ -1,36 +1,38 @@
-//! Is the candidate right as often as it must be, and as the active release?
+//! The gate `golden`: is the candidate right often enough, also compared with the active release?
 
 use std::fmt::Write as _;
 
 use async_trait::async_trait;
 
-use super::{
-    Candidate, Gate,
-    ask::{Pair, ask_both, errors_of},
-};
 use crate::{
     config::GoldenSettings,
-    evidence::Evidence,
+    evidence::{
+        details::Evidence,
+        statistics::{mcnemar, paired_difference},
+        verdict::{Conclusion, Verdict},
+    },
     examples::Example,
-    statistics::{mcnemar, paired_difference},
-    verdict::{Finding, Verdict},
+    gates::{
+        Candidate, Gate,
+        pairs::{Pair, errors_of, predict_pairs},
+    },
 };
 
-/// A drop that chance alone would bring about more often than this is not held against anybody.
+/// Significance level of a drop.
 const SIGNIFICANT: f64 = 0.01;
-/// A candidate passes only when a drop of so many times the allowed one can be ruled out.
+/// A candidate passes only if this many times the allowed drop can be ruled out.
 const RULED_OUT: f64 = 3.0;
-/// Less than this is ruled out by no golden set that people label.
+/// The smallest drop that a hand-labeled golden set can rule out.
 const LEAST: f64 = 0.03;
 
-/// Asks both releases for labels that are known.
+/// Compares the answers of both releases with known labels.
 #[derive(Debug)]
 pub struct Golden {
     settings: GoldenSettings,
 }
 
 impl Golden {
-    /// With these limits.
+    /// Creates the gate with these limits.
     #[must_use]
     pub fn new(settings: GoldenSettings) -> Self {
         Self { settings }
@@ -46,7 +48,7 @@ impl Gate for Golden {
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let mut labeled: Vec<&Example> = candidate.examples.golden.iter().collect();
         labeled.retain(|example| example.expect.is_some());
-        let pairs = ask_both(candidate, &labeled).await;
+        let pairs = predict_pairs(candidate, &labeled).await;
         if pairs.is_empty() {
             return Verdict::skipped("no input has a label (\"expect\")");
         }
@@ -57,26 +59,26 @@ impl Gate for Golden {
         }
         Counts::of(&pairs)
             .judge(&self.settings, candidate.active_down)
-            .resting_on(Evidence {
+            .with_evidence(Evidence {
                 errors: errors_of(&pairs),
                 ..Evidence::default()
             })
     }
 }
 
-/// How often who was right.
+/// How often each release was right.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     inputs: u64,
     right: u64,
-    /// Inputs that the candidate did not answer: wrong, whatever it would have said.
+    /// Inputs that the candidate did not answer. They count as wrong.
     failed: u64,
-    /// Inputs to which the active release gave a label.
+    /// Inputs that the active release answered with a label.
     paired: u64,
     active_right: u64,
-    /// The active release was right and the candidate is not.
+    /// The active release was right and the candidate was wrong.
     lost: u64,
-    /// The candidate is right and the active release was not.
+    /// The candidate was right and the active release was wrong.
     won: u64,
 }
 
@@ -89,7 +91,7 @@ impl Counts {
             counts.inputs += 1;
             counts.right += u64::from(right);
             counts.failed += u64::from(pair.candidate.is_err());
-            // An input on which the active release cannot be asked compares nobody.
+            // An input that the active release does not answer cannot be compared.
             let Some(active) = pair.active_label() else {
                 continue;
             };
@@ -130,31 +132,31 @@ impl Counts {
                 percent(active)
             )
         };
-        let (finding, summary) = if inputs < needed {
+        let (conclusion, summary) = if inputs < needed {
             (
-                Finding::Inconclusive,
+                Conclusion::Inconclusive,
                 format!("{it_is}; at least {needed} inputs are needed to judge"),
             )
         } else if accuracy < settings.min_accuracy {
             let needed = percent(settings.min_accuracy);
             (
-                Finding::Fail,
+                Conclusion::Fail,
                 format!("{it_is}, at least {needed} needed{beside}"),
             )
         } else if active_down {
-            (Finding::Pass, it_is)
+            (Conclusion::Pass, it_is)
         } else if paired < needed {
             (
-                Finding::Inconclusive,
+                Conclusion::Inconclusive,
                 format!(
                     "{it_is}{beside}; it gave {paired} labels, and at least {needed} are needed to compare"
                 ),
             )
         } else {
-            let (finding, why) = self.beside_the_active_release(settings.max_drop);
-            (finding, format!("{it_is}{beside}{why}"))
+            let (conclusion, why) = self.beside_the_active_release(settings.max_drop);
+            (conclusion, format!("{it_is}{beside}{why}"))
         };
-        let verdict = Verdict::new(finding, summary)
+        let verdict = Verdict::new(conclusion, summary)
             .with("inputs", inputs as f64)
             .with("failed", failed as f64)
             .with("accuracy", accuracy);
@@ -172,19 +174,19 @@ impl Counts {
             .with("p_value", mcnemar(lost, won))
     }
 
-    /// By how much the candidate's share is lower, as seen.
+    /// How much lower the candidate's measured accuracy is.
     fn drop(self) -> f64 {
         (self.lost as f64 - self.won as f64) / self.paired.max(1) as f64
     }
 
-    /// By what the drop may be in truth: it is too great when that is certain, and small enough when it
-    /// cannot be far above what is allowed.
-    fn beside_the_active_release(self, allowed: f64) -> (Finding, String) {
+    /// Judges the drop by its confidence interval: a drop that is certainly too large fails; one that cannot be
+    /// far above the limit passes.
+    fn beside_the_active_release(self, allowed: f64) -> (Conclusion, String) {
         let Self {
             paired, lost, won, ..
         } = self;
         let (drop, truth) = (self.drop(), paired_difference(lost, won, paired));
-        // Exact where there are few, and then the stricter of the two.
+        // McNemar's test is exact for few inputs, and then the stricter one.
         let chance = mcnemar(lost, won);
         let seen = format!(
             "; a drop of {} where {} is allowed",
@@ -194,17 +196,17 @@ impl Counts {
         if truth.low > allowed && chance < SIGNIFICANT {
             let least = percent(truth.low);
             let why = format!("{seen}; for 99 % certain of {least} or more (p = {chance:.4})");
-            (Finding::Fail, why)
+            (Conclusion::Fail, why)
         } else if drop > allowed {
             let why =
                 format!("{seen}, which may be chance (p = {chance:.2}): more inputs would tell");
-            (Finding::Inconclusive, why)
+            (Conclusion::Inconclusive, why)
         } else if truth.high >= (RULED_OUT * allowed).max(LEAST) {
             let most = percent(truth.high);
             let why = format!("; a drop of {most} cannot be ruled out: more inputs would tell");
-            (Finding::Inconclusive, why)
+            (Conclusion::Inconclusive, why)
         } else {
-            (Finding::Pass, String::new())
+            (Conclusion::Pass, String::new())
         }
     }
 }
@@ -242,7 +244,7 @@ mod tests {
     #[test]
     fn as_right_as_the_active_release_passes() {
         let verdict = judge(20, 21, 400, 39);
-        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert_eq!(
             verdict.summary,
             "right on 421 of 480 inputs (87.7 %); the active release 87.5 % (20 lost, 21 won)"
@@ -252,7 +254,7 @@ mod tests {
     #[test]
     fn a_drop_that_is_certain_fails() {
         let verdict = judge(50, 10, 380, 40);
-        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
             verdict.summary.contains("a drop of 8.3 % where 3.0 %"),
             "{}",
@@ -262,18 +264,18 @@ mod tests {
 
     #[test]
     fn a_drop_that_may_be_chance_is_left_open() {
-        assert_eq!(judge(41, 25, 375, 39).finding, Finding::Inconclusive);
+        assert_eq!(judge(41, 25, 375, 39).conclusion, Conclusion::Inconclusive);
     }
 
     #[test]
     fn a_drop_within_the_tolerance_passes_however_certain_it_is() {
-        assert_eq!(judge(12, 0, 429, 39).finding, Finding::Pass);
+        assert_eq!(judge(12, 0, 429, 39).conclusion, Conclusion::Pass);
     }
 
     #[test]
     fn too_few_right_answers_fail_though_the_active_release_is_no_better() {
         let verdict = judge(10, 12, 280, 178);
-        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
             verdict.summary.contains("at least 70.0 % needed"),
             "{}",
@@ -283,9 +285,9 @@ mod tests {
 
     #[test]
     fn a_handful_of_inputs_says_nothing() {
-        assert_eq!(judge(0, 0, 49, 0).finding, Finding::Inconclusive);
+        assert_eq!(judge(0, 0, 49, 0).conclusion, Conclusion::Inconclusive);
         let verdict = judge(1, 1, 50, 0);
-        assert_eq!(verdict.finding, Finding::Inconclusive);
+        assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
         assert!(
             verdict
                 .summary
@@ -306,10 +308,10 @@ mod tests {
             ..Counts::default()
         };
         assert_eq!(
-            counts.judge(&settings(), false).finding,
-            Finding::Inconclusive
+            counts.judge(&settings(), false).conclusion,
+            Conclusion::Inconclusive
         );
-        assert_eq!(counts.judge(&settings(), true).finding, Finding::Pass);
+        assert_eq!(counts.judge(&settings(), true).conclusion, Conclusion::Pass);
     }
 
     #[test]
@@ -320,7 +322,7 @@ mod tests {
             ..Counts::default()
         };
         let verdict = counts.judge(&settings(), false);
-        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
             verdict.summary.contains("of which it did not answer 480"),
             "{}",
@@ -328,8 +330,8 @@ mod tests {
         );
     }
 
-    /// Verdicts on 1,000 candidates whose true share is so much lower than the active release's, on 480
-    /// inputs; the two are right where the other is not on `churn` of them, beside that.
+    /// Verdicts on 1,000 candidates on 480 inputs. Their true accuracy is this much lower; besides, each
+    /// release is right on `churn` inputs where the other is wrong.
     fn passed(drop: f64, churn: f64) -> usize {
         let mut lots = fastrand::Rng::with_seed(4);
         (0..1_000)
@@ -342,12 +344,12 @@ mod tests {
                         _ => both += 1,
                     }
                 }
-                judge(lost, won, both, 0).finding == Finding::Pass
+                judge(lost, won, both, 0).conclusion == Conclusion::Pass
             })
             .count()
     }
 
-    /// At a churn of 14 of 100 inputs, one equal release in 24 would be left open: more inputs would tell.
+    /// At a churn of 14 in 100 inputs, one equal release in 24 is inconclusive: more inputs are needed.
     #[test]
     fn noise_blocks_no_equal_and_passes_no_clearly_worse_release() {
         for churn in [0.02, 0.05, 0.1] {

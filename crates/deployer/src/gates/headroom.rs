@@ -1,22 +1,24 @@
-//! Is the worst latency under load far enough from the router's time limit?
+//! The gate `headroom`: is the worst latency under load far enough from the router's timeout?
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Candidate, Gate};
 use crate::{
     config::{HeadroomSettings, LoadSettings},
-    latency::milliseconds,
-    load::LoadPlan,
+    evidence::{
+        latency::milliseconds,
+        load::LoadPlan,
+        verdict::{Conclusion, Verdict},
+    },
+    gates::{Candidate, Gate},
     ports::Target,
-    verdict::{Finding, Verdict},
 };
 
-/// Longer would tell hardly more of the worst.
+/// A longer load adds little about the worst latency.
 const LONG_ENOUGH: Duration = Duration::from_secs(2);
 
-/// Compares the worst that was seen under load with the router's configuration.
+/// Compares the worst latency under load with the router's configuration.
 #[derive(Debug)]
 pub struct Headroom {
     settings: HeadroomSettings,
@@ -24,13 +26,13 @@ pub struct Headroom {
 }
 
 impl Headroom {
-    /// With this safety factor, and a short one of these loads where the gate `load` made none.
+    /// Creates the gate. If the gate `load` did not run, this gate generates a short load itself.
     #[must_use]
     pub fn new(settings: HeadroomSettings, load: LoadSettings) -> Self {
         Self { settings, load }
     }
 
-    /// The longest wait of a load of its own, in seconds; otherwise the verdict that there is none.
+    /// Generates a load and returns its worst latency in seconds, or the verdict that there is none.
     async fn worst_of_a_load(&self, candidate: &Candidate<'_>) -> Result<f64, Verdict> {
         let plan = LoadPlan {
             duration: self.load.duration.min(LONG_ENOUGH),
@@ -38,8 +40,8 @@ impl Headroom {
         };
         let bodies = candidate.examples.load.clone();
         let target = Target::Server(candidate.color);
-        let open = |why: String| Verdict::new(Finding::Inconclusive, why);
-        let load = candidate.world.probe.load(target, bodies, plan).await;
+        let open = |why: String| Verdict::new(Conclusion::Inconclusive, why);
+        let load = candidate.ports.probe.load(target, bodies, plan).await;
         let load = load.map_err(|error| open(error.to_string()))?;
         if load.latencies.count() == 0 {
             return Err(open(format!(
@@ -67,22 +69,22 @@ impl Gate for Headroom {
                 Err(verdict) => return verdict,
             },
         };
-        let limit = match candidate.world.router.limits() {
+        let limit = match candidate.ports.router.limits() {
             Ok(Some(limits)) => limits.read.as_secs_f64(),
             Ok(None) => return Verdict::skipped("router.configuration is not set"),
-            Err(error) => return Verdict::new(Finding::Inconclusive, error.to_string()),
+            Err(error) => return Verdict::new(Conclusion::Inconclusive, error.to_string()),
         };
         let factor = self.settings.factor;
-        let (finding, than) = if worst * factor < limit {
-            (Finding::Pass, "below")
+        let (conclusion, than) = if worst * factor < limit {
+            (Conclusion::Pass, "below")
         } else {
-            (Finding::Fail, "not below")
+            (Conclusion::Fail, "not below")
         };
         let summary = format!(
             "{factor} times the worst latency under load, {}, is {than} the router's proxy_read_timeout, {limit} s",
             milliseconds(worst)
         );
-        Verdict::new(finding, summary)
+        Verdict::new(conclusion, summary)
             .with("worst_seconds", worst)
             .with("read_timeout_seconds", limit)
     }

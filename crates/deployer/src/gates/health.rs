@@ -1,23 +1,23 @@
-//! Does the candidate become healthy in time?
+//! The gate `health`: does the candidate become healthy in time?
 
 use async_trait::async_trait;
 
-use super::{Candidate, Gate};
 use crate::{
     config::HealthSettings,
     event::Event,
-    ports::{Service, State, Target},
-    verdict::{Finding, Verdict},
+    evidence::verdict::{Conclusion, Verdict},
+    gates::{Candidate, Gate},
+    ports::{Service, ServiceState, Target},
 };
 
-/// Asks for health until it is there, the tries are used up, or the candidate is gone.
+/// Sends health checks until one passes, the tries are used up, or the candidate has stopped.
 #[derive(Debug)]
 pub struct Healthy {
     settings: HealthSettings,
 }
 
 impl Healthy {
-    /// So many tries, so far apart.
+    /// Creates the gate with this number of tries and this interval.
     #[must_use]
     pub fn new(settings: HealthSettings) -> Self {
         Self { settings }
@@ -36,26 +36,28 @@ impl Gate for Healthy {
         let mut reason = String::new();
         for tried in 1..=tries {
             let answer = candidate
-                .world
+                .ports
                 .probe
                 .health(Target::Server(candidate.color))
                 .await;
-            // Asked after the answer, which a stranger on the candidate's port may have given.
-            if let Ok((State::Stopped(how), _)) = candidate.world.fleet.inspect(service).await {
+            // After the answer, which another process on the candidate's port may have given.
+            if let Ok((ServiceState::Stopped(how), _)) =
+                candidate.ports.fleet.inspect(service).await
+            {
                 return failed_with_logs(candidate, format!("it stopped while starting: {how}"))
                     .await;
             }
             match answer {
                 Ok(_) => {
                     return Verdict::new(
-                        Finding::Pass,
+                        Conclusion::Pass,
                         format!("healthy at try {tried} of {tries}"),
                     )
                     .with("tries", f64::from(tried));
                 }
                 Err(error) => reason = error.to_string(),
             }
-            candidate.reporter.report(&Event::Waiting {
+            candidate.reporter.report(&Event::AwaitingHealth {
                 tried,
                 of: tries,
                 reason: reason.clone(),
@@ -73,10 +75,10 @@ impl Gate for Healthy {
     }
 }
 
-/// The candidate's last words say more than any status code.
+/// The candidate's last log lines say more than a status code.
 async fn failed_with_logs(candidate: &Candidate<'_>, mut summary: String) -> Verdict {
     let lines = candidate
-        .world
+        .ports
         .fleet
         .logs(Service::Server(candidate.color), 10)
         .await;
@@ -87,5 +89,5 @@ async fn failed_with_logs(candidate: &Candidate<'_>, mut summary: String) -> Ver
             summary.push_str(&line);
         }
     }
-    Verdict::new(Finding::Fail, summary)
+    Verdict::new(Conclusion::Fail, summary)
 }

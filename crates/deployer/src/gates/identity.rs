@@ -1,15 +1,15 @@
-//! Is the candidate the release that is wanted, and not a stale one?
+//! The gate `identity`: is the candidate the wanted release?
 
 use async_trait::async_trait;
 
-use super::{Candidate, Gate};
 use crate::{
+    evidence::verdict::{Conclusion, Verdict},
+    gates::{Candidate, Gate},
     ports::Target,
     release::{Health, Release},
-    verdict::{Finding, Verdict},
 };
 
-/// Compares name, version and digest.
+/// Compares name, version, and digest.
 #[derive(Debug)]
 pub struct Identity;
 
@@ -21,21 +21,21 @@ impl Gate for Identity {
 
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         match candidate
-            .world
+            .ports
             .probe
             .health(Target::Server(candidate.color))
             .await
         {
             Ok(health) => compare(candidate.release, &health),
             Err(error) => Verdict::new(
-                Finding::Fail,
+                Conclusion::Fail,
                 format!("it could not be asked who it is: {error}"),
             ),
         }
     }
 }
 
-/// Whether a server that answered `health` serves `wanted`.
+/// Compares what a server reports with the wanted release.
 #[must_use]
 pub fn compare(wanted: &Release, health: &Health) -> Verdict {
     let questions = [
@@ -62,7 +62,7 @@ pub fn compare(wanted: &Release, health: &Health) -> Verdict {
             (Some(wanted), Some(reported)) if wanted == reported => same.push(what),
             (Some(wanted), Some(reported)) => {
                 return Verdict::new(
-                    Finding::Fail,
+                    Conclusion::Fail,
                     format!("it reports {what} {reported}, but {wanted} is wanted"),
                 );
             }
@@ -72,10 +72,13 @@ pub fn compare(wanted: &Release, health: &Health) -> Verdict {
     }
     let unknown = unknown.join(", ");
     match (same.is_empty(), unknown.is_empty()) {
-        (true, _) => Verdict::new(Finding::Skipped, format!("nothing to compare: {unknown}")),
-        (false, true) => Verdict::new(Finding::Pass, format!("{} as wanted", same.join(", "))),
+        (true, _) => Verdict::new(
+            Conclusion::Skipped,
+            format!("nothing to compare: {unknown}"),
+        ),
+        (false, true) => Verdict::new(Conclusion::Pass, format!("{} as wanted", same.join(", "))),
         (false, false) => Verdict::new(
-            Finding::Pass,
+            Conclusion::Pass,
             format!("{} as wanted; not compared: {unknown}", same.join(", ")),
         ),
     }
@@ -105,36 +108,36 @@ mod tests {
     #[test]
     fn the_wanted_release_passes() {
         let verdict = compare(&wanted(), &reported("v2", Some("abc")));
-        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert_eq!(verdict.summary, "model name, version, digest as wanted");
     }
 
     #[test]
     fn a_stale_version_fails_and_both_are_named() {
         let verdict = compare(&wanted(), &reported("v1", Some("abc")));
-        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert_eq!(verdict.summary, "it reports version v1, but v2 is wanted");
     }
 
     #[test]
     fn other_files_under_the_same_version_fail() {
         assert_eq!(
-            compare(&wanted(), &reported("v2", Some("def"))).finding,
-            Finding::Fail
+            compare(&wanted(), &reported("v2", Some("def"))).conclusion,
+            Conclusion::Fail
         );
     }
 
     #[test]
     fn what_a_server_does_not_report_is_named_and_not_held_against_it() {
         let verdict = compare(&wanted(), &reported("v2", None));
-        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert_eq!(
             verdict.summary,
             "model name, version as wanted; not compared: digest (not reported)"
         );
         assert_eq!(
-            compare(&wanted(), &Health::default()).finding,
-            Finding::Skipped
+            compare(&wanted(), &Health::default()).conclusion,
+            Conclusion::Skipped
         );
     }
 }

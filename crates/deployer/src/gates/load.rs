@@ -1,31 +1,33 @@
-//! Does the candidate bear load?
+//! The gate `load`: does the candidate bear load?
 
 use async_trait::async_trait;
 
-use super::{Candidate, Gate};
 use crate::{
     config::LoadSettings,
-    evidence::Evidence,
-    latency::milliseconds,
-    load::{Load, LoadPlan},
+    evidence::{
+        details::Evidence,
+        latency::milliseconds,
+        load::{LoadPlan, LoadResult},
+        verdict::{Conclusion, Verdict},
+    },
+    gates::{Candidate, Gate},
     ports::Target,
-    verdict::{Finding, Verdict},
 };
 
-/// Sends many requests at a time, straight to the candidate.
+/// Sends many concurrent requests directly to the candidate.
 #[derive(Debug)]
 pub struct LoadGate {
     settings: LoadSettings,
 }
 
 impl LoadGate {
-    /// With so much load, and these limits.
+    /// Creates the gate with this load and these limits.
     #[must_use]
     pub fn new(settings: LoadSettings) -> Self {
         Self { settings }
     }
 
-    fn assess(&self, plan: &LoadPlan, load: &Load) -> Verdict {
+    fn assess(&self, plan: &LoadPlan, load: &LoadResult) -> Verdict {
         let LoadSettings {
             max_p99,
             max_error_rate,
@@ -44,14 +46,14 @@ impl LoadGate {
             verdict.summary.push_str("; ");
             verdict.summary.push_str(&kinds.join(", "));
         }
-        if verdict.finding == Finding::Pass {
+        if verdict.conclusion == Conclusion::Pass {
             verdict.summary = format!(
                 "{}; {throughput:.0} requests/s, p99 {}",
                 verdict.summary,
                 milliseconds(p99)
             );
             if p99 > max_p99.as_secs_f64() {
-                verdict.finding = Finding::Fail;
+                verdict.conclusion = Conclusion::Fail;
                 let allowed = milliseconds(max_p99.as_secs_f64());
                 verdict.summary = format!("{} (at most {allowed} allowed)", verdict.summary);
             }
@@ -70,7 +72,7 @@ impl LoadGate {
             .with("requests_per_second", throughput)
             .with("worst_seconds", load.latencies.worst().as_secs_f64())
             .with("concurrency", plan.concurrency as f64)
-            .resting_on(Evidence {
+            .with_evidence(Evidence {
                 candidate_latency: Some(corrected),
                 errors: load.errors.clone(),
                 ..Evidence::default()
@@ -88,9 +90,9 @@ impl Gate for LoadGate {
         let plan = LoadPlan::from(&self.settings);
         let bodies = candidate.examples.load.clone();
         let target = Target::Server(candidate.color);
-        match candidate.world.probe.load(target, bodies, plan).await {
+        match candidate.ports.probe.load(target, bodies, plan).await {
             Ok(load) => self.assess(&plan, &load),
-            Err(error) => Verdict::new(Finding::Inconclusive, error.to_string()),
+            Err(error) => Verdict::new(Conclusion::Inconclusive, error.to_string()),
         }
     }
 }
@@ -122,15 +124,15 @@ mod tests {
         }
     }
 
-    fn assess(load: &Load) -> Verdict {
+    fn assess(load: &LoadResult) -> Verdict {
         LoadGate::new(settings()).assess(&plan(), load)
     }
 
-    fn load(took: Duration) -> Load {
-        let mut load = Load {
+    fn load(took: Duration) -> LoadResult {
+        let mut load = LoadResult {
             elapsed: Duration::from_secs(1),
             in_time: 100,
-            ..Load::default()
+            ..LoadResult::default()
         };
         for _ in 0..100 {
             load.answered(took);
@@ -149,7 +151,7 @@ mod tests {
             ..settings()
         };
         let verdict = LoadGate::new(settings).assess(&plan(), &load);
-        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(verdict.numbers["p99_seconds"] >= 1.0);
         assert!(verdict.numbers["worst_seconds"] >= 1.0);
     }
@@ -157,7 +159,7 @@ mod tests {
     #[test]
     fn quick_answers_pass_with_their_figures() {
         let verdict = assess(&load(Duration::from_millis(20)));
-        assert_eq!(verdict.finding, Finding::Pass);
+        assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert_eq!(
             verdict.summary,
             "0 of 100 requests failed (0.0 %); 100 requests/s, p99 20.0 ms"
@@ -168,7 +170,7 @@ mod tests {
     #[test]
     fn slow_answers_fail() {
         let verdict = assess(&load(Duration::from_millis(130)));
-        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
             verdict
                 .summary
@@ -184,7 +186,7 @@ mod tests {
         load.failed("status 503");
         load.failed("status 503");
         let verdict = assess(&load);
-        assert_eq!(verdict.finding, Finding::Fail);
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
             verdict.summary.ends_with("; status 503: 2"),
             "{}",
@@ -194,6 +196,9 @@ mod tests {
 
     #[test]
     fn no_request_at_all_leaves_it_open() {
-        assert_eq!(assess(&Load::default()).finding, Finding::Inconclusive);
+        assert_eq!(
+            assess(&LoadResult::default()).conclusion,
+            Conclusion::Inconclusive
+        );
     }
 }

@@ -1,13 +1,13 @@
-//! The questions that a candidate must answer before it gets traffic, in the order of asking.
+//! The gates before the switch, one file each.
 
 mod agreement;
-mod ask;
 mod comparison;
 mod golden;
 mod headroom;
 mod health;
 mod identity;
 mod load;
+mod pairs;
 mod reachable;
 mod shadow;
 mod smoke;
@@ -18,64 +18,62 @@ use crate::{
     color::Color,
     config::{GateName, Settings},
     event::Reporter,
+    evidence::{sample::TrafficSample, verdict::Verdict},
     examples::Examples,
-    ports::World,
+    ports::Ports,
     release::Release,
-    traffic::Seen,
-    verdict::Verdict,
 };
 
-pub use self::{
-    agreement::Agreement,
-    comparison::Comparison,
-    golden::Golden,
-    headroom::Headroom,
-    health::Healthy,
-    identity::{Identity, compare},
-    load::LoadGate,
-    reachable::Reachable,
-    shadow::Shadow,
-    smoke::Smoke,
-};
+pub use crate::gates::agreement::Agreement;
+pub use crate::gates::comparison::Comparison;
+pub use crate::gates::golden::Golden;
+pub use crate::gates::headroom::Headroom;
+pub use crate::gates::health::Healthy;
+pub use crate::gates::identity::Identity;
+pub use crate::gates::identity::compare;
+pub use crate::gates::load::LoadGate;
+pub use crate::gates::reachable::Reachable;
+pub use crate::gates::shadow::Shadow;
+pub use crate::gates::smoke::Smoke;
 
-/// The candidate, and what a gate may use to question it.
+/// A candidate, and what a gate may use to judge it.
 pub struct Candidate<'a> {
-    /// Where it runs.
+    /// The candidate's color.
     pub color: Color,
-    /// What it must turn out to be.
+    /// The release that it must be.
     pub release: &'a Release,
-    /// The ports; a gate asks and never moves traffic.
-    pub world: &'a World,
-    /// What it is asked.
+    /// The ports. A gate sends requests and never moves traffic.
+    pub ports: &'a Ports,
+    /// The test inputs.
     pub examples: &'a Examples,
-    /// What clients saw of the active release lately.
-    pub before: &'a Seen,
-    /// What the gates before this one concluded.
+    /// What clients recently received from the active release.
+    pub before: &'a TrafficSample,
+    /// The verdicts of the gates before this one.
     pub earlier: &'a [(&'static str, Verdict)],
-    /// Whether there is no active release to compare with, because it is down.
+    /// Whether the active release is down, so that nothing can be compared with it.
     pub active_down: bool,
-    /// Takes progress on long questions.
+    /// Receives the progress of long gates.
     pub reporter: &'a dyn Reporter,
 }
 
-/// One question.
+/// A check of a candidate before the switch.
 #[async_trait]
 pub trait Gate: Send + Sync {
-    /// The gate's name, as in reports.
+    /// The gate's name in settings and reports.
     fn name(&self) -> &'static str;
 
-    /// Whether it cannot be asked without an active release that answers.
-    fn compares(&self) -> bool {
+    /// Whether the gate needs an active release that answers.
+    fn needs_active(&self) -> bool {
         false
     }
 
-    /// Puts the question. Bounded in time.
+    /// Judges the candidate. Bounded in time.
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict;
 }
 
-/// The gates between "healthy" and "validated": those that the settings name.
+/// Returns the gates that the settings select, in their order.
 #[must_use]
-pub fn before_the_switch(settings: &Settings) -> Vec<Box<dyn Gate>> {
+pub fn selected_gates(settings: &Settings) -> Vec<Box<dyn Gate>> {
     let mut names = settings.gates.run.clone();
     names.sort_unstable();
     names.dedup();

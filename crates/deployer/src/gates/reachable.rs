@@ -1,28 +1,28 @@
-//! Does the router reach the candidate where it now is, and is it the same one?
+//! The gate `reachable`: does the router reach the candidate?
 //!
-//! A container that was recreated has a new address: what answers the deployer directly and what
-//! nginx would send clients to need not be the same server.
+//! A recreated container has a new address, so nginx might send clients to another server than the deployer
+//! probes.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Candidate, Gate, identity};
 use crate::{
+    evidence::verdict::{Conclusion, Verdict},
+    gates::{Candidate, Gate, identity},
     ports::Target,
     release::{Health, Release},
-    verdict::{Finding, Verdict},
 };
 
-/// Asks for the candidate's health through the router's control port.
+/// Sends a health check through the router's control port.
 #[derive(Debug)]
 pub struct Reachable {
     timeout: Duration,
 }
 
 impl Reachable {
-    /// The router has this long to find the candidate's new address.
+    /// Creates the gate. The router has this long to find the candidate's new address.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
         Self { timeout }
@@ -39,12 +39,12 @@ impl Gate for Reachable {
         const PAUSE: Duration = Duration::from_millis(200);
 
         let deadline = Instant::now() + self.timeout;
-        let probe = &candidate.world.probe;
-        // Whether it is the one that is wanted is for the gate `identity` to say.
+        let probe = &candidate.ports.probe;
+        // The gate `identity` judges whether it is the wanted release.
         let itself = match probe.health(Target::Server(candidate.color)).await {
             Ok(health) => as_it_reports(candidate.release, health),
             Err(error) => {
-                return Verdict::new(Finding::Fail, format!("it does not answer: {error}"));
+                return Verdict::new(Conclusion::Fail, format!("it does not answer: {error}"));
             }
         };
         loop {
@@ -52,16 +52,16 @@ impl Gate for Reachable {
             let verdict = match asked {
                 Ok(health) => {
                     let found = identity::compare(&itself, &health);
-                    if found.finding != Finding::Fail {
-                        return Verdict::new(Finding::Pass, "the router reaches it");
+                    if found.conclusion != Conclusion::Fail {
+                        return Verdict::new(Conclusion::Pass, "the router reaches it");
                     }
                     Verdict::new(
-                        Finding::Fail,
+                        Conclusion::Fail,
                         format!("the router reaches another server: {}", found.summary),
                     )
                 }
                 Err(error) => Verdict::new(
-                    Finding::Fail,
+                    Conclusion::Fail,
                     format!("the router does not reach it: {error}"),
                 ),
             };
@@ -73,7 +73,7 @@ impl Gate for Reachable {
     }
 }
 
-/// What a server says that it serves; what it does not say is taken for what is wanted.
+/// The release that a server reports. Missing fields are taken from the wanted release.
 fn as_it_reports(wanted: &Release, health: Health) -> Release {
     Release {
         model: health.model_name.unwrap_or_else(|| wanted.model.clone()),

@@ -1,77 +1,87 @@
-//! What does the candidate make of copies of the clients' requests?
+//! The gate `shadow`: how does the candidate answer copies of client requests?
 
 use std::{fmt::Write as _, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Candidate, Gate};
 use crate::{
     config::ShadowSettings,
     event::Event,
-    evidence::Evidence,
-    latency::{LatencyLimit, milliseconds},
-    ports::{Traffic, WorldError},
-    statistics::{Z_99, drift_of_labels, wilson},
-    traffic::{ENOUGH_LABELS, Seen},
-    verdict::{Finding, Verdict},
+    evidence::{
+        details::Evidence,
+        latency::{LatencyLimit, milliseconds},
+        sample::{ENOUGH_LABELS, TrafficSample},
+        statistics::{Z_99, drift_of_labels, wilson},
+        verdict::{Conclusion, Verdict},
+    },
+    gates::{Candidate, Gate},
+    ports::{PortError, RequestLog},
 };
 
-/// Mirrors live traffic to the candidate for a while; its answers are thrown away.
+/// Copies client requests to the candidate for a while and discards its answers.
 #[derive(Debug)]
 pub struct Shadow {
     settings: ShadowSettings,
 }
 
 impl Shadow {
-    /// For so long, with these limits.
+    /// Creates the gate with these limits.
     #[must_use]
     pub fn new(settings: ShadowSettings) -> Self {
         Self { settings }
     }
 
-    /// What the candidate answered to copies, and what clients were answered meanwhile.
+    /// Returns what the candidate answered to copies, and what clients received meanwhile.
     async fn mirror(
         &self,
         candidate: &Candidate<'_>,
-        logs: [&dyn Traffic; 2],
-    ) -> Result<[Seen; 2], WorldError> {
-        let seen = self.copy(candidate, logs).await;
-        // Also where turning them on failed: it may have done so half-way.
-        candidate.world.router.set_shadow(false)?;
-        seen
+        logs: [&dyn RequestLog; 2],
+    ) -> Result<[TrafficSample; 2], PortError> {
+        let sample = self.copy(candidate, logs).await;
+        // Also after a failure, which may have turned the copies on.
+        candidate.ports.router.set_shadow(false)?;
+        sample
     }
 
-    /// The same, leaving the copies on.
+    /// The same, without turning the copies off.
     async fn copy(
         &self,
         candidate: &Candidate<'_>,
-        [shadow_log, access_log]: [&dyn Traffic; 2],
-    ) -> Result<[Seen; 2], WorldError> {
+        [shadow_log, access_log]: [&dyn RequestLog; 2],
+    ) -> Result<[TrafficSample; 2], PortError> {
         const PAUSE: Duration = Duration::from_secs(1);
 
-        // What lies in the logs from before is not about this candidate.
+        // Earlier log lines are not evidence about this candidate.
         shadow_log.new_requests()?;
         let requests = access_log.new_requests()?;
-        candidate.reporter.report(&Event::Logged {
+        candidate.reporter.report(&Event::RequestsLogged {
             requests: &requests,
         });
-        candidate.world.router.set_shadow(true)?;
-        let (mut copied, mut original) = (Seen::default(), Seen::default());
+        candidate.ports.router.set_shadow(true)?;
+        let (mut copied, mut original) = (TrafficSample::default(), TrafficSample::default());
         let until = Instant::now() + self.settings.duration;
         while Instant::now() < until {
             tokio::time::sleep(PAUSE.min(until - Instant::now())).await;
             let requests = access_log.new_requests()?;
-            candidate.reporter.report(&Event::Logged {
+            candidate.reporter.report(&Event::RequestsLogged {
                 requests: &requests,
             });
-            original.add(&Seen::of(candidate.color.other(), &requests));
-            copied.add(&Seen::of(candidate.color, &shadow_log.new_requests()?));
+            original.add(&TrafficSample::of(candidate.color.other(), &requests));
+            copied.add(&TrafficSample::of(
+                candidate.color,
+                &shadow_log.new_requests()?,
+            ));
         }
         Ok([copied, original])
     }
 
-    fn assess(&self, copied: &Seen, original: &Seen, before: &Seen) -> Verdict {
+    fn assess(
+        &self,
+        copied: &TrafficSample,
+        original: &TrafficSample,
+        before: &TrafficSample,
+    ) -> Verdict {
         let ShadowSettings {
             min_requests,
             max_error_rate,
@@ -82,9 +92,11 @@ impl Shadow {
         } = self.settings;
         let mut verdict = copied.tally.judge(max_error_rate, min_requests);
         verdict.summary = format!("of copies, {}", verdict.summary);
-        // A rate above the limit is no proof while chance could have brought it about.
-        if verdict.finding == Finding::Fail && wilson(copied.tally, Z_99).low <= max_error_rate {
-            verdict.finding = Finding::Inconclusive;
+        // A rate above the limit that chance explains proves nothing.
+        if verdict.conclusion == Conclusion::Fail
+            && wilson(copied.tally, Z_99).low <= max_error_rate
+        {
+            verdict.conclusion = Conclusion::Inconclusive;
         }
         let limit = LatencyLimit {
             max_ratio,
@@ -126,13 +138,13 @@ impl Shadow {
                 original.labels()
             ));
         }
-        if !problems.is_empty() && verdict.finding == Finding::Pass {
-            verdict.finding = Finding::Fail;
+        if !problems.is_empty() && verdict.conclusion == Conclusion::Pass {
+            verdict.conclusion = Conclusion::Fail;
         }
         verdict.summary.push_str(&problems.concat());
-        // What it cost those who did not ask for it.
+        // What the copies cost the clients.
         let [without, with] =
-            [before, original].map(|seen| seen.waits.quantile(0.99).as_secs_f64());
+            [before, original].map(|sample| sample.waits.quantile(0.99).as_secs_f64());
         if before.waits.count() > 0 && original.waits.count() > 0 {
             verdict = verdict
                 .with("client_p99_before_seconds", without)
@@ -144,7 +156,7 @@ impl Shadow {
                 milliseconds(with)
             );
         }
-        verdict.resting_on(Evidence {
+        verdict.with_evidence(Evidence {
             active_latency: Some(original.latencies.clone()),
             candidate_latency: Some(copied.latencies.clone()),
             ..Evidence::default()
@@ -158,13 +170,13 @@ impl Gate for Shadow {
         "shadow"
     }
 
-    fn compares(&self) -> bool {
+    fn needs_active(&self) -> bool {
         true
     }
 
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
-        let world = candidate.world;
-        let (Some(shadow_log), Some(access_log)) = (&world.shadow, &world.traffic) else {
+        let ports = candidate.ports;
+        let (Some(shadow_log), Some(access_log)) = (&ports.shadow_log, &ports.request_log) else {
             return Verdict::skipped("router.access_log or router.shadow_log is not set");
         };
         match self
@@ -172,7 +184,7 @@ impl Gate for Shadow {
             .await
         {
             Ok([copied, original]) => self.assess(&copied, &original, candidate.before),
-            Err(error) => Verdict::new(Finding::Inconclusive, error.to_string()),
+            Err(error) => Verdict::new(Conclusion::Inconclusive, error.to_string()),
         }
     }
 }
@@ -182,13 +194,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::verdict::Tally;
+    use crate::evidence::verdict::Tally;
 
-    /// So many requests, of which some failed; the others took so long, and one in so many is "yes".
-    fn seen(requests: u64, failed: u64, milliseconds: u64, yes: u64) -> Seen {
+    /// A sample with this many requests and failures; the others take this long, and one in this many is "yes".
+    fn sample(requests: u64, failed: u64, milliseconds: u64, yes: u64) -> TrafficSample {
         let answered = requests - failed;
         let latencies = (0..answered).map(|_| Duration::from_millis(milliseconds));
-        Seen {
+        TrafficSample {
             tally: Tally { requests, failed },
             latencies: latencies.clone().collect(),
             waits: latencies.collect(),
@@ -196,8 +208,8 @@ mod tests {
         }
     }
 
-    /// The verdict on these copies, beside a thousand requests of 20 ms each, half of them "yes".
-    fn judge(copied: &Seen) -> Verdict {
+    /// The verdict on these copies, beside a thousand client requests of 20 ms each, half of them "yes".
+    fn judge(copied: &TrafficSample) -> Verdict {
         let settings = ShadowSettings {
             duration: Duration::from_secs(30),
             min_requests: 100,
@@ -206,14 +218,14 @@ mod tests {
             negligible: Duration::from_millis(5),
             max_label_drift: 0.25,
         };
-        let original = seen(1_000, 0, 20, 500);
+        let original = sample(1_000, 0, 20, 500);
         Shadow::new(settings).assess(copied, &original, &original)
     }
 
     #[test]
     fn copies_that_are_answered_like_the_originals_pass() {
-        let verdict = judge(&seen(1_000, 10, 25, 500));
-        assert_eq!(verdict.finding, Finding::Pass, "{}", verdict.summary);
+        let verdict = judge(&sample(1_000, 10, 25, 500));
+        assert_eq!(verdict.conclusion, Conclusion::Pass, "{}", verdict.summary);
         assert!(verdict.warnings.is_empty(), "{:?}", verdict.warnings);
         assert!(
             verdict
@@ -228,27 +240,27 @@ mod tests {
     fn copies_that_fail_are_slow_or_get_other_labels_fail() {
         for (copied, words) in [
             (
-                seen(1_000, 100, 20, 450),
+                sample(1_000, 100, 20, 450),
                 "of copies, 100 of 1000 requests failed",
             ),
-            (seen(1_000, 0, 60, 500), "p99 60"),
+            (sample(1_000, 0, 60, 500), "p99 60"),
             (
-                seen(1_000, 0, 20, 950),
+                sample(1_000, 0, 20, 950),
                 "its labels are distributed otherwise",
             ),
         ] {
             let verdict = judge(&copied);
-            assert_eq!(verdict.finding, Finding::Fail, "{}", verdict.summary);
+            assert_eq!(verdict.conclusion, Conclusion::Fail, "{}", verdict.summary);
             assert!(verdict.summary.contains(words), "{}", verdict.summary);
         }
     }
 
     #[test]
     fn failures_that_may_be_chance_leave_it_open() {
-        let verdict = judge(&seen(200, 12, 20, 100));
+        let verdict = judge(&sample(200, 12, 20, 100));
         assert_eq!(
-            verdict.finding,
-            Finding::Inconclusive,
+            verdict.conclusion,
+            Conclusion::Inconclusive,
             "{}",
             verdict.summary
         );
@@ -256,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_was_not_compared_is_told() {
-        let warnings = judge(&seen(99, 0, 20, 50)).warnings;
+        let warnings = judge(&sample(99, 0, 20, 50)).warnings;
         for words in [
             "latency was not compared: 99",
             "labels were not compared: 99",

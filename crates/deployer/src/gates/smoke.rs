@@ -1,24 +1,24 @@
-//! Does the candidate answer test requests?
+//! The gate `smoke`: does the candidate answer test requests?
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 
-use super::{Candidate, Gate};
 use crate::{
     config::SmokeSettings,
+    evidence::verdict::{Tally, Verdict},
     examples::Example,
+    gates::{Candidate, Gate},
     ports::Target,
-    verdict::{Tally, Verdict},
 };
 
-/// Sends test requests, a few at a time, straight to the candidate.
+/// Sends test requests directly to the candidate, a few at a time.
 #[derive(Debug)]
 pub struct Smoke {
     settings: SmokeSettings,
 }
 
 impl Smoke {
-    /// So many requests, of which at most such a share may fail.
+    /// Creates the gate with this number of requests and this allowed share of failures.
     #[must_use]
     pub fn new(settings: SmokeSettings) -> Self {
         Self { settings }
@@ -46,7 +46,7 @@ impl Gate for Smoke {
         for few in examples.chunks(AT_A_TIME) {
             let asked = few
                 .iter()
-                .map(|example| candidate.world.probe.predict(target, example));
+                .map(|example| candidate.ports.probe.predict(target, example));
             for answer in join_all(asked).await {
                 tally.count(answer.is_ok());
                 last_error = answer.err().or(last_error);

@@ -1,24 +1,24 @@
-//! Consumers of events, and what they leave behind.
+//! Reporters, and the reports that they write.
 
-mod chart;
-mod lines;
+mod charts;
+mod json_lines;
 mod page;
 mod record;
 mod recorder;
 mod terminal;
 
-pub use lines::JsonLines;
-pub use record::{Judged, Reached, Record, SCHEMA, Second};
+pub use json_lines::JsonLines;
+pub use record::{GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
 pub use recorder::{Recorder, ReportError, Reports};
 pub use terminal::Terminal;
 pub(crate) use terminal::warn;
 
 use crate::event::{Event, Reporter};
 
-/// Tells several reporters, in this order.
-pub struct All<'a>(pub Vec<&'a dyn Reporter>);
+/// Passes each event to several reporters, in this order.
+pub struct Reporters<'a>(pub Vec<&'a dyn Reporter>);
 
-impl Reporter for All<'_> {
+impl Reporter for Reporters<'_> {
     fn report(&self, event: &Event<'_>) {
         for reporter in &self.0 {
             reporter.report(event);

@@ -1,17 +1,20 @@
-//! A report as a page: one file, nothing from elsewhere, for screens and for paper.
+//! The report as an HTML page: one file without external resources, for screen and paper.
 
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{
-    chart::{self, OverTime},
-    record::{Judged, Record},
+use crate::{
+    deployment::phase::Phase,
+    evidence::{details::Flip, verdict::Conclusion},
+    report::{
+        charts::{self, OverTime},
+        record::{GateRecord, Record},
+    },
 };
-use crate::{evidence::Flip, phase::Phase, verdict::Finding};
 
 const STYLE: &str = include_str!("page.css");
 
-/// The page of a deployment.
+/// Renders the page of a deployment.
 pub(super) fn html(record: &Record) -> String {
     let Record {
         plan,
@@ -70,7 +73,7 @@ pub(super) fn html(record: &Record) -> String {
     .into_string()
 }
 
-/// A word's look; the word itself says the same.
+/// The style of a conclusion. The word itself says the same.
 fn tone(phase: Option<Phase>) -> &'static str {
     match phase {
         Some(Phase::Promoted) => "good",
@@ -107,23 +110,23 @@ fn facts(record: &Record) -> Markup {
     }
 }
 
-fn gate(judged: &Judged) -> Markup {
-    let (tone, mark) = match judged.finding {
-        Finding::Pass => ("good", "✓"),
-        Finding::Fail => ("bad", "✗"),
-        Finding::Inconclusive => ("open", "?"),
-        Finding::Skipped => ("skipped", "–"),
+fn gate(judged: &GateRecord) -> Markup {
+    let (tone, mark) = match judged.verdict {
+        Conclusion::Pass => ("good", "✓"),
+        Conclusion::Fail => ("bad", "✗"),
+        Conclusion::Inconclusive => ("open", "?"),
+        Conclusion::Skipped => ("skipped", "–"),
     };
     html! {
         section.gate {
             h3 {
                 (judged.gate) " "
-                span class=(tone) { (mark) " " (judged.finding) }
-                @if let Some(asked) = judged.asked { span.took { (since(Some(asked), judged.judged)) } }
+                span class=(tone) { (mark) " " (judged.verdict) }
+                @if let Some(asked) = judged.started { span.took { (since(Some(asked), judged.finished)) } }
             }
             p.summary { (judged.summary) }
             @for warning in &judged.warnings { p.warning { "⚠ " (warning) } }
-            @if let Some(drawing) = chart::latencies(&judged.active_latency, &judged.candidate_latency) { (drawing) }
+            @if let Some(drawing) = charts::latencies(&judged.active_latency, &judged.candidate_latency) { (drawing) }
             @if !judged.errors.is_empty() {
                 table {
                     thead { tr { th { "Error" } th.number { "Requests" } } }
@@ -131,7 +134,7 @@ fn gate(judged: &Judged) -> Markup {
                 }
             }
             @if !judged.numbers.is_empty() {
-                // No `details`: on paper, most browsers leave out what is closed.
+                // No `details` element: most browsers do not print what is closed.
                 label.more { input type="checkbox"; " Numbers" }
                 dl.numbers {
                     @for (name, value) in &judged.numbers {
@@ -143,10 +146,10 @@ fn gate(judged: &Judged) -> Markup {
     }
 }
 
-/// Three or four digits of whatever size.
+/// Formats a number with three or four digits.
 fn figure(name: &str, value: f64) -> String {
     if name.ends_with("_seconds") {
-        return crate::latency::milliseconds(value);
+        return crate::evidence::latency::milliseconds(value);
     }
     if value.fract() == 0.0 && value.abs() < 1e12 {
         return format!("{value:.0}");
@@ -178,7 +181,7 @@ fn traffic(record: &Record) -> Markup {
     let waits = over_time("What 99 % of the requests waited at most").draw(
         0.001,
         |second| second.p99,
-        crate::latency::milliseconds,
+        crate::evidence::latency::milliseconds,
     );
     let requests = over_time("Requests per second").draw(
         1.0,
@@ -236,12 +239,12 @@ mod tests {
     use super::*;
     use crate::{
         color::Color,
-        plan::Plan,
+        deployment::plan::Plan,
         release::Release,
-        report::record::{Reached, Second},
+        report::record::{PhaseRecord, TrafficSecond},
     };
 
-    /// Of a color as the style writes it: what share of white's light it gives (WCAG 2.1).
+    /// The relative luminance of a color (WCAG 2.1).
     fn luminance(color: &str) -> f64 {
         let channel = |at: usize| {
             let value = u8::from_str_radix(&color[at..at + 2], 16).unwrap();
@@ -286,7 +289,7 @@ mod tests {
             digest: None,
         };
         let mut record = Record::new(Plan::new(began, Color::Blue, release));
-        let second = |seconds: i64, color| Second {
+        let second = |seconds: i64, color| TrafficSecond {
             second: began.as_second() + seconds,
             color,
             requests: 10,
@@ -302,13 +305,13 @@ mod tests {
         record.switched = Some(at(1));
         let moments = |record: &Record| html(record).matches("class=\"moment\"").count();
         assert_eq!(moments(&record), 3);
-        let rolled_back = |seconds| Reached {
+        let rolled_back = |seconds| PhaseRecord {
             phase: Phase::RolledBack,
             at: at(seconds),
         };
         record.phases.push(rolled_back(5));
         assert_eq!(moments(&record), 6);
-        // By a later command, when nobody was watching.
+        // By a later command.
         record.phases = vec![rolled_back(500)];
         assert_eq!(moments(&record), 3);
     }

@@ -1,4 +1,4 @@
-//! What a deployment leaves behind: everything that a reader of its report wants to know.
+//! The data of a report.
 
 use std::collections::BTreeMap;
 
@@ -7,105 +7,106 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     color::Color,
-    evidence::Flip,
-    latency::{Bin, Latencies},
-    phase::Phase,
-    plan::Plan,
-    verdict::{Finding, Verdict},
+    deployment::{phase::Phase, plan::Plan},
+    evidence::{
+        details::Flip,
+        latency::{Bin, Latencies},
+        verdict::{Conclusion, Verdict},
+    },
 };
 
-/// The number of the schema below; it rises when a reader of the one before would go wrong.
+/// The schema number. It rises when an older reader would misread the data.
 pub const SCHEMA: u32 = 1;
 
-/// One deployment, as `state/reports/ID.json` holds it. Times are RFC 3339 in UTC, latencies and
-/// other durations are seconds, rates and shares are 0–1. What is empty may be left out.
+/// One deployment, as in `state/reports/ID.json`. Times are RFC 3339 in UTC, durations are seconds, rates and
+/// shares are 0–1. Empty fields may be missing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// What was to be done.
+    /// The plan.
     pub plan: Plan,
-    /// The phases that were reached, in order; the last one is the end, if there was one.
-    pub phases: Vec<Reached>,
-    /// Why it ended as it did.
+    /// The phases in order. The last one is the end, if the deployment ended.
+    pub phases: Vec<PhaseRecord>,
+    /// Why it ended.
     #[serde(default)]
     pub reason: Option<String>,
-    /// When all traffic moved to the candidate; none when it never did.
+    /// When all traffic moved to the candidate; `None` if it did not.
     #[serde(default)]
     pub switched: Option<Timestamp>,
-    /// The questions that were put to the candidate, in order; the last one is the watch.
+    /// The verdicts of the gates in order; the last one may be the bake.
     #[serde(default)]
-    pub gates: Vec<Judged>,
-    /// What clients saw, second by second.
+    pub gates: Vec<GateRecord>,
+    /// What clients received, second by second.
     #[serde(default)]
-    pub traffic: Vec<Second>,
-    /// What was worth a line besides.
+    pub traffic: Vec<TrafficSecond>,
+    /// Notes.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
-/// A phase and when it was reached.
+/// A phase, and when it was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reached {
+pub struct PhaseRecord {
     /// The phase.
     pub phase: Phase,
     /// When.
     pub at: Timestamp,
 }
 
-/// A gate's verdict.
+/// A gate, and its verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Judged {
+pub struct GateRecord {
     /// The gate's name.
     pub gate: String,
-    /// When it was asked; none when that is not known.
+    /// When it started; `None` if that is unknown.
     #[serde(default)]
-    pub asked: Option<Timestamp>,
-    /// When it had concluded.
-    pub judged: Timestamp,
-    /// What it concluded.
-    pub finding: Finding,
+    pub started: Option<Timestamp>,
+    /// When it finished.
+    pub finished: Timestamp,
+    /// The conclusion.
+    pub verdict: Conclusion,
     /// Why, in one sentence.
     pub summary: String,
-    /// The figures; the name carries the unit.
+    /// The figures. Each name carries its unit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub numbers: BTreeMap<String, f64>,
-    /// What a person should look at though it stopped nothing.
+    /// What a person should look at, although it did not decide.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// How long the active release took.
+    /// The active release's latencies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub active_latency: Vec<Bin>,
-    /// How long the candidate took.
+    /// The candidate's latencies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidate_latency: Vec<Bin>,
-    /// What went wrong, and how often.
+    /// Errors by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, u64>,
-    /// Inputs that the releases disagree on, the worst first.
+    /// Inputs on which the releases disagree, the most severe first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flips: Vec<Flip>,
 }
 
-/// What the clients of one color saw in one second.
+/// What clients of one color received within one second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Second {
+pub struct TrafficSecond {
     /// The second, in seconds since 1970.
     pub second: i64,
-    /// The color that they were meant for.
+    /// The color that was active when the requests arrived.
     pub color: Color,
-    /// Their requests.
+    /// All requests.
     pub requests: u64,
-    /// Those that this color failed, also when the other one then answered in its place.
+    /// Requests that the color failed, also if the other color then answered.
     pub failed: u64,
-    /// The median of what clients waited, in seconds.
+    /// The median of the clients' waiting times, in seconds.
     pub p50: f64,
-    /// What 99 % of them waited at most, in seconds.
+    /// The 99th percentile of the clients' waiting times, in seconds.
     pub p99: f64,
 }
 
 impl Record {
-    /// Nothing has happened yet.
+    /// Creates the record of a deployment that has not begun.
     #[must_use]
     pub fn new(plan: Plan) -> Self {
         Self {
@@ -120,13 +121,13 @@ impl Record {
         }
     }
 
-    /// The last phase that was reached.
+    /// The last phase.
     #[must_use]
     pub fn phase(&self) -> Option<Phase> {
         Some(self.phases.last()?.phase)
     }
 
-    /// The verdict in one line.
+    /// The result in one line.
     #[must_use]
     pub fn headline(&self) -> String {
         let release = format!("{} {}", self.plan.release.model, self.plan.release.version);
@@ -140,15 +141,15 @@ impl Record {
     }
 }
 
-impl Judged {
-    /// Takes down a verdict.
+impl GateRecord {
+    /// Records a verdict.
     #[must_use]
-    pub fn new(gate: &str, asked: Option<Timestamp>, verdict: &Verdict) -> Self {
+    pub fn new(gate: &str, started: Option<Timestamp>, verdict: &Verdict) -> Self {
         let bins = |latencies: &Option<Latencies>| {
             latencies.as_ref().map_or_else(Vec::new, Latencies::bins)
         };
         let Verdict {
-            finding,
+            conclusion,
             summary,
             numbers,
             warnings,
@@ -156,11 +157,11 @@ impl Judged {
         } = verdict;
         Self {
             gate: gate.to_owned(),
-            asked,
-            judged: Timestamp::now(),
-            finding: *finding,
+            started,
+            finished: Timestamp::now(),
+            verdict: *conclusion,
             summary: summary.clone(),
-            // JSON knows no infinity.
+            // JSON has no infinity.
             numbers: numbers
                 .iter()
                 .filter(|(_, value)| value.is_finite())

@@ -1,4 +1,4 @@
-//! Takes down what happens, and keeps it in files.
+//! Records a deployment in report files.
 
 use std::{
     collections::BTreeMap,
@@ -10,42 +10,41 @@ use std::{
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::{
-    page,
-    record::{Judged, Reached, Record, SCHEMA, Second},
-};
 use crate::{
     color::Color,
+    deployment::phase::Phase,
     event::{Event, Reporter},
-    journal::replace,
-    phase::Phase,
-    statistics::quantile,
-    traffic::Request,
+    evidence::{request::Request, statistics::quantile},
+    report::{
+        page,
+        record::{GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond},
+    },
+    state::atomic_file::replace,
 };
 
-/// What was logged so long before the deployment began is left out.
+/// Requests that were logged earlier than this many seconds before the deployment are left out.
 const BEFORE: f64 = 60.0;
 
-/// Why there is no report.
+/// Why a report is not available.
 #[derive(Debug, Error)]
 pub enum ReportError {
-    /// None was ever left.
+    /// There is no report.
     #[error("{directory} holds no report; `deployer deploy` leaves one")]
     None {
-        /// Where reports lie.
+        /// The directory of the reports.
         directory: PathBuf,
     },
     /// The file cannot be read or written.
     #[error("cannot {doing} the report {path}: {source}")]
     Storage {
-        /// What was being done, in the infinitive.
+        /// What failed, in the infinitive.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// What the operating system reported.
         source: io::Error,
     },
-    /// The file holds something else.
+    /// The file holds no valid report.
     #[error("{path} is not a report that this deployer understands: {problem}")]
     Damaged {
         /// The file.
@@ -55,14 +54,14 @@ pub enum ReportError {
     },
 }
 
-/// Where the reports of a state directory lie.
+/// The reports of a state directory.
 #[derive(Debug, Clone)]
 pub struct Reports {
     directory: PathBuf,
 }
 
 impl Reports {
-    /// Those of this state directory.
+    /// The reports of this state directory.
     #[must_use]
     pub fn of(state: &Path) -> Self {
         Self {
@@ -70,22 +69,22 @@ impl Reports {
         }
     }
 
-    /// The page of a deployment.
+    /// The path of a deployment's page.
     #[must_use]
     pub fn page(&self, id: &str) -> PathBuf {
         self.directory.join(format!("{id}.html"))
     }
 
-    /// The data of a deployment.
+    /// The path of a deployment's data.
     #[must_use]
     pub fn data(&self, id: &str) -> PathBuf {
         self.directory.join(format!("{id}.json"))
     }
 
-    /// What is known of a deployment; of the last one without an identifier.
+    /// Reads the data of a deployment; without an identifier, of the last one.
     pub fn read(&self, id: Option<&str>) -> Result<Record, ReportError> {
         let path = match id {
-            // An identifier is a file's name, and nothing that leads elsewhere.
+            // An identifier is a file name without a directory.
             Some(id) if id.contains(['/', '\\']) => {
                 return Err(ReportError::Damaged {
                     path: id.into(),
@@ -113,7 +112,7 @@ impl Reports {
         Ok(record)
     }
 
-    /// Identifiers begin with the time, so that the last one in order is the newest.
+    /// Identifiers begin with the time, so the last one in order is the newest.
     fn last(&self) -> Result<PathBuf, ReportError> {
         let none = || ReportError::None {
             directory: self.directory.clone(),
@@ -128,14 +127,14 @@ impl Reports {
         data.max().ok_or_else(none)
     }
 
-    /// Removes all but the `keep` newest.
+    /// Removes all but the `keep` newest reports.
     pub fn prune(&self, keep: usize) -> Result<(), ReportError> {
         let files = fs::read_dir(&self.directory).map_err(storage("read", &self.directory))?;
         let mut data: Vec<PathBuf> = files
             .filter_map(|file| Some(file.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|it| it == "json"))
             .collect();
-        // They are named by the time.
+        // The names begin with the time.
         data.sort();
         for old in &data[..data.len().saturating_sub(keep)] {
             for path in [old.with_extension("html"), old.clone()] {
@@ -150,7 +149,7 @@ impl Reports {
         Ok(())
     }
 
-    /// Keeps what is known: the data, and the page that is made of it.
+    /// Writes the data and the page.
     pub fn write(&self, record: &Record) -> Result<(), ReportError> {
         let data = self.data(&record.plan.id);
         fs::create_dir_all(&self.directory).map_err(storage("create", &self.directory))?;
@@ -160,20 +159,19 @@ impl Reports {
         self.write_page(record)
     }
 
-    /// Makes the page of what is known.
+    /// Writes the page.
     pub fn write_page(&self, record: &Record) -> Result<(), ReportError> {
         let html = self.page(&record.plan.id);
         replace(&html, &page::html(record)).map_err(storage("write", &html))
     }
 
-    /// Takes down how a deployment ended that was not brought to its end by whom began it. Where no report
-    /// is left, there is nothing to go on with.
+    /// Records the end of a deployment that a later command ended. Does nothing if there is no report.
     pub fn end(&self, id: &str, phase: Phase, reason: &str) -> Result<(), ReportError> {
         let Ok(mut record) = self.read(Some(id)) else {
             return Ok(());
         };
         let at = Timestamp::now();
-        record.phases.push(Reached { phase, at });
+        record.phases.push(PhaseRecord { phase, at });
         record.reason = Some(reason.to_owned());
         self.write(&record)
     }
@@ -188,18 +186,17 @@ fn storage(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Report
     }
 }
 
-/// Takes down a deployment, and writes the report whenever a phase is reached: what was known is
-/// there also when the deployer is killed.
+/// Records a deployment, and writes the report at each phase, so that it survives a killed deployer.
 pub struct Recorder {
     reports: Reports,
-    /// None until a deployment begins.
-    taken: Mutex<Option<Taken>>,
+    /// `None` until a deployment begins.
+    recording: Mutex<Option<Recording>>,
 }
 
-/// What was taken down.
-struct Taken {
+/// The record so far.
+struct Recording {
     record: Record,
-    asked: Option<Timestamp>,
+    gate_started: Option<Timestamp>,
     seconds: BTreeMap<(i64, Color), Bucket>,
     problem: Option<ReportError>,
 }
@@ -212,32 +209,34 @@ struct Bucket {
 }
 
 impl Recorder {
-    /// Nothing has begun.
+    /// Creates a recorder. Nothing is recorded before a deployment begins.
     #[must_use]
     pub fn new(reports: Reports) -> Self {
         Self {
             reports,
-            taken: Mutex::new(None),
+            recording: Mutex::new(None),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Taken>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Recording>> {
+        self.recording
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why the report could not be written when it last should have been.
+    /// Why the last write failed, if it did.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        let taken = self.lock();
-        Some(taken.as_ref()?.problem.as_ref()?.to_string())
+        let recording = self.lock();
+        Some(recording.as_ref()?.problem.as_ref()?.to_string())
     }
 }
 
-impl Taken {
+impl Recording {
     fn with(record: Record) -> Self {
         Self {
             record,
-            asked: None,
+            gate_started: None,
             seconds: BTreeMap::new(),
             problem: None,
         }
@@ -251,7 +250,7 @@ impl Taken {
             .map_or_else(Timestamp::now, |first| first.at);
         let from = began.as_second() as f64 - BEFORE;
         for request in requests.iter().filter(|request| request.at >= from) {
-            let Some(good) = request.speaks_of(request.wanted) else {
+            let Some(good) = request.outcome_for(request.wanted) else {
                 continue;
             };
             #[expect(clippy::cast_possible_truncation, reason = "a second of our time fits")]
@@ -263,7 +262,7 @@ impl Taken {
         }
     }
 
-    /// Sums up the seconds that were logged.
+    /// Aggregates the logged seconds.
     fn gather(&mut self) {
         if self.seconds.is_empty() {
             return;
@@ -273,7 +272,7 @@ impl Taken {
             .iter_mut()
             .map(|((second, color), bucket)| {
                 bucket.waits.sort_by(f64::total_cmp);
-                Second {
+                TrafficSecond {
                     second: *second,
                     color: *color,
                     requests: bucket.requests,
@@ -288,10 +287,10 @@ impl Taken {
 
 impl Reporter for Recorder {
     fn report(&self, event: &Event<'_>) {
-        let mut taken = self.lock();
+        let mut recording = self.lock();
         let begun = match event {
             Event::Planned { plan } => Some(Record::new((*plan).clone())),
-            // A report that is lost or damaged is begun anew: what ends now is worth a page.
+            // A lost or damaged report is replaced: the end deserves a page.
             Event::Resumed { plan, .. } => {
                 let kept = self.reports.read(Some(&plan.id));
                 Some(kept.unwrap_or_else(|_| Record::new((*plan).clone())))
@@ -299,26 +298,31 @@ impl Reporter for Recorder {
             _ => None,
         };
         if let Some(record) = begun {
-            *taken = Some(Taken::with(record));
+            *recording = Some(Recording::with(record));
         }
-        let Some(taken) = &mut *taken else { return };
+        let Some(recording) = &mut *recording else {
+            return;
+        };
         match event {
-            Event::Note { text } => taken.record.notes.push(text.clone()),
-            Event::Asking { .. } => taken.asked = Some(Timestamp::now()),
-            Event::Judged { gate, verdict } => {
-                let judged = Judged::new(gate, taken.asked.take(), verdict);
-                taken.record.gates.push(judged);
+            Event::Note { text } => recording.record.notes.push(text.clone()),
+            Event::GateStarted { .. } => recording.gate_started = Some(Timestamp::now()),
+            Event::GateFinished { gate, verdict } => {
+                let judged = GateRecord::new(gate, recording.gate_started.take(), verdict);
+                recording.record.gates.push(judged);
             }
-            Event::Moved { to, .. } if *to == taken.record.plan.idle => {
-                taken.record.switched = Some(Timestamp::now());
+            Event::TrafficMoved { to, .. } if *to == recording.record.plan.idle => {
+                recording.record.switched = Some(Timestamp::now());
             }
-            Event::Logged { requests } => taken.log(requests),
-            Event::Reached { phase, reason } => {
+            Event::RequestsLogged { requests } => recording.log(requests),
+            Event::PhaseReached { phase, reason } => {
                 let at = Timestamp::now();
-                taken.record.phases.push(Reached { phase: *phase, at });
-                taken.record.reason = reason.map(str::to_owned);
-                taken.gather();
-                taken.problem = self.reports.write(&taken.record).err();
+                recording
+                    .record
+                    .phases
+                    .push(PhaseRecord { phase: *phase, at });
+                recording.record.reason = reason.map(str::to_owned);
+                recording.gather();
+                recording.problem = self.reports.write(&recording.record).err();
             }
             _ => {}
         }
@@ -331,9 +335,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        plan::Plan,
+        deployment::plan::Plan,
+        evidence::verdict::{Conclusion, Verdict},
         release::Release,
-        verdict::{Finding, Verdict},
     };
 
     fn plan() -> Plan {
@@ -360,7 +364,7 @@ mod tests {
     }
 
     fn record(recorder: &Recorder, phase: Phase, reason: Option<&str>) {
-        recorder.report(&Event::Reached { phase, reason });
+        recorder.report(&Event::PhaseReached { phase, reason });
     }
 
     #[test]
@@ -371,11 +375,11 @@ mod tests {
         let plan = plan();
         recorder.report(&Event::Planned { plan: &plan });
         record(&recorder, Phase::Planned, None);
-        recorder.report(&Event::Asking { gate: "golden" });
+        recorder.report(&Event::GateStarted { gate: "golden" });
         let mut verdict =
-            Verdict::new(Finding::Fail, "right on 1 of 3 inputs").with("accuracy", 0.33);
+            Verdict::new(Conclusion::Fail, "right on 1 of 3 inputs").with("accuracy", 0.33);
         verdict = verdict.with("ratio", f64::INFINITY);
-        recorder.report(&Event::Judged {
+        recorder.report(&Event::GateFinished {
             gate: "golden",
             verdict: &verdict,
         });
@@ -385,7 +389,7 @@ mod tests {
             request(now + 0.5, Color::Blue, 500),
             request(now - 3_600.0, Color::Blue, 200),
         ];
-        recorder.report(&Event::Logged { requests: &logged });
+        recorder.report(&Event::RequestsLogged { requests: &logged });
         record(
             &recorder,
             Phase::Refused,
@@ -398,8 +402,8 @@ mod tests {
             read.headline(),
             "sentiment v2 refused: golden: right on 1 of 3 inputs"
         );
-        assert_eq!(read.gates[0].finding, Finding::Fail);
-        assert!(read.gates[0].asked.is_some());
+        assert_eq!(read.gates[0].verdict, Conclusion::Fail);
+        assert!(read.gates[0].started.is_some());
         assert_eq!(read.gates[0].numbers.len(), 1, "JSON knows no infinity");
         assert_eq!(read.switched, None);
         let [second] = read.traffic[..] else {

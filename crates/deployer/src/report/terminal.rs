@@ -1,4 +1,4 @@
-//! Progress for people, on stderr: stdout is kept for the result.
+//! Progress for people, on stderr. The result goes to stdout.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -6,19 +6,19 @@ use std::{
 };
 
 use crate::{
+    deployment::phase::Phase,
     event::{Event, Reporter},
-    phase::Phase,
 };
 
-/// Prints one line an event; what repeats is overwritten on a terminal and left out elsewhere.
+/// Prints one line per event. Repeated progress is overwritten on a terminal and omitted elsewhere.
 pub struct Terminal {
     live: bool,
-    /// Whether the cursor stands behind a line that the next one overwrites.
+    /// Whether the next line overwrites the current one.
     overwrite: Mutex<bool>,
 }
 
 impl Terminal {
-    /// Looks whether stderr is a terminal.
+    /// Creates a reporter; detects whether stderr is a terminal.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Terminal {
     }
 }
 
-/// Prints a line on stderr, outside of any command's progress.
+/// Prints a line on stderr outside of a command's progress.
 pub(crate) fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "deployer: {text}");
 }
@@ -77,24 +77,24 @@ impl Reporter for Terminal {
                 plan.id
             )),
             Event::Note { text } => self.line(&format!("  note         {text}")),
-            Event::Waiting { tried, of, reason } => {
+            Event::AwaitingHealth { tried, of, reason } => {
                 self.passing(&format!("  waiting      try {tried} of {of}: {reason}"));
             }
-            Event::Asking { gate } => self.passing(&format!("  {gate:<12} ...")),
-            Event::Judged { gate, verdict } => {
+            Event::GateStarted { gate } => self.passing(&format!("  {gate:<12} ...")),
+            Event::GateFinished { gate, verdict } => {
                 self.line(&format!(
                     "  {gate:<12} {}: {}",
-                    verdict.finding, verdict.summary
+                    verdict.conclusion, verdict.summary
                 ));
                 for warning in &verdict.warnings {
                     self.line(&format!("  {:<12} warning: {warning}", ""));
                 }
             }
-            Event::Moved { from, to } => self.line(&format!(
+            Event::TrafficMoved { from, to } => self.line(&format!(
                 "  switch       all traffic moved from {from} to {to}"
             )),
-            Event::Logged { .. } => {}
-            Event::Watched {
+            Event::RequestsLogged { .. } => {}
+            Event::BakeObserved {
                 elapsed,
                 of,
                 tally,
@@ -102,14 +102,14 @@ impl Reporter for Terminal {
             } => {
                 let trouble = trouble.map_or_else(String::new, |trouble| format!("; {trouble}"));
                 self.passing(&format!(
-                    "  watching     {:.0} of {:.0} s: {} requests, {} failed{trouble}",
+                    "  bake         {:.0} of {:.0} s: {} requests, {} failed{trouble}",
                     elapsed.as_secs_f64(),
                     of.as_secs_f64(),
                     tally.requests,
                     tally.failed
                 ));
             }
-            Event::Reached { phase, reason } => match (phase, reason) {
+            Event::PhaseReached { phase, reason } => match (phase, reason) {
                 (Phase::Starting, _) => {
                     self.line("  start        the idle color is being replaced");
                 }

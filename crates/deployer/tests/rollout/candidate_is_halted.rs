@@ -1,6 +1,6 @@
 //! A bad candidate and no way back: a person is needed, and nothing is made worse meanwhile.
 
-use deployer::{phase::Phase, ports::Service};
+use deployer::{deployment::phase::Phase, ports::Service};
 
 use crate::{
     deployment::{ALWAYS, CANDIDATE, Deployment, Ended, OLD},

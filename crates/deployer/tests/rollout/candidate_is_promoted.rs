@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use deployer::{
     color::Color,
-    phase::Phase,
+    deployment::phase::Phase,
+    evidence::request::Request,
     ports::{Service, Target},
-    traffic::Request,
 };
 
 use crate::{
     deployment::{CANDIDATE, Deployment, OLD},
+    fake_ports::{passed_over_at, unanswered},
     history::{Call, Happened, Moment},
     script::Fault,
     server::{Server, Trouble},
-    world::{passed_over_at, unanswered},
 };
 
 const PUBLIC: Call = Call::Predict(Target::Public);
@@ -27,7 +27,7 @@ const CHECKS_BEFORE_THE_WATCH: usize = 4;
 #[tokio::test(start_paused = true)]
 async fn a_good_release_goes_through_every_phase_and_keeps_the_traffic() {
     let ended = Deployment::of(Server::good()).run().await;
-    ended.assert(Phase::Promoted, "watched for 10 s: 0 of 5");
+    ended.assert(Phase::Promoted, "baked for 10 s: 0 of 5");
     assert_eq!(
         ended.history.phases(),
         [
@@ -104,7 +104,7 @@ async fn a_busy_service_gets_no_probes_once_its_clients_are_in_the_log() {
     let busy = history
         .0
         .iter()
-        .position(|moment| matches!(moment.happened, Happened::Watched(1..)))
+        .position(|moment| matches!(moment.happened, Happened::MonitoredColor(1..)))
         .unwrap();
     let probed = |moment: &Moment| moment.happened == Happened::Called(PUBLIC, true);
     assert!(!history.0[busy..].iter().any(probed), "{history:#?}");
@@ -120,7 +120,7 @@ async fn a_quiet_service_is_judged_by_probes_through_the_router() {
     ended.assert(
         Phase::Promoted,
         &format!(
-            "0 of {probes} requests failed (0.0 %); probes were added to the traffic: {probes}"
+            "0 of {probes} requests failed (0.0 %); own requests were added to the traffic: {probes}"
         ),
     );
 }
@@ -131,7 +131,7 @@ async fn a_few_failures_are_within_the_limit() {
     Deployment::of(candidate)
         .run()
         .await
-        .assert(Phase::Promoted, "watched for 10 s");
+        .assert(Phase::Promoted, "baked for 10 s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +143,7 @@ async fn two_failed_checks_in_a_row_are_forgiven_any_number_of_times() {
         .failing(first + 4..first + 6, of_the_candidate, Fault::Before)
         .run()
         .await;
-    ended.assert(Phase::Promoted, "watched for 10 s");
+    ended.assert(Phase::Promoted, "baked for 10 s");
     // Asked twice while it starts, once before the switch, and after each failed check.
     let inspections = ended.count(&Call::Inspect(Service::Server(CANDIDATE)));
     assert_eq!(inspections, 2 + 1 + 4);
@@ -157,7 +157,7 @@ async fn a_failed_check_at_the_end_is_asked_again_before_it_is_promoted() {
         .failing(last..last + 1, of_the_candidate, Fault::Before)
         .run()
         .await;
-    ended.assert(Phase::Promoted, "watched for 11 s");
+    ended.assert(Phase::Promoted, "baked for 11 s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,7 +191,7 @@ async fn a_log_that_becomes_unreadable_is_noted_and_the_answers_to_probes_count(
         .failing(2..usize::MAX, during_the_watch, Fault::Before)
         .run()
         .await;
-    ended.assert(Phase::Promoted, "probes were added");
+    ended.assert(Phase::Promoted, "own requests were added");
     assert!(ended.count(&ALONE) >= 200);
     let notes = ended.history.notes();
     assert!(notes.contains(&"NewRequests failed"), "{notes:?}");
@@ -200,7 +200,7 @@ async fn a_log_that_becomes_unreadable_is_noted_and_the_answers_to_probes_count(
 #[tokio::test(start_paused = true)]
 async fn without_a_log_probes_and_counters_judge() {
     let ended = Deployment::of(Server::good()).without_a_log().run().await;
-    ended.assert(Phase::Promoted, "probes were added");
+    ended.assert(Phase::Promoted, "own requests were added");
     assert_eq!(ended.count(&Call::NewRequests), 0);
 }
 
@@ -211,7 +211,7 @@ async fn without_a_log_and_without_counters_probes_judge_alone() {
         ..Server::good()
     };
     let ended = Deployment::of(candidate).without_a_log().run().await;
-    ended.assert(Phase::Promoted, "probes were added");
+    ended.assert(Phase::Promoted, "own requests were added");
     // The traffic that is needed, and not one flood after another.
     let probes = ended.count(&PUBLIC) + ended.count(&ALONE);
     assert!(probes <= 260, "{probes}");
@@ -227,7 +227,7 @@ async fn a_log_that_can_never_be_read_is_no_news() {
         )
         .run()
         .await;
-    ended.assert(Phase::Promoted, "probes were added");
+    ended.assert(Phase::Promoted, "own requests were added");
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +235,7 @@ async fn a_log_that_nginx_does_not_write_to_is_no_news() {
     let mut deployment = Deployment::of(Server::good());
     deployment.state.logs = false;
     let ended = deployment.run().await;
-    ended.assert(Phase::Promoted, "probes were added");
+    ended.assert(Phase::Promoted, "own requests were added");
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,5 +247,5 @@ async fn a_server_without_counters_is_judged_by_the_log() {
     Deployment::of(candidate)
         .run()
         .await
-        .assert(Phase::Promoted, "watched for 10 s: 0 of 5");
+        .assert(Phase::Promoted, "baked for 10 s: 0 of 5");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deployer::{
-    phase::Phase,
+    deployment::phase::Phase,
     ports::{Service, Target},
 };
 

@@ -1,16 +1,16 @@
 //! Everything that takes the traffic from a candidate again.
 
 use deployer::{
-    phase::Phase,
+    deployment::phase::Phase,
     ports::{Service, Target},
 };
 
 use crate::{
     deployment::{ALWAYS, CANDIDATE, Deployment, Ended, OLD},
+    fake_ports::passed_over_at,
     history::{Call, Happened},
     script::Fault,
     server::{Server, Trouble},
-    world::passed_over_at,
 };
 
 /// Traffic went back before the candidate was stopped, and the candidate may not stand in.
@@ -29,12 +29,12 @@ fn assert_given_back(ended: &Ended, words: &str) {
 const CHECKS_BEFORE_THE_WATCH: usize = 4;
 
 /// How long the candidate was watched.
-fn looks(ended: &Ended) -> usize {
+fn observations(ended: &Ended) -> usize {
     ended
         .history
         .0
         .iter()
-        .filter(|moment| matches!(moment.happened, Happened::Watched(_)))
+        .filter(|moment| matches!(moment.happened, Happened::MonitoredColor(_)))
         .count()
 }
 
@@ -47,7 +47,7 @@ async fn clients_that_are_answered_by_another_release_end_it_at_once() {
         &ended,
         "after the switch clients are answered by another release: it reports version v1, but v2 is wanted",
     );
-    assert_eq!(looks(&ended), 0);
+    assert_eq!(observations(&ended), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,7 +61,7 @@ async fn clients_that_are_not_answered_end_it_at_once() {
         .run()
         .await;
     assert_given_back(&ended, "after the switch clients are not answered");
-    assert_eq!(looks(&ended), 0);
+    assert_eq!(observations(&ended), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,7 +76,7 @@ async fn failures_in_the_log_end_it_also_when_the_standby_hid_them() {
         "{}",
         ended.outcome.reason
     );
-    assert!(looks(&ended) <= 6, "{}", looks(&ended));
+    assert!(observations(&ended) <= 6, "{}", observations(&ended));
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +101,7 @@ async fn failures_that_only_probes_met_end_it_too() {
     };
     let ended = Deployment::of(candidate).quiet().run().await;
     assert_given_back(&ended, "requests failed (100.0 %");
-    ended.assert(Phase::RolledBack, "probes were added");
+    ended.assert(Phase::RolledBack, "own requests were added");
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +110,7 @@ async fn failures_by_its_own_counters_end_it() {
         .run()
         .await;
     assert_given_back(&ended, "by its own counters, ");
-    assert!(looks(&ended) < 10, "{}", looks(&ended));
+    assert!(observations(&ended) < 10, "{}", observations(&ended));
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,7 +126,7 @@ async fn health_that_fails_three_times_in_a_row_ends_it() {
         .await;
     assert_given_back(
         &ended,
-        "watch, after 6 s: 3 checks in a row failed, the last one: health check failed",
+        "bake, after 6 s: 3 checks in a row failed, the last one: health check failed",
     );
 }
 
@@ -154,7 +154,7 @@ async fn a_process_that_stopped_ends_it_without_waiting_for_three_checks() {
         .quiet()
         .run()
         .await;
-    assert_given_back(&ended, "watch, after 4 s: it stopped: exit code 3");
+    assert_given_back(&ended, "bake, after 4 s: it stopped: exit code 3");
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +168,7 @@ async fn an_engine_that_hangs_does_not_keep_traffic_on_a_release_that_stopped() 
         .run()
         .await;
     // The look at 4 s waits for the engine for 2 s more; then what the probes met decides.
-    assert_given_back(&ended, "watch, after 6 s: ");
+    assert_given_back(&ended, "bake, after 6 s: ");
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,11 +182,11 @@ async fn an_uptime_that_fell_ends_it() {
 #[tokio::test(start_paused = true)]
 async fn a_release_of_which_too_little_is_seen_is_not_promoted() {
     let mut deployment = Deployment::of(Server::good()).quiet();
-    deployment.settings.watch.min_requests = 1_000_000;
+    deployment.settings.bake.min_requests = 1_000_000;
     let ended = deployment.run().await;
     assert_given_back(&ended, "are needed to judge");
     // Ten seconds, extended twice.
-    assert_eq!(looks(&ended), 31);
+    assert_eq!(observations(&ended), 31);
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,7 +224,7 @@ async fn a_log_that_cannot_be_read_at_the_switch_fails_no_release() {
         .failing(1..2, |call| *call == Call::NewRequests, Fault::Before)
         .run()
         .await;
-    ended.assert(Phase::Promoted, "watched for 10 s");
+    ended.assert(Phase::Promoted, "baked for 10 s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,7 +238,7 @@ async fn a_release_that_falls_sick_in_the_last_second_is_watched_until_that_is_c
         )
         .run()
         .await;
-    assert_given_back(&ended, "watch, after 11 s: 3 checks in a row failed");
+    assert_given_back(&ended, "bake, after 11 s: 3 checks in a row failed");
 }
 
 #[tokio::test(start_paused = true)]

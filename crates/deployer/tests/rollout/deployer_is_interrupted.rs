@@ -3,23 +3,28 @@
 use std::time::Duration;
 
 use deployer::{
-    color::Color, journal::Journal, phase::Phase, plan::Plan, ports::Service, recover::Settled,
+    color::Color,
+    deployment::{phase::Phase, plan::Plan, recover::Recovery},
+    ports::Service,
+    state::journal::Journal,
 };
 use proptest::prelude::*;
 
 use crate::{
     deployment::{CANDIDATE, Deployment, Left, OLD, plan},
+    fake_ports::{Scene, State},
     history::Call,
+    port_fails::on_virtual_time,
     script::Fault,
     server::{Server, Trouble},
-    world::{Scene, State},
-    world_is_faulty::on_virtual_time,
 };
 
 fn left_in(phase: Phase, state: State) -> Left {
     let directory = tempfile::tempdir().expect("a directory for the journal");
     let journal = Journal::lock(directory.path(), "deploy v2").expect("a lock");
-    journal.reached(&plan(), phase, None).expect("an entry");
+    journal
+        .record_phase(&plan(), phase, None)
+        .expect("an entry");
     Left {
         scene: Scene::new(state),
         outcome: None,
@@ -37,7 +42,7 @@ async fn a_finished_deployment_is_left_as_it_is() {
         Phase::Halted,
     ] {
         let left = left_in(phase, State::new(Server::good()));
-        left.settle().await.unwrap();
+        left.recover().await.unwrap();
         assert_eq!(left.last().unwrap().phase, phase);
         assert!(!left.scene.lock().history.touched_anything());
     }
@@ -50,7 +55,7 @@ async fn a_candidate_that_was_proven_keeps_traffic_although_its_deployer_died_be
     state.give_traffic_to(CANDIDATE);
     let left = left_in(Phase::Switched, state);
     tokio::time::advance(Duration::from_mins(1)).await;
-    assert_eq!(left.settle().await.unwrap(), Settled::Fine);
+    assert_eq!(left.recover().await.unwrap(), Recovery::Fine);
     assert_eq!(left.last().unwrap().phase, Phase::Promoted);
     let state = left.scene.lock();
     assert_eq!(state.active, CANDIDATE);
@@ -65,7 +70,7 @@ async fn a_candidate_that_was_not_proven_loses_its_traffic_and_that_is_called_a_
         state.fit = vec![OLD];
         let left = left_in(phase, state);
         tokio::time::advance(Duration::from_mins(1)).await;
-        assert_eq!(left.settle().await.unwrap(), Settled::RolledBack(OLD));
+        assert_eq!(left.recover().await.unwrap(), Recovery::RolledBack(OLD));
         assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
         assert_eq!(left.scene.lock().active, OLD);
     }
@@ -82,7 +87,7 @@ async fn a_recovery_killed_on_the_way_back_does_not_lead_to_the_lie_that_traffic
     left.settle_until(|call| *call == Call::PointAt(OLD)).await;
     assert_eq!(left.scene.lock().active, OLD);
     assert_eq!(left.last().unwrap().phase, Phase::Switched);
-    left.settle().await.unwrap();
+    left.recover().await.unwrap();
     assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
 }
 
@@ -92,7 +97,7 @@ async fn traffic_that_a_person_moved_before_the_deployer_could_stays_where_it_is
         let mut state = State::new(Server::good());
         state.give_traffic_to(CANDIDATE);
         let left = left_in(phase, state);
-        assert_eq!(left.settle().await.unwrap(), Settled::Fine);
+        assert_eq!(left.recover().await.unwrap(), Recovery::Fine);
         assert_eq!(left.last().unwrap().phase, Phase::Refused);
         assert_eq!(left.scene.lock().active, CANDIDATE);
     }
@@ -103,7 +108,7 @@ async fn a_deployer_killed_while_giving_traffic_back_has_rolled_back() {
     let mut state = State::new(Server::good());
     state.fit = vec![OLD];
     let left = left_in(Phase::Switched, state);
-    left.settle().await.unwrap();
+    left.recover().await.unwrap();
     assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
 }
 
@@ -118,9 +123,9 @@ async fn a_standby_that_was_not_touched_may_stand_in_again() {
             ..plan()
         };
         let journal = Journal::lock(left.directory.path(), "deploy v2").expect("a lock");
-        journal.reached(&plan, Phase::Planned, None).unwrap();
+        journal.record_phase(&plan, Phase::Planned, None).unwrap();
         drop(journal);
-        left.settle().await.unwrap();
+        left.recover().await.unwrap();
         assert_eq!(left.scene.lock().fit, fit);
     }
 }
@@ -146,7 +151,7 @@ async fn a_sick_old_color_halts_and_says_what_to_do() {
     state.fit = vec![OLD];
     state.blue.trouble = Trouble::Unhealthy;
     let left = left_in(Phase::Switched, state);
-    let Settled::Halted(reason) = left.settle().await.unwrap() else {
+    let Recovery::Halted(reason) = left.recover().await.unwrap() else {
         panic!("it did not halt");
     };
     assert!(reason.contains("blue is sick too"), "{reason}");
@@ -174,7 +179,7 @@ proptest! {
             }
             let left = deployment.run_while_it_lives().await;
             let before = left.last().map(|entry| entry.phase);
-            left.settle().await.expect("the old color is healthy");
+            left.recover().await.expect("the old color is healthy");
 
             let after = left.last().map(|entry| entry.phase);
             let state = left.scene.lock();

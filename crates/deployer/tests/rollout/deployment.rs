@@ -5,23 +5,25 @@ use std::{cell::RefCell, ops::Range, sync::Arc, time::Duration};
 use deployer::{
     color::Color,
     config::{self, GateName, Settings},
+    deployment::{
+        phase::Phase,
+        plan::Plan,
+        recover,
+        rollout::{Outcome, Rollout},
+    },
     examples::{Example, Examples},
-    journal::{self, Entry, Journal},
-    phase::Phase,
-    plan::Plan,
-    recover,
     release::Release,
-    rollout::{Outcome, Rollout},
+    state::journal::{self, Entry, Journal},
 };
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::{
+    fake_ports::{Scene, State},
     history::{Call, Collector, History},
-    script::{Deed, Failing, Fault, Which},
+    script::{Action, Failing, Fault, Which},
     server::{Server, digest},
-    world::{Scene, State},
 };
 
 /// The color that has the traffic.
@@ -93,7 +95,7 @@ impl Deployment {
         let file = directory.path().join("deployer.toml");
         std::fs::write(
             &file,
-            "[gates]\nrun = [\"identity\", \"reachable\", \"smoke\"]\n[health]\ntries = 5\n[smoke]\nrequests = 10\n[watch]\nduration = \"10s\"",
+            "[gates]\nrun = [\"identity\", \"reachable\", \"smoke\"]\n[health]\ntries = 5\n[smoke]\nrequests = 10\n[bake]\nduration = \"10s\"",
         )
         .expect("a settings file");
         Self {
@@ -123,7 +125,7 @@ impl Deployment {
         which: Which,
         deed: impl FnOnce(&mut State) + Send + 'static,
     ) -> Self {
-        let deed: Deed = Box::new(deed);
+        let deed: Action = Box::new(deed);
         self.state.script.deed = Some((which, deed));
         self
     }
@@ -193,7 +195,7 @@ impl Deployment {
                 plan: &plan(),
                 active_down: self.active_down,
                 examples: &examples(),
-                world: &scene.world(self.readable_log),
+                ports: &scene.ports(self.readable_log),
                 journal: &journal,
                 reporter: &reporter,
             };
@@ -237,21 +239,21 @@ impl Ended {
 
 impl Left {
     /// The next run of the deployer settles what this one left.
-    pub(crate) async fn settle(&self) -> anyhow::Result<recover::Settled> {
+    pub(crate) async fn recover(&self) -> anyhow::Result<recover::Recovery> {
         let journal = Journal::lock(self.directory.path(), "deploy v3").expect("a lock");
         let reporter = Collector {
             scene: self.scene.clone(),
             directory: self.directory.path().to_owned(),
         };
         self.scene.lock().script.killed = None;
-        recover::settle(&self.scene.world(true), &journal, &reporter).await
+        recover::recover(&self.scene.ports(true), &journal, &reporter).await
     }
 
     /// The next run settles it, and is killed right after the first call picked.
     pub(crate) async fn settle_until(&self, which: Which) {
-        let die: Deed = Box::new(|state| state.script.dead = true);
+        let die: Action = Box::new(|state| state.script.dead = true);
         self.scene.lock().script.deed = Some((which, die));
-        let settled = tokio::time::timeout(Duration::from_mins(5), self.settle()).await;
+        let settled = tokio::time::timeout(Duration::from_mins(5), self.recover()).await;
         assert!(settled.is_err(), "it lived on");
         self.scene.lock().script.dead = false;
     }
@@ -269,7 +271,7 @@ impl Left {
             plan: &plan(),
             active_down: false,
             examples: &examples(),
-            world: &self.scene.world(true),
+            ports: &self.scene.ports(true),
             journal: &journal,
             reporter: &reporter,
         }

@@ -4,16 +4,14 @@ use std::fmt;
 
 use deployer::{
     color::Color,
+    deployment::{phase::Phase, plan::Plan, rollout::Outcome},
     event::{Event, Reporter},
-    journal,
-    phase::Phase,
-    plan::Plan,
+    evidence::verdict::Conclusion,
     ports::{Service, Target},
-    rollout::Outcome,
-    verdict::Finding,
+    state::journal,
 };
 
-use crate::world::Scene;
+use crate::fake_ports::Scene;
 
 /// One use of a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +27,7 @@ pub(crate) enum Call {
     Logs(Service),
     Health(Target),
     Predict(Target),
-    Load(Target),
+    LoadResult(Target),
     SetShadow(bool),
 }
 
@@ -40,12 +38,12 @@ pub(crate) enum Happened {
     Called(Call, bool),
     /// A phase was told; the other one is what the journal held then.
     Reached(Phase, Option<Phase>),
-    /// A gate's finding was told.
-    Judged(&'static str, Finding),
+    /// A gate's conclusion was told.
+    Judged(&'static str, Conclusion),
     Moved(Color, Color),
     Note(String),
     /// A look was told, with the client requests counted by then.
-    Watched(u64),
+    MonitoredColor(u64),
     /// Anything else.
     Told,
 }
@@ -158,7 +156,7 @@ impl History {
                 // One that was killed here may have started something.
                 Happened::Reached(Phase::Starting, _) => started = true,
                 Happened::Reached(Phase::Validated, _) => validated = true,
-                Happened::Judged("watch", Finding::Pass) => proven = true,
+                Happened::Judged("bake", Conclusion::Pass) => proven = true,
                 _ => {}
             }
             if let Happened::Reached(phase, journaled) = moment.happened {
@@ -237,19 +235,19 @@ pub(crate) struct Collector {
 impl Reporter for Collector {
     fn report(&self, event: &Event<'_>) {
         let happened = match event {
-            Event::Reached { phase, .. } => {
+            Event::PhaseReached { phase, .. } => {
                 let entry = journal::last_entry(&self.directory).ok().flatten();
                 Happened::Reached(*phase, entry.map(|entry| entry.phase))
             }
-            Event::Judged { gate, verdict } => Happened::Judged(gate, verdict.finding),
-            Event::Moved { from, to } => Happened::Moved(*from, *to),
+            Event::GateFinished { gate, verdict } => Happened::Judged(gate, verdict.conclusion),
+            Event::TrafficMoved { from, to } => Happened::Moved(*from, *to),
             Event::Note { text } => Happened::Note(text.clone()),
-            Event::Watched { tally, .. } => Happened::Watched(tally.requests),
+            Event::BakeObserved { tally, .. } => Happened::MonitoredColor(tally.requests),
             Event::Planned { .. }
             | Event::Resumed { .. }
-            | Event::Waiting { .. }
-            | Event::Asking { .. }
-            | Event::Logged { .. } => Happened::Told,
+            | Event::AwaitingHealth { .. }
+            | Event::GateStarted { .. }
+            | Event::RequestsLogged { .. } => Happened::Told,
         };
         self.scene.lock().record(happened);
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{history::Call, world::State};
+use crate::{fake_ports::State, history::Call};
 
 /// When a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) struct Failing {
 }
 
 /// What somebody else does once, right after the first call picked.
-pub(crate) type Deed = Box<dyn FnOnce(&mut State) + Send>;
+pub(crate) type Action = Box<dyn FnOnce(&mut State) + Send>;
 
 /// Everything that is to go wrong.
 #[derive(Default)]
@@ -34,7 +34,7 @@ pub(crate) struct Script {
     /// Faults by the number of the call.
     pub(crate) faults: Vec<(usize, Fault)>,
     pub(crate) failing: Vec<Failing>,
-    pub(crate) deed: Option<(Which, Deed)>,
+    pub(crate) deed: Option<(Which, Action)>,
     /// The deployer is killed during the call with this number, if that is one it waits for.
     pub(crate) killed: Option<(usize, Fault)>,
     /// It is dead: whatever it waits for never comes.
@@ -74,7 +74,7 @@ impl Script {
     }
 
     /// The deed whose time has come.
-    pub(crate) fn deed_after(&mut self, call: &Call) -> Option<Deed> {
+    pub(crate) fn deed_after(&mut self, call: &Call) -> Option<Action> {
         let (_, deed) = self.deed.take_if(|(which, _)| which(call))?;
         Some(deed)
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use deployer::{
-    load::{Load, LoadPlan},
-    ports::{Answer, WorldError},
+    evidence::load::{LoadPlan, LoadResult},
+    ports::{PortError, Prediction},
     release::Health,
 };
 use tokio::time::Instant;
@@ -109,12 +109,12 @@ impl Server {
         }
     }
 
-    pub(crate) fn health(&self) -> Result<Health, WorldError> {
+    pub(crate) fn health(&self) -> Result<Health, PortError> {
         match self.trouble() {
-            Trouble::Exited => return Err(WorldError("connection refused".to_owned())),
-            Trouble::Unhealthy => return Err(WorldError("answered 503".to_owned())),
+            Trouble::Exited => return Err(PortError("connection refused".to_owned())),
+            Trouble::Unhealthy => return Err(PortError("answered 503".to_owned())),
             _ if self.started.elapsed() < WARM_UP => {
-                return Err(WorldError("answered 503, loading".to_owned()));
+                return Err(PortError("answered 503, loading".to_owned()));
             }
             _ => {}
         }
@@ -150,9 +150,9 @@ impl Server {
     }
 
     /// Answers one prediction; `client` tells whether it came through the router.
-    pub(crate) fn predict(&mut self, client: bool) -> Result<Answer, WorldError> {
+    pub(crate) fn predict(&mut self, client: bool) -> Result<Prediction, PortError> {
         if self.trouble() == Trouble::Exited {
-            return Err(WorldError("connection refused".to_owned()));
+            return Err(PortError("connection refused".to_owned()));
         }
         self.requests += 1;
         let fails = match self.trouble() {
@@ -167,14 +167,14 @@ impl Server {
         };
         self.failed += u64::from(fails);
         if fails {
-            return Err(WorldError("answered 500".to_owned()));
+            return Err(PortError("answered 500".to_owned()));
         }
         let (label, slower) = match self.trouble() {
             Trouble::IsWrong => ("bad", 1),
             Trouble::IsSlow(slower) => ("good", slower),
             _ => ("good", 1),
         };
-        Ok(Answer {
+        Ok(Prediction {
             label: Some(label.to_owned()),
             confidence: Some(0.9),
             took: TOOK * slower,
@@ -182,11 +182,11 @@ impl Server {
     }
 
     /// Answers as much load as it is given.
-    pub(crate) fn load(&self, plan: LoadPlan) -> Load {
-        let mut load = Load {
+    pub(crate) fn load(&self, plan: LoadPlan) -> LoadResult {
+        let mut load = LoadResult {
             elapsed: plan.duration,
             in_time: 1_000,
-            ..Load::default()
+            ..LoadResult::default()
         };
         for number in 0..1_000 {
             match self.trouble() {

@@ -1,5 +1,4 @@
-//! Alerts that are on their way, kept until they are taken: a watch that is restarted meanwhile goes
-//! on with them.
+//! Undelivered alerts, kept in a file so that they survive a restart.
 
 use std::{
     fs,
@@ -7,17 +6,16 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::Alert;
-use crate::{journal, report::warn};
+use crate::{adapters::alerts::Alert, report::warn, state::atomic_file};
 
-/// What was not taken yet, by receiver, in order.
+/// Undelivered alerts by receiver, in order.
 pub(super) struct Outbox {
     path: Option<PathBuf>,
     waiting: Mutex<Vec<(String, Alert)>>,
 }
 
 impl Outbox {
-    /// What an earlier run left in the file; without one, nothing outlives this run.
+    /// Reads what an earlier run left in the file. Without a file, nothing survives this run.
     pub(super) fn open(path: Option<PathBuf>) -> Self {
         let text = path.as_ref().and_then(|path| fs::read_to_string(path).ok());
         let waiting = text.and_then(|text| serde_json::from_str(&text).ok());
@@ -48,7 +46,7 @@ impl Outbox {
         let Some(path) = &self.path else { return };
         let written = serde_json::to_string(waiting)
             .map_err(std::io::Error::from)
-            .and_then(|text| journal::replace(path, &text));
+            .and_then(|text| atomic_file::replace(path, &text));
         if let Err(error) = written {
             warn(&format!(
                 "cannot write {}, so a restart loses alerts: {error}",
@@ -66,7 +64,8 @@ impl Outbox {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{super::Kind, *};
+    use super::*;
+    use crate::adapters::alerts::Kind;
 
     #[test]
     fn what_was_not_taken_outlives_the_run() {

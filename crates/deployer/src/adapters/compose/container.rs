@@ -1,10 +1,10 @@
-//! What Docker and Compose tell of a container.
+//! What Docker and Compose report about a container.
 
 use serde::Deserialize;
 
-use crate::ports::State;
+use crate::ports::ServiceState;
 
-/// What `docker inspect` tells of a container.
+/// A container, as `docker inspect` reports it.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Container {
@@ -33,9 +33,9 @@ pub(super) struct ContainerConfig {
     pub(super) env: Option<Vec<String>>,
 }
 
-/// Reads what `docker compose ps --format json` prints: one object a line, or one list of objects
-/// before Compose 2.21.
-pub(super) fn parse_state(printed: &str) -> Result<State, serde_json::Error> {
+/// Parses the output of `docker compose ps --format json`: one object per line, or a list of objects before
+/// Compose 2.21.
+pub(super) fn parse_state(printed: &str) -> Result<ServiceState, serde_json::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Container {
@@ -57,13 +57,13 @@ pub(super) fn parse_state(printed: &str) -> Result<State, serde_json::Error> {
             .transpose()?
     };
     Ok(match container {
-        None => State::Stopped("there is no container".to_owned()),
-        Some(container) if container.state == "running" => State::Running,
+        None => ServiceState::Stopped("there is no container".to_owned()),
+        Some(container) if container.state == "running" => ServiceState::Running,
         Some(Container {
             state,
             exit_code,
             status,
-        }) => State::Stopped(format!(
+        }) => ServiceState::Stopped(format!(
             "container {state}, exit code {exit_code} ({status})"
         )),
     })
@@ -77,18 +77,18 @@ mod tests {
     fn a_container_is_running_or_stopped_with_its_reason() {
         let state = |printed| parse_state(printed).unwrap();
         let running = r#"{"Name":"x","State":"running","ExitCode":0,"Status":"Up 3 seconds"}"#;
-        assert_eq!(state(running), State::Running);
+        assert_eq!(state(running), ServiceState::Running);
         assert_eq!(
             state(
                 r#"{"Name":"x","State":"exited","ExitCode":137,"Status":"Exited (137) 2 seconds ago"}"#
             ),
-            State::Stopped(
+            ServiceState::Stopped(
                 "container exited, exit code 137 (Exited (137) 2 seconds ago)".to_owned()
             )
         );
         assert_eq!(
             state(""),
-            State::Stopped("there is no container".to_owned())
+            ServiceState::Stopped("there is no container".to_owned())
         );
     }
 
@@ -97,11 +97,11 @@ mod tests {
         let state = |printed| parse_state(printed).unwrap();
         assert_eq!(
             state(r#"[{"Name":"x","State":"running","ExitCode":0}]"#),
-            State::Running
+            ServiceState::Running
         );
         assert_eq!(
             state("[]"),
-            State::Stopped("there is no container".to_owned())
+            ServiceState::Stopped("there is no container".to_owned())
         );
     }
 

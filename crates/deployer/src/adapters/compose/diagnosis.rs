@@ -1,16 +1,18 @@
-//! What is wrong with Docker, and with the containers.
+//! Problems of Docker and of containers.
 
-use super::{ComposeFleet, container::Container};
 use crate::{
-    adapters::version,
-    diagnosis::{Finding, last_words},
-    ports::{Fleet as _, Service, State, WorldError},
-    preflight,
+    adapters::{
+        compose::{ComposeFleet, container::Container},
+        version,
+    },
+    deployment::preflight,
+    doctor::finding::{Finding, last_log_lines},
+    ports::{Fleet as _, PortError, Service, ServiceState},
 };
 
-/// What Debian 11 and 12 have; nobody has tried this project with an older one.
+/// The version of Debian 11 and 12. Older versions are untested.
 const OLDEST_ENGINE: (u64, u64) = (20, 10);
-/// What Ubuntu 22.04 has.
+/// The version of Ubuntu 22.04.
 const OLDEST_COMPOSE: (u64, u64) = (2, 20);
 
 const INSTALL: &str = "install Docker Engine 20.10 or later with its plugin Compose 2.20 or later, or set fleet.kind to process, which needs no Docker";
@@ -33,7 +35,7 @@ impl ComposeFleet {
         findings
     }
 
-    /// Whether images and containers have room; not told of an engine elsewhere.
+    /// Checks the disk of images and containers. Skipped for an engine elsewhere.
     async fn room(&self) -> Option<Finding> {
         const TOPIC: &str = "disk";
 
@@ -57,8 +59,8 @@ impl ComposeFleet {
     }
 
     async fn containers(&self) -> Vec<Finding> {
-        // Somebody's own file may do without these.
-        const EXTRA: [&str; 2] = ["prepare", "watch"];
+        // A Compose file of the user's own may lack these services.
+        const EXTRA: [&str; 2] = ["prepare", "monitor"];
 
         let services = match self.compose(&["config", "--services"]).await {
             Ok(services) => services,
@@ -80,14 +82,14 @@ impl ComposeFleet {
             match self.container(name).await {
                 Ok(Some(container)) => {
                     let mut finding = judge(name, topic, &container);
-                    // The last words of the others are told with the router and the colors.
+                    // Log lines of the other containers are reported with the router and the colors.
                     if EXTRA.contains(&name) && finding.advice.is_some() {
                         let lines = self.last_lines(name, 3).await;
-                        finding.text += &last_words(&lines);
+                        finding.text += &last_log_lines(&lines);
                     }
                     findings.push(finding);
                 }
-                // Told with the router and the colors; the others may not be wanted.
+                // Reported with the router and the colors; other services may be unwanted.
                 Ok(None) => {}
                 Err(error) => {
                     let advice = "see `docker compose ps`";
@@ -98,7 +100,7 @@ impl ComposeFleet {
         findings
     }
 
-    /// nginx's version and what it says of its files; none while it does not run.
+    /// Checks nginx's version and its files; `None` while it does not run.
     async fn nginx(&self) -> Option<Finding> {
         const TOPIC: &str = "nginx";
         const TEST: [&str; 12] = [
@@ -116,7 +118,7 @@ impl ComposeFleet {
             "-q",
         ];
 
-        let Ok((State::Running, _)) = self.inspect(Service::Router).await else {
+        let Ok((ServiceState::Running, _)) = self.inspect(Service::Router).await else {
             return None;
         };
         let version = ["exec", "--no-TTY", "router", "sh", "-c", "nginx -v 2>&1"];
@@ -130,7 +132,7 @@ impl ComposeFleet {
                 let lines = self.logs(Service::Router, 3).await;
                 Finding::wrong(
                     TOPIC,
-                    format!("{error}{}", last_words(&lines)),
+                    format!("{error}{}", last_log_lines(&lines)),
                     "correct the files in nginx/, then `docker compose restart router`; until then it goes on with what it has read",
                 )
             }
@@ -138,12 +140,12 @@ impl ComposeFleet {
     }
 }
 
-/// Whether there is nothing here that is called `docker`.
-fn has_no_program(error: &WorldError) -> bool {
+/// Returns whether the program `docker` is missing.
+fn has_no_program(error: &PortError) -> bool {
     error.0.starts_with("cannot run")
 }
 
-fn judge_engine(said: Result<String, WorldError>) -> Finding {
+fn judge_engine(said: Result<String, PortError>) -> Finding {
     const TOPIC: &str = "docker";
     const START: &str = "start the engine (`sudo systemctl start docker`), or let DOCKER_HOST name the one that runs";
     const MEMBER: &str =
@@ -165,7 +167,7 @@ fn judge_engine(said: Result<String, WorldError>) -> Finding {
     judge_version("engine", &version, OLDEST_ENGINE)
 }
 
-fn judge_compose(said: Result<String, WorldError>) -> Finding {
+fn judge_compose(said: Result<String, PortError>) -> Finding {
     match said {
         Ok(version) => judge_version("Compose", version.trim(), OLDEST_COMPOSE),
         Err(error) => Finding::wrong(
@@ -190,7 +192,7 @@ fn judge_version(what: &str, version: &str, oldest: (u64, u64)) -> Finding {
     Finding::fine(TOPIC, format!("{what} {version}"))
 }
 
-/// How a service's container is, or how it ended.
+/// Describes the state of a service's container, or how it exited.
 fn judge(name: &str, topic: String, container: &Container) -> Finding {
     let memory = match name {
         "router" => "ROUTER_MEMORY in .env",
@@ -198,8 +200,8 @@ fn judge(name: &str, topic: String, container: &Container) -> Finding {
         _ => "its mem_limit in compose.yaml",
     };
     let start = match name {
-        "watch" => "`docker compose up --detach watch` starts it",
-        // It runs before the router does.
+        "monitor" => "`docker compose up --detach monitor` starts it",
+        // It runs before the router.
         _ => "`deployer up` starts it",
     };
     let state = &container.state;
@@ -228,7 +230,7 @@ fn judge(name: &str, topic: String, container: &Container) -> Finding {
             format!("{status}: Docker could not start it: {}", state.error),
             format!("see to what Docker says; {start}"),
         ),
-        // Not every engine learns of the kernel's reason.
+        // Some engines do not report the kernel's reason.
         _ if code == 137 => Finding::wrong(
             topic,
             format!("{status}, exit code 137: SIGKILL ended it"),
@@ -248,7 +250,7 @@ mod tests {
 
     use super::*;
 
-    /// Not told by each engine, such as 20.10 with version 1 of control groups.
+    /// Some engines do not report this, such as 20.10 with cgroup version 1.
     #[test]
     fn want_of_memory_is_told_where_the_engine_knows_of_it() {
         let container = json!({

@@ -1,10 +1,10 @@
-//! The file of variables, `.env`, that Compose and people read as well.
+//! The file `.env`, which Compose and people read too.
 
 use std::{fs, io, path::Path};
 
-use crate::journal;
+use crate::state::atomic_file;
 
-/// The value that Compose takes from a line `NAME=value`, the last one of several; none where it is empty.
+/// The value of `NAME=value` as Compose reads it: the last one of several; `None` if it is empty.
 pub(super) fn read_variable(text: &str, name: &str) -> Option<String> {
     let value = text
         .lines()
@@ -13,9 +13,9 @@ pub(super) fn read_variable(text: &str, name: &str) -> Option<String> {
     Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty())
 }
 
-/// Sets variables, or takes them out, at once, and leaves every other line as it is.
+/// Sets or removes variables atomically, and keeps every other line.
 pub(super) fn write_variables(path: &Path, variables: &[(&str, Option<&str>)]) -> io::Result<()> {
-    // Where it is a link, what it points to is replaced and not the link.
+    // Replaces the target of a symbolic link, not the link.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -36,7 +36,7 @@ pub(super) fn write_variables(path: &Path, variables: &[(&str, Option<&str>)]) -
             written.extend([name, "=", value, "\n"]);
         }
     }
-    journal::replace(path, &written)
+    atomic_file::replace(path, &written)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! The generator against servers whose latencies are known.
+//! The load generator against servers with known latencies.
 
 use axum::{Router, http::StatusCode, routing::post};
 use tokio::net::TcpListener;
 
 use super::*;
 
-/// A server of its own, which ends with the test's runtime; its URL.
+/// Starts a server that ends with the test's runtime. Returns its URL.
 async fn serve(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/predict", listener.local_addr().unwrap());
@@ -29,12 +29,12 @@ fn plan() -> LoadPlan {
     }
 }
 
-/// The delays of a server whose distribution is known, in milliseconds: so many of 500 requests each.
+/// Delays with a known distribution in milliseconds: this many of 500 requests each.
 const DELAYS: [(u64, u64); 4] = [(400, 200), (75, 250), (24, 400), (1, 700)];
 
-/// Answers after such a delay.
+/// Answers after the delay of this request.
 async fn known(asked: Arc<AtomicU64>) -> StatusCode {
-    // Steps of a prime number visit all 500 in no order that a client has.
+    // Steps of a prime number visit all 500 in an order that no client has.
     let mut number = asked.fetch_add(1, Ordering::Relaxed) * 199 % 500;
     let mut delay = Duration::ZERO;
     for (count, milliseconds) in DELAYS {
@@ -48,7 +48,7 @@ async fn known(asked: Arc<AtomicU64>) -> StatusCode {
     StatusCode::OK
 }
 
-/// On virtual time, which passes only while server and generator wait: a busy machine makes nobody late.
+/// On virtual time, which passes only while server and generator wait, so a busy machine changes nothing.
 async fn the_known_percentiles_are_found(rate: Option<f64>) {
     let asked = Arc::new(AtomicU64::new(0));
     let answer = move || known(Arc::clone(&asked));
@@ -118,7 +118,7 @@ async fn one_that_answers_late_lowers_the_throughput_of_nobody_else() {
     };
     let load = generate(&url, &example(), None, plan).await.unwrap();
     let answered = (load.tally.requests - load.tally.failed) as f64;
-    // Those under way at the end, and the late one, are left out.
+    // Requests in flight at the end, and the late one, are left out.
     let rate = load.throughput() * 0.5;
     assert!(
         (answered - 9.0..answered).contains(&rate),
@@ -128,7 +128,7 @@ async fn one_that_answers_late_lowers_the_throughput_of_nobody_else() {
 
 #[tokio::test]
 async fn a_server_that_is_stuck_is_late_for_every_request_that_was_due() {
-    // It answers at once, but for the first request, during which everybody waits.
+    // Answers at once, except for the first request, which blocks the others.
     let gate = Arc::new(tokio::sync::RwLock::new(()));
     let held = Arc::clone(&gate).write_owned().await;
     let answer = move || async move {
@@ -149,7 +149,7 @@ async fn a_server_that_is_stuck_is_late_for_every_request_that_was_due() {
     let (load, ()) = tokio::join!(generate(&url, &examples, None, plan), opens);
     let load = load.unwrap();
     assert_eq!(load.tally.requests, 200);
-    // Due at 0, 10, 20 ms and so on, all answered after a second: half of them are late.
+    // Due at 0, 10, 20 ms, and so on; all are answered after 1 s, so half of them are late.
     let p25 = load.latencies.quantile(0.25);
     assert!(p25 < Duration::from_millis(100), "{p25:?}");
     let p75 = load.latencies.quantile(0.75).as_millis();

@@ -1,5 +1,5 @@
-//! Servers and nginx as processes on this machine. They outlive the deployer that started them;
-//! a record of each lies in the state directory.
+//! Servers and nginx as processes on this machine. They outlive the deployer; the state directory has a record
+//! of each.
 
 mod record;
 #[cfg(test)]
@@ -22,17 +22,17 @@ use tokio::{
     time::Instant,
 };
 
-use self::record::Record;
-use super::version;
 use crate::{
+    adapters::{process::record::Record, version},
     color::Color,
     config::{ProcessSettings, Settings},
-    diagnosis::{Finding, last_words},
-    journal, kill_point,
-    ports::{Fleet, Service, Started, State, WorldError},
+    doctor::finding::{Finding, last_log_lines},
+    kill_point,
+    ports::{Fleet, LaunchInfo, PortError, Service, ServiceState},
+    state::atomic_file,
 };
 
-/// Starts processes of its own and finds those that an earlier deployer started.
+/// Starts processes, and finds those of an earlier deployer.
 pub(super) struct ProcessFleet {
     settings: ProcessSettings,
     nginx_configuration: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub(super) struct ProcessFleet {
     blue_url: String,
     green_url: String,
     directory: PathBuf,
-    /// Those that this deployer started itself: it must collect them when they exit.
+    /// Processes of this deployer, which must collect their exit status.
     children: Mutex<HashMap<&'static str, Child>>,
 }
 
@@ -77,7 +77,7 @@ impl ProcessFleet {
         {
             return record;
         }
-        // A deployer that was killed at the wrong moment left it without one.
+        // A killed deployer may have left a process without a record.
         Record::find(&path).or(record)
     }
 
@@ -86,14 +86,14 @@ impl ProcessFleet {
         service: Service,
         version: Option<&str>,
         mut command: Command,
-    ) -> Result<(), WorldError> {
+    ) -> Result<(), PortError> {
         let program = command
             .as_std()
             .get_program()
             .to_string_lossy()
             .into_owned();
         let failed = |doing: &str, error: io::Error| {
-            WorldError(format!(
+            PortError(format!(
                 "cannot {doing} {service_name} ({program}): {error}",
                 service_name = service.name()
             ))
@@ -113,7 +113,7 @@ impl ProcessFleet {
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
-            // Ctrl-C at the terminal is for the deployer, not for what it started.
+            // Ctrl-C at the terminal is meant for the deployer only.
             .process_group(0)
             .spawn()
             .map_err(|error| failed("start", error))?;
@@ -122,9 +122,9 @@ impl ProcessFleet {
         let record = Record::of(pid, version);
         let written = serde_json::to_string(&record)
             .map_err(io::Error::from)
-            .and_then(|text| journal::replace(&self.record_path(service), &text));
+            .and_then(|text| atomic_file::replace(&self.record_path(service), &text));
         if written.is_err() {
-            // Without a record nobody would ever find it again.
+            // A process without a record might never be found again.
             let _ = child.start_kill();
         }
         self.children
@@ -134,18 +134,18 @@ impl ProcessFleet {
         written.map_err(|error| failed("write down the process of", error))
     }
 
-    /// Collects the child if it is ours and has exited, and says how.
+    /// Collects the exit status if the process is a child that has exited.
     fn exit_status(&self, service: Service) -> Option<String> {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         let status = children.get_mut(service.name())?.try_wait().ok()??;
         Some(status.to_string())
     }
 
-    /// How a process ended that is not alive any more, as far as this deployer can know.
+    /// Describes how a process ended, as far as this deployer can know.
     async fn end_of(&self, service: Service, record: &Record) -> String {
         const PAUSE: Duration = Duration::from_millis(5);
 
-        // A process looks dead a moment before its parent can collect it: its other threads end.
+        // A process is dead a moment before its parent can collect it, while its threads end.
         let deadline = Instant::now() + Duration::from_secs(1);
         while self.is_ours(service) && Instant::now() < deadline {
             if let Some(status) = self.exit_status(service) {
@@ -161,7 +161,7 @@ impl ProcessFleet {
         children.contains_key(service.name())
     }
 
-    /// Waits until the process is gone; false when it still lives at the deadline.
+    /// Waits until the process has ended. Returns false if it is alive at the deadline.
     async fn gone_by(&self, service: Service, record: &Record, deadline: Instant) -> bool {
         const PAUSE: Duration = Duration::from_millis(20);
         loop {
@@ -179,7 +179,7 @@ impl ProcessFleet {
 
 #[async_trait]
 impl Fleet for ProcessFleet {
-    async fn start_router(&self) -> Result<(), WorldError> {
+    async fn start_router(&self) -> Result<(), PortError> {
         if self
             .record(Service::Router)
             .is_some_and(|record| record.alive().is_some())
@@ -188,16 +188,15 @@ impl Fleet for ProcessFleet {
         }
         let prefix = &self.settings.nginx_prefix;
         let configuration = self.nginx_configuration.as_ref().ok_or_else(|| {
-            WorldError("the router cannot be started: router.configuration is not set".to_owned())
+            PortError("the router cannot be started: router.configuration is not set".to_owned())
         })?;
         for directory in ["flags", "logs"] {
             let path = prefix.join(directory);
-            fs::create_dir_all(&path).map_err(|error| {
-                WorldError(format!("cannot create {}: {error}", path.display()))
-            })?;
+            fs::create_dir_all(&path)
+                .map_err(|error| PortError(format!("cannot create {}: {error}", path.display())))?;
         }
-        // As root, nginx would run its workers as another user, who may not be able to search the
-        // flag directory: such a worker silently sends everything to blue.
+        // As root, nginx would run its workers as another user. A worker that cannot search the flag directory
+        // sends all traffic to blue without an error.
         let user = if rustix::process::geteuid().is_root() {
             " user root;"
         } else {
@@ -205,7 +204,7 @@ impl Fleet for ProcessFleet {
         };
         let mut command = Command::new(find_program(&self.settings.nginx));
         command
-            // Until it has read its configuration, nginx logs where only root may write.
+            // Until nginx has read its configuration, it logs where only root may write.
             .args(["-e", "stderr"])
             .arg("-p")
             .arg(prefix)
@@ -216,11 +215,11 @@ impl Fleet for ProcessFleet {
         self.spawn(Service::Router, None, command)
     }
 
-    async fn start(&self, color: Color, version: &str) -> Result<(), WorldError> {
+    async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
         let service = Service::Server(color);
         self.stop(service).await?;
         let Some((program, arguments)) = self.settings.command.split_first() else {
-            return Err(WorldError(
+            return Err(PortError(
                 "fleet.process.command is empty: it must name the model server's program"
                     .to_owned(),
             ));
@@ -243,11 +242,11 @@ impl Fleet for ProcessFleet {
         self.spawn(service, Some(version), command)
     }
 
-    async fn stop(&self, service: Service) -> Result<(), WorldError> {
+    async fn stop(&self, service: Service) -> Result<(), PortError> {
         let Some(record) = self.record(service) else {
             return Ok(());
         };
-        // nginx's word for "finish what you are doing" is SIGQUIT.
+        // SIGQUIT lets nginx finish its requests.
         let gentle = match service {
             Service::Server(_) => Signal::TERM,
             Service::Router => Signal::QUIT,
@@ -260,38 +259,41 @@ impl Fleet for ProcessFleet {
             let Some(pid) = record.alive() else {
                 return Ok(());
             };
-            // The process may end by itself between the look and the signal.
+            // The process may end between the check and the signal.
             let _ = kill_process(pid, signal);
             if self.gone_by(service, &record, Instant::now() + bound).await {
                 return Ok(());
             }
         }
-        Err(WorldError(format!(
+        Err(PortError(format!(
             "{} (process {}) does not end, not even by SIGKILL",
             service.name(),
             record.pid
         )))
     }
 
-    async fn inspect(&self, service: Service) -> Result<(State, Option<String>), WorldError> {
+    async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError> {
         let Some(record) = self.record(service) else {
-            return Ok((State::Stopped("it was never started".to_owned()), None));
+            return Ok((
+                ServiceState::Stopped("it was never started".to_owned()),
+                None,
+            ));
         };
         let state = match record.alive() {
-            Some(_) => State::Running,
-            None => State::Stopped(self.end_of(service, &record).await),
+            Some(_) => ServiceState::Running,
+            None => ServiceState::Stopped(self.end_of(service, &record).await),
         };
         Ok((state, record.version))
     }
 
-    /// Releases are directories that others look after.
-    async fn prune(&self, _keep: usize) -> Result<(), WorldError> {
+    /// The user manages release directories.
+    async fn prune(&self, _keep: usize) -> Result<(), PortError> {
         Ok(())
     }
 
     async fn diagnose(&self) -> Vec<Finding> {
         const ADVICE: &str = "install nginx 1.22 or later, or set fleet.process.nginx to it";
-        // As nginx.conf says.
+        // As in nginx.conf.
         const OLDEST: (u64, u64) = (1, 22);
 
         let nginx = find_program(&self.settings.nginx);
@@ -316,9 +318,9 @@ impl Fleet for ProcessFleet {
         let tested = match run(&mut test).await {
             Ok(_) => Finding::fine("nginx", format!("{shown} is in order")),
             Err(problem) => {
-                // Those of a router that does not run are told with it.
+                // Log lines of a stopped router are reported with the router.
                 let words = match self.record(Service::Router).and_then(|it| it.alive()) {
-                    Some(_) => last_words(&self.logs(Service::Router, 3).await),
+                    Some(_) => last_log_lines(&self.logs(Service::Router, 3).await),
                     None => String::new(),
                 };
                 Finding::wrong(
@@ -341,16 +343,16 @@ impl Fleet for ProcessFleet {
             .collect()
     }
 
-    async fn started(&self, color: Color) -> Option<Started> {
+    async fn launch_info(&self, color: Color) -> Option<LaunchInfo> {
         let environment = self.record(Service::Server(color))?.environment()?;
-        Some(Started {
+        Some(LaunchInfo {
             environment,
             killed_after: self.settings.stop_timeout,
         })
     }
 }
 
-/// What a command that ends at once said, on one line; an error when it failed.
+/// Returns the output of a command on one line. Fails if the command fails.
 async fn run(command: &mut Command) -> Result<String, String> {
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -378,14 +380,14 @@ fn find_program(name: &Path) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories =
         std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    // A name with a directory in it replaces the one that it is joined to, or is not found here.
+    // Joining replaces the directory if the name has one.
     directories
         .map(|directory| directory.join(name))
         .find(|program| program.is_file())
         .unwrap_or_else(|| name.to_owned())
 }
 
-fn host_and_port(url: &str) -> Result<(String, String), WorldError> {
+fn host_and_port(url: &str) -> Result<(String, String), PortError> {
     let address = url
         .strip_prefix("http://")
         .unwrap_or(url)
@@ -396,7 +398,7 @@ fn host_and_port(url: &str) -> Result<(String, String), WorldError> {
         // The server listens on an address, not on a name.
         .map(|(host, port)| (host.replace("localhost", "127.0.0.1"), port.to_owned()))
         .ok_or_else(|| {
-            WorldError(format!(
+            PortError(format!(
                 "{url:?} does not name a port: expected for example http://127.0.0.1:8081"
             ))
         })

@@ -1,26 +1,26 @@
-//! A process that was started, found again by a later deployer.
+//! The record of a started process, by which a later deployer finds it.
 
 use std::{collections::HashMap, fs, os::unix::ffi::OsStrExt as _, path::Path};
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
-/// Names a process's record in its environment, by which it is found when the deployer was killed
-/// before it could write the record.
+/// The environment variable that names the record. It identifies a process whose deployer was killed before it
+/// wrote the record.
 pub(super) const VARIABLE: &str = "DEPLOYER_RECORD";
 
-/// One process that was started.
+/// A started process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) pid: i32,
-    /// Together with `pid` this names one process for good: numbers are used again.
+    /// With `pid` this identifies a process for good, because process IDs are reused.
     pub(super) started_at_tick: u64,
-    /// What it serves, when it is a model server.
+    /// The version, if it is a model server.
     pub(super) version: Option<String>,
 }
 
 impl Record {
-    /// Takes down a process that has just been started.
+    /// Records a process that was just started.
     pub(super) fn of(pid: i32, version: Option<&str>) -> Self {
         Self {
             pid,
@@ -29,17 +29,17 @@ impl Record {
         }
     }
 
-    /// The process that lives without the record at `path` that it was to have.
+    /// Finds the process whose record should be at `path`.
     pub(super) fn find(path: &Path) -> Option<Self> {
         let marked = [VARIABLE.as_bytes(), b"=", path.as_os_str().as_bytes()].concat();
         let processes = fs::read_dir("/proc").ok()?;
         processes
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
             .find_map(|pid| {
-                // Those of other users cannot be read, and are not ours.
+                // Other users' processes cannot be read, and are not ours.
                 let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
                 let mut variables = environment.split(|byte| *byte == 0);
-                // Its own children have the variable too, and are not what was started.
+                // Its children inherit the variable, but lead no process group.
                 let leads = Process::look_up(pid)?.group == pid;
                 if !leads || !variables.any(|variable| variable == marked) {
                     return None;
@@ -53,7 +53,7 @@ impl Record {
             })
     }
 
-    /// The process, if it is the recorded one and it is alive.
+    /// The process, if it is the recorded one and alive.
     pub(super) fn alive(&self) -> Option<Pid> {
         let process = Process::look_up(self.pid)?;
         let same = process.started_at_tick == self.started_at_tick;
@@ -62,7 +62,7 @@ impl Record {
             .flatten()
     }
 
-    /// What the process was given as its environment, while it is alive.
+    /// The environment of the process, while it is alive.
     pub(super) fn environment(&self) -> Option<HashMap<String, String>> {
         self.alive()?;
         let environment = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
@@ -78,9 +78,9 @@ impl Record {
     }
 }
 
-/// What Linux tells of a process.
+/// A process, as Linux reports it.
 struct Process {
-    /// What was started leads a process group of its own.
+    /// A started process leads its own process group.
     group: i32,
     started_at_tick: u64,
     is_zombie: bool,
@@ -90,9 +90,8 @@ impl Process {
     fn look_up(pid: i32) -> Option<Self> {
         let stat =
             fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-        // proc_pid_stat(5): the second field is the program's name in parentheses, which may
-        // itself hold spaces and parentheses; the state is the 3rd field, the group the 5th, the start
-        // the 22nd.
+        // proc_pid_stat(5): the second field is the program's name in parentheses, which may contain spaces and
+        // parentheses. State is the 3rd field, group the 5th, and start time the 22nd.
         let (_, fields) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         Some(Self {

@@ -18,12 +18,12 @@ async fn a_started_process_runs_until_it_is_stopped() {
     fleet.start(Color::Blue, "v7").await.unwrap();
     assert_eq!(
         fleet.inspect(BLUE).await.unwrap(),
-        (State::Running, Some("v7".to_owned()))
+        (ServiceState::Running, Some("v7".to_owned()))
     );
     fleet.stop(BLUE).await.unwrap();
     assert!(matches!(
         fleet.inspect(BLUE).await.unwrap().0,
-        State::Stopped(_)
+        ServiceState::Stopped(_)
     ));
 }
 
@@ -34,11 +34,11 @@ async fn a_later_deployer_finds_and_stops_what_an_earlier_one_started() {
     let earlier = fleet(directory.path(), &command);
     earlier.start(Color::Blue, "v7").await.unwrap();
     let later = fleet(directory.path(), &command);
-    assert_eq!(later.inspect(BLUE).await.unwrap().0, State::Running);
+    assert_eq!(later.inspect(BLUE).await.unwrap().0, ServiceState::Running);
     later.stop(BLUE).await.unwrap();
     assert!(matches!(
         earlier.inspect(BLUE).await.unwrap().0,
-        State::Stopped(_)
+        ServiceState::Stopped(_)
     ));
 }
 
@@ -51,13 +51,13 @@ async fn an_exit_is_told_with_its_status_and_last_words() {
     );
     fleet.start(Color::Blue, "v7").await.unwrap();
     let record = fleet.record(BLUE).unwrap();
-    // Only gone_by and inspect collect the exit status, so waiting must not swallow it.
+    // Only `gone_by` and `inspect` collect the exit status, so waiting must not swallow it.
     while record.alive().is_some() {
         tokio::task::yield_now().await;
     }
     assert_eq!(
         fleet.inspect(BLUE).await.unwrap().0,
-        State::Stopped("exit status: 3".to_owned())
+        ServiceState::Stopped("exit status: 3".to_owned())
     );
     assert_eq!(fleet.logs(BLUE, 10).await, ["no model for v7"]);
 }
@@ -70,11 +70,11 @@ async fn an_exit_is_told_with_its_status_at_whatever_moment_one_asks() {
         fleet.start(Color::Blue, "v7").await.unwrap();
         let told = loop {
             match fleet.inspect(BLUE).await.unwrap().0 {
-                State::Running => tokio::task::yield_now().await,
+                ServiceState::Running => tokio::task::yield_now().await,
                 told => break told,
             }
         };
-        assert_eq!(told, State::Stopped("exit status: 3".to_owned()));
+        assert_eq!(told, ServiceState::Stopped("exit status: 3".to_owned()));
     }
 }
 
@@ -90,7 +90,7 @@ async fn a_process_that_ignores_sigterm_is_killed() {
     fleet.stop(BLUE).await.unwrap();
     assert!(matches!(
         fleet.inspect(BLUE).await.unwrap().0,
-        State::Stopped(_)
+        ServiceState::Stopped(_)
     ));
 }
 
@@ -141,7 +141,7 @@ async fn a_program_that_is_not_there_is_named() {
 async fn a_process_that_cannot_be_written_down_is_not_left_behind() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = fleet(directory.path(), &["sleep", "60"]);
-    // A directory in the record's place cannot be replaced by a file.
+    // A file cannot replace a directory.
     fs::create_dir_all(fleet.record_path(BLUE).join("occupied")).unwrap();
     let error = fleet
         .start(Color::Blue, "v7")
@@ -200,7 +200,7 @@ async fn a_process_whose_deployer_was_killed_before_it_wrote_the_record_is_found
     let next = fleet(directory.path(), &command);
     assert_eq!(
         next.inspect(BLUE).await.unwrap(),
-        (State::Running, Some("v7".to_owned()))
+        (ServiceState::Running, Some("v7".to_owned()))
     );
     next.start(Color::Blue, "v8").await.unwrap();
     assert!(

@@ -1,23 +1,28 @@
-//! What must be true of a machine whose deployer was killed, and of one that was recovered.
+//! Invariants of a machine whose deployer was killed, and of a recovered one.
 
-use super::machine::{Command, Ending, Machine, index};
 use crate::{
     color::Color,
+    commands::crash_safety::machine::{Command, Ending, Machine, index},
+    deployment::phase::Phase,
     exit_code,
-    history::{self, Deed},
-    journal::{self, Entry},
-    phase::Phase,
+    state::{
+        history::{self, Action},
+        journal::{self, Entry},
+    },
 };
 
 impl Machine {
-    /// Holds at every moment: clients are answered, flags and `status` tell the truth, and no release
-    /// stands in that was not proven.
+    /// Holds at every moment: clients are answered, flags and `status` agree, and only proven releases stand
+    /// in.
     pub(super) async fn assert_true(&self) {
         let status = self.status().await;
         let flags = self.flags();
         let active = flags.active();
         assert_eq!(status["active"], active.name(), "{status:#}");
-        assert!(status["at_work"].is_null(), "the lock is held: {status:#}");
+        assert!(
+            status["lock_holder"].is_null(),
+            "the lock is held: {status:#}"
+        );
         assert_eq!(status["problems"], serde_json::json!([]), "{status:#}");
         let answers = self.answers_clients();
         assert!(answers.is_some(), "no server answers clients: {status:#}");
@@ -42,8 +47,8 @@ impl Machine {
         assert_eq!(status["can_roll_back"], can_roll_back, "{status:#}");
     }
 
-    /// Holds when `deployer recover` is done: traffic is on one healthy color, the journal and the history
-    /// agree about it, nothing is left to do, and the next deployment goes through.
+    /// Holds after `deployer recover`: traffic is on one healthy color, journal and history agree, nothing is
+    /// left to do, and the next deployment succeeds.
     pub(super) async fn assert_settled(&self) {
         self.assert_true().await;
         let active = self.flags().active();
@@ -64,17 +69,17 @@ impl Machine {
         journal::last_entry(&self.settings.state).expect("a journal")
     }
 
-    /// The journal and the history say how it ended, once.
+    /// Journal and history record the end once.
     fn assert_told(&self, active: Color) {
         let read = history::read(&self.settings.state).expect("a history");
         assert!(read.torn.is_empty(), "{read:#?}");
-        let past = read.past;
+        let past = read.entries;
         for lines in past.windows(2) {
-            let [one, two] = [&lines[0], &lines[1]].map(|it| (it.deed, it.color, &it.id));
+            let [one, two] = [&lines[0], &lines[1]].map(|it| (it.action, it.color, &it.id));
             assert_ne!(one, two, "told twice");
         }
         let Some(Entry { plan, phase, .. }) = self.last() else {
-            // Nothing was deployed yet, and perhaps a person moved traffic.
+            // Nothing was deployed yet; a person may have moved traffic.
             let moved = past.last().map_or(Color::Blue, |last| last.color);
             assert_eq!(active, moved);
             assert!(past.iter().all(|it| it.id.is_none()), "{past:#?}");
@@ -82,7 +87,7 @@ impl Machine {
         };
         let last = past.last().expect("a history");
         match phase {
-            // Traffic was moved without a deployment since.
+            // Traffic moved outside of a deployment since.
             _ if last.id.is_none() => assert_eq!(active, last.color),
             Phase::Promoted => assert_eq!(active, plan.idle),
             Phase::Refused | Phase::RolledBack => assert_eq!(active, plan.active),
@@ -90,7 +95,7 @@ impl Machine {
         }
         let ends = past
             .iter()
-            .filter(|it| it.id.as_ref() == Some(&plan.id) && Deed::of(phase) == Some(it.deed));
+            .filter(|it| it.id.as_ref() == Some(&plan.id) && Action::of(phase) == Some(it.action));
         assert_eq!(
             ends.count(),
             1,
@@ -99,7 +104,7 @@ impl Machine {
         );
     }
 
-    /// A second `deployer recover` finds nothing, and changes nothing.
+    /// A second `deployer recover` finds and changes nothing.
     async fn assert_nothing_to_recover(&self) {
         let before = self.snapshot();
         let run = self.run(Command::Recover, None).await;
@@ -126,14 +131,14 @@ impl Machine {
 }
 
 impl super::machine::Run {
-    /// What the command said; it must have done what it was asked.
+    /// The output of a command that must have succeeded.
     pub(super) fn succeeded(&self, command: &str) -> String {
         match &self.ending {
-            Ending::Done(Ok(done)) => {
+            Ending::CommandOutput(Ok(done)) => {
                 assert_eq!(done.code, exit_code::FINE, "{command}: {}", done.text);
                 done.text.clone()
             }
-            Ending::Done(Err(error)) => panic!("{command} failed: {error}"),
+            Ending::CommandOutput(Err(error)) => panic!("{command} failed: {error}"),
             Ending::Killed => panic!("{command} was killed"),
         }
     }

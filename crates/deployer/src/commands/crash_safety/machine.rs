@@ -1,5 +1,5 @@
-//! A machine in a temporary directory. The flag directory, the journal, the history, the intent, the
-//! reports and the lock are real. The two servers and the router are simulated: the router is the flags.
+//! A machine in a temporary directory. Flag directory, journal, history, pending move, reports, and lock are
+//! real. Servers and router are simulated; the router obeys the flags.
 
 use std::{
     any::Any,
@@ -17,30 +17,29 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
-use super::super::{Done, deploy, recover, rollback, status, switch, watch};
 use crate::{
-    adapters::nginx::Flags,
+    adapters::nginx::router::Flags,
     color::Color,
+    commands::{CommandOutput, deploy, monitor, recover, rollback, status, switch},
     config::{self, OnInterrupt, Settings},
-    diagnosis::Finding,
+    deployment::{phase::Phase, plan::Plan},
+    doctor::finding::Finding,
     event::{Event, Reporter},
+    evidence::load::{LoadPlan, LoadResult},
     examples::Example,
-    journal::Journal,
     kill_point::{self, in_process},
-    load::{Load, LoadPlan},
-    phase::Phase,
-    plan::Plan,
     ports::{
-        Answer, Fleet, Hooks, Probe, Router, RouterLimits, Service, State, Target, When, World,
-        WorldError,
+        Fleet, HookPoint, Hooks, PortError, Ports, Prediction, Probe, Router, RouterLimits,
+        Service, ServiceState, Target,
     },
     release::Health,
+    state::journal::Journal,
 };
 
-/// What ends the command of a process that is killed.
+/// The panic payload of a killed command.
 struct Killed;
 
-/// A server: the version that runs, and the one that was started last.
+/// A server: the running version, and the last started version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Server {
     pub(super) runs: Option<String>,
@@ -56,18 +55,18 @@ impl Server {
     }
 }
 
-/// Everything that outlives a deployer: files by their paths, and servers.
+/// What outlives a deployer: files by path, and servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Snapshot {
     files: BTreeMap<PathBuf, Vec<u8>>,
     servers: [Server; 2],
-    /// What may stand in: the first active release, each one that passed the watch and its hook, and each
+    /// Releases that may stand in: the first active one, each one that finished its bake and its hook, and each
     /// one that a person switched to.
     proven: Vec<(Color, String)>,
 }
 
 impl Snapshot {
-    /// The files but for the lock, which names the last command.
+    /// The files without the lock, which names the last command.
     pub(super) fn files(&self) -> impl Iterator<Item = (&PathBuf, &Vec<u8>)> {
         self.files
             .iter()
@@ -75,14 +74,14 @@ impl Snapshot {
     }
 }
 
-/// What is run.
+/// A command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
     /// `deployer deploy VERSION`
     Deploy(&'static str),
     /// The same with a hook that fails before this phase.
     DeployWithFailingHook(&'static str, Phase),
-    /// The same with a router that lets another release answer clients after the switch.
+    /// The same with a router that lets another release answer after the switch.
     DeployBehindWrongRouter(&'static str),
     /// `deployer rollback`
     Rollback,
@@ -92,21 +91,21 @@ pub(super) enum Command {
     Recover,
     /// `deployer recover --on-interrupt continue`
     Resume,
-    /// `deployer watch --set monitor.failover=true`
+    /// `deployer monitor --set monitor.failover=true`
     Monitor,
 }
 
 /// How a command ended.
 pub(super) enum Ending {
     /// By itself.
-    Done(anyhow::Result<Done>),
+    CommandOutput(anyhow::Result<CommandOutput>),
     /// It was killed.
     Killed,
 }
 
-/// A command that ended.
+/// An ended command.
 pub(super) struct Run {
-    /// The kill points that it passed. The last one is where it was killed, if it was.
+    /// The kill points that it passed. If it was killed, the last one is where.
     pub(super) points: Vec<String>,
     pub(super) ending: Ending,
 }
@@ -138,7 +137,7 @@ run = ["identity", "reachable", "smoke"]
 [smoke]
 requests = 1
 
-[watch]
+[bake]
 duration = "1s"
 interval = "1s"
 on_inconclusive = "promote"
@@ -151,7 +150,7 @@ rise = 1
 "#;
 
 impl Machine {
-    /// After the first `deployer up`: v1 on blue has the traffic, v0 runs on green, nothing was deployed.
+    /// After the first `deployer up`: v1 on blue has the traffic, v0 runs on green, and nothing was deployed.
     pub(super) fn fresh() -> Self {
         Self::with([Server::started("v1"), Server::started("v0")])
     }
@@ -203,7 +202,7 @@ impl Machine {
         self.simulation.flags()
     }
 
-    /// Whether there is such a file.
+    /// Whether a file exists.
     pub(super) fn has(&self, path: &str) -> bool {
         self.directory.path().join(path).exists()
     }
@@ -212,7 +211,7 @@ impl Machine {
         self.simulation.servers()[index(color)].clone()
     }
 
-    /// The server on `color` dies.
+    /// The server on `color` crashes.
     pub(super) fn crash(&self, color: Color) {
         self.simulation.servers()[index(color)].runs = None;
     }
@@ -226,10 +225,10 @@ impl Machine {
         self.simulation.is_proven(color, version)
     }
 
-    /// Runs a command, and kills it when it has passed so many kill points.
+    /// Runs a command, and kills it after this many kill points.
     ///
-    /// A kill is a panic, so the command's `Drop` impls run, which do not run after SIGKILL. None of them
-    /// may change what outlives the process: this compares it from before and after.
+    /// A kill is a panic, so the command's `Drop` implementations run, which SIGKILL would skip. This checks
+    /// that they change nothing that outlives the process.
     pub(super) async fn run(&self, command: Command, kill_at: Option<usize>) -> Run {
         let points = Rc::new(RefCell::new(Vec::new()));
         let left = Rc::new(RefCell::new(None));
@@ -254,7 +253,7 @@ impl Machine {
         drop(observed);
         let points = points.take();
         let ending = match ended {
-            Ok(done) => Ending::Done(done),
+            Ok(done) => Ending::CommandOutput(done),
             Err(payload) => {
                 self.assert_killed(payload, left.take().as_ref());
                 Ending::Killed
@@ -274,7 +273,7 @@ impl Machine {
         );
     }
 
-    async fn execute(&self, command: Command) -> anyhow::Result<Done> {
+    async fn execute(&self, command: Command) -> anyhow::Result<CommandOutput> {
         let mut settings = self.settings.clone();
         let simulation = Simulation {
             wrong_router: matches!(command, Command::DeployBehindWrongRouter(_)),
@@ -285,7 +284,7 @@ impl Machine {
             _ => None,
         };
         let reporter = Witness::of(&simulation, hook);
-        let world = simulation.world(hook);
+        let ports = simulation.ports(hook);
         let words = format!("{command:?}");
         let lock = || Journal::lock(&settings.state, &words);
         match command {
@@ -297,45 +296,45 @@ impl Machine {
                     Some(version.to_owned()),
                     false,
                     &lock()?,
-                    &world,
+                    &ports,
                     &reporter,
                 )
                 .await
             }
-            Command::Rollback => rollback::run(&settings, &lock()?, &world, &reporter).await,
+            Command::Rollback => rollback::run(&settings, &lock()?, &ports, &reporter).await,
             Command::Switch(color) => {
-                // A switch by hand asks for no proof: its user vouches for the release.
+                // `deployer switch` needs no proof: the user vouches for the release.
                 if let Some(version) = self.server(color).runs {
                     simulation.trust(color, version);
                 }
-                switch::run(color, &lock()?, &world, &reporter).await
+                switch::run(color, &lock()?, &ports, &reporter).await
             }
-            Command::Recover => recover::run(&settings, &lock()?, &world, &reporter).await,
+            Command::Recover => recover::run(&settings, &lock()?, &ports, &reporter).await,
             Command::Resume => {
                 let journal = lock()?;
-                settings.watch.on_interrupt = OnInterrupt::Continue;
-                recover::run(&settings, &journal, &world, &reporter).await
+                settings.bake.on_interrupt = OnInterrupt::Continue;
+                recover::run(&settings, &journal, &ports, &reporter).await
             }
             Command::Monitor => {
                 const LONG_ENOUGH: Duration = Duration::from_secs(5);
-                let monitor = watch::run(&settings, &world, &reporter);
+                let monitor = monitor::run(&settings, &ports, &reporter);
                 match tokio::time::timeout(LONG_ENOUGH, monitor).await {
                     Ok(ended) => ended,
-                    Err(_) => Ok(Done::fine("stopped")),
+                    Err(_) => Ok(CommandOutput::success("stopped")),
                 }
             }
         }
     }
 
-    /// What `deployer status --json` says.
+    /// The output of `deployer status --json`.
     pub(super) async fn status(&self) -> serde_json::Value {
-        let world = self.simulation.clone().world(None);
-        let done = status::run(&self.settings, &world).await;
+        let ports = self.simulation.clone().ports(None);
+        let done = status::run(&self.settings, &ports).await;
         done.expect("a status").object
     }
 }
 
-/// Notes which release passes the watch, unless a hook keeps it from being promoted.
+/// Records which release finishes its bake, unless a hook blocks its promotion.
 struct Witness {
     simulation: Simulation,
     hook: Option<Phase>,
@@ -359,8 +358,8 @@ impl Reporter for Witness {
             Event::Planned { plan } | Event::Resumed { plan, .. } => {
                 *candidate = Some((plan.idle, plan.release.version.clone()));
             }
-            Event::Judged {
-                gate: "watch",
+            Event::GateFinished {
+                gate: "bake",
                 verdict,
             } if verdict.lets_through() && self.hook != Some(Phase::Promoted) => {
                 let (color, version) = candidate.clone().expect("a candidate");
@@ -371,22 +370,22 @@ impl Reporter for Witness {
     }
 }
 
-/// The ports.
+/// The ports of this machine.
 #[derive(Clone)]
 struct Simulation {
     directory: PathBuf,
     servers: Arc<Mutex<[Server; 2]>>,
     proven: Arc<Mutex<Vec<(Color, String)>>>,
-    /// Whether another release answers clients while a release has the traffic that was not proven.
+    /// Whether another release answers clients while an unproven one has the traffic.
     wrong_router: bool,
 }
 
 impl Simulation {
-    fn world(&self, failing_hook: Option<Phase>) -> World {
-        World {
+    fn ports(&self, failing_hook: Option<Phase>) -> Ports {
+        Ports {
             router: Box::new(self.clone()),
-            traffic: None,
-            shadow: None,
+            request_log: None,
+            shadow_log: None,
             fleet: Box::new(self.clone()),
             probe: Box::new(self.clone()),
             hooks: Box::new(FailingHook(failing_hook)),
@@ -457,21 +456,21 @@ pub(super) fn index(color: Color) -> usize {
 
 #[async_trait]
 impl Router for Simulation {
-    async fn sees_flags(&self) -> Result<(), WorldError> {
+    async fn check_flags(&self) -> Result<(), PortError> {
         Ok(())
     }
 
-    async fn active(&self) -> Result<Color, WorldError> {
-        Ok(self.flagged())
+    async fn active(&self) -> Result<Color, PortError> {
+        Ok(self.active_by_flag())
     }
 
-    async fn point_at(&self, color: Color) -> Result<Color, WorldError> {
-        let displaced = self.flagged();
+    async fn switch_to(&self, color: Color) -> Result<Color, PortError> {
+        let displaced = self.active_by_flag();
         self.flags().activate(color)?;
         Ok(displaced)
     }
 
-    fn flagged(&self) -> Color {
+    fn active_by_flag(&self) -> Color {
         self.flags().active()
     }
 
@@ -479,26 +478,26 @@ impl Router for Simulation {
         self.flags().is_fit(color)
     }
 
-    fn set_fit(&self, color: Color, fit: bool) -> Result<(), WorldError> {
+    fn set_fit(&self, color: Color, fit: bool) -> Result<(), PortError> {
         self.flags().set_fit(color, fit)
     }
 
-    fn set_shadow(&self, on: bool) -> Result<(), WorldError> {
+    fn set_shadow(&self, on: bool) -> Result<(), PortError> {
         self.flags().set_shadow(on)
     }
 
-    fn limits(&self) -> Result<Option<RouterLimits>, WorldError> {
+    fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
         Ok(None)
     }
 }
 
 #[async_trait]
 impl Fleet for Simulation {
-    async fn start_router(&self) -> Result<(), WorldError> {
+    async fn start_router(&self) -> Result<(), PortError> {
         Ok(())
     }
 
-    async fn start(&self, color: Color, version: &str) -> Result<(), WorldError> {
+    async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
         self.stop(Service::Server(color)).await?;
         kill_point::pass(format_args!("before starting {color}"));
         self.servers()[index(color)].runs = Some(version.to_owned());
@@ -507,7 +506,7 @@ impl Fleet for Simulation {
         Ok(())
     }
 
-    async fn stop(&self, service: Service) -> Result<(), WorldError> {
+    async fn stop(&self, service: Service) -> Result<(), PortError> {
         let Service::Server(color) = service else {
             panic!("no command but `down` stops the router");
         };
@@ -517,19 +516,19 @@ impl Fleet for Simulation {
         Ok(())
     }
 
-    async fn inspect(&self, service: Service) -> Result<(State, Option<String>), WorldError> {
+    async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError> {
         let Service::Server(color) = service else {
-            return Ok((State::Running, None));
+            return Ok((ServiceState::Running, None));
         };
         let server = self.servers()[index(color)].clone();
         let state = match server.runs {
-            Some(_) => State::Running,
-            None => State::Stopped("it is gone".to_owned()),
+            Some(_) => ServiceState::Running,
+            None => ServiceState::Stopped("it is gone".to_owned()),
         };
         Ok((state, Some(server.recorded)))
     }
 
-    async fn prune(&self, _keep: usize) -> Result<(), WorldError> {
+    async fn prune(&self, _keep: usize) -> Result<(), PortError> {
         Ok(())
     }
 
@@ -544,10 +543,10 @@ impl Fleet for Simulation {
 
 #[async_trait]
 impl Probe for Simulation {
-    async fn health(&self, target: Target) -> Result<Health, WorldError> {
+    async fn health(&self, target: Target) -> Result<Health, PortError> {
         let mut version = self.answering(target).ok_or_else(refused)?;
         let wrong = self.wrong_router && target == Target::Public;
-        if wrong && !self.is_proven(self.flagged(), &version) {
+        if wrong && !self.is_proven(self.active_by_flag(), &version) {
             "another".clone_into(&mut version);
         }
         Ok(Health {
@@ -557,9 +556,9 @@ impl Probe for Simulation {
         })
     }
 
-    async fn predict(&self, target: Target, _example: &Example) -> Result<Answer, WorldError> {
+    async fn predict(&self, target: Target, _example: &Example) -> Result<Prediction, PortError> {
         self.answering(target).ok_or_else(refused)?;
-        Ok(Answer {
+        Ok(Prediction {
             label: Some("positive".to_owned()),
             confidence: Some(0.9),
             took: Duration::from_millis(1),
@@ -571,13 +570,13 @@ impl Probe for Simulation {
         _target: Target,
         _examples: Arc<[Example]>,
         _plan: LoadPlan,
-    ) -> Result<Load, WorldError> {
+    ) -> Result<LoadResult, PortError> {
         panic!("no gate of these tests makes load")
     }
 }
 
-fn refused() -> WorldError {
-    WorldError("connection refused".to_owned())
+fn refused() -> PortError {
+    PortError("connection refused".to_owned())
 }
 
 /// A hook that fails before this phase.
@@ -587,13 +586,13 @@ struct FailingHook(Option<Phase>);
 impl Hooks for FailingHook {
     async fn run(
         &self,
-        when: When,
+        point: HookPoint,
         phase: Phase,
         _plan: &Plan,
         _reason: Option<&str>,
-    ) -> Result<(), WorldError> {
-        if when == When::Before && self.0 == Some(phase) {
-            return Err(WorldError("the hook fails".to_owned()));
+    ) -> Result<(), PortError> {
+        if point == HookPoint::Before && self.0 == Some(phase) {
+            return Err(PortError("the hook fails".to_owned()));
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! Deployers that are killed at every kill point, and deployers that come after them and are killed at
-//! every kill point too: whatever is left is recovered.
+//! Kills deployers at every kill point, and then kills the next command at each of its own kill points. Every
+//! leftover is recovered.
 //!
-//! Everything runs in this process, on virtual time, with real files (see [`machine`]). `tests/tests/` kills real
-//! deployers at a few of the same points.
+//! All commands run in this process, on virtual time, with real files (see [`machine`]). `tests/tests/` kills
+//! real deployers at some of the same points.
 
 mod invariants;
 mod machine;
@@ -12,10 +12,14 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt as _;
 
-use self::machine::{Command, Ending, Machine, Run, Snapshot};
-use crate::{color::Color, exit_code, phase::Phase};
+use crate::{
+    color::Color,
+    commands::crash_safety::machine::{Command, Ending, Machine, Run, Snapshot},
+    deployment::phase::Phase,
+    exit_code,
+};
 
-/// How many kills were made.
+/// The number of kills.
 #[derive(Debug, Default)]
 struct Kills {
     /// Of the first command.
@@ -27,7 +31,7 @@ struct Kills {
 /// What a deployer does when it is killed, and where traffic is before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
-    /// The first deployment: nothing stands in yet.
+    /// The first deployment: no color stands in yet.
     FirstDeployment,
     /// A deployment to green.
     DeploymentToGreen,
@@ -43,11 +47,11 @@ enum Scene {
     RollbackByHand,
     /// `deployer switch green`.
     Switch,
-    /// `deployer recover`, after a deployer that was killed when green had just got the traffic.
+    /// `deployer recover` after a deployer that was killed right after the switch.
     Recovery,
     /// The same with `--on-interrupt continue`.
     ResumedWatch,
-    /// `deployer watch`, when green has the traffic and has crashed.
+    /// `deployer monitor` when the active color, green, has crashed.
     Failover,
 }
 
@@ -68,7 +72,7 @@ impl Scene {
         }
     }
 
-    /// The exit code of the command when it is not killed.
+    /// The exit code of the command if it is not killed.
     fn code(self) -> u8 {
         match self {
             Self::Refusal => exit_code::REFUSED,
@@ -96,7 +100,7 @@ impl Scene {
     }
 }
 
-/// Green has the traffic with v2, blue stands in with v1.
+/// Green has the traffic with v2; blue stands in with v1.
 async fn green_active() -> Snapshot {
     let machine = Machine::fresh();
     let deployed = machine.run(Command::Deploy("v2"), None).await;
@@ -104,7 +108,7 @@ async fn green_active() -> Snapshot {
     machine.snapshot()
 }
 
-/// Blue has the traffic with v3, green stands in with v2.
+/// Blue has the traffic with v3; green stands in with v2.
 async fn blue_active() -> Snapshot {
     let machine = Machine::of(&green_active().await);
     let deployed = machine.run(Command::Deploy("v3"), None).await;
@@ -112,7 +116,7 @@ async fn blue_active() -> Snapshot {
     machine.snapshot()
 }
 
-/// The deployer of v4 was killed when green had just got the traffic.
+/// The deployer of v4 was killed right after the switch to green.
 async fn killed_after_the_switch() -> Snapshot {
     let begin = blue_active().await;
     let deploy = Command::Deploy("v4");
@@ -124,7 +128,7 @@ async fn killed_after_the_switch() -> Snapshot {
     killed(&machine, deploy, switched.expect("a kill point"), &points).await
 }
 
-/// Kills the command of a scene at each of its kill points, and what comes next at each of its own.
+/// Kills the command of a scene at each of its kill points, and the next command at each of its own.
 async fn kill_everywhere(scene: Scene, next: &[Command]) -> Kills {
     let (begin, first) = (scene.begin().await, scene.command());
     let whole = Machine::of(&begin);
@@ -144,8 +148,8 @@ async fn kill_everywhere(scene: Scene, next: &[Command]) -> Kills {
     kills
 }
 
-/// Lets `next` come after a deployer that was killed: unharmed, and killed at each of its kill points; how
-/// many these are.
+/// Runs `next` after a killed deployer: to its end, and killed at each of its kill points. Returns the number
+/// of kill points.
 async fn kill_next(left: &Snapshot, next: Command, what: &str) -> usize {
     let machine = Machine::of(left);
     let whole = machine.run(next, None).await;
@@ -159,8 +163,8 @@ async fn kill_next(left: &Snapshot, next: Command, what: &str) -> usize {
     whole.points.len()
 }
 
-/// Kills a command at the kill point of this number, where it must have passed the same ones as without
-/// the kill; what it leaves.
+/// Kills a command at the kill point with this number, and checks that it passed the same points as without the
+/// kill. Returns the machine.
 async fn killed(machine: &Machine, command: Command, number: usize, points: &[String]) -> Snapshot {
     let run = machine.run(command, Some(number)).await;
     assert!(
@@ -177,8 +181,8 @@ async fn killed(machine: &Machine, command: Command, number: usize, points: &[St
     machine.snapshot()
 }
 
-/// `deployer recover` brings everything to its end, and where the active color is down, the monitor does. A
-/// failed assertion names the commands and kill points.
+/// Recovers with `deployer recover`, and with the monitor if the active color is down. A failed assertion names
+/// commands and kill points.
 async fn recovered(machine: &Machine, what: &str) {
     let recovery = async {
         machine
@@ -188,7 +192,10 @@ async fn recovered(machine: &Machine, what: &str) {
         let active = machine.flags().active();
         if machine.server(active).runs.is_none() {
             machine.assert_true().await;
-            machine.run(Command::Monitor, None).await.succeeded("watch");
+            machine
+                .run(Command::Monitor, None)
+                .await
+                .succeeded("monitor");
             assert_ne!(machine.flags().active(), active, "no failover");
         }
         machine.assert_settled().await;
@@ -203,13 +210,12 @@ async fn recovered(machine: &Machine, what: &str) {
 
 fn code_of(run: &Run) -> Option<u8> {
     match &run.ending {
-        Ending::Done(Ok(done)) => Some(done.code),
+        Ending::CommandOutput(Ok(done)) => Some(done.code),
         _ => None,
     }
 }
 
-/// Asserts of a scene that every pair of kills is recovered, and that no kill point was lost since these
-/// figures were written down.
+/// Asserts that every pair of kills of a scene is recovered, and that the number of kill points has not fallen.
 async fn every_pair_is_recovered(scene: Scene, next: &[Command], points: usize, pairs: usize) {
     // Boxed: it holds the futures of all commands.
     let kills = Box::pin(kill_everywhere(scene, next)).await;
@@ -217,7 +223,7 @@ async fn every_pair_is_recovered(scene: Scene, next: &[Command], points: usize, 
     assert!(kills.pairs >= pairs, "{kills:?}");
 }
 
-/// Killed, and then `deployer recover` is killed.
+/// Kills the command, then `deployer recover`.
 async fn recovered_when_recovery_is_killed(scene: Scene, points: usize, pairs: usize) {
     every_pair_is_recovered(scene, &[Command::Recover], points, pairs).await;
 }

@@ -1,8 +1,10 @@
-//! What comes after a killed deployer need not be `deployer recover`: every other command that acts on
-//! traffic is killed at each of its kill points too.
+//! The command after a killed deployer need not be `deployer recover`: every other command that moves traffic
+//! is killed at each of its kill points too.
 
-use super::{Scene, every_pair_is_recovered, machine::Command};
-use crate::color::Color;
+use crate::{
+    color::Color,
+    commands::crash_safety::{Scene, every_pair_is_recovered, machine::Command},
+};
 
 const NEXT: [Command; 6] = [
     Command::Resume,

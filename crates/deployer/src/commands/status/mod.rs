@@ -7,47 +7,49 @@ use std::{io::IsTerminal as _, time::Duration};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Done, print, told_to_stop};
 use crate::{
     adapters,
     color::Color,
+    commands::{CommandOutput, print},
     config::Settings,
-    holder::Holder,
-    journal::{self, Entry},
-    ports::{Service, State, Target, World},
+    evidence::{request::Request, sample::TrafficSample},
+    ports::{Ports, Service, ServiceState, Target},
     release::Health,
-    traffic::{Request, Seen},
+    shutdown::shutdown,
+    state::{
+        journal::{self, Entry},
+        lock_holder::{self, LockHolder},
+    },
 };
 
-/// What clients saw is told of the last so many seconds.
-const LATELY: f64 = 300.0;
+/// What clients received is shown for this many seconds.
+const RECENT: f64 = 300.0;
 
-/// Everything that is shown; `--json` prints it as it is.
+/// The status; `--json` prints it as it is.
 #[derive(Debug, Serialize)]
 struct Status {
     router: String,
-    /// The color that has the traffic; none when the router does not tell.
+    /// The active color; `None` if the router does not say.
     active: Option<Color>,
-    /// What could not be found out, in words.
+    /// What could not be read, as sentences.
     problems: Vec<String>,
     colors: [ColorStatus; 2],
     /// Whether `deployer rollback` would work now.
     can_roll_back: bool,
-    /// Who is deploying right now.
-    at_work: Option<Holder>,
+    /// The holder of the lock.
+    lock_holder: Option<LockHolder>,
     last_deployment: Option<Entry>,
 }
 
-/// What clients saw of a color, by the router's log.
+/// What clients received from a color, from the router's log.
 #[derive(Debug, Serialize)]
 struct Clients {
-    /// Of the last so many seconds: fewer than five minutes where the end of the log that was read
-    /// does not reach so far back.
-    lately_seconds: f64,
+    /// The time that the figures cover: less than five minutes if the part of the log that was read is shorter.
+    recent_seconds: f64,
     requests: u64,
-    /// Those that this color failed, also when the other one answered in its place.
+    /// Requests that this color failed, also if the other color then answered.
     failed: u64,
-    /// None without a request.
+    /// `None` without a request.
     p50_seconds: Option<f64>,
     p99_seconds: Option<f64>,
 }
@@ -59,32 +61,32 @@ struct ColorStatus {
     /// Whether it may stand in for the other color.
     fit: bool,
     healthy: bool,
-    /// Whether it does not even run.
+    /// Whether it does not run.
     stopped: bool,
-    /// Why it is not healthy, when it is not.
+    /// Why it is not healthy, if it is not.
     reason: Option<String>,
-    /// What clients saw; none where the log cannot be read here.
+    /// What clients received; `None` if this machine cannot read the log.
     clients: Option<Clients>,
     #[serde(flatten)]
     health: Health,
 }
 
-pub(super) async fn run(settings: &Settings, world: &World) -> anyhow::Result<Done> {
-    let status = look(settings, world).await;
+pub(super) async fn run(settings: &Settings, ports: &Ports) -> anyhow::Result<CommandOutput> {
+    let status = read_status(settings, ports).await;
     let mut object = serde_json::to_value(&status)?;
     object["event"] = "status".into();
-    Ok(Done::fine(table::render(&status)).telling(object))
+    Ok(CommandOutput::success(table::render(&status)).with_object(object))
 }
 
-/// `deployer status --watch`: until somebody has seen enough.
-pub(super) async fn keep_showing(settings: &Settings, json: bool) -> anyhow::Result<Done> {
+/// `deployer status --watch`: refreshes until a stop signal.
+pub(super) async fn watch(settings: &Settings, json: bool) -> anyhow::Result<CommandOutput> {
     const PAUSE: Duration = Duration::from_secs(2);
     const HOME: &str = "\x1b[H\x1b[2J";
 
     let live = std::io::stdout().is_terminal();
     let show = async {
         loop {
-            // Ports of its own each time: a log that was read before shows only what is new.
+            // New ports each time, because a log returns only what is new.
             let done = run(settings, &adapters::connect(settings)?).await?;
             if json {
                 print(&done.object.to_string());
@@ -97,15 +99,15 @@ pub(super) async fn keep_showing(settings: &Settings, json: bool) -> anyhow::Res
     };
     tokio::select! {
         shown = show => shown,
-        () = told_to_stop() => Ok(Done::fine("")),
+        () = shutdown() => Ok(CommandOutput::success("")),
     }
 }
 
-async fn look(settings: &Settings, world: &World) -> Status {
+async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     let (active, blue, green) = tokio::join!(
-        world.router.active(),
-        color_status(world, settings, Color::Blue),
-        color_status(world, settings, Color::Green),
+        ports.router.active(),
+        color_status(ports, settings, Color::Blue),
+        color_status(ports, settings, Color::Green),
     );
     let mut problems = Vec::new();
     let active = active
@@ -116,7 +118,11 @@ async fn look(settings: &Settings, world: &World) -> Status {
         .ok()
         .flatten();
     let mut colors = [blue, green];
-    match world.traffic.as_ref().map(|traffic| traffic.new_requests()) {
+    match ports
+        .request_log
+        .as_ref()
+        .map(|traffic| traffic.new_requests())
+    {
         Some(Ok(requests)) => {
             for status in &mut colors {
                 status.clients = Some(clients(status.color, &requests));
@@ -135,33 +141,33 @@ async fn look(settings: &Settings, world: &World) -> Status {
         active,
         problems,
         colors,
-        at_work: journal::at_work(&settings.state),
+        lock_holder: lock_holder::lock_holder(&settings.state),
         last_deployment,
     }
 }
 
 fn clients(color: Color, requests: &[Request]) -> Clients {
     let now = Timestamp::now().as_millisecond() as f64 / 1000.0;
-    let read = requests.first().map_or(LATELY, |first| now - first.at);
-    let lately = read.clamp(0.0, LATELY);
-    let first = requests.partition_point(|request| request.at < now - lately);
-    let seen = Seen::of(color, &requests[first..]);
-    let quantile = |at| (seen.waits.count() > 0).then(|| seen.waits.quantile(at).as_secs_f64());
+    let read = requests.first().map_or(RECENT, |first| now - first.at);
+    let recent = read.clamp(0.0, RECENT);
+    let first = requests.partition_point(|request| request.at < now - recent);
+    let sample = TrafficSample::of(color, &requests[first..]);
+    let quantile = |at| (sample.waits.count() > 0).then(|| sample.waits.quantile(at).as_secs_f64());
     Clients {
-        lately_seconds: lately,
-        requests: seen.tally.requests,
-        failed: seen.tally.failed,
+        recent_seconds: recent,
+        requests: sample.tally.requests,
+        failed: sample.tally.failed,
         p50_seconds: quantile(0.5),
         p99_seconds: quantile(0.99),
     }
 }
 
-async fn color_status(world: &World, settings: &Settings, color: Color) -> ColorStatus {
-    let asked = world.probe.health(Target::Server(color)).await;
+async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> ColorStatus {
+    let asked = ports.probe.health(Target::Server(color)).await;
     let mut status = ColorStatus {
         color,
         url: settings.color(color).url.clone(),
-        fit: world.router.is_fit(color),
+        fit: ports.router.is_fit(color),
         healthy: asked.is_ok(),
         stopped: false,
         reason: None,
@@ -171,10 +177,10 @@ async fn color_status(world: &World, settings: &Settings, color: Color) -> Color
     match asked {
         Ok(health) => status.health = health,
         Err(error) => {
-            let state = world.fleet.inspect(Service::Server(color)).await;
-            status.stopped = matches!(state, Ok((State::Stopped(_), _)));
+            let state = ports.fleet.inspect(Service::Server(color)).await;
+            status.stopped = matches!(state, Ok((ServiceState::Stopped(_), _)));
             status.reason = Some(match state {
-                Ok((State::Stopped(how), _)) => how,
+                Ok((ServiceState::Stopped(how), _)) => how,
                 _ => error.to_string(),
             });
         }

@@ -1,11 +1,14 @@
-//! The status as a table for people.
+//! The status as a table.
 
 use std::fmt::Write as _;
 
-use super::{Clients, ColorStatus, Status};
-use crate::{color::Color, latency::milliseconds, verdict::Tally};
+use crate::{
+    color::Color,
+    commands::status::{Clients, ColorStatus, Status},
+    evidence::{latency::milliseconds, verdict::Tally},
+};
 
-/// Shown where nothing is known.
+/// Shown for unknown values.
 const UNKNOWN: &str = "-";
 
 const HEADINGS: [&str; 11] = [
@@ -36,7 +39,7 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(
             text,
             "\nrequests, errors and latency: what clients saw in the last {:.0} s, by the router",
-            clients.lately_seconds
+            clients.recent_seconds
         )?;
     }
     for color in &status.colors {
@@ -49,12 +52,12 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
             )?;
         }
     }
-    if let Some(holder) = &status.at_work {
+    if let Some(holder) = &status.lock_holder {
         writeln!(text, "\nat work: {holder}")?;
     }
     match &status.last_deployment {
         Some(entry) => {
-            let under_way = match status.at_work {
+            let under_way = match status.lock_holder {
                 Some(_) => "it is going on",
                 None => "it was interrupted: `deployer recover` brings it to an end",
             };
@@ -106,7 +109,7 @@ fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 11] {
     };
     let shown = |value: Option<String>| value.unwrap_or_else(|| UNKNOWN.to_owned());
     let health = &color.health;
-    // What the servers count themselves holds probes and load as well.
+    // The servers' own counters include gates and own requests.
     let tally = color.clients.as_ref().map(|clients| Tally {
         requests: clients.requests,
         failed: clients.failed,
@@ -159,7 +162,7 @@ mod tests {
             stopped: false,
             reason: None,
             clients: Some(Clients {
-                lately_seconds: 120.4,
+                recent_seconds: 120.4,
                 requests,
                 failed,
                 p50_seconds: (requests > 0).then_some(0.0021),
@@ -186,7 +189,7 @@ mod tests {
                 color(Color::Green, true, 0, 0),
             ],
             can_roll_back: true,
-            at_work: None,
+            lock_holder: None,
             last_deployment: None,
         };
         let text = render(&status);

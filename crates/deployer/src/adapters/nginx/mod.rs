@@ -1,0 +1,5 @@
+//! nginx: flag files and control port, configuration, and request log.
+
+pub(super) mod configuration;
+pub(super) mod request_log;
+pub(crate) mod router;

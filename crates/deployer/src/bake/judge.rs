@@ -1,0 +1,447 @@
+//! Judges a candidate that has the traffic. Pure: observations and elapsed time are arguments.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
+    time::Duration,
+};
+
+use crate::{
+    config::{BakeSettings, OnInconclusive},
+    evidence::{
+        details::Evidence,
+        latency::LatencyLimit,
+        sample::{ENOUGH_LABELS, TrafficSample},
+        statistics::{Drift, Z_99, drift_of_labels, requests_to_pass, wilson},
+        verdict::{Conclusion, Tally, Verdict},
+    },
+    release::Health,
+};
+
+/// A release passes only if this many times the allowed error rate can be ruled out.
+const RULED_OUT: f64 = 3.0;
+/// How many times an inconclusive end extends the bake.
+const EXTENSIONS: u32 = 2;
+
+/// One observation of the candidate.
+#[derive(Debug, Default)]
+pub struct Observation {
+    /// When it was made, since the switch.
+    pub at: Duration,
+    /// What clients received from the candidate since the last observation.
+    pub traffic: TrafficSample,
+    /// The candidate's health, or why it is not healthy.
+    pub health: Option<Result<Health, String>>,
+    /// The result of a test request sent to the candidate itself.
+    pub request: Option<Result<(), String>>,
+    /// The results of the deployer's own requests since the last observation.
+    pub own: Tally,
+    /// How the candidate stopped, if the fleet says that it did.
+    pub stopped: Option<String>,
+    /// What could not be read. It counts neither for nor against the candidate.
+    pub unread: Vec<String>,
+}
+
+/// Everything observed since the switch.
+#[derive(Debug)]
+pub struct Bake {
+    settings: BakeSettings,
+    before: TrafficSample,
+    /// How many requests a verdict about the error rate needs.
+    needed: u64,
+    until: Duration,
+    extensions: u32,
+    observations: u32,
+    last_observation: Duration,
+    late_observations: u32,
+    traffic: TrafficSample,
+    own: Tally,
+    recent: VecDeque<(Duration, Tally)>,
+    consecutive_failures: u32,
+    last_failure: Option<String>,
+    counters: Option<Counters>,
+    uptime_seconds: Option<f64>,
+    stopped: Option<String>,
+    unread: BTreeMap<String, u32>,
+}
+
+/// The candidate's own counters at the first observation and now.
+#[derive(Debug, Clone, Copy)]
+struct Counters {
+    first: Tally,
+    now: Tally,
+}
+
+impl Bake {
+    /// Starts a bake. `before` is what clients received from the active release before the switch.
+    #[must_use]
+    pub fn new(settings: BakeSettings, before: TrafficSample) -> Self {
+        Self {
+            until: settings.duration,
+            needed: needed_requests(&settings),
+            settings,
+            before,
+            extensions: 0,
+            observations: 0,
+            last_observation: Duration::ZERO,
+            late_observations: 0,
+            traffic: TrafficSample::default(),
+            own: Tally::default(),
+            recent: VecDeque::new(),
+            consecutive_failures: 0,
+            last_failure: None,
+            counters: None,
+            uptime_seconds: None,
+            stopped: None,
+            unread: BTreeMap::new(),
+        }
+    }
+
+    /// Returns how many requests are missing at this point of the bake for a verdict at its end.
+    #[must_use]
+    pub fn missing_requests(&self) -> usize {
+        let observations = self.until.as_millis() / self.settings.interval.as_millis().max(1);
+        let needed = self.needed * u64::from(1 + self.extensions);
+        let each = u128::from(needed).div_ceil(observations.max(1));
+        let due = (each * u128::from(self.observations)).min(u128::from(needed));
+        let missing = due.saturating_sub(u128::from(self.traffic.tally.requests));
+        // Bounded, so that own requests are not a load.
+        let missing = missing.min(2 * each);
+        usize::try_from(missing).unwrap_or(usize::MAX)
+    }
+
+    /// The requests for the candidate since the switch.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.traffic.tally
+    }
+
+    /// The duration of the bake, with its extensions so far.
+    #[must_use]
+    pub fn until(&self) -> Duration {
+        self.until
+    }
+
+    /// Why the last observation failed, if it did.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.last_failure.as_deref()
+    }
+
+    /// Adds one observation.
+    pub fn record(&mut self, observation: Observation) {
+        self.observations += 1;
+        let late = observation.at > self.last_observation + 2 * self.settings.interval;
+        self.late_observations += u32::from(late);
+        self.last_observation = observation.at;
+        self.traffic.add(&observation.traffic);
+        self.own.add(observation.own);
+        self.recent
+            .push_back((observation.at, observation.traffic.tally));
+        while let Some((at, _)) = self.recent.front()
+            && *at + self.settings.window < observation.at
+        {
+            self.recent.pop_front();
+        }
+        for what in observation.unread {
+            *self.unread.entry(what).or_default() += 1;
+        }
+        if let Some(Ok(health)) = &observation.health {
+            self.read_counters(health);
+        }
+        if let Some(how) = observation.stopped {
+            self.stopped.get_or_insert(how);
+        }
+        let failure = match (observation.health, observation.request) {
+            (Some(Err(reason)), _) => Some(format!("health check failed: {reason}")),
+            (_, Some(Err(reason))) => Some(format!("test request failed: {reason}")),
+            _ => None,
+        };
+        self.consecutive_failures = failure
+            .as_ref()
+            .map_or(0, |_| self.consecutive_failures + 1);
+        self.last_failure = failure;
+    }
+
+    /// Returns the verdict if there is one: at the end of the bake, or a few observations later if a check
+    /// fails there. An inconclusive end may extend the bake.
+    pub fn verdict(&mut self, elapsed: Duration) -> Option<Verdict> {
+        let verdict = self.assess(elapsed)?;
+        let extend = verdict.conclusion == Conclusion::Inconclusive
+            && self.settings.on_inconclusive == OnInconclusive::Extend
+            && self.extensions < EXTENSIONS;
+        if extend {
+            self.extensions += 1;
+            self.until += self.settings.duration;
+            return None;
+        }
+        Some(self.with_details(verdict))
+    }
+
+    fn assess(&self, elapsed: Duration) -> Option<Verdict> {
+        if let Some(how) = &self.stopped {
+            return Some(Verdict::new(Conclusion::Fail, format!("it stopped: {how}")));
+        }
+        if self.consecutive_failures >= self.settings.failures {
+            let last = self.last_failure.as_deref().unwrap_or_default();
+            let summary = format!(
+                "{} checks in a row failed, the last one: {last}",
+                self.consecutive_failures
+            );
+            return Some(Verdict::new(Conclusion::Fail, summary));
+        }
+        let mut lately = Tally::default();
+        for (_, tally) in &self.recent {
+            lately.add(*tally);
+        }
+        let window = humantime::format_duration(self.settings.window);
+        let readings = [
+            (self.traffic.tally, String::new()),
+            (lately, format!("in the last {window}, ")),
+            (self.counter_increase(), "by its own counters, ".to_owned()),
+        ];
+        for (tally, whence) in &readings {
+            let verdict = self.judge_errors(*tally);
+            if verdict.conclusion == Conclusion::Fail {
+                return Some(Verdict {
+                    summary: format!("{whence}{}", verdict.summary),
+                    ..verdict
+                });
+            }
+        }
+        // The first requests after a switch open connections and fill caches.
+        if elapsed >= self.settings.duration / 2
+            && let Some(problem) = self.slower().or_else(|| self.label_shift())
+        {
+            return Some(Verdict::new(Conclusion::Fail, problem));
+        }
+        // The next observations show whether a check that fails at the end continues to fail.
+        if elapsed < self.until || self.consecutive_failures > 0 {
+            return None;
+        }
+        let by_clients = self.judge_errors(self.traffic.tally);
+        let by_itself = self.judge_errors(self.counter_increase());
+        if self.traffic.tally.requests < self.settings.min_requests
+            && by_itself.conclusion == Conclusion::Pass
+        {
+            return Some(Verdict {
+                summary: format!("by its own counters alone, {}", by_itself.summary),
+                ..by_itself
+            });
+        }
+        Some(by_clients)
+    }
+
+    /// Judges an error rate by its Wilson interval (99 %): fails if the interval lies above the limit; passes
+    /// if the rate is within the limit and the interval rules out [`RULED_OUT`] times the limit.
+    fn judge_errors(&self, tally: Tally) -> Verdict {
+        let BakeSettings {
+            max_error_rate: limit,
+            min_requests,
+            ..
+        } = self.settings;
+        let mut verdict = tally.judge(limit, min_requests);
+        if tally.requests < min_requests {
+            return verdict;
+        }
+        let truth = wilson(tally, Z_99);
+        let ruled_out = truth.high < RULED_OUT * limit || tally.failed == 0 && limit <= 0.0;
+        if truth.low > limit {
+            verdict.conclusion = Conclusion::Fail;
+        } else if verdict.conclusion == Conclusion::Pass && !ruled_out {
+            verdict.conclusion = Conclusion::Inconclusive;
+            let _ = write!(
+                verdict.summary,
+                ", too few to rule out {:.1} %",
+                RULED_OUT * limit * 100.0
+            );
+        } else if verdict.conclusion == Conclusion::Fail {
+            verdict.conclusion = Conclusion::Inconclusive;
+            verdict.summary.push_str(", which may be chance");
+        }
+        verdict
+            .with("error_rate_low", truth.low)
+            .with("error_rate_high", truth.high)
+    }
+
+    fn limit(&self) -> LatencyLimit {
+        LatencyLimit {
+            max_ratio: self.settings.max_ratio,
+            negligible: self.settings.negligible,
+        }
+    }
+
+    /// Returns why clients wait longer than before, if they do.
+    fn slower(&self) -> Option<String> {
+        let compared = self
+            .limit()
+            .compare_tails(&self.traffic.latencies, &self.before.latencies)?;
+        compared
+            .exceeds
+            .then(|| format!("clients wait for longer: {compared}"))
+    }
+
+    /// The drift of the labels since before the switch; `None` with too few labels.
+    fn label_drift(&self) -> Option<Drift> {
+        let both = [&self.before, &self.traffic];
+        both.iter()
+            .all(|traffic| traffic.labels() >= ENOUGH_LABELS)
+            .then(|| drift_of_labels(&self.before.labels, &self.traffic.labels))
+    }
+
+    /// Returns how the labels differ from those before the switch, if they do.
+    fn label_shift(&self) -> Option<String> {
+        let allowed = self.settings.max_label_drift;
+        let drift = self.label_drift().filter(|drift| drift.exceeds(allowed))?;
+        Some(format!(
+            "clients are given other labels than before the switch: {} instead of {} (population stability index {:.2}, at most {allowed} allowed, and {:.2} for chance)",
+            shares(&self.traffic.labels),
+            shares(&self.before.labels),
+            drift.index,
+            drift.by_chance
+        ))
+    }
+
+    /// Adds to a verdict the figures and warnings that did not decide it.
+    fn with_details(&self, mut verdict: Verdict) -> Verdict {
+        let tally = self.traffic.tally;
+        verdict = verdict
+            .with("requests", tally.requests as f64)
+            .with("failed", tally.failed as f64)
+            .with("error_rate", tally.error_rate());
+        match self
+            .limit()
+            .compare_tails(&self.traffic.latencies, &self.before.latencies)
+        {
+            Some(compared) => {
+                let [ours, theirs] = compared.names();
+                verdict = verdict
+                    .with(ours, compared.seconds)
+                    .with(theirs, compared.active_seconds);
+                if verdict.conclusion == Conclusion::Pass {
+                    let _ = write!(verdict.summary, "; {compared}");
+                }
+            }
+            None => verdict.warnings.push(format!(
+                "latency was not compared: {} requests before the switch and {} since",
+                self.before.latencies.count(),
+                self.traffic.latencies.count()
+            )),
+        }
+        match self.label_drift() {
+            Some(drift) => {
+                verdict = verdict
+                    .with("label_drift", drift.index)
+                    .with("label_drift_by_chance", drift.by_chance);
+            }
+            None => verdict.warnings.push(format!(
+                "labels were not compared: {} before the switch and {} since, {ENOUGH_LABELS} of each are needed",
+                self.before.labels(),
+                self.traffic.labels()
+            )),
+        }
+        if self.extensions > 0 {
+            let times = if self.extensions == 1 {
+                "once"
+            } else {
+                "twice"
+            };
+            let _ = write!(verdict.summary, "; the bake was extended {times}");
+        }
+        for (what, count) in &self.unread {
+            verdict.warnings.push(format!(
+                "not read at {count} of {} observations: {what}",
+                self.observations
+            ));
+        }
+        if self.late_observations > 0 {
+            verdict.warnings.push(format!(
+                "{} of {} observations came late: the candidate or this machine was slow to answer",
+                self.late_observations, self.observations
+            ));
+        }
+        verdict.with_evidence(Evidence {
+            active_latency: Some(self.before.latencies.clone()),
+            candidate_latency: Some(self.traffic.latencies.clone()),
+            ..Evidence::default()
+        })
+    }
+
+    /// The increase of the candidate's own counters since the first observation. Their totals would include the
+    /// requests of the gates. Successful own requests are subtracted, because they alone would prove a release
+    /// that no client has used.
+    fn counter_increase(&self) -> Tally {
+        self.counters.map_or_else(Tally::default, |counters| {
+            let requests = counters
+                .now
+                .requests
+                .saturating_sub(counters.first.requests);
+            let failed = counters
+                .now
+                .failed
+                .saturating_sub(counters.first.failed)
+                .min(requests);
+            let own = self.own.requests - self.own.failed;
+            Tally {
+                requests: requests.saturating_sub(own).max(failed),
+                failed,
+            }
+        })
+    }
+
+    fn read_counters(&mut self, health: &Health) {
+        if let Some(now) = health.uptime_seconds {
+            if let Some(before) = self.uptime_seconds.filter(|before| now < *before) {
+                self.record_restart(&format!("its uptime fell from {before:.0} s to {now:.0} s"));
+            }
+            self.uptime_seconds = Some(now);
+        }
+        if let (Some(requests), Some(failed)) = (health.request_count, health.error_count) {
+            let now = Tally { requests, failed };
+            // The only sign of a restart if the server reports no uptime.
+            if let Some(Counters { now: before, .. }) = self.counters
+                && (now.requests < before.requests || now.failed < before.failed)
+            {
+                self.record_restart(&format!(
+                    "its own counters fell from {} requests and {} failures to {} and {}",
+                    before.requests, before.failed, now.requests, now.failed
+                ));
+            }
+            let first = self.counters.map_or(now, |counters| counters.first);
+            self.counters = Some(Counters { first, now });
+        }
+    }
+
+    fn record_restart(&mut self, sign: &str) {
+        self.stopped
+            .get_or_insert_with(|| format!("{sign}, so it crashed and was started again"));
+    }
+}
+
+/// Returns how many requests are needed so that a release with half the allowed error rate is promoted in 99 of
+/// 100 cases.
+fn needed_requests(settings: &BakeSettings) -> u64 {
+    let (limit, least) = (settings.max_error_rate, settings.min_requests);
+    // If no failure is allowed, no number of requests rules out failures.
+    if limit <= 0.0 {
+        return least;
+    }
+    requests_to_pass(least, limit / 2.0, |tally| {
+        tally.error_rate() <= limit && wilson(tally, Z_99).high < RULED_OUT * limit
+    })
+}
+
+/// Formats each label with its share: "positive 62 %, negative 38 %".
+fn shares(labels: &BTreeMap<String, u64>) -> String {
+    let all: u64 = labels.values().sum();
+    let mut labels: Vec<_> = labels.iter().collect();
+    labels.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let shares = labels.iter().take(3).map(|(label, count)| {
+        let share = 100.0 * **count as f64 / all as f64;
+        format!("{label} {share:.0} %")
+    });
+    shares.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;

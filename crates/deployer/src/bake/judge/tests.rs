@@ -1,0 +1,559 @@
+//! The judge with good and bad releases.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::OnInterrupt;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn settings() -> BakeSettings {
+    BakeSettings {
+        duration: MINUTE,
+        interval: Duration::from_secs(1),
+        max_error_rate: 0.05,
+        window: Duration::from_secs(10),
+        min_requests: 50,
+        failures: 3,
+        max_ratio: 2.0,
+        negligible: Duration::from_millis(5),
+        max_label_drift: 0.25,
+        on_inconclusive: OnInconclusive::Rollback,
+        on_interrupt: OnInterrupt::Rollback,
+    }
+}
+
+fn bake() -> Bake {
+    Bake::new(settings(), TrafficSample::default())
+}
+
+/// Extends the bake while the end is inconclusive.
+fn extending() -> Bake {
+    let settings = BakeSettings {
+        on_inconclusive: OnInconclusive::Extend,
+        ..settings()
+    };
+    Bake::new(settings, TrafficSample::default())
+}
+
+fn seen(requests: u64, failed: u64) -> TrafficSample {
+    TrafficSample {
+        tally: Tally { requests, failed },
+        ..TrafficSample::default()
+    }
+}
+
+fn observation(requests: u64, failed: u64) -> Observation {
+    Observation {
+        traffic: seen(requests, failed),
+        health: Some(Ok(Health::default())),
+        request: Some(Ok(())),
+        ..Observation::default()
+    }
+}
+
+fn healthy(requests: u64, errors: u64, uptime: f64) -> Observation {
+    let health = Health {
+        request_count: Some(requests),
+        error_count: Some(errors),
+        uptime_seconds: Some(uptime),
+        ..Health::default()
+    };
+    Observation {
+        health: Some(Ok(health)),
+        ..observation(0, 0)
+    }
+}
+
+fn conclusion(bake: &mut Bake, elapsed: Duration) -> Option<Conclusion> {
+    bake.verdict(elapsed).map(|verdict| verdict.conclusion)
+}
+
+#[test]
+fn a_good_release_passes_at_the_end_and_not_before() {
+    let mut bake = bake();
+    bake.record(observation(1000, 0));
+    assert_eq!(conclusion(&mut bake, MINUTE / 2), None);
+    assert_eq!(conclusion(&mut bake, MINUTE), Some(Conclusion::Pass));
+}
+
+#[test]
+fn too_many_errors_fail_at_once() {
+    let mut bake = bake();
+    bake.record(observation(100, 15));
+    assert_eq!(
+        conclusion(&mut bake, Duration::from_secs(1)),
+        Some(Conclusion::Fail)
+    );
+}
+
+#[test]
+fn one_early_error_is_not_an_error_rate() {
+    let mut bake = bake();
+    bake.record(observation(1, 1));
+    assert_eq!(conclusion(&mut bake, Duration::from_secs(1)), None);
+}
+
+#[test]
+fn failed_checks_count_only_in_a_row() {
+    let mut bake = bake();
+    let bad = || Observation {
+        health: Some(Err("timed out".to_owned())),
+        ..observation(30, 0)
+    };
+    bake.record(bad());
+    bake.record(bad());
+    bake.record(observation(30, 0));
+    bake.record(bad());
+    bake.record(bad());
+    assert_eq!(conclusion(&mut bake, Duration::from_secs(5)), None);
+    bake.record(bad());
+    assert_eq!(
+        conclusion(&mut bake, Duration::from_secs(6)),
+        Some(Conclusion::Fail)
+    );
+}
+
+#[test]
+fn healthy_but_unable_to_predict_is_a_failure() {
+    let mut bake = bake();
+    for _ in 0..3 {
+        bake.record(Observation {
+            request: Some(Err("timed out".to_owned())),
+            ..observation(0, 0)
+        });
+    }
+    let verdict = bake.verdict(Duration::from_secs(6)).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Fail);
+    assert!(
+        verdict.summary.contains("test request failed: timed out"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn a_candidate_that_stopped_fails_at_once() {
+    let mut bake = bake();
+    bake.record(Observation {
+        stopped: Some("exit code 3".to_owned()),
+        ..observation(0, 0)
+    });
+    assert_eq!(
+        conclusion(&mut bake, Duration::ZERO),
+        Some(Conclusion::Fail)
+    );
+}
+
+#[test]
+fn a_restart_behind_our_back_is_a_crash() {
+    let mut bake = bake();
+    bake.record(healthy(60, 0, 8.0));
+    bake.record(healthy(2, 0, 0.5));
+    let verdict = bake.verdict(Duration::from_secs(2)).unwrap();
+    assert!(verdict.summary.contains("crashed"), "{}", verdict.summary);
+}
+
+#[test]
+fn a_restart_shows_also_where_nothing_is_counted() {
+    let mut bake = bake();
+    for uptime in [8.0, 0.5] {
+        let health = Health {
+            uptime_seconds: Some(uptime),
+            ..Health::default()
+        };
+        bake.record(Observation {
+            health: Some(Ok(health)),
+            ..observation(0, 0)
+        });
+    }
+    assert_eq!(
+        conclusion(&mut bake, Duration::from_secs(2)),
+        Some(Conclusion::Fail)
+    );
+}
+
+#[test]
+fn a_restart_shows_also_where_no_uptime_is_told() {
+    for (requests, errors) in [(40, 0), (130, 1)] {
+        let mut bake = bake();
+        for (requests, errors) in [(120, 3), (requests, errors)] {
+            let mut observation = healthy(requests, errors, 0.0);
+            if let Some(Ok(health)) = &mut observation.health {
+                health.uptime_seconds = None;
+            }
+            bake.record(observation);
+        }
+        let verdict = bake.verdict(Duration::from_secs(2)).unwrap();
+        let words = "it stopped: its own counters fell from 120 requests and 3 failures to ";
+        assert!(verdict.summary.starts_with(words), "{}", verdict.summary);
+    }
+}
+
+#[test]
+fn own_counters_are_judged_by_their_increase() {
+    let mut bake = bake();
+    bake.record(healthy(1_000_000, 0, 1.0));
+    bake.record(healthy(1_000_100, 15, 2.0));
+    assert_eq!(
+        conclusion(&mut bake, Duration::from_secs(2)),
+        Some(Conclusion::Fail)
+    );
+}
+
+#[test]
+fn without_a_log_the_counters_alone_can_promote() {
+    let mut bake = bake();
+    bake.record(healthy(50, 0, 1.0));
+    bake.record(healthy(250, 0, 2.0));
+    let verdict = bake.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Pass);
+    assert!(
+        verdict.summary.starts_with("by its own counters alone"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn the_deployers_own_requests_prove_no_release() {
+    let mut bake = bake();
+    for number in 0..60 {
+        bake.record(Observation {
+            own: Tally {
+                requests: 4,
+                failed: 0,
+            },
+            ..healthy(50 + 4 * number, 0, 1.0)
+        });
+    }
+    assert_eq!(
+        conclusion(&mut bake, MINUTE),
+        Some(Conclusion::Inconclusive)
+    );
+}
+
+#[test]
+fn looks_that_come_late_are_told() {
+    let mut bake = bake();
+    for at in [0, 1, 2, 10, 11] {
+        let at = Duration::from_secs(at);
+        bake.record(Observation {
+            at,
+            ..observation(100, 0)
+        });
+    }
+    let verdict = bake.verdict(MINUTE).unwrap();
+    let late = "1 of 5 observations came late";
+    assert!(
+        verdict.warnings.iter().any(|it| it.starts_with(late)),
+        "{:?}",
+        verdict.warnings
+    );
+}
+
+#[test]
+fn nothing_seen_is_inconclusive() {
+    let mut bake = bake();
+    bake.record(Observation::default());
+    assert_eq!(
+        conclusion(&mut bake, MINUTE),
+        Some(Conclusion::Inconclusive)
+    );
+}
+
+#[test]
+fn a_quiet_service_gets_enough_probes_for_a_judgment() {
+    let mut bake = bake();
+    assert_eq!(bake.missing_requests(), 0);
+    for look_number in 1..=60 {
+        bake.record(observation(bake.missing_requests() as u64, 0));
+        assert!(bake.missing_requests() <= 5, "observation {look_number}");
+    }
+    assert_eq!(conclusion(&mut bake, MINUTE), Some(Conclusion::Pass));
+}
+
+#[test]
+fn a_busy_service_gets_no_probes() {
+    let mut bake = bake();
+    for requests in [100, 0, 0, 100] {
+        bake.record(observation(requests, 0));
+        assert_eq!(bake.missing_requests(), 0);
+    }
+}
+
+#[test]
+fn an_error_rate_that_may_be_chance_is_left_open() {
+    let mut bake = bake();
+    bake.record(observation(100, 7));
+    let verdict = bake.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
+    assert!(
+        verdict.summary.ends_with("which may be chance"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn few_requests_cannot_rule_out_a_bad_release() {
+    let mut bake = Bake::new(
+        BakeSettings {
+            min_requests: 20,
+            ..settings()
+        },
+        TrafficSample::default(),
+    );
+    bake.record(observation(20, 0));
+    let verdict = bake.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
+    assert!(
+        verdict.summary.ends_with("too few to rule out 15.0 %"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn what_goes_wrong_lately_is_not_hidden_by_what_went_well_before() {
+    let mut bake = bake();
+    for second in 0..50 {
+        bake.record(Observation {
+            at: Duration::from_secs(second),
+            ..observation(100, 0)
+        });
+    }
+    assert_eq!(conclusion(&mut bake, MINUTE / 2), None);
+    for second in 50..53 {
+        bake.record(Observation {
+            at: Duration::from_secs(second),
+            ..observation(100, 40)
+        });
+    }
+    let verdict = bake.verdict(Duration::from_secs(53)).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Fail);
+    assert!(
+        verdict.summary.starts_with("in the last 10s, 120 of 1"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn an_open_question_extends_the_watch_twice_and_then_loses_the_traffic() {
+    let mut bake = extending();
+    bake.record(observation(100, 7));
+    assert_eq!(conclusion(&mut bake, MINUTE), None);
+    assert_eq!(bake.until(), 2 * MINUTE);
+    assert_eq!(conclusion(&mut bake, MINUTE * 3 / 2), None);
+    assert_eq!(conclusion(&mut bake, 2 * MINUTE), None);
+    let verdict = bake.verdict(3 * MINUTE).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
+    assert!(
+        verdict.summary.ends_with("the bake was extended twice"),
+        "{}",
+        verdict.summary
+    );
+}
+
+#[test]
+fn an_answer_during_the_extension_ends_it() {
+    let mut bake = extending();
+    bake.record(observation(100, 7));
+    assert_eq!(conclusion(&mut bake, MINUTE), None);
+    bake.record(observation(1_000, 10));
+    assert_eq!(conclusion(&mut bake, 2 * MINUTE), Some(Conclusion::Pass));
+}
+
+/// A sample of a release that takes this many milliseconds and answers "yes" with this share.
+fn served(milliseconds: u64, requests: u64, yes: u64) -> TrafficSample {
+    TrafficSample {
+        tally: Tally {
+            requests,
+            failed: 0,
+        },
+        latencies: (0..requests)
+            .map(|_| Duration::from_millis(milliseconds))
+            .collect(),
+        labels: BTreeMap::from([("yes".to_owned(), yes), ("no".to_owned(), requests - yes)]),
+        ..TrafficSample::default()
+    }
+}
+
+fn compared(before: TrafficSample, since: TrafficSample) -> Verdict {
+    let mut bake = Bake::new(settings(), before);
+    bake.record(Observation {
+        traffic: since,
+        ..observation(0, 0)
+    });
+    let early = bake.verdict(MINUTE / 3);
+    assert!(early.is_none(), "{early:?}");
+    bake.verdict(MINUTE).unwrap()
+}
+
+#[test]
+fn clients_that_wait_far_longer_than_before_end_it() {
+    let verdict = compared(served(20, 1_000, 500), served(60, 1_000, 500));
+    assert_eq!(verdict.conclusion, Conclusion::Fail);
+    assert!(
+        verdict
+            .summary
+            .starts_with("clients wait for longer: p99 60"),
+        "{}",
+        verdict.summary
+    );
+    let verdict = compared(served(20, 1_000, 500), served(30, 1_000, 500));
+    assert_eq!(verdict.conclusion, Conclusion::Pass);
+    assert!(verdict.numbers["p99_seconds"] > verdict.numbers["active_p99_seconds"]);
+}
+
+#[test]
+fn other_labels_than_before_end_it() {
+    let verdict = compared(served(20, 1_000, 500), served(20, 1_000, 950));
+    assert_eq!(verdict.conclusion, Conclusion::Fail);
+    assert!(
+        verdict.summary.contains("yes 95 %, no 5 % instead of "),
+        "{}",
+        verdict.summary
+    );
+    let verdict = compared(served(20, 1_000, 500), served(20, 1_000, 600));
+    assert_eq!(verdict.conclusion, Conclusion::Pass);
+}
+
+#[test]
+fn without_enough_traffic_before_nothing_is_compared_and_that_is_said() {
+    let verdict = compared(served(1, 99, 50), served(60, 1_000, 950));
+    assert_eq!(verdict.conclusion, Conclusion::Pass);
+    assert!(
+        verdict.warnings[0].starts_with("latency was not compared: 99 requests before the switch"),
+        "{:?}",
+        verdict.warnings
+    );
+}
+
+#[test]
+fn what_could_not_be_read_is_told_and_held_against_nobody() {
+    let mut bake = bake();
+    for number in 0..4 {
+        let unread = if number % 2 == 0 {
+            vec!["the log: gone".to_owned()]
+        } else {
+            Vec::new()
+        };
+        bake.record(Observation {
+            unread,
+            ..observation(100, 0)
+        });
+    }
+    let verdict = bake.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Pass);
+    assert!(
+        verdict
+            .warnings
+            .contains(&"not read at 2 of 4 observations: the log: gone".to_owned())
+    );
+}
+
+/// Bakes a release with this error rate and this many client requests per second. Latencies (with a long tail)
+/// and labels have the same distribution as before the switch.
+fn simulated(
+    lots: &mut fastrand::Rng,
+    error_rate: f64,
+    requests: u64,
+    before: &TrafficSample,
+) -> Conclusion {
+    let settings = BakeSettings {
+        on_inconclusive: OnInconclusive::Extend,
+        ..settings()
+    };
+    let mut bake = Bake::new(settings, before.clone());
+    for second in 0.. {
+        let at = Duration::from_secs(second);
+        let mut seen = drawn(lots, requests, error_rate);
+        // Own requests through the router fill missing traffic.
+        let probes = bake.missing_requests() as u64;
+        seen.tally.add(drawn(lots, probes, error_rate).tally);
+        bake.record(Observation {
+            at,
+            traffic: seen,
+            ..observation(0, 0)
+        });
+        if let Some(verdict) = bake.verdict(at) {
+            return verdict.conclusion;
+        }
+    }
+    unreachable!("every bake ends")
+}
+
+fn drawn(lots: &mut fastrand::Rng, requests: u64, error_rate: f64) -> TrafficSample {
+    let mut seen = TrafficSample::default();
+    for _ in 0..requests {
+        let succeeded = lots.f64() >= error_rate;
+        seen.tally.count(succeeded);
+        if succeeded {
+            // Log-normal: p99 is ten times the median.
+            let normal: f64 = (0..12).map(|_| lots.f64()).sum::<f64>() - 6.0;
+            seen.latencies
+                .record(Duration::from_secs_f64(0.02 * normal.exp()));
+            let label = if lots.f64() < 0.7 { "yes" } else { "no" };
+            *seen.labels.entry(label.to_owned()).or_default() += 1;
+        }
+    }
+    seen
+}
+
+/// Returns how many of these bakes end with a promotion.
+fn promoted(watches: usize, error_rate: f64, requests: u64) -> usize {
+    let mut lots = fastrand::Rng::with_seed(11);
+    let before = drawn(&mut lots, 40 * requests, 0.0);
+    (0..watches)
+        .filter(|_| simulated(&mut lots, error_rate, requests, &before) == Conclusion::Pass)
+        .count()
+}
+
+/// At most one bake in a hundred is wrong about half or three times the allowed error rate, with little and
+/// with much traffic (200 bakes each).
+#[test]
+fn of_a_hundred_watches_at_most_one_is_wrong() {
+    const WATCHES: usize = 200;
+
+    let allowed = settings().max_error_rate;
+    for requests in [0, 5, 30] {
+        let curve = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0]
+            .map(|times| (times, promoted(WATCHES, times * allowed, requests)));
+        for (times, promoted) in curve {
+            let wrong = match times {
+                ..=0.5 => WATCHES - promoted,
+                3.0.. => promoted,
+                _ => 0,
+            };
+            assert!(
+                wrong * 100 <= WATCHES,
+                "at {requests} requests/s, promotions by the times of the limit: {curve:?}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_end_always_brings_a_verdict(observations in prop::collection::vec((0_u64..50, 0_u64..3, any::<bool>()), 0..40)) {
+        let mut bake = bake();
+        for (requests, failed, checked) in observations {
+            let health = checked.then(|| Ok(Health::default()));
+            bake.record(Observation { health, ..observation(requests, failed.min(requests)) });
+        }
+        prop_assert!(bake.verdict(MINUTE).is_some());
+    }
+
+    #[test]
+    fn a_release_without_a_failure_is_never_rolled_back_early(
+        observations in prop::collection::vec(0_u64..50, 0..40), at in 0_u64..60,
+    ) {
+        let mut bake = bake();
+        for requests in observations {
+            bake.record(observation(requests, 0));
+        }
+        prop_assert_eq!(conclusion(&mut bake, Duration::from_secs(at)), None);
+    }
+}

@@ -1,0 +1,249 @@
+//! Observes a candidate during its bake.
+
+use std::{fmt::Write as _, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::{
+    bake::{
+        judge::{Bake, Observation},
+        own_requests::OwnRequests,
+    },
+    config::OnInconclusive,
+    deployment::rollout::{Rollout, rounded, words},
+    event::Event,
+    evidence::{
+        request::{FirstAttempt, Request},
+        sample::TrafficSample,
+        verdict::{Conclusion, Tally, Verdict},
+    },
+    ports::{Service, ServiceState, Target},
+};
+
+/// Limits of the deployer's own requests, so that they are not a load.
+const AT_A_TIME: usize = 8;
+const IN_ONE_LOOK: usize = 64;
+
+impl Rollout<'_> {
+    /// Observes the candidate until there is a verdict. If `since` (seconds since 1970) is given, earlier log
+    /// lines are not evidence about this candidate.
+    pub(crate) async fn bake(
+        &self,
+        before: TrafficSample,
+        since: Option<f64>,
+    ) -> Result<String, String> {
+        let settings = &self.settings.bake;
+        let mut bake = Bake::new(settings.clone(), before);
+        let started = Instant::now();
+        let mut ticks = interval(settings.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut inputs = self.examples.golden.iter().cycle();
+        let mut own_requests = OwnRequests::default();
+        let mut first_attempt = FirstAttempt::default();
+        let mut missing = 0;
+        let mut noted = false;
+        loop {
+            ticks.tick().await;
+            let target = own_requests.target(self.plan.idle);
+            let asked = inputs
+                .by_ref()
+                .take(missing.min(IN_ONE_LOOK))
+                .map(|example| self.ports.probe.predict(target, example));
+            let asked = stream::iter(asked).buffer_unordered(AT_A_TIME);
+            let asked = asked.map(|answer| answer.is_ok()).collect::<Tally>();
+            let (mut observation, answers) = tokio::join!(self.observation(), asked);
+            observation.at = started.elapsed();
+            observation.own.add(answers);
+            let count = usize::try_from(answers.requests).unwrap_or_default();
+            if own_requests.answered(observation.at, count) {
+                observation.traffic.tally.add(answers);
+            }
+            if let Err(error) = self.read_into(
+                &mut observation,
+                &mut own_requests,
+                &mut first_attempt,
+                since,
+            ) && !std::mem::replace(&mut noted, true)
+            {
+                self.reporter.report(&Event::Note { text: error });
+            }
+            bake.record(observation);
+            // Own requests replace the traffic that a quiet service lacks.
+            missing = bake.missing_requests();
+            let elapsed = started.elapsed();
+            let verdict = bake.verdict(elapsed);
+            self.reporter.report(&Event::BakeObserved {
+                elapsed,
+                of: bake.until(),
+                tally: bake.tally(),
+                trouble: bake.trouble(),
+            });
+            if let Some(mut verdict) = verdict {
+                if own_requests.sent() > 0 {
+                    let _ = write!(
+                        verdict.summary,
+                        "; own requests were added to the traffic: {}",
+                        own_requests.sent()
+                    );
+                }
+                verdict.warnings.extend(self.unparsable_lines());
+                return self.conclude(&verdict, elapsed);
+            }
+        }
+    }
+
+    /// Adds the requests that the router logged.
+    fn read_into(
+        &self,
+        observation: &mut Observation,
+        own_requests: &mut OwnRequests,
+        first_attempt: &mut FirstAttempt,
+        since: Option<f64>,
+    ) -> Result<(), String> {
+        match self.read_log() {
+            Some(Ok(mut requests)) => {
+                requests.retain(|request| since.is_none_or(|since| request.at >= since));
+                if !own_requests.match_log(&requests, observation.at) {
+                    observation.unread.push(
+                        "the router's log does not show the deployer's own requests".to_owned(),
+                    );
+                }
+                first_attempt.exclude_before_first_attempt(self.plan.idle, &mut requests);
+                observation
+                    .traffic
+                    .add(&TrafficSample::of(self.plan.idle, &requests));
+                Ok(())
+            }
+            // Neither good nor bad news: own requests and counters remain.
+            Some(Err(error)) => {
+                own_requests.log_unreadable();
+                observation.unread.push(error.clone());
+                Err(error)
+            }
+            None => {
+                own_requests.log_unreadable();
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns a warning if log lines could not be parsed.
+    fn unparsable_lines(&self) -> Option<String> {
+        let strange = self.ports.request_log.as_ref()?.unparsable_lines();
+        (strange > 0).then(|| {
+            format!(
+                "lines of the router's log that were not understood, and left out: {strange} (nginx/ and the deployer belong together)"
+            )
+        })
+    }
+
+    fn conclude(&self, verdict: &Verdict, elapsed: Duration) -> Result<String, String> {
+        self.reporter.report(&Event::GateFinished {
+            gate: "bake",
+            verdict,
+        });
+        let promoted = verdict.lets_through()
+            || verdict.conclusion == Conclusion::Inconclusive
+                && self.settings.bake.on_inconclusive == OnInconclusive::Promote;
+        let (seconds, summary) = (rounded(elapsed), &verdict.summary);
+        if promoted {
+            Ok(format!("baked for {seconds}: {summary}"))
+        } else {
+            Err(format!("bake, after {seconds}: {summary}"))
+        }
+    }
+
+    /// Observes the candidate itself. What clients received is read from the log.
+    async fn observation(&self) -> Observation {
+        let idle = self.plan.idle;
+        let target = Target::Server(idle);
+        let probe = &self.ports.probe;
+        let example = self.examples.golden.first();
+        let request = async {
+            match example {
+                Some(example) => Some(probe.predict(target, example).await),
+                None => None,
+            }
+        };
+        let (health, request) = tokio::join!(probe.health(target), request);
+        let mut observation = Observation {
+            health: Some(health.map_err(words)),
+            own: request.iter().map(Result::is_ok).collect::<Tally>(),
+            request: request.map(|answer| answer.map(drop).map_err(words)),
+            ..Observation::default()
+        };
+        if let Some(Err(_)) = observation.health {
+            match self.stopped().await {
+                Ok(stopped) => observation.stopped = stopped,
+                Err(problem) => observation
+                    .unread
+                    .push(format!("whether it still runs: {problem}")),
+            }
+        }
+        observation
+    }
+
+    /// Returns how the candidate stopped, if it did. Waits no longer than for the candidate, because a hanging
+    /// engine must not keep traffic on a failing release.
+    async fn stopped(&self) -> Result<Option<String>, String> {
+        let bound = self.settings.probe.timeout;
+        let asked = self.ports.fleet.inspect(Service::Server(self.plan.idle));
+        let (state, _) = timeout(bound, asked)
+            .await
+            .map_err(|_| format!("no answer within {}", humantime::format_duration(bound)))?
+            .map_err(words)?;
+        Ok(match state {
+            ServiceState::Stopped(how) => Some(how),
+            ServiceState::Running | ServiceState::Unmanaged => None,
+        })
+    }
+
+    /// Returns what was logged since the last call; `None` if there is no log.
+    pub(crate) fn read_log(&self) -> Option<Result<Vec<Request>, String>> {
+        let requests = self.ports.request_log.as_ref()?.new_requests();
+        if let Ok(requests) = &requests {
+            self.reporter.report(&Event::RequestsLogged { requests });
+        }
+        Some(requests.map_err(words))
+    }
+
+    /// What clients recently received from the active release.
+    pub(crate) fn before(&self) -> TrafficSample {
+        let requests = self.read_log().and_then(Result::ok).unwrap_or_default();
+        TrafficSample::recent(self.plan.active, &requests)
+    }
+
+    /// The same, with requests from the time of the gates if there were too few before. Otherwise without them,
+    /// because the gates are a load that clients feel.
+    pub(crate) fn before_and_since(&self, before: TrafficSample) -> TrafficSample {
+        let traffic = self.ports.request_log.as_ref();
+        let again = traffic.filter(|_| !before.is_comparable());
+        match again.map(|traffic| traffic.recent_requests()) {
+            Some(Ok(requests)) => TrafficSample::recent(self.plan.active, &requests),
+            _ => before,
+        }
+    }
+
+    /// What clients received from the active release before the switch at `switched` (seconds since 1970), read
+    /// from the log alone.
+    pub(crate) fn traffic_before(&self, switched: f64) -> TrafficSample {
+        /// Longer than any request that was in flight at the switch.
+        const INTERLEAVED: f64 = 30.0;
+
+        let Some(Ok(mut requests)) = self
+            .ports
+            .request_log
+            .as_ref()
+            .map(|it| it.recent_requests())
+        else {
+            return TrafficSample::default();
+        };
+        let active = self.plan.active;
+        requests.retain(|request| {
+            request.at < switched
+                && (request.wanted == active || request.at < switched - INTERLEAVED)
+        });
+        TrafficSample::recent(active, &requests)
+    }
+}

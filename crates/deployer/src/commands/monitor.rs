@@ -1,0 +1,29 @@
+//! `deployer monitor`
+
+use tokio::net::TcpListener;
+
+use crate::{
+    commands::{CommandError, CommandOutput},
+    config::Settings,
+    event::Reporter,
+    examples::Examples,
+    monitor,
+    ports::Ports,
+    shutdown::shutdown,
+};
+
+pub(super) async fn run(
+    settings: &Settings,
+    ports: &Ports,
+    reporter: &dyn Reporter,
+) -> anyhow::Result<CommandOutput> {
+    let examples = Examples::read(settings).map_err(CommandError::usage)?;
+    let listener = match settings.monitor.metrics {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+            CommandError::usage(format!("cannot serve metrics at {address}: {error}"))
+        })?),
+        None => None,
+    };
+    monitor::run(settings, ports, reporter, &examples, listener, shutdown()).await?;
+    Ok(CommandOutput::success("monitor stopped"))
+}

@@ -1,0 +1,188 @@
+//! The allowed range of each setting.
+
+use std::time::Duration;
+
+use crate::config::{Settings, SettingsError};
+
+/// Rejects settings that are out of range.
+pub fn check(settings: &Settings) -> Result<(), SettingsError> {
+    let Settings {
+        health,
+        smoke,
+        golden,
+        agreement,
+        load,
+        comparison,
+        headroom,
+        shadow,
+        bake,
+        keep,
+        monitor,
+        alerts,
+        ..
+    } = settings;
+    for (key, count) in [
+        ("health.tries", u64::from(health.tries)),
+        ("smoke.requests", u64::from(smoke.requests)),
+        ("golden.min_inputs", golden.min_inputs as u64),
+        ("load.concurrency", load.concurrency as u64),
+        ("shadow.min_requests", shadow.min_requests),
+        ("bake.min_requests", bake.min_requests),
+        ("bake.failures", u64::from(bake.failures)),
+        ("keep.reports", keep.reports as u64),
+        ("keep.log_megabytes", keep.log_megabytes),
+        ("monitor.fall", u64::from(monitor.fall)),
+        ("monitor.rise", u64::from(monitor.rise)),
+        ("alerts.tries", u64::from(alerts.tries)),
+    ] {
+        ensure(count > 0, key, count, "at least 1")?;
+    }
+    for (key, rate) in [
+        ("smoke.max_error_rate", smoke.max_error_rate),
+        ("load.max_error_rate", load.max_error_rate),
+        ("shadow.max_error_rate", shadow.max_error_rate),
+        ("bake.max_error_rate", bake.max_error_rate),
+    ] {
+        ensure(
+            (0.0..1.0).contains(&rate),
+            key,
+            rate,
+            "at least 0 and below 1",
+        )?;
+    }
+    for (key, share) in [
+        ("golden.min_accuracy", golden.min_accuracy),
+        ("golden.max_drop", golden.max_drop),
+        ("agreement.warn_below", agreement.warn_below),
+        ("agreement.min_agreement", agreement.min_agreement),
+    ] {
+        ensure(
+            (0.0..=1.0).contains(&share),
+            key,
+            share,
+            "at least 0 and at most 1",
+        )?;
+    }
+    for (key, factor) in [
+        ("comparison.max_ratio", comparison.max_ratio),
+        ("headroom.factor", headroom.factor),
+        ("shadow.max_ratio", shadow.max_ratio),
+        ("bake.max_ratio", bake.max_ratio),
+    ] {
+        ensure(
+            (1.0..=1e6).contains(&factor),
+            key,
+            factor,
+            "at least 1 and at most 1000000",
+        )?;
+    }
+    for (key, drift) in [
+        ("agreement.warn_drift", agreement.warn_drift),
+        ("shadow.max_label_drift", shadow.max_label_drift),
+        ("bake.max_label_drift", bake.max_label_drift),
+    ] {
+        ensure(drift > 0.0, key, drift, "above 0")?;
+    }
+    ensure(
+        (0.0..=1e6).contains(&load.rate),
+        "load.rate",
+        load.rate,
+        "at least 0 and at most 1000000",
+    )?;
+    durations(settings)
+}
+
+fn durations(settings: &Settings) -> Result<(), SettingsError> {
+    let Settings {
+        health,
+        probe,
+        load,
+        comparison,
+        shadow,
+        bake,
+        hooks,
+        monitor,
+        ..
+    } = settings;
+    for (key, duration) in [
+        ("health.interval", health.interval),
+        ("probe.timeout", probe.timeout),
+        ("load.duration", load.duration),
+        ("load.timeout", load.timeout),
+        ("load.max_p99", load.max_p99),
+        ("comparison.duration", comparison.duration),
+        ("shadow.duration", shadow.duration),
+        ("bake.interval", bake.interval),
+        ("hooks.timeout", hooks.timeout),
+        ("monitor.interval", monitor.interval),
+    ] {
+        ensure(!duration.is_zero(), key, words(duration), "longer than 0s")?;
+    }
+    for (key, duration) in [
+        ("bake.duration", bake.duration),
+        ("bake.window", bake.window),
+    ] {
+        ensure(
+            duration >= bake.interval,
+            key,
+            words(duration),
+            "at least bake.interval",
+        )?;
+    }
+    Ok(())
+}
+
+fn ensure(
+    holds: bool,
+    key: &'static str,
+    value: impl std::fmt::Display,
+    expected: &'static str,
+) -> Result<(), SettingsError> {
+    if holds {
+        return Ok(());
+    }
+    Err(SettingsError::OutOfRange {
+        key,
+        value: value.to_string(),
+        expected,
+    })
+}
+
+fn words(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    #[test]
+    fn the_shipped_figures_are_within_their_ranges() {
+        check(&load(None, &[]).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn figures_that_would_prove_nothing_are_refused() {
+        for given in [
+            "health.tries=0",
+            "smoke.requests=0",
+            "smoke.max_error_rate=1.0",
+            "bake.max_error_rate=nan",
+            "golden.min_accuracy=1.1",
+            "load.concurrency=0",
+            "load.rate=-1.0",
+            "load.timeout=0s",
+            "comparison.max_ratio=0.9",
+            "agreement.warn_drift=0.0",
+            "bake.failures=0",
+            "bake.duration=0s",
+            "bake.window=10ms",
+        ] {
+            let settings = load(None, &[given.to_owned()]).unwrap();
+            let error = check(&settings).unwrap_err().to_string();
+            let (key, _) = given.split_once('=').unwrap();
+            assert!(error.starts_with(&format!("{key} is ")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The fleet: what starts and stops the servers.
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What starts and stops the servers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FleetSettings {
+    /// The kind of fleet.
+    pub kind: FleetKind,
+    /// Settings of the kind `compose`.
+    pub compose: ComposeSettings,
+    /// Settings of the kind `process`.
+    pub process: ProcessSettings,
+}
+
+/// The kinds of fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FleetKind {
+    /// `docker compose` services.
+    Compose,
+    /// Child processes on this machine.
+    Process,
+    /// Something else starts and stops the servers.
+    Static,
+}
+
+/// Settings of the kind `compose`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComposeSettings {
+    /// The Compose file.
+    pub file: PathBuf,
+    /// The file that holds the version and the image of each color for Compose.
+    pub environment_file: PathBuf,
+    /// The image to start a release from; empty for the color's current image.
+    pub image: String,
+    /// Time limit of one command.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+/// Settings of the kind `process`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessSettings {
+    /// The model server's program and arguments.
+    pub command: Vec<String>,
+    /// nginx's program.
+    pub nginx: PathBuf,
+    /// nginx's prefix.
+    pub nginx_prefix: PathBuf,
+    /// SIGKILL follows SIGTERM after this time.
+    #[serde(with = "humantime_serde")]
+    pub stop_timeout: Duration,
+}

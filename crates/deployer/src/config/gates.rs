@@ -1,0 +1,165 @@
+//! The gates before the switch.
+
+use super::empty_is_none;
+use clap::ValueEnum;
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Waiting for a candidate to become healthy.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthSettings {
+    /// Health checks before the candidate is refused, at least 1.
+    pub tries: u32,
+    /// Time between two checks.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+}
+
+/// The gates before the switch.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatesSettings {
+    /// The gates to run, in the order of [`GateName`].
+    pub run: Vec<GateName>,
+    /// What to do if a gate is inconclusive.
+    pub on_inconclusive: OnInconclusiveGate,
+}
+
+/// The gates, in the order in which they run: cheap ones first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum GateName {
+    /// Name, version, and digest are the wanted ones.
+    Identity,
+    /// The router reaches the candidate.
+    Reachable,
+    /// The candidate answers test requests.
+    Smoke,
+    /// The candidate's accuracy on labeled inputs.
+    Golden,
+    /// Equal answers of candidate and active release.
+    Agreement,
+    /// The candidate under load.
+    Load,
+    /// The candidate's latency beside the active release's.
+    Comparison,
+    /// The distance of the worst latency to the router's timeout.
+    Headroom,
+    /// Copies of client requests.
+    Shadow,
+}
+
+/// What to do with a candidate if a gate is inconclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnInconclusiveGate {
+    /// Refuse it.
+    Refuse,
+    /// Continue with the next gate.
+    Proceed,
+}
+
+/// The gate `smoke`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmokeSettings {
+    /// The number of test requests, at least 1.
+    pub requests: u32,
+    /// The share of them that may fail, 0–1.
+    pub max_error_rate: f64,
+}
+
+/// The gate `golden`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoldenSettings {
+    /// The least accuracy, 0–1.
+    pub min_accuracy: f64,
+    /// How much lower than the active release's the accuracy may be, 0–1.
+    pub max_drop: f64,
+    /// The least number of labeled inputs.
+    pub min_inputs: usize,
+}
+
+/// The gate `agreement`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgreementSettings {
+    /// JSONL file of inputs; `None` for `probe.inputs`.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub inputs: Option<PathBuf>,
+    /// Warn below this share of equal labels, 0–1.
+    pub warn_below: f64,
+    /// Refuse below this share of equal labels, 0–1.
+    pub min_agreement: f64,
+    /// Warn above this population stability index of the confidence.
+    pub warn_drift: f64,
+}
+
+/// The gate `load`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadSettings {
+    /// JSONL file of inputs; `None` for `probe.inputs`.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub inputs: Option<PathBuf>,
+    /// Concurrent requests, at least 1.
+    pub concurrency: usize,
+    /// Duration of the load.
+    #[serde(with = "humantime_serde")]
+    pub duration: Duration,
+    /// Requests per second at even intervals; 0 for as many as are answered.
+    pub rate: f64,
+    /// A request that takes longer has failed.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The highest p99.
+    #[serde(with = "humantime_serde")]
+    pub max_p99: Duration,
+    /// The share of requests that may fail, 0–1.
+    pub max_error_rate: f64,
+}
+
+/// The gate `comparison`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComparisonSettings {
+    /// The highest ratio of the candidate's latency to the active release's, at least 1.
+    pub max_ratio: f64,
+    /// A difference that is always allowed.
+    #[serde(with = "humantime_serde")]
+    pub negligible: Duration,
+    /// The longest duration.
+    #[serde(with = "humantime_serde")]
+    pub duration: Duration,
+}
+
+/// The gate `headroom`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadroomSettings {
+    /// The worst latency times this factor must be below the timeout; at least 1.
+    pub factor: f64,
+}
+
+/// The gate `shadow`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShadowSettings {
+    /// Duration.
+    #[serde(with = "humantime_serde")]
+    pub duration: Duration,
+    /// The least number of copies.
+    pub min_requests: u64,
+    /// The share of copies that may fail, 0–1.
+    pub max_error_rate: f64,
+    /// As in [`ComparisonSettings`].
+    pub max_ratio: f64,
+    /// As in [`ComparisonSettings`].
+    #[serde(with = "humantime_serde")]
+    pub negligible: Duration,
+    /// The allowed population stability index of the labels.
+    pub max_label_drift: f64,
+}

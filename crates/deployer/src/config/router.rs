@@ -1,0 +1,30 @@
+//! nginx: addresses, flags, and logs.
+
+use super::empty_is_none;
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where nginx is and how to talk to it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterSettings {
+    /// Where clients come in, without a trailing slash.
+    pub url: String,
+    /// The control port, without a trailing slash.
+    pub control: String,
+    /// The directory of the flag files.
+    pub flags: PathBuf,
+    /// nginx's main configuration file; none when this machine does not have it.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub configuration: Option<PathBuf>,
+    /// The access log; none when this machine cannot read it.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub access_log: Option<PathBuf>,
+    /// The log of mirrored requests; none likewise.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub shadow_log: Option<PathBuf>,
+    /// How long to wait for the router to answer as it was told.
+    #[serde(with = "humantime_serde")]
+    pub confirm_timeout: Duration,
+}

@@ -1,0 +1,90 @@
+//! Runs gates on a candidate, one after the other.
+
+use crate::{
+    color::Color,
+    config::{OnInconclusiveGate, Settings},
+    event::{Event, Reporter},
+    evidence::{
+        sample::TrafficSample,
+        verdict::{Conclusion, Verdict},
+    },
+    examples::Examples,
+    gates::{Candidate, Gate, Healthy},
+    ports::Ports,
+    release::Release,
+};
+
+/// Runs gates on one candidate.
+pub struct GateRunner<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// The candidate's color.
+    pub color: Color,
+    /// The release that the candidate must be.
+    pub release: &'a Release,
+    /// The test inputs.
+    pub examples: &'a Examples,
+    /// The ports.
+    pub ports: &'a Ports,
+    /// What clients recently received from the active release.
+    pub before: &'a TrafficSample,
+    /// Whether the active release is known to be down.
+    pub active_down: bool,
+    /// Whether to run the remaining gates after one that does not pass.
+    pub keep_going: bool,
+    /// Receives the events.
+    pub reporter: &'a dyn Reporter,
+}
+
+impl GateRunner<'_> {
+    /// Waits until the candidate is healthy. The error says why it is not.
+    pub async fn await_healthy(&self) -> Result<(), String> {
+        let gate: Box<dyn Gate> = Box::new(Healthy::new(self.settings.health.clone()));
+        self.run(vec![gate]).await
+    }
+
+    /// Runs `gates` until one does not let the candidate through; with `keep_going`, runs all of them. The
+    /// error names each gate that did not, and why.
+    pub async fn run(&self, gates: Vec<Box<dyn Gate>>) -> Result<(), String> {
+        let mut earlier: Vec<(&'static str, Verdict)> = Vec::new();
+        let mut reasons = Vec::new();
+        for gate in gates {
+            let name = gate.name();
+            self.reporter.report(&Event::GateStarted { gate: name });
+            let candidate = Candidate {
+                color: self.color,
+                release: self.release,
+                ports: self.ports,
+                examples: self.examples,
+                before: self.before,
+                earlier: &earlier,
+                active_down: self.active_down,
+                reporter: self.reporter,
+            };
+            let verdict = if self.active_down && gate.needs_active() {
+                Verdict::skipped("the active color is down: there is nothing to compare with")
+            } else {
+                gate.judge(&candidate).await
+            };
+            self.reporter.report(&Event::GateFinished {
+                gate: name,
+                verdict: &verdict,
+            });
+            let through = verdict.lets_through()
+                || verdict.conclusion == Conclusion::Inconclusive
+                    && self.settings.gates.on_inconclusive == OnInconclusiveGate::Proceed;
+            if !through {
+                reasons.push(format!("{name}: {}", verdict.summary));
+                if !self.keep_going {
+                    break;
+                }
+            }
+            earlier.push((name, verdict));
+        }
+        if reasons.is_empty() {
+            Ok(())
+        } else {
+            Err(reasons.join("; "))
+        }
+    }
+}

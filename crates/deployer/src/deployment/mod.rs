@@ -1,0 +1,10 @@
+//! Deployments: plan, gates, switch, recovery, and traffic that is moved outside of a deployment.
+
+pub mod gate_runner;
+pub mod phase;
+pub mod plan;
+pub mod preflight;
+pub mod recover;
+pub mod return_traffic;
+pub mod rollout;
+pub mod traffic_mover;

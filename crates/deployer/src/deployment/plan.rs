@@ -1,0 +1,60 @@
+//! What a deployment will do.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{color::Color, release::Release};
+
+/// One deployment: which release goes to which color.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Names the deployment in the journal and in reports: the start in UTC with milliseconds, and the version.
+    /// Two deployments that begin in the same second have different identifiers.
+    pub id: String,
+    /// The color that has the traffic when the deployment begins.
+    pub active: Color,
+    /// The color that receives the candidate.
+    pub idle: Color,
+    /// The release that the candidate must be.
+    pub release: Release,
+    /// When the deployment began.
+    #[serde(default)]
+    pub began: Option<Timestamp>,
+    /// Whether the idle color could stand in before the deployment.
+    #[serde(default)]
+    pub idle_was_fit: bool,
+}
+
+impl Plan {
+    /// Plans to put `release` on the color that is idle while `active` has the traffic.
+    #[must_use]
+    pub fn new(now: Timestamp, active: Color, release: Release) -> Self {
+        Self {
+            id: format!("{}-{}", now.strftime("%Y%m%dT%H%M%S.%3fZ"), release.version),
+            active,
+            idle: active.other(),
+            release,
+            began: Some(now),
+            idle_was_fit: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_candidate_goes_to_the_color_without_traffic() {
+        let release = Release {
+            model: "sentiment".to_owned(),
+            version: "v2".to_owned(),
+            digest: None,
+        };
+        for active in Color::BOTH {
+            let plan = Plan::new(Timestamp::UNIX_EPOCH, active, release.clone());
+            assert_ne!(plan.idle, plan.active);
+            assert_eq!(plan.id, "19700101T000000.000Z-v2");
+        }
+    }
+}

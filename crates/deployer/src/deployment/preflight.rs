@@ -1,0 +1,128 @@
+//! Checks before a deployment changes anything.
+
+use std::{fs, path::Path};
+
+use rustix::fs::statvfs;
+
+use crate::{
+    color::Color,
+    config::Settings,
+    ports::{Ports, Target},
+};
+
+/// Checks disk, flags, and router. The error says what is wrong and what to do. `active` is `None` if the
+/// active color is known to be down.
+pub async fn check(
+    settings: &Settings,
+    ports: &Ports,
+    active: Option<Color>,
+) -> Result<(), String> {
+    room(&settings.state, settings.min_free_megabytes)?;
+    room(&settings.router.flags, settings.min_free_megabytes)?;
+    ports
+        .router
+        .check_flags()
+        .await
+        .map_err(|error| error.to_string())?;
+    match active {
+        Some(active) => check_same_router(settings, ports, active).await,
+        None => Ok(()),
+    }
+}
+
+/// Checks that the directory is writable and its disk has space left.
+pub fn room(directory: &Path, min_free_megabytes: u64) -> Result<(), String> {
+    let shown = directory.display();
+    let probe = directory.join(".room");
+    let written = fs::write(&probe, [0; 4096]);
+    // Removed also if the write failed half-way.
+    let removed = fs::remove_file(&probe);
+    written
+        .and(removed)
+        .map_err(|error| format!("{shown} cannot be written to: {error}"))?;
+    let free = free_megabytes(directory)?;
+    if free < min_free_megabytes {
+        return Err(format!(
+            "the disk of {shown} has {free} MB left, {min_free_megabytes} MB are needed (min_free_megabytes): free some, for example by `docker image prune`"
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the free space of the directory's disk for an ordinary user, in megabytes of 10^6 bytes.
+pub fn free_megabytes(directory: &Path) -> Result<u64, String> {
+    let disk = statvfs(directory).map_err(|error| {
+        format!(
+            "cannot look at the disk of {}: {error}",
+            directory.display()
+        )
+    })?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize) / 1_000_000)
+}
+
+/// Checks that `router.url` and `router.control` are the same router.
+///
+/// The uptime that a server reports through the public port must lie between two uptimes that it reports
+/// through the control port before and after.
+pub async fn check_same_router(
+    settings: &Settings,
+    ports: &Ports,
+    active: Color,
+) -> Result<(), String> {
+    let ask = |target| ports.probe.health(target);
+    // An active color that is down is reported elsewhere.
+    let Ok(before) = ask(Target::ThroughRouter(active)).await else {
+        return Ok(());
+    };
+    let public = ask(Target::Public).await.map_err(|error| {
+        format!("{active} is healthy, and clients do not reach it by router.url: {error}")
+    })?;
+    let Ok(after) = ask(Target::ThroughRouter(active)).await else {
+        return Ok(());
+    };
+    let same_release = (
+        &public.model_name,
+        &public.model_version,
+        &public.model_digest,
+    ) == (
+        &before.model_name,
+        &before.model_version,
+        &before.model_digest,
+    );
+    let same_process = match (
+        before.uptime_seconds,
+        public.uptime_seconds,
+        after.uptime_seconds,
+    ) {
+        (Some(before), Some(public), Some(after)) if before <= after => {
+            (before..=after).contains(&public)
+        }
+        // The server reports no uptime, or was restarted meanwhile.
+        _ => true,
+    };
+    if same_release && same_process {
+        return Ok(());
+    }
+    Err(format!(
+        "clients at {} are not answered by {active}, which is active by {}: is router.url another router?",
+        settings.router.url, settings.router.control
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_there_and_a_disk_that_is_too_full_are_named() {
+        let error = room(Path::new("no/such"), 0).unwrap_err();
+        assert!(error.starts_with("no/such cannot be written to"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(room(directory.path(), 0), Ok(()));
+        let error = room(directory.path(), u64::MAX).unwrap_err();
+        assert!(
+            error.contains("MB are needed (min_free_megabytes)"),
+            "{error}"
+        );
+    }
+}

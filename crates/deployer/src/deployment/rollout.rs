@@ -1,0 +1,427 @@
+//! One deployment from its plan to its end: start the candidate, run the gates, switch, bake, and roll back if
+//! the candidate is worse.
+
+use std::{cell::Cell, pin::pin, time::Duration};
+
+use jiff::Timestamp;
+
+use crate::{
+    color::Color,
+    config::{OnInterrupt, Settings},
+    deployment::{
+        gate_runner::GateRunner,
+        phase::{Phase, ReturnResult, TrafficOwner},
+        plan::Plan,
+        return_traffic::{restore_standby, return_traffic},
+    },
+    event::{Event, Reporter},
+    evidence::sample::TrafficSample,
+    examples::Examples,
+    gates,
+    ports::{HookPoint, PortError, Ports, Service, ServiceState, Target},
+    release::Release,
+    state::journal::Journal,
+};
+
+/// How a deployment ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The last phase.
+    pub phase: Phase,
+    /// Why, as a sentence for people.
+    pub reason: String,
+    /// Why the end could not be written to the journal; `None` if it was written.
+    pub unwritten: Option<String>,
+}
+
+/// A deployment under way.
+pub struct Rollout<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// The plan.
+    pub plan: &'a Plan,
+    /// Whether to deploy although the active color is down.
+    pub active_down: bool,
+    /// The test inputs.
+    pub examples: &'a Examples,
+    /// The ports.
+    pub ports: &'a Ports,
+    /// The journal.
+    pub journal: &'a Journal,
+    /// Receives the events.
+    pub reporter: &'a dyn Reporter,
+}
+
+impl Rollout<'_> {
+    /// Deploys. Every error becomes an outcome that says where traffic is.
+    ///
+    /// `shutdown` resolves when the deployer should stop. Before the switch, the candidate is then refused.
+    /// After the switch, it is rolled back, unless `bake.on_interrupt` is `continue`; then only the second
+    /// signal counts.
+    pub async fn run<F: Future<Output = ()>>(self, shutdown: impl Fn() -> F) -> Outcome {
+        self.reporter.report(&Event::Planned { plan: self.plan });
+        let phase = Cell::new(Phase::Planned);
+        let advance = self.advance(&phase);
+        self.run_until_shutdown(&phase, advance, shutdown).await
+    }
+
+    /// Bakes a candidate that has had traffic since its deployer was killed.
+    pub async fn resume<F: Future<Output = ()>>(self, shutdown: impl Fn() -> F) -> Outcome {
+        let phase = Cell::new(Phase::Switched);
+        // Earlier log lines may be about another release that had this color and the traffic.
+        let switched = self.journal.last().ok().flatten();
+        let switched = switched.map(|entry| seconds(entry.since));
+        let before = switched.map(|at| self.traffic_before(at));
+        let advance = self.bake_and_promote(&phase, before.unwrap_or_default(), switched);
+        self.run_until_shutdown(&phase, advance, shutdown).await
+    }
+
+    async fn run_until_shutdown<F: Future<Output = ()>>(
+        &self,
+        phase: &Cell<Phase>,
+        advance: impl Future<Output = Result<String, String>>,
+        shutdown: impl Fn() -> F,
+    ) -> Outcome {
+        let mut go_on = self.settings.bake.on_interrupt == OnInterrupt::Continue;
+        let mut advance = pin!(advance);
+        let advanced = loop {
+            tokio::select! {
+                advanced = &mut advance => break advanced,
+                () = shutdown() => {
+                    if phase.get() != Phase::Switched || !std::mem::take(&mut go_on) {
+                        break Err("the deployer was told to stop".to_owned());
+                    }
+                    self.reporter.report(&Event::Note {
+                        text: "told to stop, and going on as on_interrupt says; the next time, traffic goes back".to_owned(),
+                    });
+                }
+            }
+        };
+        let outcome = match advanced {
+            Ok(reason) => self.end(Phase::Promoted, reason),
+            Err(reason) => self.handle_failure(phase.get(), reason).await,
+        };
+        self.hook_after(outcome.phase, Some(&outcome.reason)).await;
+        outcome
+    }
+
+    /// The path of a good release. `phase` is the phase reached so far.
+    async fn advance(&self, phase: &Cell<Phase>) -> Result<String, String> {
+        let Plan {
+            active,
+            idle,
+            ref release,
+            ..
+        } = *self.plan;
+        self.reach(phase, Phase::Planned)?;
+        let active_down = self.active_is_down().await?;
+
+        let before = self.before();
+        self.hook_before(Phase::Starting).await?;
+
+        // Before `Starting`: if a flag cannot be changed, the standby is still untouched and must not be
+        // stopped.
+        let router = &self.ports.router;
+        router.set_fit(active, !active_down).map_err(words)?;
+        router.set_fit(idle, false).map_err(words)?;
+
+        self.reach(phase, Phase::Starting)?;
+        self.hook_after(Phase::Starting, None).await;
+        self.ports
+            .fleet
+            .start(idle, &release.version)
+            .await
+            .map_err(words)?;
+        let gates_to_run = GateRunner {
+            settings: self.settings,
+            color: idle,
+            release,
+            examples: self.examples,
+            ports: self.ports,
+            before: &before,
+            active_down,
+            keep_going: false,
+            reporter: self.reporter,
+        };
+        gates_to_run.await_healthy().await?;
+
+        self.hook_before(Phase::Healthy).await?;
+        self.reach(phase, Phase::Healthy)?;
+        self.hook_after(Phase::Healthy, None).await;
+        gates_to_run
+            .run(gates::selected_gates(self.settings))
+            .await?;
+        // The gate `shadow` may have failed to end the copies and have been let through as inconclusive. After
+        // the switch the copies would go to the release that was replaced.
+        router.set_shadow(false).map_err(words)?;
+
+        self.hook_before(Phase::Validated).await?;
+        self.reach(phase, Phase::Validated)?;
+        self.hook_after(Phase::Validated, None).await;
+        self.hook_before(Phase::Switched).await?;
+        let before = self.before_and_since(before);
+        let since = self.switch().await?;
+
+        self.reach(phase, Phase::Switched)?;
+        self.bake_and_promote(phase, before, since).await
+    }
+
+    /// Returns whether the active color is down. Fails if a deployment must not begin for that reason.
+    async fn active_is_down(&self) -> Result<bool, String> {
+        let Plan { active, idle, .. } = *self.plan;
+        let Err(trouble) = self.check_health(active).await else {
+            if self.active_down {
+                self.reporter.report(&Event::Note {
+                    text: format!("{active} is active and not down, so nothing is left out"),
+                });
+            }
+            return Ok(false);
+        };
+        if !self.active_down {
+            return Err(format!(
+                "the active color {active} is not healthy, so nothing could be compared or rolled back to: {trouble}. If a fix must be shipped nevertheless, `deployer deploy --active-down` leaves out what compares; if {idle} is healthy, `deployer switch {idle}` sends traffic there at once"
+            ));
+        }
+        // The standby answers every client. Replacing it would be an outage.
+        if self.ports.router.is_fit(idle) && self.check_health(idle).await.is_ok() {
+            return Err(format!(
+                "{active} is down, and {idle} is well and answers every client in its place: `deployer switch {idle}` first, then this deployment goes to {active}"
+            ));
+        }
+        Ok(true)
+    }
+
+    /// Sends a health check, and with `active_down` also a test request.
+    async fn check_health(&self, color: Color) -> Result<(), PortError> {
+        let target = Target::Server(color);
+        let probe = &self.ports.probe;
+        probe.health(target).await?;
+        match self.examples.golden.first() {
+            Some(example) if self.active_down => probe.predict(target, example).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// The path from the switch to the promotion.
+    async fn bake_and_promote(
+        &self,
+        phase: &Cell<Phase>,
+        before: TrafficSample,
+        since: Option<f64>,
+    ) -> Result<String, String> {
+        let mut watch = pin!(self.bake(before, since));
+        // The bake does not wait for the hook.
+        let summary = tokio::select! {
+            summary = &mut watch => summary,
+            () = self.hook_after(Phase::Switched, None) => watch.await,
+        };
+        self.confirm_traffic_stayed().await?;
+        let summary = summary?;
+        self.hook_before(Phase::Promoted).await?;
+        self.confirm_traffic_stayed().await?;
+        let fit = self.ports.router.set_fit(self.plan.idle, true);
+        fit.map_err(words)?;
+        phase.set(Phase::Promoted);
+        Ok(summary)
+    }
+
+    /// Fails if a person moved the traffic away: the candidate is then neither promoted nor to blame.
+    async fn confirm_traffic_stayed(&self) -> Result<(), String> {
+        let active = self.plan.active;
+        if self.ports.router.active().await.ok() == Some(active) {
+            return Err(format!("somebody moved traffic back to {active} meanwhile"));
+        }
+        Ok(())
+    }
+
+    /// Moves all traffic, and confirms it by a request on the clients' path. Returns the time of the switch
+    /// (seconds since 1970) if the log could not be read before it.
+    async fn switch(&self) -> Result<Option<f64>, String> {
+        let Plan {
+            active,
+            idle,
+            ref release,
+            ..
+        } = *self.plan;
+        let now = self.ports.router.active().await.map_err(words)?;
+        if now != active {
+            return Err(format!("somebody moved traffic to {now} meanwhile"));
+        }
+        // Another process on the candidate's port could have passed the gates in its place.
+        if let Ok((ServiceState::Stopped(how), _)) =
+            self.ports.fleet.inspect(Service::Server(idle)).await
+        {
+            return Err(format!("the candidate stopped: {how}"));
+        }
+        // Log lines from before the switch are not evidence about this candidate.
+        let unread = self.read_log().and_then(Result::err);
+        let since = unread.as_ref().map(|_| seconds(Timestamp::now()));
+        if let Some(text) = unread {
+            self.reporter.report(&Event::Note { text });
+        }
+        let from = self.ports.router.switch_to(idle).await.map_err(words)?;
+        self.reporter
+            .report(&Event::TrafficMoved { from, to: idle });
+        self.confirm_clients_reach(release).await?;
+        Ok(since)
+    }
+
+    /// Confirms that the candidate answers clients.
+    ///
+    /// nginx passes over a color for up to two seconds after it failed as the active one, and then tries it
+    /// with one request while the standby answers the others. A request right after the switch may therefore
+    /// reach the standby.
+    async fn confirm_clients_reach(&self, release: &Release) -> Result<(), String> {
+        const TRIES: u32 = 30;
+        const PAUSE: Duration = Duration::from_millis(100);
+
+        let mut problem = String::new();
+        for _ in 0..TRIES {
+            let served = self.ports.probe.health(Target::Public).await;
+            let served = served
+                .map_err(|error| format!("after the switch clients are not answered: {error}"))?;
+            let verdict = gates::compare(release, &served);
+            if verdict.lets_through() {
+                return Ok(());
+            }
+            problem = verdict.summary;
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(format!(
+            "after the switch clients are answered by another release: {problem}"
+        ))
+    }
+
+    async fn handle_failure(&self, mut phase: Phase, reason: String) -> Outcome {
+        let Plan { active, idle, .. } = *self.plan;
+        // The flag decides whether traffic moved, not the phase that this program reached. Before `Validated`,
+        // an unreachable router is no sign that traffic moved.
+        let moved = match phase {
+            Phase::Starting | Phase::Healthy => self.ports.router.active().await.ok() == Some(idle),
+            Phase::Validated => self.ports.router.active().await.ok() != Some(active),
+            _ => false,
+        };
+        if moved {
+            phase = Phase::Switched;
+            // Written before the rollback: if the deployer dies now, `recover` must know that traffic moved.
+            if let Err(error) = self.journal.record_phase(self.plan, phase, None) {
+                self.reporter.report(&Event::Note {
+                    text: error.to_string(),
+                });
+            }
+        }
+        let mut returned = Ok(());
+        if phase.traffic() == TrafficOwner::Candidate {
+            self.reporter.report(&Event::Note {
+                text: format!("giving traffic back to {active}"),
+            });
+            returned = return_traffic(self.ports, self.plan).await;
+        }
+        // An interrupted gate may have left the copies on. No later command ends what a finished deployment
+        // leaves, so this happens before the end is written.
+        if phase != Phase::Planned
+            && let Err(error) = self.ports.router.set_shadow(false)
+        {
+            self.reporter.report(&Event::Note {
+                text: error.to_string(),
+            });
+        }
+        // Gives the report what clients received until now.
+        drop(self.read_log());
+        let result = returned
+            .as_ref()
+            .map_or(ReturnResult::Impossible, |()| ReturnResult::Confirmed);
+        let touched = phase != Phase::Planned;
+        let end = phase.on_failure(result).unwrap_or(Phase::Halted);
+        let outcome = match returned {
+            Ok(()) => self.end(end, reason),
+            Err(obstacle) => self.end(
+                end,
+                format!(
+                    "{reason}; the way back failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
+                ),
+            ),
+        };
+        // Traffic first, cleanup last.
+        if !touched && let Err(error) = restore_standby(self.ports, self.plan) {
+            self.reporter.report(&Event::Note {
+                text: error.to_string(),
+            });
+        }
+        // Stopping the candidate ends the requests that hang on it; the router repeats them on the other color.
+        if touched
+            && end != Phase::Halted
+            && let Err(error) = self.ports.fleet.stop(Service::Server(idle)).await
+        {
+            self.reporter.report(&Event::Note {
+                text: format!("the candidate could not be stopped: {error}"),
+            });
+        }
+        outcome
+    }
+
+    /// Writes `next` to the journal.
+    fn reach(&self, phase: &Cell<Phase>, next: Phase) -> Result<(), String> {
+        let now = phase.get();
+        debug_assert!(
+            now == next || now.on_success() == Some(next),
+            "{now} is not followed by {next}"
+        );
+        self.journal
+            .record_phase(self.plan, next, None)
+            .map_err(words)?;
+        phase.set(next);
+        self.reporter.report(&Event::PhaseReached {
+            phase: next,
+            reason: None,
+        });
+        Ok(())
+    }
+
+    /// Runs the hook before a phase. Its failure fails the deployment.
+    async fn hook_before(&self, phase: Phase) -> Result<(), String> {
+        let hooks = &self.ports.hooks;
+        let run = hooks.run(HookPoint::Before, phase, self.plan, None);
+        run.await.map_err(words)
+    }
+
+    /// Runs the hook after a phase. Its failure is only reported.
+    async fn hook_after(&self, phase: Phase, reason: Option<&str>) {
+        let hooks = &self.ports.hooks;
+        if let Err(error) = hooks.run(HookPoint::After, phase, self.plan, reason).await {
+            self.reporter.report(&Event::Note {
+                text: error.to_string(),
+            });
+        }
+    }
+
+    fn end(&self, phase: Phase, reason: String) -> Outcome {
+        // Traffic is where the outcome says, whether or not the journal can be written.
+        let written = self.journal.record_phase(self.plan, phase, Some(&reason));
+        let unwritten = written.err().map(words);
+        if let Some(text) = unwritten.clone() {
+            self.reporter.report(&Event::Note { text });
+        }
+        self.reporter.report(&Event::PhaseReached {
+            phase,
+            reason: Some(&reason),
+        });
+        Outcome {
+            phase,
+            reason,
+            unwritten,
+        }
+    }
+}
+
+pub(crate) fn words(error: impl std::error::Error) -> String {
+    error.to_string()
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_millisecond() as f64 / 1e3
+}
+
+pub(crate) fn rounded(duration: Duration) -> String {
+    format!("{:.0} s", duration.as_secs_f64())
+}

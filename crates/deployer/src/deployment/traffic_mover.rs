@@ -1,0 +1,298 @@
+//! Moves traffic outside of a deployment: `rollback`, `switch`, and the monitor's failover.
+
+use jiff::Timestamp;
+
+use crate::{
+    color::Color,
+    deployment::phase::Phase,
+    event::{Event, Reporter},
+    ports::{PortError, Ports, Service, Target},
+    report::Reports,
+    state::{
+        history::{Action, HistoryEntry},
+        journal::{Journal, JournalError},
+        traffic_move::TrafficMove,
+    },
+};
+
+/// Moves traffic from one color to the other and records it in the history.
+pub struct TrafficMover<'a> {
+    /// The ports.
+    pub ports: &'a Ports,
+    /// The journal.
+    pub journal: &'a Journal,
+    /// Receives the events.
+    pub reporter: &'a dyn Reporter,
+}
+
+/// Traffic has moved; [`TrafficMover::clean_up`] is left to do.
+#[derive(Debug)]
+#[must_use]
+pub struct PendingCleanup {
+    traffic_move: TrafficMove,
+    /// Whether journal and history have it.
+    written: bool,
+    /// Whether requests may hang on the color that traffic left.
+    requests_hang: bool,
+}
+
+impl TrafficMover<'_> {
+    /// Moves all traffic from `from` to `to`, and stops `from` if requests may hang on it.
+    ///
+    /// A journal that cannot be written is reported, not returned: a full disk must not block a rollback.
+    pub async fn move_and_clean_up(
+        &self,
+        action: Action,
+        from: Color,
+        to: Color,
+        reason: &str,
+    ) -> Result<(), PortError> {
+        let moved = self.move_traffic(action, from, to, reason).await?;
+        self.clean_up(moved).await;
+        Ok(())
+    }
+
+    /// Moves all traffic without cleaning up. Clients are served when this returns.
+    pub async fn move_traffic(
+        &self,
+        action: Action,
+        from: Color,
+        to: Color,
+        reason: &str,
+    ) -> Result<PendingCleanup, PortError> {
+        let traffic_move = TrafficMove {
+            action,
+            from,
+            to,
+            reason: reason.to_owned(),
+            at: Timestamp::now(),
+            from_was_fit: self.ports.router.is_fit(from),
+        };
+        self.note_failure(self.journal.begin_move(&traffic_move));
+        self.move_flags(&traffic_move).await?;
+        Ok(PendingCleanup {
+            written: self.record(&traffic_move).await,
+            requests_hang: action == Action::FailedOver,
+            traffic_move,
+        })
+    }
+
+    /// Stops the color that traffic left because it was down, so that the router repeats its hanging requests
+    /// on the other color. Then removes the entry of the move; until then the next deployer does this.
+    pub async fn clean_up(&self, moved: PendingCleanup) {
+        let PendingCleanup {
+            traffic_move,
+            written,
+            requests_hang,
+        } = moved;
+        if requests_hang
+            && let Err(error) = self
+                .ports
+                .fleet
+                .stop(Service::Server(traffic_move.from))
+                .await
+        {
+            self.note(format!(
+                "{} could not be stopped: {error}",
+                traffic_move.from
+            ));
+        }
+        if written {
+            self.note_failure(self.journal.finish_move());
+        }
+    }
+
+    /// Completes or undoes a move that a killed deployer left. Returns the completed move.
+    ///
+    /// If traffic has moved, the move is recorded. If it has not, and `go_on` is set, it moves when the target
+    /// color is healthy. Otherwise the move is undone. A failover is never completed: the monitor decides
+    /// again.
+    pub async fn resume(&self, go_on: bool) -> Result<Option<TrafficMove>, PortError> {
+        let Some(traffic_move) = self.journal.pending_move() else {
+            return Ok(None);
+        };
+        let words = traffic_move.words();
+        let moved = self.ports.router.active().await? == traffic_move.to;
+        let go_on = go_on && traffic_move.action != Action::FailedOver;
+        let resume = moved || go_on && self.is_healthy(traffic_move.to).await;
+        if !resume {
+            if traffic_move.from_was_fit {
+                self.ports.router.set_fit(traffic_move.from, true)?;
+            }
+            self.note_failure(self.journal.finish_move());
+            self.note(format!(
+                "{words} was interrupted before any traffic moved: nothing is left of it"
+            ));
+            return Ok(None);
+        }
+        self.note(format!("{words} was interrupted and is brought to its end"));
+        self.move_flags(&traffic_move).await?;
+        let written = self.record(&traffic_move).await;
+        // This may be much later. A color that has recovered meanwhile has answered its hanging requests.
+        let requests_hang =
+            traffic_move.action == Action::FailedOver && !self.is_healthy(traffic_move.from).await;
+        self.clean_up(PendingCleanup {
+            traffic_move: traffic_move.clone(),
+            written,
+            requests_hang,
+        })
+        .await;
+        Ok(Some(traffic_move))
+    }
+
+    async fn move_flags(&self, traffic_move: &TrafficMove) -> Result<(), PortError> {
+        let &TrafficMove {
+            from, to, action, ..
+        } = traffic_move;
+        // First, so that a sick color does not stand in. After `deployer switch` the color is not sick.
+        if action != Action::Switched {
+            self.ports.router.set_fit(from, false)?;
+        }
+        let displaced = self.ports.router.switch_to(to).await?;
+        if displaced != to {
+            self.reporter.report(&Event::TrafficMoved {
+                from: displaced,
+                to,
+            });
+        }
+        Ok(())
+    }
+
+    async fn is_healthy(&self, color: Color) -> bool {
+        let asked = self.ports.probe.health(Target::Server(color)).await;
+        asked.is_ok()
+    }
+
+    /// Records the move in journal and history, once even if called twice. Returns whether both could be
+    /// written.
+    async fn record(&self, traffic_move: &TrafficMove) -> bool {
+        let noted = self.update_last_deployment(traffic_move);
+        let written = if matches!(noted, Ok(true)) && traffic_move.action == Action::RolledBack {
+            Ok(())
+        } else {
+            self.append_history(traffic_move).await
+        };
+        let complete = noted.is_ok() && written.is_ok();
+        self.note_failure(noted.map(drop));
+        self.note_failure(written);
+        complete
+    }
+
+    async fn append_history(&self, traffic_move: &TrafficMove) -> Result<(), JournalError> {
+        let entries = self.journal.history()?;
+        let note_failure =
+            |line: &HistoryEntry| line.action == traffic_move.action && line.at >= traffic_move.at;
+        if entries.iter().any(note_failure) {
+            return Ok(());
+        }
+        let health = self
+            .ports
+            .probe
+            .health(Target::Server(traffic_move.to))
+            .await;
+        let version = health.ok().and_then(|health| health.model_version);
+        let line = HistoryEntry::of_move(
+            traffic_move.action,
+            traffic_move.to,
+            version,
+            &traffic_move.reason,
+        );
+        self.journal.append_history(&line)
+    }
+
+    /// Ends or reverts the last deployment, if the move does. Returns whether it did.
+    fn update_last_deployment(&self, traffic_move: &TrafficMove) -> Result<bool, JournalError> {
+        let Some(entry) = self.journal.last()? else {
+            return Ok(false);
+        };
+        let &TrafficMove { from, to, .. } = traffic_move;
+        let Some(end) = end_of(entry.phase, from == entry.plan.idle, to == entry.plan.idle) else {
+            return Ok(false);
+        };
+        let by_hand;
+        let reason = match end {
+            Phase::Halted => {
+                by_hand = format!(
+                    "the deployer was interrupted before the candidate was proven, and traffic was left on {to} {}",
+                    traffic_move.reason
+                );
+                &by_hand
+            }
+            Phase::Refused => "the deployer was interrupted; it never moved traffic",
+            _ => &traffic_move.reason,
+        };
+        self.journal.record_phase(&entry.plan, end, Some(reason))?;
+        // A report that cannot be written is only reported.
+        if let Err(error) = Reports::of(self.journal.state()).end(&entry.plan.id, end, reason) {
+            self.note(error.to_string());
+        }
+        Ok(true)
+    }
+
+    fn note_failure(&self, written: Result<(), JournalError>) {
+        if let Err(error) = written {
+            self.note(error.to_string());
+        }
+    }
+
+    fn note(&self, text: String) {
+        self.reporter.report(&Event::Note { text });
+    }
+}
+
+/// The end of a deployment in `phase` when traffic moves: from its candidate or not, and to its candidate or
+/// not. `None` if the deployment is over and does not change.
+fn end_of(phase: Phase, from_candidate: bool, to_candidate: bool) -> Option<Phase> {
+    if phase.is_end() {
+        let taken_back = phase == Phase::Promoted && from_candidate && !to_candidate;
+        return taken_back.then_some(Phase::RolledBack);
+    }
+    let candidate_had_traffic = from_candidate || phase == Phase::Switched;
+    Some(match (candidate_had_traffic, to_candidate) {
+        // A person wants the traffic there, and the candidate was not proven.
+        (true, true) if from_candidate => Phase::Halted,
+        (true, _) => Phase::RolledBack,
+        (false, _) => Phase::Refused,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FROM_CANDIDATE: bool = true;
+    const TO_CANDIDATE: bool = true;
+
+    #[test]
+    fn a_promoted_release_that_loses_its_traffic_is_rolled_back() {
+        let end = |from, to| end_of(Phase::Promoted, from, to);
+        assert_eq!(end(FROM_CANDIDATE, !TO_CANDIDATE), Some(Phase::RolledBack));
+        assert_eq!(end(!FROM_CANDIDATE, TO_CANDIDATE), None);
+        assert_eq!(end(FROM_CANDIDATE, TO_CANDIDATE), None);
+    }
+
+    #[test]
+    fn nobody_promotes_a_candidate_that_was_not_watched_to_the_end() {
+        for phase in [
+            Phase::Planned,
+            Phase::Starting,
+            Phase::Healthy,
+            Phase::Validated,
+            Phase::Switched,
+        ] {
+            for (from, to) in [(false, false), (false, true), (true, false), (true, true)] {
+                let end = end_of(phase, from, to).unwrap();
+                assert_ne!(end, Phase::Promoted, "{phase}");
+                let moved = from || phase == Phase::Switched;
+                assert_eq!(end == Phase::Refused, !moved, "{phase} {from} {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_none_of_traffics_business_stays() {
+        for phase in [Phase::Refused, Phase::RolledBack, Phase::Halted] {
+            assert_eq!(end_of(phase, FROM_CANDIDATE, !TO_CANDIDATE), None);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `deployer doctor`: looks for problems of an installation, one file a topic. Changes nothing.
+
+mod color;
+pub mod finding;
+mod leftovers;
+mod listening_ports;
+mod machine;
+mod router;
+mod time_limits;
+
+use crate::{
+    color::Color,
+    config::Settings,
+    doctor::finding::{Finding, last_log_lines},
+    examples::Examples,
+    ports::{Ports, Service},
+};
+
+/// Examines every topic, in the order in which a person would repair them.
+pub(crate) async fn examine(settings: &Settings, ports: &Ports) -> Vec<Finding> {
+    let mut findings = ports.fleet.diagnose().await;
+    for color in Color::BOTH {
+        findings.push(color::server(settings, ports, color).await);
+    }
+    findings.extend(router::router(settings, ports).await);
+    findings.extend(listening_ports::metrics(settings).await);
+    for directory in [&settings.state, &settings.router.flags] {
+        findings.push(machine::disk(directory, settings.min_free_megabytes));
+    }
+    findings.extend(time_limits::time_limits(settings, ports).await);
+    findings.push(inputs(settings));
+    findings.extend(leftovers::leftovers(settings));
+    findings
+}
+
+fn inputs(settings: &Settings) -> Finding {
+    match Examples::read(settings) {
+        Ok(examples) => Finding::fine("inputs", format!("{} test inputs", examples.golden.len())),
+        Err(error) => Finding::wrong(
+            "inputs",
+            error.to_string(),
+            "set probe.inputs to a JSONL file of test inputs",
+        ),
+    }
+}
+
+/// Returns the last log lines of a service, after a semicolon; empty if it logged nothing.
+async fn last_words(ports: &Ports, service: Service) -> String {
+    last_log_lines(&ports.fleet.logs(service, 3).await)
+}

@@ -1,0 +1,87 @@
+//! Whether the router runs, owns its ports, sees the flags, and receives the clients' requests.
+
+use crate::{
+    config::Settings,
+    deployment::preflight,
+    doctor::{finding::Finding, last_words, listening_ports, machine},
+    ports::{Ports, Service, ServiceState},
+};
+
+const TOPIC: &str = "router";
+
+pub(crate) async fn router(settings: &Settings, ports: &Ports) -> Vec<Finding> {
+    if let Ok((ServiceState::Stopped(how), _)) = ports.fleet.inspect(Service::Router).await {
+        // A stopped router cannot be checked further.
+        return vec![stopped(settings, ports, &how).await];
+    }
+    let router = &settings.router;
+    vec![
+        listening_ports::of_the_router(settings, &router.url, "clients").await,
+        listening_ports::of_the_router(settings, &router.control, "deployers").await,
+        flags(settings, ports).await,
+        clients(settings, ports).await,
+        machine::clock(settings).await,
+    ]
+}
+
+async fn stopped(settings: &Settings, ports: &Ports, how: &str) -> Finding {
+    let taken: Vec<String> = [&settings.router.url, &settings.router.control]
+        .into_iter()
+        .filter_map(|url| Some(format!("{url}: {}", listening_ports::taken_by(url)?)))
+        .collect();
+    // Docker keeps the ports of a paused container.
+    if taken.is_empty() || how.starts_with("container paused") {
+        let words = last_words(ports, Service::Router).await;
+        return Finding::wrong(
+            TOPIC,
+            format!("it does not run: {how}{words}"),
+            "see to what it said last; `deployer up` starts it",
+        );
+    }
+    Finding::wrong(
+        TOPIC,
+        format!(
+            "it does not run ({how}), and its port is taken: {}",
+            taken.join("; ")
+        ),
+        "end whatever listens there, then `deployer up`; or give the router other ports (ROUTER_PORT and CONTROL_PORT in .env for Compose, nginx/addresses.conf otherwise), and say so in router.url and router.control",
+    )
+}
+
+/// Whether the router sees the flags that this machine sets.
+async fn flags(settings: &Settings, ports: &Ports) -> Finding {
+    const TOPIC: &str = "flags";
+
+    match ports.router.check_flags().await {
+        Ok(()) => Finding::fine(
+            TOPIC,
+            format!("the router sees {}", settings.router.flags.display()),
+        ),
+        Err(error) => Finding::wrong(
+            TOPIC,
+            error.to_string(),
+            "start nginx with the directory that router.flags names, and let its workers search it (chmod a+x)",
+        ),
+    }
+}
+
+/// Whether clients' requests reach the router at the control port.
+async fn clients(settings: &Settings, ports: &Ports) -> Finding {
+    let active = match ports.router.active().await {
+        Ok(active) => active,
+        Err(error) => {
+            let words = last_words(ports, Service::Router).await;
+            let advice =
+                "see to what it said last; `deployer down` and `deployer up` start it anew";
+            return Finding::wrong(TOPIC, format!("{error}{words}"), advice);
+        }
+    };
+    match preflight::check_same_router(settings, ports, active).await {
+        Ok(()) => Finding::fine(TOPIC, format!("{} goes to {active}", settings.router.url)),
+        Err(error) => Finding::wrong(
+            TOPIC,
+            error,
+            "correct router.url and router.control, or see to the active color",
+        ),
+    }
+}

@@ -1,0 +1,189 @@
+//! Time limits that contradict each other.
+
+use std::{collections::HashMap, time::Duration};
+
+use crate::{
+    color::Color,
+    config::{FleetKind, Settings},
+    doctor::finding::Finding,
+    ports::{LaunchInfo, Ports, RouterLimits, Target},
+};
+
+const TOPIC: &str = "time limits";
+
+pub(crate) async fn time_limits(settings: &Settings, ports: &Ports) -> Vec<Finding> {
+    let mut findings = of_the_settings(settings);
+    let router = match ports.router.limits() {
+        Ok(router) => router,
+        Err(error) => {
+            findings.push(Finding::wrong(
+                TOPIC,
+                error.to_string(),
+                "correct router.configuration",
+            ));
+            None
+        }
+    };
+    if let Some(router) = router {
+        findings.extend(of_the_router(settings, router));
+    }
+    for color in Color::BOTH {
+        if let Some(started) = ports.fleet.launch_info(color).await {
+            findings.extend(patience(settings, color, started.killed_after));
+            // A server without a digest is another project's, with other settings.
+            let health = ports.probe.health(Target::Server(color)).await;
+            if health.is_ok_and(|health| health.model_digest.is_some()) {
+                findings.extend(of_a_server(color, &started, router));
+            }
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::fine(TOPIC, "none contradicts another"));
+    }
+    findings
+}
+
+fn words(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(duration)
+}
+
+/// A finding, unless the condition holds.
+fn unless(holds: bool, text: String, advice: &str) -> Option<Finding> {
+    (!holds).then(|| Finding::wrong(TOPIC, text, advice))
+}
+
+fn of_the_settings(settings: &Settings) -> Vec<Finding> {
+    let (load, bake) = (&settings.load, &settings.bake);
+    let found = bake.failures * (bake.interval + settings.probe.timeout);
+    let contradictions = [
+        unless(
+            load.max_p99 <= load.timeout,
+            format!(
+                "load.max_p99 ({}) is longer than load.timeout ({}), and can never be exceeded",
+                words(load.max_p99),
+                words(load.timeout)
+            ),
+            "lower load.max_p99, or raise load.timeout",
+        ),
+        unless(
+            found <= bake.duration,
+            format!(
+                "a release that hangs is found after bake.failures × (bake.interval + probe.timeout) = {}, which is longer than bake.duration ({})",
+                words(found),
+                words(bake.duration)
+            ),
+            "raise bake.duration, or lower bake.failures or probe.timeout",
+        ),
+    ];
+    contradictions.into_iter().flatten().collect()
+}
+
+fn of_the_router(settings: &Settings, router: RouterLimits) -> Vec<Finding> {
+    let load = &settings.load;
+    let worst = load.max_p99.mul_f64(settings.headroom.factor);
+    let end = router.next_upstream.unwrap_or(Duration::MAX);
+    let contradictions = [
+        unless(
+            load.timeout <= router.read,
+            format!(
+                "load.timeout ({}) is longer than the router waits ({}): the load gate lets through what clients are refused",
+                words(load.timeout),
+                words(router.read)
+            ),
+            "set load.timeout to at most nginx's proxy_read_timeout",
+        ),
+        unless(
+            worst <= router.read,
+            format!(
+                "load.max_p99 ({}) times headroom.factor ({}) is longer than the router waits ({}): what passes load can be refused by headroom",
+                words(load.max_p99),
+                settings.headroom.factor,
+                words(router.read)
+            ),
+            "lower load.max_p99, or raise nginx's proxy_read_timeout",
+        ),
+        unless(
+            router.longest_read < end,
+            format!(
+                "the router waits {} for a color that hangs (proxy_read_timeout), and tries no other one after {} (proxy_next_upstream_timeout): nobody stands in for a color that hangs",
+                words(router.longest_read),
+                words(end)
+            ),
+            "set nginx's proxy_next_upstream_timeout above its proxy_read_timeout",
+        ),
+    ];
+    contradictions.into_iter().flatten().collect()
+}
+
+/// Whether the deployer waits long enough for a color to stop.
+fn patience(settings: &Settings, color: Color, killed_after: Duration) -> Option<Finding> {
+    let patience = settings.fleet.compose.timeout;
+    unless(
+        settings.fleet.kind != FleetKind::Compose || killed_after < patience,
+        format!(
+            "{color} may take {} to end (stop_grace_period in compose.yaml), and `docker compose` no longer than {} (fleet.compose.timeout): a deployment there fails while the release before is still finishing",
+            words(killed_after),
+            words(patience)
+        ),
+        "raise fleet.compose.timeout above the stop_grace_period",
+    )
+}
+
+/// The time limits of a server, from its environment or its defaults (`model-server --help`).
+struct ServerLimits {
+    request: Duration,
+    idle: Duration,
+    grace: Duration,
+}
+
+impl ServerLimits {
+    fn from(environment: &HashMap<String, String>) -> Self {
+        let seconds = |name: &str, assumed: u64| {
+            let told = environment.get(name).and_then(|it| it.parse().ok());
+            told.and_then(|it| Duration::try_from_secs_f64(it).ok())
+                .unwrap_or(Duration::from_secs(assumed))
+        };
+        Self {
+            request: seconds("REQUEST_TIMEOUT_SECONDS", 30),
+            idle: seconds("IDLE_TIMEOUT_SECONDS", 75),
+            grace: seconds("GRACE_SECONDS", 5),
+        }
+    }
+}
+
+fn of_a_server(color: Color, started: &LaunchInfo, router: Option<RouterLimits>) -> Vec<Finding> {
+    let server = ServerLimits::from(&started.environment);
+    let read = router.map_or(Duration::MAX, |router| router.read);
+    let kept = router.and_then(|router| router.upstream_idle);
+    let kept = kept.unwrap_or(Duration::ZERO);
+    let contradictions = [
+        unless(
+            server.request < read,
+            format!(
+                "{color} answers within {} (REQUEST_TIMEOUT_SECONDS), and the router gives up after {} (proxy_read_timeout): what is slow is asked twice, and clients do not learn why it failed",
+                words(server.request),
+                words(read)
+            ),
+            "lower REQUEST_TIMEOUT_SECONDS and deploy again, or raise nginx's proxy_read_timeout",
+        ),
+        unless(
+            kept < server.idle,
+            format!(
+                "{color} closes idle connections after {} (IDLE_TIMEOUT_SECONDS), and the router uses them for {} (keepalive_timeout in an upstream): requests run into connections that are being closed",
+                words(server.idle),
+                words(kept)
+            ),
+            "raise IDLE_TIMEOUT_SECONDS and deploy again, or lower nginx's keepalive_timeout in each upstream",
+        ),
+        unless(
+            server.grace < started.killed_after,
+            format!(
+                "{color} goes on serving for {} when it is to end (GRACE_SECONDS), and is killed after {} (stop_grace_period in compose.yaml, or fleet.process.stop_timeout): what it is answering is cut",
+                words(server.grace),
+                words(started.killed_after)
+            ),
+            "raise the one, or lower GRACE_SECONDS",
+        ),
+    ];
+    contradictions.into_iter().flatten().collect()
+}

@@ -1,0 +1,9 @@
+//! What verdicts are made of: values and statistics, without input, output, or a clock.
+
+pub mod details;
+pub mod latency;
+pub mod load;
+pub mod request;
+pub mod sample;
+pub mod statistics;
+pub mod verdict;

@@ -1,0 +1,140 @@
+//! What clients received from a color over a stretch of time.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    color::Color,
+    evidence::{
+        latency::{Latencies, LatencyLimit},
+        request::Request,
+        verdict::Tally,
+    },
+};
+
+/// The least number of labels for a distribution.
+pub const ENOUGH_LABELS: u64 = 200;
+
+/// What clients received from a color.
+#[derive(Debug, Clone, Default)]
+pub struct TrafficSample {
+    /// Requests for the color, and failures among them.
+    pub tally: Tally,
+    /// Durations of good answers, here and below without the deployer's own requests, which are not what
+    /// clients send.
+    pub latencies: Latencies,
+    /// How long clients waited for them.
+    pub waits: Latencies,
+    /// Answers by label.
+    pub labels: BTreeMap<String, u64>,
+}
+
+impl TrafficSample {
+    /// The sample of `color` in these requests.
+    #[must_use]
+    pub fn of(color: Color, requests: &[Request]) -> Self {
+        let mut sample = Self::default();
+        for request in requests {
+            let Some(good) = request.outcome_for(color) else {
+                continue;
+            };
+            sample.tally.count(good);
+            if !good || request.by_deployer {
+                continue;
+            }
+            sample.waits.record(request.waited);
+            if let Some(took) = request.took {
+                sample.latencies.record(took);
+            }
+            if let Some(label) = &request.label {
+                *sample.labels.entry(label.clone()).or_default() += 1;
+            }
+        }
+        sample
+    }
+
+    /// The sample of `color` since traffic last came to it, so that an earlier release on that color is left
+    /// out.
+    #[must_use]
+    pub fn recent(color: Color, requests: &[Request]) -> Self {
+        let others = requests.iter().rposition(|request| request.wanted != color);
+        Self::of(color, &requests[others.map_or(0, |last| last + 1)..])
+    }
+
+    /// Whether latency and labels suffice for a comparison.
+    #[must_use]
+    pub fn is_comparable(&self) -> bool {
+        let enough_labels = self.labels() == 0 || self.labels() >= ENOUGH_LABELS;
+        self.latencies.count() >= LatencyLimit::ENOUGH_FOR_P99 && enough_labels
+    }
+
+    /// The number of answers with a label.
+    #[must_use]
+    pub fn labels(&self) -> u64 {
+        self.labels.values().sum()
+    }
+
+    /// Adds a later sample.
+    pub fn add(&mut self, later: &Self) {
+        self.tally.add(later.tally);
+        self.latencies.add(&later.latencies);
+        self.waits.add(&later.waits);
+        for (label, count) in &later.labels {
+            *self.labels.entry(label.clone()).or_default() += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn request(answered: Option<Color>, status: u16, attempts: &[Option<u16>]) -> Request {
+        Request {
+            at: 0.0,
+            by_deployer: false,
+            wanted: Color::Green,
+            answered,
+            status,
+            attempts: attempts.to_vec(),
+            took: Some(Duration::from_millis(2)),
+            waited: Duration::from_millis(3),
+            label: Some("positive".to_owned()),
+        }
+    }
+
+    #[test]
+    fn only_good_answers_to_clients_have_a_latency_and_a_label() {
+        let good = request(Some(Color::Green), 200, &[Some(200)]);
+        let bad = request(Some(Color::Green), 500, &[Some(500)]);
+        let own = Request {
+            by_deployer: true,
+            ..good.clone()
+        };
+        let sample = TrafficSample::of(Color::Green, &[good, bad, own]);
+        let tally = Tally {
+            requests: 3,
+            failed: 1,
+        };
+        assert_eq!(sample.tally, tally);
+        assert_eq!((sample.latencies.count(), sample.waits.count()), (1, 1));
+        assert_eq!(sample.labels, BTreeMap::from([("positive".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn a_release_that_ran_there_before_another_one_had_traffic_is_left_out() {
+        let green = request(Some(Color::Green), 200, &[Some(200)]);
+        let blue = Request {
+            wanted: Color::Blue,
+            ..green.clone()
+        };
+        let log = [green.clone(), green.clone(), blue.clone(), green];
+        assert_eq!(TrafficSample::recent(Color::Green, &log).tally.requests, 1);
+        assert_eq!(TrafficSample::recent(Color::Blue, &log).tally.requests, 0);
+        assert_eq!(
+            TrafficSample::recent(Color::Blue, &[blue]).tally.requests,
+            1
+        );
+    }
+}

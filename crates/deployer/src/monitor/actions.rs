@@ -1,0 +1,232 @@
+//! The actions of the monitor on a color that is down.
+
+use std::{pin::Pin, time::Duration};
+
+use crate::{
+    adapters::alerts::Kind,
+    color::Color,
+    config::{FleetKind, Settings},
+    deployment::{
+        phase::Phase,
+        traffic_mover::{PendingCleanup, TrafficMover},
+    },
+    event::{Event, Reporter},
+    monitor::{
+        color::index,
+        service::Monitor,
+        standby::{ColorMemory, FlagDecision, LastDeployment, failover},
+    },
+    ports::{Ports, Service, ServiceState},
+    state::{
+        history::Action,
+        journal::{self, Journal, JournalError},
+        lock_holder::MONITOR,
+    },
+};
+
+/// The least time between two restarts of a standby.
+const BETWEEN_RESTARTS: Duration = Duration::from_mins(1);
+
+/// A slow action that runs while the checks continue: starting a standby (resolves to its color), or stopping
+/// the color that traffic left.
+pub(crate) type BackgroundJob<'a> = Pin<Box<dyn Future<Output = Option<Color>> + 'a>>;
+
+impl Monitor<'_> {
+    pub(crate) fn color_memory(&self, color: Color) -> &ColorMemory {
+        &self.state.colors[index(color)]
+    }
+
+    fn remember_removal(&mut self, color: Color, flag_removed: Option<LastDeployment>) {
+        self.state.colors[index(color)].flag_removed = flag_removed;
+        self.save_state();
+    }
+
+    /// Removes the fit flag of a sick standby, and restores it when the standby is well.
+    pub(crate) fn update_fit_flag(
+        &mut self,
+        color: Color,
+        active: Color,
+        last_deployment: &LastDeployment,
+    ) {
+        let view = self.view(color, active, last_deployment);
+        let fit = match self.color_memory(color).decide_flag(view) {
+            FlagDecision::Keep => return,
+            FlagDecision::Forget => {
+                self.remember_removal(color, None);
+                return;
+            }
+            FlagDecision::Remove => false,
+            FlagDecision::Restore => true,
+        };
+        let Some(_lock) = self.lock() else { return };
+        // A deployment or a move may have happened before the lock was taken.
+        if self.ports.router.active_by_flag() != active
+            || self.last_deployment() != *last_deployment
+        {
+            return;
+        }
+        // Written before the flag is removed: a monitor that is killed in between removes it again.
+        if !fit {
+            self.remember_removal(color, Some(last_deployment.clone()));
+        }
+        if let Err(error) = self.ports.router.set_fit(color, fit) {
+            self.note(error.to_string());
+            return;
+        }
+        if fit {
+            self.remember_removal(color, None);
+        }
+        self.note(if fit {
+            format!("{color} may stand in again")
+        } else {
+            format!("{color} may not stand in until it is well")
+        });
+    }
+
+    /// Moves traffic away from an active color that is down.
+    pub(crate) async fn fail_over(&mut self, active: Color) {
+        let standby = active.other();
+        let fit = self.ports.router.is_fit(standby);
+        let (up, well) = (
+            self.colors[index(active)].tracker.is_up(),
+            self.colors[index(standby)].is_well(),
+        );
+        if up {
+            self.failover_failed = false;
+        }
+        let Some(to) = failover(active, up, fit, well).filter(|_| self.settings.monitor.failover)
+        else {
+            return;
+        };
+        let Some(journal) = self.lock() else { return };
+        let mover = TrafficMover {
+            ports: self.ports,
+            journal: &journal,
+            reporter: self.reporter,
+        };
+        // Completes or undoes what an interrupted command left.
+        if let Err(error) = mover.resume(false).await {
+            self.note(error.to_string());
+            return;
+        }
+        if self.ports.router.active().await.ok() != Some(active) {
+            return;
+        }
+        // Only a proven release may stand in later. Having had traffic is no proof.
+        let proven = self.ports.router.is_fit(active) || was_promoted(&journal, active);
+        let monitored = &self.colors[index(active)];
+        let trouble = monitored.trouble.as_deref().unwrap_or("it went down");
+        let down = format!("{active}{} was down: {trouble}", monitored.shown_version());
+        let reason = match self.settings.fleet.kind {
+            FleetKind::Static => down.clone(),
+            FleetKind::Compose | FleetKind::Process => {
+                format!("{down}; what still runs of it is stopped")
+            }
+        };
+        let moved = mover.move_traffic(Action::FailedOver, active, to, &reason);
+        let text = match moved.await {
+            Ok(moved) => {
+                self.failover_failed = false;
+                if proven {
+                    let last_deployment = self.last_deployment();
+                    self.remember_removal(active, Some(last_deployment));
+                }
+                let job = clean_up(self.ports, journal, self.reporter, moved);
+                self.job = Some(Box::pin(job));
+                format!("all traffic moved to {to}, since {reason}")
+            }
+            Err(error) => {
+                // Either traffic moved, or nothing changed.
+                if let Err(error) = mover.resume(false).await {
+                    self.note(error.to_string());
+                }
+                if std::mem::replace(&mut self.failover_failed, true) {
+                    return;
+                }
+                format!("traffic could not be moved to {to}, though {down}: {error}")
+            }
+        };
+        self.alert(Kind::Failover, Some(to), text);
+    }
+
+    /// Restarts a standby that does not run.
+    pub(crate) fn restart(&mut self, standby: Color) {
+        let monitored = &self.colors[index(standby)];
+        let recently = monitored
+            .restarted
+            .is_some_and(|at| at.elapsed() < BETWEEN_RESTARTS);
+        if self.settings.monitor.restart_standby
+            && !monitored.tracker.is_up()
+            && !recently
+            && self.job.is_none()
+        {
+            let job = start_if_stopped(self.settings, self.ports, self.reporter, standby);
+            self.job = Some(Box::pin(job));
+        }
+    }
+
+    /// Returns the journal, or `None` if another deployer holds the lock.
+    pub(crate) fn lock(&self) -> Option<Journal> {
+        lock(self.settings, self.reporter)
+    }
+}
+
+fn lock(settings: &Settings, reporter: &dyn Reporter) -> Option<Journal> {
+    match Journal::lock(&settings.state, MONITOR) {
+        Ok(journal) => Some(journal),
+        Err(JournalError::Busy { .. }) => None,
+        Err(error) => {
+            let text = error.to_string();
+            reporter.report(&Event::Note { text });
+            None
+        }
+    }
+}
+
+/// Returns whether the last deployment promoted the release that `color` runs.
+fn was_promoted(journal: &Journal, color: Color) -> bool {
+    let last = journal.last().ok().flatten();
+    last.is_some_and(|last| last.phase == Phase::Promoted && last.plan.idle == color)
+}
+
+/// Stops the color that traffic left. Holds the lock until then.
+async fn clean_up(
+    ports: &Ports,
+    journal: Journal,
+    reporter: &dyn Reporter,
+    moved: PendingCleanup,
+) -> Option<Color> {
+    let mover = TrafficMover {
+        ports,
+        journal: &journal,
+        reporter,
+    };
+    mover.clean_up(moved).await;
+    None
+}
+
+async fn start_if_stopped(
+    settings: &Settings,
+    ports: &Ports,
+    reporter: &dyn Reporter,
+    standby: Color,
+) -> Option<Color> {
+    let state = ports.fleet.inspect(Service::Server(standby)).await;
+    let Ok((ServiceState::Stopped(how), Some(version))) = state else {
+        return None;
+    };
+    let _lock = lock(settings, reporter)?;
+    // A candidate that was rolled back was stopped on purpose, as was the candidate of an unfinished
+    // deployment.
+    let unfinished =
+        matches!(journal::last_entry(&settings.state), Ok(Some(last)) if !last.phase.is_end());
+    if unfinished || ports.router.active_by_flag() == standby {
+        return None;
+    }
+    let note = |text: String| reporter.report(&Event::Note { text });
+    note(format!("starting {standby} with {version} again: {how}"));
+    if let Err(error) = ports.fleet.start(standby, &version).await {
+        note(error.to_string());
+    }
+    Some(standby)
+}

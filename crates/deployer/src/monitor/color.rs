@@ -1,0 +1,59 @@
+//! The last known state of one color.
+
+use tokio::time::Instant;
+
+use crate::{
+    color::Color,
+    config::Settings,
+    monitor::{health::HealthTracker, standby::ColorMemory},
+    release::Health,
+};
+
+pub(crate) struct MonitoredColor {
+    pub(crate) tracker: HealthTracker,
+    /// Its last health answer.
+    health: Health,
+    /// Why its last check failed; `None` if it passed.
+    pub(crate) trouble: Option<String>,
+    /// When it was last restarted.
+    pub(crate) restarted: Option<Instant>,
+}
+
+impl MonitoredColor {
+    pub(crate) fn new(settings: &Settings, memory: &ColorMemory) -> Self {
+        Self {
+            tracker: settings.monitor.health_tracker(!memory.down),
+            health: Health::default(),
+            trouble: None,
+            restarted: None,
+        }
+    }
+
+    pub(crate) fn record(&mut self, answer: Result<Health, String>) {
+        match answer {
+            Ok(health) => (self.health, self.trouble) = (health, None),
+            Err(trouble) => self.trouble = Some(trouble),
+        }
+    }
+
+    pub(crate) fn is_well(&self) -> bool {
+        self.tracker.is_up() && self.trouble.is_none()
+    }
+
+    pub(crate) fn version(&self) -> &str {
+        self.health.model_version.as_deref().unwrap_or("unknown")
+    }
+
+    /// Formats the version to follow a color's name.
+    pub(crate) fn shown_version(&self) -> String {
+        let version = self.health.model_version.as_ref();
+        version.map_or_else(String::new, |version| format!(" ({version})"))
+    }
+}
+
+pub(crate) fn index(color: Color) -> usize {
+    match color {
+        Color::Blue => 0,
+        Color::Green => 1,
+    }
+}

@@ -1,0 +1,304 @@
+//! The metrics of `deployer monitor`.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{Router, ServiceExt, extract::Request, http::header, routing::get};
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use tokio::net::TcpListener;
+use tower::{Layer as _, ServiceBuilder};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::CompressionLayer,
+    normalize_path::{NormalizePath, NormalizePathLayer},
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    sensitive_headers::SetSensitiveRequestHeadersLayer,
+};
+
+use crate::{
+    color::Color,
+    config::Settings,
+    monitor::color::{MonitoredColor, index},
+    ports::Ports,
+    state::history,
+};
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ColorLabel {
+    color: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReleaseLabels {
+    color: &'static str,
+    version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// All metrics.
+pub(crate) struct Metrics {
+    registry: Arc<Registry>,
+    router_up: Gauge,
+    active: Family<ColorLabel, Gauge>,
+    up: Family<ColorLabel, Gauge>,
+    fit: Family<ColorLabel, Gauge>,
+    requests: Family<ReleaseLabels, Counter>,
+    failures: Family<ReleaseLabels, Counter>,
+    latency: Family<ReleaseLabels, Histogram, fn() -> Histogram>,
+    deployments: Family<OutcomeLabel, Counter>,
+    since_last: Gauge,
+    /// How many deployments of the history were counted.
+    counter_increase: Mutex<usize>,
+}
+
+/// From 1 ms to 30 s.
+fn latency_buckets() -> Histogram {
+    Histogram::new([
+        0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+    ])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("deployer");
+        let (active, up, fit) = (Family::default(), Family::default(), Family::default());
+        let (requests, failures) = (Family::default(), Family::default());
+        let latency = Family::<ReleaseLabels, Histogram, fn() -> Histogram>::new_with_constructor(
+            latency_buckets,
+        );
+        let (deployments, since_last) = (Family::default(), Gauge::default());
+        let router_up = Gauge::default();
+        registry.register(
+            "router_up",
+            "1 while the router answers; otherwise nobody has traffic, whatever the flags say",
+            router_up.clone(),
+        );
+        registry.register(
+            "active",
+            "1 for the color that has the traffic by the flags",
+            active.clone(),
+        );
+        registry.register("up", "1 for a color that passes its checks", up.clone());
+        registry.register("fit", "1 for a color that may stand in", fit.clone());
+        registry.register(
+            "requests",
+            "Client requests that wanted a color, by the router's log",
+            requests.clone(),
+        );
+        registry.register(
+            "failures",
+            "Those that the color failed, also when the other one answered in its place",
+            failures.clone(),
+        );
+        registry.register(
+            "request_duration_seconds",
+            "How long clients waited for good answers of a color",
+            latency.clone(),
+        );
+        registry.register(
+            "deployments",
+            "Deployments in the history, by outcome",
+            deployments.clone(),
+        );
+        registry.register(
+            "seconds_since_last_deployment",
+            "Since the last deployment in the history ended; 0 without one",
+            since_last.clone(),
+        );
+        Self {
+            registry: Arc::new(registry),
+            router_up,
+            active,
+            up,
+            fit,
+            requests,
+            failures,
+            latency,
+            deployments,
+            since_last,
+            counter_increase: Mutex::new(0),
+        }
+    }
+}
+
+impl Metrics {
+    /// Updates the metrics from a round of checks and from the requests logged since the last one.
+    pub(crate) fn update(
+        &self,
+        settings: &Settings,
+        ports: &Ports,
+        active: Color,
+        colors: &[MonitoredColor; 2],
+    ) {
+        for color in Color::BOTH {
+            let monitored = &colors[index(color)];
+            let of = ColorLabel {
+                color: color.name(),
+            };
+            let set = |family: &Family<ColorLabel, Gauge>, holds: bool| {
+                family.get_or_create(&of).set(i64::from(holds));
+            };
+            set(&self.active, color == active);
+            set(&self.up, monitored.is_well());
+            set(&self.fit, ports.router.is_fit(color));
+        }
+        let requests = ports
+            .request_log
+            .as_ref()
+            .map(|traffic| traffic.new_requests());
+        for request in requests.and_then(Result::ok).unwrap_or_default() {
+            let Some(good) = request.outcome_for(request.wanted) else {
+                continue;
+            };
+            let of = ReleaseLabels {
+                color: request.wanted.name(),
+                version: colors[index(request.wanted)].version().to_owned(),
+            };
+            self.requests.get_or_create(&of).inc();
+            if good {
+                let waited: Duration = request.waited;
+                self.latency
+                    .get_or_create(&of)
+                    .observe(waited.as_secs_f64());
+            } else {
+                self.failures.get_or_create(&of).inc();
+            }
+        }
+        self.count_history(settings);
+    }
+
+    /// Updates whether the router answers.
+    pub(crate) fn update_router(&self, answers: bool) {
+        self.router_up.set(i64::from(answers));
+    }
+
+    fn count_history(&self, settings: &Settings) {
+        let Ok(read) = history::read(&settings.state) else {
+            return;
+        };
+        let mut counter_increase = self
+            .counter_increase
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Traffic that a person or the monitor moved is no deployment.
+        let mut deployments = read.entries.iter().filter(|past| past.id.is_some());
+        for past in deployments.clone().skip(*counter_increase) {
+            let outcome = past.action.words();
+            self.deployments
+                .get_or_create(&OutcomeLabel { outcome })
+                .inc();
+        }
+        *counter_increase = deployments.clone().count();
+        let since = deployments
+            .next_back()
+            .map_or(0, |last| Timestamp::now().as_second() - last.at.as_second());
+        self.since_last.set(since);
+    }
+}
+
+/// Serves the metrics. Never resolves without a listener.
+pub(crate) async fn serve(listener: Option<TcpListener>, metrics: &Metrics) -> anyhow::Error {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    let service = service(&metrics.registry);
+    let service = ServiceExt::<Request>::into_make_service(service);
+    match axum::serve(listener, service).await {
+        Ok(()) => anyhow::anyhow!("metrics are not served any more"),
+        Err(error) => anyhow::anyhow!("metrics cannot be served: {error}"),
+    }
+}
+
+/// `GET /metrics` with its layers, in the order in which a request passes them.
+fn service(registry: &Arc<Registry>) -> NormalizePath<Router> {
+    let registry = Arc::clone(registry);
+    let shown = move || async move {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &registry);
+        ([(header::CONTENT_TYPE, CONTENT_TYPE)], text)
+    };
+    let layers = ServiceBuilder::new()
+        // First, so that no layer below can print a scraper's credentials.
+        .layer(SetSensitiveRequestHeadersLayer::new([
+            header::AUTHORIZATION,
+        ]))
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(CompressionLayer::new())
+        // Last: to the layers above, a panic is one more response.
+        .layer(CatchPanicLayer::new());
+    let routes = Router::new().route("/metrics", get(shown)).layer(layers);
+    // Outside the router, which would not find the route otherwise.
+    NormalizePathLayer::trim_trailing_slash().layer(routes)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        body::{Body, to_bytes},
+        http::{Request, Response, StatusCode},
+    };
+    use tower::ServiceExt as _;
+    use tower_http::decompression::DecompressionLayer;
+
+    use super::*;
+
+    async fn text(response: Response<Body>) -> String {
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        String::from_utf8(bytes.into()).unwrap()
+    }
+
+    fn scrape(path: &str) -> axum::http::request::Builder {
+        Request::get(path).header("x-request-id", "as-given")
+    }
+
+    #[tokio::test]
+    async fn metrics_are_compressed_when_the_scraper_accepts_it_and_say_the_same() {
+        let metrics = Metrics::default();
+        let service = service(&metrics.registry);
+        let request = scrape("/metrics").body(Body::empty()).unwrap();
+        let plain = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(plain.status(), StatusCode::OK);
+        assert!(plain.headers().get(header::CONTENT_ENCODING).is_none());
+        assert_eq!(plain.headers()["x-request-id"], "as-given");
+        let plain = text(plain).await;
+        assert!(plain.contains("deployer_router_up 0"), "{plain}");
+
+        let request = scrape("/metrics").header(header::ACCEPT_ENCODING, "gzip");
+        let request = request.body(Body::empty()).unwrap();
+        let compressed = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(compressed.headers()[header::CONTENT_ENCODING], "gzip");
+        let unpacking = DecompressionLayer::new().layer(service);
+        let request = scrape("/metrics").body(Body::empty()).unwrap();
+        let unpacked = unpacking.oneshot(request).await.unwrap();
+        assert_eq!(text(unpacked.map(Body::new)).await, plain);
+    }
+
+    #[tokio::test]
+    async fn a_trailing_slash_changes_nothing_and_an_unknown_path_is_none() {
+        let metrics = Metrics::default();
+        for (path, status) in [
+            ("/metrics/", StatusCode::OK),
+            ("/other", StatusCode::NOT_FOUND),
+        ] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = service(&metrics.registry).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{path}");
+            assert_eq!(response.headers()["x-request-id"].len(), 36, "{path}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Decisions about a standby: its fit flag, and failover. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{color::Color, deployment::phase::Phase};
+
+/// The last deployment that touched a server, and its phase; `None` before the first one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastDeployment {
+    /// Its identifier and phase.
+    pub deployment: Option<(String, Phase)>,
+}
+
+/// What the monitor remembers about one color, also across restarts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ColorMemory {
+    /// It is down, and an alert was sent.
+    pub down: bool,
+    /// The last deployment at the time when the monitor removed the fit flag; `None` if it did not.
+    pub flag_removed: Option<LastDeployment>,
+}
+
+/// What the monitor knows about a color when it decides.
+#[derive(Debug, Clone, Copy)]
+pub struct ColorView<'a> {
+    /// It has the traffic.
+    pub active: bool,
+    /// It may stand in.
+    pub fit: bool,
+    /// It is up.
+    pub up: bool,
+    /// The last deployment in the journal.
+    pub last_deployment: &'a LastDeployment,
+}
+
+/// What to do about a color's fit flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlagDecision {
+    /// Remove it: the standby is sick.
+    Remove,
+    /// Restore it: the standby is well again.
+    Restore,
+    /// Forget that it was removed: a deployment or a person changed traffic or the flag since.
+    Forget,
+    /// Leave it as it is.
+    Keep,
+}
+
+impl ColorMemory {
+    /// Decides about the fit flag. Only a flag that the monitor removed itself is restored, because only then
+    /// the release is known to be proven.
+    #[must_use]
+    pub fn decide_flag(&self, view: ColorView<'_>) -> FlagDecision {
+        let ours = self.flag_removed.as_ref() == Some(view.last_deployment);
+        match (view.active || view.fit, self.flag_removed.is_some()) {
+            _ if !view.active && view.fit && !view.up => FlagDecision::Remove,
+            (true, true) => FlagDecision::Forget,
+            (false, true) if !ours => FlagDecision::Forget,
+            (false, true) if view.up => FlagDecision::Restore,
+            _ => FlagDecision::Keep,
+        }
+    }
+
+    /// Returns whether the color has traffic or is a standby. Any other color may be down.
+    #[must_use]
+    pub fn is_relevant(&self, view: ColorView<'_>) -> bool {
+        view.active || view.fit || self.flag_removed.as_ref() == Some(view.last_deployment)
+    }
+}
+
+/// Returns the color that traffic moves to because the active color is down; `None` if traffic stays.
+#[must_use]
+pub fn failover(
+    active: Color,
+    active_up: bool,
+    standby_fit: bool,
+    standby_up: bool,
+) -> Option<Color> {
+    (!active_up && standby_fit && standby_up).then(|| active.other())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last_deployment(id: &str, phase: Phase) -> LastDeployment {
+        LastDeployment {
+            deployment: Some((id.to_owned(), phase)),
+        }
+    }
+
+    fn flag_removed(last_deployment: &LastDeployment) -> ColorMemory {
+        ColorMemory {
+            down: true,
+            flag_removed: Some(last_deployment.clone()),
+        }
+    }
+
+    #[test]
+    fn a_sick_standby_loses_its_flag_and_gets_it_back() {
+        let now = last_deployment("a", Phase::Promoted);
+        let view = |fit, up| ColorView {
+            active: false,
+            fit,
+            up,
+            last_deployment: &now,
+        };
+        assert_eq!(
+            ColorMemory::default().decide_flag(view(true, true)),
+            FlagDecision::Keep
+        );
+        assert_eq!(
+            ColorMemory::default().decide_flag(view(true, false)),
+            FlagDecision::Remove
+        );
+        assert_eq!(
+            flag_removed(&now).decide_flag(view(false, false)),
+            FlagDecision::Keep
+        );
+        assert_eq!(
+            flag_removed(&now).decide_flag(view(false, true)),
+            FlagDecision::Restore
+        );
+    }
+
+    #[test]
+    fn a_flag_that_others_took_stays_away() {
+        let now = last_deployment("a", Phase::RolledBack);
+        let view = ColorView {
+            active: false,
+            fit: false,
+            up: true,
+            last_deployment: &now,
+        };
+        assert_eq!(ColorMemory::default().decide_flag(view), FlagDecision::Keep);
+        assert!(!ColorMemory::default().is_relevant(view));
+    }
+
+    #[test]
+    fn after_a_deployment_or_a_roll_back_the_flag_is_not_the_monitors_any_more() {
+        let then = last_deployment("a", Phase::Promoted);
+        for now in [
+            last_deployment("a", Phase::RolledBack),
+            last_deployment("b", Phase::Refused),
+        ] {
+            let view = ColorView {
+                active: false,
+                fit: false,
+                up: true,
+                last_deployment: &now,
+            };
+            assert_eq!(flag_removed(&then).decide_flag(view), FlagDecision::Forget);
+        }
+        let view = ColorView {
+            active: true,
+            fit: false,
+            up: true,
+            last_deployment: &then,
+        };
+        assert_eq!(flag_removed(&then).decide_flag(view), FlagDecision::Forget);
+    }
+
+    #[test]
+    fn the_flag_of_a_sick_active_color_is_left_alone() {
+        let now = last_deployment("a", Phase::Promoted);
+        let view = ColorView {
+            active: true,
+            fit: true,
+            up: false,
+            last_deployment: &now,
+        };
+        assert_eq!(ColorMemory::default().decide_flag(view), FlagDecision::Keep);
+        assert!(ColorMemory::default().is_relevant(view));
+    }
+
+    #[test]
+    fn a_flag_that_was_taken_before_anything_was_deployed_is_remembered() {
+        let memory = flag_removed(&LastDeployment::default());
+        let text = serde_json::to_string(&memory).unwrap();
+        assert_eq!(serde_json::from_str::<ColorMemory>(&text).unwrap(), memory);
+    }
+
+    #[test]
+    fn traffic_moves_only_to_a_standby_that_is_better() {
+        assert_eq!(failover(Color::Blue, false, true, true), Some(Color::Green));
+        assert_eq!(failover(Color::Blue, true, true, true), None);
+        assert_eq!(failover(Color::Blue, false, false, true), None);
+        assert_eq!(failover(Color::Blue, false, true, false), None);
+    }
+}

@@ -1,0 +1,50 @@
+//! The state of the monitor that survives a restart.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    color::Color,
+    monitor::{color::index, standby::ColorMemory},
+    state::atomic_file,
+};
+
+/// What was alerted or done and must not be repeated.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct MonitorState {
+    /// Blue and green.
+    pub(crate) colors: [ColorMemory; 2],
+    /// The router is down, and an alert was sent.
+    pub(crate) router_down: bool,
+    /// The interrupted command that an alert was sent about.
+    pub(crate) interrupted: Option<String>,
+}
+
+impl MonitorState {
+    /// Reads the state of an earlier monitor. Without it, everything is taken to be up.
+    pub(crate) fn read(state: &Path) -> Self {
+        let text = fs::read_to_string(path(state)).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Sets whether a color, or with `None` the router, is down.
+    pub(crate) fn set_down(&mut self, color: Option<Color>, down: bool) {
+        match color {
+            Some(color) => self.colors[index(color)].down = down,
+            None => self.router_down = down,
+        }
+    }
+
+    pub(crate) fn write(&self, state: &Path) -> io::Result<()> {
+        atomic_file::replace(&path(state), &serde_json::to_string(self)?)
+    }
+}
+
+fn path(state: &Path) -> PathBuf {
+    state.join("bake.json")
+}

@@ -1,0 +1,233 @@
+//! Charts as plain SVG. They are readable without color, and the figures stand beside them.
+
+use maud::{Markup, html};
+
+use crate::{
+    color::Color,
+    evidence::latency::{Bin, milliseconds},
+    report::record::TrafficSecond,
+};
+
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 200.0;
+const LEFT: f64 = 56.0;
+const RIGHT: f64 = 26.0;
+const TOP: f64 = 16.0;
+const BOTTOM: f64 = 34.0;
+
+/// The coordinates of a chart: a range on each axis.
+struct Axes {
+    from: f64,
+    to: f64,
+    most: f64,
+}
+
+impl Axes {
+    fn x(&self, value: f64) -> f64 {
+        let span = (self.to - self.from).max(f64::MIN_POSITIVE);
+        LEFT + (WIDTH - LEFT - RIGHT) * (value - self.from) / span
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - value / self.most.max(f64::MIN_POSITIVE))
+    }
+
+    /// Horizontal lines at the ends and the middle of the vertical axis.
+    fn grid(&self, words: impl Fn(f64) -> String) -> Markup {
+        html! {
+            @for share in [0.0, 0.5, 1.0] {
+                @let y = self.y(self.most * share);
+                line.grid x1=(LEFT) x2=(WIDTH - RIGHT) y1=(number(y)) y2=(number(y)) {}
+                text.tick x=(LEFT - 6.0) y=(number(y + 4.0)) text-anchor="end" { (words(self.most * share)) }
+            }
+        }
+    }
+
+    /// A vertical line at an event. An event shortly after the last log line is drawn at the end, because nginx
+    /// writes its log with a delay.
+    fn moment(&self, at: Option<f64>, words: &str, (anchor, y): (&str, f64)) -> Markup {
+        const LATE: f64 = 2.0;
+
+        let shown = at.filter(|at| (self.from..=self.to + LATE).contains(at));
+        html! {
+            @if let Some(x) = shown.map(|at| number(self.x(at.min(self.to)))) {
+                line.moment x1=(x) x2=(x) y1=(TOP) y2=(HEIGHT - BOTTOM) {}
+                text.tick.over x=(x) y=(y) text-anchor=(anchor) { (words) }
+            }
+        }
+    }
+
+    fn tick(&self, value: f64, words: &str) -> Markup {
+        html! {
+            text.tick x=(number(self.x(value))) y=(HEIGHT - 10.0) text-anchor="middle" { (words) }
+        }
+    }
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+fn path(points: impl IntoIterator<Item = (f64, f64)>) -> String {
+    let mut steps = String::new();
+    for (x, y) in points {
+        steps.push(if steps.is_empty() { 'M' } else { 'L' });
+        steps.extend([number(x), " ".to_owned(), number(y)]);
+    }
+    steps
+}
+
+/// Two latency distributions on a logarithmic axis; `None` if both are empty.
+pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
+    let all = || active.iter().chain(candidate);
+    let from = all()
+        .map(|bin| bin.from)
+        .fold(f64::INFINITY, f64::min)
+        .log10();
+    let to = all().map(|bin| bin.to).fold(0.0, f64::max).log10();
+    if from >= to {
+        return None;
+    }
+    let shares = |bins: &[Bin]| {
+        let count: u64 = bins.iter().map(|bin| bin.count).sum();
+        bins.iter()
+            .map(|bin| {
+                (
+                    bin.from.log10(),
+                    bin.to.log10(),
+                    bin.count as f64 / count.max(1) as f64,
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    let (active, candidate) = (shares(active), shares(candidate));
+    let most = active
+        .iter()
+        .chain(&candidate)
+        .map(|bin| bin.2)
+        .fold(0.0, f64::max);
+    let axes = Axes { from, to, most };
+    let outline = |bins: &[(f64, f64, f64)]| {
+        let mut points = Vec::new();
+        let mut end = f64::NEG_INFINITY;
+        for (from, to, share) in bins {
+            // The line falls to zero over a gap and at both ends.
+            if from - end > 1e-6 {
+                points.extend(end.is_finite().then(|| (axes.x(end), axes.y(0.0))));
+                points.push((axes.x(*from), axes.y(0.0)));
+            }
+            points.extend([
+                (axes.x(*from), axes.y(*share)),
+                (axes.x(*to), axes.y(*share)),
+            ]);
+            end = *to;
+        }
+        points.extend(end.is_finite().then(|| (axes.x(end), axes.y(0.0))));
+        path(points)
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "powers of ten of seconds are few"
+    )]
+    let decades = from.floor() as i32..=to.floor() as i32;
+    // Within two decades, the ends of the axis alone would say too little.
+    let steps: &[f64] = if to - from < 2.0 {
+        &[1.0, 2.0, 5.0]
+    } else {
+        &[1.0]
+    };
+    let ticks = decades.flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)));
+    let ticks: Vec<f64> = ticks
+        .filter(|seconds| (from..=to).contains(&seconds.log10()))
+        .collect();
+    Some(html! {
+        figure {
+            svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
+                title { "Distribution of latencies" }
+                (axes.grid(|share| format!("{:.1} %", share * 100.0)))
+                @for seconds in ticks { (axes.tick(seconds.log10(), &milliseconds(seconds))) }
+                path.candidate.area d=(outline(&candidate)) {}
+                path.active d=(outline(&active)) {}
+            }
+            figcaption {
+                "Share of requests by latency, on a logarithmic axis: "
+                @if !active.is_empty() { span.active { "dashed: active release" } }
+                @if !active.is_empty() && !candidate.is_empty() { ", " }
+                @if !candidate.is_empty() { span.candidate { "filled: candidate" } }
+                "."
+            }
+        }
+    })
+}
+
+/// A value over time.
+pub(super) struct OverTime<'a> {
+    pub(super) title: &'a str,
+    pub(super) seconds: &'a [TrafficSecond],
+    /// The candidate's color.
+    pub(super) candidate: Color,
+    /// When traffic moved to the candidate, in seconds since 1970.
+    pub(super) switched: Option<f64>,
+    /// When traffic returned, in seconds since 1970.
+    pub(super) rolled_back: Option<f64>,
+}
+
+impl OverTime<'_> {
+    /// Draws a value for each second, on an axis that reaches at least `scale`; `None` if empty.
+    pub(super) fn draw(
+        &self,
+        scale: f64,
+        value: impl Fn(&TrafficSecond) -> f64,
+        words: impl Fn(f64) -> String,
+    ) -> Option<Markup> {
+        let first = self.seconds.first()?.second as f64;
+        // The axis ends with the last second.
+        let last = self.seconds.last()?.second as f64 + 1.0;
+        let most = self.seconds.iter().map(&value).fold(scale, f64::max);
+        let axes = Axes {
+            from: 0.0,
+            to: last - first,
+            most,
+        };
+        let line = |color: Color| {
+            let of_color = self
+                .seconds
+                .iter()
+                .filter(move |second| second.color == color);
+            let mut drawn = String::new();
+            let mut run = Vec::new();
+            let mut before = f64::NEG_INFINITY;
+            for second in of_color {
+                // In the middle of its second.
+                let at = second.second as f64 - first + 0.5;
+                // A second without requests interrupts the line.
+                if at - before > 1.5 {
+                    drawn += &path(std::mem::take(&mut run));
+                }
+                run.push((axes.x(at), axes.y(value(second))));
+                before = at;
+            }
+            drawn + &path(run)
+        };
+        Some(html! {
+            figure {
+                svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
+                    title { (self.title) }
+                    (axes.grid(words))
+                    (axes.tick(0.0, "0 s"))
+                    (axes.tick(axes.to, &format!("{:.0} s", axes.to)))
+                    path.active d=(line(self.candidate.other())) {}
+                    path.candidate d=(line(self.candidate)) {}
+                    (axes.moment(self.switched.map(|at| at - first), "switch", ("middle", TOP - 4.0)))
+                    // Inside the chart and below the other label, which may be close.
+                    (axes.moment(self.rolled_back.map(|at| at - first), "rolled back\u{a0}", ("end", TOP + 18.0)))
+                }
+                figcaption {
+                    (self.title) ", by the color that they were meant for: "
+                    span.active { "dashed: " (self.candidate.other()) } ", "
+                    span.candidate { "solid: " (self.candidate) ", the candidate" } "."
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,57 @@
+//! Ctrl-C, SIGTERM, a terminal that closes.
+
+use std::time::Duration;
+
+use deployer::{config::OnInterrupt, deployment::phase::Phase};
+
+use crate::{
+    deployment::{CANDIDATE, Deployment, Ended, OLD},
+    server::{Server, Trouble},
+};
+
+const EARLY: Duration = Duration::from_secs(2);
+/// Traffic has moved, and the watch of ten seconds is not over.
+const LATER: Duration = Duration::from_secs(5);
+
+async fn shutdown(candidate: Server, on_interrupt: OnInterrupt, at: &[Duration]) -> Ended {
+    let mut deployment = Deployment::of(candidate);
+    deployment.settings.bake.on_interrupt = on_interrupt;
+    deployment.told_to_stop_at = at.to_vec();
+    Box::pin(deployment.run()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_switch_the_candidate_is_refused_whatever_the_settings_say() {
+    for on_interrupt in [OnInterrupt::Rollback, OnInterrupt::Continue] {
+        let candidate = Server::with(Trouble::Unhealthy);
+        let ended = shutdown(candidate, on_interrupt, &[EARLY]).await;
+        ended.assert(Phase::Refused, "the deployer was told to stop");
+        assert_eq!(ended.active, OLD);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_switch_traffic_goes_back_since_nobody_would_be_watching() {
+    let ended = shutdown(Server::good(), OnInterrupt::Rollback, &[LATER]).await;
+    ended.assert(Phase::RolledBack, "the deployer was told to stop");
+    assert_eq!(ended.active, OLD);
+    assert!(ended.took < 2 * LATER, "{:?}", ended.took);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_settings_say_so_the_candidate_is_watched_to_the_end() {
+    let ended = shutdown(Server::good(), OnInterrupt::Continue, &[LATER]).await;
+    assert_eq!(ended.outcome.phase, Phase::Promoted);
+    assert_eq!(ended.active, CANDIDATE);
+    let notes = ended.history.notes();
+    assert!(
+        notes.iter().any(|note| note.contains("going on")),
+        "{notes:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_time_counts() {
+    let ended = shutdown(Server::good(), OnInterrupt::Continue, &[LATER, LATER]).await;
+    ended.assert(Phase::RolledBack, "the deployer was told to stop");
+}

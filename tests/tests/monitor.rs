@@ -1,0 +1,497 @@
+//! `deployer monitor`: what it says and does when a color goes down, and that no client notices.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use end_to_end::{Bake, Log, PortBlock, Receiver, Run, Stack, get};
+use serde_json::Value;
+use tokio::process::Child;
+
+const SHORT: Bake = Bake(Duration::from_secs(1));
+const PAUSE: Duration = Duration::from_millis(20);
+/// An alert is to come within this.
+const SOON: Duration = Duration::from_secs(15);
+
+type Result<T = ()> = anyhow::Result<T>;
+
+/// v2 on green has the traffic, v1 on blue is its standby, and both are watched.
+struct Monitored {
+    stack: Stack,
+    receiver: Receiver,
+    monitor: Child,
+}
+
+impl Monitored {
+    async fn begin(more: &[&str]) -> Result<Self> {
+        Self::begin_with(&["v2"], more).await
+    }
+
+    /// The same, with these releases deployed one after the other.
+    async fn begin_with(releases: &[&str], more: &[&str]) -> Result<Self> {
+        let stack = Stack::of_processes("faulty-server", SHORT)?;
+        stack.expect(0, &["up"]).await?;
+        for release in releases {
+            deploy(&stack, release).await?;
+        }
+        let receiver = Receiver::start(0).await?;
+        let monitor = start(&stack, &receiver, more)?;
+        Ok(Self {
+            stack,
+            receiver,
+            monitor,
+        })
+    }
+
+    /// Ends it like a service, which must not take long.
+    async fn end(self) -> Result {
+        Stack::tell(&self.monitor, "TERM")?;
+        let run = Stack::finish(self.monitor, &["monitor"]).await?;
+        ensure!(run.code == 0, "{run:?}");
+        Ok(())
+    }
+
+    async fn fit(&self, color: usize) -> Result<bool> {
+        let status = self.stack.status().await?;
+        status["colors"][color]["fit"].as_bool().context("no flag")
+    }
+}
+
+/// Where no client is there who could prove it within a second.
+async fn deploy(stack: &Stack, release: &str) -> Result<Run> {
+    let deploy = ["deploy", release, "--set", "bake.on_inconclusive=promote"];
+    stack.expect(0, &deploy).await
+}
+
+/// Sees within seconds that a color is down.
+const QUICK: [&str; 4] = [
+    "--set",
+    "monitor.interval=200ms",
+    "--set",
+    "probe.timeout=1s",
+];
+
+fn start(stack: &Stack, receiver: &Receiver, more: &[&str]) -> Result<Child> {
+    let url = receiver.url();
+    stack.start_deployer_with(
+        &[&["monitor"], &QUICK[..], more].concat(),
+        &[("DEPLOYER_ALERTS_WEBHOOK", url.as_ref())],
+    )
+}
+
+const BLUE: usize = 0;
+const GREEN: usize = 1;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_freezes_may_not_stand_in_until_it_is_well() -> Result {
+    let watched = Monitored::begin(&[]).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    ensure!(watched.fit(BLUE).await?, "v1 was promoted");
+    watched.stack.signal("blue", "STOP")?;
+    let took = watched.receiver.until("down", "blue").await?;
+    ensure!(took < SOON, "{took:?}");
+    ensure!(!watched.fit(BLUE).await?, "the flag is still there");
+    watched.stack.signal("blue", "CONT")?;
+    watched.receiver.until("up", "blue").await?;
+    until(async || watched.fit(BLUE).await).await?;
+    let log = traffic.stop().await;
+    log.ensure_none_failed()?;
+    log.ensure_answered_by("v2")?;
+    let alerts = watched.receiver.alerts();
+    ensure!(alerts.len() == 2, "each is said once: {alerts:?}");
+    ensure!(alerts[0]["schema"] == 1, "{alerts:?}");
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_killed_is_started_again_where_that_is_wanted() -> Result {
+    // It is seen without its flag before it is well again.
+    let slow_to_trust = ["--set", "monitor.rise=10"];
+    let restart = ["--set", "monitor.restart_standby=true"];
+    let watched = Monitored::begin(&[restart, slow_to_trust].concat()).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    watched.stack.signal("blue", "KILL")?;
+    let took = watched.receiver.until("down", "blue").await?;
+    ensure!(took < SOON, "{took:?}");
+    until(async || Ok(!watched.fit(BLUE).await?)).await?;
+    watched.receiver.until("up", "blue").await?;
+    until(async || watched.fit(BLUE).await).await?;
+    traffic.stop().await.ensure_none_failed()?;
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_slow_may_not_stand_in_until_it_is_quick_again() -> Result {
+    let watched = Monitored::begin_with(&["slow-when-told", "v1"], &[]).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    ensure!(watched.fit(GREEN).await?, "it was promoted");
+    watched.stack.signal("green", "USR1")?;
+    let took = watched.receiver.until("down", "green").await?;
+    ensure!(took < SOON, "{took:?}");
+    until(async || Ok(!watched.fit(GREEN).await?)).await?;
+    watched.stack.signal("green", "USR1")?;
+    let took = watched.receiver.until("up", "green").await?;
+    ensure!(took < SOON, "{took:?}");
+    until(async || watched.fit(GREEN).await).await?;
+    let log = traffic.stop().await;
+    log.ensure_none_failed()?;
+    log.ensure_answered_by("v1")?;
+    let alerts = watched.receiver.alerts();
+    ensure!(alerts.len() == 2, "each is said once: {alerts:?}");
+    watched.end().await
+}
+
+/// What stops a color that froze before clients lose patience.
+const FAILOVER: [&str; 4] = [
+    "--set",
+    "monitor.failover=true",
+    "--set",
+    "fleet.process.stop_timeout=2s",
+];
+/// How long nginx waits for an answer: its `proxy_read_timeout`.
+const READ_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Requests hung on a color that froze, and were answered by the other one long before nginx would have
+/// given up.
+fn ensure_repeated_in_time(log: &Log) -> Result {
+    log.ensure_none_failed()?;
+    let longest = log.answers.iter().map(|answer| answer.took).max();
+    let longest = longest.context("no request was made")?;
+    ensure!(longest > Duration::from_secs(2), "none hung: {longest:?}");
+    ensure!(longest < READ_TIMEOUT / 2, "{longest:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_leaves_an_active_color_that_freezes_where_that_is_wanted() -> Result {
+    let watched = Monitored::begin(&FAILOVER).await?;
+    let stack = &watched.stack;
+    let traffic = stack.traffic(8, PAUSE)?;
+    traffic.reach(200).await?;
+    let frozen = Instant::now();
+    stack.signal("green", "STOP")?;
+    watched.receiver.until("down", "green").await?;
+    watched.receiver.until("failover", "blue").await?;
+    ensure!(frozen.elapsed() < SOON, "{:?}", frozen.elapsed());
+    stack.until_ended("green").await?;
+    let stopped = Instant::now();
+    traffic.reach(traffic.count() + 200).await?;
+    let log = traffic.stop().await;
+    ensure_repeated_in_time(&log)?;
+    log.between(stopped, Instant::now())
+        .ensure_answered_by("v1")?;
+    let status = stack.status().await?;
+    ensure!(status["active"] == "blue", "{status}");
+    ensure!(status["colors"][1]["fit"] == false, "{status}");
+    let history = stack.expect(0, &["history"]).await?.stdout;
+    for words in [
+        "failed over",
+        "was down: ",
+        "what still runs of it is stopped",
+    ] {
+        ensure!(history.contains(words), "{history}");
+    }
+    let alerts = watched.receiver.alerts();
+    let text = alerts.last().context("no alert")?["text"].to_string();
+    ensure!(text.contains("what still runs of it is stopped"), "{text}");
+    // When it is well again it is the standby.
+    stack.expect(0, &["up"]).await?;
+    watched.receiver.until("up", "green").await?;
+    until(async || watched.fit(GREEN).await).await?;
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_color_that_froze_is_started_again_as_the_standby_where_that_is_wanted() -> Result {
+    let restart = ["--set", "monitor.restart_standby=true"];
+    let watched = Monitored::begin(&[&FAILOVER[..], &restart].concat()).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    watched.stack.signal("green", "STOP")?;
+    watched.receiver.until("failover", "blue").await?;
+    watched.receiver.until("up", "green").await?;
+    until(async || watched.fit(GREEN).await).await?;
+    ensure_repeated_in_time(&traffic.stop().await)?;
+    let alerts = watched.receiver.alerts();
+    ensure!(
+        alerts.len() == 3,
+        "what is under way is not interrupted: {alerts:?}"
+    );
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_waits_for_a_watch_that_stops_a_color() -> Result {
+    let long = ["--set", "fleet.process.stop_timeout=5s"];
+    let watched = Monitored::begin(&[&FAILOVER[..], &long].concat()).await?;
+    watched.stack.signal("green", "STOP")?;
+    watched.receiver.until("failover", "blue").await?;
+    let run = deploy(&watched.stack, "v2").await?;
+    ensure!(run.stderr.contains("waiting for `monitor` by"), "{run:?}");
+    ensure!(!run.stderr.contains("was interrupted"), "{run:?}");
+    ensure!(watched.stack.status().await?["active"] == "green");
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_color_that_froze_is_stopped_by_the_next_deployer_where_the_watch_was_killed() -> Result {
+    let Monitored {
+        stack, mut monitor, ..
+    } = Monitored::begin(&[]).await?;
+    monitor.kill().await?;
+    let traffic = stack.traffic(8, PAUSE)?;
+    traffic.reach(200).await?;
+    let at = [("DEPLOYER_KILL_AT", "after flag green off".as_ref())];
+    let monitor =
+        stack.start_deployer_with(&[&["monitor"], &QUICK[..], &FAILOVER[..]].concat(), &at)?;
+    stack.signal("green", "STOP")?;
+    Stack::finish(monitor, &["monitor"]).await?;
+    let recover = ["recover", "--set", "fleet.process.stop_timeout=2s"];
+    stack.expect(0, &recover).await?;
+    stack.until_ended("green").await?;
+    traffic.reach(traffic.count() + 200).await?;
+    ensure_repeated_in_time(&traffic.stop().await)?;
+    let again = stack.expect(0, &["recover"]).await?;
+    ensure!(again.stdout.contains("nothing to recover"), "{again:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_active_color_that_freezes_is_only_told_of_where_nothing_else_is_wanted() -> Result {
+    let watched = Monitored::begin(&[]).await?;
+    watched.stack.signal("green", "STOP")?;
+    watched.receiver.until("down", "green").await?;
+    watched.stack.signal("green", "CONT")?;
+    watched.receiver.until("up", "green").await?;
+    ensure!(watched.stack.status().await?["active"] == "green");
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_is_nobodys_alarm_and_its_refused_candidate_never_stands_in() -> Result {
+    let watched = Monitored::begin(&[]).await?;
+    let run = watched
+        .stack
+        .deployer(&["deploy", "never-healthy", "--set", "health.tries=8"])
+        .await?;
+    ensure!(run.code == 10, "{run:?}");
+    watched.stack.expect(0, &["deploy", "v1"]).await?;
+    let alerts = watched.receiver.alerts();
+    ensure!(alerts.is_empty(), "{alerts:?}");
+    ensure!(watched.fit(BLUE).await?, "v1 was promoted");
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_started_again_goes_on_where_it_was() -> Result {
+    let watched = Monitored::begin(&[]).await?;
+    watched.stack.signal("blue", "STOP")?;
+    watched.receiver.until("down", "blue").await?;
+    until(async || Ok(!watched.fit(BLUE).await?)).await?;
+    let Monitored {
+        stack,
+        receiver,
+        mut monitor,
+    } = watched;
+    monitor.kill().await?;
+    let monitor = start(&stack, &receiver, &[])?;
+    stack.signal("blue", "CONT")?;
+    receiver.until("up", "blue").await?;
+    let watched = Monitored {
+        stack,
+        receiver,
+        monitor,
+    };
+    until(async || watched.fit(BLUE).await).await?;
+    ensure!(
+        watched.receiver.alerts().len() == 2,
+        "{:?}",
+        watched.receiver.alerts()
+    );
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_finds_what_clients_saw() -> Result {
+    let ports = PortBlock::take()?;
+    let address = format!("127.0.0.1:{}", ports.metrics());
+    let setting = format!("monitor.metrics={address}");
+    let watched = Monitored::begin(&["--set", &setting]).await?;
+    let traffic = watched.stack.traffic(8, PAUSE)?;
+    traffic.reach(500).await?;
+    let log = traffic.stop().await;
+    log.ensure_none_failed()?;
+    let metrics = async || get(&address, "/metrics").await;
+    until(async || {
+        let text = metrics().await?;
+        let counted = text.lines().find_map(|line| {
+            line.strip_prefix("deployer_requests_total{color=\"green\",version=\"v2\"} ")
+        });
+        let counted: usize = counted.unwrap_or("0").parse()?;
+        Ok(counted >= log.answers.len())
+    })
+    .await?;
+    let text = metrics().await?;
+    for line in [
+        "deployer_active{color=\"green\"} 1",
+        "deployer_active{color=\"blue\"} 0",
+        "deployer_up{color=\"blue\"} 1",
+        "deployer_fit{color=\"blue\"} 1",
+        "deployer_deployments_total{outcome=\"promoted\"} 1",
+        "deployer_seconds_since_last_deployment ",
+        "deployer_request_duration_seconds_bucket{",
+        "# EOF",
+    ] {
+        ensure!(text.contains(line), "{line} is not in {text}");
+    }
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_can_be_tried_and_is_sent_again_when_it_was_not_taken() -> Result {
+    let stack = Stack::of_processes("model-server", SHORT)?;
+    let nobody = stack.expect(2, &["alert-test"]).await?;
+    ensure!(
+        nobody.stderr.contains("alerts.webhook"),
+        "{}",
+        nobody.stderr
+    );
+    let receiver = Receiver::start(0).await?;
+    let setting = format!("alerts.slack={}", receiver.url());
+    stack.expect(0, &["alert-test", "--set", &setting]).await?;
+    let text = receiver.alerts()[0]["text"].to_string();
+    ensure!(text.contains("nothing is wrong"), "{text}");
+    let deaf = Receiver::start(1).await?;
+    let setting = format!("alerts.webhook={}", deaf.url());
+    let run = stack.expect(1, &["alert-test", "--set", &setting]).await?;
+    ensure!(run.stderr.contains("it answered 503"), "{}", run.stderr);
+    ensure!(
+        !run.stderr.contains(&deaf.url()),
+        "the address is a secret: {}",
+        run.stderr
+    );
+
+    stack.expect(0, &["up"]).await?;
+    stack.expect(0, &["deploy", "v2"]).await?;
+    let busy = Receiver::start(2).await?;
+    let monitor = start(&stack, &busy, &[])?;
+    stack.signal("green", "STOP")?;
+    busy.until("down", "green").await?;
+    drop(monitor);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_is_down_is_told_of_and_both_colors_are_watched_all_the_same() -> Result {
+    let ports = PortBlock::take()?;
+    let address = format!("127.0.0.1:{}", ports.metrics());
+    let setting = format!("monitor.metrics={address}");
+    let watched = Monitored::begin(&["--set", &setting]).await?;
+    let shows = async |line: &str| Ok(get(&address, "/metrics").await?.contains(line));
+    watched.stack.signal("router", "TERM")?;
+    watched.stack.until_ended("router").await?;
+    let of_the_router = |kind: &'static str| {
+        let receiver = &watched.receiver;
+        until(async move || {
+            let is_it = |alert: &Value| alert["kind"] == kind && alert["color"].is_null();
+            Ok(receiver.alerts().iter().any(is_it))
+        })
+    };
+    of_the_router("down").await?;
+    until(async || shows("deployer_router_up 0").await).await?;
+    watched.stack.signal("blue", "KILL")?;
+    watched.receiver.until("down", "blue").await?;
+    until(async || shows("deployer_up{color=\"blue\"} 0").await).await?;
+    until(async || shows("deployer_fit{color=\"blue\"} 0").await).await?;
+    until(async || shows("deployer_active{color=\"green\"} 1").await).await?;
+    watched.stack.expect(0, &["up"]).await?;
+    of_the_router("up").await?;
+    watched.receiver.until("up", "blue").await?;
+    until(async || watched.fit(BLUE).await).await?;
+    until(async || shows("deployer_router_up 1").await).await?;
+    watched.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_was_not_taken_is_sent_by_the_next_watch_with_the_time_of_the_event() -> Result
+{
+    let watched = Monitored::begin(&[]).await?;
+    let Monitored {
+        stack, mut monitor, ..
+    } = watched;
+    monitor.kill().await?;
+    let deaf = Receiver::start(usize::MAX).await?;
+    let mut monitor = start(&stack, &deaf, &[])?;
+    stack.signal("blue", "STOP")?;
+    until(async || Ok(read(&stack, "state/alerts.json").contains("\"down\""))).await?;
+    monitor.kill().await?;
+    let kept: Value = serde_json::from_str(&read(&stack, "state/alerts.json"))?;
+    let receiver = Receiver::start(0).await?;
+    let monitor = start(&stack, &receiver, &[])?;
+    receiver.until("down", "blue").await?;
+    ensure!(receiver.alerts()[0]["at"] == kept[0][1]["at"], "{kept}");
+    stack.signal("blue", "CONT")?;
+    receiver.until("up", "blue").await?;
+    ensure!(receiver.alerts().len() == 2, "{:?}", receiver.alerts());
+    until(async || Ok(read(&stack, "state/alerts.json") == "[]")).await?;
+    Monitored {
+        stack,
+        receiver,
+        monitor,
+    }
+    .end()
+    .await
+}
+
+fn read(stack: &Stack, name: &str) -> String {
+    fs::read_to_string(stack.path(name)).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_interrupted_is_told_once_and_what_others_hold_the_lock_for_loses_nothing()
+-> Result {
+    let watched = Monitored::begin(&[]).await?;
+    let stack = &watched.stack;
+    // A standby that lost its flag because it was sick, while others come and go.
+    stack.signal("blue", "STOP")?;
+    watched.receiver.until("down", "blue").await?;
+    until(async || Ok(!watched.fit(BLUE).await?)).await?;
+    stack
+        .expect(10, &["validate", "--set", "probe.timeout=300ms"])
+        .await?;
+    let hook = ["deploy", "v1", "--set", "hooks.before.starting=[\"false\"]"];
+    stack.expect(10, &hook).await?;
+    stack.signal("blue", "CONT")?;
+    watched.receiver.until("up", "blue").await?;
+    until(async || watched.fit(BLUE).await).await?;
+
+    let at = [("DEPLOYER_KILL_AT", "after journal switched".as_ref())];
+    let deployer = stack.start_deployer_with(&["deploy", "v1"], &at)?;
+    Stack::finish(deployer, &["deploy", "v1"]).await?;
+    let interrupted = || {
+        let alerts = watched.receiver.alerts();
+        alerts
+            .iter()
+            .filter(|it| it["kind"] == "interrupted")
+            .count()
+    };
+    until(async || Ok(interrupted() == 1)).await?;
+    stack.expect(0, &["recover"]).await?;
+    ensure!(interrupted() == 1);
+    ensure!(stack.status().await?["active"] == "green");
+    watched.end().await
+}
+
+/// Waits until something holds.
+async fn until(mut holds: impl AsyncFnMut() -> Result<bool>) -> Result {
+    let wait = async {
+        while !holds().await? {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait)
+        .await
+        .context("it did not come to hold within 30 s")?
+}
