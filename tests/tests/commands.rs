@@ -25,7 +25,7 @@ async fn refused(stack: &Stack, more: &[&str], code: i32, because: &str) -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_in_order_is_said_before_anything_is_touched() -> Result {
+async fn preflight_problems_are_named_before_any_change() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, Duration::from_millis(20))?;
@@ -76,7 +76,7 @@ async fn what_is_not_in_order_is_said_before_anything_is_touched() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_nginx_is_named() -> Result {
+async fn up_names_missing_nginx() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let nginx = ["--set", "fleet.process.nginx=no-such-nginx"];
     let run = stack.expect(1, &[&["up"], &nginx[..]].concat()).await?;
@@ -127,7 +127,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_fills_up_under_a_deployment_costs_nobody_a_proven_release() -> Result {
+async fn full_disk_during_deployment_keeps_the_proven_release() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     fs::create_dir_all(stack.path("state"))?;
     let disk = Disk::mount(&stack.path("state"), "4m")?;
@@ -158,7 +158,7 @@ async fn a_disk_that_fills_up_under_a_deployment_costs_nobody_a_proven_release()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_directory_that_is_read_only_is_said_before_anything_is_touched() -> Result {
+async fn read_only_state_directory_is_named_before_any_change() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     fs::create_dir_all(stack.path("state"))?;
     stack.expect(0, &["up"]).await?;
@@ -181,7 +181,7 @@ async fn a_state_directory_that_is_read_only_is_said_before_anything_is_touched(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_deployed_where_the_router_does_not_run() -> Result {
+async fn deploy_is_refused_without_a_router() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let run = stack.expect(10, &["deploy", "v2"]).await?;
     ensure!(run.stderr.contains("Connection refused"), "{}", run.stderr);
@@ -189,8 +189,7 @@ async fn nothing_is_deployed_where_the_router_does_not_run() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_deployers_one_proceeds_and_the_other_is_told_by_whom_it_was_forestalled() -> Result
-{
+async fn second_deployer_names_the_lock_holder() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let arguments = ["deploy", "v2", "--bake", "2s"];
@@ -245,7 +244,7 @@ fn everything(directory: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_says_what_would_be_done_and_changes_nothing() -> Result {
+async fn dry_run_prints_the_plan_and_changes_nothing() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let before = everything(&stack.path("."))?;
@@ -274,7 +273,7 @@ async fn a_dry_run_says_what_would_be_done_and_changes_nothing() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fix_is_shipped_although_the_active_color_is_down() -> Result {
+async fn active_down_deploys_while_active_color_is_down() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.signal("blue", "KILL")?;
@@ -303,7 +302,7 @@ async fn a_fix_is_shipped_although_the_active_color_is_down() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_answers_every_client_is_never_replaced() -> Result {
+async fn active_down_never_replaces_a_serving_standby() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.expect(0, &["deploy", "v2"]).await?;
@@ -326,7 +325,7 @@ async fn a_standby_that_answers_every_client_is_never_replaced() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn programs_get_one_object_a_line() -> Result {
+async fn json_prints_one_object_per_line() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let run = stack.expect(0, &["deploy", "v2", "--json"]).await?;
@@ -351,7 +350,7 @@ async fn programs_get_one_object_a_line() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_command_tells_programs_its_exit_code_in_its_last_line() -> Result {
+async fn json_ends_with_the_exit_code() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     for (code, command) in [
         (0, "up"),

@@ -60,7 +60,7 @@ async fn nothing_is_wrong(stack: &Stack) -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn docker_that_cannot_be_used_is_told_apart_by_what_to_do() -> Result {
+async fn doctor_names_why_docker_is_unusable() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.expect(0, &["up"]).await?;
     nothing_is_wrong(&stack).await?;
@@ -91,7 +91,7 @@ async fn docker_that_cannot_be_used_is_told_apart_by_what_to_do() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn docker_that_is_too_old_is_named() -> Result {
+async fn doctor_names_old_docker() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.expect(0, &["up"]).await?;
     let path = env::var("PATH")?;
@@ -126,7 +126,7 @@ async fn docker_that_is_too_old_is_named() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_ended_was_paused_or_started_again_is_named() -> Result {
+async fn doctor_names_exited_paused_or_restarted_container() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.docker(&["compose", "pause", "green"])?;
@@ -153,7 +153,7 @@ async fn a_container_that_ended_was_paused_or_started_again_is_named() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_was_killed_or_wanted_too_much_memory_is_named() -> Result {
+async fn doctor_names_killed_container() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.docker(&["compose", "kill", "green"])?;
@@ -176,7 +176,7 @@ async fn a_container_that_was_killed_or_wanted_too_much_memory_is_named() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_watch_service_that_ended_is_named_with_its_last_words() -> Result {
+async fn doctor_names_exited_monitor_with_log_lines() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.docker(&["compose", "up", "--detach"])?;
     stack.expect(0, &["up"]).await?;
@@ -191,7 +191,7 @@ async fn the_watch_service_that_ended_is_named_with_its_last_words() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_keeps_the_router_from_starting_is_named() -> Result {
+async fn doctor_names_why_router_does_not_start() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     let file = stack.path("compose.override.yaml");
     fs::write(
@@ -226,7 +226,7 @@ async fn what_keeps_the_router_from_starting_is_named() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_of_nginx_and_of_compose_that_are_not_in_order_are_named() -> Result {
+async fn doctor_names_invalid_nginx_and_compose_files() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.expect(0, &["up"]).await?;
     let control = stack.path("nginx/control.conf");
@@ -259,7 +259,7 @@ async fn files_of_nginx_and_of_compose_that_are_not_in_order_are_named() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_without_room_for_docker_and_a_deployer_without_patience_are_named() -> Result {
+async fn doctor_names_full_docker_disk_and_short_timeout() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.expect(0, &["up"]).await?;
     let full = ["--set", "min_free_megabytes=1000000000"];

@@ -18,7 +18,7 @@ const LONG: Bake = Bake(Duration::from_mins(1));
 type Result<T = ()> = anyhow::Result<T>;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn traffic_moves_there_and_back_twice_without_a_failed_or_late_request() -> Result {
+async fn traffic_moves_twice_without_a_failed_request() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.docker(&["compose", "up", "--detach"])?;
     stack.expect(0, &["up"]).await?;
@@ -57,7 +57,7 @@ async fn rolled_back_after(harm: impl FnOnce(&Stack) -> Result) -> Result<(Stack
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_crashes_is_rolled_back_and_no_client_notices() -> Result {
+async fn crashing_release_is_rolled_back_unnoticed_by_clients() -> Result {
     // Docker starts it again at once: it must not pass for healthy because of that.
     let (_stack, log) = rolled_back_after(|stack| stack.signal("green", "KILL")).await?;
     log.ensure_none_failed()?;
@@ -65,13 +65,13 @@ async fn a_release_that_crashes_is_rolled_back_and_no_client_notices() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_freezes_is_rolled_back() -> Result {
+async fn frozen_release_is_rolled_back() -> Result {
     rolled_back_after(|stack| stack.docker(&["compose", "pause", "green"]).map(drop)).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_the_image_does_not_hold_is_refused_with_its_last_words() -> Result {
+async fn release_missing_in_image_is_refused_with_log_lines() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, PAUSE)?;
@@ -91,7 +91,7 @@ async fn a_release_that_the_image_does_not_hold_is_refused_with_its_last_words()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deployed_is_what_a_plain_compose_up_starts() -> Result {
+async fn compose_up_starts_the_deployed_releases() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.expect(0, &["deploy", "v2"]).await?;
@@ -108,7 +108,7 @@ async fn what_was_deployed_is_what_a_plain_compose_up_starts() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_watch_service_keeps_a_frozen_standby_from_standing_in() -> Result {
+async fn monitor_service_removes_fit_flag_of_frozen_standby() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.docker(&["compose", "up", "--detach"])?;
     stack.expect(0, &["up"]).await?;
@@ -140,7 +140,7 @@ async fn the_watch_service_keeps_a_frozen_standby_from_standing_in() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_passes_every_gate_that_there_is() -> Result {
+async fn release_passes_every_gate() -> Result {
     const GATES: &str = "gates.run=[\"identity\", \"reachable\", \"smoke\", \"golden\", \"agreement\", \"load\", \"comparison\", \"headroom\", \"shadow\"]";
 
     let stack = Stack::of_containers(SHORT)?;
@@ -186,7 +186,7 @@ async fn flags_and_logs_are_closed_to_other_users() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn containers_want_an_api_key_that_nobody_else_may_read() -> Result {
+async fn api_key_is_required_and_never_printed() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     let keys = stack.path("secrets/api-keys");
     std::fs::write(&keys, "key-of-the-deployer\n")?;
@@ -227,7 +227,7 @@ async fn containers_want_an_api_key_that_nobody_else_may_read() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn https_is_served_as_the_example_says_with_a_key_that_only_the_router_reads() -> Result {
+async fn https_is_served_as_in_the_example() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     std::fs::copy(
         repository().join("nginx/tls.conf.example"),
@@ -290,7 +290,7 @@ impl Drop for Images<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn images_of_former_releases_go_when_a_release_was_promoted() -> Result {
+async fn promotion_prunes_old_images() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     let images = Images {
         stack: &stack,

@@ -168,7 +168,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn the_server_counts_the_cpus_that_its_container_may_use() -> Result {
+fn server_uses_the_cpus_of_its_container() -> Result {
     let options = ["run", "--detach", "--cpus=1", "--network=none"];
     let settings = ["--env=MODEL_VERSION=v1", "--env=LOG_FORMAT=json"];
     let name = docker(&[&options[..], &settings[..], &["model-server"]].concat())?;

@@ -85,7 +85,7 @@ const BLUE: usize = 0;
 const GREEN: usize = 1;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_freezes_may_not_stand_in_until_it_is_well() -> Result {
+async fn frozen_standby_loses_fit_flag_until_well() -> Result {
     let watched = Monitored::begin(&[]).await?;
     let traffic = watched.stack.traffic(8, PAUSE)?;
     ensure!(watched.fit(BLUE).await?, "v1 was promoted");
@@ -106,7 +106,7 @@ async fn a_standby_that_freezes_may_not_stand_in_until_it_is_well() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_is_killed_is_started_again_where_that_is_wanted() -> Result {
+async fn killed_standby_is_restarted_with_restart_standby() -> Result {
     // It is seen without its flag before it is well again.
     let slow_to_trust = ["--set", "monitor.rise=10"];
     let restart = ["--set", "monitor.restart_standby=true"];
@@ -123,7 +123,7 @@ async fn a_standby_that_is_killed_is_started_again_where_that_is_wanted() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_is_slow_may_not_stand_in_until_it_is_quick_again() -> Result {
+async fn slow_standby_loses_fit_flag_until_fast() -> Result {
     let watched = Monitored::begin_with(&["slow-when-told", "v1"], &[]).await?;
     let traffic = watched.stack.traffic(8, PAUSE)?;
     ensure!(watched.fit(GREEN).await?, "it was promoted");
@@ -165,7 +165,7 @@ fn ensure_repeated_in_time(log: &Log) -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn traffic_leaves_an_active_color_that_freezes_where_that_is_wanted() -> Result {
+async fn failover_leaves_a_frozen_active_color() -> Result {
     let watched = Monitored::begin(&FAILOVER).await?;
     let stack = &watched.stack;
     let traffic = stack.traffic(8, PAUSE)?;
@@ -204,7 +204,7 @@ async fn traffic_leaves_an_active_color_that_freezes_where_that_is_wanted() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_color_that_froze_is_started_again_as_the_standby_where_that_is_wanted() -> Result {
+async fn frozen_color_is_restarted_as_standby_after_failover() -> Result {
     let restart = ["--set", "monitor.restart_standby=true"];
     let watched = Monitored::begin(&[&FAILOVER[..], &restart].concat()).await?;
     let traffic = watched.stack.traffic(8, PAUSE)?;
@@ -222,7 +222,7 @@ async fn a_color_that_froze_is_started_again_as_the_standby_where_that_is_wanted
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_waits_for_a_watch_that_stops_a_color() -> Result {
+async fn deployment_waits_for_a_monitor_that_stops_a_color() -> Result {
     let long = ["--set", "fleet.process.stop_timeout=5s"];
     let watched = Monitored::begin(&[&FAILOVER[..], &long].concat()).await?;
     watched.stack.signal("green", "STOP")?;
@@ -235,7 +235,7 @@ async fn a_deployment_waits_for_a_watch_that_stops_a_color() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_color_that_froze_is_stopped_by_the_next_deployer_where_the_watch_was_killed() -> Result {
+async fn frozen_color_is_stopped_by_next_command_when_monitor_was_killed() -> Result {
     let Monitored {
         stack, mut monitor, ..
     } = Monitored::begin(&[]).await?;
@@ -258,7 +258,7 @@ async fn a_color_that_froze_is_stopped_by_the_next_deployer_where_the_watch_was_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_active_color_that_freezes_is_only_told_of_where_nothing_else_is_wanted() -> Result {
+async fn frozen_active_color_is_only_alerted_without_failover() -> Result {
     let watched = Monitored::begin(&[]).await?;
     watched.stack.signal("green", "STOP")?;
     watched.receiver.until("down", "green").await?;
@@ -269,7 +269,7 @@ async fn an_active_color_that_freezes_is_only_told_of_where_nothing_else_is_want
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_is_nobodys_alarm_and_its_refused_candidate_never_stands_in() -> Result {
+async fn deployment_causes_no_alert_and_refused_candidate_never_stands_in() -> Result {
     let watched = Monitored::begin(&[]).await?;
     let run = watched
         .stack
@@ -284,7 +284,7 @@ async fn a_deployment_is_nobodys_alarm_and_its_refused_candidate_never_stands_in
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_is_started_again_goes_on_where_it_was() -> Result {
+async fn restarted_monitor_continues() -> Result {
     let watched = Monitored::begin(&[]).await?;
     watched.stack.signal("blue", "STOP")?;
     watched.receiver.until("down", "blue").await?;
@@ -313,7 +313,7 @@ async fn a_watch_that_is_started_again_goes_on_where_it_was() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prometheus_finds_what_clients_saw() -> Result {
+async fn metrics_report_client_requests() -> Result {
     let ports = PortBlock::take()?;
     let address = format!("127.0.0.1:{}", ports.metrics());
     let setting = format!("monitor.metrics={address}");
@@ -349,7 +349,7 @@ async fn prometheus_finds_what_clients_saw() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_alert_can_be_tried_and_is_sent_again_when_it_was_not_taken() -> Result {
+async fn alert_test_retries_an_undelivered_alert() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let nobody = stack.expect(2, &["alert-test"]).await?;
     ensure!(
@@ -383,7 +383,7 @@ async fn an_alert_can_be_tried_and_is_sent_again_when_it_was_not_taken() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_that_is_down_is_told_of_and_both_colors_are_watched_all_the_same() -> Result {
+async fn router_down_is_alerted_and_colors_stay_monitored() -> Result {
     let ports = PortBlock::take()?;
     let address = format!("127.0.0.1:{}", ports.metrics());
     let setting = format!("monitor.metrics={address}");
@@ -414,8 +414,7 @@ async fn a_router_that_is_down_is_told_of_and_both_colors_are_watched_all_the_sa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_alert_that_was_not_taken_is_sent_by_the_next_watch_with_the_time_of_the_event() -> Result
-{
+async fn undelivered_alert_is_sent_by_next_monitor() -> Result {
     let watched = Monitored::begin(&[]).await?;
     let Monitored {
         stack, mut monitor, ..
@@ -449,8 +448,7 @@ fn read(stack: &Stack, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_interrupted_is_told_once_and_what_others_hold_the_lock_for_loses_nothing()
--> Result {
+async fn interrupted_command_is_alerted_once() -> Result {
     let watched = Monitored::begin(&[]).await?;
     let stack = &watched.stack;
     // A standby that lost its flag because it was sick, while others come and go.

@@ -15,8 +15,7 @@ const CLIENTS: usize = 8 * QUEUE;
 const OVERLOAD: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_asked_for_too_much_answers_or_turns_away_and_is_soon_itself()
--> anyhow::Result<()> {
+async fn overloaded_server_answers_or_rejects_and_recovers() -> anyhow::Result<()> {
     let ports = PortBlock::take()?;
     let address = format!("127.0.0.1:{}", ports.blue());
     let _server = Command::new(program("model-server")?)

@@ -17,7 +17,7 @@ const LONG: Bake = Bake(Duration::from_secs(30));
 type Result<T = ()> = anyhow::Result<T>;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn traffic_moves_there_and_back_twice_without_a_failed_or_late_request() -> Result {
+async fn traffic_moves_twice_without_a_failed_request() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     there_and_back_twice(&stack).await?;
@@ -25,7 +25,7 @@ async fn traffic_moves_there_and_back_twice_without_a_failed_or_late_request() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_by_hand_is_in_force_for_the_next_request() -> Result {
+async fn switch_affects_the_next_request() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
@@ -46,7 +46,7 @@ async fn a_switch_by_hand_is_in_force_for_the_next_request() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_deployment_goes_to_the_other_color() -> Result {
+async fn next_deployment_goes_to_the_other_color() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.expect(0, &["deploy", "v2"]).await?;
@@ -75,7 +75,7 @@ const REFUSED: [(&str, &str); 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn faulty_candidates_are_refused_and_no_client_notices() -> Result {
+async fn faulty_candidates_are_refused_unnoticed_by_clients() -> Result {
     let stack = Stack::of_processes("faulty-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(FEW, LONG_PAUSE)?;
@@ -137,33 +137,33 @@ async fn rolled_back(version: &str, because: &[&str]) -> Result<Log> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_starts_to_fail_is_rolled_back_and_no_client_notices() -> Result {
+async fn failing_release_is_rolled_back_unnoticed_by_clients() -> Result {
     let because = ["at most 5.0 % allowed", "answered 500"];
     let log = rolled_back("fails-later", &because).await?;
     log.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_exits_is_rolled_back_and_no_client_notices() -> Result {
+async fn exiting_release_is_rolled_back_unnoticed_by_clients() -> Result {
     let because = ["exit status: 3", "at most 5.0 % allowed"];
     let log = rolled_back("exits-later", &because).await?;
     log.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_hangs_is_rolled_back() -> Result {
+async fn hanging_release_is_rolled_back() -> Result {
     rolled_back("hangs-later", &["health check failed"]).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_is_healthy_and_predicts_nothing_is_rolled_back() -> Result {
+async fn healthy_release_without_predictions_is_rolled_back() -> Result {
     rolled_back("stops-predicting", &["test request failed"]).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_release_is_not_judged_by_what_the_router_holds_against_the_one_before() -> Result {
+async fn good_release_is_not_blamed_for_the_previous_one() -> Result {
     let stack = Stack::of_processes("faulty-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
@@ -177,7 +177,7 @@ async fn a_good_release_is_not_judged_by_what_the_router_holds_against_the_one_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_both_colors_are_sick_the_deployer_halts_and_stops_nothing() -> Result {
+async fn deployment_halts_when_both_colors_are_sick() -> Result {
     let stack = Stack::of_processes("faulty-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let deployer = stack.start_deployer(&["deploy", "fails-later"])?;
@@ -196,7 +196,7 @@ async fn when_both_colors_are_sick_the_deployer_halts_and_stops_nothing() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_covers_for_an_active_color_that_is_killed() -> Result {
+async fn standby_answers_when_active_color_is_killed() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.expect(0, &["deploy", "v2"]).await?;
@@ -211,7 +211,7 @@ async fn a_standby_covers_for_an_active_color_that_is_killed() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_deployed_while_the_active_color_is_down() -> Result {
+async fn deploy_is_refused_while_active_color_is_down() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.signal("blue", "KILL")?;
@@ -225,7 +225,7 @@ async fn nothing_is_deployed_while_the_active_color_is_down() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_deployers_do_not_meet() -> Result {
+async fn second_deployer_exits_with_busy() -> Result {
     let stack = Stack::of_processes("model-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let first = stack.start_deployer(&["deploy", "v2", "--bake", "3s"])?;
@@ -242,7 +242,7 @@ async fn two_deployers_do_not_meet() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_that_was_killed_after_the_switch_is_cleared_up_after() -> Result {
+async fn next_deployment_recovers_a_killed_one() -> Result {
     let stack = Stack::of_processes("model-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, PAUSE)?;
@@ -269,7 +269,7 @@ async fn a_deployer_that_was_killed_after_the_switch_is_cleared_up_after() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_something_else_runs_are_proven_and_switched_all_the_same() -> Result {
+async fn static_fleet_validates_and_switches() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(8, PAUSE)?;
@@ -293,7 +293,7 @@ async fn servers_that_something_else_runs_are_proven_and_switched_all_the_same()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_user_gets_wrong_is_named_before_anything_is_touched() -> Result {
+async fn usage_errors_are_named_before_any_change() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let run = stack.expect(2, &["deploy", "v9"]).await?;
@@ -327,7 +327,7 @@ async fn what_a_user_gets_wrong_is_named_before_anything_is_touched() -> Result 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_that_is_told_to_stop_while_watching_does_as_on_interrupt_says() -> Result {
+async fn stop_signal_during_bake_follows_on_interrupt() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     for (signal, on_interrupt, code, version) in [
@@ -363,7 +363,7 @@ async fn a_deployer_that_is_told_to_stop_while_watching_does_as_on_interrupt_say
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_that_is_interrupted_before_the_switch_leaves_traffic_alone() -> Result {
+async fn stop_signal_before_switch_leaves_traffic() -> Result {
     let stack = Stack::of_processes("faulty-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let deployer =
@@ -379,7 +379,7 @@ async fn a_deployer_that_is_interrupted_before_the_switch_leaves_traffic_alone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_by_hand_outlives_a_deployer_that_died() -> Result {
+async fn switch_survives_a_killed_deployer() -> Result {
     let stack = Stack::of_processes("faulty-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let mut deployer = stack.start_deployer(&["deploy", "fails-later"])?;
@@ -406,7 +406,7 @@ fn send(signal: &str, process: Option<u32>) -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_come_in_by_tls_where_it_is_set_up() -> Result {
+async fn router_serves_tls() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let port = stack.ports().metrics().to_string();
     let example = std::fs::read_to_string(repository().join("nginx/tls.conf.example"))?;

@@ -11,7 +11,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 const RESETS_AT_MOST: usize = 1;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopping_one_server_after_the_other_under_load_cuts_no_request() -> anyhow::Result<()> {
+async fn stopping_servers_under_load_cuts_no_request() -> anyhow::Result<()> {
     let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
     stack.expect(0, &["up"]).await?;
     // Both colors hold a release that was promoted: each may stand in for the other.

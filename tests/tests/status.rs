@@ -29,7 +29,7 @@ async fn until_shown(lines: &mut Lines<BufReader<ChildStdout>>, words: &str) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_is_watched_shows_what_has_changed_until_it_is_told_to_stop() -> Result {
+async fn status_watch_refreshes_until_stop_signal() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     for (arguments, [before, after]) in [

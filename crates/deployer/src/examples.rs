@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn each_input_becomes_a_body_and_keeps_its_label() {
+    fn test_input_becomes_body_and_label() {
         let examples = read_text(
             "{\"input\":{\"text\":\"good\"},\"expect\":\"positive\"}\n\n{\"input\":[1]}\n",
         )
@@ -148,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_named() {
+    fn invalid_test_input_error_names_line() {
         let error = read_text("{\"input\":1}\n{\"text\":\"good\"}\n").unwrap_err();
         assert!(error.contains("inputs.jsonl, line 2"), "{error}");
         assert!(error.contains("input"), "{error}");
     }
 
     #[test]
-    fn an_empty_file_is_an_error() {
+    fn empty_test_inputs_are_an_error() {
         assert!(
             read_text("\n")
                 .unwrap_err()
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named_with_its_setting() {
+    fn missing_test_inputs_error_names_setting() {
         let error = read("load.inputs", Path::new("no/such.jsonl"))
             .unwrap_err()
             .to_string();

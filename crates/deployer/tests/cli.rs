@@ -60,7 +60,7 @@ kind = \"static\"
 }
 
 #[test]
-fn help_tells_the_commands_and_the_exit_codes() {
+fn help_lists_commands_and_exit_codes() {
     let help = shown(&["--help"]);
     for word in [
         "up",
@@ -92,7 +92,7 @@ fn help_tells_the_commands_and_the_exit_codes() {
 }
 
 #[test]
-fn help_of_deploy_tells_the_exit_codes_too() {
+fn deploy_help_lists_exit_codes() {
     let help = shown(&["deploy", "--help"]);
     assert!(help.contains("  20  rolled back"), "{help}");
 }
@@ -126,7 +126,7 @@ fn deploy_help_shows_environment_variable_and_true_default_of_each_flag() {
 }
 
 #[test]
-fn wrong_arguments_exit_2_and_say_what_is_wrong() {
+fn invalid_arguments_exit_2_with_reason() {
     let directory = directory();
     for (arguments, words) in [
         (["promote", "v2"].as_slice(), "unrecognized subcommand"),
@@ -149,13 +149,13 @@ fn wrong_arguments_exit_2_and_say_what_is_wrong() {
 }
 
 #[test]
-fn no_command_at_all_exits_2_with_the_help() {
+fn missing_command_exits_2_with_help() {
     let message = ends_with(2, Path::new("."), &[]);
     assert!(message.contains("Usage: deployer"), "{message}");
 }
 
 #[test]
-fn a_figure_out_of_range_exits_2_before_anything_is_touched() {
+fn setting_out_of_range_exits_2_without_changes() {
     let directory = directory();
     let message = ends_with(
         2,
@@ -170,7 +170,7 @@ fn a_figure_out_of_range_exits_2_before_anything_is_touched() {
 }
 
 #[test]
-fn an_unknown_key_in_the_settings_file_exits_2_and_names_the_line() {
+fn unknown_key_exits_2_and_names_the_line() {
     let directory = directory();
     let settings = "state = \"state\"\n\n[bake]\nlength = \"1s\"\n";
     std::fs::write(directory.path().join("deployer.toml"), settings).unwrap();
@@ -185,13 +185,13 @@ fn an_unknown_key_in_the_settings_file_exits_2_and_names_the_line() {
 }
 
 #[test]
-fn a_settings_file_that_is_not_there_exits_2_and_is_named() {
+fn missing_settings_file_exits_2_and_is_named() {
     let message = ends_with(2, Path::new("."), &["status", "--config", "no/such.toml"]);
     assert!(message.contains("no/such.toml"), "{message}");
 }
 
 #[test]
-fn a_held_lock_exits_75_and_names_the_holder() {
+fn held_lock_exits_75_and_names_the_holder() {
     let directory = directory();
     let _held = Journal::lock(&directory.path().join("state"), "deploy v7").unwrap();
     for arguments in [
@@ -211,7 +211,7 @@ fn a_held_lock_exits_75_and_names_the_holder() {
 }
 
 #[test]
-fn the_state_directory_is_the_flags_then_the_environments_then_the_files() {
+fn state_directory_flag_overrides_environment_and_file() {
     let directory = directory();
     let _held = Journal::lock(&directory.path().join("elsewhere"), "deploy v7").unwrap();
     let file = directory.path().join("deployer.toml");
@@ -233,7 +233,7 @@ fn the_state_directory_is_the_flags_then_the_environments_then_the_files() {
 }
 
 #[test]
-fn status_is_shown_while_another_deployer_is_at_work() {
+fn status_works_while_another_deployer_holds_the_lock() {
     let directory = directory();
     let _held = Journal::lock(&directory.path().join("state"), "deploy v7").unwrap();
     let output = deployer(directory.path(), &["status"]);
@@ -241,7 +241,7 @@ fn status_is_shown_while_another_deployer_is_at_work() {
 }
 
 #[test]
-fn status_is_shown_when_the_journal_is_damaged_since_its_error_sends_people_there() {
+fn status_works_with_a_damaged_journal() {
     let directory = directory();
     let state = directory.path().join("state");
     std::fs::create_dir(&state).unwrap();
@@ -258,7 +258,7 @@ fn status_is_shown_when_the_journal_is_damaged_since_its_error_sends_people_ther
 }
 
 #[test]
-fn completions_and_manual_pages_know_every_command() {
+fn completions_and_manual_pages_include_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = shown(&["completions", shell]);
         assert!(script.contains("rollback"), "{shell}: {script}");
@@ -273,7 +273,7 @@ fn completions_and_manual_pages_know_every_command() {
 }
 
 #[test]
-fn a_history_that_is_not_there_is_an_empty_one() {
+fn missing_history_is_shown_as_empty() {
     let directory = directory();
     let output = deployer(directory.path(), &["history"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -285,7 +285,7 @@ fn a_history_that_is_not_there_is_an_empty_one() {
 }
 
 #[test]
-fn settings_before_the_command_and_behind_it_both_count() {
+fn set_flag_works_before_and_after_the_command() {
     let directory = directory();
     for arguments in [
         ["--set", "load.speed=1", "status", "--set", "load.rate=2"],

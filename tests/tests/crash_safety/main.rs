@@ -38,7 +38,7 @@ async fn killed_deployer_leaves_traffic_on_one_healthy_color() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_under_nohup_outlives_its_terminal() -> Result {
+async fn deployer_under_nohup_survives_its_terminal() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let deployer = stack.command(&["deploy", "v2", "--bake", "4s"])?;

@@ -8,7 +8,7 @@ use end_to_end::{Deed, Stack, Torture, Traffic};
 use super::{Result, SHORT};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_killed_at_any_step_leaves_traffic_on_one_healthy_color() -> Result {
+async fn deployer_killed_at_any_step_leaves_one_healthy_color() -> Result {
     let mut torture = Torture::begin().await?;
     let points = torture.kill_everywhere(Deed::Deploy, &[]).await?;
     ensure!(points >= 20, "{points}");
@@ -18,7 +18,7 @@ async fn a_deployer_killed_at_any_step_leaves_traffic_on_one_healthy_color() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_killed_while_it_gives_traffic_back_leaves_it_on_one_healthy_color() -> Result {
+async fn deployer_killed_during_rollback_leaves_one_healthy_color() -> Result {
     let mut torture = Torture::begin().await?;
     // The way there is another test's.
     let good = torture.points(Deed::Deploy).await?;
@@ -31,8 +31,7 @@ async fn a_deployer_killed_while_it_gives_traffic_back_leaves_it_on_one_healthy_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_killed_while_it_puts_a_release_on_blue_leaves_traffic_on_one_healthy_color()
--> Result {
+async fn deployer_to_blue_killed_at_any_step_leaves_one_healthy_color() -> Result {
     let mut torture = Torture::begin().await?;
     torture.whole_deployment().await?;
     // What is the same for either color is another test's.
@@ -58,17 +57,17 @@ async fn killed_everywhere(deeds: &[Deed]) -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_roll_back_or_switch_that_is_killed_at_any_step_is_understood_by_the_next() -> Result {
+async fn killed_rollback_or_switch_is_resumed() -> Result {
     killed_everywhere(&[Deed::Rollback, Deed::Switch]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_recovery_that_is_killed_at_any_step_is_recovered() -> Result {
+async fn killed_recovery_is_recovered() -> Result {
     killed_everywhere(&[Deed::Recover]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_is_killed_while_it_fails_over_is_understood_by_the_next() -> Result {
+async fn killed_failover_is_resumed() -> Result {
     let mut torture = Torture::begin().await?;
     let mut points = torture.points(Deed::FailOver).await?;
     // Each costs a color and a deployment; what is before a step is after the one before it.
@@ -82,7 +81,7 @@ async fn a_watch_that_is_killed_while_it_fails_over_is_understood_by_the_next() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployer_killed_at_forty_random_moments_leaves_traffic_on_one_healthy_color() -> Result {
+async fn deployer_killed_at_random_moments_leaves_one_healthy_color() -> Result {
     const KILLS: usize = 40;
 
     let seed = fastrand::u64(..);
@@ -109,7 +108,7 @@ async fn killed_after_the_switch() -> Result<(Stack, Traffic)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recover_goes_on_watching_where_that_is_wanted() -> Result {
+async fn recover_continues_bake_with_on_interrupt_continue() -> Result {
     let (stack, traffic) = killed_after_the_switch().await?;
     let run = stack
         .expect(
@@ -126,7 +125,7 @@ async fn recover_goes_on_watching_where_that_is_wanted() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_roll_back_takes_an_interrupted_deployment_back() -> Result {
+async fn rollback_reverts_an_interrupted_deployment() -> Result {
     let (stack, traffic) = killed_after_the_switch().await?;
     let run = stack.expect(0, &["rollback"]).await?;
     ensure!(

@@ -73,7 +73,7 @@ impl Drop for Stranger {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_wrong_with_a_stack_that_was_just_started() -> Result {
+async fn doctor_finds_nothing_wrong_after_up() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let wrong = wrong(&stack, &[]).await?;
@@ -82,7 +82,7 @@ async fn nothing_is_wrong_with_a_stack_that_was_just_started() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_and_colors_that_do_not_run_are_named() -> Result {
+async fn doctor_names_router_and_colors_that_do_not_run() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let wrong = wrong(&stack, &[]).await?.join("\n");
     for words in [
@@ -97,7 +97,7 @@ async fn a_router_and_colors_that_do_not_run_are_named() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_without_docker_is_told_to_install_it() -> Result {
+async fn doctor_advises_to_install_docker() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let nowhere = stack.path("nowhere");
     let arguments = ["--fleet", "compose", "doctor"];
@@ -114,7 +114,7 @@ async fn a_machine_without_docker_is_told_to_install_it() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_color_that_ended_or_hangs_is_named_with_its_last_words() -> Result {
+async fn doctor_names_ended_or_hanging_color_with_log_lines() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.signal("green", "STOP")?;
@@ -127,7 +127,7 @@ async fn a_color_that_ended_or_hangs_is_named_with_its_last_words() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_without_room_is_named() -> Result {
+async fn doctor_names_a_full_disk() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let wrong = wrong(&stack, &["--set", "min_free_megabytes=1000000000"]).await?;
@@ -137,7 +137,7 @@ async fn a_disk_without_room_is_named() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_deployer_and_a_torn_line_left_is_named() -> Result {
+async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let at = [("DEPLOYER_KILL_AT", "after journal starting".as_ref())];
@@ -175,7 +175,7 @@ async fn what_a_killed_deployer_and_a_torn_line_left_is_named() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn inputs_that_are_not_there_are_named() -> Result {
+async fn doctor_names_missing_test_inputs() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     only(

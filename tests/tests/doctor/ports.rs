@@ -8,7 +8,7 @@ use end_to_end::Stack;
 use super::{Result, SHORT, Stranger, only, wrong};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ports_where_nobody_listens_are_named_also_when_something_else_runs_the_router() -> Result {
+async fn doctor_names_ports_without_a_listener() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let wrong = wrong(&stack, &["--fleet", "static"]).await?.join("\n");
     let router = stack.router();
@@ -33,7 +33,7 @@ async fn listen_on(port: u16) -> Result<TcpListener> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_somebody_else_took_is_named_with_the_process() -> Result {
+async fn doctor_names_process_on_a_color_port() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.signal("green", "KILL")?;
@@ -50,7 +50,7 @@ async fn a_port_that_somebody_else_took_is_named_with_the_process() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ports_of_the_router_that_somebody_else_took_are_named_with_the_process() -> Result {
+async fn doctor_names_process_on_router_ports() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.signal("router", "TERM")?;
@@ -66,7 +66,7 @@ async fn ports_of_the_router_that_somebody_else_took_are_named_with_the_process(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whose_process_took_a_port_is_told_to_a_user_who_may_not_see_more() -> Result {
+async fn unprivileged_doctor_names_user_of_a_port() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let _stranger = listen_on(stack.ports().green()).await?;
     let doctor = ["--fleet", "process", "doctor"];
@@ -84,7 +84,7 @@ async fn whose_process_took_a_port_is_told_to_a_user_who_may_not_see_more() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_does_not_serve_its_metrics_is_named_and_so_is_who_has_its_port() -> Result {
+async fn doctor_names_metrics_that_are_not_served() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let port = stack.ports().metrics();

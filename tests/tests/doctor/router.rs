@@ -12,7 +12,7 @@ use end_to_end::Stack;
 use super::{Result, SHORT, Stranger, only, wrong};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_that_does_not_start_again_is_named_with_its_last_words() -> Result {
+async fn doctor_names_router_that_does_not_restart() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     stack.signal("router", "TERM")?;
@@ -37,7 +37,7 @@ async fn a_router_that_does_not_start_again_is_named_with_its_last_words() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_router_does_not_see_is_named() -> Result {
+async fn doctor_names_flags_that_the_router_does_not_see() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     fs::create_dir(stack.path("elsewhere"))?;
@@ -56,7 +56,7 @@ async fn what_the_router_does_not_see_is_named() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_nginx_that_is_missing_or_too_old_or_would_not_start_again_is_named() -> Result {
+async fn doctor_names_missing_old_or_invalid_nginx() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     let missing = ["--set", "fleet.process.nginx=no-such-nginx"];
@@ -85,7 +85,7 @@ async fn an_nginx_that_is_missing_or_too_old_or_would_not_start_again_is_named()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_wrong_is_named() -> Result {
+async fn doctor_names_a_wrong_clock() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     // A control port on a machine whose clock stands in the year 2001.

@@ -8,7 +8,7 @@ use end_to_end::{Stack, program};
 use super::{Result, SHORT, only, wrong};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn time_limits_that_contradict_each_other_are_named() -> Result {
+async fn doctor_names_contradicting_settings() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
     for (setting, words) in [
@@ -34,7 +34,7 @@ fn in_nginx_conf(stack: &Stack, from: &str, to: &str) -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_that_has_no_time_left_for_the_standby_is_named() -> Result {
+async fn doctor_names_router_without_time_for_standby() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let limit = "proxy_next_upstream_timeout";
     in_nginx_conf(&stack, &format!("{limit} 130s"), &format!("{limit} 100s"))?;
@@ -48,7 +48,7 @@ async fn a_router_that_has_no_time_left_for_the_standby_is_named() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_whose_time_limits_contradict_the_routers_or_the_deployers_are_named() -> Result {
+async fn doctor_names_contradicting_server_time_limits() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     in_nginx_conf(&stack, "proxy_read_timeout 120s", "proxy_read_timeout 99s")?;
     let limits = [
@@ -76,7 +76,7 @@ async fn servers_whose_time_limits_contradict_the_routers_or_the_deployers_are_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_server_was_not_told_is_what_it_assumes() -> Result {
+async fn doctor_assumes_server_defaults() -> Result {
     let help = std::process::Command::new(program("model-server")?)
         .arg("--help")
         .output()?;

@@ -150,7 +150,7 @@ async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watch_rolls_back_a_release_that_makes_clients_wait() -> Result {
+async fn bake_rolls_back_slow_release() -> Result {
     let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CLIENTS, PAUSE)?;

@@ -190,7 +190,7 @@ async fn reachable_refuses_a_candidate_that_the_router_does_not_reach() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watch_rolls_back_other_labels_and_restarts() -> Result {
+async fn bake_rolls_back_label_drift_and_restarts() -> Result {
     let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CLIENTS, PAUSE)?;
@@ -218,19 +218,19 @@ async fn led_astray(port: impl FnOnce(&Stack) -> u16, because: &str) -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_after_which_another_release_answers_is_taken_back() -> Result {
+async fn switch_is_undone_when_another_release_answers() -> Result {
     let because = "after the switch clients are answered by another release: it reports version v1";
     led_astray(|stack| stack.ports().blue(), because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_after_which_nobody_answers_is_taken_back() -> Result {
+async fn switch_is_undone_when_clients_get_no_answer() -> Result {
     let because = "after the switch clients are not answered: ";
     led_astray(|stack| stack.ports().metrics(), because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_end_that_leaves_it_open_is_what_the_settings_say() -> Result {
+async fn inconclusive_bake_follows_settings() -> Result {
     let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
     stack.expect(0, &["up"]).await?;
     for (code, on_inconclusive, version) in [
@@ -260,7 +260,7 @@ async fn an_end_that_leaves_it_open_is_what_the_settings_say() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_idle_can_be_validated_by_single_gates() -> Result {
+async fn validate_runs_single_gates_on_idle_color() -> Result {
     let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let passed = stack
@@ -300,8 +300,7 @@ async fn what_is_idle_can_be_validated_by_single_gates() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_want_an_api_key_are_proven_and_watched_with_one_and_refused_without() -> Result
-{
+async fn servers_with_api_keys_are_deployed_only_with_a_key() -> Result {
     let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
     let keys = stack.path("keys");
     std::fs::write(&keys, "# for the deployer\nkey-of-the-deployer\n")?;

@@ -61,7 +61,7 @@ async fn stopped_in(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_biased_release_is_refused_by_golden_after_the_gates_before_it() -> Result {
+async fn golden_refuses_biased_release_after_earlier_gates() -> Result {
     let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let report = deploy(&stack, 10, "biased", &[ALL]).await?;
@@ -72,13 +72,13 @@ async fn a_biased_release_is_refused_by_golden_after_the_gates_before_it() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_with_other_files_under_the_same_version_is_stopped_by_identity() -> Result {
+async fn identity_refuses_other_files_under_same_version() -> Result {
     let because = "it reports digest 0";
     stopped_by("identity", ["v1", "other-digest"], &[], because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_the_router_does_not_reach_is_stopped() -> Result {
+async fn reachable_refuses_release_that_router_does_not_reach() -> Result {
     let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.reach_another_in("green", stack.ports().blue())?;
     // It would answer copies in place of the candidate.
@@ -88,20 +88,20 @@ async fn a_release_that_the_router_does_not_reach_is_stopped() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_fails_at_first_is_stopped_by_the_smoke_test() -> Result {
+async fn smoke_refuses_release_that_fails_at_first() -> Result {
     let settings = ["smoke.max_error_rate=0.05"];
     let because = "5 of 50 requests failed (10.0 %, at most 5.0 % allowed)";
     stopped_by("smoke", ["v1", "fails-at-first"], &settings, because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_is_right_less_often_than_the_active_one_is_stopped() -> Result {
+async fn golden_refuses_less_accurate_release() -> Result {
     let because = "; for 99 % certain of ";
     stopped_by("golden", ["v2", "every-eighth-wrong"], &[], because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_disagrees_is_stopped_where_that_is_wanted() -> Result {
+async fn agreement_refuses_release_that_disagrees() -> Result {
     let settings = ["agreement.min_agreement=0.99"];
     stopped_by(
         "agreement",
@@ -113,57 +113,56 @@ async fn a_release_that_disagrees_is_stopped_where_that_is_wanted() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_breaks_under_load_is_stopped() -> Result {
+async fn load_refuses_release_that_breaks_under_load() -> Result {
     stopped_by("load", ["v1", "breaks-under-load"], &[], "; status 500: ").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_is_slow_under_load_is_stopped() -> Result {
+async fn load_refuses_release_that_is_slow_under_load() -> Result {
     let settings = ["load.max_p99=7s"];
     let because = "(at most 7000 ms allowed)";
     stopped_by("load", ["v1", "slow-under-load"], &settings, because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_release_is_stopped_by_the_comparison() -> Result {
+async fn comparison_refuses_slow_release() -> Result {
     let settings = ["comparison.negligible=100ms"];
     stopped_by("comparison", ["v1", "slow"], &settings, "p50 ").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_is_slow_at_times_is_stopped_by_the_comparison() -> Result {
+async fn comparison_refuses_release_that_is_slow_at_times() -> Result {
     let settings = ["comparison.negligible=400ms"];
     let because = ", p99 ";
     stopped_by("comparison", ["v1", "slow-at-times"], &settings, because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_stalls_too_near_the_routers_limit_is_stopped() -> Result {
+async fn headroom_refuses_release_that_stalls_near_router_timeout() -> Result {
     let settings = ["headroom.factor=100", "load.concurrency=500"];
     let because = "is not below the router's proxy_read_timeout, 120 s";
     stopped_by("headroom", ["v1", "stalls-under-load"], &settings, because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_fails_clients_alone_is_stopped_by_copies_of_their_requests() -> Result {
+async fn shadow_refuses_release_that_fails_client_requests() -> Result {
     stopped_by("shadow", ["v1", "fails-clients"], &[], "of copies, ").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_is_slow_for_clients_is_stopped_by_copies_of_their_requests() -> Result {
+async fn shadow_refuses_release_that_is_slow_for_clients() -> Result {
     let settings = ["shadow.negligible=400ms"];
     stopped_by("shadow", ["v1", "slow-for-clients"], &settings, "; p9").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_with_other_labels_for_clients_is_stopped_by_copies_of_their_requests() -> Result
-{
+async fn shadow_refuses_release_with_label_drift() -> Result {
     let because = "its labels are distributed otherwise";
     stopped_by("shadow", ["v1", "biased-for-clients"], &[], because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_fails_at_last_is_rolled_back_by_the_sliding_window() -> Result {
+async fn bake_rolls_back_late_failures_by_sliding_window() -> Result {
     let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CLIENTS, PAUSE)?;
@@ -178,7 +177,7 @@ async fn a_release_that_fails_at_last_is_rolled_back_by_the_sliding_window() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_whose_own_counters_tell_of_errors_is_rolled_back() -> Result {
+async fn bake_rolls_back_errors_in_own_counters() -> Result {
     let stack = Stack::of_processes("model-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(2, PAUSE)?;

@@ -27,8 +27,7 @@ const FEW_GATES: &str = "gates.run=[\"identity\", \"reachable\", \"smoke\"]";
 const SHORT_WATCH: &str = "bake.duration=2s";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bare_machine_is_provisioned_shipped_to_cut_off_filled_rebooted_and_rolled_back() -> Result
-{
+async fn bare_machine_survives_shipping_disconnection_full_disk_and_reboot() -> Result {
     let mut machine = Machine::start()?;
     let other_laptop = Checkout::fresh()?;
     a_machine_that_will_not_do_says_so(&machine)?;
@@ -339,7 +338,7 @@ fn base_images_are_pinned_to_what_their_registry_serves(machine: &Machine) -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn machines_are_taken_in_turn_until_one_fails_and_one_takes_the_place_of_another() -> Result {
+async fn several_machines_are_deployed_until_one_fails() -> Result {
     let machines = two_provisioned_machines()?;
     let [first, second] = &machines;
     it_is_told_what_runs_where(&machines)?;

@@ -314,13 +314,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_override_file_lies_beside_the_file_and_is_called_like_it() {
+    fn override_file_is_found_beside_compose_file() {
         let path = override_file(Path::new("a/compose.yaml"));
         assert_eq!(path, Path::new("a/compose.override.yaml"));
     }
 
     #[test]
-    fn a_repository_is_a_name_without_its_tag() {
+    fn image_repository_excludes_tag_and_digest() {
         for (image, name) in [
             ("model-server:latest", "model-server"),
             ("model-server", "model-server"),
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn images_in_use_and_the_newest_of_the_others_stay() {
+    fn prune_keeps_used_and_newest_images() {
         let listed = "5 m:v5\n4 m:v4\n3 m:v3\n2 m:<none>\n1 m:v1\n0 m:v0\n";
         assert_eq!(unused_images(listed, "4\n0\n", 1), ["m:v3", "2", "m:v1"]);
         assert_eq!(unused_images(listed, "4\n0\n", 9), [""; 0]);

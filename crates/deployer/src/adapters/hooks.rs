@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_is_told_what_is_deployed_where() {
+    async fn hook_receives_deployment_in_environment() {
         let (result, written) = run(&[
             "sh",
             "-c",
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_fails_hangs_or_is_not_there_is_named() {
+    async fn hook_error_names_failure_timeout_and_missing_program() {
         let problem = async |command: &[&str]| run(command).await.0.unwrap_err();
         let failing = problem(&["sh", "-c", "echo not today >&2; exit 3"]).await;
         assert!(

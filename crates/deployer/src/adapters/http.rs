@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_of_another_type_does_not_hide_the_version() {
+    fn health_field_of_wrong_type_does_not_hide_version() {
         let body = serde_json::json!({"model_version": "v1", "request_count": 12.5, "uptime_seconds": "3s"});
         let health = read_health(&body);
         assert_eq!(health.model_version.as_deref(), Some("v1"));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_found_where_the_settings_say() {
+    fn label_is_found_at_json_pointer() {
         let body = serde_json::json!({"outputs": [{"data": ["positive"]}], "class": 3, "all": []});
         let found = |place| label_in(&body, place);
         assert_eq!(found("/outputs/0/data/0").as_deref(), Some("positive"));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn long_answers_are_shortened_between_characters() {
+    fn long_error_body_is_truncated_at_character_boundary() {
         assert_eq!(said(&"ä".repeat(201)), format!(": {} ...", "ä".repeat(200)));
         assert_eq!(said(" short\n"), ": short");
         assert_eq!(said(" \n"), "");

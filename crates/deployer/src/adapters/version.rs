@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_compared_as_numbers_however_they_are_dressed() {
+    fn versions_are_compared_numerically() {
         for (said, older) in [
             ("20.10.24+dfsg1", false),
             ("19.03.15", true),

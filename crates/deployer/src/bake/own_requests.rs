@@ -86,7 +86,7 @@ mod tests {
     const LATE: Duration = Duration::from_secs(5);
 
     #[test]
-    fn those_that_are_logged_take_the_way_of_clients() {
+    fn logged_own_requests_use_the_public_path() {
         let mut probes = OwnRequests::default();
         assert!(!probes.answered(Duration::ZERO, 2));
         assert!(probes.match_log(&[], SOON));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_log_does_not_show_them_the_candidate_alone_is_asked_until_it_shows_anything() {
+    fn unlogged_own_requests_go_to_candidate_until_log_recovers() {
         let mut probes = OwnRequests::default();
         probes.answered(Duration::ZERO, 2);
         assert!(!probes.match_log(&logged(1, true), LATE));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_log_cannot_be_read_the_candidate_alone_is_asked() {
+    fn unreadable_log_sends_own_requests_to_candidate() {
         let mut probes = OwnRequests::default();
         probes.log_unreadable();
         let alone = Target::ThroughRouter(Color::Blue);

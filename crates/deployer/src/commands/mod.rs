@@ -295,7 +295,7 @@ mod tests {
     const LONG: Duration = Duration::from_mins(10);
 
     #[tokio::test]
-    async fn a_command_waits_for_the_watch_until_it_lets_go_or_patience_is_at_an_end() {
+    async fn command_waits_for_the_monitor_until_timeout() {
         let state = tempfile::tempdir().unwrap();
         let nobody = Reporters(Vec::new());
         let held = Journal::lock(state.path(), "monitor").unwrap();
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_does_not_wait_for_another_one() {
+    async fn command_does_not_wait_for_another_command() {
         let state = tempfile::tempdir().unwrap();
         let _held = Journal::lock(state.path(), "deploy v1").unwrap();
         let error = lock(state.path(), "deploy v2", LONG, &Reporters(Vec::new()))

@@ -158,12 +158,12 @@ mod tests {
     use crate::config::load;
 
     #[test]
-    fn the_shipped_figures_are_within_their_ranges() {
+    fn default_settings_are_within_range() {
         check(&load(None, &[]).unwrap()).unwrap();
     }
 
     #[test]
-    fn figures_that_would_prove_nothing_are_refused() {
+    fn settings_out_of_range_are_refused() {
         for given in [
             "health.tries=0",
             "smoke.requests=0",

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_for_one_run_wins_over_the_file() {
+    fn set_flag_overrides_file() {
         let given = [
             "bake.duration=7s",
             "load.rate = 20.5",
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_for_one_run_is_named_when_it_is_wrong() {
+    fn invalid_set_flag_is_named_in_error() {
         let problem = |given| parse_with("", &["bake.failures=2", given]).unwrap_err();
         for (given, words) in [
             (
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_file_the_defaults_are_those_that_the_file_documents() {
+    fn defaults_match_the_documented_file() {
         let settings = parse_text("").unwrap();
         assert_eq!(settings.health.tries, 10);
         assert_eq!(settings.health.interval, Duration::from_secs(3));
@@ -290,14 +290,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_the_file_wins_over_the_default_and_leaves_its_neighbors() {
+    fn file_overrides_single_default() {
         let settings = parse_text("[bake]\nduration = \"5s\"").unwrap();
         assert_eq!(settings.bake.duration, Duration::from_secs(5));
         assert_eq!(settings.bake.failures, 3);
     }
 
     #[test]
-    fn an_unknown_key_is_an_error_that_names_the_line_and_the_known_keys() {
+    fn unknown_key_error_names_line_and_known_keys() {
         let error = parse_text("state = \"x\"\n\n[health]\nattempts = 3").unwrap_err();
         assert_eq!(
             error,
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_section_is_an_error_too() {
+    fn unknown_section_is_an_error() {
         let error = parse_text("[wacth]\nduration = \"5s\"").unwrap_err();
         assert!(
             error.starts_with("deployer.toml, line 1: unknown key `wacth`"),
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_names_the_key_and_the_line() {
+    fn wrong_type_error_names_key_and_line() {
         let error = parse_text("[bake]\ninterval = \"1s\"\nfailures = \"three\"").unwrap_err();
         assert!(
             error.starts_with("deployer.toml, line 3: bake.failures: invalid type"),
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_duration_names_the_key_and_the_line() {
+    fn invalid_duration_error_names_key_and_line() {
         let error = parse_text("[bake]\nduration = \"60\"").unwrap_err();
         assert!(
             error.starts_with("deployer.toml, line 2: bake.duration: "),
@@ -333,13 +333,13 @@ mod tests {
     }
 
     #[test]
-    fn broken_toml_names_the_line() {
+    fn toml_syntax_error_names_line() {
         let error = parse_text("state = \"x\"\n[watch").unwrap_err();
         assert!(error.starts_with("deployer.toml, line 2: "), "{error}");
     }
 
     #[test]
-    fn relative_paths_are_relative_to_the_file() {
+    fn relative_paths_are_resolved_against_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("my.toml");
         fs::write(&file, "[fleet.process]\ncommand = [\"bin/server\"]").unwrap();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_file_must_exist() {
+    fn missing_settings_file_is_an_error() {
         let error = load(Some(Path::new("no/such.toml")), &[])
             .unwrap_err()
             .to_string();

@@ -166,14 +166,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_deployment_ends_within_five_steps(steps in prop::collection::vec(any_step(), 5..9)) {
+        fn deployment_ends_within_five_steps(steps in prop::collection::vec(any_step(), 5..9)) {
             let passed = walk(&steps);
             prop_assert!(passed[passed.len() - 1].is_end(), "{passed:?}");
             prop_assert!(passed.len() <= 6, "{passed:?}");
         }
 
         #[test]
-        fn traffic_moves_only_after_every_gate_was_passed(steps in prop::collection::vec(any_step(), 0..9)) {
+        fn traffic_moves_only_after_validation(steps in prop::collection::vec(any_step(), 0..9)) {
             let passed = walk(&steps);
             if let Some(moved) = passed.iter().position(|phase| phase.traffic() != TrafficOwner::Previous) {
                 prop_assert_eq!(passed[moved], Phase::Switched);
@@ -182,7 +182,7 @@ mod tests {
         }
 
         #[test]
-        fn refused_means_that_traffic_never_moved(steps in prop::collection::vec(any_step(), 0..9)) {
+        fn refused_deployment_never_moved_traffic(steps in prop::collection::vec(any_step(), 0..9)) {
             let passed = walk(&steps);
             if passed.contains(&Phase::Refused) {
                 prop_assert!(passed.iter().all(|phase| phase.traffic() == TrafficOwner::Previous), "{passed:?}");
@@ -190,7 +190,7 @@ mod tests {
         }
 
         #[test]
-        fn a_failure_never_leaves_the_candidate_in_charge(
+        fn failure_never_leaves_traffic_on_candidate(
             steps in prop::collection::vec(any_step(), 0..9),
             returned in prop_oneof![Just(ReturnResult::Confirmed), Just(ReturnResult::Impossible)],
         ) {
@@ -202,7 +202,7 @@ mod tests {
         }
 
         #[test]
-        fn an_end_stays_the_end(steps in prop::collection::vec(any_step(), 5..9), more in any_step()) {
+        fn ended_deployment_stays_ended(steps in prop::collection::vec(any_step(), 5..9), more in any_step()) {
             let mut longer = steps.clone();
             longer.push(more);
             prop_assert_eq!(walk(&steps), walk(&longer));

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_candidate_goes_to_the_color_without_traffic() {
+    fn plan_puts_candidate_on_idle_color() {
         let release = Release {
             model: "sentiment".to_owned(),
             version: "v2".to_owned(),

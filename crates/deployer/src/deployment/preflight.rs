@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_is_not_there_and_a_disk_that_is_too_full_are_named() {
+    fn missing_directory_and_full_disk_are_named_in_error() {
         let error = room(Path::new("no/such"), 0).unwrap_err();
         assert!(error.starts_with("no/such cannot be written to"), "{error}");
         let directory = tempfile::tempdir().unwrap();

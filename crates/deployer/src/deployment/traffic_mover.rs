@@ -264,7 +264,7 @@ mod tests {
     const TO_CANDIDATE: bool = true;
 
     #[test]
-    fn a_promoted_release_that_loses_its_traffic_is_rolled_back() {
+    fn promoted_release_is_rolled_back_when_it_loses_traffic() {
         let end = |from, to| end_of(Phase::Promoted, from, to);
         assert_eq!(end(FROM_CANDIDATE, !TO_CANDIDATE), Some(Phase::RolledBack));
         assert_eq!(end(!FROM_CANDIDATE, TO_CANDIDATE), None);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_promotes_a_candidate_that_was_not_watched_to_the_end() {
+    fn moving_traffic_never_promotes_an_unfinished_bake() {
         for phase in [
             Phase::Planned,
             Phase::Starting,
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_is_none_of_traffics_business_stays() {
+    fn ended_deployment_is_unchanged_by_traffic() {
         for phase in [Phase::Refused, Phase::RolledBack, Phase::Halted] {
             assert_eq!(end_of(phase, FROM_CANDIDATE, !TO_CANDIDATE), None);
         }

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_within_a_thousandth() {
+    fn quantiles_have_three_digits() {
         let latencies = hundred();
         for (quantile, milliseconds) in [(0.5, 50.0), (0.9, 90.0), (0.99, 99.0), (1.0, 100.0)] {
             let seen = latencies.quantile(quantile).as_secs_f64() * 1000.0;
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_stuck_for_a_second_owes_all_the_requests_of_that_second() {
+    fn stuck_second_is_corrected_for_coordinated_omission() {
         let mut latencies: Latencies = (0..99).map(|_| Duration::from_millis(1)).collect();
         latencies.record(Duration::from_secs(1));
         let p90 = |latencies: &Latencies| latencies.quantile(0.9);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn bins_hold_every_latency_and_are_in_order() {
+    fn bins_contain_every_latency_in_order() {
         let bins = hundred().bins();
         assert_eq!(bins.iter().map(|bin| bin.count).sum::<u64>(), 100);
         assert!(
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn three_times_as_slow_exceeds_the_limit_and_one_and_a_half_times_does_not() {
+    fn ratio_above_limit_exceeds_and_below_does_not() {
         let active = around(20, 2_000);
         let compared = |milliseconds| {
             limit()
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_that_nobody_notices_is_allowed() {
+    fn negligible_difference_is_allowed() {
         let active = around(1, 2_000);
         assert!(
             !limit()
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn few_requests_are_compared_at_their_slowest_tenth_and_fewer_not_at_all() {
+    fn few_requests_are_compared_at_p90_or_not_at_all() {
         let active = around(1, 2_000);
         let compared = |count| limit().compare_tails(&around(50, count), &active);
         let percentile = |count| compared(count).map(|compared| compared.percentile);
@@ -346,14 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn of_nothing_every_quantile_is_zero() {
+    fn quantiles_of_empty_histogram_are_zero() {
         assert_eq!(Latencies::default().quantile(0.99), Duration::ZERO);
         assert_eq!(Latencies::default().mean(), Duration::ZERO);
         assert!(Latencies::default().bins().is_empty());
     }
 
     #[test]
-    fn what_is_beyond_an_hour_counts_as_an_hour() {
+    fn latency_above_one_hour_counts_as_one_hour() {
         let latencies: Latencies = [Duration::from_hours(30)].into_iter().collect();
         assert!(latencies.worst() >= Duration::from_mins(59));
     }

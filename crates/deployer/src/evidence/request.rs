@@ -107,26 +107,26 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_the_wanted_color_speaks_for_it() {
+    fn answer_of_active_color_counts_as_success() {
         let answered = request(Some(Color::Green), 200, &[Some(200)]);
         assert_eq!(answered.outcome_for(Color::Green), Some(true));
         assert_eq!(answered.outcome_for(Color::Blue), None);
     }
 
     #[test]
-    fn a_client_error_does_not_speak_against_the_color() {
+    fn client_error_is_no_failure() {
         let bad_request = request(Some(Color::Green), 422, &[Some(422)]);
         assert_eq!(bad_request.outcome_for(Color::Green), Some(true));
     }
 
     #[test]
-    fn a_failure_that_the_standby_hid_from_the_client_counts() {
+    fn failure_hidden_by_standby_counts() {
         let hidden = request(Some(Color::Blue), 200, &[Some(500), Some(200)]);
         assert_eq!(hidden.outcome_for(Color::Green), Some(false));
     }
 
     #[test]
-    fn being_passed_over_counts() {
+    fn passed_over_color_counts_as_failure() {
         let passed_over = request(Some(Color::Blue), 200, &[Some(200)]);
         assert_eq!(passed_over.outcome_for(Color::Green), Some(false));
     }
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn being_passed_over_counts_only_once_the_router_has_tried_the_color() {
+    fn passed_over_color_counts_only_after_first_attempt() {
         let green = Color::Green;
         let passed_over = || request(Some(green.other()), 200, &[Some(200)]);
         let answered = request(Some(green), 200, &[Some(200)]);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_went_away_is_no_try() {
+    fn client_that_left_is_no_attempt() {
         let gone = at(1.0, request(None, 499, &[None]));
         let mut requests = vec![gone, at(2.0, request(Some(Color::Blue), 200, &[Some(200)]))];
         FirstAttempt::default().exclude_before_first_attempt(Color::Green, &mut requests);
@@ -174,25 +174,25 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_at_all_counts() {
+    fn missing_answer_counts_as_failure() {
         let nobody = request(None, 502, &[Some(502)]);
         assert_eq!(nobody.outcome_for(Color::Green), Some(false));
     }
 
     #[test]
-    fn a_release_that_turns_clients_away_has_failed_them() {
+    fn status_429_counts_as_failure() {
         let too_busy = request(Some(Color::Green), 429, &[Some(429)]);
         assert_eq!(too_busy.outcome_for(Color::Green), Some(false));
     }
 
     #[test]
-    fn what_the_router_turns_down_itself_says_nothing() {
+    fn request_rejected_by_router_is_no_evidence() {
         let too_large = request(None, 413, &[None]);
         assert_eq!(too_large.outcome_for(Color::Green), None);
     }
 
     #[test]
-    fn a_client_that_went_away_says_nothing() {
+    fn client_that_left_is_no_evidence() {
         let gone = request(Some(Color::Green), 499, &[None]);
         assert_eq!(gone.outcome_for(Color::Green), None);
     }

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn only_good_answers_to_clients_have_a_latency_and_a_label() {
+    fn sample_takes_latency_and_label_from_good_client_answers() {
         let good = request(Some(Color::Green), 200, &[Some(200)]);
         let bad = request(Some(Color::Green), 500, &[Some(500)]);
         let own = Request {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_that_ran_there_before_another_one_had_traffic_is_left_out() {
+    fn recent_sample_excludes_earlier_release() {
         let green = request(Some(Color::Green), 200, &[Some(200)]);
         let blue = Request {
             wanted: Color::Blue,

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn wilson_agrees_with_the_textbook() {
+    fn wilson_interval_matches_published_values() {
         // 5 of 100 at 95 %: 0.0215 to 0.1118.
         let tally = Tally {
             requests: 100,
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn of_no_requests_nothing_is_known() {
+    fn wilson_interval_without_requests_is_everything() {
         let all = Interval {
             low: 0.0,
             high: 1.0,
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn mcnemar_is_the_tail_of_a_fair_coin() {
+    fn mcnemar_p_value_matches_binomial_tail() {
         assert!(about(mcnemar(5, 0), 1.0 / 32.0, 6));
         assert!(about(mcnemar(9, 1), 11.0 / 1024.0, 6));
         assert!(about(mcnemar(0, 7), 1.0, 6));
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paired_difference_lies_where_it_was_seen() {
+    fn newcombe_interval_contains_measured_difference() {
         let Interval { low, high } = paired_difference(30, 10, 480);
         assert!(
             low > 0.0 && low < 20.0 / 480.0 && high > 20.0 / 480.0,
@@ -302,14 +302,14 @@ mod tests {
     }
 
     #[test]
-    fn the_stability_index_agrees_with_its_formula() {
+    fn stability_index_matches_formula() {
         // Large counts, so that the added half does not show: 50/50 against 60/40.
         let index = stability_index(&[500_000, 500_000], &[600_000, 400_000]);
         assert!(about(index, 0.1 * (0.6_f64 / 0.4).ln(), 4), "{index}");
     }
 
     #[test]
-    fn a_label_that_only_one_release_gives_is_a_shift() {
+    fn label_of_one_release_only_is_drift() {
         let before = BTreeMap::from([("good".to_owned(), 500), ("bad".to_owned(), 500)]);
         let after = BTreeMap::from([("good".to_owned(), 500), ("awful".to_owned(), 500)]);
         assert!(drift_of_labels(&before, &after).exceeds(0.25));
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_samples_of_one_distribution_hardly_any_seem_to_have_drifted() {
+    fn equal_distributions_rarely_exceed_drift_by_chance() {
         let mut lots = fastrand::Rng::with_seed(8);
         for (labels, answers) in [(2, 200), (10, 200), (50, 200), (50, 2_000), (300, 1_000)] {
             let drifted = (0..300).filter(|_| {
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shift_is_found_among_many_labels_too() {
+    fn drift_is_found_among_many_labels() {
         let mut lots = fastrand::Rng::with_seed(9);
         let before = labeled(&mut lots, 50, 2_000);
         let mut after = labeled(&mut lots, 50, 1_000);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slower_release_is_told_from_one_that_is_as_fast() {
+    fn bootstrap_separates_slower_from_equal_release() {
         let mut lots = fastrand::Rng::with_seed(7);
         let mut latencies =
             |factor: f64| -> Vec<f64> { (0..1000).map(|_| factor * -lots.f64().ln()).collect() };
@@ -368,7 +368,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_interval_holds_the_rate_that_was_seen(requests in 1_u64..5000, share in 0.0..1.0_f64) {
+        fn wilson_interval_contains_measured_rate(requests in 1_u64..5000, share in 0.0..1.0_f64) {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
             let failed = (requests as f64 * share) as u64;
             let tally = Tally { requests, failed };
@@ -379,7 +379,7 @@ mod tests {
         }
 
         #[test]
-        fn the_stability_index_is_never_negative(
+        fn stability_index_is_never_negative(
             counts in prop::collection::vec((0_u64..1000, 0_u64..1000), 1..10),
         ) {
             let (before, after): (Vec<u64>, Vec<u64>) = counts.into_iter().unzip();
@@ -387,7 +387,7 @@ mod tests {
         }
 
         #[test]
-        fn a_quantile_is_one_of_the_values(mut values in prop::collection::vec(0.0..9.0_f64, 1..50), at in 0.0..1.0_f64) {
+        fn quantile_is_one_of_the_values(mut values in prop::collection::vec(0.0..9.0_f64, 1..50), at in 0.0..1.0_f64) {
             values.sort_by(f64::total_cmp);
             prop_assert!(values.contains(&quantile(&values, at)));
         }

@@ -201,7 +201,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_more_failure_never_turns_a_fail_into_a_pass(seen in tally(), limit in 0.0..1.0_f64) {
+        fn one_more_failure_never_turns_fail_into_pass(seen in tally(), limit in 0.0..1.0_f64) {
             prop_assume!(seen.requests >= 20);
             let mut worse = seen;
             worse.count(false);
@@ -211,7 +211,7 @@ mod tests {
         }
 
         #[test]
-        fn a_stricter_limit_never_passes_what_a_looser_one_fails(
+        fn stricter_limit_never_passes_more(
             seen in tally(), limit in 0.0..0.9_f64, looser_by in 0.0..0.1_f64,
         ) {
             if seen.judge(limit + looser_by, 20).conclusion == Conclusion::Fail {
@@ -220,21 +220,21 @@ mod tests {
         }
 
         #[test]
-        fn too_few_requests_are_never_good_news(seen in tally(), limit in 0.0..1.0_f64) {
+        fn too_few_requests_never_pass(seen in tally(), limit in 0.0..1.0_f64) {
             let verdict = seen.judge(limit, seen.requests + 1);
             prop_assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
             prop_assert!(!verdict.lets_through());
         }
 
         #[test]
-        fn a_flawless_release_passes(requests in 20_u64..10_000, limit in 0.0..1.0_f64) {
+        fn flawless_release_passes(requests in 20_u64..10_000, limit in 0.0..1.0_f64) {
             let verdict = Tally { requests, failed: 0 }.judge(limit, 20);
             prop_assert_eq!(verdict.conclusion, Conclusion::Pass);
         }
     }
 
     #[test]
-    fn five_percent_passes_and_more_fails() {
+    fn error_rate_at_limit_passes_and_above_fails() {
         let judge = |failed| {
             Tally {
                 requests: 100,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_carries_its_numbers() {
+    fn verdict_contains_its_figures() {
         let verdict = Tally {
             requests: 50,
             failed: 5,

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_answers_pass_without_a_warning() {
+    fn equal_answers_pass_without_warning() {
         let verdict = judge(same, 1.0);
         assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert!(verdict.warnings.is_empty(), "{:?}", verdict.warnings);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flip_of_which_both_are_surest_comes_first() {
+    fn flips_are_sorted_by_severity() {
         let verdict = judge(
             |number| match number {
                 10 => answer("no", 0.99),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn many_flips_warn_and_fail_only_where_the_settings_say_so() {
+    fn many_flips_warn_and_fail_only_below_min_agreement() {
         let flips = |number| match same(number) {
             Ok(answer) if number < 30 => Ok(Prediction {
                 label: Some("no".to_owned()),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_fails_is_no_flip_and_no_agreement() {
+    fn failed_answer_is_neither_flip_nor_agreement() {
         let verdict = judge(|_| Err(PortError("timed out".to_owned())), 0.5);
         assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(verdict.evidence.flips.is_empty());
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_label_is_a_flip() {
+    fn answer_without_label_is_a_flip() {
         let unlabeled = |_| {
             Ok(Prediction {
                 label: None,
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handful_of_inputs_says_nothing() {
+    fn too_few_inputs_are_inconclusive() {
         let examples = examples(49);
         let pairs: Vec<Pair<'_>> = examples
             .iter()
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shift_of_the_confidence_is_worth_a_warning() {
+    fn confidence_drift_is_a_warning() {
         let verdict = judge(|_| answer("yes", 0.99), 0.0);
         assert!(
             verdict.warnings[0].contains("confidence"),

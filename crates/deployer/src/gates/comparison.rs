@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn as_fast_passes_and_twice_as_slow_fails() {
+    fn equal_latency_passes_and_double_latency_fails() {
         assert_eq!(judge(0.05, 1.0, 2_000).conclusion, Conclusion::Pass);
         let slow = judge(0.05, 2.0, 2_000);
         assert_eq!(slow.conclusion, Conclusion::Fail);
@@ -358,18 +358,18 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_that_straddles_the_limit_leaves_it_open() {
+    fn interval_containing_the_limit_is_inconclusive() {
         assert_eq!(judge(0.05, 1.5, 2_000).conclusion, Conclusion::Inconclusive);
     }
 
     #[test]
-    fn what_nobody_notices_is_allowed() {
+    fn negligible_latency_difference_passes() {
         assert_eq!(judge(0.001, 2.0, 2_000).conclusion, Conclusion::Pass);
         assert_eq!(judge(0.001, 12.0, 2_000).conclusion, Conclusion::Fail);
     }
 
     #[test]
-    fn highest_percentile_that_pairs_support_is_compared_and_the_others_are_named() {
+    fn highest_supported_percentile_is_compared() {
         let compared = |pairs| {
             let verdict = judge(0.05, 1.0, pairs);
             let names = ["p50_ratio", "p90_ratio", "p99_ratio"];
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_that_is_never_answered_is_a_tail() {
+    fn unanswered_requests_count_as_slow() {
         let verdict = failing(50, false);
         assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_at_both_is_held_against_neither() {
+    fn failures_of_both_releases_do_not_fail_the_gate() {
         assert_ne!(failing(120, true).conclusion, Conclusion::Fail);
         assert_eq!(failing(400, true).conclusion, Conclusion::Pass);
     }

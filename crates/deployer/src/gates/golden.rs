@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn as_right_as_the_active_release_passes() {
+    fn equal_accuracy_passes() {
         let verdict = judge(20, 21, 400, 39);
         assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert_eq!(
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_that_is_certain_fails() {
+    fn certain_accuracy_drop_fails() {
         let verdict = judge(50, 10, 380, 40);
         assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
@@ -263,17 +263,17 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_that_may_be_chance_is_left_open() {
+    fn accuracy_drop_within_chance_is_inconclusive() {
         assert_eq!(judge(41, 25, 375, 39).conclusion, Conclusion::Inconclusive);
     }
 
     #[test]
-    fn a_drop_within_the_tolerance_passes_however_certain_it_is() {
+    fn certain_drop_within_tolerance_passes() {
         assert_eq!(judge(12, 0, 429, 39).conclusion, Conclusion::Pass);
     }
 
     #[test]
-    fn too_few_right_answers_fail_though_the_active_release_is_no_better() {
+    fn accuracy_below_minimum_fails_even_if_active_is_no_better() {
         let verdict = judge(10, 12, 280, 178);
         assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handful_of_inputs_says_nothing() {
+    fn too_few_inputs_are_inconclusive() {
         assert_eq!(judge(0, 0, 49, 0).conclusion, Conclusion::Inconclusive);
         let verdict = judge(1, 1, 50, 0);
         assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn an_active_release_that_hardly_answers_compares_nobody() {
+    fn comparison_is_skipped_when_active_release_rarely_answers() {
         let counts = Counts {
             inputs: 480,
             right: 430,
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_answered_is_wrong() {
+    fn unanswered_input_counts_as_wrong() {
         let counts = Counts {
             inputs: 480,
             failed: 480,
@@ -351,7 +351,7 @@ mod tests {
 
     /// At a churn of 14 in 100 inputs, one equal release in 24 is inconclusive: more inputs are needed.
     #[test]
-    fn noise_blocks_no_equal_and_passes_no_clearly_worse_release() {
+    fn golden_rarely_errs_on_equal_and_worse_releases() {
         for churn in [0.02, 0.05, 0.1] {
             let (equal, better) = (passed(0.0, churn), passed(-0.01, churn));
             assert!(equal >= 980, "{equal} equal ones of 1000 pass at {churn}");

@@ -106,21 +106,21 @@ mod tests {
     }
 
     #[test]
-    fn the_wanted_release_passes() {
+    fn wanted_release_passes_identity() {
         let verdict = compare(&wanted(), &reported("v2", Some("abc")));
         assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert_eq!(verdict.summary, "model name, version, digest as wanted");
     }
 
     #[test]
-    fn a_stale_version_fails_and_both_are_named() {
+    fn stale_version_fails_and_both_versions_are_named() {
         let verdict = compare(&wanted(), &reported("v1", Some("abc")));
         assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert_eq!(verdict.summary, "it reports version v1, but v2 is wanted");
     }
 
     #[test]
-    fn other_files_under_the_same_version_fail() {
+    fn other_digest_under_same_version_fails() {
         assert_eq!(
             compare(&wanted(), &reported("v2", Some("def"))).conclusion,
             Conclusion::Fail
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_does_not_report_is_named_and_not_held_against_it() {
+    fn missing_health_fields_are_named_and_pass() {
         let verdict = compare(&wanted(), &reported("v2", None));
         assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert_eq!(

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_answer_in_time_is_slow_too() {
+    fn timeouts_count_as_slow_answers() {
         let mut load = load(Duration::from_millis(20));
         for _ in 0..2 {
             load.timed_out("timed out", Duration::from_secs(1));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn quick_answers_pass_with_their_figures() {
+    fn fast_answers_pass_the_load_gate() {
         let verdict = assess(&load(Duration::from_millis(20)));
         assert_eq!(verdict.conclusion, Conclusion::Pass);
         assert_eq!(
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_answers_fail() {
+    fn slow_answers_fail_the_load_gate() {
         let verdict = assess(&load(Duration::from_millis(130)));
         assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_fail_by_their_kind() {
+    fn load_failure_names_kinds_of_errors() {
         let mut load = load(Duration::from_millis(20));
         load.failed("status 503");
         load.failed("status 503");
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn no_request_at_all_leaves_it_open() {
+    fn load_without_requests_is_inconclusive() {
         assert_eq!(
             assess(&LoadResult::default()).conclusion,
             Conclusion::Inconclusive

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_that_are_answered_like_the_originals_pass() {
+    fn copies_answered_like_originals_pass() {
         let verdict = judge(&sample(1_000, 10, 25, 500));
         assert_eq!(verdict.conclusion, Conclusion::Pass, "{}", verdict.summary);
         assert!(verdict.warnings.is_empty(), "{:?}", verdict.warnings);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_that_fail_are_slow_or_get_other_labels_fail() {
+    fn failed_slow_or_drifting_copies_fail() {
         for (copied, words) in [
             (
                 sample(1_000, 100, 20, 450),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_that_may_be_chance_leave_it_open() {
+    fn copy_failures_within_chance_are_inconclusive() {
         let verdict = judge(&sample(200, 12, 20, 100));
         assert_eq!(
             verdict.conclusion,
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_compared_is_told() {
+    fn uncompared_copies_are_reported() {
         let warnings = judge(&sample(99, 0, 20, 50)).warnings;
         for words in [
             "latency was not compared: 99",

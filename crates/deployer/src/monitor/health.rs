@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn three_failed_checks_in_a_row_are_a_fall_and_two_passed_ones_a_rise() {
+    fn health_changes_after_fall_and_rise_checks() {
         let (pass, fail) = (true, false);
         let changed = changes(&[fail, fail, pass, fail, fail, fail, pass, fail, pass, pass]);
         let at: Vec<usize> = (0..10).filter(|number| changed[*number]).collect();

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_are_compressed_when_the_scraper_accepts_it_and_say_the_same() {
+    async fn metrics_are_compressed_when_accepted() {
         let metrics = Metrics::default();
         let service = service(&metrics.registry);
         let request = scrape("/metrics").body(Body::empty()).unwrap();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_trailing_slash_changes_nothing_and_an_unknown_path_is_none() {
+    async fn metrics_path_ignores_trailing_slash() {
         let metrics = Metrics::default();
         for (path, status) in [
             ("/metrics/", StatusCode::OK),

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sick_standby_loses_its_flag_and_gets_it_back() {
+    fn sick_standby_loses_fit_flag_until_well() {
         let now = last_deployment("a", Phase::Promoted);
         let view = |fit, up| ColorView {
             active: false,
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_that_others_took_stays_away() {
+    fn fit_flag_removed_by_others_is_not_restored() {
         let now = last_deployment("a", Phase::RolledBack);
         let view = ColorView {
             active: false,
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_deployment_or_a_roll_back_the_flag_is_not_the_monitors_any_more() {
+    fn monitor_forgets_fit_flag_after_a_deployment() {
         let then = last_deployment("a", Phase::Promoted);
         for now in [
             last_deployment("a", Phase::RolledBack),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flag_of_a_sick_active_color_is_left_alone() {
+    fn fit_flag_of_sick_active_color_is_kept() {
         let now = last_deployment("a", Phase::Promoted);
         let view = ColorView {
             active: true,
@@ -175,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_that_was_taken_before_anything_was_deployed_is_remembered() {
+    fn fit_flag_removed_before_first_deployment_is_remembered() {
         let memory = flag_removed(&LastDeployment::default());
         let text = serde_json::to_string(&memory).unwrap();
         assert_eq!(serde_json::from_str::<ColorMemory>(&text).unwrap(), memory);
     }
 
     #[test]
-    fn traffic_moves_only_to_a_standby_that_is_better() {
+    fn failover_requires_a_healthy_fit_standby() {
         assert_eq!(failover(Color::Blue, false, true, true), Some(Color::Green));
         assert_eq!(failover(Color::Blue, true, true, true), None);
         assert_eq!(failover(Color::Blue, false, false, true), None);

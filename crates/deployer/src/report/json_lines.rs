@@ -74,7 +74,7 @@ mod tests {
     };
 
     #[test]
-    fn an_event_is_an_object_that_names_itself() {
+    fn json_event_names_itself() {
         let verdict =
             Verdict::new(Conclusion::Pass, "right on 9 of 10 inputs").with("accuracy", 0.9);
         let judged = line(&Event::GateFinished {

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn all_words_can_be_read_on_all_grounds_in_light_and_in_dark() {
+    fn page_text_has_enough_contrast_in_light_and_dark() {
         for scheme in [0, 1] {
             let luminance_of = |name: &str| {
                 let (_, rest) = STYLE.split_once(&format!("--{name}: light-dark(")).unwrap();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_roll_back_shows_in_each_drawing_of_what_clients_saw() {
+    fn rollback_is_marked_in_each_traffic_chart() {
         let began = Timestamp::from_second(1_700_000_000).unwrap();
         let at = |seconds: i64| Timestamp::from_second(began.as_second() + seconds).unwrap();
         let release = Release {

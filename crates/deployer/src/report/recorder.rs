@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_leaves_data_and_a_page_that_say_how_it_went() {
+    fn deployment_writes_report_data_and_page() {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
         let recorder = Recorder::new(reports.clone());
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_gone_on_with_where_a_killed_deployer_left_it() {
+    fn report_continues_after_killed_deployer() {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
         let plan = plan();
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_that_somebody_else_ended_is_not_under_way() {
+    fn report_records_end_by_a_later_command() {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
         let plan = plan();
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_another_schema_is_not_read_as_one_of_ours() {
+    fn report_of_another_schema_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
         let plan = plan();
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_reports_stay() {
+    fn prune_keeps_newest_reports() {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
         for second in 0..5 {
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_is_not_there_and_a_file_that_is_none_are_named() {
+    fn missing_and_damaged_reports_are_named_in_error() {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
         let problem = |id| reports.read(id).unwrap_err().to_string();
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_cannot_be_written_ends_nothing_and_is_told() {
+    fn unwritable_report_is_reported_and_ends_nothing() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("reports"), "in the way").unwrap();
         let recorder = Recorder::new(Reports::of(directory.path()));

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_done_is_read_in_order() {
+    fn history_is_read_in_order() {
         let state = tempfile::tempdir().unwrap();
         assert_eq!(read(state.path()).unwrap(), History::default());
         let entries = [switched(Color::Green), switched(Color::Blue)];
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_told_and_takes_no_other_with_it() {
+    fn torn_history_line_is_reported_and_others_are_kept() {
         let state = tempfile::tempdir().unwrap();
         append(state.path(), &switched(Color::Green)).unwrap();
         let whole = fs::read_to_string(path(state.path())).unwrap();

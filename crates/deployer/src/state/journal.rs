@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_deployer_is_told_who_holds_the_lock() {
+    fn busy_lock_error_names_the_holder() {
         let directory = tempfile::tempdir().unwrap();
         let held = Journal::lock(directory.path(), "deploy v2").unwrap();
         let error = Journal::lock(directory.path(), "rollback")
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_at_work_is_known_to_others_until_it_is_done() {
+    fn lock_holder_is_visible_until_release() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(lock_holder(directory.path()), None);
         let held = Journal::lock(directory.path(), "deploy v2").unwrap();
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_in_the_history_once_also_when_the_deployer_was_killed_before_it_could_say_so() {
+    fn end_is_in_history_once_after_a_kill() {
         let directory = tempfile::tempdir().unwrap();
         let history = || history::read(directory.path()).unwrap().entries;
         let journal = Journal::lock(directory.path(), "deploy v2").unwrap();
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_phase_is_what_the_next_run_finds() {
+    fn last_phase_is_read_by_the_next_command() {
         let directory = tempfile::tempdir().unwrap();
         let journal = Journal::lock(directory.path(), "deploy v2").unwrap();
         assert_eq!(journal.last().unwrap(), None);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_that_touched_nothing_leaves_standing_what_stood_before() {
+    fn untouched_deployment_keeps_the_last_deployment() {
         let directory = tempfile::tempdir().unwrap();
         let journal = Journal::lock(directory.path(), "deploy v2").unwrap();
         let last_deployment = || {
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_journal_is_reported_with_what_to_do() {
+    fn damaged_journal_error_says_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(entry_path(directory.path()), "{\"plan\":").unwrap();
         let error = last_entry(directory.path()).unwrap_err().to_string();

@@ -24,7 +24,7 @@ fn assert_halted(ended: &Ended, words: [&str; 2]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn traffic_stays_where_it_is_when_the_old_color_is_sick_too() {
+async fn traffic_stays_when_both_colors_are_sick() {
     let ended = Deployment::of(Server::later(2, Trouble::FailsClients))
         .then(
             |call| *call == Call::PointAt(CANDIDATE),
@@ -44,7 +44,7 @@ async fn traffic_stays_where_it_is_when_the_old_color_is_sick_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_router_that_does_not_confirm_the_way_back_is_left_to_a_person() {
+async fn unconfirmed_rollback_halts() {
     for fault in [Fault::Before, Fault::After] {
         let ended = Deployment::of(Server::later(2, Trouble::Exited))
             .failing(ALWAYS, |call| *call == Call::PointAt(OLD), fault)
@@ -61,7 +61,7 @@ async fn a_router_that_does_not_confirm_the_way_back_is_left_to_a_person() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_router_that_fails_at_the_switch_and_then_falls_silent_is_left_to_a_person() {
+async fn silent_router_after_failed_switch_halts() {
     let ended = Deployment::of(Server::good())
         .failing(
             ALWAYS,

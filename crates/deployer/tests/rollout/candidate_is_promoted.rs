@@ -25,7 +25,7 @@ const ALONE: Call = Call::Predict(Target::ThroughRouter(CANDIDATE));
 const CHECKS_BEFORE_THE_WATCH: usize = 4;
 
 #[tokio::test(start_paused = true)]
-async fn a_good_release_goes_through_every_phase_and_keeps_the_traffic() {
+async fn good_release_passes_every_phase_and_keeps_traffic() {
     let ended = Deployment::of(Server::good()).run().await;
     ended.assert(Phase::Promoted, "baked for 10 s: 0 of 5");
     assert_eq!(
@@ -44,7 +44,7 @@ async fn a_good_release_goes_through_every_phase_and_keeps_the_traffic() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_candidate_may_stand_in_only_when_promoted_and_the_old_color_before_the_switch() {
+async fn candidate_is_fit_only_after_promotion() {
     let mut deployment = Deployment::of(Server::good());
     deployment.state.fit = vec![CANDIDATE];
     let history = deployment.run().await.history;
@@ -63,7 +63,7 @@ async fn the_candidate_may_stand_in_only_when_promoted_and_the_old_color_before_
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_asked_who_it_is_and_smoke_tested_before_it_gets_traffic() {
+async fn identity_and_smoke_run_before_the_switch() {
     let history = Deployment::of(Server::good()).run().await.history;
     let switch = history.position(&Call::PointAt(CANDIDATE)).unwrap();
     let before: Vec<_> = history.0[..switch]
@@ -83,14 +83,14 @@ async fn it_is_asked_who_it_is_and_smoke_tested_before_it_gets_traffic() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_switch_is_told_with_both_colors() {
+async fn switch_event_names_both_colors() {
     let history = Deployment::of(Server::good()).run().await.history;
     let moved = Happened::Moved(OLD, CANDIDATE);
     assert!(history.0.iter().any(|moment| moment.happened == moved));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_promotion_stops_nothing() {
+async fn promotion_stops_no_server() {
     let ended = Deployment::of(Server::good()).run().await;
     for color in Color::BOTH {
         assert_eq!(ended.count(&Call::Stop(Service::Server(color))), 0);
@@ -98,7 +98,7 @@ async fn a_promotion_stops_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_service_gets_no_probes_once_its_clients_are_in_the_log() {
+async fn logged_client_requests_replace_own_requests() {
     let ended = Deployment::of(Server::good()).run().await;
     let history = &ended.history;
     let busy = history
@@ -113,7 +113,7 @@ async fn a_busy_service_gets_no_probes_once_its_clients_are_in_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_service_is_judged_by_probes_through_the_router() {
+async fn quiet_service_is_judged_by_own_requests() {
     let ended = Deployment::of(Server::good()).quiet().run().await;
     let probes = ended.count(&PUBLIC);
     assert!(probes >= 200, "{probes}");
@@ -126,7 +126,7 @@ async fn a_quiet_service_is_judged_by_probes_through_the_router() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_few_failures_are_within_the_limit() {
+async fn few_failures_are_within_the_limit() {
     let candidate = Server::later(0, Trouble::FailsOneIn(30));
     Deployment::of(candidate)
         .run()
@@ -135,7 +135,7 @@ async fn a_few_failures_are_within_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_failed_checks_in_a_row_are_forgiven_any_number_of_times() {
+async fn two_consecutive_failed_checks_are_tolerated() {
     let of_the_candidate = |call: &Call| *call == Call::Health(Target::Server(CANDIDATE));
     let first = CHECKS_BEFORE_THE_WATCH;
     let ended = Deployment::of(Server::good())
@@ -150,7 +150,7 @@ async fn two_failed_checks_in_a_row_are_forgiven_any_number_of_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_check_at_the_end_is_asked_again_before_it_is_promoted() {
+async fn failed_check_at_the_end_is_repeated_before_promotion() {
     let of_the_candidate = |call: &Call| *call == Call::Health(Target::Server(CANDIDATE));
     let last = CHECKS_BEFORE_THE_WATCH + 10;
     let ended = Deployment::of(Server::good())
@@ -161,7 +161,7 @@ async fn a_failed_check_at_the_end_is_asked_again_before_it_is_promoted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_that_were_logged_before_the_switch_are_not_held_against_it() {
+async fn failures_logged_before_the_switch_do_not_count() {
     let mut deployment = Deployment::of(Server::good());
     let of_the_release_before = Request {
         attempts: vec![Some(502)],
@@ -172,7 +172,7 @@ async fn failures_that_were_logged_before_the_switch_are_not_held_against_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_router_kept_from_it_on_account_of_the_release_before_is_not_held_against_it() {
+async fn requests_passed_over_because_of_previous_release_do_not_count() {
     let passed_over = vec![passed_over_at(0.0); 1_000];
     Deployment::of(Server::good())
         .then(
@@ -185,7 +185,7 @@ async fn what_the_router_kept_from_it_on_account_of_the_release_before_is_not_he
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_becomes_unreadable_is_noted_and_the_answers_to_probes_count() {
+async fn unreadable_log_is_noted_and_own_requests_count() {
     let during_the_watch = |call: &Call| *call == Call::NewRequests;
     let ended = Deployment::of(Server::good())
         .failing(2..usize::MAX, during_the_watch, Fault::Before)
@@ -198,14 +198,14 @@ async fn a_log_that_becomes_unreadable_is_noted_and_the_answers_to_probes_count(
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_log_probes_and_counters_judge() {
+async fn own_requests_and_counters_judge_without_log() {
     let ended = Deployment::of(Server::good()).without_a_log().run().await;
     ended.assert(Phase::Promoted, "own requests were added");
     assert_eq!(ended.count(&Call::NewRequests), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_log_and_without_counters_probes_judge_alone() {
+async fn own_requests_judge_without_log_and_counters() {
     let candidate = Server {
         tells_counters: false,
         ..Server::good()
@@ -218,7 +218,7 @@ async fn without_a_log_and_without_counters_probes_judge_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_can_never_be_read_is_no_news() {
+async fn log_that_is_never_readable_does_not_fail() {
     let ended = Deployment::of(Server::good())
         .failing(
             0..usize::MAX,
@@ -231,7 +231,7 @@ async fn a_log_that_can_never_be_read_is_no_news() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_nginx_does_not_write_to_is_no_news() {
+async fn log_that_is_never_written_does_not_fail() {
     let mut deployment = Deployment::of(Server::good());
     deployment.state.logs = false;
     let ended = deployment.run().await;
@@ -239,7 +239,7 @@ async fn a_log_that_nginx_does_not_write_to_is_no_news() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_without_counters_is_judged_by_the_log() {
+async fn server_without_counters_is_judged_by_the_log() {
     let candidate = Server {
         tells_counters: false,
         ..Server::good()

@@ -25,7 +25,7 @@ fn assert_removed(ended: &Ended, words: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_touched_while_the_active_color_is_sick() {
+async fn deployment_is_refused_when_active_color_is_sick() {
     let mut deployment = Deployment::of(Server::good());
     deployment.state.blue.trouble = Trouble::Unhealthy;
     let ended = deployment.run().await;
@@ -37,7 +37,7 @@ async fn nothing_is_touched_while_the_active_color_is_sick() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_cannot_be_started_is_refused() {
+async fn candidate_is_refused_when_it_cannot_start() {
     let ended = Deployment::of(Server::with(Trouble::CannotStart))
         .run()
         .await;
@@ -45,7 +45,7 @@ async fn a_release_that_cannot_be_started_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_never_becomes_healthy_is_refused_with_its_last_words() {
+async fn candidate_is_refused_with_log_lines_when_never_healthy() {
     let ended = Deployment::of(Server::with(Trouble::Unhealthy)).run().await;
     assert_removed(
         &ended,
@@ -57,7 +57,7 @@ async fn a_release_that_never_becomes_healthy_is_refused_with_its_last_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_stops_while_starting_is_refused_without_waiting() {
+async fn candidate_is_refused_at_once_when_it_stops() {
     let ended = Deployment::of(Server::with(Trouble::Exited)).run().await;
     assert_removed(&ended, "it stopped while starting: exit code 3");
     ended.assert(Phase::Refused, "these are its last words");
@@ -65,7 +65,7 @@ async fn a_release_that_stops_while_starting_is_refused_without_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_reports_another_version_is_refused() {
+async fn candidate_is_refused_when_it_reports_another_version() {
     let ended = Deployment::of(Server::with(Trouble::IsStale)).run().await;
     assert_removed(
         &ended,
@@ -74,7 +74,7 @@ async fn a_server_that_reports_another_version_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_candidate_is_refused_when_the_router_reaches_another_server() {
+async fn candidate_is_refused_when_router_reaches_another_server() {
     let mut deployment = Deployment::of(Server::good());
     deployment.state.router_reaches = Some(Server::good().started("v0"));
     let ended = deployment.run().await;
@@ -85,7 +85,7 @@ async fn a_candidate_is_refused_when_the_router_reaches_another_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_candidate_is_refused_when_the_router_does_not_reach_it() {
+async fn candidate_is_refused_when_router_does_not_reach_it() {
     let ended = Deployment::of(Server::good())
         .failing(
             ALWAYS,
@@ -98,7 +98,7 @@ async fn a_candidate_is_refused_when_the_router_does_not_reach_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_fails_test_requests_is_refused() {
+async fn candidate_is_refused_when_smoke_fails() {
     let ended = Deployment::of(Server::with(Trouble::FailsOneIn(5)))
         .run()
         .await;
@@ -109,7 +109,7 @@ async fn a_release_that_fails_test_requests_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_switch_that_fails_before_traffic_moved_is_a_refusal() {
+async fn candidate_is_refused_when_switch_fails_before_traffic_moves() {
     let ended = Deployment::of(Server::good())
         .failing(
             ALWAYS,
@@ -124,7 +124,7 @@ async fn a_switch_that_fails_before_traffic_moved_is_a_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_stands_also_when_the_candidate_cannot_be_stopped() {
+async fn refusal_holds_when_candidate_cannot_be_stopped() {
     let ended = Deployment::of(Server::with(Trouble::IsStale))
         .failing(ALWAYS, |call| *call == STOP, Fault::Before)
         .run()
@@ -140,7 +140,7 @@ async fn a_refusal_stands_also_when_the_candidate_cannot_be_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_standby_is_left_alone_when_its_flag_cannot_be_taken() {
+async fn standby_is_untouched_when_its_flag_cannot_be_removed() {
     let ended = Deployment::of(Server::good())
         .failing(
             ALWAYS,
@@ -155,7 +155,7 @@ async fn a_standby_is_left_alone_when_its_flag_cannot_be_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_standby_keeps_its_flag_when_the_active_color_cannot_get_one() {
+async fn standby_keeps_its_flag_when_active_color_gets_none() {
     let ended = Deployment::of(Server::good())
         .failing(
             ALWAYS,

@@ -39,7 +39,7 @@ fn observations(ended: &Ended) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_are_answered_by_another_release_end_it_at_once() {
+async fn another_release_answering_clients_rolls_back_at_once() {
     let mut deployment = Deployment::of(Server::good());
     deployment.state.public_answers = Some(OLD);
     let ended = deployment.run().await;
@@ -51,7 +51,7 @@ async fn clients_that_are_answered_by_another_release_end_it_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_are_not_answered_end_it_at_once() {
+async fn unanswered_clients_roll_back_at_once() {
     let ended = Deployment::of(Server::good())
         .failing(
             ALWAYS,
@@ -65,7 +65,7 @@ async fn clients_that_are_not_answered_end_it_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_in_the_log_end_it_also_when_the_standby_hid_them() {
+async fn failures_hidden_by_standby_roll_back() {
     let ended = Deployment::of(Server::later(3, Trouble::FailsClients))
         .run()
         .await;
@@ -80,7 +80,7 @@ async fn failures_in_the_log_end_it_also_when_the_standby_hid_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn being_passed_over_once_the_router_has_tried_it_ends_it() {
+async fn passed_over_candidate_is_rolled_back_after_first_attempt() {
     // In a year that no test sees.
     let passed_over = vec![passed_over_at(1e12); 1_000];
     let ended = Deployment::of(Server::good())
@@ -94,7 +94,7 @@ async fn being_passed_over_once_the_router_has_tried_it_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_that_only_probes_met_end_it_too() {
+async fn failures_of_own_requests_roll_back() {
     let candidate = Server {
         tells_counters: false,
         ..Server::later(0, Trouble::FailsClients)
@@ -105,7 +105,7 @@ async fn failures_that_only_probes_met_end_it_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_by_its_own_counters_end_it() {
+async fn failures_in_own_counters_roll_back() {
     let ended = Deployment::of(Server::later(2, Trouble::CountsFailures))
         .run()
         .await;
@@ -114,7 +114,7 @@ async fn failures_by_its_own_counters_end_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_that_fails_three_times_in_a_row_ends_it() {
+async fn three_failed_health_checks_roll_back() {
     let ended = Deployment::of(Server::good())
         .quiet()
         .failing(
@@ -131,7 +131,7 @@ async fn health_that_fails_three_times_in_a_row_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn test_requests_that_fail_three_times_in_a_row_end_it() {
+async fn three_failed_test_requests_roll_back() {
     let smoke_tests = 10;
     let ended = Deployment::of(Server::good())
         .quiet()
@@ -149,7 +149,7 @@ async fn test_requests_that_fail_three_times_in_a_row_end_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_stopped_ends_it_without_waiting_for_three_checks() {
+async fn stopped_process_rolls_back_at_once() {
     let ended = Deployment::of(Server::later(4, Trouble::Exited))
         .quiet()
         .run()
@@ -158,7 +158,7 @@ async fn a_process_that_stopped_ends_it_without_waiting_for_three_checks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_engine_that_hangs_does_not_keep_traffic_on_a_release_that_stopped() {
+async fn hanging_engine_does_not_delay_the_rollback() {
     let ended = Deployment::of(Server::later(4, Trouble::Exited))
         .quiet()
         .then(
@@ -172,7 +172,7 @@ async fn an_engine_that_hangs_does_not_keep_traffic_on_a_release_that_stopped() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_uptime_that_fell_ends_it() {
+async fn falling_uptime_rolls_back() {
     let ended = Deployment::of(Server::later(4, Trouble::WasRestarted))
         .run()
         .await;
@@ -180,7 +180,7 @@ async fn an_uptime_that_fell_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_of_which_too_little_is_seen_is_not_promoted() {
+async fn release_with_too_little_evidence_is_not_promoted() {
     let mut deployment = Deployment::of(Server::good()).quiet();
     deployment.settings.bake.min_requests = 1_000_000;
     let ended = deployment.run().await;
@@ -190,7 +190,7 @@ async fn a_release_of_which_too_little_is_seen_is_not_promoted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_that_an_unreadable_log_hides_are_met_by_probes() {
+async fn own_requests_find_failures_when_log_is_unreadable() {
     let candidate = Server {
         tells_counters: false,
         ..Server::later(0, Trouble::FailsClients)
@@ -208,7 +208,7 @@ async fn failures_that_an_unreadable_log_hides_are_met_by_probes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_that_nginx_does_not_log_are_met_by_probes() {
+async fn own_requests_find_failures_that_nginx_does_not_log() {
     let candidate = Server {
         tells_counters: false,
         ..Server::later(0, Trouble::FailsClients)
@@ -219,7 +219,7 @@ async fn failures_that_nginx_does_not_log_are_met_by_probes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_cannot_be_read_at_the_switch_fails_no_release() {
+async fn unreadable_log_at_the_switch_does_not_fail() {
     let ended = Deployment::of(Server::good())
         .failing(1..2, |call| *call == Call::NewRequests, Fault::Before)
         .run()
@@ -228,7 +228,7 @@ async fn a_log_that_cannot_be_read_at_the_switch_fails_no_release() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_falls_sick_in_the_last_second_is_watched_until_that_is_clear() {
+async fn sickness_in_the_last_second_prolongs_the_bake() {
     let tenth_look = CHECKS_BEFORE_THE_WATCH + 9;
     let ended = Deployment::of(Server::good())
         .failing(
@@ -242,7 +242,7 @@ async fn a_release_that_falls_sick_in_the_last_second_is_watched_until_that_is_c
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_switch_that_fails_after_traffic_moved_is_undone() {
+async fn switch_is_undone_when_it_fails_after_traffic_moved() {
     let ended = Deployment::of(Server::good())
         .failing(
             ALWAYS,
@@ -255,7 +255,7 @@ async fn a_switch_that_fails_after_traffic_moved_is_undone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_candidate_that_cannot_be_made_fit_is_not_kept() {
+async fn candidate_is_rolled_back_when_it_cannot_become_fit() {
     for fault in [Fault::Before, Fault::After] {
         let ended = Deployment::of(Server::good())
             .failing(ALWAYS, |call| *call == Call::SetFit(CANDIDATE, true), fault)
@@ -266,7 +266,7 @@ async fn a_candidate_that_cannot_be_made_fit_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hiccup_of_the_old_color_does_not_keep_traffic_from_it() {
+async fn rollback_retries_a_hiccup_of_the_old_color() {
     let ended = Deployment::of(Server::later(4, Trouble::Exited))
         .failing(
             1..3,

@@ -34,7 +34,7 @@ fn left_in(phase: Phase, state: State) -> Left {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_finished_deployment_is_left_as_it_is() {
+async fn recover_leaves_a_finished_deployment() {
     for phase in [
         Phase::Promoted,
         Phase::Refused,
@@ -49,8 +49,7 @@ async fn a_finished_deployment_is_left_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_candidate_that_was_proven_keeps_traffic_although_its_deployer_died_before_it_could_say_so()
- {
+async fn recover_keeps_traffic_on_a_proven_candidate() {
     let mut state = State::new(Server::good());
     state.give_traffic_to(CANDIDATE);
     let left = left_in(Phase::Switched, state);
@@ -63,7 +62,7 @@ async fn a_candidate_that_was_proven_keeps_traffic_although_its_deployer_died_be
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_candidate_that_was_not_proven_loses_its_traffic_and_that_is_called_a_roll_back() {
+async fn recover_rolls_back_an_unproven_candidate() {
     for phase in [Phase::Validated, Phase::Switched] {
         let mut state = State::new(Server::good());
         state.give_traffic_to(CANDIDATE);
@@ -77,7 +76,7 @@ async fn a_candidate_that_was_not_proven_loses_its_traffic_and_that_is_called_a_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recovery_killed_on_the_way_back_does_not_lead_to_the_lie_that_traffic_never_moved() {
+async fn killed_recovery_still_records_that_traffic_moved() {
     let mut state = State::new(Server::good());
     state.give_traffic_to(CANDIDATE);
     state.fit = vec![OLD];
@@ -92,7 +91,7 @@ async fn a_recovery_killed_on_the_way_back_does_not_lead_to_the_lie_that_traffic
 }
 
 #[tokio::test(start_paused = true)]
-async fn traffic_that_a_person_moved_before_the_deployer_could_stays_where_it_is() {
+async fn recover_keeps_traffic_that_a_person_moved() {
     for phase in [Phase::Planned, Phase::Starting, Phase::Healthy] {
         let mut state = State::new(Server::good());
         state.give_traffic_to(CANDIDATE);
@@ -104,7 +103,7 @@ async fn traffic_that_a_person_moved_before_the_deployer_could_stays_where_it_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deployer_killed_while_giving_traffic_back_has_rolled_back() {
+async fn deployer_killed_during_rollback_has_rolled_back() {
     let mut state = State::new(Server::good());
     state.fit = vec![OLD];
     let left = left_in(Phase::Switched, state);
@@ -113,7 +112,7 @@ async fn a_deployer_killed_while_giving_traffic_back_has_rolled_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_standby_that_was_not_touched_may_stand_in_again() {
+async fn recover_restores_fit_flag_of_untouched_standby() {
     for (was_fit, fit) in [(true, vec![OLD, CANDIDATE]), (false, vec![OLD])] {
         let mut state = State::new(Server::good());
         state.fit = vec![OLD];
@@ -131,7 +130,7 @@ async fn a_standby_that_was_not_touched_may_stand_in_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_candidate_is_watched_again_where_that_is_wanted() {
+async fn recover_bakes_again_with_on_interrupt_continue() {
     let mut state = State::new(Server::good());
     state.green = Server::good().started("v2");
     state.fit = vec![OLD];
@@ -145,7 +144,7 @@ async fn a_candidate_is_watched_again_where_that_is_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sick_old_color_halts_and_says_what_to_do() {
+async fn recover_halts_when_old_color_is_sick() {
     let mut state = State::new(Server::good());
     state.give_traffic_to(CANDIDATE);
     state.fit = vec![OLD];
@@ -162,7 +161,7 @@ async fn a_sick_old_color_halts_and_says_what_to_do() {
 
 proptest! {
     #[test]
-    fn wherever_it_is_killed_the_next_run_finds_traffic_on_a_proven_release(
+    fn killed_deployer_leaves_traffic_on_a_proven_release(
         at in 0_usize..90,
         when in prop::sample::select(vec![Fault::Before, Fault::After]),
         later in prop::option::of(0_u64..12),

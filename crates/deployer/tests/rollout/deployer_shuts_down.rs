@@ -21,7 +21,7 @@ async fn shutdown(candidate: Server, on_interrupt: OnInterrupt, at: &[Duration])
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_the_switch_the_candidate_is_refused_whatever_the_settings_say() {
+async fn signal_before_the_switch_refuses() {
     for on_interrupt in [OnInterrupt::Rollback, OnInterrupt::Continue] {
         let candidate = Server::with(Trouble::Unhealthy);
         let ended = shutdown(candidate, on_interrupt, &[EARLY]).await;
@@ -31,7 +31,7 @@ async fn before_the_switch_the_candidate_is_refused_whatever_the_settings_say() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_switch_traffic_goes_back_since_nobody_would_be_watching() {
+async fn signal_after_the_switch_rolls_back() {
     let ended = shutdown(Server::good(), OnInterrupt::Rollback, &[LATER]).await;
     ended.assert(Phase::RolledBack, "the deployer was told to stop");
     assert_eq!(ended.active, OLD);
@@ -39,7 +39,7 @@ async fn after_the_switch_traffic_goes_back_since_nobody_would_be_watching() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_the_settings_say_so_the_candidate_is_watched_to_the_end() {
+async fn signal_is_ignored_once_with_on_interrupt_continue() {
     let ended = shutdown(Server::good(), OnInterrupt::Continue, &[LATER]).await;
     assert_eq!(ended.outcome.phase, Phase::Promoted);
     assert_eq!(ended.active, CANDIDATE);
@@ -51,7 +51,7 @@ async fn where_the_settings_say_so_the_candidate_is_watched_to_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_time_counts() {
+async fn second_signal_rolls_back_with_on_interrupt_continue() {
     let ended = shutdown(Server::good(), OnInterrupt::Continue, &[LATER, LATER]).await;
     ended.assert(Phase::RolledBack, "the deployer was told to stop");
 }

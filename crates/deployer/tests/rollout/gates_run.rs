@@ -64,7 +64,7 @@ fn everything(candidate: Server) -> Deployment {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_good_release_passes_all_of_them_in_order() {
+async fn good_release_passes_every_gate_in_order() {
     let mut order = ALL.to_vec();
     order.reverse();
     let mut deployment = everything(Server::good());
@@ -89,7 +89,7 @@ async fn a_good_release_passes_all_of_them_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_is_wrong_is_stopped_by_the_golden_set() {
+async fn golden_gate_refuses_wrong_release() {
     let ended = everything(Server::with(Trouble::IsWrong)).run().await;
     assert_stopped_by(
         &ended,
@@ -100,7 +100,7 @@ async fn a_release_that_is_wrong_is_stopped_by_the_golden_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_disagrees_is_stopped_where_the_settings_say_so() {
+async fn agreement_gate_refuses_below_min_agreement() {
     let mut gates = ALL.to_vec();
     gates.retain(|gate| *gate != GateName::Golden);
     let ended = everything(Server::with(Trouble::IsWrong))
@@ -116,7 +116,7 @@ async fn a_release_that_disagrees_is_stopped_where_the_settings_say_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_breaks_under_load_is_stopped_by_it() {
+async fn load_gate_refuses_release_that_breaks_under_load() {
     let ended = everything(Server::with(Trouble::FailsUnderLoad))
         .run()
         .await;
@@ -140,7 +140,7 @@ async fn a_slow_release_is_stopped_by_the_comparison() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_comes_near_the_routers_limit_is_stopped() {
+async fn headroom_gate_refuses_release_near_router_timeout() {
     let mut deployment = everything(Server::with(Trouble::StallsUnderLoad));
     deployment.settings.load.max_p99 = Duration::from_mins(2);
     let ended = deployment.run().await;
@@ -153,7 +153,7 @@ async fn a_release_that_comes_near_the_routers_limit_is_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_fails_clients_requests_is_stopped_by_their_copies() {
+async fn shadow_gate_refuses_release_that_fails_client_requests() {
     let ended = everything(Server::with(Trouble::FailsClients)).run().await;
     assert_stopped_by(&ended, "shadow", Conclusion::Fail, "of copies, ");
     assert_eq!(ended.count(&Call::SetShadow(true)), 1);
@@ -161,7 +161,7 @@ async fn a_release_that_fails_clients_requests_is_stopped_by_their_copies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_that_stays_open_refuses_unless_the_settings_say_otherwise() {
+async fn inconclusive_gate_refuses_unless_settings_proceed() {
     let mut refused = everything(Server::good());
     refused.settings.shadow.min_requests = 1_000_000;
     assert_stopped_by(
@@ -186,7 +186,7 @@ fn proceeding() -> Deployment {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_that_were_left_on_by_a_fault_are_taken_back_before_the_switch() {
+async fn leftover_copies_end_before_the_switch() {
     let faults: [(Which, Fault); 2] = [
         (|call| *call == Call::SetShadow(false), Fault::Before),
         (|call| *call == Call::SetShadow(true), Fault::After),
@@ -201,7 +201,7 @@ async fn copies_that_were_left_on_by_a_fault_are_taken_back_before_the_switch() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_that_cannot_be_taken_back_refuse_a_release_that_every_gate_let_through() {
+async fn copies_that_cannot_end_refuse_the_release() {
     let ended = proceeding()
         .failing(
             ALWAYS,
@@ -216,7 +216,7 @@ async fn copies_that_cannot_be_taken_back_refuse_a_release_that_every_gate_let_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_release_that_no_gate_caught_is_rolled_back() {
+async fn slow_release_is_rolled_back_when_no_gate_caught_it() {
     let mut deployment = Deployment::of(Server::later(1, Trouble::IsSlow(8)));
     // Clients have been served for long enough to tell.
     deployment.state.clients_per_second = 200.0;
@@ -226,7 +226,7 @@ async fn a_slow_release_that_no_gate_caught_is_rolled_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_gives_clients_other_labels_is_rolled_back() {
+async fn label_drift_rolls_back() {
     let ended = Deployment::of(Server::later(1, Trouble::IsWrong))
         .run()
         .await;

@@ -17,7 +17,7 @@ async fn with_failing_hook(point: HookPoint, phase: Phase) -> Ended {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_fails_before_the_switch_refuses() {
+async fn failing_hook_before_the_switch_refuses() {
     for phase in [
         Phase::Starting,
         Phase::Healthy,
@@ -31,13 +31,13 @@ async fn one_that_fails_before_the_switch_refuses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_fails_before_the_promotion_rolls_back() {
+async fn failing_hook_before_promotion_rolls_back() {
     let ended = with_failing_hook(HookPoint::Before, Phase::Promoted).await;
     ended.assert(Phase::RolledBack, "the hook has its reasons");
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_fails_after_a_phase_is_worth_a_note() {
+async fn failing_hook_after_a_phase_is_noted() {
     for phase in [
         Phase::Starting,
         Phase::Healthy,
@@ -52,7 +52,7 @@ async fn one_that_fails_after_a_phase_is_worth_a_note() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fix_is_shipped_although_the_active_color_is_down() {
+async fn active_down_deploys_while_active_color_is_down() {
     let mut deployment = Deployment::of(Server::good()).asking(&[
         GateName::Identity,
         GateName::Golden,
@@ -87,7 +87,7 @@ async fn a_fix_is_shipped_although_the_active_color_is_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_standby_that_answers_every_client_is_not_replaced() {
+async fn active_down_does_not_replace_a_serving_standby() {
     let mut deployment = Deployment::of(Server::good());
     deployment.active_down = true;
     deployment.state.blue.trouble = Trouble::Exited;
@@ -97,7 +97,7 @@ async fn a_standby_that_answers_every_client_is_not_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_active_color_that_is_well_is_compared_with_whatever_is_said_of_it() {
+async fn active_down_still_compares_with_healthy_active_color() {
     let mut deployment = Deployment::of(Server::good()).asking(&[GateName::Agreement]);
     deployment.active_down = true;
     let ended = deployment.run().await;

@@ -27,7 +27,7 @@ fn smoke_request(call: &Call) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn traffic_that_somebody_moved_to_a_good_candidate_is_given_back() {
+async fn traffic_moved_early_to_a_candidate_is_returned() {
     let ended = Deployment::of(Server::good())
         .then(smoke_request, |state| state.give_traffic_to(CANDIDATE))
         .run_with_interference()
@@ -41,7 +41,7 @@ async fn traffic_that_somebody_moved_to_a_good_candidate_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_candidate_that_somebody_moved_traffic_to_is_not_stopped_under_it() {
+async fn refused_candidate_keeps_running_when_a_person_gave_it_traffic() {
     let ended = Deployment::of(Server::with(Trouble::FailsOneIn(2)))
         .then(smoke_request, |state| state.give_traffic_to(CANDIDATE))
         .run_with_interference()
@@ -52,7 +52,7 @@ async fn a_bad_candidate_that_somebody_moved_traffic_to_is_not_stopped_under_it(
 }
 
 #[tokio::test(start_paused = true)]
-async fn traffic_that_somebody_moved_back_during_the_watch_is_not_called_promoted() {
+async fn traffic_moved_back_during_the_bake_is_no_promotion() {
     // Long enough that its answers to the deployer alone speak for it.
     let mut deployment = Deployment::of(Server::good());
     deployment.settings.bake.duration = Duration::from_secs(30);
@@ -72,7 +72,7 @@ async fn traffic_that_somebody_moved_back_during_the_watch_is_not_called_promote
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deployment_that_cannot_be_written_down_does_not_begin() {
+async fn deployment_does_not_begin_when_journal_is_unwritable() {
     let deployment = Deployment::of(Server::good());
     std::fs::create_dir(deployment.directory.path().join("deployment.json")).unwrap();
     let ended = deployment.run_with_interference().await;
@@ -81,7 +81,7 @@ async fn a_deployment_that_cannot_be_written_down_does_not_begin() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_promotion_that_cannot_be_written_down_is_said_and_made_up_for() {
+async fn unwritten_promotion_is_reported_and_completed_later() {
     let deployment = Deployment::of(Server::good());
     let directory = deployment.directory.path().to_owned();
     // A full disk: no new file, while what is there can be read.
@@ -106,7 +106,7 @@ async fn a_promotion_that_cannot_be_written_down_is_said_and_made_up_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_switch_that_cannot_be_written_down_is_undone() {
+async fn switch_is_undone_when_journal_is_unwritable() {
     let deployment = Deployment::of(Server::good());
     let journal = deployment.directory.path().join("deployment.json");
     let ended = deployment

@@ -68,7 +68,7 @@ mod tests {
     use crate::adapters::alerts::Kind;
 
     #[test]
-    fn what_was_not_taken_outlives_the_run() {
+    fn undelivered_alerts_survive_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let path = Some(directory.path().join("alerts.json"));
         let alert = Alert {

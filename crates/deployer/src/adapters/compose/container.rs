@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_container_is_running_or_stopped_with_its_reason() {
+    fn container_state_has_reason_when_stopped() {
         let state = |printed| parse_state(printed).unwrap();
         let running = r#"{"Name":"x","State":"running","ExitCode":0,"Status":"Up 3 seconds"}"#;
         assert_eq!(state(running), ServiceState::Running);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn older_versions_of_compose_print_a_list() {
+    fn container_state_is_parsed_from_old_compose_list() {
         let state = |printed| parse_state(printed).unwrap();
         assert_eq!(
             state(r#"[{"Name":"x","State":"running","ExitCode":0}]"#),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_taken_for_a_container_that_is_gone() {
+    fn unparsable_container_state_is_an_error() {
         assert!(parse_state("WARNING: something").is_err());
     }
 }

@@ -252,7 +252,7 @@ mod tests {
 
     /// Some engines do not report this, such as 20.10 with cgroup version 1.
     #[test]
-    fn want_of_memory_is_told_where_the_engine_knows_of_it() {
+    fn out_of_memory_kill_is_named() {
         let container = json!({
             "State": {"Status": "restarting", "ExitCode": 137, "OOMKilled": true, "Error": ""},
             "RestartCount": 3,

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_variable_changes_and_other_lines_stay() {
+    fn setting_a_variable_keeps_other_lines() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(".env");
         fs::write(
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_is_read_as_compose_reads_it() {
+    fn variable_is_read_like_compose_reads_it() {
         let text = "BLUE_VERSION=v1\nBLUE_VERSION=\"v2\"\nGREEN_VERSION=\n";
         assert_eq!(read_variable(text, "BLUE_VERSION").as_deref(), Some("v2"));
         assert_eq!(read_variable(text, "GREEN_VERSION"), None);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_file_stays_private() {
+    fn variables_file_keeps_its_permissions() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(".env");
         fs::write(&path, "SECRET=x\n").unwrap();

@@ -72,17 +72,17 @@ async fn the_known_percentiles_are_found(rate: Option<f64>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_percentiles_of_a_known_distribution_are_found_in_a_closed_loop() {
+async fn closed_loop_measures_known_percentiles() {
     the_known_percentiles_are_found(None).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_percentiles_of_a_known_distribution_are_found_in_an_open_loop() {
+async fn open_loop_measures_known_percentiles() {
     the_known_percentiles_are_found(Some(300.0)).await;
 }
 
 #[tokio::test]
-async fn a_server_that_freezes_ends_an_open_loop_in_time_and_owes_every_request() {
+async fn open_loop_counts_every_due_request_when_server_freezes() {
     let url =
         serve(Router::new().route("/predict", post(std::future::pending::<StatusCode>))).await;
     let plan = LoadPlan {
@@ -104,7 +104,7 @@ async fn a_server_that_freezes_ends_an_open_loop_in_time_and_owes_every_request(
 }
 
 #[tokio::test]
-async fn one_that_answers_late_lowers_the_throughput_of_nobody_else() {
+async fn late_answer_does_not_lower_throughput() {
     static ASKED: AtomicU64 = AtomicU64::new(0);
     let answer = || async {
         let late = ASKED.fetch_add(1, Ordering::Relaxed) == 10;
@@ -127,7 +127,7 @@ async fn one_that_answers_late_lowers_the_throughput_of_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_stuck_is_late_for_every_request_that_was_due() {
+async fn open_loop_latency_counts_from_due_time() {
     // Answers at once, except for the first request, which blocks the others.
     let gate = Arc::new(tokio::sync::RwLock::new(()));
     let held = Arc::clone(&gate).write_owned().await;
@@ -157,7 +157,7 @@ async fn a_server_that_is_stuck_is_late_for_every_request_that_was_due() {
 }
 
 #[tokio::test]
-async fn failures_are_counted_by_their_kind() {
+async fn load_failures_are_counted_by_kind() {
     static ASKED: AtomicU64 = AtomicU64::new(0);
     let answer = || async {
         match ASKED.fetch_add(1, Ordering::Relaxed) % 4 {
@@ -183,7 +183,7 @@ async fn failures_are_counted_by_their_kind() {
 }
 
 #[tokio::test]
-async fn a_server_that_never_answers_ends_the_load_in_time() {
+async fn load_ends_in_time_when_server_never_answers() {
     let url =
         serve(Router::new().route("/predict", post(std::future::pending::<StatusCode>))).await;
     let plan = LoadPlan {
@@ -204,7 +204,7 @@ async fn a_server_that_never_answers_ends_the_load_in_time() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_no_reason_to_spin() {
+async fn load_backs_off_when_connections_are_refused() {
     let plan = LoadPlan {
         duration: Duration::from_millis(300),
         ..plan()
@@ -220,7 +220,7 @@ async fn a_server_that_is_not_there_is_no_reason_to_spin() {
 }
 
 #[tokio::test]
-async fn load_is_made_over_plain_http_alone() {
+async fn load_refuses_https() {
     let error = generate("https://127.0.0.1:1/", &example(), None, plan())
         .await
         .unwrap_err();

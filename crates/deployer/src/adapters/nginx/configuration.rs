@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_configuration_waits_two_minutes_and_then_has_time_for_the_standby() {
+    fn shipped_configuration_leaves_time_for_the_standby() {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nginx/nginx.conf");
         let two_minutes = Duration::from_mins(2);
         let expected = RouterLimits {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_connections_are_those_to_servers_and_not_those_of_clients() {
+    fn keepalive_timeout_of_upstreams_is_read() {
         let idle = |text| limits_of(&[("nginx.conf", text)]).unwrap().upstream_idle;
         let clients = "http { keepalive_timeout 75s; upstream blue { server 127.0.0.1; } }";
         assert_eq!(idle(clients), None);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn tries_without_an_end_have_none() {
+    fn unlimited_next_upstream_timeout_is_none() {
         let end = |text| limits_of(&[("nginx.conf", text)]).unwrap().next_upstream;
         assert_eq!(end("proxy_next_upstream_timeout 0;"), None);
         let shortest =
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_counts_also_in_a_file_that_is_included() {
+    fn shortest_timeout_of_included_files_counts() {
         let timeout = timeout_of(&[
             (
                 "nginx.conf",
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_cannot_reach_is_left_out() {
+    fn internal_locations_are_ignored() {
         let timeout = timeout_of(&[(
             "nginx.conf",
             "server { location / { proxy_read_timeout 3s; } location /x { internal; proxy_read_timeout 1s; } }",
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_includes_every_file_that_matches() {
+    fn include_pattern_matches_several_files() {
         let timeout = timeout_of(&[
             ("nginx.conf", "include *.server.conf;"),
             ("a.server.conf", "proxy_read_timeout 30;"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_container_sees_in_place_of_a_file_is_read_too() {
+    fn variant_mounted_in_container_is_read_too() {
         let timeout = timeout_of(&[
             (
                 "nginx.conf",
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_file_says_is_what_nginx_assumes() {
+    fn missing_timeout_is_nginx_default() {
         assert_eq!(
             timeout_of(&[("nginx.conf", "events {}")]),
             Ok(Duration::from_mins(1))
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quoted_hash_is_no_comment() {
+    fn quoted_hash_does_not_start_a_comment() {
         let timeout = timeout_of(&[(
             "nginx.conf",
             "log_format x '# {;}'; proxy_read_timeout \"7s\";",
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_a_circle_and_nonsense_are_named() {
+    fn configuration_error_names_missing_file_circular_include_and_syntax() {
         let error = timeout_of(&[("nginx.conf", "include gone.conf;")]).unwrap_err();
         assert!(error.contains("gone.conf"), "{error}");
         let error = timeout_of(&[("nginx.conf", "include nginx.conf;")]).unwrap_err();

@@ -198,7 +198,7 @@ mod tests {
     const LINE: &str = r#"{"time":"2026-01-01T00:00:00+00:00","seconds":1.0,"method":"POST","uri":"/predict","client":"curl/8","label":"a \"b\"","status":200,"wanted":"green","answered":"blue","upstream_addr":"127.0.0.1:8082, 127.0.0.1:8081","upstream_status":"502, 200","upstream_response_time":"0.001, 0.002","request_time":0.003}"#;
 
     #[test]
-    fn a_line_lists_the_attempts_in_order() {
+    fn log_line_lists_attempts_in_order() {
         assert_eq!(
             parse(LINE),
             Some(Request {
@@ -216,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn the_deployer_knows_its_own_requests() {
+    fn own_requests_are_recognized_by_user_agent() {
         let line = LINE.replace("curl/8", USER_AGENT);
         assert!(parse(&line).unwrap().by_deployer);
     }
 
     #[test]
-    fn an_attempt_without_an_answer_has_no_status_and_no_latency() {
+    fn attempt_without_answer_has_no_status_or_latency() {
         let line = LINE
             .replace("\"0.001, 0.002\"", "\"-\"")
             .replace("\"502, 200\"", "\"-\"")
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_begun_anew_lists_all_its_attempts() {
+    fn restarted_request_lists_all_attempts() {
         let line = LINE.replace("\"502, 200\"", "\"504, 502 : 200\"");
         assert_eq!(
             parse(&line).unwrap().attempts,
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_new_and_complete_is_read_once() {
+    fn new_requests_returns_each_complete_line_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let mut file = File::create(&path).unwrap();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_can_be_read_again_and_what_is_no_request_is_counted() {
+    fn recent_requests_are_read_again_and_unparsable_lines_counted() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         std::fs::write(&path, format!("{LINE}\nno line of ours\n{LINE}\n")).unwrap();
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_log_the_last_lines_are_read_and_the_one_cut_in_two_is_no_strange_one() {
+    fn long_log_is_read_from_a_line_boundary_near_its_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         std::fs::write(&path, format!("{LINE}\n").repeat(20_000)).unwrap();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_log_is_read_from_its_beginning() {
+    fn truncated_log_is_read_from_its_beginning() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         std::fs::write(&path, format!("{LINE}\n{LINE}\n")).unwrap();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_huge_log_is_emptied() {
+    fn only_log_above_limit_is_emptied() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let file = File::create(&path).unwrap();
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_log_is_named() {
+    fn missing_log_is_named_in_error() {
         let error = AccessLog::new(Path::new("no/such.log"))
             .new_requests()
             .unwrap_err();

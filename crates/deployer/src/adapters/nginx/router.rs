@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flag_is_set_and_unset_any_number_of_times() {
+    fn flag_can_be_set_and_unset_repeatedly() {
         let directory = tempfile::tempdir().unwrap();
         for present in [true, true, false, false, true] {
             set_flag(directory.path(), "green", present).unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_flag_directory_is_named() {
+    fn missing_flag_directory_is_named_in_error() {
         let error = set_flag(Path::new("no/such"), "green", true)
             .unwrap_err()
             .to_string();

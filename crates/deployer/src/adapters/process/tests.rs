@@ -11,7 +11,7 @@ fn fleet(directory: &Path, command: &[&str]) -> ProcessFleet {
 const BLUE: Service = Service::Server(Color::Blue);
 
 #[tokio::test]
-async fn a_started_process_runs_until_it_is_stopped() {
+async fn started_process_runs_until_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = fleet(directory.path(), &["sleep", "60"]);
     assert_eq!(fleet.inspect(BLUE).await.unwrap().1, None);
@@ -28,7 +28,7 @@ async fn a_started_process_runs_until_it_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_later_deployer_finds_and_stops_what_an_earlier_one_started() {
+async fn process_of_earlier_deployer_is_found_and_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let command = ["sleep", "60"];
     let earlier = fleet(directory.path(), &command);
@@ -43,7 +43,7 @@ async fn a_later_deployer_finds_and_stops_what_an_earlier_one_started() {
 }
 
 #[tokio::test]
-async fn an_exit_is_told_with_its_status_and_last_words() {
+async fn exit_status_and_last_log_lines_are_reported() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = fleet(
         directory.path(),
@@ -63,7 +63,7 @@ async fn an_exit_is_told_with_its_status_and_last_words() {
 }
 
 #[tokio::test]
-async fn an_exit_is_told_with_its_status_at_whatever_moment_one_asks() {
+async fn exit_status_is_reported_at_any_moment() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = fleet(directory.path(), &["sh", "-c", "exit 3"]);
     for _ in 0..100 {
@@ -79,7 +79,7 @@ async fn an_exit_is_told_with_its_status_at_whatever_moment_one_asks() {
 }
 
 #[tokio::test]
-async fn a_process_that_ignores_sigterm_is_killed() {
+async fn process_is_killed_when_it_ignores_sigterm() {
     let directory = tempfile::tempdir().unwrap();
     let mut fleet = fleet(
         directory.path(),
@@ -95,7 +95,7 @@ async fn a_process_that_ignores_sigterm_is_killed() {
 }
 
 #[tokio::test]
-async fn a_number_that_was_used_again_is_left_alone() {
+async fn reused_process_id_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = fleet(directory.path(), &["sleep", "60"]);
     let mut innocent = std::process::Command::new("sleep")
@@ -123,7 +123,7 @@ async fn a_number_that_was_used_again_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_is_named() {
+async fn missing_program_is_named_in_error() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = fleet(directory.path(), &["no-such-server"]);
     let error = fleet
@@ -138,7 +138,7 @@ async fn a_program_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_process_that_cannot_be_written_down_is_not_left_behind() {
+async fn process_without_record_is_killed() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = fleet(directory.path(), &["sleep", "60"]);
     // A file cannot replace a directory.
@@ -167,7 +167,7 @@ async fn a_process_that_cannot_be_written_down_is_not_left_behind() {
 }
 
 #[test]
-fn a_program_outside_of_path_is_found_where_distributions_put_servers() {
+fn program_is_found_in_sbin_outside_of_path() {
     assert_eq!(
         find_program(Path::new("no-such-program")),
         Path::new("no-such-program")
@@ -177,7 +177,7 @@ fn a_program_outside_of_path_is_found_where_distributions_put_servers() {
 }
 
 #[test]
-fn a_color_needs_a_port() {
+fn color_url_without_port_is_refused() {
     assert_eq!(
         host_and_port("http://127.0.0.1:8081").unwrap(),
         ("127.0.0.1".to_owned(), "8081".to_owned())
@@ -191,7 +191,7 @@ fn a_color_needs_a_port() {
 }
 
 #[tokio::test]
-async fn a_process_whose_deployer_was_killed_before_it_wrote_the_record_is_found() {
+async fn process_is_found_by_environment_without_record() {
     let directory = tempfile::tempdir().unwrap();
     let command = ["sleep", "60"];
     let killed = fleet(directory.path(), &command);

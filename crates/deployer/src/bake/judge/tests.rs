@@ -70,7 +70,7 @@ fn conclusion(bake: &mut Bake, elapsed: Duration) -> Option<Conclusion> {
 }
 
 #[test]
-fn a_good_release_passes_at_the_end_and_not_before() {
+fn good_release_passes_only_at_the_end() {
     let mut bake = bake();
     bake.record(observation(1000, 0));
     assert_eq!(conclusion(&mut bake, MINUTE / 2), None);
@@ -78,7 +78,7 @@ fn a_good_release_passes_at_the_end_and_not_before() {
 }
 
 #[test]
-fn too_many_errors_fail_at_once() {
+fn error_rate_above_limit_fails_at_once() {
     let mut bake = bake();
     bake.record(observation(100, 15));
     assert_eq!(
@@ -88,14 +88,14 @@ fn too_many_errors_fail_at_once() {
 }
 
 #[test]
-fn one_early_error_is_not_an_error_rate() {
+fn one_early_error_does_not_fail() {
     let mut bake = bake();
     bake.record(observation(1, 1));
     assert_eq!(conclusion(&mut bake, Duration::from_secs(1)), None);
 }
 
 #[test]
-fn failed_checks_count_only_in_a_row() {
+fn failed_checks_count_only_consecutively() {
     let mut bake = bake();
     let bad = || Observation {
         health: Some(Err("timed out".to_owned())),
@@ -115,7 +115,7 @@ fn failed_checks_count_only_in_a_row() {
 }
 
 #[test]
-fn healthy_but_unable_to_predict_is_a_failure() {
+fn failed_test_request_counts_as_failed_check() {
     let mut bake = bake();
     for _ in 0..3 {
         bake.record(Observation {
@@ -133,7 +133,7 @@ fn healthy_but_unable_to_predict_is_a_failure() {
 }
 
 #[test]
-fn a_candidate_that_stopped_fails_at_once() {
+fn stopped_candidate_fails_at_once() {
     let mut bake = bake();
     bake.record(Observation {
         stopped: Some("exit code 3".to_owned()),
@@ -146,7 +146,7 @@ fn a_candidate_that_stopped_fails_at_once() {
 }
 
 #[test]
-fn a_restart_behind_our_back_is_a_crash() {
+fn restart_counts_as_crash() {
     let mut bake = bake();
     bake.record(healthy(60, 0, 8.0));
     bake.record(healthy(2, 0, 0.5));
@@ -155,7 +155,7 @@ fn a_restart_behind_our_back_is_a_crash() {
 }
 
 #[test]
-fn a_restart_shows_also_where_nothing_is_counted() {
+fn restart_is_detected_by_falling_uptime() {
     let mut bake = bake();
     for uptime in [8.0, 0.5] {
         let health = Health {
@@ -174,7 +174,7 @@ fn a_restart_shows_also_where_nothing_is_counted() {
 }
 
 #[test]
-fn a_restart_shows_also_where_no_uptime_is_told() {
+fn restart_is_detected_by_falling_counters() {
     for (requests, errors) in [(40, 0), (130, 1)] {
         let mut bake = bake();
         for (requests, errors) in [(120, 3), (requests, errors)] {
@@ -191,7 +191,7 @@ fn a_restart_shows_also_where_no_uptime_is_told() {
 }
 
 #[test]
-fn own_counters_are_judged_by_their_increase() {
+fn counters_are_judged_by_their_increase() {
     let mut bake = bake();
     bake.record(healthy(1_000_000, 0, 1.0));
     bake.record(healthy(1_000_100, 15, 2.0));
@@ -202,7 +202,7 @@ fn own_counters_are_judged_by_their_increase() {
 }
 
 #[test]
-fn without_a_log_the_counters_alone_can_promote() {
+fn counters_alone_promote_without_a_log() {
     let mut bake = bake();
     bake.record(healthy(50, 0, 1.0));
     bake.record(healthy(250, 0, 2.0));
@@ -216,7 +216,7 @@ fn without_a_log_the_counters_alone_can_promote() {
 }
 
 #[test]
-fn the_deployers_own_requests_prove_no_release() {
+fn successful_own_requests_alone_do_not_promote() {
     let mut bake = bake();
     for number in 0..60 {
         bake.record(Observation {
@@ -234,7 +234,7 @@ fn the_deployers_own_requests_prove_no_release() {
 }
 
 #[test]
-fn looks_that_come_late_are_told() {
+fn late_observations_are_reported() {
     let mut bake = bake();
     for at in [0, 1, 2, 10, 11] {
         let at = Duration::from_secs(at);
@@ -253,7 +253,7 @@ fn looks_that_come_late_are_told() {
 }
 
 #[test]
-fn nothing_seen_is_inconclusive() {
+fn no_requests_are_inconclusive() {
     let mut bake = bake();
     bake.record(Observation::default());
     assert_eq!(
@@ -263,7 +263,7 @@ fn nothing_seen_is_inconclusive() {
 }
 
 #[test]
-fn a_quiet_service_gets_enough_probes_for_a_judgment() {
+fn quiet_service_gets_enough_own_requests_for_a_verdict() {
     let mut bake = bake();
     assert_eq!(bake.missing_requests(), 0);
     for look_number in 1..=60 {
@@ -274,7 +274,7 @@ fn a_quiet_service_gets_enough_probes_for_a_judgment() {
 }
 
 #[test]
-fn a_busy_service_gets_no_probes() {
+fn busy_service_gets_no_own_requests() {
     let mut bake = bake();
     for requests in [100, 0, 0, 100] {
         bake.record(observation(requests, 0));
@@ -283,7 +283,7 @@ fn a_busy_service_gets_no_probes() {
 }
 
 #[test]
-fn an_error_rate_that_may_be_chance_is_left_open() {
+fn error_rate_within_chance_is_inconclusive() {
     let mut bake = bake();
     bake.record(observation(100, 7));
     let verdict = bake.verdict(MINUTE).unwrap();
@@ -296,7 +296,7 @@ fn an_error_rate_that_may_be_chance_is_left_open() {
 }
 
 #[test]
-fn few_requests_cannot_rule_out_a_bad_release() {
+fn few_requests_are_inconclusive() {
     let mut bake = Bake::new(
         BakeSettings {
             min_requests: 20,
@@ -315,7 +315,7 @@ fn few_requests_cannot_rule_out_a_bad_release() {
 }
 
 #[test]
-fn what_goes_wrong_lately_is_not_hidden_by_what_went_well_before() {
+fn recent_errors_fail_despite_earlier_success() {
     let mut bake = bake();
     for second in 0..50 {
         bake.record(Observation {
@@ -340,7 +340,7 @@ fn what_goes_wrong_lately_is_not_hidden_by_what_went_well_before() {
 }
 
 #[test]
-fn an_open_question_extends_the_watch_twice_and_then_loses_the_traffic() {
+fn inconclusive_bake_is_extended_twice() {
     let mut bake = extending();
     bake.record(observation(100, 7));
     assert_eq!(conclusion(&mut bake, MINUTE), None);
@@ -357,7 +357,7 @@ fn an_open_question_extends_the_watch_twice_and_then_loses_the_traffic() {
 }
 
 #[test]
-fn an_answer_during_the_extension_ends_it() {
+fn verdict_during_extension_ends_the_bake() {
     let mut bake = extending();
     bake.record(observation(100, 7));
     assert_eq!(conclusion(&mut bake, MINUTE), None);
@@ -392,7 +392,7 @@ fn compared(before: TrafficSample, since: TrafficSample) -> Verdict {
 }
 
 #[test]
-fn clients_that_wait_far_longer_than_before_end_it() {
+fn latency_far_above_baseline_fails() {
     let verdict = compared(served(20, 1_000, 500), served(60, 1_000, 500));
     assert_eq!(verdict.conclusion, Conclusion::Fail);
     assert!(
@@ -408,7 +408,7 @@ fn clients_that_wait_far_longer_than_before_end_it() {
 }
 
 #[test]
-fn other_labels_than_before_end_it() {
+fn label_drift_fails() {
     let verdict = compared(served(20, 1_000, 500), served(20, 1_000, 950));
     assert_eq!(verdict.conclusion, Conclusion::Fail);
     assert!(
@@ -421,7 +421,7 @@ fn other_labels_than_before_end_it() {
 }
 
 #[test]
-fn without_enough_traffic_before_nothing_is_compared_and_that_is_said() {
+fn missing_baseline_is_reported_and_not_compared() {
     let verdict = compared(served(1, 99, 50), served(60, 1_000, 950));
     assert_eq!(verdict.conclusion, Conclusion::Pass);
     assert!(
@@ -432,7 +432,7 @@ fn without_enough_traffic_before_nothing_is_compared_and_that_is_said() {
 }
 
 #[test]
-fn what_could_not_be_read_is_told_and_held_against_nobody() {
+fn unreadable_evidence_is_reported_and_does_not_fail() {
     let mut bake = bake();
     for number in 0..4 {
         let unread = if number % 2 == 0 {
@@ -514,7 +514,7 @@ fn promoted(watches: usize, error_rate: f64, requests: u64) -> usize {
 /// At most one bake in a hundred is wrong about half or three times the allowed error rate, with little and
 /// with much traffic (200 bakes each).
 #[test]
-fn of_a_hundred_watches_at_most_one_is_wrong() {
+fn bakes_are_wrong_in_at_most_one_of_a_hundred() {
     const WATCHES: usize = 200;
 
     let allowed = settings().max_error_rate;

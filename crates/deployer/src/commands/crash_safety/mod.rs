@@ -274,7 +274,7 @@ async fn recovery_is_recovered_from_every_pair_of_kills() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn resumed_watch_is_recovered_from_every_pair_of_kills() {
+async fn resumed_bake_is_recovered_from_every_pair_of_kills() {
     recovered_when_recovery_is_killed(Scene::ResumedWatch, 6, 22).await;
 }
 

@@ -61,7 +61,7 @@ async fn recovery_is_recovered_when_any_command_after_it_is_killed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn resumed_watch_is_recovered_when_any_command_after_it_is_killed() {
+async fn resumed_bake_is_recovered_when_any_command_after_it_is_killed() {
     every_pair_is_recovered(Scene::ResumedWatch, &NEXT, 6, 394).await;
 }
 

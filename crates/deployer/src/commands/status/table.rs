@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_of_by_the_router_and_not_by_the_servers() {
+    fn status_counts_clients_from_the_router_log() {
         let status = Status {
             router: "http://127.0.0.1:8080".to_owned(),
             active: Some(Color::Blue),
