@@ -1,11 +1,11 @@
 # Blue-green deployment for model servers. `make` lists what there is.
 
-# Who runs the servers: compose or process (deployer.toml says which one without this).
+# What runs the servers: compose or process; empty for the setting in deployer.toml.
 FLEET ?=
-# The deployer; on a machine that has it installed: make DEPLOYER=deployer ...
+# The deployer program; with an installed one: make DEPLOYER=deployer ...
 DEPLOYER ?= target/debug/deployer
-# Machines elsewhere, for the targets that go there: `make ship HOST=user@vm` (see scripts/vm). Only from
-# the command line: in the environment HOST is the model server's setting.
+# Remote machines: `make ship HOST=user@vm` (see scripts/vm). Only from the command line, because HOST in the
+# environment is a setting of the model server.
 VM = $(if $(findstring command,$(origin HOST)),$(HOST))
 FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 
@@ -36,40 +36,40 @@ up: programs ## Start the router and both colors
 down: programs ## Stop the router and both colors
 	$(if $(VM),scripts/vm down,$(DEPLOYER) down $(FLEET_FLAG))
 
-deploy: programs ## Deploy VERSION to the idle color, prove it, switch, watch
+deploy: programs ## Deploy VERSION to the idle color: prove it, switch, bake
 	$(if $(VM),scripts/vm deploy $(VERSION),$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG))
 
-rollback: programs ## Give all traffic back to the previous release
+rollback: programs ## Move all traffic back to the previous release
 	$(if $(VM),scripts/vm rollback,$(DEPLOYER) rollback $(FLEET_FLAG))
 
-provision: ## Make the machine HOST=user@vm ready
+provision: ## Prepare the machine HOST=user@vm
 	@$(if $(VM),,echo "usage: make provision HOST=user@vm" >&2; exit 2;) scripts/vm provision
 
 ship: ## Send VERSION to HOST=user@vm and deploy it there, over SSH and without a registry
 	@$(if $(VM),,echo "usage: make ship HOST=user@vm VERSION=v2" >&2; exit 2;) scripts/vm ship $(VERSION)
 
-recover: programs ## Bring a deployment to an end whose deployer was killed
+recover: programs ## Complete or undo what a killed deployer left
 	$(if $(VM),scripts/vm recover,$(DEPLOYER) recover $(FLEET_FLAG))
 
 status: programs ## Show what each color serves and where traffic goes
 	$(if $(VM),scripts/vm status,$(DEPLOYER) status $(FLEET_FLAG))
 
-history: programs ## Show what was done, by whom and why
+history: programs ## Show who changed what, when, and why
 	$(if $(VM),scripts/vm history,$(DEPLOYER) history)
 
-doctor: programs ## Look for what is wrong with this installation
+doctor: programs ## Find problems of this installation
 	$(if $(VM),scripts/vm doctor,$(DEPLOYER) doctor $(FLEET_FLAG))
 
-logs: ## Follow what the router and both colors write
+logs: ## Follow the logs of the router and both colors
 	$(if $(VM),scripts/vm logs,$(if $(filter process,$(FLEET)),tail -n 20 -F state/processes/blue.log state/processes/green.log state/processes/router.log,docker compose logs --tail 20 --follow))
 
 images: ## Build the Docker images
 	docker/build
 
-test: ## Run what has to hold after every change (about 15 minutes)
+test: ## Run what must hold after every change (about 15 minutes)
 	scripts/test
 
-test-all: ## Run also what takes longer: the whole image build, a virtual machine, a bare machine, an hour of kills
+test-all: ## Run the longer tests: image build in Docker, virtual machine, bare machine, an hour of kills
 	scripts/test-all
 
 e2e: ## Run the end-to-end tests alone; the images must have been built
@@ -89,7 +89,7 @@ torture: ## Kill 200 deployers under load, then switch back and forth for an hou
 	cargo build --locked --bin deployer --bin model-server --bin torture
 	target/debug/torture
 
-clean: ## Remove what was built
+clean: ## Remove build outputs
 	cargo clean
 
 programs:

@@ -19,5 +19,5 @@ pub use layout::NOT_IN_THE_IMAGE;
 pub use ports::PortBlock;
 pub use stack::{Bake, Run, Stack, golden_bodies, program, repository};
 pub use there_and_back::there_and_back_twice;
-pub use torture::{Deed, Torture};
+pub use torture::{Action, Torture};
 pub use traffic::{Answer, Log, Traffic};

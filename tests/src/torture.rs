@@ -1,8 +1,8 @@
 //! Deployers that are killed at any moment, under load: afterwards traffic is on one healthy color,
 //! and no client has noticed.
 
+mod action;
 mod aftermath;
-mod deed;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-pub use self::deed::Deed;
+pub use self::action::Action;
 use crate::{Bake, Log, Run, Stack, Traffic};
 
 /// Few enough that two cores can serve them beside everything else.
@@ -70,58 +70,58 @@ impl Torture {
         Ok(began.elapsed())
     }
 
-    /// Starts the deed where it belongs, with these variables, and waits for its end.
+    /// Starts the action where it belongs, with these variables, and waits for its end.
     async fn run(
         &self,
-        deed: Deed,
+        action: Action,
         environment: &[(&str, &std::ffi::OsStr)],
     ) -> anyhow::Result<Run> {
-        self.prepare(deed).await?;
+        self.prepare(action).await?;
         let version = self.next_version().await?;
-        let arguments = deed.arguments(version);
+        let arguments = action.arguments(version);
         let child = self.stack.start_deployer_with(&arguments, environment)?;
-        self.after_the_start(deed, &child).await?;
+        self.after_the_start(action, &child).await?;
         Stack::finish(child, &arguments).await
     }
 
     /// Every point that this passes at which it can be killed, in order.
-    pub async fn points(&self, deed: Deed) -> anyhow::Result<Vec<String>> {
+    pub async fn points(&self, action: Action) -> anyhow::Result<Vec<String>> {
         let list: PathBuf = self.stack.path("points");
         let run = self
-            .run(deed, &[("DEPLOYER_KILL_POINTS", list.as_os_str())])
+            .run(action, &[("DEPLOYER_KILL_POINTS", list.as_os_str())])
             .await?;
-        ensure!(run.code == deed.code(), "{run:?}");
+        ensure!(run.code == action.code(), "{run:?}");
         let points = fs::read_to_string(&list)?
             .lines()
             .map(str::to_owned)
             .collect();
         fs::remove_file(&list)?;
-        self.clear_up(deed).await?;
+        self.clear_up(action).await?;
         Ok(points)
     }
 
     /// Kills it at this point, and looks at what is left.
-    pub async fn kill_at(&mut self, deed: Deed, point: &str) -> anyhow::Result<()> {
+    pub async fn kill_at(&mut self, action: Action, point: &str) -> anyhow::Result<()> {
         let run = self
-            .run(deed, &[("DEPLOYER_KILL_AT", point.as_ref())])
+            .run(action, &[("DEPLOYER_KILL_AT", point.as_ref())])
             .await?;
         ensure!(run.code == -1, "it was not killed at {point:?}: {run:?}");
-        self.look(deed != Deed::FailOver)
+        self.look(action != Action::FailOver)
             .await
-            .with_context(|| format!("{deed:?}, killed at {point:?}"))?;
-        self.clear_up(deed).await
+            .with_context(|| format!("{action:?}, killed at {point:?}"))?;
+        self.clear_up(action).await
     }
 
     /// Kills it at every point but those left out; how many there were.
     pub async fn kill_everywhere(
         &mut self,
-        deed: Deed,
+        action: Action,
         left_out: &[String],
     ) -> anyhow::Result<usize> {
-        let mut points = self.points(deed).await?;
+        let mut points = self.points(action).await?;
         points.retain(|point| !left_out.contains(point));
         for point in &points {
-            self.kill_at(deed, point).await?;
+            self.kill_at(action, point).await?;
         }
         Ok(points.len())
     }

@@ -317,7 +317,7 @@ async fn usage_errors_are_named_before_any_change() -> Result {
     std::fs::write(stack.path("deployer.toml"), "[bake]\nduratoin = \"1s\"\n")?;
     let run = stack.expect(2, &["status"]).await?;
     ensure!(
-        run.stderr.contains("line 2: unknown key `watch.duratoin`"),
+        run.stderr.contains("line 2: unknown key `bake.duratoin`"),
         "{}",
         run.stderr
     );

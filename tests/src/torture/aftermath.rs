@@ -23,7 +23,7 @@ impl Torture {
         let now = self.stack.status().await?;
         self.ensure_true(&now, well).await?;
         ensure!(
-            !self.stack.path("state/intent.json").exists(),
+            !self.stack.path("state/move.json").exists(),
             "it still intends something"
         );
         ensure!(
@@ -35,10 +35,10 @@ impl Torture {
         let history = self.stack.expect(0, &["history", "--json"]).await?;
         let history: Value = serde_json::from_str(&history.stdout)?;
         let past = history["history"].as_array().context("no history")?;
-        let deed = past
+        let action = past
             .last()
             .map_or("", |past| past["action"].as_str().unwrap_or_default());
-        match (phase, deed) {
+        match (phase, action) {
             // A person has moved traffic since.
             (_, "switched") => ensure!(now["active"] == past[past.len() - 1]["color"], "{now}"),
             ("promoted", _) => ensure!(now["active"] == plan["idle"], "{now}"),

@@ -9,29 +9,29 @@ mod slow;
 use std::time::Duration;
 
 use anyhow::ensure;
-use end_to_end::{Bake, Deed, Stack, Torture};
+use end_to_end::{Action, Bake, Stack, Torture};
 
 const SHORT: Bake = Bake(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// At least one of each action: a started process without a record, flags, journal, history and intent.
-const KILLS: [(Deed, &str); 8] = [
-    (Deed::Deploy, "after starting green"),
-    (Deed::Deploy, "after flag green on"),
-    (Deed::Refuse, "before journal refused"),
-    (Deed::TakeBack, "after flag green off"),
-    (Deed::Switch, "after flag green on"),
-    (Deed::Rollback, "before flag green off"),
-    (Deed::Recover, "after flag green off"),
-    (Deed::FailOver, "after flag green off"),
+/// At least one of each action: a started process without a record, flags, journal, history, and pending move.
+const KILLS: [(Action, &str); 8] = [
+    (Action::Deploy, "after starting green"),
+    (Action::Deploy, "after flag green on"),
+    (Action::Refuse, "before journal refused"),
+    (Action::TakeBack, "after flag green off"),
+    (Action::Switch, "after flag green on"),
+    (Action::Rollback, "before flag green off"),
+    (Action::Recover, "after flag green off"),
+    (Action::FailOver, "after flag green off"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_deployer_leaves_traffic_on_one_healthy_color() -> Result {
     let mut torture = Torture::begin().await?;
-    for (deed, point) in KILLS {
-        torture.kill_at(deed, point).await?;
+    for (action, point) in KILLS {
+        torture.kill_at(action, point).await?;
     }
     let (_, log) = torture.end().await;
     log.ensure_none_failed()

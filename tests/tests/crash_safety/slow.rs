@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use end_to_end::{Deed, Stack, Torture, Traffic};
+use end_to_end::{Action, Stack, Torture, Traffic};
 
 use super::{Result, SHORT};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deployer_killed_at_any_step_leaves_one_healthy_color() -> Result {
     let mut torture = Torture::begin().await?;
-    let points = torture.kill_everywhere(Deed::Deploy, &[]).await?;
+    let points = torture.kill_everywhere(Action::Deploy, &[]).await?;
     ensure!(points >= 20, "{points}");
     let (found, log) = torture.end().await;
     ensure!(found.len() >= 6, "{found:?}");
@@ -21,10 +21,10 @@ async fn deployer_killed_at_any_step_leaves_one_healthy_color() -> Result {
 async fn deployer_killed_during_rollback_leaves_one_healthy_color() -> Result {
     let mut torture = Torture::begin().await?;
     // The way there is another test's.
-    let good = torture.points(Deed::Deploy).await?;
-    for deed in [Deed::TakeBack, Deed::Refuse] {
-        let points = torture.kill_everywhere(deed, &good).await?;
-        ensure!(points >= 2, "{deed:?}: {points}");
+    let good = torture.points(Action::Deploy).await?;
+    for action in [Action::TakeBack, Action::Refuse] {
+        let points = torture.kill_everywhere(action, &good).await?;
+        ensure!(points >= 2, "{action:?}: {points}");
     }
     let (_, log) = torture.end().await;
     log.ensure_none_failed()
@@ -35,10 +35,10 @@ async fn deployer_to_blue_killed_at_any_step_leaves_one_healthy_color() -> Resul
     let mut torture = Torture::begin().await?;
     torture.whole_deployment().await?;
     // What is the same for either color is another test's.
-    let mut points = torture.points(Deed::DeployToBlue).await?;
+    let mut points = torture.points(Action::DeployToBlue).await?;
     points.retain(|point| point.contains("blue") || point.contains("green"));
     for point in &points {
-        torture.kill_at(Deed::DeployToBlue, point).await?;
+        torture.kill_at(Action::DeployToBlue, point).await?;
     }
     ensure!(points.len() >= 6, "{points:?}");
     let (_, log) = torture.end().await;
@@ -46,11 +46,11 @@ async fn deployer_to_blue_killed_at_any_step_leaves_one_healthy_color() -> Resul
 }
 
 /// Kills these at each step, under load.
-async fn killed_everywhere(deeds: &[Deed]) -> Result {
+async fn killed_everywhere(actions: &[Action]) -> Result {
     let mut torture = Torture::begin().await?;
-    for deed in deeds {
-        let points = torture.kill_everywhere(*deed, &[]).await?;
-        ensure!(points >= 6, "{deed:?}: {points}");
+    for action in actions {
+        let points = torture.kill_everywhere(*action, &[]).await?;
+        ensure!(points >= 6, "{action:?}: {points}");
     }
     let (_, log) = torture.end().await;
     log.ensure_none_failed()
@@ -58,23 +58,23 @@ async fn killed_everywhere(deeds: &[Deed]) -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_rollback_or_switch_is_resumed() -> Result {
-    killed_everywhere(&[Deed::Rollback, Deed::Switch]).await
+    killed_everywhere(&[Action::Rollback, Action::Switch]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_recovery_is_recovered() -> Result {
-    killed_everywhere(&[Deed::Recover]).await
+    killed_everywhere(&[Action::Recover]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_failover_is_resumed() -> Result {
     let mut torture = Torture::begin().await?;
-    let mut points = torture.points(Deed::FailOver).await?;
+    let mut points = torture.points(Action::FailOver).await?;
     // Each costs a color and a deployment; what is before a step is after the one before it.
     points.retain(|point| point.starts_with("after"));
     ensure!(points.len() >= 6, "{points:?}");
     for point in &points {
-        torture.kill_at(Deed::FailOver, point).await?;
+        torture.kill_at(Action::FailOver, point).await?;
     }
     let (_, log) = torture.end().await;
     log.ensure_none_failed()

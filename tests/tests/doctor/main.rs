@@ -153,7 +153,7 @@ async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
     // A candidate that was refused is stopped.
     stack.expect(0, &["up"]).await?;
 
-    let at = [("DEPLOYER_KILL_AT", "after intent".as_ref())];
+    let at = [("DEPLOYER_KILL_AT", "after move".as_ref())];
     let deployer = stack.start_deployer_with(&["switch", "green"], &at)?;
     Stack::finish(deployer, &["switch", "green"]).await?;
     let words = [

@@ -179,9 +179,9 @@ impl Machine {
         )
     }
 
-    fn when(&self, condition: &str, deed: &str) -> Result<Child> {
+    fn when(&self, condition: &str, action: &str) -> Result<Child> {
         let script = format!(
-            "for _ in $(seq 60000); do if {condition}; then {deed}; exit 0; fi; sleep 0.002; done; exit 1"
+            "for _ in $(seq 60000); do if {condition}; then {action}; exit 0; fi; sleep 0.002; done; exit 1"
         );
         let exec = ["exec", &self.name, "bash", "-c", &script];
         Ok(Command::new("docker").args(exec).spawn()?)

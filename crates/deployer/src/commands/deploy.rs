@@ -163,8 +163,8 @@ pub(super) async fn plan(
             "bring deployment {id}, last seen {phase}, to an end"
         ));
     }
-    if let Some(intent) = traffic_move::read(&settings.state) {
-        steps.push(format!("bring {} to an end", intent.words()));
+    if let Some(pending) = traffic_move::read(&settings.state) {
+        steps.push(format!("bring {} to an end", pending.words()));
     }
     let plan = prepare(settings, ports, version, active_down).await?;
     let Plan {

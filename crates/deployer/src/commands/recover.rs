@@ -28,8 +28,8 @@ pub(super) async fn run(
     let recorder = Recorder::new(reports.clone());
     let reporter = &Reporters(vec![terminal, &recorder]);
     stop_leftover_shadow(ports, reporter);
-    let intent = journal.pending_move();
-    if let Some(intent) = &intent {
+    let pending = journal.pending_move();
+    if let Some(pending) = &pending {
         let mover = TrafficMover {
             ports,
             journal,
@@ -39,7 +39,7 @@ pub(super) async fn run(
         if journal.last()?.is_none_or(|last| last.phase.is_end()) {
             return Ok(CommandOutput::success(format!(
                 "recovered: {}",
-                intent.words()
+                pending.words()
             )));
         }
     }

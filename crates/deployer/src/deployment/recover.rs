@@ -41,7 +41,7 @@ pub async fn recover(
         reporter,
     };
     let finished = match mover.resume(true).await? {
-        Some(intent) if intent.action == Action::RolledBack => Recovery::RolledBack(intent.to),
+        Some(pending) if pending.action == Action::RolledBack => Recovery::RolledBack(pending.to),
         _ => Recovery::Fine,
     };
     let Some(Entry {

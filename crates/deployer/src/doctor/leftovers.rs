@@ -29,10 +29,10 @@ pub(crate) fn leftovers(settings: &Settings) -> Vec<Finding> {
         ),
     });
     let lock_holder = lock_holder::lock_holder(&settings.state).is_some();
-    if let Some(intent) = traffic_move::read(&settings.state).filter(|_| !lock_holder) {
+    if let Some(pending) = traffic_move::read(&settings.state).filter(|_| !lock_holder) {
         findings.push(Finding::wrong(
             "deployment",
-            format!("{} was interrupted", intent.words()),
+            format!("{} was interrupted", pending.words()),
             "`deployer recover` brings it to an end",
         ));
     }

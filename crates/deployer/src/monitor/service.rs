@@ -295,8 +295,8 @@ impl Monitor<'_> {
     /// Alerts once that a command was interrupted and that no other command has completed it.
     fn report_interruption(&mut self, entry: Option<&Entry>) {
         let state = &self.settings.state;
-        let intent =
-            traffic_move::read(state).map(|intent| (intent.at.to_string(), intent.words()));
+        let pending =
+            traffic_move::read(state).map(|pending| (pending.at.to_string(), pending.words()));
         let deployment = entry.filter(|entry| !entry.phase.is_end()).map(|entry| {
             let (id, phase) = (&entry.plan.id, entry.phase);
             (
@@ -304,7 +304,7 @@ impl Monitor<'_> {
                 format!("deployment {id}, last seen {phase},"),
             )
         });
-        let found = intent.or(deployment);
+        let found = pending.or(deployment);
         let key = found.as_ref().map(|(key, _)| key.clone());
         // A command that ends between two reads looks interrupted for a moment.
         let lasts = key.is_some() && key == self.suspect;

@@ -45,15 +45,15 @@ impl TrafficMove {
 }
 
 fn path(state: &Path) -> PathBuf {
-    state.join("traffic_move.json")
+    state.join("move.json")
 }
 
 /// Writes the move durably.
 pub(crate) fn write(state: &Path, traffic_move: &TrafficMove) -> io::Result<()> {
     let text = serde_json::to_string_pretty(traffic_move)?;
-    kill_point::pass("before traffic_move");
+    kill_point::pass("before move");
     atomic_file::replace(&path(state), &text)?;
-    kill_point::pass("after traffic_move");
+    kill_point::pass("after move");
     Ok(())
 }
 
@@ -65,11 +65,11 @@ pub fn read(state: &Path) -> Option<TrafficMove> {
 
 /// Removes the move after it was completed and recorded.
 pub(crate) fn remove(state: &Path) -> io::Result<()> {
-    kill_point::pass("before traffic_move off");
+    kill_point::pass("before move off");
     match fs::remove_file(path(state)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    kill_point::pass("after traffic_move off");
+    kill_point::pass("after move off");
     Ok(())
 }

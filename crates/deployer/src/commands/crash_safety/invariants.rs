@@ -58,7 +58,7 @@ impl Machine {
             self.is_proven(active, &version),
             "{version} has the traffic and was not proven"
         );
-        assert!(!self.has("state/intent.json"), "an intent is left");
+        assert!(!self.has("state/move.json"), "a pending move is left");
         assert!(!self.has("flags/shadow"), "copies are still made");
         self.assert_told(active);
         self.assert_nothing_to_recover().await;

@@ -26,7 +26,7 @@ const FAILING_OVER: [&str; 8] = [
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deed {
+pub enum Action {
     /// A deployment to green.
     Deploy,
     /// A deployment to blue.
@@ -45,7 +45,7 @@ pub enum Deed {
     FailOver,
 }
 
-impl Deed {
+impl Action {
     /// What it comes to when nobody kills it.
     pub(super) fn code(self) -> i32 {
         match self {
@@ -81,31 +81,31 @@ impl Torture {
         Ok(())
     }
 
-    /// Brings traffic to where the deed begins: points bear the names of colors.
-    pub(super) async fn prepare(&self, deed: Deed) -> anyhow::Result<()> {
-        match deed {
-            Deed::Deploy | Deed::Refuse | Deed::TakeBack | Deed::Switch => {
+    /// Brings traffic to where the action begins: points bear the names of colors.
+    pub(super) async fn prepare(&self, action: Action) -> anyhow::Result<()> {
+        match action {
+            Action::Deploy | Action::Refuse | Action::TakeBack | Action::Switch => {
                 self.let_be_active("blue").await?;
             }
-            Deed::DeployToBlue => self.let_be_active("green").await?,
+            Action::DeployToBlue => self.let_be_active("green").await?,
             // Each needs a standby that may stand in.
-            Deed::Rollback | Deed::FailOver => {
+            Action::Rollback | Action::FailOver => {
                 let status = self.stack.status().await?;
                 if status["active"] != "green" || status["can_roll_back"] != true {
                     self.let_be_active("blue").await?;
                     self.whole_deployment().await?;
                 }
             }
-            Deed::Recover => {
+            Action::Recover => {
                 self.let_be_active("blue").await?;
-                let arguments = Deed::Deploy.arguments(self.next_version().await?);
+                let arguments = Action::Deploy.arguments(self.next_version().await?);
                 let at = [("DEPLOYER_KILL_AT", "after journal switched".as_ref())];
                 let child = self.stack.start_deployer_with(&arguments, &at)?;
                 let run = Stack::finish(child, &arguments).await?;
                 ensure!(run.code == -1, "{run:?}");
             }
         }
-        if deed == Deed::Switch && !self.is_well("green").await? {
+        if action == Action::Switch && !self.is_well("green").await? {
             // A candidate that was refused is stopped.
             self.stack.expect(0, &["up"]).await?;
         }
@@ -119,13 +119,17 @@ impl Torture {
     }
 
     /// What happens to the world once the deployer runs.
-    pub(super) async fn after_the_start(&self, deed: Deed, child: &Child) -> anyhow::Result<()> {
-        if deed != Deed::FailOver {
+    pub(super) async fn after_the_start(
+        &self,
+        action: Action,
+        child: &Child,
+    ) -> anyhow::Result<()> {
+        if action != Action::FailOver {
             return Ok(());
         }
         self.stack.signal("green", "KILL")?;
         self.stack.until_ended("green").await?;
-        // It is killed on the way; one that nobody kills has done its deed when it is in the history.
+        // It is killed on the way; one that nobody kills has done its action when it is in the history.
         let done = async {
             while runs(child) && !self.failed_over().await? {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -142,13 +146,13 @@ impl Torture {
     }
 
     async fn failed_over(&self) -> anyhow::Result<bool> {
-        let intent = self.stack.path("state/intent.json").exists();
-        Ok(!intent && self.has_traffic("blue").await?)
+        let pending = self.stack.path("state/move.json").exists();
+        Ok(!pending && self.has_traffic("blue").await?)
     }
 
     /// Leaves two colors that run.
-    pub(super) async fn clear_up(&self, deed: Deed) -> anyhow::Result<()> {
-        if deed == Deed::FailOver {
+    pub(super) async fn clear_up(&self, action: Action) -> anyhow::Result<()> {
+        if action == Action::FailOver {
             self.stack.expect(0, &["up"]).await?;
         }
         Ok(())
