@@ -183,9 +183,9 @@ async fn doctor_names_exited_monitor_with_log_lines() -> Result {
     until_said(&stack, "nothing is wrong").await?;
     stack.docker(&["compose", "stop", "monitor"])?;
     let ended = [
-        "container watch exited, exit code 0; its last words: ",
-        "stopped watching",
-        "-> `docker compose logs watch` says why; `docker compose up --detach watch` starts it",
+        "container monitor exited, exit code 0; its last log lines: ",
+        "monitor stopped",
+        "-> `docker compose logs monitor` says why; `docker compose up --detach monitor` starts it",
     ];
     says(&stack, &[], &ended).await
 }
@@ -199,7 +199,7 @@ async fn doctor_names_why_router_does_not_start() -> Result {
         "services:\n  prepare:\n    command: [sh, -c, \"echo no room for logs >&2; exit 3\"]\n",
     )?;
     stack.expect(1, &["up"]).await?;
-    let words = "container prepare exited, exit code 3; its last words: no room for logs";
+    let words = "container prepare exited, exit code 3; its last log lines: no room for logs";
     says(
         &stack,
         &[],
@@ -244,7 +244,7 @@ async fn doctor_names_invalid_nginx_and_compose_files() -> Result {
     all_in(
         &said,
         &[
-            "; its last words: ",
+            "; its last log lines: ",
             "unknown directive \"no_such_directive\"",
         ],
     )?;

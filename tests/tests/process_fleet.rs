@@ -354,7 +354,7 @@ async fn stop_signal_during_bake_follows_on_interrupt() -> Result {
         let log = traffic.stop().await;
 
         ensure!(run.code == code, "{signal}: {run:?}");
-        ensure!(run.stderr.contains("told to stop"), "{signal}: {run:?}");
+        ensure!(run.stderr.contains("stop signal"), "{signal}: {run:?}");
         log.ensure_none_failed()?;
         log.between(after, Instant::now())
             .ensure_answered_by(version)?;

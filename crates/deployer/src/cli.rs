@@ -82,11 +82,11 @@ const EXIT_CODES: &str = "\
 Exit codes:
    0  promoted, or done
    1  unexpected error
-   2  wrong arguments or settings; nothing was touched
+   2  wrong arguments or settings; nothing was changed
   10  refused: traffic never moved
-  20  rolled back: the release had traffic and lost it again
+  20  rolled back: the release received traffic and lost it again
   30  halted: a person is needed
-  75  another deployer is at work";
+  75  another deployer holds the lock";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

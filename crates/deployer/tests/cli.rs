@@ -81,11 +81,11 @@ fn help_lists_commands_and_exit_codes() {
     }
     for line in [
         "   0  promoted, or done",
-        "   2  wrong arguments or settings; nothing was touched",
+        "   2  wrong arguments or settings; nothing was changed",
         "  10  refused: traffic never moved",
         "  20  rolled back",
         "  30  halted: a person is needed",
-        "  75  another deployer is at work",
+        "  75  another deployer holds the lock",
     ] {
         assert!(help.contains(line), "{line}: {help}");
     }
@@ -202,7 +202,7 @@ fn held_lock_exits_75_and_names_the_holder() {
     ] {
         let message = ends_with(75, directory.path(), arguments);
         assert!(
-            message.starts_with("deployer: another deployer is at work: `deploy v7` by "),
+            message.starts_with("deployer: another deployer holds the lock: `deploy v7` by "),
             "{message}"
         );
         let holder = format!("process {}", std::process::id());
@@ -278,7 +278,7 @@ fn missing_history_is_shown_as_empty() {
     let output = deployer(directory.path(), &["history"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(text.trim(), "nothing was done yet");
+    assert_eq!(text.trim(), "no action yet");
     let output = deployer(directory.path(), &["history", "--json"]);
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(object["history"], serde_json::json!([]));

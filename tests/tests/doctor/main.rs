@@ -123,7 +123,12 @@ async fn doctor_names_ended_or_hanging_color_with_log_lines() -> Result {
     stack.signal("green", "CONT")?;
     stack.signal("green", "KILL")?;
     stack.until_ended("green").await?;
-    only(&stack, &[], &["green", "it does not run", "its last words"]).await
+    only(
+        &stack,
+        &[],
+        &["green", "it does not run", "its last log lines"],
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

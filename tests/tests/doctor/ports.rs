@@ -12,9 +12,9 @@ async fn doctor_names_ports_without_a_listener() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     let wrong = wrong(&stack, &["--fleet", "static"]).await?.join("\n");
     let router = stack.router();
-    let words = format!("nobody listens at http://{router}, where clients ask");
+    let words = format!("no process listens at http://{router}, where clients expect the router");
     ensure!(wrong.contains(&words), "{words:?} is not in {wrong}");
-    ensure!(wrong.contains("where deployers ask"), "{wrong}");
+    ensure!(wrong.contains("where deployers expect"), "{wrong}");
     Ok(())
 }
 
@@ -92,7 +92,7 @@ async fn doctor_names_metrics_that_are_not_served() -> Result {
     let metrics = ["--set", &address, "--set", "probe.timeout=500ms"];
     let nobody = [
         "metrics",
-        "nobody serves",
+        "no process serves",
         "`deployer monitor` does not run",
     ];
     only(&stack, &metrics, &nobody).await?;

@@ -32,7 +32,7 @@ async fn doctor_names_router_that_does_not_restart() -> Result {
             "{wrong}"
         );
     }
-    ensure!(wrong[1].contains("; its last words: "), "{wrong:#?}");
+    ensure!(wrong[1].contains("; its last log lines: "), "{wrong:#?}");
     Ok(())
 }
 

@@ -41,8 +41,8 @@ async fn doctor_names_router_without_time_for_standby() -> Result {
     stack.expect(0, &["up"]).await?;
     let words = [
         "time limits",
-        "tries no other one after 1m 40s",
-        "nobody stands in for a color that hangs",
+        "tries no other color after 1m 40s",
+        "the standby does not stand in for a color that hangs",
     ];
     only(&stack, &[], &words).await
 }
@@ -66,7 +66,7 @@ async fn doctor_names_contradicting_server_time_limits() -> Result {
         for words in [
             "answers within 1m 40s (REQUEST_TIMEOUT_SECONDS), and the router gives up after 1m 39s",
             "closes idle connections after 20s (IDLE_TIMEOUT_SECONDS), and the router uses them for 30s",
-            "goes on serving for 2s when it is to end (GRACE_SECONDS), and is killed after 1s",
+            "serves for 2s after a stop signal (GRACE_SECONDS), but is killed after 1s",
         ] {
             let words = format!("time limits  {color} {words}");
             ensure!(wrong.contains(&words), "{words:?} is not in {wrong}");

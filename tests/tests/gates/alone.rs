@@ -154,7 +154,7 @@ async fn bake_rolls_back_slow_release() -> Result {
     let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CLIENTS, PAUSE)?;
-    let because = "clients wait for longer: p9";
+    let because = "clients wait longer: p9";
     // Clients that wait send few requests.
     let settings = ["bake.duration=10s"];
     rolled_back(&stack, &traffic, "slow-for-clients", &settings, because).await?;

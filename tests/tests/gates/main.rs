@@ -197,7 +197,7 @@ async fn bake_rolls_back_label_drift_and_restarts() -> Result {
     for (version, because) in [
         (
             "biased-for-clients",
-            "clients are given other labels than before the switch: negative 100 %",
+            "the labels differ from those before the switch: negative 100 %",
         ),
         ("restarts", "so it crashed and was started again"),
     ] {

@@ -278,7 +278,7 @@ impl Bake {
             .compare_tails(&self.traffic.latencies, &self.before.latencies)?;
         compared
             .exceeds
-            .then(|| format!("clients wait for longer: {compared}"))
+            .then(|| format!("clients wait longer: {compared}"))
     }
 
     /// The drift of the labels since before the switch; `None` with too few labels.
@@ -294,7 +294,7 @@ impl Bake {
         let allowed = self.settings.max_label_drift;
         let drift = self.label_drift().filter(|drift| drift.exceeds(allowed))?;
         Some(format!(
-            "clients are given other labels than before the switch: {} instead of {} (population stability index {:.2}, at most {allowed} allowed, and {:.2} for chance)",
+            "the labels differ from those before the switch: {} instead of {} (population stability index {:.2}; at most {allowed} allowed, plus {:.2} for chance)",
             shares(&self.traffic.labels),
             shares(&self.before.labels),
             drift.index,

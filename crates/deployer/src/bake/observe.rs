@@ -133,7 +133,7 @@ impl Rollout<'_> {
         let strange = self.ports.request_log.as_ref()?.unparsable_lines();
         (strange > 0).then(|| {
             format!(
-                "lines of the router's log that were not understood, and left out: {strange} (nginx/ and the deployer belong together)"
+                "unparsable lines of the router's log: {strange} (nginx/ and the deployer belong together)"
             )
         })
     }

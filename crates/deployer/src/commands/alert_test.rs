@@ -16,22 +16,22 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
     let names = alerts.names();
     if names.is_empty() {
         return Err(CommandError::usage(
-            "nobody gets alerts: set alerts.webhook or alerts.slack, or DEPLOYER_ALERTS_WEBHOOK or DEPLOYER_ALERTS_SLACK in the environment",
+            "no receiver of alerts: set alerts.webhook or alerts.slack, or DEPLOYER_ALERTS_WEBHOOK or DEPLOYER_ALERTS_SLACK in the environment",
         ));
     }
     alerts.send(&Alert {
         kind: Kind::Test,
         at: Timestamp::now(),
         color: None,
-        text: "this is a test; nothing is wrong".to_owned(),
+        text: "this is a test alert; nothing is wrong".to_owned(),
     });
     match alerts.finish().await {
         0 => Ok(CommandOutput::success(format!(
-            "an alert was taken by {}",
+            "the test alert was delivered to {}",
             names.join(" and ")
         ))),
         failed => Err(anyhow::anyhow!(
-            "{failed} of {} did not take the alert",
+            "{failed} of {} did not accept the alert",
             names.len()
         )),
     }

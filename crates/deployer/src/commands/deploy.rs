@@ -153,18 +153,18 @@ pub(super) async fn plan(
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
     let mut steps = Vec::new();
     if let Some(holder) = lock_holder::lock_holder(&settings.state) {
-        steps.push(format!("wait: another deployer is at work: {holder}"));
+        steps.push(format!("wait: another deployer holds the lock: {holder}"));
     }
     if let Some(last) = journal::last_entry(&settings.state)?
         && !last.phase.is_end()
     {
         let (id, phase) = (last.plan.id, last.phase);
         steps.push(format!(
-            "bring deployment {id}, last seen {phase}, to an end"
+            "complete deployment {id}, whose last phase is {phase}"
         ));
     }
     if let Some(pending) = traffic_move::read(&settings.state) {
-        steps.push(format!("bring {} to an end", pending.words()));
+        steps.push(format!("complete {}", pending.words()));
     }
     let plan = prepare(settings, ports, version, active_down).await?;
     let Plan {

@@ -14,7 +14,7 @@ pub(super) fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
         .map_err(|error| CommandError::usage(format!("cannot read {}: {error}", path.display())))?;
     let mut lines: Vec<String> = Vec::new();
     if read.entries.is_empty() {
-        lines.push("nothing was done yet".to_owned());
+        lines.push("no action yet".to_owned());
     } else {
         lines.push(format!(
             "{:<22}{:<13}{:<7}{:<14}{:>8}  {:<18} WHY",
@@ -24,7 +24,7 @@ pub(super) fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
     lines.extend(read.entries.iter().map(line));
     for number in &read.torn {
         lines.push(format!(
-            "line {number} of {} is torn and was left out",
+            "line {number} of {} is torn and was skipped",
             path.display()
         ));
     }

@@ -282,7 +282,7 @@ async fn who(ports: &Ports, color: Color) -> Result<String, String> {
     match ports.probe.health(Target::Server(color)).await {
         Ok(health) => Ok(health
             .model_version
-            .unwrap_or_else(|| "a release that does not tell its version".to_owned())),
+            .unwrap_or_else(|| "a release that reports no version".to_owned())),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -30,12 +30,15 @@ pub(super) async fn run(
     stop_leftover_shadow(ports, reporter);
     let pending = journal.pending_move();
     if let Some(pending) = &pending {
-        let mover = TrafficMover {
+        let traffic_mover = TrafficMover {
             ports,
             journal,
             reporter,
         };
-        mover.resume(true).await.map_err(CommandError::halted)?;
+        traffic_mover
+            .resume(true)
+            .await
+            .map_err(CommandError::halted)?;
         if journal.last()?.is_none_or(|last| last.phase.is_end()) {
             return Ok(CommandOutput::success(format!(
                 "recovered: {}",

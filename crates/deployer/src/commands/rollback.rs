@@ -61,12 +61,12 @@ pub(super) async fn run(
             "{previous} is not healthy, so traffic stays on {active}: {error}"
         ))
     })?;
-    let mover = TrafficMover {
+    let traffic_mover = TrafficMover {
         ports,
         journal,
         reporter,
     };
-    let moved = mover.move_and_clean_up(Action::RolledBack, active, previous, "by hand");
+    let moved = traffic_mover.move_and_clean_up(Action::RolledBack, active, previous, "by hand");
     moved.await.map_err(CommandError::halted)?;
     Ok(CommandOutput::success(format!(
         "rolled back: {previous} serves {version}"
@@ -78,9 +78,9 @@ pub(super) fn explain_failure(settings: &Settings, error: JournalError) -> anyho
     match error {
         JournalError::Busy { ref holder } => {
             let interrupted = if holder.as_ref().is_some_and(|it| it.is_monitor()) {
-                "Told to stop (SIGTERM), it lets go at once"
+                "On SIGTERM it releases the lock at once"
             } else {
-                "Interrupted (Ctrl-C, SIGTERM), it gives traffic back by itself"
+                "Interrupted (Ctrl-C, SIGTERM), it rolls back by itself"
             };
             let flag = settings.router.flags.join("green");
             let flag = flag.display();

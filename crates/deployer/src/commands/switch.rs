@@ -16,13 +16,16 @@ pub(super) async fn run(
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
     stop_leftover_shadow(ports, reporter);
-    let mover = TrafficMover {
+    let traffic_mover = TrafficMover {
         ports,
         journal,
         reporter,
     };
     // A person now says where traffic goes; an interrupted move no longer counts.
-    mover.resume(false).await.map_err(CommandError::refused)?;
+    traffic_mover
+        .resume(false)
+        .await
+        .map_err(CommandError::refused)?;
     let active = ports.router.active().await.map_err(CommandError::refused)?;
     let version = who(ports, color).await.map_err(|error| {
         CommandError::refused(format!(
@@ -32,7 +35,7 @@ pub(super) async fn run(
     // Recorded also if traffic stays, so that the next deployment does not move it away.
     let unfinished = matches!(journal.last(), Ok(Some(last)) if !last.phase.is_end());
     if active != color || unfinished {
-        let moved = mover.move_and_clean_up(Action::Switched, active, color, "by hand");
+        let moved = traffic_mover.move_and_clean_up(Action::Switched, active, color, "by hand");
         moved.await.map_err(CommandError::halted)?;
     }
     Ok(CommandOutput::success(format!(

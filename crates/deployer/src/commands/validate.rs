@@ -66,7 +66,7 @@ pub(super) async fn run(
     };
     let passed = tokio::select! {
         passed = gate_runner.run(gates::selected_gates(&settings)) => passed,
-        () = shutdown() => Err("the deployer was told to stop".to_owned()),
+        () = shutdown() => Err("the deployer received a stop signal".to_owned()),
     };
     // An interrupted gate may have left the copies on.
     ports.router.set_shadow(false)?;

@@ -35,12 +35,12 @@ pub async fn recover(
     journal: &Journal,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Recovery> {
-    let mover = TrafficMover {
+    let traffic_mover = TrafficMover {
         ports,
         journal,
         reporter,
     };
-    let finished = match mover.resume(true).await? {
+    let finished = match traffic_mover.resume(true).await? {
         Some(pending) if pending.action == Action::RolledBack => Recovery::RolledBack(pending.to),
         _ => Recovery::Fine,
     };
@@ -82,7 +82,7 @@ pub async fn recover(
     let (end, reason) = match (phase, back) {
         _ if proven => (
             Phase::Promoted,
-            format!("{interrupted} when the candidate was proven, before it could say so"),
+            format!("{interrupted} after the bake, before the promotion was recorded"),
         ),
         (Phase::Switched, true) => (
             Phase::RolledBack,
@@ -102,7 +102,7 @@ pub async fn recover(
         (_, false) => (
             Phase::Refused,
             format!(
-                "{interrupted}; somebody moved traffic to {} by hand, where it stays",
+                "{interrupted}; a person moved traffic to {} by hand, where it stays",
                 plan.idle
             ),
         ),
@@ -121,7 +121,7 @@ pub async fn recover(
     });
     Ok(match end {
         Phase::Halted => Recovery::Halted(format!(
-            "deployment {} could be neither finished nor rolled back: {reason}; repair one color, then `deployer switch COLOR`",
+            "deployment {} could neither be completed nor rolled back: {reason}; repair one color, then `deployer switch COLOR`",
             plan.id
         )),
         Phase::RolledBack => Recovery::RolledBack(plan.active),

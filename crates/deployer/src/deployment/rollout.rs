@@ -89,10 +89,10 @@ impl Rollout<'_> {
                 advanced = &mut advance => break advanced,
                 () = shutdown() => {
                     if phase.get() != Phase::Switched || !std::mem::take(&mut go_on) {
-                        break Err("the deployer was told to stop".to_owned());
+                        break Err("the deployer received a stop signal".to_owned());
                     }
                     self.reporter.report(&Event::Note {
-                        text: "told to stop, and going on as on_interrupt says; the next time, traffic goes back".to_owned(),
+                        text: "stop signal received; the bake continues (bake.on_interrupt); the next signal rolls back".to_owned(),
                     });
                 }
             }
@@ -185,7 +185,7 @@ impl Rollout<'_> {
         // The standby answers every client. Replacing it would be an outage.
         if self.ports.router.is_fit(idle) && self.check_health(idle).await.is_ok() {
             return Err(format!(
-                "{active} is down, and {idle} is well and answers every client in its place: `deployer switch {idle}` first, then this deployment goes to {active}"
+                "{active} is down, and {idle} answers every client in its place: run `deployer switch {idle}` first, then this deployment goes to {active}"
             ));
         }
         Ok(true)
@@ -229,7 +229,7 @@ impl Rollout<'_> {
     async fn confirm_traffic_stayed(&self) -> Result<(), String> {
         let active = self.plan.active;
         if self.ports.router.active().await.ok() == Some(active) {
-            return Err(format!("somebody moved traffic back to {active} meanwhile"));
+            return Err(format!("a person moved traffic back to {active} meanwhile"));
         }
         Ok(())
     }
@@ -245,7 +245,7 @@ impl Rollout<'_> {
         } = *self.plan;
         let now = self.ports.router.active().await.map_err(words)?;
         if now != active {
-            return Err(format!("somebody moved traffic to {now} meanwhile"));
+            return Err(format!("a person moved traffic to {now} meanwhile"));
         }
         // Another process on the candidate's port could have passed the gates in its place.
         if let Ok((ServiceState::Stopped(how), _)) =
@@ -313,7 +313,7 @@ impl Rollout<'_> {
         let mut returned = Ok(());
         if phase.traffic() == TrafficOwner::Candidate {
             self.reporter.report(&Event::Note {
-                text: format!("giving traffic back to {active}"),
+                text: format!("rolling back: moving traffic to {active}"),
             });
             returned = return_traffic(self.ports, self.plan).await;
         }
@@ -338,7 +338,7 @@ impl Rollout<'_> {
             Err(obstacle) => self.end(
                 end,
                 format!(
-                    "{reason}; the way back failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
+                    "{reason}; the rollback failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
                 ),
             ),
         };

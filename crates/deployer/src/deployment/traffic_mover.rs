@@ -121,11 +121,11 @@ impl TrafficMover<'_> {
             }
             self.note_failure(self.journal.finish_move());
             self.note(format!(
-                "{words} was interrupted before any traffic moved: nothing is left of it"
+                "{words} was interrupted before traffic moved, and was undone"
             ));
             return Ok(None);
         }
-        self.note(format!("{words} was interrupted and is brought to its end"));
+        self.note(format!("{words} was interrupted and is being completed"));
         self.move_flags(&traffic_move).await?;
         let written = self.record(&traffic_move).await;
         // This may be much later. A color that has recovered meanwhile has answered its hanging requests.

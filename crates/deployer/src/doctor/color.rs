@@ -19,7 +19,7 @@ pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> 
             let version = health.model_version;
             let version = version.unwrap_or_else(|| "another release".to_owned());
             let who = listening_ports::taken_by(url)
-                .unwrap_or_else(|| "nobody who can be seen".to_owned());
+                .unwrap_or_else(|| "a process that this user cannot see".to_owned());
             wrong(
                 format!("it was stopped ({how}), and yet {version} answers at {url}: {who}"),
                 end_it,

@@ -43,6 +43,6 @@ impl Finding {
 pub(crate) fn last_log_lines(lines: &[String]) -> String {
     match lines {
         [] => String::new(),
-        lines => format!("; its last words: {}", lines.join(" | ")),
+        lines => format!("; its last log lines: {}", lines.join(" | ")),
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn leftovers(settings: &Settings) -> Vec<Finding> {
     if !lock_holder && settings.router.flags.join("shadow").exists() {
         findings.push(Finding::wrong(
             "shadow",
-            "clients' requests are copied to the idle color, and nobody is at work who would want that",
+            "client requests are copied to the idle color, and no deployer is running that needs the copies",
             "`deployer recover` ends it",
         ));
     }

@@ -34,7 +34,7 @@ pub(crate) async fn of_the_router(settings: &Settings, url: &str, whose: &str) -
         // Docker can forward connections without a listening process.
         Some([]) if !connects(settings, url).await => Finding::wrong(
             TOPIC,
-            format!("nobody listens at {url}, where {whose} ask for the router"),
+            format!("no process listens at {url}, where {whose} expect the router"),
             "`deployer up` starts the router; or correct router.url and router.control",
         ),
         Some([]) => Finding::fine(TOPIC, format!("{url}: no process, passed on by the kernel")),
@@ -72,7 +72,7 @@ pub(crate) async fn metrics(settings: &Settings) -> Option<Finding> {
         ),
         (_, None) => Finding::wrong(
             TOPIC,
-            format!("nobody serves {url} (monitor.metrics): `deployer monitor` does not run"),
+            format!("no process serves {url} (monitor.metrics): `deployer monitor` does not run"),
             "start `deployer monitor`, or set monitor.metrics to \"\"",
         ),
     })

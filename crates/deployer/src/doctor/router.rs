@@ -35,7 +35,7 @@ async fn stopped(settings: &Settings, ports: &Ports, how: &str) -> Finding {
         return Finding::wrong(
             TOPIC,
             format!("it does not run: {how}{words}"),
-            "see to what it said last; `deployer up` starts it",
+            "fix what its last log lines say; `deployer up` starts it",
         );
     }
     Finding::wrong(
@@ -72,7 +72,7 @@ async fn clients(settings: &Settings, ports: &Ports) -> Finding {
         Err(error) => {
             let words = last_words(ports, Service::Router).await;
             let advice =
-                "see to what it said last; `deployer down` and `deployer up` start it anew";
+                "fix what its last log lines say; `deployer down` and `deployer up` restart it";
             return Finding::wrong(TOPIC, format!("{error}{words}"), advice);
         }
     };

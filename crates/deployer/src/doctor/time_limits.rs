@@ -105,7 +105,7 @@ fn of_the_router(settings: &Settings, router: RouterLimits) -> Vec<Finding> {
         unless(
             router.longest_read < end,
             format!(
-                "the router waits {} for a color that hangs (proxy_read_timeout), and tries no other one after {} (proxy_next_upstream_timeout): nobody stands in for a color that hangs",
+                "the router waits {} for a color that hangs (proxy_read_timeout), and tries no other color after {} (proxy_next_upstream_timeout): the standby does not stand in for a color that hangs",
                 words(router.longest_read),
                 words(end)
             ),
@@ -121,7 +121,7 @@ fn patience(settings: &Settings, color: Color, killed_after: Duration) -> Option
     unless(
         settings.fleet.kind != FleetKind::Compose || killed_after < patience,
         format!(
-            "{color} may take {} to end (stop_grace_period in compose.yaml), and `docker compose` no longer than {} (fleet.compose.timeout): a deployment there fails while the release before is still finishing",
+            "{color} may take {} to stop (stop_grace_period in compose.yaml), but `docker compose` may take only {} (fleet.compose.timeout): a deployment there fails while the previous release is still stopping",
             words(killed_after),
             words(patience)
         ),
@@ -178,7 +178,7 @@ fn of_a_server(color: Color, started: &LaunchInfo, router: Option<RouterLimits>)
         unless(
             server.grace < started.killed_after,
             format!(
-                "{color} goes on serving for {} when it is to end (GRACE_SECONDS), and is killed after {} (stop_grace_period in compose.yaml, or fleet.process.stop_timeout): what it is answering is cut",
+                "{color} serves for {} after a stop signal (GRACE_SECONDS), but is killed after {} (stop_grace_period in compose.yaml, or fleet.process.stop_timeout): its responses are cut off",
                 words(server.grace),
                 words(started.killed_after)
             ),

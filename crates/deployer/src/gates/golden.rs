@@ -199,11 +199,11 @@ impl Counts {
             (Conclusion::Fail, why)
         } else if drop > allowed {
             let why =
-                format!("{seen}, which may be chance (p = {chance:.2}): more inputs would tell");
+                format!("{seen}, which may be chance (p = {chance:.2}): add inputs to decide");
             (Conclusion::Inconclusive, why)
         } else if truth.high >= (RULED_OUT * allowed).max(LEAST) {
             let most = percent(truth.high);
-            let why = format!("; a drop of {most} cannot be ruled out: more inputs would tell");
+            let why = format!("; a drop of {most} cannot be ruled out: add inputs to decide");
             (Conclusion::Inconclusive, why)
         } else {
             (Conclusion::Pass, String::new())
@@ -291,7 +291,7 @@ mod tests {
         assert!(
             verdict
                 .summary
-                .ends_with("cannot be ruled out: more inputs would tell"),
+                .ends_with("cannot be ruled out: add inputs to decide"),
             "{}",
             verdict.summary
         );

@@ -79,7 +79,7 @@ impl Monitor<'_> {
         self.note(if fit {
             format!("{color} may stand in again")
         } else {
-            format!("{color} may not stand in until it is well")
+            format!("{color} may not stand in until it is healthy")
         });
     }
 
@@ -99,13 +99,13 @@ impl Monitor<'_> {
             return;
         };
         let Some(journal) = self.lock() else { return };
-        let mover = TrafficMover {
+        let traffic_mover = TrafficMover {
             ports: self.ports,
             journal: &journal,
             reporter: self.reporter,
         };
         // Completes or undoes what an interrupted command left.
-        if let Err(error) = mover.resume(false).await {
+        if let Err(error) = traffic_mover.resume(false).await {
             self.note(error.to_string());
             return;
         }
@@ -123,7 +123,7 @@ impl Monitor<'_> {
                 format!("{down}; what still runs of it is stopped")
             }
         };
-        let moved = mover.move_traffic(Action::FailedOver, active, to, &reason);
+        let moved = traffic_mover.move_traffic(Action::FailedOver, active, to, &reason);
         let text = match moved.await {
             Ok(moved) => {
                 self.failover_failed = false;
@@ -137,7 +137,7 @@ impl Monitor<'_> {
             }
             Err(error) => {
                 // Either traffic moved, or nothing changed.
-                if let Err(error) = mover.resume(false).await {
+                if let Err(error) = traffic_mover.resume(false).await {
                     self.note(error.to_string());
                 }
                 if std::mem::replace(&mut self.failover_failed, true) {
@@ -194,14 +194,14 @@ async fn clean_up(
     ports: &Ports,
     journal: Journal,
     reporter: &dyn Reporter,
-    moved: PendingCleanup,
+    pending: PendingCleanup,
 ) -> Option<Color> {
-    let mover = TrafficMover {
+    let traffic_mover = TrafficMover {
         ports,
         journal: &journal,
         reporter,
     };
-    mover.clean_up(moved).await;
+    traffic_mover.clean_up(pending).await;
     None
 }
 

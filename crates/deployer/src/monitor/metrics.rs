@@ -83,7 +83,7 @@ impl Default for Metrics {
         let router_up = Gauge::default();
         registry.register(
             "router_up",
-            "1 while the router answers; otherwise nobody has traffic, whatever the flags say",
+            "1 while the router answers; otherwise no color receives traffic",
             router_up.clone(),
         );
         registry.register(

@@ -315,7 +315,7 @@ impl Monitor<'_> {
         self.alert(
             Kind::Interrupted,
             None,
-            format!("{what} was interrupted: `deployer recover` brings it to its end"),
+            format!("{what} was interrupted: `deployer recover` completes it"),
         );
         self.state.interrupted = key;
         self.save_state();
@@ -355,7 +355,7 @@ impl Monitor<'_> {
 
     pub(super) fn save_state(&self) {
         if let Err(error) = self.state.write(&self.settings.state) {
-            self.note(format!("cannot write what the watch knows: {error}"));
+            self.note(format!("cannot write the monitor's state: {error}"));
         }
     }
 }

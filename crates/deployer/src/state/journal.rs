@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// Another deployer holds the lock.
-    #[error("another deployer is at work: {}", named(.holder.as_deref()))]
+    #[error("another deployer holds the lock: {}", named(.holder.as_deref()))]
     Busy {
         /// The holder; `None` if the lock file does not say.
         holder: Option<Box<LockHolder>>,
@@ -235,10 +235,7 @@ fn named(holder: Option<&LockHolder>) -> String {
     } else {
         "try again when it is done"
     };
-    let who = holder.map_or_else(
-        || "it does not say who it is".to_owned(),
-        ToString::to_string,
-    );
+    let who = holder.map_or_else(|| "its holder is unknown".to_owned(), ToString::to_string);
     format!("{who}; {advice}")
 }
 

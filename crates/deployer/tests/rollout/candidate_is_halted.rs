@@ -36,7 +36,7 @@ async fn traffic_stays_when_both_colors_are_sick() {
         &ended,
         [
             "requests failed",
-            "the way back failed: blue is sick too: answered 503",
+            "the rollback failed: blue is sick too: answered 503",
         ],
     );
     assert_eq!(ended.active, CANDIDATE);
@@ -54,7 +54,7 @@ async fn unconfirmed_rollback_halts() {
             &ended,
             [
                 "it stopped: exit code 3",
-                "the way back failed: PointAt(Blue) failed",
+                "the rollback failed: PointAt(Blue) failed",
             ],
         );
     }

@@ -51,7 +51,7 @@ async fn candidate_is_refused_with_log_lines_when_never_healthy() {
         &ended,
         "health: not healthy after 5 tries, 3s apart: answered 503",
     );
-    ended.assert(Phase::Refused, "these are its last words");
+    ended.assert(Phase::Refused, "these are its last log lines");
     let health = Call::Health(Target::Server(CANDIDATE));
     assert_eq!(ended.count(&health), 5);
 }
@@ -60,7 +60,7 @@ async fn candidate_is_refused_with_log_lines_when_never_healthy() {
 async fn candidate_is_refused_at_once_when_it_stops() {
     let ended = Deployment::of(Server::with(Trouble::Exited)).run().await;
     assert_removed(&ended, "it stopped while starting: exit code 3");
-    ended.assert(Phase::Refused, "these are its last words");
+    ended.assert(Phase::Refused, "these are its last log lines");
     assert!(ended.took < Duration::from_secs(1), "{:?}", ended.took);
 }
 

@@ -25,7 +25,7 @@ async fn signal_before_the_switch_refuses() {
     for on_interrupt in [OnInterrupt::Rollback, OnInterrupt::Continue] {
         let candidate = Server::with(Trouble::Unhealthy);
         let ended = shutdown(candidate, on_interrupt, &[EARLY]).await;
-        ended.assert(Phase::Refused, "the deployer was told to stop");
+        ended.assert(Phase::Refused, "the deployer received a stop signal");
         assert_eq!(ended.active, OLD);
     }
 }
@@ -33,7 +33,7 @@ async fn signal_before_the_switch_refuses() {
 #[tokio::test(start_paused = true)]
 async fn signal_after_the_switch_rolls_back() {
     let ended = shutdown(Server::good(), OnInterrupt::Rollback, &[LATER]).await;
-    ended.assert(Phase::RolledBack, "the deployer was told to stop");
+    ended.assert(Phase::RolledBack, "the deployer received a stop signal");
     assert_eq!(ended.active, OLD);
     assert!(ended.took < 2 * LATER, "{:?}", ended.took);
 }
@@ -45,7 +45,7 @@ async fn signal_is_ignored_once_with_on_interrupt_continue() {
     assert_eq!(ended.active, CANDIDATE);
     let notes = ended.history.notes();
     assert!(
-        notes.iter().any(|note| note.contains("going on")),
+        notes.iter().any(|note| note.contains("the bake continues")),
         "{notes:?}"
     );
 }
@@ -53,5 +53,5 @@ async fn signal_is_ignored_once_with_on_interrupt_continue() {
 #[tokio::test(start_paused = true)]
 async fn second_signal_rolls_back_with_on_interrupt_continue() {
     let ended = shutdown(Server::good(), OnInterrupt::Continue, &[LATER, LATER]).await;
-    ended.assert(Phase::RolledBack, "the deployer was told to stop");
+    ended.assert(Phase::RolledBack, "the deployer received a stop signal");
 }

@@ -420,7 +420,7 @@ impl Fleet for Scene {
     }
 
     async fn logs(&self, service: Service, _lines: usize) -> Vec<String> {
-        let last_words = vec!["these are its last words".to_owned()];
+        let last_words = vec!["these are its last log lines".to_owned()];
         self.call(Call::Logs(service), |_| Ok(last_words))
             .await
             .unwrap_or_default()
@@ -469,7 +469,7 @@ impl Hooks for Scene {
         _: Option<&str>,
     ) -> Result<(), PortError> {
         if self.lock().failing_hook == Some((point, phase)) {
-            return Err(PortError("the hook has its reasons".to_owned()));
+            return Err(PortError("the hook fails".to_owned()));
         }
         Ok(())
     }

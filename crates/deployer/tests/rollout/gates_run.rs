@@ -221,7 +221,7 @@ async fn slow_release_is_rolled_back_when_no_gate_caught_it() {
     // Clients have been served for long enough to tell.
     deployment.state.clients_per_second = 200.0;
     let ended = deployment.run().await;
-    ended.assert(Phase::RolledBack, "clients wait for longer: p99 80");
+    ended.assert(Phase::RolledBack, "clients wait longer: p99 80");
     assert!(ended.took < Duration::from_secs(10), "{:?}", ended.took);
 }
 
@@ -232,6 +232,6 @@ async fn label_drift_rolls_back() {
         .await;
     ended.assert(
         Phase::RolledBack,
-        "clients are given other labels than before the switch: bad",
+        "the labels differ from those before the switch: bad",
     );
 }

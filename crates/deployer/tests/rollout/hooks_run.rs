@@ -25,7 +25,7 @@ async fn failing_hook_before_the_switch_refuses() {
         Phase::Switched,
     ] {
         let ended = with_failing_hook(HookPoint::Before, phase).await;
-        ended.assert(Phase::Refused, "the hook has its reasons");
+        ended.assert(Phase::Refused, "the hook fails");
         assert_eq!(ended.active, OLD);
     }
 }
@@ -33,7 +33,7 @@ async fn failing_hook_before_the_switch_refuses() {
 #[tokio::test(start_paused = true)]
 async fn failing_hook_before_promotion_rolls_back() {
     let ended = with_failing_hook(HookPoint::Before, Phase::Promoted).await;
-    ended.assert(Phase::RolledBack, "the hook has its reasons");
+    ended.assert(Phase::RolledBack, "the hook fails");
 }
 
 #[tokio::test(start_paused = true)]
@@ -47,7 +47,7 @@ async fn failing_hook_after_a_phase_is_noted() {
     ] {
         let ended = with_failing_hook(HookPoint::After, phase).await;
         assert_eq!(ended.outcome.phase, Phase::Promoted);
-        assert_eq!(ended.history.notes(), ["the hook has its reasons"]);
+        assert_eq!(ended.history.notes(), ["the hook fails"]);
     }
 }
 

@@ -34,7 +34,7 @@ async fn traffic_moved_early_to_a_candidate_is_returned() {
         .await;
     ended.assert(
         Phase::RolledBack,
-        "somebody moved traffic to green meanwhile",
+        "a person moved traffic to green meanwhile",
     );
     assert_eq!(ended.active, OLD);
     assert_never_stopped_under_traffic(&ended);
@@ -65,7 +65,7 @@ async fn traffic_moved_back_during_the_bake_is_no_promotion() {
         .await;
     ended.assert(
         Phase::RolledBack,
-        "somebody moved traffic back to blue meanwhile",
+        "a person moved traffic back to blue meanwhile",
     );
     assert_eq!(ended.active, OLD);
     assert!(!ended.history.last().fit.contains(&CANDIDATE));

@@ -103,37 +103,35 @@ impl ComposeFleet {
     /// Checks nginx's version and its files; `None` while it does not run.
     async fn nginx(&self) -> Option<Finding> {
         const TOPIC: &str = "nginx";
-        const TEST: [&str; 12] = [
-            "exec",
-            "--no-TTY",
-            "router",
-            "nginx",
-            "-p",
-            "/srv/router",
-            "-c",
-            "/etc/router/nginx.conf",
-            "-e",
-            "stderr",
-            "-t",
-            "-q",
-        ];
+        // As root with the `user` directive of compose.yaml's command.
+        const TEST: &str = "[ \"$(id -u)\" -ne 0 ] || as_root='user root;'
+            nginx -p /srv/router -c /etc/router/nginx.conf -e stderr -g \"${as_root:-}\" -t -q";
 
         let Ok((ServiceState::Running, _)) = self.inspect(Service::Router).await else {
             return None;
         };
-        let version = ["exec", "--no-TTY", "router", "sh", "-c", "nginx -v 2>&1"];
-        Some(match self.compose(&TEST).await {
+        let in_router = |script| ["exec", "--no-TTY", "router", "sh", "-c", script];
+        Some(match self.compose(&in_router(TEST)).await {
             Ok(_) => {
-                let version = self.compose(&version).await.unwrap_or_default();
+                let version = self
+                    .compose(&in_router("nginx -v 2>&1"))
+                    .await
+                    .unwrap_or_default();
                 let version = version.trim();
                 Finding::fine(TOPIC, format!("{version}; its configuration is in order"))
             }
             Err(error) => {
                 let lines = self.logs(Service::Router, 3).await;
+                // The error begins with the whole command.
+                let reason = error.0.rsplit_once("` failed: ");
+                let reason = reason.map_or(error.0.as_str(), |(_, reason)| reason);
                 Finding::wrong(
                     TOPIC,
-                    format!("{error}{}", last_log_lines(&lines)),
-                    "correct the files in nginx/, then `docker compose restart router`; until then it goes on with what it has read",
+                    format!(
+                        "`nginx -t` in the router failed: {reason}{}",
+                        last_log_lines(&lines)
+                    ),
+                    "correct the files in nginx/, then `docker compose restart router`; until then nginx keeps the files that it has read",
                 )
             }
         })
@@ -234,7 +232,7 @@ fn judge(name: &str, topic: String, container: &Container) -> Finding {
         _ if code == 137 => Finding::wrong(
             topic,
             format!("{status}, exit code 137: SIGKILL ended it"),
-            format!("if nobody did that, it wanted more memory than {memory} allows; {start}"),
+            format!("if no person killed it, it needed more memory than {memory} allows; {start}"),
         ),
         _ => Finding::wrong(
             topic,

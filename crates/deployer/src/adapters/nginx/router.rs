@@ -93,7 +93,7 @@ impl Nginx {
         let url = format!("{}/active", self.control);
         let unusable = |problem: String| {
             PortError(format!(
-                "the router does not tell which color is active: GET {url} {problem}"
+                "the router does not report which color is active: GET {url} {problem}"
             ))
         };
         let (status, text) = answer(self.client.get(&url)).await.map_err(unusable)?;

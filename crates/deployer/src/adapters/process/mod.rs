@@ -326,7 +326,7 @@ impl Fleet for ProcessFleet {
                 Finding::wrong(
                     "nginx",
                     format!("{shown} is not in order: {problem}{words}"),
-                    "correct that file; a router that runs goes on with what it has read",
+                    "correct that file; a running router keeps the files that it has read",
                 )
             }
         };

@@ -396,9 +396,7 @@ fn latency_far_above_baseline_fails() {
     let verdict = compared(served(20, 1_000, 500), served(60, 1_000, 500));
     assert_eq!(verdict.conclusion, Conclusion::Fail);
     assert!(
-        verdict
-            .summary
-            .starts_with("clients wait for longer: p99 60"),
+        verdict.summary.starts_with("clients wait longer: p99 60"),
         "{}",
         verdict.summary
     );
