@@ -17,7 +17,7 @@ pub use alerts::Receiver;
 pub use http::{get, post, post_for_body};
 pub use layout::NOT_IN_THE_IMAGE;
 pub use ports::PortBlock;
-pub use stack::{Bake, Run, Stack, golden_bodies, program, repository};
+pub use stack::{Bake, Run, Stack, golden_bodies, program, repository, send_signal};
 pub use there_and_back::there_and_back_twice;
 pub use torture::{Action, Torture};
 pub use traffic::{Answer, Log, Traffic};

@@ -313,9 +313,11 @@ impl Stack {
     }
 }
 
-fn send_signal(pid: &str, signal: &str) -> anyhow::Result<()> {
-    let output = std::process::Command::new("kill")
-        .args(["-s", signal, pid])
+/// Sends a signal, by its name such as `TERM`, to a process.
+pub fn send_signal(pid: &str, signal: &str) -> anyhow::Result<()> {
+    // The shell's own: a bare Debian has no program of this name.
+    let output = std::process::Command::new("sh")
+        .args(["-c", "kill -s \"$1\" \"$2\"", "sh", signal, pid])
         .output()?;
     anyhow::ensure!(
         output.status.success(),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use end_to_end::{Bake, Log, Stack, repository, there_and_back_twice};
+use end_to_end::{Bake, Log, Stack, repository, send_signal, there_and_back_twice};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -397,12 +397,7 @@ async fn switch_survives_a_killed_deployer() -> Result {
 }
 
 fn send(signal: &str, process: Option<u32>) -> Result {
-    let process = process.unwrap_or_default().to_string();
-    let status = std::process::Command::new("kill")
-        .args(["-s", signal, &process])
-        .status()?;
-    ensure!(status.success(), "cannot send {signal} to {process}");
-    Ok(())
+    send_signal(&process.unwrap_or_default().to_string(), signal)
 }
 
 #[tokio::test(flavor = "multi_thread")]
