@@ -1,4 +1,4 @@
-//! Somebody who gets alerts.
+//! A receiver of alerts.
 
 use std::{
     net::SocketAddr,
@@ -15,12 +15,12 @@ type SharedInbox = Arc<Mutex<Inbox>>;
 
 #[derive(Default)]
 struct Inbox {
-    /// So many alerts are turned away first.
+    /// The number of alerts to reject first.
     turn_away: usize,
     alerts: Vec<Value>,
 }
 
-/// A webhook on a port of its own, until dropped.
+/// A webhook on its own port, until dropped.
 pub struct Receiver {
     address: SocketAddr,
     inbox: SharedInbox,
@@ -28,7 +28,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Takes alerts, after it has turned away so many.
+    /// Starts a receiver that rejects this many alerts first.
     pub async fn start(turn_away: usize) -> anyhow::Result<Self> {
         let inbox = SharedInbox::default();
         lock(&inbox).turn_away = turn_away;
@@ -45,19 +45,19 @@ impl Receiver {
         })
     }
 
-    /// Where alerts are to be sent.
+    /// The webhook's address.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/alerts", self.address)
     }
 
-    /// Every alert that was taken, in order.
+    /// Every accepted alert, in order.
     #[must_use]
     pub fn alerts(&self) -> Vec<Value> {
         lock(&self.inbox).alerts.clone()
     }
 
-    /// Waits for an alert of this kind about this color, and tells how long that took.
+    /// Waits for an alert of this kind about this color. Returns how long that took.
     pub async fn until(&self, kind: &str, color: &str) -> anyhow::Result<Duration> {
         const PATIENCE: Duration = Duration::from_secs(40);
 

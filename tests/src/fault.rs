@@ -1,78 +1,77 @@
-//! Releases that are worse than they look, told by their version. They serve the second release's
-//! model through the real server, and misbehave at the edge.
+//! Faulty releases, selected by their version. They serve the second release's model through the real server,
+//! and misbehave at its edge.
 
 use std::time::Duration;
 
-/// What is wrong with a release.
+/// The fault of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It says that it is not healthy, for ever.
+    /// It reports forever that it is not healthy.
     NeverHealthy,
-    /// It reports another version than the one that was asked for.
+    /// It reports another version than the wanted one.
     OtherVersion,
-    /// It reports another digest than that of its files.
+    /// It reports a wrong digest.
     OtherDigest,
     /// Every tenth request fails.
     EveryTenth,
-    /// Of the first [`FIRST`] requests every tenth fails.
+    /// Every tenth of the first [`FIRST`] requests fails.
     FailsAtFirst,
-    /// Every eighth label is the wrong way round.
+    /// Every eighth label is inverted.
     EveryEighthWrong,
     /// Every text is negative.
     Biased,
     /// Each prediction takes [`SLOWER`] longer.
     Slow,
-    /// One in [`SELDOM`] predictions that the deployer asks for takes [`FAR_SLOWER`] longer.
+    /// One in [`SELDOM`] predictions for the deployer takes [`FAR_SLOWER`] longer.
     SlowAtTimes,
-    /// With more than [`CROWD`] requests at a time, one in [`SELDOM`] takes [`VERY_LONG`].
+    /// With more than [`CROWD`] concurrent requests, one in [`SELDOM`] takes [`VERY_LONG`].
     SlowUnderLoad,
-    /// With more than [`CROWD`] requests at a time, every tenth fails.
+    /// With more than [`CROWD`] concurrent requests, every tenth fails.
     BreaksUnderLoad,
-    /// With more than [`CROWD`] requests at a time, a few take [`STALL`].
+    /// With more than [`CROWD`] concurrent requests, a few take [`STALL`].
     StallsUnderLoad,
-    /// Requests that come through the router fail.
+    /// Requests through the router fail.
     FailsClients,
-    /// After [`ENOUGH`] requests each one fails.
+    /// After [`ENOUGH`] requests every request fails.
     FailsLater,
-    /// After [`MANY`] requests each fourth one that comes through the router fails.
+    /// After [`MANY`] requests every fourth one through the router fails.
     FailsAtLast,
-    /// After [`ENOUGH`] requests it says that it has just been started.
+    /// After [`ENOUGH`] requests it reports that it has just started.
     Restarts,
     /// After [`ENOUGH`] requests the process exits.
     ExitsLater,
-    /// After [`ENOUGH`] requests nothing is answered, health checks included.
+    /// After [`ENOUGH`] requests it answers nothing, health checks included.
     HangsLater,
-    /// After [`ENOUGH`] requests no prediction is answered, while health checks still are.
+    /// After [`ENOUGH`] requests it answers health checks only.
     StopsPredicting,
-    /// Each prediction that comes through the router takes [`FAR_SLOWER`] longer.
+    /// Each prediction through the router takes [`FAR_SLOWER`] longer.
     SlowForClients,
-    /// Every text that comes through the router is negative.
+    /// Every text through the router is negative.
     BiasedForClients,
-    /// From SIGUSR1 until the next one each prediction takes [`NEVER_IN_TIME`] longer.
+    /// Between two SIGUSR1 each prediction takes [`NEVER_IN_TIME`] longer.
     SlowWhenTold,
 }
 
-/// So many requests through the router that the watch has begun; fewer than traffic brings within a
-/// few seconds.
+/// Requests through the router after which the bake has certainly begun.
 pub const ENOUGH: u64 = 600;
-/// So many requests through the router that a window of seconds is full of failures long before they
-/// count among all that the watch has seen.
+/// Requests through the router after which failures fill a window of seconds long before they matter over the
+/// whole bake.
 pub const MANY: u64 = 4_000;
-/// As many requests as the deployer sends first of all.
+/// As many requests as the deployer sends first.
 pub const FIRST: u64 = 50;
-/// More often than one in a hundred, and too seldom to be noticed in the middle.
+/// More often than one in a hundred, and too rare to change the median.
 pub const SELDOM: u64 = 30;
-/// Longer than an honest release takes under the load of the tests.
+/// Longer than a good release takes under the tests' load.
 pub const VERY_LONG: Duration = Duration::from_secs(8);
-/// More requests at a time than any gate sends but that of load.
+/// More concurrent requests than any gate but `load` sends.
 pub const CROWD: u64 = 100;
-/// Longer than an honest release makes somebody wait who asks alone.
+/// Longer than a good release takes for a single client.
 pub const SLOWER: Duration = Duration::from_millis(250);
-/// Longer than the busiest of test machines makes clients wait for an honest release.
+/// Longer than a good release takes on the busiest test machine.
 pub const FAR_SLOWER: Duration = Duration::from_millis(800);
 /// Longer than the deployer waits for a test request.
 pub const NEVER_IN_TIME: Duration = Duration::from_secs(3);
-/// Not so long that it fails by itself.
+/// Short enough not to fail by itself.
 pub const STALL: Duration = Duration::from_secs(2);
 
 /// The version of each fault.
@@ -102,7 +101,7 @@ pub const NAMES: [&str; 22] = [
 ];
 
 impl Fault {
-    /// The fault of a version; none for an honest release.
+    /// The fault of a version; `None` for a good release.
     #[must_use]
     pub fn of(version: &str) -> Option<Self> {
         Some(match version {

@@ -1,4 +1,4 @@
-//! As much HTTP as a test needs.
+//! A minimal HTTP client.
 
 use anyhow::Context as _;
 use tokio::{
@@ -6,7 +6,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// The body of what `http://ADDRESS/PATH` answers.
+/// The body of `http://ADDRESS/PATH`.
 pub async fn get(address: &str, path: &str) -> anyhow::Result<String> {
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     let answer = exchange(address, &request).await?;
@@ -14,14 +14,14 @@ pub async fn get(address: &str, path: &str) -> anyhow::Result<String> {
     Ok(body.to_owned())
 }
 
-/// The body of what a POST of JSON is answered.
+/// The response body of a POST of JSON.
 pub async fn post_for_body(address: &str, path: &str, json: &str) -> anyhow::Result<String> {
     let answer = exchange(address, &post_request(address, path, "", json)).await?;
     let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
     Ok(body.to_owned())
 }
 
-/// The status of what a POST of JSON with one more header is answered.
+/// The response status of a POST of JSON with one more header.
 pub async fn post(address: &str, path: &str, header: &str, json: &str) -> anyhow::Result<u16> {
     let header = format!("{header}\r\n");
     let answer = exchange(address, &post_request(address, path, &header, json)).await?;

@@ -1,4 +1,4 @@
-//! The files of a stack: the shipped ones, on ports of its own.
+//! The files of a stack: the shipped ones, with the stack's ports.
 
 use std::{
     env, fs,
@@ -11,7 +11,7 @@ use crate::{
     stack::{program, repository},
 };
 
-/// A release that the deployer's machine has and the image has not.
+/// A release that this machine has and the image lacks.
 pub const NOT_IN_THE_IMAGE: &str = "not-in-the-image";
 
 const COMMON_FILES: [&str; 4] = ["nginx.conf", "switch.conf", "public.conf", "control.conf"];
@@ -30,7 +30,7 @@ pub(crate) fn nginx_on_ports(directory: &Path, ports: &PortBlock) -> anyhow::Res
     Ok(())
 }
 
-/// compose.yaml and nginx's files as they are shipped; what differs stands in .env.
+/// compose.yaml and nginx's files as shipped. `.env` has what differs.
 pub(crate) fn compose(directory: &Path, ports: &PortBlock, project: &str) -> anyhow::Result<()> {
     fs::copy(
         repository().join("compose.yaml"),
@@ -65,7 +65,7 @@ pub(crate) fn compose(directory: &Path, ports: &PortBlock, project: &str) -> any
     Ok(())
 }
 
-/// The shipped releases, and under the name of each fault the second one again.
+/// The shipped releases, and the second one again under the name of each fault.
 pub(crate) fn models(directory: &Path) -> anyhow::Result<()> {
     let models = directory.join("models/sentiment");
     let shipped = repository().join("models/sentiment");
@@ -78,10 +78,10 @@ pub(crate) fn models(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The gates that take no time; those who test others name them.
+/// The fast gates. Tests of other gates name them.
 pub(crate) const FEW_GATES: &str = "[gates]\nrun = [\"identity\", \"reachable\", \"smoke\"]\n";
 
-/// deployer.toml: the ports, and shorter waits than a person would want.
+/// deployer.toml: ports, and shorter waits than the defaults.
 pub(crate) fn settings(
     directory: &Path,
     ports: &PortBlock,

@@ -1,6 +1,5 @@
-//! What the end-to-end tests and the demonstration share: a stack of real nginx and real model
-//! servers in a directory of its own, the deployer run as a user runs it, and client traffic that
-//! keeps account of every request.
+//! What the end-to-end tests and the demonstration share: a stack of real nginx and real model servers in its
+//! own directory, the deployer run like a user runs it, and client traffic with a record of every request.
 
 mod alerts;
 pub mod fault;

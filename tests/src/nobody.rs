@@ -1,4 +1,4 @@
-//! The deployer, run by a user who may do nothing.
+//! The deployer run by an unprivileged user.
 
 use std::{ffi::OsStr, fs, os::unix::fs::MetadataExt as _, process::Stdio};
 
@@ -6,12 +6,12 @@ use tokio::process::Command;
 
 use crate::{Run, Stack, program};
 
-/// Debian's and everybody's number of the user `nobody`.
+/// The user ID of `nobody` on Debian and most other systems.
 const NOBODY: u32 = 65_534;
 
 impl Stack {
-    /// Runs the deployer as the user `nobody`; none, and a word of it, where this test may not
-    /// become another user.
+    /// Runs the deployer as the user `nobody`. Returns `None`, and says so, if this test may not change its
+    /// user.
     #[expect(
         clippy::print_stderr,
         reason = "a test that leaves something out says so"
@@ -25,7 +25,7 @@ impl Stack {
             eprintln!("LEFT OUT: only root can run the deployer as another user");
             return Ok(None);
         }
-        // What was built may lie where only root may go.
+        // The build directory may be closed to other users.
         let deployer = self.path("deployer");
         fs::copy(program("deployer")?, &deployer)?;
         let child = Command::new(deployer)

@@ -1,4 +1,4 @@
-//! Ports of one's own: tests run at the same time, each with a router and two colors.
+//! Ports for stacks that run at the same time.
 
 use std::{
     fs::{self, File},
@@ -8,24 +8,24 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Five free ports in a row, taken until dropped.
+/// Five free ports in a row, reserved until dropped.
 #[derive(Debug)]
 pub struct PortBlock {
     first: u16,
-    /// The kernel frees the block when this process ends, however it ends.
+    /// The kernel releases the block when the process ends.
     _lock: File,
 }
 
 impl PortBlock {
-    /// Ports below the range that the kernel gives to clients, so that none of them is taken by
-    /// somebody's outgoing connection in the meantime.
+    /// Below the range that the kernel gives to outgoing connections, so that none of them takes a port
+    /// meanwhile.
     const FIRST: u16 = 21_000;
     const BLOCKS: u16 = 200;
     const SIZE: u16 = 5;
 
-    /// Takes a block that no other process of this project holds and in which nobody listens.
+    /// Reserves a block that no other test holds and on which no process listens.
     pub fn take() -> anyhow::Result<Self> {
-        // Nobody may write where another user has put his locks.
+        // One directory per user, because another user's lock files are not writable.
         let user = fs::metadata("/proc/self")?.uid();
         let directory = std::env::temp_dir().join(format!("blue-green-ports-{user}"));
         fs::create_dir_all(&directory).context("cannot make a directory for port locks")?;
@@ -41,24 +41,24 @@ impl PortBlock {
         anyhow::bail!("no {} free ports in a row", Self::SIZE)
     }
 
-    /// All five of them.
+    /// All five ports.
     pub fn all(&self) -> impl Iterator<Item = u16> + use<> {
         self.first..self.first + Self::SIZE
     }
 
-    /// Where clients come in.
+    /// The port for clients.
     #[must_use]
     pub fn router(&self) -> u16 {
         self.first
     }
 
-    /// The blue server.
+    /// The port of blue.
     #[must_use]
     pub fn blue(&self) -> u16 {
         self.first + 1
     }
 
-    /// The green server.
+    /// The port of green.
     #[must_use]
     pub fn green(&self) -> u16 {
         self.first + 2
@@ -70,7 +70,7 @@ impl PortBlock {
         self.first + 3
     }
 
-    /// The metrics of `deployer monitor`.
+    /// The port for metrics of `deployer monitor`.
     #[must_use]
     pub fn metrics(&self) -> u16 {
         self.first + 4

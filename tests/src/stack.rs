@@ -1,4 +1,4 @@
-//! A router and two colors of one's own, in a temporary directory, run by the real deployer.
+//! A router and two colors in a temporary directory, run by the real deployer.
 
 use std::{
     ffi::OsStr,
@@ -17,27 +17,27 @@ use tokio::process::{Child, Command};
 
 use crate::{PortBlock, Traffic, layout};
 
-/// No command of the deployer takes longer, with the figures that the tests set.
+/// Longer than any command takes with the tests' settings.
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// How long a deployment is watched.
+/// The duration of the bake.
 #[derive(Debug, Clone, Copy)]
 pub struct Bake(pub Duration);
 
-/// What a run of the deployer came to.
+/// The result of a run of the deployer.
 #[derive(Debug)]
 pub struct Run {
-    /// Its exit code; -1 when a signal ended it.
+    /// The exit code; -1 after a signal.
     pub code: i32,
-    /// Its result.
+    /// Standard output.
     pub stdout: String,
-    /// Its progress.
+    /// Standard error.
     pub stderr: String,
     /// When it returned.
     pub returned: Instant,
 }
 
-/// A stack of its own. Dropping it stops everything that it started.
+/// A stack. Dropping it stops everything that it started.
 pub struct Stack {
     directory: TempDir,
     ports: PortBlock,
@@ -61,8 +61,8 @@ impl Fleet {
 }
 
 impl Stack {
-    /// Lays out a stack of processes in which `server` serves every release: `model-server` itself
-    /// or, in its place, `faulty-server`. Nothing runs yet.
+    /// Creates a stack of processes in which `server` serves every release: `model-server` or `faulty-server`.
+    /// Starts nothing.
     pub fn of_processes(server: &str, bake: Bake) -> anyhow::Result<Self> {
         let stack = Self::empty(Fleet::Process)?;
         layout::nginx_on_ports(stack.directory.path(), &stack.ports)?;
@@ -71,7 +71,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Lays out a stack of containers. The image `model-server` must have been built.
+    /// Creates a stack of containers. The image `model-server` must exist.
     pub fn of_containers(bake: Bake) -> anyhow::Result<Self> {
         let stack = Self::empty(Fleet::Compose)?;
         layout::compose(stack.directory.path(), &stack.ports, &stack.project()?)?;
@@ -82,7 +82,7 @@ impl Stack {
 
     fn empty(fleet: Fleet) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("blue-green-").tempdir()?;
-        // nginx's workers may run as another user, who must be able to look for the flags.
+        // nginx's workers may run as another user, who must be able to search for the flags.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         Ok(Self {
             directory,
@@ -114,13 +114,13 @@ impl Stack {
         &self.ports
     }
 
-    /// Where clients come in.
+    /// The router's address for clients.
     #[must_use]
     pub fn router(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.ports.router()).into()
     }
 
-    /// Replaces all settings but addresses and programs by these sections of deployer.toml.
+    /// Replaces all settings except addresses and programs by these sections of deployer.toml.
     pub fn use_settings(&self, sections: &str) -> anyhow::Result<()> {
         let path = self.path("deployer.toml");
         let settings = fs::read_to_string(&path)?;
@@ -130,8 +130,8 @@ impl Stack {
         Ok(fs::write(path, [addresses, sections].concat())?)
     }
 
-    /// The router reaches what listens on `port` in place of the first server of an upstream list, and,
-    /// where that is nobody, in place of the others as well.
+    /// Lets the router reach `port` instead of the first server of an upstream; if no process listens there,
+    /// instead of all its servers.
     pub fn reach_another_in(&self, upstream: &str, port: u16) -> anyhow::Result<()> {
         let path = self.path("nginx/addresses.conf");
         let text = fs::read_to_string(&path)?;
@@ -148,7 +148,7 @@ impl Stack {
         )?)
     }
 
-    /// Traffic to the router, with real sentences.
+    /// Starts traffic to the router, with real sentences.
     pub fn traffic(&self, connections: usize, pause: Duration) -> anyhow::Result<Traffic> {
         let bodies = golden_bodies()?;
         Ok(Traffic::start(self.router(), connections, pause, bodies))
@@ -160,24 +160,24 @@ impl Stack {
         Self::finish(child, arguments).await
     }
 
-    /// The deployer with these arguments, ready to be run in the stack's directory.
+    /// The deployer with these arguments, to be run in the stack's directory.
     pub fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
         let mut command = Command::new(program("deployer")?);
         command
             .args(arguments)
             .current_dir(self.directory.path())
             .env("DEPLOYER_FLEET", self.fleet.name())
-            // Colors are stopped often here, and never while traffic may still arrive.
+            // Tests stop colors often, and never while traffic may still arrive.
             .env("GRACE_SECONDS", "0.2");
         Ok(command)
     }
 
-    /// Starts the deployer and leaves it running; dropping the child kills it.
+    /// Starts the deployer. Dropping the child kills it.
     pub fn start_deployer(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         self.start_deployer_with(arguments, &[])
     }
 
-    /// The same with more in its environment.
+    /// The same with more environment variables.
     pub fn start_deployer_with(
         &self,
         arguments: &[&str],
@@ -212,7 +212,7 @@ impl Stack {
         })
     }
 
-    /// Runs the deployer, which must come to `code`.
+    /// Runs the deployer, and fails unless it exits with `code`.
     pub async fn expect(&self, code: i32, arguments: &[&str]) -> anyhow::Result<Run> {
         let run = self.deployer(arguments).await?;
         anyhow::ensure!(
@@ -226,13 +226,13 @@ impl Stack {
         Ok(run)
     }
 
-    /// What `deployer status --json` says.
+    /// The output of `deployer status --json`.
     pub async fn status(&self) -> anyhow::Result<Value> {
         let run = self.expect(0, &["status", "--json"]).await?;
         Ok(serde_json::from_str(&run.stdout)?)
     }
 
-    /// Waits until the deployment under way has reached `phase` or gone beyond it.
+    /// Waits until the deployment has reached `phase` or a later one.
     pub async fn await_phase(&self, phase: &str) -> anyhow::Result<()> {
         const PHASES: [&str; 5] = ["planned", "starting", "healthy", "validated", "switched"];
 
@@ -256,14 +256,13 @@ impl Stack {
             .with_context(|| format!("the deployment did not reach {phase}"))?
     }
 
-    /// The requests in the router's access log that wanted `color`.
+    /// The number of requests for `color` in the router's access log.
     pub fn logged_for(&self, color: &str) -> anyhow::Result<usize> {
         let log = fs::read_to_string(self.path("run/logs/access.log"))?;
         Ok(log.matches(&format!("\"wanted\":\"{color}\"")).count())
     }
 
-    /// The process that serves as `service`: a container's first one, or the one in the
-    /// deployer's record.
+    /// The process of a service: a container's first one, or the one in the deployer's record.
     pub fn process(&self, service: &str) -> anyhow::Result<u32> {
         if self.fleet == Fleet::Compose {
             let container = self.docker(&["compose", "ps", "--quiet", service])?;
@@ -278,7 +277,7 @@ impl Stack {
         Ok(u32::try_from(pid)?)
     }
 
-    /// Waits until the process that serves as `service` has ended.
+    /// Waits until the process of a service has ended.
     pub async fn until_ended(&self, service: &str) -> anyhow::Result<()> {
         let pid = self.process(service)?;
         let ended = async {
@@ -307,7 +306,7 @@ impl Stack {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Sends a signal, by its name, to the process that serves as `service`.
+    /// Sends a signal, by its name, to the process of a service.
     pub fn signal(&self, service: &str, signal: &str) -> anyhow::Result<()> {
         send_signal(&self.process(service)?.to_string(), signal)
     }
@@ -315,7 +314,7 @@ impl Stack {
 
 /// Sends a signal, by its name such as `TERM`, to a process.
 pub fn send_signal(pid: &str, signal: &str) -> anyhow::Result<()> {
-    // The shell's own: a bare Debian has no program of this name.
+    // The shell's built-in: a bare Debian has no program `kill`.
     let output = std::process::Command::new("sh")
         .args(["-c", "kill -s \"$1\" \"$2\"", "sh", signal, pid])
         .output()?;
@@ -343,11 +342,11 @@ impl Drop for Stack {
 }
 
 impl Stack {
-    /// Ends every process and names those that live on.
+    /// Kills every process and names those that survive.
     fn stop_processes(&self) -> anyhow::Result<String> {
         let services = ["blue", "green", "router"];
         for service in services {
-            // A frozen process would not hear that it is to end.
+            // A frozen process does not react to a stop signal.
             let _ = self.signal(service, "CONT");
         }
         std::process::Command::new(program("deployer")?)
@@ -358,7 +357,7 @@ impl Stack {
         Ok(services.into_iter().filter(alive).collect())
     }
 
-    /// Removes every container and network, and names the containers that are still there.
+    /// Removes every container and network, and names the containers that remain.
     fn stop_containers(&self) -> anyhow::Result<String> {
         let _ = self.docker(&["compose", "unpause"]);
         self.docker(&["compose", "down", "--timeout", "20"])?;
@@ -367,13 +366,13 @@ impl Stack {
     }
 }
 
-/// Whether a process runs; one that has ended and is not collected yet does not.
+/// Whether a process runs. A zombie does not.
 pub(crate) fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// The inputs of the golden set, as bodies of requests.
+/// The golden set as request bodies.
 pub fn golden_bodies() -> anyhow::Result<Vec<String>> {
     let golden = fs::read_to_string(repository().join("models/sentiment/golden.jsonl"))?;
     golden
@@ -392,7 +391,7 @@ pub fn repository() -> PathBuf {
         .to_owned()
 }
 
-/// A program of this workspace, built into the same directory as this one.
+/// A program of this workspace, from the build directory of this one.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let this = std::env::current_exe()?;
     this.ancestors()

@@ -1,4 +1,4 @@
-//! The main claim, for any fleet: releases replace each other under load, and no client notices.
+//! The main promise, for any fleet: releases replace each other under load without a failed request.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,17 @@ use anyhow::ensure;
 
 use crate::{Log, Stack};
 
-/// Deploys v2 and rolls back, twice over, under keep-alive load, and hands over the account.
+/// Deploys v2 and rolls back, twice, under keep-alive load. Returns the record of all requests.
 ///
-/// Fails unless at least 20,000 requests were made, none failed, and each one that began after a
-/// command returned was answered by the release that the command left in charge.
+/// Fails unless there were at least 20,000 requests, none failed, and each one that began after a command was
+/// answered by the release that the command made active.
 pub async fn there_and_back_twice(stack: &Stack) -> anyhow::Result<Log> {
     const CONNECTIONS: usize = 64;
     const PAUSE: Duration = Duration::from_millis(5);
 
     let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
     traffic.reach(1_000).await?;
-    // Between the end of one command and the beginning of the next, only this version may answer.
+    // Between the end of one command and the start of the next, only this version may answer.
     let mut reigns = Vec::new();
     for _ in 0..2 {
         for (command, version) in [(["deploy", "v2"].as_slice(), "v2"), (&["rollback"], "v1")] {

@@ -1,5 +1,5 @@
-//! Deployers that are killed at any moment, under load: afterwards traffic is on one healthy color,
-//! and no client has noticed.
+//! Deployers killed at any moment under load: afterwards traffic is on one healthy color, and no client has
+//! noticed.
 
 mod action;
 mod aftermath;
@@ -16,7 +16,7 @@ use anyhow::{Context as _, ensure};
 pub use self::action::Action;
 use crate::{Bake, Log, Run, Stack, Traffic};
 
-/// Few enough that two cores can serve them beside everything else.
+/// Few enough for two cores beside everything else.
 const CONNECTIONS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -24,17 +24,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Torture {
     stack: Stack,
     traffic: Traffic,
-    /// How often a deployment was found in which phase by the run after.
+    /// How often the next command found a deployment in each phase.
     found: BTreeMap<String, usize>,
 }
 
-/// The arguments of a deployment that is proven and watched for no longer than it must be.
+/// The arguments of a deployment that takes no longer than necessary.
 const SHORT: [&str; 6] = [
     "--bake",
     "1s",
     "--set",
     "health.interval=100ms",
-    // Two cores are shared with other tests.
+    // Other tests share the cores.
     "--set",
     "health.tries=100",
 ];
@@ -53,7 +53,7 @@ impl Torture {
         })
     }
 
-    /// The release that the idle color is to get.
+    /// The release for the idle color.
     async fn next_version(&self) -> anyhow::Result<&'static str> {
         let status = self.stack.status().await?;
         let active = usize::from(status["active"] == "green");
@@ -61,7 +61,7 @@ impl Torture {
         Ok(if v1 { "v2" } else { "v1" })
     }
 
-    /// Makes a deployment that nobody kills, and tells how long it took.
+    /// Runs a deployment without a kill. Returns how long it took.
     pub async fn whole_deployment(&self) -> anyhow::Result<Duration> {
         let began = Instant::now();
         let version = self.next_version().await?;
@@ -70,7 +70,7 @@ impl Torture {
         Ok(began.elapsed())
     }
 
-    /// Starts the action where it belongs, with these variables, and waits for its end.
+    /// Starts the action with these environment variables, and waits for its end.
     async fn run(
         &self,
         action: Action,
@@ -84,7 +84,7 @@ impl Torture {
         Stack::finish(child, &arguments).await
     }
 
-    /// Every point that this passes at which it can be killed, in order.
+    /// Every kill point of an action, in order.
     pub async fn points(&self, action: Action) -> anyhow::Result<Vec<String>> {
         let list: PathBuf = self.stack.path("points");
         let run = self
@@ -100,7 +100,7 @@ impl Torture {
         Ok(points)
     }
 
-    /// Kills it at this point, and looks at what is left.
+    /// Kills the action at this point, and checks what is left.
     pub async fn kill_at(&mut self, action: Action, point: &str) -> anyhow::Result<()> {
         let run = self
             .run(action, &[("DEPLOYER_KILL_AT", point.as_ref())])
@@ -112,7 +112,7 @@ impl Torture {
         self.clear_up(action).await
     }
 
-    /// Kills it at every point but those left out; how many there were.
+    /// Kills the action at every point except those left out. Returns their number.
     pub async fn kill_everywhere(
         &mut self,
         action: Action,
@@ -126,7 +126,7 @@ impl Torture {
         Ok(points.len())
     }
 
-    /// Kills a deployment after so long, if it takes so long, and looks at what is left.
+    /// Kills a deployment after this time, if it still runs, and checks what is left.
     pub async fn kill_after(&mut self, delay: Duration) -> anyhow::Result<()> {
         let version = self.next_version().await?;
         let arguments = [&["deploy", version], &SHORT[..]].concat();
@@ -139,7 +139,7 @@ impl Torture {
             .with_context(|| format!("killed after {delay:?}"))
     }
 
-    /// Ends the clients; how often which phase was found, and what clients saw.
+    /// Stops the clients. Returns how often each phase was found, and the record of all requests.
     pub async fn end(self) -> (BTreeMap<String, usize>, Log) {
         let log = self.traffic.stop().await;
         (self.found, log)

@@ -1,4 +1,4 @@
-//! Client traffic over keep-alive connections, with an account of every request.
+//! Client traffic over keep-alive connections, with a record of every request.
 
 use std::{
     collections::BTreeMap,
@@ -17,18 +17,18 @@ use hyper::{Request, StatusCode, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet};
 
-/// One request and what became of it.
+/// One request and its result.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// When the client began to send it.
     pub started: Instant,
     /// How long the client waited.
     pub took: Duration,
-    /// The version that answered with success, or what went wrong.
+    /// The version that answered with success, or the error.
     pub outcome: Result<String, String>,
 }
 
-/// Every request of a run of traffic, in the order of their ends.
+/// Every request of a run, in the order of their ends.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     /// The requests.
@@ -36,7 +36,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// What went wrong, each kind once with its count.
+    /// Each kind of error with its count.
     #[must_use]
     pub fn failures(&self) -> BTreeMap<&str, usize> {
         let mut failures = BTreeMap::new();
@@ -48,7 +48,7 @@ impl Log {
         failures
     }
 
-    /// How many requests each version answered.
+    /// The number of requests that each version answered.
     #[must_use]
     pub fn by_version(&self) -> BTreeMap<&str, usize> {
         let mut versions = BTreeMap::new();
@@ -62,7 +62,7 @@ impl Log {
         versions
     }
 
-    /// Fails when a request failed, and says which ones.
+    /// Fails if a request failed, and names the errors.
     pub fn ensure_none_failed(&self) -> anyhow::Result<()> {
         let failures = self.failures();
         anyhow::ensure!(
@@ -73,7 +73,7 @@ impl Log {
         Ok(())
     }
 
-    /// Fails unless requests were answered, and all of them by `version`.
+    /// Fails unless requests were answered, all of them by `version`.
     pub fn ensure_answered_by(&self, version: &str) -> anyhow::Result<()> {
         let versions = self.by_version();
         anyhow::ensure!(
@@ -85,8 +85,8 @@ impl Log {
 
     /// The requests that began at `from` or later and ended before `until`.
     ///
-    /// One that began before `until` may reach the router after it, when the next switch has been
-    /// made: it says nothing about this one.
+    /// A request that began before `until` and ended later may have reached the router after the next switch,
+    /// so it says nothing about this one.
     #[must_use]
     pub fn between(&self, from: Instant, until: Instant) -> Self {
         let within =
@@ -97,10 +97,10 @@ impl Log {
     }
 }
 
-/// Traffic that goes on until it is stopped.
+/// Traffic until it is stopped.
 ///
-/// Each connection is one socket that the client keeps open; a request is never sent twice, so a
-/// connection that the router resets shows up as a failure instead of being hidden by a retry.
+/// Each connection is one socket that the client keeps open. No request is repeated, so a reset connection
+/// counts as a failure.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
     log: Arc<Mutex<Log>>,
@@ -108,7 +108,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Sends `bodies` to `/predict` over so many connections; each one pauses after an answer.
+    /// Posts `bodies` to `/predict` over this many connections. Each one pauses after an answer.
     #[must_use]
     pub fn start(
         router: SocketAddr,
@@ -150,7 +150,7 @@ impl Traffic {
         }
     }
 
-    /// How many requests were answered or failed so far.
+    /// The number of requests so far.
     #[must_use]
     pub fn count(&self) -> usize {
         self.log
@@ -160,7 +160,7 @@ impl Traffic {
             .len()
     }
 
-    /// A copy of the account so far.
+    /// A copy of the record so far.
     #[must_use]
     pub fn so_far(&self) -> Log {
         self.log
@@ -169,7 +169,7 @@ impl Traffic {
             .clone()
     }
 
-    /// Waits until so many requests were made.
+    /// Waits until this many requests have ended.
     pub async fn reach(&self, count: usize) -> anyhow::Result<()> {
         let reached = async {
             while self.count() < count {
@@ -186,7 +186,7 @@ impl Traffic {
             })
     }
 
-    /// Lets every connection finish its request, and hands over the account.
+    /// Lets every connection finish its request. Returns the record.
     pub async fn stop(mut self) -> Log {
         self.stop.store(true, Ordering::Relaxed);
         while self.connections.join_next().await.is_some() {}
@@ -214,10 +214,9 @@ async fn send(
     router: SocketAddr,
     body: Bytes,
 ) -> anyhow::Result<String> {
-    // Put back when it has carried an answer, whatever the answer says: one that broke, or was given up,
-    // carries no other request.
+    // A connection is reused after an answer with any status. A broken one is not.
     let open = match connection.take() {
-        // One that the router closed between two requests, and said so, is simply opened anew.
+        // The router announced that it closes the idle connection: reconnect.
         Some(mut kept) => kept.ready().await.is_ok().then_some(kept),
         None => None,
     };

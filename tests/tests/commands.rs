@@ -1,4 +1,4 @@
-//! Machines that are not in order, deployers that meet each other, and what programs are told.
+//! Preconditions of commands, deployers that meet each other, and output for programs.
 
 use std::{
     collections::BTreeMap, fs, os::unix::fs::symlink, path::Path, process::Command, time::Duration,
@@ -12,7 +12,7 @@ const SHORT: Bake = Bake(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// Deploys to an installation that is not in order; nothing is touched, and this is said.
+/// Deploys on a stack with a problem: nothing is changed, and the problem is named.
 async fn refused(stack: &Stack, more: &[&str], code: i32, because: &str) -> Result {
     let run = stack
         .expect(code, &[&["deploy", "v2"], more].concat())
@@ -33,7 +33,7 @@ async fn preflight_problems_are_named_before_any_change() -> Result {
     let full = ["--set", "min_free_megabytes=1000000000000"];
     refused(&stack, &full, 10, "MB left").await?;
 
-    // Linux lets nobody make a directory there, not even root.
+    // Linux lets no user create a directory there, not even root.
     let read_only = ["--state", "/proc/deployer"];
     refused(&stack, &read_only, 2, "cannot create /proc/deployer").await?;
 
@@ -65,7 +65,7 @@ async fn preflight_problems_are_named_before_any_change() -> Result {
     let nobody = ["--set", "router.control=http://127.0.0.1:1"];
     refused(&stack, &nobody, 10, "Connection refused").await?;
 
-    // The journal's disk is full at the very first entry.
+    // The journal's disk is full at the first entry.
     symlink("/dev/full", stack.path("state/deployment.json.new"))?;
     refused(&stack, &[], 10, "No space left on device").await?;
     fs::remove_file(stack.path("state/deployment.json.new"))?;
@@ -84,7 +84,7 @@ async fn up_names_missing_nginx() -> Result {
     Ok(())
 }
 
-/// A disk of its own at a directory, until dropped.
+/// A separate disk at a directory, until dropped.
 struct Disk(std::path::PathBuf);
 
 impl Disk {
@@ -110,7 +110,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Leaves no room on it, until the file that is returned is removed.
+    /// Fills the disk until the returned file is removed.
     fn fill(&self) -> Result<std::path::PathBuf> {
         let path = self.0.join("filling");
         let full = fs::write(&path, vec![0; 64 << 20]).err();
@@ -145,7 +145,7 @@ async fn full_disk_during_deployment_keeps_the_proven_release() -> Result {
     ensure!(status["active"] == "green", "{status}");
     ensure!(status["colors"][1]["fit"] == true, "{status}");
 
-    // The way back needs no room.
+    // A rollback needs no disk space.
     stack.expect(0, &["rollback"]).await?;
     ensure!(stack.status().await?["active"] == "blue");
     fs::remove_file(filling)?;
@@ -162,7 +162,7 @@ async fn read_only_state_directory_is_named_before_any_change() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     fs::create_dir_all(stack.path("state"))?;
     stack.expect(0, &["up"]).await?;
-    // The same directory once more, where nothing can be written.
+    // The same directory again, read-only.
     fs::create_dir(stack.path("read-only"))?;
     let disk = Disk(stack.path("read-only"));
     let state = stack.path("state").display().to_string();
@@ -220,7 +220,7 @@ async fn second_deployer_names_the_lock_holder() -> Result {
     Ok(())
 }
 
-/// Every file below a directory with what it holds, but for those that others write meanwhile.
+/// Every file below a directory with its content, except those that other processes write meanwhile.
 fn everything(directory: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
     let mut left = vec![directory.to_owned()];
@@ -231,7 +231,7 @@ fn everything(directory: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
             if path.extension().is_some_and(|kind| kind == "log") {
                 continue;
             }
-            // Models are links to what the repository ships.
+            // Models are links to the shipped ones.
             if path.is_dir() && !path.is_symlink() {
                 files.insert(name, Vec::new());
                 left.push(path);
@@ -316,9 +316,9 @@ async fn active_down_never_replaces_a_serving_standby() -> Result {
         run.stderr
     );
     stack.expect(0, &["switch", "blue"]).await?;
-    // nginx leaves green alone for a while, which failed it as the active color.
+    // nginx passes green over for a while after it failed as the active color.
     traffic.reach(traffic.count() + 1_200).await?;
-    // What it then tries once must not be held against green within a watch of a second.
+    // The first attempt afterwards must not count against green within a bake of one second.
     let deploy = ["deploy", "v2", "--set", "bake.max_error_rate=0.99"];
     stack.expect(0, &deploy).await?;
     traffic.stop().await.ensure_none_failed()

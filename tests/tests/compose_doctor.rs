@@ -1,4 +1,4 @@
-//! `deployer doctor` on faults of Docker and of containers, made for real.
+//! `deployer doctor` on real faults of Docker and of containers.
 
 use std::{
     env,
@@ -13,18 +13,18 @@ use anyhow::{Context as _, ensure};
 use end_to_end::{Bake, Stack};
 
 const SHORT: Bake = Bake(Duration::from_secs(1));
-/// Time limits that do not contradict each other although a test's watch is short.
+/// Time limits that agree although the tests' bake is short.
 const CONSISTENT: [&str; 3] = ["doctor", "--set", "bake.duration=1m"];
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// What the doctor says with more in its environment.
+/// The doctor's output with more environment variables.
 async fn doctor_in(stack: &Stack, environment: &[(&str, &OsStr)]) -> Result<String> {
     let doctor = stack.start_deployer_with(&CONSISTENT, environment)?;
     Ok(Stack::finish(doctor, &CONSISTENT).await?.stdout)
 }
 
-/// What the doctor says, which must hold these words.
+/// Fails unless the doctor's output contains these words.
 async fn says(stack: &Stack, more: &[&str], words: &[&str]) -> Result {
     let said = stack.deployer(&[&CONSISTENT[..], more].concat()).await?;
     all_in(&said.stdout, words)
@@ -37,7 +37,7 @@ fn all_in(said: &str, words: &[&str]) -> Result {
     Ok(())
 }
 
-/// Waits until the doctor says something.
+/// Waits until the doctor's output contains this.
 async fn until_said(stack: &Stack, words: &str) -> Result<String> {
     let mut last = String::new();
     let said = async {
@@ -70,7 +70,7 @@ async fn doctor_names_why_docker_is_unusable() -> Result {
     let start = "-> start the engine (`sudo systemctl start docker`)";
     all_in(&said, &["WRONG  docker       no engine", start])?;
 
-    // A plugin of one's own goes before the machine's, also where it does not run.
+    // A plugin in the user's directory precedes the machine's, even if it does not run.
     let plugins = stack.path("docker/cli-plugins");
     fs::create_dir_all(&plugins)?;
     fs::write(plugins.join("docker-compose"), "")?;
@@ -95,7 +95,7 @@ async fn doctor_names_old_docker() -> Result {
     let stack = Stack::of_containers(SHORT)?;
     stack.expect(0, &["up"]).await?;
     let path = env::var("PATH")?;
-    // Docker itself, but for what it says of its age.
+    // Docker itself, with another version in its output.
     for (question, answer, words) in [
         (
             "version --format",
@@ -168,7 +168,7 @@ async fn doctor_names_killed_container() -> Result {
     // It is killed while it starts, again and again.
     let _ = stack.docker(&["compose", "up", "--detach", "--no-deps", "green"]);
     let said = until_said(&stack, "container green restarting").await?;
-    // Not every engine learns that it was for want of memory.
+    // Some engines do not report that memory was the reason.
     all_in(
         &said,
         &["it wanted more memory than", "COLOR_MEMORY in .env"],
@@ -238,7 +238,7 @@ async fn doctor_names_invalid_nginx_and_compose_files() -> Result {
         "-> correct the files in nginx/",
     ];
     says(&stack, &[], &words).await?;
-    // One that does not run any more has said so itself.
+    // A stopped one was already reported.
     let _ = stack.docker(&["compose", "restart", "router"]);
     let said = until_said(&stack, "router       it does not run: container restarting").await?;
     all_in(

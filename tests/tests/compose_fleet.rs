@@ -1,4 +1,4 @@
-//! The whole way, on a real Docker engine with the shipped images and the shipped compose.yaml.
+//! Deployments on a real Docker engine, with the shipped images and the shipped compose.yaml.
 
 use std::{
     fs::Permissions,
@@ -12,7 +12,7 @@ use end_to_end::{Bake, Log, NOT_IN_THE_IMAGE, Stack, get, post, repository, ther
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
 const SHORT: Bake = Bake(Duration::from_secs(2));
-/// Long enough that a fault shows up in it, also on a slow machine.
+/// Long enough for a fault to show up, also on a slow machine.
 const LONG: Bake = Bake(Duration::from_mins(1));
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -28,7 +28,7 @@ async fn traffic_moves_twice_without_a_failed_request() -> Result {
     Ok(())
 }
 
-/// Deploys v2, does something to it once it has the traffic, and sees it rolled back.
+/// Deploys v2, harms it once it has the traffic, and expects a rollback.
 async fn rolled_back_after(harm: impl FnOnce(&Stack) -> Result) -> Result<(Stack, Log)> {
     let stack = Stack::of_containers(LONG)?;
     stack.expect(0, &["up"]).await?;
@@ -58,7 +58,7 @@ async fn rolled_back_after(harm: impl FnOnce(&Stack) -> Result) -> Result<(Stack
 
 #[tokio::test(flavor = "multi_thread")]
 async fn crashing_release_is_rolled_back_unnoticed_by_clients() -> Result {
-    // Docker starts it again at once: it must not pass for healthy because of that.
+    // Docker restarts it at once: that must not count as healthy.
     let (_stack, log) = rolled_back_after(|stack| stack.signal("green", "KILL")).await?;
     log.ensure_none_failed()?;
     Ok(())
@@ -150,7 +150,7 @@ async fn release_passes_every_gate() -> Result {
         GATES,
         "load.concurrency=100",
         "shadow.duration=5s",
-        // A larger model than the one before, on two cores that clients and other work share.
+        // A larger model than the previous one, on two cores shared with clients and other tests.
         "load.max_p99=19s",
         "comparison.negligible=1s",
         "shadow.negligible=10s",
@@ -166,7 +166,7 @@ async fn release_passes_every_gate() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn flags_and_logs_are_closed_to_other_users() -> Result {
     let stack = Stack::of_containers(SHORT)?;
-    // As a user who wants to forge lines might find them.
+    // Open to other users, who could forge lines.
     for directory in ["run/flags", "run/logs"] {
         std::fs::set_permissions(stack.path(directory), Permissions::from_mode(0o777))?;
     }
@@ -215,7 +215,7 @@ async fn api_key_is_required_and_never_printed() -> Result {
     for file in std::fs::read_dir(stack.path("state/reports"))? {
         told.push(std::fs::read_to_string(file?.path())?);
     }
-    // The containers' processes are this machine's too.
+    // The containers' processes are visible on this machine too.
     for process in std::fs::read_dir("/proc")? {
         told.extend(std::fs::read_to_string(process?.path().join("cmdline")));
     }
@@ -241,7 +241,7 @@ async fn https_is_served_as_in_the_example() -> Result {
         .args(["-keyout", "key.pem", "-out", "certificate.pem"]);
     let output = make.current_dir(&tls).output()?;
     ensure!(output.status.success(), "{output:?}");
-    // What the example gives, but for a port that is free.
+    // As in the example, with a free port.
     std::fs::write(
         stack.path("compose.override.yaml"),
         "services:\n  router:\n    ports: [\"127.0.0.1::8443\"]\n    volumes: [\"./secrets/tls:/etc/tls:ro\"]\n",
@@ -259,7 +259,7 @@ async fn https_is_served_as_in_the_example() -> Result {
     Ok(())
 }
 
-/// Images of one's own, removed when dropped.
+/// Images of a test, removed when dropped.
 struct Images<'a> {
     stack: &'a Stack,
     repository: String,
@@ -318,7 +318,7 @@ async fn promotion_prunes_old_images() -> Result {
         .expect(0, &["deploy", "v2", "--set", "keep.images=2"])
         .await?;
     let names = images.names()?;
-    // They are of the same second: which of them are the newest, Docker does not tell.
+    // They were created in the same second, so Docker does not say which one is newest.
     ensure!(names.len() == 3 && names[0] == "latest", "{names:?}");
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! What the images are made of. The images `model-server:latest` and `deployer:latest` must have been built.
+//! The content of the images `model-server:latest` and `deployer:latest`, which must exist.
 //!
-//! Tests that compile in Docker, or need images that were compiled there, are ignored by default, because
-//! `make test` builds the images from the programs of the host (`docker/build --from-host`). After
-//! `docker/build`, run them all: `cargo nextest run --locked -E 'binary(images)' --run-ignored all`.
+//! Tests that compile in Docker, or need images that were compiled there, are ignored by default, because `make
+//! test` builds the images from the host's programs (`docker/build --from-host`). After `docker/build`, run
+//! all: `cargo nextest run --locked -E 'binary(images)' --run-ignored all`.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ const DEPLOYER_AT_MOST: u64 = 40_000_000;
 /// Of the list of a program's crates.
 const LIST_AT_MOST: usize = 10_000_000;
 
-/// The variable that ends a deployer with debug assertions at a step of the test's choice.
+/// The variable that kills a deployer with debug assertions at a chosen kill point.
 const KILL_VARIABLE: &[u8] = b"DEPLOYER_KILL_AT";
 
 fn docker(arguments: &[&str]) -> Result<Vec<u8>> {
@@ -55,7 +55,7 @@ impl Unpacked {
         Ok(Self(String::from_utf8(name)?.trim().to_owned()))
     }
 
-    /// Everything in it, as `docker export` gives it.
+    /// Its files, as `docker export` lists them.
     fn files(&self) -> Result<Vec<String>> {
         let directory = tempfile::tempdir()?;
         let archive = directory.path().join("all.tar");
@@ -158,7 +158,7 @@ fn deployer_image_lists_crates_and_has_no_kill_points() -> Result {
     ensure_release_program_lists_crates("deployer", &["clap", "tokio"])
 }
 
-/// A container that runs, removed when dropped.
+/// A running container, removed when dropped.
 struct Running(String);
 
 impl Drop for Running {
@@ -191,7 +191,7 @@ fn server_uses_the_cpus_of_its_container() -> Result {
     Ok(())
 }
 
-/// A clone of this checkout with images, ports and a Compose project of its own, all removed when dropped.
+/// A clone of this checkout with its own images, ports, and Compose project, all removed when dropped.
 struct Clone {
     directory: TempDir,
     ports: PortBlock,

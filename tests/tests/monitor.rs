@@ -1,4 +1,4 @@
-//! `deployer monitor`: what it says and does when a color goes down, and that no client notices.
+//! `deployer monitor`: alerts and actions when a color goes down, unnoticed by clients.
 
 use std::{
     fs,
@@ -12,12 +12,12 @@ use tokio::process::Child;
 
 const SHORT: Bake = Bake(Duration::from_secs(1));
 const PAUSE: Duration = Duration::from_millis(20);
-/// An alert is to come within this.
+/// The time within which an alert must arrive.
 const SOON: Duration = Duration::from_secs(15);
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// v2 on green has the traffic, v1 on blue is its standby, and both are watched.
+/// v2 on green has the traffic, v1 on blue is its standby, and a monitor checks both.
 struct Monitored {
     stack: Stack,
     receiver: Receiver,
@@ -45,7 +45,7 @@ impl Monitored {
         })
     }
 
-    /// Ends it like a service, which must not take long.
+    /// Stops the monitor like a service, which must not take long.
     async fn end(self) -> Result {
         Stack::tell(&self.monitor, "TERM")?;
         let run = Stack::finish(self.monitor, &["monitor"]).await?;
@@ -59,13 +59,13 @@ impl Monitored {
     }
 }
 
-/// Where no client is there who could prove it within a second.
+/// Without clients the bake ends inconclusively.
 async fn deploy(stack: &Stack, release: &str) -> Result<Run> {
     let deploy = ["deploy", release, "--set", "bake.on_inconclusive=promote"];
     stack.expect(0, &deploy).await
 }
 
-/// Sees within seconds that a color is down.
+/// Detects within seconds that a color is down.
 const QUICK: [&str; 4] = [
     "--set",
     "monitor.interval=200ms",
@@ -107,7 +107,7 @@ async fn frozen_standby_loses_fit_flag_until_well() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_standby_is_restarted_with_restart_standby() -> Result {
-    // It is seen without its flag before it is well again.
+    // Its fit flag is gone before it is healthy again.
     let slow_to_trust = ["--set", "monitor.rise=10"];
     let restart = ["--set", "monitor.restart_standby=true"];
     let watched = Monitored::begin(&[restart, slow_to_trust].concat()).await?;
@@ -143,18 +143,17 @@ async fn slow_standby_loses_fit_flag_until_fast() -> Result {
     watched.end().await
 }
 
-/// What stops a color that froze before clients lose patience.
+/// Settings that stop a frozen color before clients time out.
 const FAILOVER: [&str; 4] = [
     "--set",
     "monitor.failover=true",
     "--set",
     "fleet.process.stop_timeout=2s",
 ];
-/// How long nginx waits for an answer: its `proxy_read_timeout`.
+/// nginx's `proxy_read_timeout`.
 const READ_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Requests hung on a color that froze, and were answered by the other one long before nginx would have
-/// given up.
+/// Requests hung on a frozen color, and the other color answered them long before nginx's timeout.
 fn ensure_repeated_in_time(log: &Log) -> Result {
     log.ensure_none_failed()?;
     let longest = log.answers.iter().map(|answer| answer.took).max();
@@ -196,7 +195,7 @@ async fn failover_leaves_a_frozen_active_color() -> Result {
     let alerts = watched.receiver.alerts();
     let text = alerts.last().context("no alert")?["text"].to_string();
     ensure!(text.contains("what still runs of it is stopped"), "{text}");
-    // When it is well again it is the standby.
+    // Once healthy, it is the standby.
     stack.expect(0, &["up"]).await?;
     watched.receiver.until("up", "green").await?;
     until(async || watched.fit(GREEN).await).await?;
@@ -451,7 +450,7 @@ fn read(stack: &Stack, name: &str) -> String {
 async fn interrupted_command_is_alerted_once() -> Result {
     let watched = Monitored::begin(&[]).await?;
     let stack = &watched.stack;
-    // A standby that lost its flag because it was sick, while others come and go.
+    // A standby lost its flag because it was sick, while other commands hold and release the lock.
     stack.signal("blue", "STOP")?;
     watched.receiver.until("down", "blue").await?;
     until(async || Ok(!watched.fit(BLUE).await?)).await?;
@@ -481,7 +480,7 @@ async fn interrupted_command_is_alerted_once() -> Result {
     watched.end().await
 }
 
-/// Waits until something holds.
+/// Waits for a condition.
 async fn until(mut holds: impl AsyncFnMut() -> Result<bool>) -> Result {
     let wait = async {
         while !holds().await? {

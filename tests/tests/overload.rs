@@ -1,4 +1,4 @@
-//! A server that is asked for more than it can give, with no router in front of it.
+//! A server that receives more than it can answer, without a router.
 
 use std::{
     process::Stdio,
@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use end_to_end::{PortBlock, Traffic, get, golden_bodies, program, repository};
 use tokio::process::Command;
 
-/// Texts that may wait; many times as many clients ask at once.
+/// The queue's capacity; many times as many clients send at once.
 const QUEUE: usize = 16;
 const CLIENTS: usize = 8 * QUEUE;
 const OVERLOAD: Duration = Duration::from_secs(3);
@@ -57,7 +57,7 @@ async fn overloaded_server_answers_or_rejects_and_recovers() -> anyhow::Result<(
     );
     ensure!(log.by_version().contains_key("v2"), "nobody was answered");
 
-    // As many clients as may wait are never turned away: nothing was left behind.
+    // As many clients as the queue's capacity are never rejected: nothing was left in the queue.
     let traffic = Traffic::start(address.parse()?, QUEUE, Duration::ZERO, golden_bodies()?);
     traffic.reach(20 * QUEUE).await?;
     traffic.stop().await.ensure_none_failed()?;

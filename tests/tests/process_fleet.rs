@@ -1,4 +1,4 @@
-//! The whole way, on real nginx and real model servers, with processes instead of containers.
+//! Deployments on real nginx and real model servers, as processes.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use end_to_end::{Bake, Log, Stack, repository, send_signal, there_and_back_twice
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
-/// Fewer, where several stacks share the machine and the load is not the point.
+/// Fewer, for tests that share the machine and do not test the load.
 const FEW: usize = 16;
 const LONG_PAUSE: Duration = Duration::from_millis(20);
 const SHORT: Bake = Bake(Duration::from_secs(2));
-/// Long enough that a fault shows up in it, also on a slow machine.
+/// Long enough for a fault to show up, also on a slow machine.
 const LONG: Bake = Bake(Duration::from_secs(30));
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -99,13 +99,13 @@ async fn faulty_candidates_are_refused_unnoticed_by_clients() -> Result {
     Ok(())
 }
 
-/// Deploys a release that goes bad after the switch; what clients saw is for the caller to judge.
+/// Deploys a release that fails after the switch. The caller judges what clients received.
 async fn rolled_back(version: &str, because: &[&str]) -> Result<Log> {
     let stack = Stack::of_processes("faulty-server", LONG)?;
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(FEW, LONG_PAUSE)?;
     traffic.reach(200).await?;
-    // What hangs is seen, and ended, soon.
+    // A hanging release is detected and stopped soon.
     let soon = ["fleet.process.stop_timeout=2s", "probe.timeout=1s"];
     let soon = soon.iter().flat_map(|setting| ["--set", *setting]);
     let arguments: Vec<&str> = ["deploy", version].into_iter().chain(soon).collect();
@@ -183,7 +183,7 @@ async fn deployment_halts_when_both_colors_are_sick() -> Result {
     let deployer = stack.start_deployer(&["deploy", "fails-later"])?;
     stack.await_phase("switched").await?;
     stack.signal("blue", "KILL")?;
-    // Traffic, at last, brings the fault to light.
+    // Traffic triggers the fault.
     let traffic = stack.traffic(8, PAUSE)?;
     let run = Stack::finish(deployer, &["deploy", "fails-later"]).await?;
     traffic.stop().await;
@@ -321,7 +321,7 @@ async fn usage_errors_are_named_before_any_change() -> Result {
         "{}",
         run.stderr
     );
-    // The stack is taken down with its own settings.
+    // The stack is stopped with its own settings.
     std::fs::remove_file(stack.path("deployer.toml"))?;
     Ok(())
 }
@@ -406,7 +406,7 @@ async fn router_serves_tls() -> Result {
     let port = stack.ports().metrics().to_string();
     let example = std::fs::read_to_string(repository().join("nginx/tls.conf.example"))?;
     let nginx = stack.path("nginx");
-    // On this machine the files lie where no container mounts them.
+    // As processes, the files are at other paths than in a container.
     let here = example
         .replace("8443", &port)
         .replace("/etc/tls/certificate.pem", "tls.certificate.pem")

@@ -1,4 +1,4 @@
-//! Model servers that are told to stop, one after the other, while nginx sends them traffic.
+//! Model servers that stop one after the other while nginx sends them traffic.
 
 use std::{fs, time::Duration};
 
@@ -14,7 +14,7 @@ const RESETS_AT_MOST: usize = 1;
 async fn stopping_servers_under_load_cuts_no_request() -> anyhow::Result<()> {
     let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
     stack.expect(0, &["up"]).await?;
-    // Both colors hold a release that was promoted: each may stand in for the other.
+    // Both colors have a promoted release, so each may stand in for the other.
     stack.expect(0, &["deploy", "v2"]).await?;
     let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
     traffic.reach(500).await?;
@@ -33,7 +33,7 @@ async fn stopping_servers_under_load_cuts_no_request() -> anyhow::Result<()> {
         "both answered: {answered:?}"
     );
 
-    // Clients were spared by the standby: what each server itself did stands in the router's log.
+    // The standby hides failures from clients; the router's log has each server's own answers.
     for port in [stack.ports().green(), stack.ports().blue()] {
         let attempts = attempts(&stack, port)?;
         let well = |it: &&Attempt| it.status == "200";
@@ -47,8 +47,8 @@ async fn stopping_servers_under_load_cuts_no_request() -> anyhow::Result<()> {
             .iter()
             .filter(|it| !well(it) && !refused(it))
             .collect();
-        // The operating system takes connections in the server's name, and resets one that comes in
-        // the microseconds between the server's last look and the end of its listening.
+        // The kernel accepts connections for the server, and resets one that arrives in the microseconds
+        // between the server's last accept and the end of listening.
         ensure!(
             cut.len() <= RESETS_AT_MOST,
             "{port} accepted and did not answer: {cut:?}"
@@ -62,15 +62,15 @@ async fn stop(stack: &Stack, color: &str) -> anyhow::Result<()> {
     stack.until_ended(color).await
 }
 
-/// What became of one request at one server.
+/// One attempt of the router at one server.
 #[derive(Debug)]
 struct Attempt {
     status: String,
-    /// Seconds until the server had accepted the connection; `-` when it refused it.
+    /// Seconds until the server had accepted the connection; `-` if it refused.
     connected: String,
 }
 
-/// All attempts of the router at the server of that port.
+/// All attempts of the router at the server on this port.
 fn attempts(stack: &Stack, port: u16) -> anyhow::Result<Vec<Attempt>> {
     let address = format!("127.0.0.1:{port}");
     let mut attempts = Vec::new();

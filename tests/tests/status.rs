@@ -1,4 +1,4 @@
-//! What `deployer status --watch` goes on showing.
+//! `deployer status --watch`.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const SHORT: Bake = Bake(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// Reads until a line holds these words.
+/// Reads until a line contains these words.
 async fn until_shown(lines: &mut Lines<BufReader<ChildStdout>>, words: &str) -> Result {
     let shown = async {
         while let Some(line) = lines.next_line().await? {

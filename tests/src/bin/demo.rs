@@ -1,6 +1,7 @@
-//! `make demo`: a release replaced under live traffic, a bad one that goes back by itself, and one that is refused.
+//! `make demo`: a release is promoted under live traffic, a bad one is rolled back by itself, and one is
+//! refused.
 //!
-//! No verdict depends on how fast the machine is: [`SETTINGS`] leave out what judges time.
+//! No verdict depends on the speed of the machine: [`SETTINGS`] leave out everything that judges time.
 
 use std::{
     fs,
@@ -13,15 +14,15 @@ use std::{
 use anyhow::{Context as _, anyhow, ensure};
 use end_to_end::{Bake, Log, Stack, Traffic, post_for_body, repository};
 
-/// Few enough requests to leave two busy cores room for everything else.
+/// Few enough to leave room on two busy cores.
 const CONNECTIONS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(100);
-/// A sentence on which the two releases disagree: v2 reads "not bad" as a whole.
+/// A sentence on which the releases disagree: v2 understands "not bad" as a phrase.
 const SENTENCE: &str = r#"{"text":"Not bad at all."}"#;
-/// Longer than any command takes on a machine that is busy with other work.
+/// Longer than any command takes on a busy machine.
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Time-outs only bound waits here, and nothing compares latencies.
+/// Timeouts only bound waits here, and no gate compares latencies.
 const SETTINGS: &str = r#"
 [gates]
 run = ["identity", "reachable", "smoke", "golden", "agreement", "load"]
@@ -47,7 +48,7 @@ negligible = "1h"
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // Interrupted here, it still stops everything that it started.
+    // An interrupted demonstration still stops everything that it started.
     let run = tokio::select! {
         run = run() => run,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("it was interrupted")),
@@ -128,7 +129,7 @@ async fn with_traffic(stack: &Stack, traffic: &Traffic) -> anyhow::Result<()> {
     traffic.reach(traffic.count() + 100).await
 }
 
-/// Runs the deployer as a person would, with its progress in view, and expects this exit code.
+/// Runs the deployer with its progress visible, and expects this exit code.
 async fn step(stack: &Stack, code: i32, arguments: &[&str]) -> anyhow::Result<()> {
     let command = format!("deployer {}", arguments.join(" "));
     say(&format!("$ {command}"));
@@ -147,7 +148,7 @@ async fn step(stack: &Stack, code: i32, arguments: &[&str]) -> anyhow::Result<()
     Ok(())
 }
 
-/// Shows the answer to a sentence, as a client gets it.
+/// Shows the answer to a sentence, as a client receives it.
 async fn show_answer(port: u16) -> anyhow::Result<()> {
     let address = format!("127.0.0.1:{port}");
     let ask = post_for_body(&address, "/predict", SENTENCE);
@@ -176,7 +177,7 @@ fn print_counts(log: &Log) {
     }
 }
 
-/// Moves the reports to where they outlive the stack. The pages, oldest first.
+/// Moves the reports to a directory that survives the stack. Returns the pages, oldest first.
 fn keep_reports(stack: &Stack) -> anyhow::Result<Vec<PathBuf>> {
     let kept = Path::new("target/demo");
     let directory = repository().join(kept);
@@ -205,6 +206,6 @@ fn heading(text: &str) {
 }
 
 fn say(text: &str) {
-    // A closed stdout must not end it half-way, with servers left running.
+    // A closed standard output must not end it with servers still running.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

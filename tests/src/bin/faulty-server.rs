@@ -1,4 +1,4 @@
-//! The real model server with a layer around it that misbehaves as the version says.
+//! The real model server behind a layer that misbehaves as the version says.
 
 use std::{
     process::exit,
@@ -36,14 +36,14 @@ struct CommandLine {
 struct Misbehavior {
     fault: Option<Fault>,
     predictions: Arc<AtomicU64>,
-    /// Those of them that came through the router.
+    /// The requests through the router.
     routed: Arc<AtomicU64>,
     in_flight: Arc<AtomicU64>,
-    /// Whether it was told to be slow.
+    /// Whether it is slow after SIGUSR1.
     slow: Arc<AtomicBool>,
 }
 
-/// Counts a request while it is being answered.
+/// Counts a request while it is in flight.
 struct InFlight(Arc<AtomicU64>);
 
 impl InFlight {
@@ -167,7 +167,7 @@ async fn misbehave(
     }
 }
 
-/// The answer, with another label.
+/// The response with another label.
 async fn negative(mut response: Response<Body>) -> Response<Body> {
     let label = HeaderValue::from_static("negative");
     response.headers_mut().insert("x-predicted-label", label);
@@ -177,7 +177,7 @@ async fn negative(mut response: Response<Body>) -> Response<Body> {
     .await
 }
 
-/// The answer, with the opposite label.
+/// The response with the opposite label.
 async fn reversed(mut response: Response<Body>) -> Response<Body> {
     const LABEL: &str = "x-predicted-label";
     let positive = response
@@ -195,7 +195,7 @@ async fn reversed(mut response: Response<Body>) -> Response<Body> {
     with_body(response, |text| text.replace(&field(label), &field(other))).await
 }
 
-/// The answer to a health check, with no time since the start.
+/// The health response with an uptime of zero.
 fn just_started(health: &str) -> String {
     const FIELD: &str = "\"uptime_seconds\":";
     let Some((before, rest)) = health.split_once(FIELD) else {

@@ -1,5 +1,5 @@
-//! `make torture`: deployers killed at random moments under load, then switches back and forth for as
-//! long as is wanted. Not one request may fail.
+//! `make torture`: kills deployers at random moments under load, and then switches back and forth. Not one
+//! request may fail.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -13,13 +13,13 @@ use end_to_end::{Bake, Stack, Torture};
 /// Kills deployers, and switches back and forth, under load.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Deployers that are killed at a random moment
+    /// Number of deployers to kill at random moments
     #[arg(long, default_value_t = 200)]
     kills: usize,
-    /// How long traffic is then switched back and forth
+    /// How long to switch traffic back and forth afterwards
     #[arg(long, default_value = "60", value_name = "COUNT")]
     minutes: u64,
-    /// Repeats the moments of an earlier run
+    /// Seed of an earlier run, to repeat its moments
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -63,7 +63,7 @@ async fn kill(kills: usize, seed: u64) -> anyhow::Result<()> {
 }
 
 async fn switch(duration: Duration) -> anyhow::Result<()> {
-    /// Accounts are summed up so often, so that they do not fill the memory.
+    /// Records are summed up this often, so that they do not fill the memory.
     const ACCOUNT: Duration = Duration::from_mins(1);
 
     let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(1)))?;

@@ -1,4 +1,4 @@
-//! What a deployer is doing when it is killed, and where traffic is when that begins.
+//! The command that is killed, and where traffic is before it.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio::process::Child;
 use super::{SHORT, Torture};
 use crate::Stack;
 
-/// What keeps a candidate from being promoted once it has the traffic.
+/// Keeps a candidate with traffic from being promoted.
 const TAKEN_BACK: [&str; 2] = ["--set", "hooks.before.promoted=[\"false\"]"];
-/// What keeps a validated candidate from the traffic.
+/// Keeps a validated candidate from receiving traffic.
 const NOT_SWITCHED: [&str; 2] = ["--set", "hooks.before.switched=[\"false\"]"];
-/// Sees at once that a color is down, and moves traffic away from it.
+/// Notices at once that a color is down, and fails over.
 const FAILING_OVER: [&str; 8] = [
     "--set",
     "monitor.failover=true",
@@ -24,29 +24,29 @@ const FAILING_OVER: [&str; 8] = [
     "monitor.rise=1",
 ];
 
-/// What is done.
+/// A command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A deployment to green.
     Deploy,
     /// A deployment to blue.
     DeployToBlue,
-    /// A deployment to green that fails when everything was validated.
+    /// A deployment to green that is refused after validation.
     Refuse,
-    /// A deployment to green that is given the traffic and loses it again.
+    /// A deployment to green that is rolled back.
     TakeBack,
-    /// From green back to blue.
+    /// `deployer rollback`, from green to blue.
     Rollback,
-    /// From blue to green, by hand.
+    /// `deployer switch green`.
     Switch,
-    /// What is done about a deployment that was killed when green had just got the traffic.
+    /// `deployer recover` after a deployer that was killed right after the switch to green.
     Recover,
-    /// `deployer monitor`, when green has the traffic and dies.
+    /// `deployer monitor` when the active color, green, crashes.
     FailOver,
 }
 
 impl Action {
-    /// What it comes to when nobody kills it.
+    /// The exit code without a kill.
     pub(super) fn code(self) -> i32 {
         match self {
             Self::Refuse => 10,
@@ -81,14 +81,14 @@ impl Torture {
         Ok(())
     }
 
-    /// Brings traffic to where the action begins: points bear the names of colors.
+    /// Moves traffic to where the action begins. The names of kill points contain colors.
     pub(super) async fn prepare(&self, action: Action) -> anyhow::Result<()> {
         match action {
             Action::Deploy | Action::Refuse | Action::TakeBack | Action::Switch => {
                 self.let_be_active("blue").await?;
             }
             Action::DeployToBlue => self.let_be_active("green").await?,
-            // Each needs a standby that may stand in.
+            // These actions need a standby that may stand in.
             Action::Rollback | Action::FailOver => {
                 let status = self.stack.status().await?;
                 if status["active"] != "green" || status["can_roll_back"] != true {
@@ -106,7 +106,7 @@ impl Torture {
             }
         }
         if action == Action::Switch && !self.is_well("green").await? {
-            // A candidate that was refused is stopped.
+            // A refused candidate is stopped.
             self.stack.expect(0, &["up"]).await?;
         }
         Ok(())
@@ -118,7 +118,7 @@ impl Torture {
         Ok(status["colors"][number]["healthy"] == true)
     }
 
-    /// What happens to the world once the deployer runs.
+    /// What happens to the colors while the command runs.
     pub(super) async fn after_the_start(
         &self,
         action: Action,
@@ -129,7 +129,7 @@ impl Torture {
         }
         self.stack.signal("green", "KILL")?;
         self.stack.until_ended("green").await?;
-        // It is killed on the way; one that nobody kills has done its action when it is in the history.
+        // Without a kill, the action has ended when it is in the history.
         let done = async {
             while runs(child) && !self.failed_over().await? {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -150,7 +150,7 @@ impl Torture {
         Ok(!pending && self.has_traffic("blue").await?)
     }
 
-    /// Leaves two colors that run.
+    /// Restarts colors, so that both run.
     pub(super) async fn clear_up(&self, action: Action) -> anyhow::Result<()> {
         if action == Action::FailOver {
             self.stack.expect(0, &["up"]).await?;
@@ -159,7 +159,7 @@ impl Torture {
     }
 }
 
-/// Whether it was not killed yet; it is collected later.
+/// Whether the process runs; it is collected later.
 fn runs(child: &Child) -> bool {
     child.id().is_some_and(crate::stack::runs)
 }

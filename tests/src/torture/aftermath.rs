@@ -1,4 +1,4 @@
-//! What must be true when a deployer was killed, and when the next one has cleared up.
+//! The state after a killed deployer, and after the next command.
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -7,9 +7,9 @@ use super::Torture;
 use crate::get;
 
 impl Torture {
-    /// Traffic is on one healthy color before anybody does anything, or its standby answers in its
-    /// place; `status` says so truly; and `recover` brings everything to an end. Both colors are then
-    /// `well` as far as they are meant to run, unless the active one was killed itself.
+    /// Checks that traffic is on one healthy color, or that its standby answers; that `status` is true; and
+    /// that `recover` completes everything. Afterwards both colors are healthy as far as they should run,
+    /// except an active color that was killed itself.
     pub(super) async fn look(&mut self, well: bool) -> anyhow::Result<()> {
         let left = self.stack.status().await?;
         self.ensure_true(&left, false).await?;
@@ -43,7 +43,7 @@ impl Torture {
             (_, "switched") => ensure!(now["active"] == past[past.len() - 1]["color"], "{now}"),
             ("promoted", _) => ensure!(now["active"] == plan["idle"], "{now}"),
             ("refused" | "rolled_back", _) => ensure!(now["active"] == plan["active"], "{now}"),
-            // Only after a switch by hand.
+            // Only after `deployer switch`.
             ("halted", _) => {}
             _ => anyhow::bail!("{phase:?} is no end: {now}"),
         }
@@ -61,7 +61,7 @@ impl Torture {
         Ok(())
     }
 
-    /// The flags, the router, and whoever answers clients say the same as `status`.
+    /// Flags, router, and the server that answers clients agree with `status`.
     async fn ensure_true(&self, status: &Value, settled: bool) -> anyhow::Result<()> {
         let flag = |name: &str| self.stack.path("run/flags").join(name).exists();
         let active = if flag("green") { "green" } else { "blue" };
@@ -81,7 +81,7 @@ impl Torture {
                 _ => self.stack.ports().green(),
             };
             let answer = get(&format!("127.0.0.1:{port}"), "/health").await;
-            // A candidate that loads becomes healthy between two looks.
+            // A loading candidate may become healthy between two checks.
             ensure!(!settled || color["healthy"] == answer.is_ok(), "{status}");
             if name != active {
                 standby_is_well = color["healthy"] == true && color["fit"] == true;
@@ -97,7 +97,7 @@ impl Torture {
                     "clients are answered by {public}: {status}"
                 );
             } else if name == active {
-                // The one that died: its standby answers in its place.
+                // The color that crashed: its standby answers.
                 ensure!(colors.iter().any(|it| it["fit"] == true), "{status}");
             }
         }

@@ -1,8 +1,8 @@
-//! Deployers that are killed, as processes and under load.
+//! Killed deployers, as processes and under load.
 //!
-//! Every kill point, and every pair of them, is tested in the deployer's own process, on virtual time
-//! (`crates/deployer/src/commands/crash_safety`). Here a few show that the same holds for real nginx, real
-//! servers and SIGKILL; [`slow`] has the others.
+//! Every kill point and every pair of them is tested in the deployer's own process, on virtual time
+//! (`crates/deployer/src/commands/crash_safety`). A few tests here show the same with real nginx, real servers,
+//! and SIGKILL; [`slow`] has the others.
 
 mod slow;
 
@@ -15,7 +15,7 @@ const SHORT: Bake = Bake(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// At least one of each action: a started process without a record, flags, journal, history, and pending move.
+/// At least one of each kind: a started process without a record, flags, journal, history, and pending move.
 const KILLS: [(Action, &str); 8] = [
     (Action::Deploy, "after starting green"),
     (Action::Deploy, "after flag green on"),

@@ -1,4 +1,4 @@
-//! Deployers that are killed at every kill point and at random moments, as processes and under load.
+//! Deployers killed at every kill point and at random moments, as processes and under load.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn deployer_killed_at_any_step_leaves_one_healthy_color() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn deployer_killed_during_rollback_leaves_one_healthy_color() -> Result {
     let mut torture = Torture::begin().await?;
-    // The way there is another test's.
+    // Another test kills at the points before the switch.
     let good = torture.points(Action::Deploy).await?;
     for action in [Action::TakeBack, Action::Refuse] {
         let points = torture.kill_everywhere(action, &good).await?;
@@ -34,7 +34,7 @@ async fn deployer_killed_during_rollback_leaves_one_healthy_color() -> Result {
 async fn deployer_to_blue_killed_at_any_step_leaves_one_healthy_color() -> Result {
     let mut torture = Torture::begin().await?;
     torture.whole_deployment().await?;
-    // What is the same for either color is another test's.
+    // Another test kills at the points that do not depend on the color.
     let mut points = torture.points(Action::DeployToBlue).await?;
     points.retain(|point| point.contains("blue") || point.contains("green"));
     for point in &points {
@@ -45,7 +45,7 @@ async fn deployer_to_blue_killed_at_any_step_leaves_one_healthy_color() -> Resul
     log.ensure_none_failed()
 }
 
-/// Kills these at each step, under load.
+/// Kills these actions at each of their points, under load.
 async fn killed_everywhere(actions: &[Action]) -> Result {
     let mut torture = Torture::begin().await?;
     for action in actions {
@@ -70,7 +70,8 @@ async fn killed_recovery_is_recovered() -> Result {
 async fn killed_failover_is_resumed() -> Result {
     let mut torture = Torture::begin().await?;
     let mut points = torture.points(Action::FailOver).await?;
-    // Each costs a color and a deployment; what is before a step is after the one before it.
+    // Each kill costs a color and a deployment. The point before a step equals the point after the previous
+    // one.
     points.retain(|point| point.starts_with("after"));
     ensure!(points.len() >= 6, "{points:?}");
     for point in &points {

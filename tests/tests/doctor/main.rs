@@ -1,4 +1,4 @@
-//! `deployer doctor`, on each fault that it names, made for real.
+//! `deployer doctor` on each fault that it names, made for real.
 
 mod ports;
 mod router;
@@ -14,12 +14,12 @@ use tokio::{
 };
 
 const SHORT: Bake = Bake(Duration::from_secs(1));
-/// Time limits that do not contradict each other although a test's watch is short.
+/// Time limits that agree although the tests' bake is short.
 const CONSISTENT: [&str; 2] = ["--set", "bake.duration=1m"];
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// What is said to be wrong, and nothing else is: topic, text and advice on two lines.
+/// The findings that are wrong, each with topic, text, and advice on two lines.
 async fn wrong(stack: &Stack, more: &[&str]) -> Result<Vec<String>> {
     let run = stack
         .deployer(&[&["doctor"], &CONSISTENT[..], more].concat())
@@ -36,7 +36,7 @@ async fn wrong(stack: &Stack, more: &[&str]) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// One thing is wrong, and this is said of it.
+/// Fails unless exactly one finding is wrong, and contains these words.
 async fn only(stack: &Stack, more: &[&str], words: &[&str]) -> Result {
     let wrong = wrong(stack, more).await?;
     ensure!(wrong.len() == 1, "{wrong:#?}");
@@ -46,7 +46,7 @@ async fn only(stack: &Stack, more: &[&str], words: &[&str]) -> Result {
     Ok(())
 }
 
-/// Somebody who answers every request with the same, until dropped.
+/// A server that gives the same response to every request, until dropped.
 struct Stranger(JoinHandle<()>);
 
 impl Stranger {
@@ -155,7 +155,7 @@ async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
     )
     .await?;
     stack.expect(0, &["recover"]).await?;
-    // A candidate that was refused is stopped.
+    // A refused candidate is stopped.
     stack.expect(0, &["up"]).await?;
 
     let at = [("DEPLOYER_KILL_AT", "after move".as_ref())];

@@ -1,4 +1,4 @@
-//! Ports that nobody listens on, or the wrong one.
+//! Ports without a listener, or with the wrong one.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -18,7 +18,7 @@ async fn doctor_names_ports_without_a_listener() -> Result {
     Ok(())
 }
 
-/// The last thread of a process that was killed closes its sockets a moment after it has ended.
+/// The last thread of a killed process closes its sockets a moment after the process has ended.
 async fn listen_on(port: u16) -> Result<TcpListener> {
     let listen = async {
         loop {
@@ -75,7 +75,7 @@ async fn unprivileged_doctor_names_user_of_a_port() -> Result {
     };
     for words in [
         "its port is taken: a process of user 0 that this user may not look into",
-        // Nor may this user write where the deployer keeps its journal.
+        // This user may not write to the deployer's state directory either.
         "state cannot be written to",
     ] {
         ensure!(run.stdout.contains(words), "{words:?} is not in {run:?}");

@@ -1,4 +1,4 @@
-//! A router that is not as it should be.
+//! Problems of the router.
 
 use std::{
     fs::{self, Permissions},
@@ -66,7 +66,7 @@ async fn doctor_names_missing_old_or_invalid_nginx() -> Result {
         &["nginx", "no-such-nginx", "install nginx"],
     )
     .await?;
-    // What Debian 11 and Ubuntu 22.04 have.
+    // The version of Debian 11 and Ubuntu 22.04.
     let old = stack.path("old-nginx");
     fs::write(&old, "#!/bin/sh\necho 'nginx version: nginx/1.18.0' >&2\n")?;
     fs::set_permissions(&old, Permissions::from_mode(0o755))?;
@@ -88,7 +88,7 @@ async fn doctor_names_missing_old_or_invalid_nginx() -> Result {
 async fn doctor_names_a_wrong_clock() -> Result {
     let stack = Stack::of_processes("model-server", SHORT)?;
     stack.expect(0, &["up"]).await?;
-    // A control port on a machine whose clock stands in the year 2001.
+    // A control port on a machine whose clock is in the year 2001.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let control = format!("router.control=http://{}", listener.local_addr()?);
     let date = "Date: Mon, 01 Jan 2001 00:00:00 GMT";

@@ -25,7 +25,7 @@ async fn doctor_names_contradicting_settings() -> Result {
     Ok(())
 }
 
-/// Says something else in nginx.conf.
+/// Changes nginx.conf.
 fn in_nginx_conf(stack: &Stack, from: &str, to: &str) -> Result {
     let path = stack.path("nginx/nginx.conf");
     let text = fs::read_to_string(&path)?;

@@ -1,4 +1,4 @@
-//! Releases that are judged by how long they take.
+//! Releases that are judged by their speed. Each test needs the machine for itself.
 
 use anyhow::{Context as _, ensure};
 use end_to_end::Stack;
@@ -92,7 +92,7 @@ async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
         Faulty {
             version: "slow-at-times",
             gate: "comparison",
-            // Time for the 500 pairs that p99 needs, also on a slow machine: the gate ends with them.
+            // Time for the 500 pairs that p99 needs, also on a slow machine. The gate ends with them.
             settings: &["comparison.negligible=100ms", "comparison.duration=40s"],
             because: ", p99 ",
         },
@@ -135,7 +135,7 @@ async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> 
     ];
     let found = all_refused(&stack, &all).await?;
     traffic.stop().await.ensure_none_failed()?;
-    // Copies of clients' requests hung on the slow one, and clients did not.
+    // Copies of requests hung on the slow release; the clients' requests did not.
     let numbers: &Value = &found[2]["numbers"];
     let figure = |name: &str| numbers[name].as_f64().context(name.to_owned());
     let candidate = figure("p90_seconds").or_else(|_| figure("p99_seconds"))?;
@@ -155,7 +155,7 @@ async fn bake_rolls_back_slow_release() -> Result {
     stack.expect(0, &["up"]).await?;
     let traffic = stack.traffic(CLIENTS, PAUSE)?;
     let because = "clients wait longer: p9";
-    // Clients that wait send few requests.
+    // Waiting clients send few requests.
     let settings = ["bake.duration=10s"];
     rolled_back(&stack, &traffic, "slow-for-clients", &settings, because).await?;
     traffic.stop().await.ensure_none_failed()

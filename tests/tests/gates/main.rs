@@ -1,8 +1,8 @@
-//! The gates and the watch on real servers: a good release passes all of them, and for each one there
-//! is a release that fails it.
+//! The gates and the bake on real servers: a good release passes all of them, and each has a faulty release
+//! that fails it.
 //!
-//! Here each faulty release meets the one gate that is to refuse it. [`slow`] has all gates judge it, and
-//! only that one fail.
+//! Here each faulty release meets the one gate that must refuse it. In [`slow`] all gates judge it, and only
+//! that one must fail.
 
 mod alone;
 mod slow;
@@ -13,21 +13,21 @@ use anyhow::{Context as _, ensure};
 use end_to_end::{Bake, Stack, Traffic};
 use serde_json::Value;
 
-/// A few hundred requests a second, which leave the two cores room.
+/// A few hundred requests per second, which leave the cores room.
 const CLIENTS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(20);
-/// Fewer, since the larger model gets a copy of each, however busy it is.
+/// Fewer, because the larger model receives a copy of each.
 const FEW: usize = 8;
 const LONG_PAUSE: Duration = Duration::from_millis(80);
 /// Long enough for hundreds of requests before and after the switch.
 const BAKE: Bake = Bake(Duration::from_secs(8));
 const ALL: &str = r#"gates.run=["identity","reachable","smoke","golden","agreement","load","comparison","headroom","shadow"]"#;
-/// As many requests at a time as by default, for a shorter time.
+/// The default concurrency for a shorter time.
 const SHORT: [&str; 6] = [
     "load.duration=2s",
     "load.max_p99=19s",
     "shadow.duration=4s",
-    // A larger model in a build that is hardly optimized, on two cores that clients share.
+    // A larger model in a build with little optimization, on two cores shared with clients.
     "comparison.negligible=1s",
     "shadow.negligible=10s",
     "bake.negligible=400ms",
@@ -35,7 +35,7 @@ const SHORT: [&str; 6] = [
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// Deploys a release that ends with this exit code; the report's data.
+/// Deploys a release, and expects this exit code. Returns the report's data.
 async fn deploy(stack: &Stack, code: i32, version: &str, settings: &[&str]) -> Result<Value> {
     let mut arguments = vec!["deploy", version];
     arguments.extend(
@@ -53,7 +53,7 @@ async fn deploy(stack: &Stack, code: i32, version: &str, settings: &[&str]) -> R
     Ok(report)
 }
 
-/// Each gate with its finding.
+/// Each gate with its verdict.
 fn findings(report: &Value) -> Vec<(&str, &str)> {
     report["gates"]
         .as_array()
@@ -68,7 +68,7 @@ fn findings(report: &Value) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// A faulty release, and the gate that refuses it.
+/// A faulty release, and the gate that must refuse it.
 struct Faulty<'a> {
     version: &'a str,
     gate: &'a str,
@@ -76,7 +76,7 @@ struct Faulty<'a> {
     because: &'a str,
 }
 
-/// Deploys a faulty release past no other gate than the one that refuses it; what that gate found.
+/// Deploys a faulty release with only the gate that must refuse it. Returns that gate's record.
 async fn refused(stack: &Stack, faulty: &Faulty<'_>) -> Result<Value> {
     let active = stack.status().await?["active"].clone();
     let gates = format!("gates.run=[\"{}\"]", faulty.gate);
@@ -95,7 +95,8 @@ async fn refused(stack: &Stack, faulty: &Faulty<'_>) -> Result<Value> {
     Ok(report["gates"][1].clone())
 }
 
-/// Deploys faulty releases one after the other, each of which its gate must refuse; what the gates found.
+/// Deploys faulty releases one after the other, and expects their gates to refuse them. Returns the gates'
+/// records.
 async fn all_refused(stack: &Stack, all: &[Faulty<'_>]) -> Result<Vec<Value>> {
     let (mut found, mut wrong) = (Vec::new(), Vec::new());
     for faulty in all {
@@ -108,7 +109,7 @@ async fn all_refused(stack: &Stack, all: &[Faulty<'_>]) -> Result<Vec<Value>> {
     Ok(found)
 }
 
-/// Deploys a release under traffic that the watch takes it from.
+/// Deploys a release under traffic, and expects a rollback.
 async fn rolled_back(
     stack: &Stack,
     traffic: &Traffic,
@@ -116,7 +117,7 @@ async fn rolled_back(
     settings: &[&str],
     because: &str,
 ) -> Result {
-    // The watch compares with what clients saw of the active release.
+    // The bake compares with what clients received from the active release.
     traffic.reach(traffic.count() + 600).await?;
     let report = deploy(stack, 20, version, settings).await?;
     let findings = findings(&report);
@@ -160,7 +161,7 @@ async fn gates_that_judge_answers_refuse_faulty_releases() -> Result {
     // The last one is good enough by itself, and worse than the active release.
     let settings = [
         "bake.duration=1s",
-        // No client is there who could prove it.
+        // Without clients, nothing could prove it.
         "bake.on_inconclusive=promote",
     ];
     deploy(&stack, 0, "v2", &settings).await?;
@@ -206,7 +207,7 @@ async fn bake_rolls_back_label_drift_and_restarts() -> Result {
     traffic.stop().await.ensure_none_failed()
 }
 
-/// Deploys a good release behind a router that sends clients elsewhere once they are switched.
+/// Deploys a good release behind a router that sends clients elsewhere after the switch.
 async fn led_astray(port: impl FnOnce(&Stack) -> u16, because: &str) -> Result {
     let stack = Stack::of_processes("model-server", BAKE)?;
     stack.reach_another_in("green_then_blue", port(&stack))?;
@@ -283,7 +284,7 @@ async fn validate_runs_single_gates_on_idle_color() -> Result {
         "{}",
         other.stdout
     );
-    // What is only skipped is not proven.
+    // Skipped gates prove nothing.
     let skipped = ["validate", "--only", "shadow", "--set"];
     let skipped = [&skipped[..], &["router.shadow_log="]].concat();
     let skipped = stack.expect(10, &skipped).await?;
@@ -292,7 +293,7 @@ async fn validate_runs_single_gates_on_idle_color() -> Result {
         "{}",
         skipped.stdout
     );
-    // Makes a load of its own.
+    // This gate generates its own load.
     stack.expect(0, &["validate", "--only", "headroom"]).await?;
     let status = stack.status().await?;
     ensure!(status["active"] == "blue", "{status}");

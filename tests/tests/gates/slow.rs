@@ -1,4 +1,4 @@
-//! Faulty releases that every gate judges: one of them fails it, for the right reason, and no other one.
+//! Faulty releases judged by all gates: exactly one gate fails, for the right reason.
 
 use anyhow::ensure;
 use end_to_end::{Stack, post};
@@ -8,8 +8,8 @@ use super::{
     ALL, BAKE, CLIENTS, FEW, LONG_PAUSE, PAUSE, Result, SHORT, deploy, findings, rolled_back,
 };
 
-/// Asks an idle release every gate beside an active one, under traffic that must not notice: `gate` alone
-/// is not passed, for this reason.
+/// Runs every gate on an idle release beside an active one, under traffic that must not fail. Only `gate` must
+/// not pass, for this reason.
 async fn stopped_by(
     gate: &str,
     [active, version]: [&str; 2],
@@ -81,7 +81,7 @@ async fn identity_refuses_other_files_under_same_version() -> Result {
 async fn reachable_refuses_release_that_router_does_not_reach() -> Result {
     let stack = Stack::of_processes("faulty-server", BAKE)?;
     stack.reach_another_in("green", stack.ports().blue())?;
-    // It would answer copies in place of the candidate.
+    // The other server would answer copies in the candidate's place.
     let gates = r#"gates.run=["identity","reachable","smoke","golden","agreement"]"#;
     let because = "the router reaches another server: it reports version v1, but v2 is wanted";
     stopped_in(&stack, "reachable", ["v1", "v2"], &[gates], because).await
@@ -184,8 +184,8 @@ async fn bake_rolls_back_errors_in_own_counters() -> Result {
     let arguments = ["deploy", "v2", "--bake", "30s"];
     let deployer = stack.start_deployer(&arguments)?;
     stack.await_phase("switched").await?;
-    // Sent past the router, whose log shows nothing of it. Its forward pass takes many times the 1 ms that
-    // the header allows.
+    // Sent past the router, whose log shows nothing of it. Its forward pass takes many times the 1 ms that the
+    // header allows.
     let green = format!("127.0.0.1:{}", stack.ports().green());
     let text = "not so fine, ".repeat(16);
     let body = serde_json::json!({"texts": vec![text; 64]}).to_string();

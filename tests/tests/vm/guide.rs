@@ -1,4 +1,4 @@
-//! The operations guide, taken at its word.
+//! The commands of the guide for virtual machines.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What lies on a laptop: a checkout, a model for tensors, an image that is nearly the model server's.
+//! The files on a laptop: a checkout, a model for tensors, and an image derived from the model server's.
 
 use std::{fs, io::Write as _, path::Path, process::Command, time::SystemTime};
 
@@ -10,7 +10,7 @@ use crate::{
     machine::{Machine, run},
 };
 
-/// A checkout that has never sent anything, with what `scripts/vm` takes.
+/// A fresh checkout with what `scripts/vm` needs.
 pub(crate) struct Checkout(TempDir);
 
 impl Checkout {
@@ -33,7 +33,7 @@ impl Checkout {
         self.0.path()
     }
 
-    /// Under this version there is now another release.
+    /// Puts another release under this version.
     pub(crate) fn mistake(&self, version: &str, other: &str) -> Result {
         let models = self.path().join("models/sentiment");
         fs::remove_dir_all(models.join(version))?;
@@ -42,19 +42,19 @@ impl Checkout {
     }
 }
 
-/// A service of a model for tensors, beside the one of texts.
+/// A service with a model for tensors, beside the service for texts.
 pub(crate) struct Tensors {
     models: TempDir,
     image: String,
 }
 
 impl Tensors {
-    /// Where its clients come in.
+    /// Its port for clients.
     pub(crate) const PORT: u16 = 9080;
-    /// Where it is asked.
+    /// Its control port.
     pub(crate) const INFER: &str = "/v2/models/tokens/infer";
 
-    /// The graphs of the shipped releases alone, as `tokens`, on `image`.
+    /// The graphs of the shipped releases, as the model `tokens`, on `image`.
     pub(crate) fn new(image: &Derived) -> Result<Self> {
         let models = tempfile::tempdir()?;
         let tokens = models.path().join("tokens");
@@ -74,7 +74,7 @@ impl Tensors {
         })
     }
 
-    /// As if the heavy graph had been copied then.
+    /// Sets the modification time of the heavy graph.
     pub(crate) fn touch(&self, when: SystemTime) -> Result {
         let graph = self.models.path().join("tokens/v1/model.onnx");
         let file = fs::OpenOptions::new().append(true).open(graph)?;
@@ -99,10 +99,11 @@ impl Tensors {
     }
 }
 
-/// Gives a graph a long description that cannot be compressed much: its upload takes long enough to be cut.
+/// Gives a graph a long, incompressible description, so that its upload takes long enough to be interrupted.
 fn make_heavy(graph: &Path) -> Result {
     const LENGTH: usize = 1 << 25;
-    // Field 6 of ONNX's ModelProto, `doc_string`, in the encoding of Protocol Buffers; the length by sevens of bits.
+    // Field 6 of ONNX's ModelProto, `doc_string`, in Protocol Buffers' encoding, with its length in groups of
+    // seven bits.
     let mut field = vec![6 << 3 | 2, 0x80, 0x80, 0x80, 0x10];
     debug_assert_eq!(LENGTH, 0x10 << 21);
     field.extend(std::iter::repeat_with(|| fastrand::alphanumeric() as u8).take(LENGTH));

@@ -1,4 +1,4 @@
-//! A machine that has nothing: a container that boots systemd, with an sshd and a Docker engine of its own.
+//! A bare machine: a container that boots systemd, with sshd and a Docker engine of its own.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::Result;
 
-/// Where clients come in, unless a service is given another one.
+/// The default port for clients.
 pub(crate) const PORT: u16 = 8080;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -38,7 +38,7 @@ impl Machine {
             .arg(&key))?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("blue-green-vm-{}-{number}", std::process::id());
-        // Dropped also where it does not boot.
+        // Dropped also if it does not boot.
         let mut machine = Self {
             name,
             address: String::new(),
@@ -56,17 +56,17 @@ impl Machine {
         &self.address
     }
 
-    /// As `HOST` has it.
+    /// Its address for `HOST`.
     pub(crate) fn host(&self) -> String {
         format!("admin@{}", self.address)
     }
 
-    /// Runs something there, as root, past sshd; the first command that fails is the last.
+    /// Runs a script there as root without SSH. The script ends at its first failure.
     pub(crate) fn inside(&self, commands: &str) -> Result<String> {
         run(Command::new("docker").args(["exec", &self.name, "bash", "-ec", commands]))
     }
 
-    /// Waits until this holds there.
+    /// Waits for a condition there.
     pub(crate) fn wait_until(&self, condition: &str) -> Result {
         let wait = format!(
             "for _ in $(seq 600); do if {condition}; then exit; fi; sleep 0.2; done; exit 1"
@@ -114,19 +114,19 @@ impl Machine {
         command
     }
 
-    /// `scripts/vm`, which must come to this; what it said.
+    /// Runs `scripts/vm`, and expects this exit code. Returns its output.
     pub(crate) fn expect(&self, code: i32, arguments: &[&str]) -> Result<String> {
         ends_with(code, &mut self.vm(arguments))
     }
 
-    /// More settings for the service's deployer.
+    /// Adds settings for the service's deployer.
     pub(crate) fn set(&self, settings: &str) -> Result {
         let file = "/opt/blue-green/deployer.toml";
         self.inside(&format!("cat >>{file} <<'END'\n{settings}\nEND\n"))
             .map(drop)
     }
 
-    /// Leaves little room for what the deployer writes.
+    /// Fills the disk of the deployer's files.
     pub(crate) fn fill_disk(&self) -> Result {
         let state = "/opt/blue-green/state";
         self.inside(&format!(
@@ -147,7 +147,7 @@ impl Machine {
         Ok(Traffic::start(self.router()?, 8, PAUSE, golden_bodies()?))
     }
 
-    /// Waits until the router answers with this version, and sees no other one before.
+    /// Waits until the router answers with this version, and fails if another one answers before.
     pub(crate) async fn until_served(&self, version: &str) -> Result {
         let deadline = Instant::now() + Duration::from_mins(3);
         loop {
@@ -166,12 +166,12 @@ impl Machine {
         }
     }
 
-    /// Ends every SSH connection as soon as this holds there.
+    /// Kills every SSH connection as soon as the condition holds there.
     pub(crate) fn cut_when(&self, condition: &str) -> Result<Child> {
         self.when(condition, "pkill -KILL -f '[s]shd: admin'")
     }
 
-    /// The same, and none can be made until sshd is started again.
+    /// The same, and sshd stays down until it is started again.
     pub(crate) fn vanish_when(&self, condition: &str) -> Result<Child> {
         self.when(
             condition,
@@ -187,7 +187,7 @@ impl Machine {
         Ok(Command::new("docker").args(exec).spawn()?)
     }
 
-    /// Looks at a deployment until it says this, and then freezes: its connection stays and is dead.
+    /// Shows a deployment until it prints this, and then freezes: the connection stays open and dead.
     pub(crate) fn frozen_viewer(&self, arguments: &[&str], until: &str) -> Result<Group> {
         let mut viewer = self.vm(arguments);
         let mut viewer = Group::spawn(viewer.stderr(Stdio::piped()))?;
@@ -201,7 +201,7 @@ impl Machine {
         anyhow::bail!("it never said {until:?}")
     }
 
-    /// Everything stops and starts.
+    /// Reboots the machine.
     pub(crate) fn reboot(&mut self) -> Result {
         run(Command::new("docker").args(["restart", &self.name]))?;
         let address = [
@@ -223,7 +223,7 @@ impl Drop for Machine {
     }
 }
 
-/// A command and all that it has started, killed when dropped.
+/// A command with all its child processes, killed when dropped.
 pub(crate) struct Group(Child);
 
 impl Group {
@@ -252,7 +252,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command that must come to this; what it said.
+/// Runs a command, and expects this exit code. Returns its output.
 pub(crate) fn ends_with(code: i32, command: &mut Command) -> Result<String> {
     let output = command.output()?;
     let said = words(&output);

@@ -1,4 +1,4 @@
-//! From here to machines that have nothing.
+//! Shipping to bare machines.
 
 mod guide;
 mod laptop;
@@ -18,11 +18,10 @@ use machine::{Group, Machine, PORT, ends_with, words};
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// Two cores carry a machine, its servers and their clients: figures that would make a release suspect
-/// elsewhere are none here.
+/// Two cores carry the machine, its servers, and their clients, so the default limits do not fit.
 const LENIENT: &str =
     "[load]\nconcurrency = 50\nmax_p99 = \"19s\"\n[comparison]\nnegligible = \"500ms\"\n";
-/// The gates that take no time; the others are asked once.
+/// The fast gates; the others run once.
 const FEW_GATES: &str = "gates.run=[\"identity\", \"reachable\", \"smoke\"]";
 const SHORT_WATCH: &str = "bake.duration=2s";
 
@@ -80,7 +79,7 @@ fn provisioning_again_changes_nothing_also_from_another_laptop(
     ensure!(said.contains("changed    Docker was installed"), "{said}");
     let said = ends_with(0, &mut machine.vm_of(other_laptop.path(), &["provision"]))?;
     ensure!(!said.contains("  changed"), "{said}");
-    // What is somebody else's already, or another service's.
+    // Names and ports that another user or service has.
     for (name, port, why) in [("admin", "9000", "a user"), ("other", "8083", "five ports")] {
         let mut other = machine.vm(&["provision"]);
         let said = ends_with(2, other.env("NAME", name).env("PORT", port))?;
@@ -104,7 +103,7 @@ async fn an_image_that_was_cut_is_gone_on_with(machine: &Machine) -> Result {
     ensure!(cut.wait()?.success(), "nothing was cut");
     ensure!(said.contains("continuing after"), "{said}");
     machine.until_served("v1").await?;
-    // Only the routers can be reached from outside.
+    // Only the routers are reachable from outside.
     let listening = machine.inside("ss -ltnH | awk '{print $4}' | grep -v '^127\\.' | sort -u")?;
     for address in listening.lines() {
         let port = address.rsplit(':').next().unwrap_or_default();
@@ -113,7 +112,7 @@ async fn an_image_that_was_cut_is_gone_on_with(machine: &Machine) -> Result {
     Ok(())
 }
 
-/// That so many bytes of something lie at the service, not whole yet.
+/// A condition: this many bytes of a transfer have arrived, and it is not complete.
 fn has_arrived(service: &str, bytes: usize) -> String {
     format!("[ \"$(cat /opt/{service}/incoming/*.gz 2>/dev/null | wc -c)\" -gt {bytes} ]")
 }
@@ -144,13 +143,13 @@ async fn a_model_that_was_cut_is_not_used_and_gone_on_with(
 ) -> Result {
     let here = end_to_end::repository();
     ends_with(0, &mut tensors.vm(machine, &here, &["provision"]))?;
-    // As the guide says.
+    // As in the guide.
     let asked = format!("predict_path = \"{}\"", Tensors::INFER);
     machine.inside(&format!(
         "sed -i 's|^\\[probe\\]$|&\\n{asked}|' /opt/second/deployer.toml"
     ))?;
 
-    // The connection breaks, and somebody closes the laptop.
+    // The connection breaks, and the laptop is closed.
     let mut cut = machine.vanish_when(&has_arrived("second", 2_000_000))?;
     let mut ship = tensors.vm(machine, &here, &["ship", "v1"]);
     let laptop = Group::spawn(ship.stderr(Stdio::null()))?;
@@ -162,13 +161,13 @@ async fn a_model_that_was_cut_is_not_used_and_gone_on_with(
     )?;
     ensure!(used.trim().is_empty(), "{used}");
 
-    // Another one has the same release, copied at another time.
+    // Another checkout has the same release, copied at another time.
     tensors.touch(SystemTime::now())?;
     let mut ship = tensors.vm(machine, other_laptop.path(), &["ship", "v1"]);
     let said = ends_with(0, &mut ship)?;
     ensure!(said.contains("continuing after"), "{said}");
     ensure!(!said.contains("is not what was sent"), "{said}");
-    // Of an image that is nearly the same as one over there, only what differs is sent.
+    // Of an image that differs little from one there, only the difference is sent.
     ensure!(
         said.contains("-derived-") && said.contains(", 1 MB;"),
         "{said}"
@@ -249,7 +248,7 @@ async fn under_load_a_deployment_outlives_its_connection(machine: &Machine) -> R
     ensure!(said.contains("the same command again"), "{said}");
     let said = machine.expect(75, &["deploy", "v1"])?;
     ensure!(said.contains("another deployment is at work"), "{said}");
-    // Somebody who looks on without seeing the end takes it from nobody.
+    // A viewer that leaves before the end keeps the result available to others.
     let frozen = machine.frozen_viewer(&["deploy", "v2"], "going on already")?;
     machine.wait_until("[ -e /opt/blue-green/attempts/last/code ]")?;
     let said = machine.expect(0, &["deploy", "v2"])?;
@@ -284,7 +283,7 @@ async fn after_a_reboot_the_same_color_is_active(machine: &mut Machine) -> Resul
     for what in ["promoted: v2 on green", "router-1", "green-1"] {
         ensure!(said.contains(what), "no {what}: {said}");
     }
-    // The service's user may empty all logs, and the router goes on in them.
+    // The service's user may empty all logs, and the router continues to write them.
     machine.inside("logrotate --force /etc/logrotate.d/blue-green")?;
     machine.until_served("v2").await?;
     machine.wait_until("[ -s /opt/blue-green/run/logs/access.log ]")
@@ -329,7 +328,7 @@ fn base_images_are_pinned_to_what_their_registry_serves(machine: &Machine) -> Re
     ensure!(pinned == [&*first; 4], "{pinned:?} are not {first}");
     let again = laptop.pin()?;
     ensure!(again == pinned, "{again:?}");
-    // The tag moves, and the pins on request.
+    // The tag moves, and the pins follow on request.
     let second = registry::push(machine, "model-server:latest", "base:1")?;
     ensure!(second != first, "{second} twice");
     let moved = laptop.pin()?;
@@ -346,7 +345,7 @@ async fn several_machines_are_deployed_until_one_fails() -> Result {
     the_service_moves_as_the_guide_says(first, second).await
 }
 
-/// Both at a time, which takes half of the time.
+/// Both at a time, which takes half as long.
 fn two_provisioned_machines() -> Result<[Machine; 2]> {
     let machines = [Machine::start()?, Machine::start()?];
     let mut provisioning = machines
@@ -420,7 +419,7 @@ async fn what_was_lost_is_restored_as_the_guide_says(machine: &Machine) -> Resul
 }
 
 async fn the_service_moves_as_the_guide_says(from: &Machine, to: &Machine) -> Result {
-    // The new machine has had the service before, as a bare one would cost minutes.
+    // The new machine had the service before, because a bare one would take minutes.
     to.inside(&guide::commands("Taking it away.")?)?;
     let left = to.inside(
         "docker ps --all --quiet; docker network ls --format '{{.Name}}' | grep blue || true
@@ -449,7 +448,7 @@ async fn the_service_moves_as_the_guide_says(from: &Machine, to: &Machine) -> Re
     Ok(())
 }
 
-/// What was given after provisioning is there, and readable for the service's user alone.
+/// Settings given after provisioning are kept, readable only for the service's user.
 fn settings_are_kept(machine: &Machine) -> Result {
     let modes = machine.inside(
         "cd /opt/blue-green

@@ -1,4 +1,4 @@
-//! A registry on a machine's loopback, and a laptop's files beside it.
+//! A registry on a machine's loopback, with a laptop's files beside it.
 
 use end_to_end::repository;
 
@@ -18,7 +18,7 @@ pub(crate) fn start(machine: &Machine) -> Result {
     machine.wait_until("bash -c 'exec 3<>/dev/tcp/127.0.0.1/5000' 2>/dev/null")
 }
 
-/// Gives it an image under this name; how whoever wants exactly this one calls it.
+/// Pushes an image under this name. Returns its reference by digest.
 pub(crate) fn push(machine: &Machine, image: &str, name: &str) -> Result<String> {
     let name = format!("{ADDRESS}/{name}");
     let digest = machine.inside(&format!(
@@ -29,11 +29,11 @@ pub(crate) fn push(machine: &Machine, image: &str, name: &str) -> Result<String>
     Ok(format!("{name}@{}", digest.trim()))
 }
 
-/// What `scripts/pin-images` reads and writes, where the registry is reached.
+/// The files of `scripts/pin-images`, on a machine that reaches the registry.
 pub(crate) struct Laptop<'a>(&'a Machine);
 
 impl<'a> Laptop<'a> {
-    /// All base images are `base:1` of the registry, since the shipped ones are nowhere to be had.
+    /// All base images are `base:1` of the registry, because the shipped ones are unreachable here.
     pub(crate) fn on(machine: &'a Machine) -> Result<Self> {
         machine.inside("mkdir -p /root/laptop/scripts /root/laptop/docker")?;
         for name in ["scripts/pin-images", "docker/Dockerfile", "compose.yaml"] {
@@ -47,7 +47,7 @@ impl<'a> Laptop<'a> {
         Ok(Self(machine))
     }
 
-    /// The base images as they are pinned: three of the build, and the router's, as Compose reads it.
+    /// The pinned base images: three of the build, and the router's, as Compose reads them.
     pub(crate) fn pin(&self) -> Result<Vec<String>> {
         let images = self.0.inside(
             "    cd /root/laptop

@@ -50,7 +50,7 @@ pub(crate) async fn run(
     let metrics = Metrics::default();
     let alerts = Alerts::new(settings, Some(settings.state.join("alerts.json")))?;
     let mut state = MonitorState::read(&settings.state);
-    // A monitor that was killed after queueing an alert and before saving its state.
+    // A monitor that was killed after queuing an alert and before saving its state.
     for alert in alerts.undelivered() {
         match alert.kind {
             Kind::Down => state.set_down(alert.color, true),
