@@ -182,6 +182,9 @@ async fn flags_and_logs_are_closed_to_other_users() -> Result {
         let is = (found.uid(), found.mode() & 0o7777);
         ensure!(is == (owner, mode), "{path}: {is:?}");
     }
+    // The same containers again: the router must still be able to write where it has to.
+    stack.expect(0, &["down"]).await?;
+    stack.expect(0, &["up"]).await?;
     Ok(())
 }
 

@@ -105,7 +105,7 @@ impl ComposeFleet {
         const TOPIC: &str = "nginx";
         // As root with the `user` directive of compose.yaml's command.
         const TEST: &str = "[ \"$(id -u)\" -ne 0 ] || as_root='user root;'
-            nginx -p /srv/router -c /etc/router/nginx.conf -e stderr -g \"${as_root:-}\" -t -q";
+            nginx -p /tmp -c /etc/router/nginx.conf -e stderr -g \"${as_root:-}\" -t -q";
 
         let Ok((ServiceState::Running, _)) = self.inspect(Service::Router).await else {
             return None;
