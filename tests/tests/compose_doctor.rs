@@ -159,7 +159,7 @@ async fn doctor_names_killed_container() -> Result {
     stack.docker(&["compose", "kill", "green"])?;
     let killed = [
         "container green exited, exit code 137: SIGKILL ended it",
-        "it wanted more memory than COLOR_MEMORY in .env allows",
+        "it needed more memory than COLOR_MEMORY in .env allows",
     ];
     says(&stack, &[], &killed).await?;
     let variables = stack.path(".env");
@@ -267,7 +267,7 @@ async fn doctor_names_full_docker_disk_and_short_timeout() -> Result {
     says(&stack, &full, &words).await?;
     let hasty = ["--set", "fleet.compose.timeout=40s"];
     let words = [
-        "time limits  blue may take 45s to end (stop_grace_period in compose.yaml)",
+        "time limits  blue may take 45s to stop (stop_grace_period in compose.yaml)",
         "no longer than 40s (fleet.compose.timeout)",
         "-> raise fleet.compose.timeout",
     ];

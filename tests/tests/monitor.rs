@@ -317,11 +317,17 @@ async fn metrics_report_client_requests() -> Result {
     let address = format!("127.0.0.1:{}", ports.metrics());
     let setting = format!("monitor.metrics={address}");
     let watched = Monitored::begin(&["--set", &setting]).await?;
+    let metrics = async || get(&address, "/metrics").await;
+    // The monitor ignores requests that were logged before it started: its first round must be over.
+    until(async || {
+        let text = metrics().await.unwrap_or_default();
+        Ok(text.contains("deployer_active{color=\"green\"} 1"))
+    })
+    .await?;
     let traffic = watched.stack.traffic(8, PAUSE)?;
     traffic.reach(500).await?;
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    let metrics = async || get(&address, "/metrics").await;
     until(async || {
         let text = metrics().await?;
         let counted = text.lines().find_map(|line| {
