@@ -171,7 +171,7 @@ async fn doctor_names_killed_container() -> Result {
     // Some engines do not report that memory was the reason.
     all_in(
         &said,
-        &["it wanted more memory than", "COLOR_MEMORY in .env"],
+        &["it needed more memory than", "COLOR_MEMORY in .env"],
     )
 }
 
@@ -268,7 +268,7 @@ async fn doctor_names_full_docker_disk_and_short_timeout() -> Result {
     let hasty = ["--set", "fleet.compose.timeout=40s"];
     let words = [
         "time limits  blue may take 45s to stop (stop_grace_period in compose.yaml)",
-        "no longer than 40s (fleet.compose.timeout)",
+        "may take only 40s (fleet.compose.timeout)",
         "-> raise fleet.compose.timeout",
     ];
     says(&stack, &hasty, &words).await
