@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Sourced by scripts/test and scripts/test-all, which set -e: runs named steps, prints a table of how long each
-# took when the script ends, and prepares the images that Docker builds start from.
+# scripts/test and scripts/test-all source this file, with `set -e`. It runs named steps, prints the duration of each step
+# when the script ends, and prepares the base images.
 
 steps=() current='' began=0
 
-# step NAME COMMAND... - a command that fails ends the script.
+# step NAME COMMAND... - runs a step. If the command fails, the script ends.
 step() {
     current=$1 began=$SECONDS
     shift
@@ -13,7 +13,7 @@ step() {
     end_step passed
 }
 
-# end_step RESULT
+# end_step RESULT - records the duration and the result of the current step.
 end_step() {
     steps+=("$(printf '%-72s %6d s  %s' "$current" $((SECONDS - began)) "$1")")
     current=''
@@ -27,12 +27,12 @@ print_steps() {
 }
 trap print_steps EXIT
 
-# A registry serves the official images; without one, images are made from the distribution's packages.
+# Uses the official images if a registry is reachable. Otherwise it makes images from the distribution's packages.
 prepare_images() {
     if timeout 60 docker pull --quiet nginx:1.30 >/dev/null 2>&1; then
         return 0
     fi
-    echo "no image registry is reached: making base images from the distribution's packages" >&2
+    echo "no image registry is reachable: making base images from the distribution's packages" >&2
     local settings name value
     settings=$(scripts/base-images)
     while IFS='=' read -r name value; do

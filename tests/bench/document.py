@@ -23,10 +23,10 @@ from figures import (
 TEMPLATES = Path(__file__).with_name("templates")
 SECTIONS = ["models", "overload", "switching", "generator"]
 
-# The share of all cores from which on the machine was not quiet.
+# The machine is not quiet if other processes use this share of all cores, or more.
 QUIET = 0.20
-NOISY = "**the machine was not quiet: something else was at work, and the figures suffer from it**"
-# What things are called.
+NOISY = "**the machine was not quiet: other processes used its cores, which distorts the figures**"
+# The names of models, routes, and so on in the document.
 NAMES = tomllib.loads(Path(__file__).with_name("names.toml").read_text())
 
 
@@ -43,7 +43,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def replace_section(document: str, section: str, text: str) -> str:
-    """Returns the document with one section's text, and the others as they were."""
+    """Replaces the text of one section of a document, and returns the document."""
     parts = [fill("head")]
     for name in SECTIONS:
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -65,7 +65,7 @@ def rows(lines: Iterable[Iterable[Any]]) -> str:
 
 
 def align(text: str) -> str:
-    """Pads the tables in a text: the first column to the left, the others to the right."""
+    """Aligns the tables in a text: the first column to the left, the others to the right."""
     parts: list[str] = []
     for is_table, lines in groupby(text.splitlines(), lambda line: line.startswith("|")):
         if not is_table:
@@ -81,7 +81,7 @@ def align(text: str) -> str:
 
 
 def machine(about: dict[str, Any]) -> str:
-    """Returns where the figures come from, as a list."""
+    """Returns the data of the machine that was measured, as a list."""
     others = about["used_by_others"]
     told = {
         "instruction_sets": instruction_sets(about["processor_flags"]),
@@ -94,13 +94,13 @@ def machine(about: dict[str, Any]) -> str:
 
 
 def instruction_sets(flags: list[str]) -> str:
-    """Returns which of the instruction sets that matter a processor has, and which it lacks."""
+    """Returns which instruction sets of names.toml a processor has, and which it lacks."""
     names = NAMES["instruction_sets"].items()
     return ", ".join(name if flag in flags else f"no {name}" for flag, name in names)
 
 
 def rate(per_second: float) -> str:
-    """Returns a rate, with a digit behind the point where it is small."""
+    """Returns a rate, with one decimal below 1,000."""
     return f"{per_second:.1f}" if per_second < 1000 else f"{per_second:,.0f}"
 
 
@@ -210,7 +210,7 @@ def total(counts: Iterable[dict[str, int]]) -> Counter[str]:
 
 
 def time_ratio(dividend: float, divisor: float) -> str:
-    """Returns a ratio of times; none if one is missing, or was before the command's return."""
+    """Returns a ratio of times, or "" if one is missing or not positive."""
     return f"{dividend / divisor:.2f}" if dividend > 0 and divisor > 0 else ""
 
 
@@ -224,7 +224,7 @@ def _generator(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _beside(records: list[dict], target: str) -> str:
-    """Returns the rows of both tools, and of what the server told where it did."""
+    """Returns the rows of both tools, and of the server's own figures if there are any."""
     lines = []
     for figure in ("per_second", "p50", "p90", "p99"):
         name, digits = ("requests/s", 0) if figure == "per_second" else (f"{figure}, ms", 1)

@@ -1,4 +1,4 @@
-"""What a server does that is asked for four times what it can give."""
+"""The model server under four times the load that it can answer."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What clients notice of a switch, by each way to switch; and what the router costs."""
+"""What clients notice of a switch, for each way to switch, and the cost of the router."""
 
 import json
 import os
@@ -34,9 +34,9 @@ CONNECTIONS = 64
 LOADS = {"moderate": 150, "saturating": 5}
 WAYS = ["deployer", "flag", "reload"]
 VERSIONS = {"blue": "v1", "green": "v2"}
-# How long the new release is left alone before the next switch, at least.
+# The shortest time between a switch and the next one, in seconds.
 SETTLED = 0.6
-# A switch that no client noticed for so long did not happen; nginx starts and reloads far faster.
+# Seconds after which a switch counts as failed. nginx starts and reloads far faster.
 PATIENCE = 10
 
 SERVING = {"connections": 64, "rounds": 3, "seconds": 5}
@@ -68,9 +68,9 @@ class Routers:
     def __init__(self, session: Session, stack: ExitStack):
         self.ports: dict[str, int] = read_json(stack.enter_context(rust_program("stack")))
         self.directory = Path(self.ports.pop("directory"))
-        # A standby would answer in place of an active color that fails, by the flag only.
+        # A standby would hide failures of the active color, and only behind this project's router.
         if list(self.directory.glob("run/flags/fit-*")):
-            raise MeasurementError("a standby is fit to step in: the ways are not equal")
+            raise MeasurementError("a fit-* flag is set, so a standby could hide failures")
         self.plain = session.scratch / "plain-router"
         (self.plain / "logs").mkdir(parents=True)
         shutil.copy(self.directory / "nginx/nginx.conf", self.plain)
@@ -167,7 +167,7 @@ def observe(
     complete = [it for it in answers if "version" in it and it["started"] + it["took"] < until]
     of_new = [it for it in complete if it["version"] == version and it["started"] >= began]
     if not of_new:
-        raise MeasurementError(f"no client noticed a switch to {version}")
+        raise MeasurementError(f"no client got an answer of {version} after the switch to it")
     first = min(it["started"] + it["took"] for it in of_new)
     # Requests that began after the return, and that the old version answered.
     of_old = [it for it in complete if it["version"] != version and it["started"] >= returned]
