@@ -15,13 +15,13 @@ use tokio::{
     time,
 };
 
-use crate::settings::AddressArguments;
+use crate::config::arguments::AddressArguments;
 
 /// A server that takes longer than this to tell its health is not healthy.
-const BOUND: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The answer is read up to this many bytes.
-const LARGEST_ANSWER: u64 = 64 * 1024;
+const MAX_RESPONSE_BYTES: u64 = 64 * 1024;
 
 /// Why a server counts as not healthy.
 #[derive(Debug, Error)]
@@ -38,7 +38,7 @@ pub enum HealthcheckError {
         source: io::Error,
     },
     /// It accepts and says nothing.
-    #[error("{0} did not answer within {BOUND:?}")]
+    #[error("{0} did not answer within {TIMEOUT:?}")]
     Timeout(Uri),
     /// It says that it is not healthy.
     #[error("{url} answered {answer}")]
@@ -84,7 +84,7 @@ impl HealthcheckArguments {
 /// Asks once and returns the server's own words if it is healthy.
 pub async fn healthcheck(arguments: HealthcheckArguments) -> Result<String, HealthcheckError> {
     let url = arguments.resolve()?;
-    let answer = time::timeout(BOUND, get(&url))
+    let answer = time::timeout(TIMEOUT, get(&url))
         .await
         .map_err(|_| HealthcheckError::Timeout(url.clone()))??;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -112,7 +112,10 @@ async fn get(url: &Uri) -> Result<String, HealthcheckError> {
         let mut stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.take(LARGEST_ANSWER).read_to_end(&mut answer).await?;
+        stream
+            .take(MAX_RESPONSE_BYTES)
+            .read_to_end(&mut answer)
+            .await?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
     };
     ask.await.map_err(|source| HealthcheckError::Unreachable {

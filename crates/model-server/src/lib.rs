@@ -1,46 +1,50 @@
-//! Serves one release of a text classifier over HTTP.
+//! Serves one release of a model over HTTP.
 //!
-//! [`run`] is the whole server. [`serve`] is the same for whoever has a listener and a stop
-//! signal of their own. Both take a function that may put layers around the router.
+//! [`run`] is the whole server. [`serve`] does the same on a listener and with a stop signal of the caller. Both take a
+//! function that may add layers around the router.
 //!
-//! | Room | What happens there |
+//! | Module | Contents |
 //! |---|---|
-//! | `http` | every route on one screen, every layer in `layers`; one file per noun; errors become statuses in one place |
-//! | `text` | tokenize, truncate, labels, softmax |
-//! | `batch` | what waits, what goes through the model together, and the threads that do it |
-//! | `model` | how texts become a graph's inputs, and what its outputs mean |
-//! | `engine` | one trait, one file per engine |
-//! | `metrics` | every counter |
-//! | `telemetry` | traces: who called, and where spans go |
-//! | `logging` | lines, and the thread that writes them |
-//! | `lifecycle` | load, warm up, ready, drain, stop |
+//! | `config` | settings from flags and the environment |
+//! | `server` | routes, layers, connections, and the lifecycle: load, serve, drain, stop |
+//! | `api` | one handler a file; `error` maps every error to its status |
+//! | `task` | how inputs become tensors, and what the outputs mean |
+//! | `tokenizer` | from texts to token IDs |
+//! | `scheduler` | the queue, its batches, and the worker threads |
+//! | `backend` | one trait, and a module for each engine |
+//! | `release` | loads and tests a release, step by step |
+//! | `metrics`, `telemetry`, `logging` | metrics, traces, and the log |
 
-mod batch;
-mod connection;
-mod engine;
+mod api;
+mod api_keys;
+mod backend;
+mod busy_timer;
+mod config;
 mod healthcheck;
-mod http;
-mod keys;
-mod lifecycle;
 pub mod logging;
 mod measure;
+mod memory_budget;
 mod metrics;
-mod model;
+mod panic_message;
 mod phase;
-mod pulse;
-mod room;
-mod settings;
+mod release;
+mod scheduler;
+mod server;
 mod state;
+mod task;
 mod telemetry;
-mod text;
+mod tokenizer;
 
-pub use engine::{EngineKind, EngineUnavailable, GraphError};
-pub use healthcheck::{HealthcheckArguments, HealthcheckError, healthcheck};
-pub use keys::KeysError;
-pub use lifecycle::{LoadError, ServeError, bind, run, serve};
-pub use measure::{MeasureArguments, MeasureError, measure};
-pub use settings::{
-    AddressArguments, ConnectionLimits, LogFormat, RequestLog, ServeArguments, Settings,
-    SettingsError,
+pub use api_keys::KeysError;
+pub use backend::engine::{EngineKind, EngineUnavailable, GraphError};
+pub use config::{
+    ConnectionLimits, Settings, SettingsError,
+    arguments::{AddressArguments, ServeArguments},
+    log::{LogFormat, RequestLog},
 };
-pub use text::{ConfigError, TokenizerError};
+pub use healthcheck::{HealthcheckArguments, HealthcheckError, healthcheck};
+pub use measure::{MeasureArguments, MeasureError, measure};
+pub use release::LoadError;
+pub use server::lifecycle::{ServeError, bind, run, serve};
+pub use task::model_config::ConfigError;
+pub use tokenizer::text_tokenizer::TokenizerError;

@@ -19,19 +19,19 @@ use std::{
 use tracing::warn;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::settings::LogFormat;
+use crate::config::log::LogFormat;
 
 /// How much of the log waits for its reader at most: some ten thousand lines.
-const MOST_WAITING: usize = 4 * 1024 * 1024;
+const MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 
-/// How much is worth a write of its own, before [`LINGER`] is over.
-const ENOUGH: usize = 64 * 1024;
+/// How much is worth a write of its own, before [`FLUSH_DELAY`] is over.
+const FLUSH_BYTES: usize = 64 * 1024;
 
 /// How long a line may wait for others to be written with it.
-const LINGER: Duration = Duration::from_millis(10);
+const FLUSH_DELAY: Duration = Duration::from_millis(10);
 
 /// How long the end of the process waits for a reader that does not read.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
@@ -46,22 +46,22 @@ pub(crate) fn dropped_lines() -> u64 {
 /// Keep what it returns to the end of `main`: dropping it writes what has not been written.
 pub fn start(format: LogFormat) -> LogGuard {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let pipe = Pipe::default();
-    let guard = LogGuard(pipe.clone());
+    let buffer = LogBuffer::default();
+    let guard = LogGuard(buffer.clone());
     let writer = {
-        let pipe = pipe.clone();
+        let buffer = buffer.clone();
         thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || pipe.write_all_to(&mut io::stderr()))
+            .spawn(move || buffer.write_all_to(&mut io::stderr()))
     };
     if writer.is_err() {
         // Without a thread each line is written by whoever logs it.
-        pipe.lock().direct = true;
+        buffer.lock().direct = true;
     }
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(pipe);
+        .with_writer(buffer);
     let _ = match format {
         LogFormat::Plain => log.with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
@@ -72,21 +72,21 @@ pub fn start(format: LogFormat) -> LogGuard {
 /// Keeps the log going. Dropped, it writes what has not been written, for a second at most.
 #[derive(Debug)]
 #[must_use = "the log ends when this is dropped"]
-pub struct LogGuard(Pipe);
+pub struct LogGuard(LogBuffer);
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        self.0.close(LAST_WAIT);
+        self.0.close(SHUTDOWN_TIMEOUT);
     }
 }
 
 /// Between those who log and the one who writes.
 #[derive(Debug, Clone, Default)]
-struct Pipe(Arc<Shared>);
+struct LogBuffer(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<BufferedLines>,
     /// There is something to write, or enough of it, or no more to come.
     filled: Condvar,
     /// The writer has ended.
@@ -94,7 +94,7 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct BufferedLines {
     lines: Vec<u8>,
     /// Lines that found no room since the last that did.
     dropped: u64,
@@ -103,8 +103,8 @@ struct Waiting {
     direct: bool,
 }
 
-impl Pipe {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+impl LogBuffer {
+    fn lock(&self) -> MutexGuard<'_, BufferedLines> {
         self.0
             .waiting
             .lock()
@@ -121,7 +121,7 @@ impl Pipe {
         }
         let before = waiting.lines.len();
         let after = before + line.len();
-        if after > MOST_WAITING {
+        if after > MAX_BUFFERED_BYTES {
             waiting.dropped += 1;
             DROPPED.fetch_add(1, Ordering::Relaxed);
             return;
@@ -129,7 +129,7 @@ impl Pipe {
         waiting.lines.extend_from_slice(line);
         drop(waiting);
         // Not for each line: waking a thread costs more than the line.
-        if before == 0 || (before < ENOUGH && after >= ENOUGH) {
+        if before == 0 || (before < FLUSH_BYTES && after >= FLUSH_BYTES) {
             self.0.filled.notify_one();
         }
     }
@@ -140,13 +140,13 @@ impl Pipe {
         loop {
             let dropped = {
                 let filled = &self.0.filled;
-                let nothing = |it: &mut Waiting| it.lines.is_empty() && !it.closed;
-                let few = |it: &mut Waiting| it.lines.len() < ENOUGH && !it.closed;
+                let nothing = |it: &mut BufferedLines| it.lines.is_empty() && !it.closed;
+                let few = |it: &mut BufferedLines| it.lines.len() < FLUSH_BYTES && !it.closed;
                 let waiting = filled
                     .wait_while(self.lock(), nothing)
                     .unwrap_or_else(PoisonError::into_inner);
                 let (mut waiting, _) = filled
-                    .wait_timeout_while(waiting, LINGER, few)
+                    .wait_timeout_while(waiting, FLUSH_DELAY, few)
                     .unwrap_or_else(PoisonError::into_inner);
                 if waiting.lines.is_empty() && waiting.closed {
                     waiting.ended = true;
@@ -181,18 +181,18 @@ impl Pipe {
     }
 }
 
-impl<'a> MakeWriter<'a> for Pipe {
-    type Writer = Line<'a>;
+impl<'a> MakeWriter<'a> for LogBuffer {
+    type Writer = LineWriter<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line(self)
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter(self)
     }
 }
 
 /// Where a line goes; the subscriber writes each in one piece.
-struct Line<'a>(&'a Pipe);
+struct LineWriter<'a>(&'a LogBuffer);
 
-impl Write for Line<'_> {
+impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.push(line);
         Ok(line.len())
@@ -211,15 +211,15 @@ mod tests {
 
     #[test]
     fn no_line_is_lost_at_the_end_and_their_order_stays() {
-        let pipe = Pipe::default();
+        let buffer = LogBuffer::default();
         let mut written = Vec::new();
         let expected: String = "first line\nsecond line\n".repeat(5_000);
         thread::scope(|scope| {
-            let writer = scope.spawn(|| pipe.write_all_to(&mut written));
+            let writer = scope.spawn(|| buffer.write_all_to(&mut written));
             for line in expected.split_inclusive('\n') {
-                pipe.push(line.as_bytes());
+                buffer.push(line.as_bytes());
             }
-            pipe.close(LAST_WAIT);
+            buffer.close(SHUTDOWN_TIMEOUT);
             writer.join().unwrap();
         });
         assert_eq!(String::from_utf8(written).unwrap(), expected);
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_stalls_holds_nobody_up_and_loses_only_what_finds_no_room() {
-        let pipe = Pipe::default();
+        let buffer = LogBuffer::default();
         let (asked, is_asked) = channel();
         let (tell, told) = channel();
         let mut out = Stalled {
@@ -256,22 +256,22 @@ mod tests {
             written: 0,
         };
         let line = [b'a'; 1024];
-        let room = MOST_WAITING / line.len();
+        let reservation = MAX_BUFFERED_BYTES / line.len();
         thread::scope(|scope| {
             let writer = scope.spawn(|| {
-                pipe.write_all_to(&mut out);
+                buffer.write_all_to(&mut out);
                 out.written
             });
-            pipe.push(&line);
+            buffer.push(&line);
             is_asked.recv().unwrap();
-            for _ in 0..room + 7 {
-                pipe.push(&line);
+            for _ in 0..reservation + 7 {
+                buffer.push(&line);
             }
-            assert_eq!(pipe.lock().dropped, 7);
+            assert_eq!(buffer.lock().dropped, 7);
             // The end does not wait for it either, beyond the bound.
-            pipe.close(Duration::ZERO);
+            buffer.close(Duration::ZERO);
             drop(tell);
-            assert_eq!(writer.join().unwrap(), (room + 1) * line.len());
+            assert_eq!(writer.join().unwrap(), (reservation + 1) * line.len());
         });
     }
 }

@@ -13,15 +13,15 @@ use clap::Args;
 use thiserror::Error;
 
 use crate::{
-    batch::Plan,
-    engine::{Engine, Spread},
-    lifecycle::{LoadError, Loaded, load},
-    model::{Task, TextModel},
-    settings::{ServeArguments, Settings, SettingsError},
+    backend::engine::{Engine, Parallelism},
+    config::{Settings, SettingsError, arguments::ServeArguments},
+    release::{LoadError, Loaded, load},
+    scheduler::{batching_policy::BatchingPolicy, inference_pool::ExecutionPlan},
+    task::{ModelTask, classification::TextClassifier},
 };
 
 /// How many texts a worker takes at once, as if so many clients were waiting.
-const WAITING: usize = 32;
+const TEXTS_PER_ROUND: usize = 32;
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
@@ -78,11 +78,11 @@ pub fn measure(arguments: MeasureArguments) -> Result<f64, MeasureError> {
         .collect();
     let settings: Settings = arguments.serve.resolve()?;
     let Loaded {
-        plan: Plan { task, policy, .. },
+        plan: ExecutionPlan { task, policy, .. },
         engines,
         ..
     } = load(&settings)?;
-    let Task::Text(model) = task else {
+    let ModelTask::Text(model) = task else {
         return Err(MeasureError::NoTexts);
     };
     let next = AtomicUsize::new(0);
@@ -92,8 +92,8 @@ pub fn measure(arguments: MeasureArguments) -> Result<f64, MeasureError> {
         let mut count = Ok(0);
         engine.enter(&mut |engine| {
             count = run_until(end, engine, &model, &policy, || {
-                let start = next.fetch_add(WAITING, Ordering::Relaxed);
-                (start..start + WAITING).map(|at| texts[at % texts.len()])
+                let start = next.fetch_add(TEXTS_PER_ROUND, Ordering::Relaxed);
+                (start..start + TEXTS_PER_ROUND).map(|at| texts[at % texts.len()])
             });
         });
         count
@@ -123,8 +123,8 @@ pub fn measure(arguments: MeasureArguments) -> Result<f64, MeasureError> {
 fn run_until<'a, I: Iterator<Item = &'a str>>(
     end: Instant,
     engine: &mut dyn Engine,
-    model: &TextModel,
-    policy: &crate::batch::Policy,
+    model: &TextClassifier,
+    policy: &BatchingPolicy,
     take: impl Fn() -> I,
 ) -> Result<usize, String> {
     let mut count = 0;
@@ -137,7 +137,7 @@ fn run_until<'a, I: Iterator<Item = &'a str>>(
             let lengths: Vec<usize> = waiting.iter().map(|text| text.ids.len()).collect();
             let chosen = policy.choose(&lengths);
             let batch: Vec<_> = chosen.iter().map(|at| &waiting[*at]).collect();
-            let logits = engine.run(&model.pack(&batch), &[model.logits()], Spread::Alone);
+            let logits = engine.run(&model.pack(&batch), &[model.logits()], Parallelism::Single);
             logits.map_err(|error| error.to_string())?;
             count += chosen.len();
             for at in chosen.into_iter().rev() {

@@ -6,19 +6,19 @@ use std::{
 };
 
 use crate::{
-    batch::{Pulses, Shop},
-    engine::{EngineKind, Signature},
-    keys::ApiKeys,
-    metrics::Metrics,
+    api_keys::ApiKeys,
+    backend::{engine::EngineKind, tensor::Signature},
+    config::{Settings, log::RequestLog},
+    memory_budget::MemoryBudget,
+    metrics::counters::Metrics,
     phase::{CurrentPhase, Phase},
-    room::Budget,
-    settings::{RequestLog, Settings},
-    telemetry::Telemetry,
+    scheduler::{inference_pool::InferencePool, watchdog::Watchdog},
+    telemetry::tracer::Telemetry,
 };
 
 /// One request takes at most the queue's capacity divided by this: a larger one would find room only
 /// in an empty queue, and might be turned away forever.
-const SHARE_OF_QUEUE: usize = 4;
+const REQUEST_SHARE_OF_QUEUE: usize = 4;
 
 /// One server's shared state.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(crate) struct ServerState {
     /// Largest request body in bytes.
     pub(crate) max_body_bytes: usize,
     /// How much of memory large bodies may take together.
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) memory_budget: Arc<MemoryBudget>,
     /// The most texts that one request may have: all of them have to find room in the queue, also
     /// where others wait there.
     pub(crate) max_texts: usize,
@@ -60,9 +60,9 @@ pub(crate) struct Serving {
     /// The graph's inputs and outputs.
     pub(crate) signature: Signature,
     /// What the release answers, and where work waits for it.
-    pub(crate) shop: Arc<Shop>,
+    pub(crate) pool: Arc<InferencePool>,
     /// What the workers are doing.
-    pub(crate) pulses: Pulses,
+    pub(crate) watchdog: Watchdog,
 }
 
 impl ServerState {
@@ -74,8 +74,11 @@ impl ServerState {
             engine: settings.engine,
             request_timeout: settings.request_timeout,
             max_body_bytes: settings.max_body_bytes,
-            budget: Budget::new(settings.max_pending_bytes),
-            max_texts: settings.queue_capacity.get().div_ceil(SHARE_OF_QUEUE),
+            memory_budget: MemoryBudget::new(settings.max_pending_bytes),
+            max_texts: settings
+                .queue_capacity
+                .get()
+                .div_ceil(REQUEST_SHARE_OF_QUEUE),
             request_log: settings.request_log,
             keys: None,
             phase: CurrentPhase::loading(),
@@ -104,7 +107,7 @@ impl ServerState {
     /// A forward pass that outlasts what any client waits for answers nobody: whoever asks then
     /// must not be told that all is well. It is well again when the pass ends.
     fn stuck(&self, now: Instant) -> Option<String> {
-        let longest = self.serving.get()?.pulses.longest(now);
+        let longest = self.serving.get()?.watchdog.longest(now);
         (longest > self.request_timeout).then(|| {
             format!(
                 "stuck: a forward pass has taken {} s and has not ended",

@@ -7,7 +7,7 @@ use prometheus_client::encoding::{MetricEncoder, NoLabelSet};
 
 /// What a histogram counts in, and where its buckets end.
 #[derive(Debug)]
-pub(super) struct Scale {
+pub(crate) struct Scale {
     /// The largest value of each bucket but the last, which takes all others.
     bounds: &'static [u64],
     /// How many of the counted units make one of the exposed ones.
@@ -19,7 +19,7 @@ const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
 
 /// Durations, from a stage that does next to nothing to a request that nobody waits for.
-pub(super) static TIMES: Scale = Scale {
+pub(crate) static TIMES: Scale = Scale {
     bounds: &[
         50 * MICROSECOND,
         100 * MICROSECOND,
@@ -45,13 +45,13 @@ pub(super) static TIMES: Scale = Scale {
 };
 
 /// Texts of a batch.
-pub(super) static TEXTS: Scale = Scale {
+pub(crate) static TEXTS: Scale = Scale {
     bounds: &[1, 2, 4, 8, 16, 32, 64, 128],
     per_unit: 1.0,
 };
 
 /// Tokens of a batch.
-pub(super) static TOKENS: Scale = Scale {
+pub(crate) static TOKENS: Scale = Scale {
     bounds: &[
         16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768,
     ],
@@ -63,14 +63,14 @@ pub(super) static TOKENS: Scale = Scale {
 ///
 /// A scrape may see a value in its bucket and not yet in the sum; the count is that of the buckets.
 #[derive(Debug)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     scale: &'static Scale,
     buckets: Box<[AtomicU64]>,
     sum: AtomicU64,
 }
 
 impl Histogram {
-    pub(super) fn new(scale: &'static Scale) -> Self {
+    pub(crate) fn new(scale: &'static Scale) -> Self {
         Self {
             scale,
             buckets: (0..=scale.bounds.len())
@@ -81,24 +81,24 @@ impl Histogram {
     }
 
     /// Counts a value.
-    pub(super) fn observe(&self, value: u64) {
+    pub(crate) fn observe(&self, value: u64) {
         let place = self.scale.bounds.partition_point(|bound| *bound < value);
         self.buckets[place].fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
 
     /// Counts a number of things.
-    pub(super) fn observe_count(&self, count: usize) {
+    pub(crate) fn observe_count(&self, count: usize) {
         self.observe(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
     /// Counts a duration, in nanoseconds.
-    pub(super) fn observe_time(&self, duration: Duration) {
+    pub(crate) fn observe_time(&self, duration: Duration) {
         self.observe(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Writes it for a scrape.
-    pub(super) fn encode(&self, mut encoder: MetricEncoder) -> Result<(), std::fmt::Error> {
+    pub(crate) fn encode(&self, mut encoder: MetricEncoder) -> Result<(), std::fmt::Error> {
         let bounds = self.scale.bounds.iter().map(|bound| self.expose(*bound));
         let counts = self.buckets.iter().map(|it| it.load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(counts).collect();

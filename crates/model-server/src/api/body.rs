@@ -1,0 +1,216 @@
+use std::{mem, sync::Arc};
+
+use axum::{
+    body::{Body, Bytes, HttpBody as _},
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use http_body_util::BodyExt as _;
+use tokio::{task, time};
+
+use crate::{
+    api::{deadline::Deadline, error::ApiError},
+    memory_budget::{MemoryBudget, MemoryReservation},
+    server::decompress::SentBody,
+    state::ServerState,
+};
+
+/// How much of a body that is not wanted is read all the same, beyond the limit.
+///
+/// A server that answers and hangs up while the router still sends looks broken to it, and one
+/// client with a large body would have the release counted as failing. Above the router's limit.
+const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
+
+/// A whole body, and the room that it takes, if it is large.
+pub(crate) type BufferedBody = (Bytes, Option<Arc<MemoryReservation>>);
+
+/// Reads a whole body, if it is no larger than the server takes and comes in time. Of a compressed body
+/// the decompressed bytes count.
+///
+/// tower-http's body limit would answer before the client has sent the rest, and its time-outs know no
+/// limit that the client sets.
+pub(crate) async fn read(
+    state: &ServerState,
+    request: &mut Request,
+    deadline: Deadline,
+) -> Result<BufferedBody, ApiError> {
+    let reading = async {
+        let sent = request.extensions_mut().remove::<SentBody>();
+        let body = mem::take(request.body_mut());
+        let Some(sent) = sent else {
+            return read_plain(body, state.max_body_bytes, &state.memory_budget).await;
+        };
+        if sent.is_unknown(request) {
+            let error = ApiError::ContentEncoding(sent.encoding());
+            discard(Body::new(sent)).await;
+            return Err(error);
+        }
+        read_decompressed(body, sent, state.max_body_bytes, &state.memory_budget).await
+    };
+    let read = deadline.bound(reading).await;
+    read.unwrap_or(Err(ApiError::BodyTimeout(deadline.after())))
+}
+
+async fn read_plain(
+    mut body: Body,
+    limit: usize,
+    memory_budget: &Arc<MemoryBudget>,
+) -> Result<BufferedBody, ApiError> {
+    let length = match collect(&mut body, limit, memory_budget).await {
+        Ok(whole) => return Ok(whole),
+        Err(Unread::Error(error)) => return Err(ApiError::BodyUnreadable(error.to_string())),
+        Err(Unread::TooLarge { length } | Unread::MemoryExhausted { length }) => length,
+    };
+    // Without room for it, a body may still turn out to be too large: then a second try would be in vain.
+    if length.saturating_add(discard(body).await) > limit {
+        return Err(ApiError::BodyTooLarge { limit });
+    }
+    Err(ApiError::MemoryExhausted)
+}
+
+async fn read_decompressed(
+    mut body: Body,
+    sent: SentBody,
+    limit: usize,
+    memory_budget: &Arc<MemoryBudget>,
+) -> Result<BufferedBody, ApiError> {
+    let error = match collect(&mut body, limit, memory_budget).await {
+        Ok(whole) => return Ok(whole),
+        Err(Unread::TooLarge { .. }) => ApiError::BodyTooLarge { limit },
+        Err(Unread::MemoryExhausted { .. }) => ApiError::MemoryExhausted,
+        Err(Unread::Error(error)) => ApiError::Compressed {
+            encoding: sent.encoding(),
+            reason: error.to_string(),
+        },
+    };
+    // A few bytes may stand for gigabytes: the rest is taken as it was sent.
+    drop(body);
+    discard(Body::new(sent)).await;
+    Err(error)
+}
+
+/// Why a body was not read to its end.
+enum Unread {
+    TooLarge { length: usize },
+    MemoryExhausted { length: usize },
+    Error(axum::Error),
+}
+
+async fn collect(
+    body: &mut Body,
+    limit: usize,
+    memory_budget: &Arc<MemoryBudget>,
+) -> Result<BufferedBody, Unread> {
+    // Most bodies are a single frame, which is used as it is.
+    let mut first = Bytes::new();
+    let mut joined = Vec::new();
+    let mut length = 0_usize;
+    let mut reservation = MemoryReservation::empty(memory_budget);
+    while !body.is_end_stream() {
+        let Some(frame) = body.frame().await else {
+            break;
+        };
+        let Ok(data) = frame.map_err(Unread::Error)?.into_data() else {
+            continue;
+        };
+        length = length.saturating_add(data.len());
+        if length > limit {
+            return Err(Unread::TooLarge { length });
+        }
+        if !reservation.try_grow_to(length) {
+            return Err(Unread::MemoryExhausted { length });
+        }
+        if length == data.len() {
+            first = data;
+            continue;
+        }
+        if joined.is_empty() {
+            joined.extend_from_slice(&mem::take(&mut first));
+        }
+        joined.extend_from_slice(&data);
+        // Decompression has its next frame at hand: other requests need the thread now and then.
+        task::consume_budget().await;
+    }
+    let whole = if joined.is_empty() {
+        first
+    } else {
+        joined.into()
+    };
+    Ok((whole, reservation.into_shared()))
+}
+
+/// Refuses a request whose body nobody has read: only when the client has sent it.
+pub(crate) async fn refuse(state: &ServerState, mut request: Request, error: ApiError) -> ApiError {
+    discard_in_time(state, take_sent(&mut request)).await;
+    error
+}
+
+/// For routes that take no body: what a client sends all the same is read before it is answered.
+pub(crate) async fn discard_unread(
+    State(state): State<Arc<ServerState>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if !request.body().is_end_stream() {
+        discard_in_time(&state, take_sent(&mut request)).await;
+    }
+    next.run(request).await
+}
+
+/// Takes a request's body as the client sends it, compressed or not.
+fn take_sent(request: &mut Request) -> Body {
+    let body = mem::take(request.body_mut());
+    let sent = request.extensions_mut().remove::<SentBody>();
+    sent.map_or(body, Body::new)
+}
+
+/// Reads what is left of a body; a client that sends too slowly is answered before the end.
+async fn discard_in_time(state: &ServerState, body: Body) {
+    let _ = time::timeout(state.request_timeout, discard(body)).await;
+}
+
+/// Reads what is left of a body, up to [`MAX_DISCARDED_BYTES`], and returns how much it was.
+async fn discard(mut body: Body) -> usize {
+    let mut length = 0_usize;
+    while length <= MAX_DISCARDED_BYTES
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        length = length.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+    }
+    length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(body: &str, limit: usize, reservation: usize) -> Result<BufferedBody, ApiError> {
+        read_plain(
+            Body::from(body.to_owned()),
+            limit,
+            &MemoryBudget::new(reservation),
+        )
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_body_up_to_the_limit_is_read_whole() {
+        assert_eq!(read("12345", 5, 100).await.unwrap().0, "12345");
+    }
+
+    #[tokio::test]
+    async fn a_larger_body_is_refused_with_the_limit() {
+        let error = read("123456", 5, 100).await.unwrap_err();
+        assert!(matches!(error, ApiError::BodyTooLarge { limit: 5 }));
+    }
+
+    #[tokio::test]
+    async fn a_body_for_which_there_is_no_room_is_to_be_sent_again() {
+        let large = "x".repeat(50_000);
+        let error = read(&large, 100_000, 40_000).await.unwrap_err();
+        assert!(matches!(error, ApiError::MemoryExhausted));
+        let (body, reservation) = read(&large, 100_000, 60_000).await.unwrap();
+        assert!(body.len() == 50_000 && reservation.is_some());
+    }
+}

@@ -1,0 +1,260 @@
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use thiserror::Error;
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::scheduler::stage_times::StageTimes;
+
+/// The usual paths, for the message about an unknown one.
+const PATHS: &str = "GET /health, POST /predict, GET /v2, and what GET /docs tells";
+
+/// Seconds after which a client that was turned away may try again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Every way in which a request can fail. The message is what the client reads.
+#[derive(Debug, Error)]
+pub(crate) enum ApiError {
+    #[error("the server cannot answer: {0}")]
+    Unavailable(String),
+    #[error("too many texts are waiting; try again in a second")]
+    QueueFull,
+    #[error("too many large requests are under way; try again in a second")]
+    MemoryExhausted,
+    #[error("no prediction within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Internal(String),
+    #[error("this release takes tensors, no texts; send them to /v2/models/NAME/infer")]
+    NoTexts,
+    #[error("x-request-timeout-ms is no number of milliseconds; expected a whole number from 1 on")]
+    TimeoutHeader,
+    #[error(
+        "an API key is needed; send one as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\""
+    )]
+    NoKey,
+    #[error("there is no {asked} here; this server has {served}")]
+    UnknownModel { asked: String, served: String },
+    #[error("the path cannot be read: {0}")]
+    Path(String),
+    #[error("the body is no request of the Open Inference Protocol: {0}")]
+    Protocol(serde_json::Error),
+    #[error("there is no {path}; this server knows {PATHS}")]
+    UnknownPath { path: String },
+    #[error("{method} is not for this path; this server knows {PATHS}")]
+    WrongMethod { method: Method },
+    #[error("the body is larger than {limit} bytes")]
+    BodyTooLarge { limit: usize },
+    #[error("the body did not arrive within {0:?}")]
+    BodyTimeout(Duration),
+    #[error("the body could not be read: {0}")]
+    BodyUnreadable(String),
+    #[error("the body is not valid {encoding}, as content-encoding says it is: {reason}")]
+    Compressed { encoding: String, reason: String },
+    #[error("content-encoding is {0}; expected gzip or deflate, or none")]
+    ContentEncoding(String),
+    #[error("content-type is {0}; expected application/json")]
+    ContentType(String),
+    #[error("the body is empty; expected a JSON object such as {EXAMPLE}")]
+    NoBody,
+    #[error("the body is not valid JSON: {0}; expected an object such as {EXAMPLE}")]
+    Json(serde_json::Error),
+    #[error("the body is {0}; expected a JSON object such as {EXAMPLE}")]
+    NotAnObject(&'static str),
+    #[error("{problem}")]
+    Field {
+        field: &'static str,
+        problem: String,
+    },
+}
+
+const EXAMPLE: &str = r#"{"text": "a fine film"}"#;
+
+/// Put beside an answer: what the metrics and the log need beyond its status.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ResponseDetails {
+    /// How long each stage took, if the request went through the model.
+    pub(crate) times: Option<StageTimes>,
+    /// Which kind of error it is.
+    pub(crate) error: Option<&'static str>,
+    /// Why the server failed.
+    pub(crate) failure: Option<String>,
+}
+
+/// Why a request failed.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    /// What was wrong, for a person.
+    error: String,
+    /// The field of the body that was wrong, if it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
+}
+
+/// What every route that reads a body may answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
+pub(crate) enum BodyErrors {
+    /// The body is no valid request; `error` says what is wrong with it, and `field` where.
+    #[response(status = 400)]
+    Invalid(#[to_schema] ErrorBody),
+    /// The body did not arrive in time.
+    #[response(status = 408)]
+    Late(#[to_schema] ErrorBody),
+    /// The body is too large.
+    #[response(status = 413)]
+    TooLarge(#[to_schema] ErrorBody),
+    /// The body is of another type than the route expects, or compressed in another way than `Accept-Encoding` lists.
+    #[response(status = 415)]
+    Type(#[to_schema] ErrorBody),
+}
+
+/// What every route may answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
+pub(crate) enum CommonErrors {
+    /// API keys are set, and the request carries none of them.
+    #[response(status = 401)]
+    NoKey(#[to_schema] ErrorBody),
+    /// The path has other methods, which `Allow` lists.
+    #[response(status = 405)]
+    Method(#[to_schema] ErrorBody),
+    /// The server failed; the log says more.
+    #[response(status = 500)]
+    Failed(#[to_schema] ErrorBody),
+    /// The head of the request is larger than the server allows.
+    #[response(status = 431)]
+    LargeHead,
+}
+
+/// What every route that runs the model may answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
+pub(crate) enum InferenceErrors {
+    /// Too much is waiting; try again after the seconds in `Retry-After`.
+    #[response(status = 429)]
+    Full(#[to_schema] ErrorBody),
+    /// The server is loading, draining or broken.
+    #[response(status = 503)]
+    Unavailable(#[to_schema] ErrorBody),
+    /// No answer in time.
+    #[response(status = 504)]
+    Timeout(#[to_schema] ErrorBody),
+}
+
+/// What every route may answer that names a model in its path.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
+pub(crate) enum ModelPathErrors {
+    /// The path cannot be read, or the body of a request that has one.
+    #[response(status = 400)]
+    Unreadable(#[to_schema] ErrorBody),
+    /// Another model or version is served.
+    #[response(status = 404)]
+    Unknown(#[to_schema] ErrorBody),
+}
+
+impl ApiError {
+    /// The only place where an error becomes a status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::QueueFull | Self::MemoryExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Self::UnknownPath { .. } | Self::UnknownModel { .. } | Self::NoTexts => {
+                StatusCode::NOT_FOUND
+            }
+            Self::NoKey => StatusCode::UNAUTHORIZED,
+            Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::ContentType(_) | Self::ContentEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TimeoutHeader
+            | Self::Path(_)
+            | Self::BodyUnreadable(_)
+            | Self::Compressed { .. }
+            | Self::NoBody
+            | Self::Json(_)
+            | Self::Protocol(_)
+            | Self::NotAnObject(_)
+            | Self::Field { .. } => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// Its name in the metrics and the log.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::QueueFull => "queue_full",
+            Self::MemoryExhausted => "no_room",
+            Self::Timeout(_) => "timeout",
+            Self::Internal(_) => "internal",
+            Self::NoTexts => "no_texts",
+            Self::TimeoutHeader => "timeout_header",
+            Self::NoKey => "no_key",
+            Self::UnknownModel { .. } => "unknown_model",
+            Self::Path(_) => "path",
+            Self::Protocol(_) => "protocol",
+            Self::UnknownPath { .. } => "unknown_path",
+            Self::WrongMethod { .. } => "wrong_method",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::BodyTimeout(_) => "body_timeout",
+            Self::BodyUnreadable(_) => "body_unreadable",
+            Self::Compressed { .. } => "compressed",
+            Self::ContentEncoding(_) => "content_encoding",
+            Self::ContentType(_) => "content_type",
+            Self::NoBody => "no_body",
+            Self::Json(_) => "json",
+            Self::NotAnObject(_) => "not_an_object",
+            Self::Field { .. } => "field",
+        }
+    }
+
+    fn may_retry(&self) -> bool {
+        matches!(
+            self,
+            Self::QueueFull | Self::MemoryExhausted | Self::Unavailable(_)
+        )
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, kind) = (self.status(), self.kind());
+        let error = self.to_string();
+        let field = match &self {
+            Self::Field { field, .. } => Some(*field),
+            _ => None,
+        };
+        let details = ResponseDetails {
+            times: None,
+            error: Some(kind),
+            failure: status.is_server_error().then(|| error.clone()),
+        };
+        let mut response = (status, Json(ErrorBody { error, field })).into_response();
+        response.extensions_mut().insert(details);
+        let headers = response.headers_mut();
+        match self {
+            Self::NoKey => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::ContentEncoding(_) => {
+                headers.insert(
+                    header::ACCEPT_ENCODING,
+                    HeaderValue::from_static("gzip, deflate"),
+                );
+            }
+            _ => {}
+        }
+        if self.may_retry() {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}

@@ -1,0 +1,276 @@
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse as _, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    api::{
+        error::{ApiError, CommonErrors, ErrorBody, ModelPathErrors},
+        health,
+        oip::{
+            model_path::{CONFIDENCE, LABEL, LOGITS, ModelPath, TEXT, TRUNCATED, expect_model},
+            tensor_data::BYTES,
+        },
+        submit::serving,
+    },
+    backend::tensor::{Datatype, Signature, TensorSpec},
+    state::ServerState,
+    task::ModelTask,
+};
+
+/// What this server is.
+#[derive(Serialize, ToSchema)]
+struct ServerMetadata {
+    /// Always `model-server`.
+    name: &'static str,
+    /// Its version, not that of the model.
+    version: &'static str,
+    /// What it speaks beyond the protocol.
+    extensions: [&'static str; 1],
+}
+
+/// What a model takes and gives.
+#[derive(Serialize, ToSchema)]
+struct ModelMetadata {
+    /// Its name.
+    name: String,
+    /// The versions that are served here: one.
+    versions: [String; 1],
+    /// Who runs it, and the format of its file.
+    platform: String,
+    /// What it takes. A model that reads texts takes `text`, or all others.
+    inputs: Vec<TensorMetadata>,
+    /// What it gives: for `text`, the outputs `label`, `confidence`, `logits` and `truncated`; for tensors, those
+    /// of its graph.
+    outputs: Vec<TensorMetadata>,
+}
+
+/// A tensor that a model takes or gives.
+#[derive(Serialize, ToSchema)]
+struct TensorMetadata {
+    name: String,
+    /// `BYTES`, `BOOL`, `FP32`, `INT64` and so on.
+    datatype: &'static str,
+    /// The length of each dimension; -1 where it depends on the request.
+    shape: Vec<i64>,
+}
+
+/// Whether a model can be asked.
+#[derive(Serialize, ToSchema)]
+struct ModelReady {
+    /// Its name.
+    name: String,
+    /// True: otherwise the status tells.
+    ready: bool,
+}
+
+/// `GET /v2`
+#[utoipa::path(
+    get,
+    path = "/v2",
+    operation_id = "v2_server",
+    tag = "open inference protocol",
+    summary = "What this server is",
+    responses(
+        (status = 200, description = "Its name, version and extensions", body = ServerMetadata),
+        CommonErrors,
+    )
+)]
+pub(crate) async fn server() -> Response {
+    Json(ServerMetadata {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: ["binary_tensor_data"],
+    })
+    .into_response()
+}
+
+/// `GET /v2/health/live`
+#[utoipa::path(
+    get,
+    path = "/v2/health/live",
+    operation_id = "v2_live",
+    tag = "open inference protocol",
+    summary = "Whether to let this process go on",
+    responses(
+        (status = 200, description = "It lives", body = health::ProbeStatus),
+        (status = 503, description = "Only a new process could help", body = health::ProbeStatus),
+        CommonErrors,
+    )
+)]
+pub(crate) async fn live(state: State<Arc<ServerState>>) -> Response {
+    health::live(state).await
+}
+
+/// `GET /v2/health/ready`
+#[utoipa::path(
+    get,
+    path = "/v2/health/ready",
+    operation_id = "v2_ready",
+    tag = "open inference protocol",
+    summary = "Whether to send requests here",
+    responses(
+        (status = 200, description = "It is ready", body = health::ProbeStatus),
+        (status = 503, description = "It is loading, draining or broken", body = health::ProbeStatus),
+        CommonErrors,
+    )
+)]
+pub(crate) async fn ready(state: State<Arc<ServerState>>) -> Response {
+    health::ready(state).await
+}
+
+/// `GET /v2/models/{model}`
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}",
+    tag = "open inference protocol",
+    summary = "What the model takes and gives",
+    params(("model" = String, Path, description = "The model's name")),
+    responses(
+        (status = 200, description = "Its inputs and outputs", body = ModelMetadata),
+        ModelPathErrors,
+        (status = 503, description = "It is loading", body = ErrorBody),
+        CommonErrors,
+    )
+)]
+pub(crate) async fn model(
+    State(state): State<Arc<ServerState>>,
+    ModelPath(model): ModelPath<String>,
+) -> Result<Response, ApiError> {
+    expect_model(&state, &model, None)?;
+    metadata(&state)
+}
+
+/// `GET /v2/models/{model}/versions/{version}`
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/versions/{version}",
+    tag = "open inference protocol",
+    summary = "What this version of the model takes and gives",
+    params(
+        ("model" = String, Path, description = "The model's name"),
+        ("version" = String, Path, description = "The model's version"),
+    ),
+    responses(
+        (status = 200, description = "Its inputs and outputs", body = ModelMetadata),
+        ModelPathErrors,
+        (status = 503, description = "It is loading", body = ErrorBody),
+        CommonErrors,
+    )
+)]
+pub(crate) async fn model_version(
+    State(state): State<Arc<ServerState>>,
+    ModelPath((model, version)): ModelPath<(String, String)>,
+) -> Result<Response, ApiError> {
+    expect_model(&state, &model, Some(&version))?;
+    metadata(&state)
+}
+
+/// `GET /v2/models/{model}/ready`
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/ready",
+    tag = "open inference protocol",
+    summary = "Whether the model can be asked",
+    params(("model" = String, Path, description = "The model's name")),
+    responses(
+        (status = 200, description = "It can", body = ModelReady),
+        ModelPathErrors,
+        (status = 503, description = "It is loading, draining or broken", body = ErrorBody),
+        CommonErrors,
+    )
+)]
+pub(crate) async fn model_ready(
+    State(state): State<Arc<ServerState>>,
+    ModelPath(model): ModelPath<String>,
+) -> Result<Response, ApiError> {
+    expect_model(&state, &model, None)?;
+    readiness(&state)
+}
+
+/// `GET /v2/models/{model}/versions/{version}/ready`
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/versions/{version}/ready",
+    tag = "open inference protocol",
+    summary = "Whether this version of the model can be asked",
+    params(
+        ("model" = String, Path, description = "The model's name"),
+        ("version" = String, Path, description = "The model's version"),
+    ),
+    responses(
+        (status = 200, description = "It can", body = ModelReady),
+        ModelPathErrors,
+        (status = 503, description = "It is loading, draining or broken", body = ErrorBody),
+        CommonErrors,
+    )
+)]
+pub(crate) async fn model_version_ready(
+    State(state): State<Arc<ServerState>>,
+    ModelPath((model, version)): ModelPath<(String, String)>,
+) -> Result<Response, ApiError> {
+    expect_model(&state, &model, Some(&version))?;
+    readiness(&state)
+}
+
+fn readiness(state: &ServerState) -> Result<Response, ApiError> {
+    match state.unhealthy_reason(Instant::now()) {
+        Some(reason) => Err(ApiError::Unavailable(reason)),
+        None => Ok(Json(ModelReady {
+            name: state.model_name.clone(),
+            ready: true,
+        })
+        .into_response()),
+    }
+}
+
+fn metadata(state: &ServerState) -> Result<Response, ApiError> {
+    let serving = serving(state)?;
+    let Signature { inputs, outputs } = &serving.signature;
+    let mut metadata = ModelMetadata {
+        name: state.model_name.clone(),
+        versions: [state.model_version.clone()],
+        platform: format!("{}_onnx", state.engine.name()),
+        inputs: inputs.iter().map(described).collect(),
+        outputs: outputs.iter().map(described).collect(),
+    };
+    if let ModelTask::Text(model) = &serving.pool.task {
+        let any = |name: &str, datatype| TensorMetadata {
+            name: name.to_owned(),
+            datatype,
+            shape: vec![-1],
+        };
+        metadata.inputs.insert(0, any(TEXT, BYTES));
+        let labels = i64::try_from(model.labels.len()).unwrap_or(-1);
+        // The graph's own logits are the same, whatever they are called there.
+        metadata.outputs.retain(|output| output.name != LOGITS);
+        metadata.outputs.splice(
+            0..0,
+            [
+                any(LABEL, BYTES),
+                any(CONFIDENCE, Datatype::Fp32.name()),
+                TensorMetadata {
+                    name: LOGITS.to_owned(),
+                    datatype: Datatype::Fp32.name(),
+                    shape: vec![-1, labels],
+                },
+                any(TRUNCATED, Datatype::Bool.name()),
+            ],
+        );
+    }
+    Ok(Json(metadata).into_response())
+}
+
+fn described(spec: &TensorSpec) -> TensorMetadata {
+    let length = |it: &Option<usize>| it.and_then(|it| i64::try_from(it).ok()).unwrap_or(-1);
+    TensorMetadata {
+        name: spec.name.clone(),
+        datatype: spec.datatype.name(),
+        shape: spec.shape.iter().map(length).collect(),
+    }
+}

@@ -1,0 +1,212 @@
+use axum::{
+    http::{HeaderValue, header},
+    response::{IntoResponse as _, Response},
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    api::{
+        deadline::Deadline,
+        error::ApiError,
+        oip::{
+            model_path::{CONFIDENCE, LABEL, LOGITS, TEXT, TRUNCATED},
+            request::{JSON_LENGTH, wrong},
+            tensor_data::TensorData,
+            types::{
+                BinarySize, InferRequest, InferResponse, RequestOutput, ResponseOutput,
+                ResponseTensor,
+            },
+        },
+    },
+    backend::tensor::{Elements, Signature},
+    scheduler::{
+        job::{Completion, InferenceError, InferenceOutput},
+        stage_times::StageTimes,
+    },
+    state::ServerState,
+    task::{classification::TextClassifier, scores::largest},
+};
+
+/// The outputs for texts. One text that got no answer fails the request: the protocol has no place
+/// for an error among outputs.
+pub(crate) fn text_outputs(
+    model: &TextClassifier,
+    completions: Vec<Completion>,
+    deadline: Deadline,
+) -> Result<(Vec<ResponseTensor>, StageTimes), ApiError> {
+    let count = completions.len();
+    let mut times = StageTimes::default();
+    let (mut labels, mut confidences, mut all_logits) = (Vec::new(), Vec::new(), Vec::new());
+    let mut cut = Vec::with_capacity(count);
+    for completion in completions {
+        times = times.longest(completion.times);
+        let logits = match completion.result.map_err(|error| failed(error, deadline))? {
+            InferenceOutput::Text {
+                logits, truncated, ..
+            } => {
+                cut.push(truncated);
+                logits
+            }
+            InferenceOutput::Tensors(_) => {
+                return Err(ApiError::Internal("a text became tensors".to_owned()));
+            }
+        };
+        let probabilities = model.problem.probabilities(&logits);
+        let probabilities = probabilities.map_err(|error| ApiError::Internal(error.to_string()))?;
+        let best = largest(&logits);
+        labels.push(
+            model
+                .labels
+                .get(best)
+                .unwrap_or_default()
+                .as_bytes()
+                .to_vec(),
+        );
+        confidences.push(probabilities[best]);
+        all_logits.extend(logits);
+    }
+    let output = |name: &str, shape, data| ResponseTensor {
+        name: name.to_owned(),
+        shape,
+        data,
+    };
+    let outputs = vec![
+        output(LABEL, vec![count], TensorData::Bytes(labels)),
+        output(
+            CONFIDENCE,
+            vec![count],
+            TensorData::Numbers(Elements::Fp32(confidences)),
+        ),
+        output(
+            LOGITS,
+            vec![count, model.labels.len()],
+            TensorData::Numbers(Elements::Fp32(all_logits)),
+        ),
+        output(
+            TRUNCATED,
+            vec![count],
+            TensorData::Numbers(Elements::Bool(cut)),
+        ),
+    ];
+    Ok((outputs, times))
+}
+
+pub(crate) fn tensor_outputs(
+    signature: &Signature,
+    completion: Completion,
+    deadline: Deadline,
+) -> Result<(Vec<ResponseTensor>, StageTimes), ApiError> {
+    let outputs = match completion.result {
+        Ok(InferenceOutput::Tensors(outputs)) => outputs,
+        Ok(InferenceOutput::Text { .. }) => {
+            return Err(ApiError::Internal("tensors became a text".to_owned()));
+        }
+        // The client chose the numbers: out of range, or of lengths that do not go together. The
+        // engine has shown since that it is not to blame.
+        Err(error @ (InferenceError::Engine(_) | InferenceError::Panicked(_))) => {
+            return Err(wrong(
+                "inputs",
+                format!("the model cannot take these tensors: {error}"),
+            ));
+        }
+        Err(error) => return Err(failed(error, deadline)),
+    };
+    let named = signature.outputs.iter().zip(outputs);
+    let outputs = named.map(|(spec, tensor)| ResponseTensor {
+        name: spec.name.clone(),
+        shape: tensor.shape,
+        data: TensorData::Numbers(tensor.elements),
+    });
+    Ok((outputs.collect(), completion.times))
+}
+
+pub(crate) fn failed(error: InferenceError, deadline: Deadline) -> ApiError {
+    match error {
+        InferenceError::Text(_) => wrong("inputs", format!("input {TEXT:?}: {error}")),
+        InferenceError::Expired => ApiError::Timeout(deadline.after()),
+        other => ApiError::Internal(other.to_string()),
+    }
+}
+
+pub(crate) fn encode(
+    state: &ServerState,
+    request: InferRequest,
+    mut outputs: Vec<ResponseTensor>,
+) -> Result<Response, ApiError> {
+    let is_true =
+        |parameters: &Map<String, Value>, name: &str| parameters.get(name).and_then(Value::as_bool);
+    let all_binary = is_true(&request.parameters, "binary_data_output").unwrap_or(false);
+    let wanted: Vec<(ResponseTensor, bool)> = match request.outputs {
+        None => outputs
+            .into_iter()
+            .map(|output| (output, all_binary))
+            .collect(),
+        Some(wanted) => {
+            let mut chosen = Vec::with_capacity(wanted.len());
+            for RequestOutput { name, parameters } in wanted {
+                let Some(place) = outputs.iter().position(|output| output.name == name) else {
+                    let names: Vec<&str> = outputs.iter().map(|it| it.name.as_str()).collect();
+                    let problem = format!(
+                        "output {name:?} is unknown, or there twice; left are {}",
+                        names.join(", ")
+                    );
+                    return Err(wrong("outputs", problem));
+                };
+                let binary = is_true(&parameters, "binary_data").unwrap_or(all_binary);
+                chosen.push((outputs.swap_remove(place), binary));
+            }
+            chosen
+        }
+    };
+    let mut raw = Vec::new();
+    let mut response = InferResponse {
+        model_name: state.model_name.clone(),
+        model_version: state.model_version.clone(),
+        id: request.id,
+        outputs: Vec::with_capacity(wanted.len()),
+    };
+    for (ResponseTensor { name, shape, data }, binary) in wanted {
+        if !binary && !data.fits_json() {
+            // Scores of texts were looked at before: only a client's own tensors lead here.
+            let problem = format!(
+                "for these tensors output {name:?} holds floats that are no finite numbers, which JSON cannot express; ask for it as binary data"
+            );
+            return Err(wrong("inputs", problem));
+        }
+        let datatype = data.kind().name();
+        let parameters = binary.then(|| {
+            let bytes = data.to_bytes();
+            raw.extend(&bytes);
+            BinarySize {
+                binary_data_size: bytes.len(),
+            }
+        });
+        response.outputs.push(ResponseOutput {
+            name,
+            datatype,
+            shape,
+            data: parameters.is_none().then_some(data),
+            parameters,
+        });
+    }
+    let json =
+        serde_json::to_vec(&response).map_err(|error| ApiError::Internal(error.to_string()))?;
+    let any_binary = response
+        .outputs
+        .iter()
+        .any(|output| output.parameters.is_some());
+    Ok(if any_binary {
+        let length = HeaderValue::from(json.len());
+        let headers = [
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/octet-stream"),
+            ),
+            (JSON_LENGTH, length),
+        ];
+        (headers, [json, raw].concat()).into_response()
+    } else {
+        let kind = HeaderValue::from_static("application/json");
+        ([(header::CONTENT_TYPE, kind)], json).into_response()
+    })
+}

@@ -1,0 +1,292 @@
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue},
+    response::{IntoResponse as _, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    api::{
+        body,
+        deadline::Deadline,
+        error::{ApiError, ResponseDetails},
+        json::expect_json,
+        predict_request::{PredictRequest, TEXT, is_blank, parse},
+        submit::{serving, submit, submit_all},
+    },
+    scheduler::{
+        job::{Completion, InferenceError, InferenceOutput, JobInput},
+        stage_times::StageTimes,
+    },
+    state::ServerState,
+    task::{
+        ModelTask,
+        classification::TextClassifier,
+        scores::{descending, largest},
+    },
+    tokenizer::text_tokenizer::TextError,
+};
+
+/// Tells the label of one text to those who do not read bodies, such as a router's log.
+const PREDICTED_LABEL: HeaderName = HeaderName::from_static("x-predicted-label");
+
+/// The likeliest label of one text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Prediction {
+    /// The label with the highest score.
+    #[schema(example = "positive")]
+    #[serde(rename = "prediction")]
+    label: String,
+    /// Its probability, from 0 to 1: by softmax where one label is right, by the logistic
+    /// function where each label is right or wrong for itself.
+    confidence: f32,
+    /// Whether the end of the text was cut off, because the model reads no more.
+    truncated: bool,
+    /// All labels with a probability of at least 0.5; only of models with several labels at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Vec<String>>,
+    /// The `top_k` likeliest labels, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scores: Option<Vec<LabelScore>>,
+}
+
+/// A label and its probability.
+#[derive(Debug, Serialize, ToSchema)]
+struct LabelScore {
+    /// The label's name.
+    label: String,
+    /// From 0 to 1.
+    score: f32,
+}
+
+/// The answer for one text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PredictResponse {
+    #[serde(flatten)]
+    prediction: Prediction,
+    /// The release that answered.
+    #[schema(example = "v1")]
+    model_version: String,
+}
+
+/// The answers for several texts.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BatchResponse {
+    /// One for each text, in their order.
+    predictions: Vec<BatchItem>,
+    /// The release that answered.
+    #[schema(example = "v1")]
+    model_version: String,
+}
+
+/// What became of one of several texts.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum BatchItem {
+    /// It was answered.
+    Answered(Prediction),
+    /// It was not; the other texts were.
+    Failed {
+        /// Why not.
+        error: String,
+    },
+}
+
+/// `POST /predict` with `{"text": "…"}` or `{"texts": ["…", …]}`: the likeliest label of each.
+///
+/// Other fields of the object are ignored, so that a client may talk to a newer server too.
+#[utoipa::path(
+    post,
+    path = "/predict",
+    tag = "prediction",
+    summary = "Classify one text or several",
+    request_body(
+        content = PredictRequest,
+        examples(
+            ("One text" = (value = json!({"text": "a fine film", "top_k": 2}))),
+            ("Several texts" = (value = json!({"texts": ["a fine film", "a waste of time"]}))),
+        ),
+    ),
+    params(
+        ("x-request-timeout-ms" = Option<u64>, Header, description = "How long the client waits, in milliseconds; the server's own limit where that is shorter"),
+        ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed"),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The likeliest label of the text, or of each text",
+            body = inline(PredictAnswer),
+            headers(("x-predicted-label" = String, description = "The likeliest label of one text, for logs that do not read bodies")),
+        ),
+        super::error::BodyErrors,
+        super::error::CommonErrors,
+        super::error::InferenceErrors,
+        (status = 404, description = "This release takes tensors, no texts", body = super::error::ErrorBody),
+    )
+)]
+pub(crate) async fn predict(
+    State(state): State<Arc<ServerState>>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let headers = request.headers();
+    let checked = expect_json(headers).and_then(|()| Deadline::of(&state, headers));
+    let deadline = match checked {
+        Ok(deadline) => deadline,
+        Err(error) => return Err(body::refuse(&state, request, error).await),
+    };
+    let (body, reservation) = body::read(&state, &mut request, deadline).await?;
+    let PredictRequest { text, texts, top_k } = parse(&body, state.max_texts)?;
+    // It may be a part of the connection's buffer, which is larger.
+    drop(body);
+    let ModelTask::Text(model) = &serving(&state)?.pool.task else {
+        return Err(ApiError::NoTexts);
+    };
+    let model_version = state.model_version.clone();
+    let (mut response, times) = match (text, texts) {
+        (Some(text), _) => {
+            let completion = submit(&state, JobInput::Text(text), reservation, deadline).await?;
+            let times = completion.times;
+            let prediction =
+                prediction(model, completion, top_k).map_err(|it| it.of_one(deadline))?;
+            // What a header cannot hold is left out of it.
+            let label = HeaderValue::from_bytes(prediction.label.as_bytes());
+            let body = PredictAnswer::One(PredictResponse {
+                prediction,
+                model_version,
+            });
+            let mut response = Json(body).into_response();
+            if let Ok(label) = label {
+                response.headers_mut().insert(PREDICTED_LABEL, label);
+            }
+            (response, times)
+        }
+        (None, texts) => {
+            let texts = texts.unwrap_or_default();
+            let blank: Vec<bool> = texts.iter().map(|text| is_blank(text)).collect();
+            let inputs = texts.into_iter().filter(|text| !is_blank(text));
+            let inputs = inputs.map(JobInput::Text).collect();
+            let completions = submit_all(&state, inputs, reservation.as_ref(), deadline).await?;
+            let times = completions.iter().map(|completion| completion.times);
+            let times = times.fold(StageTimes::default(), StageTimes::longest);
+            let predictions = several(model, &blank, completions, top_k, deadline)?;
+            let body = PredictAnswer::Several(BatchResponse {
+                predictions,
+                model_version,
+            });
+            (Json(body).into_response(), times)
+        }
+    };
+    response.extensions_mut().insert(ResponseDetails {
+        times: Some(times),
+        ..ResponseDetails::default()
+    });
+    Ok(response)
+}
+
+/// What `/predict` answers.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum PredictAnswer {
+    /// To `text`.
+    One(PredictResponse),
+    /// To `texts`.
+    Several(BatchResponse),
+}
+
+/// A text that got no prediction.
+struct FailedText(InferenceError);
+
+impl FailedText {
+    /// The answer to a request of this text alone.
+    fn of_one(self, deadline: Deadline) -> ApiError {
+        match self.0 {
+            InferenceError::Text(TextError::NoTokens) => ApiError::Field {
+                field: TEXT,
+                problem: self.0.to_string(),
+            },
+            InferenceError::Expired => ApiError::Timeout(deadline.after()),
+            InferenceError::NoTokenizer => ApiError::NoTexts,
+            other => ApiError::Internal(other.to_string()),
+        }
+    }
+}
+
+/// One item per text, of which the blank ones were not asked; an error only where not a single text was answered.
+fn several(
+    model: &TextClassifier,
+    blank: &[bool],
+    completions: Vec<Completion>,
+    top_k: Option<usize>,
+    deadline: Deadline,
+) -> Result<Vec<BatchItem>, ApiError> {
+    let mut items = Vec::with_capacity(blank.len());
+    let mut answered = false;
+    let mut last = None;
+    let mut completions = completions.into_iter();
+    for blank in blank {
+        let completion = if *blank { None } else { completions.next() };
+        let Some(completion) = completion else {
+            let error = "text is blank; expected some words".to_owned();
+            items.push(BatchItem::Failed { error });
+            continue;
+        };
+        items.push(match prediction(model, completion, top_k) {
+            Ok(prediction) => {
+                answered = true;
+                BatchItem::Answered(prediction)
+            }
+            Err(refused) => {
+                let error = refused.0.to_string();
+                last = Some(refused);
+                BatchItem::Failed { error }
+            }
+        });
+    }
+    match last {
+        Some(refused) if !answered => Err(refused.of_one(deadline)),
+        _ => Ok(items),
+    }
+}
+
+fn prediction(
+    model: &TextClassifier,
+    completion: Completion,
+    top_k: Option<usize>,
+) -> Result<Prediction, FailedText> {
+    let (logits, truncated) = match completion.result.map_err(FailedText)? {
+        InferenceOutput::Text {
+            logits, truncated, ..
+        } => (logits, truncated),
+        InferenceOutput::Tensors(_) => return Err(FailedText(InferenceError::NoTokenizer)),
+    };
+    let probabilities = model.problem.probabilities(&logits);
+    let probabilities = probabilities.map_err(|error| FailedText(error.into()))?;
+    let name = |place: usize| model.labels.get(place).unwrap_or_default().to_owned();
+    let best = largest(&logits);
+    let labels = model.problem.is_multi_label().then(|| {
+        let likely = |place: &usize| probabilities[*place] >= 0.5;
+        (0..logits.len()).filter(likely).map(name).collect()
+    });
+    let scores = top_k.map(|top_k| {
+        let score = |place| LabelScore {
+            label: name(place),
+            score: probabilities[place],
+        };
+        descending(&logits)
+            .into_iter()
+            .take(top_k)
+            .map(score)
+            .collect()
+    });
+    Ok(Prediction {
+        label: name(best),
+        confidence: probabilities[best],
+        truncated,
+        labels,
+        scores,
+    })
+}

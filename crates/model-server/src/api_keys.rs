@@ -1,0 +1,197 @@
+//! API keys: who may ask.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant, SystemTime},
+};
+
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConstantTimeEq as _};
+use thiserror::Error;
+use tracing::{error, info};
+
+/// Shorter keys can be guessed.
+const MIN_KEY_LENGTH: usize = 16;
+
+/// How often the file is looked at.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is wrong with a file of keys. No message holds a key.
+#[derive(Debug, Error)]
+pub enum KeysError {
+    /// It cannot be read.
+    #[error("cannot read the API keys in {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A line is no key.
+    #[error(
+        "line {line} of {path} is no API key; expected at least {MIN_KEY_LENGTH} visible ASCII characters without a space"
+    )]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+    },
+    /// There is no key.
+    #[error("{0} holds no API key: nobody could ask; expected one a line")]
+    Empty(PathBuf),
+}
+
+/// The digest of a key: of the same length for all, so that comparing tells nothing of it.
+type KeyDigest = [u8; 32];
+
+/// The keys of a file, which are read again when it changes.
+pub(crate) struct ApiKeys {
+    path: PathBuf,
+    digests: RwLock<Arc<[KeyDigest]>>,
+    last_check: Mutex<FileStamp>,
+}
+
+/// When the file was last looked at, and what it looked like.
+struct FileStamp {
+    at: Instant,
+    stamp: Option<(SystemTime, u64)>,
+}
+
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ApiKeys")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ApiKeys {
+    /// Reads a file of keys: one a line; blank lines, and those that begin with #, are left out.
+    pub(crate) fn read(path: &Path) -> Result<Self, KeysError> {
+        let stamp = stamp(path);
+        Ok(Self {
+            digests: RwLock::new(digests(path)?),
+            path: path.to_owned(),
+            last_check: Mutex::new(FileStamp {
+                at: Instant::now(),
+                stamp,
+            }),
+        })
+    }
+
+    /// Whether a key is one of them. All are compared, each in the same time.
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        self.reload_if_changed();
+        let given: KeyDigest = Sha256::digest(key).into();
+        let digests = Arc::clone(&self.digests.read().unwrap_or_else(PoisonError::into_inner));
+        let known = |sum: Choice, digest: &KeyDigest| sum | digest.ct_eq(&given);
+        digests.iter().fold(Choice::from(0), known).into()
+    }
+
+    /// Reads the file again if it has changed. What cannot be used leaves the old keys in force.
+    fn reload_if_changed(&self) {
+        let mut last_check = self
+            .last_check
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if last_check.at.elapsed() < CHECK_INTERVAL {
+            return;
+        }
+        last_check.at = Instant::now();
+        let stamp = stamp(&self.path);
+        if stamp == last_check.stamp {
+            return;
+        }
+        last_check.stamp = stamp;
+        match digests(&self.path) {
+            Ok(digests) => {
+                info!(keys = digests.len(), "API keys read again");
+                *self.digests.write().unwrap_or_else(PoisonError::into_inner) = digests;
+            }
+            Err(error) => error!(%error, "the API keys of before stay in force"),
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn digests(path: &Path) -> Result<Arc<[KeyDigest]>, KeysError> {
+    let content = fs::read_to_string(path).map_err(|source| KeysError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let digest = |(place, line): (usize, &str)| {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            return None;
+        }
+        let is_key =
+            line.len() >= MIN_KEY_LENGTH && line.bytes().all(|byte| byte.is_ascii_graphic());
+        Some(if is_key {
+            Ok(Sha256::digest(line).into())
+        } else {
+            Err(KeysError::Line {
+                path: path.to_owned(),
+                line: place + 1,
+            })
+        })
+    };
+    let digests: Arc<[KeyDigest]> = content
+        .lines()
+        .enumerate()
+        .filter_map(digest)
+        .collect::<Result<_, _>>()?;
+    if digests.is_empty() {
+        return Err(KeysError::Empty(path.to_owned()));
+    }
+    Ok(digests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(content: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), content).unwrap();
+        file
+    }
+
+    #[test]
+    fn keys_stand_one_a_line_among_comments() {
+        let file = file("# team a\n  key-of-team-a-0123  \n\nkey-of-team-b-0123\n");
+        let keys = ApiKeys::read(file.path()).unwrap();
+        assert!(keys.contains(b"key-of-team-a-0123") && keys.contains(b"key-of-team-b-0123"));
+        assert!(!keys.contains(b"key-of-team-c-0123") && !keys.contains(b""));
+    }
+
+    #[test]
+    fn what_is_no_key_is_told_by_its_line_and_never_by_its_content() {
+        for (content, line) in [("short\n", 1), ("# a\nkey with spaces inside\n", 2)] {
+            let file = file(content);
+            let error = ApiKeys::read(file.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {line} of")), "{error}");
+            assert!(
+                !error.contains("short") && !error.contains("spaces inside"),
+                "{error}"
+            );
+        }
+        let error = ApiKeys::read(file("# none\n").path())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no API key"), "{error}");
+    }
+
+    #[test]
+    fn keys_do_not_show_in_debug_output() {
+        let keys = ApiKeys::read(file("key-of-team-a-0123").path()).unwrap();
+        assert!(!format!("{keys:?}").contains("key-of"));
+    }
+}

@@ -1,0 +1,181 @@
+use std::sync::Arc;
+
+use rten::{
+    DataType, Dimension, Model as Graph, ModelOptions, NodeId, NodeInfo, RunOptions, ThreadPool,
+    Value, ValueOrView, ValueType, ValueView,
+};
+
+use crate::backend::{
+    engine::{Engine, EngineError, EngineTask, EngineUnavailable, GraphError, Model, Parallelism},
+    tensor::{Datatype, Elements, Signature, Tensor, TensorSpec},
+};
+
+/// A graph that was read, and the threads that its workers share when one of them is alone.
+pub(crate) struct RtenModel {
+    graph: Graph,
+    signature: Signature,
+    all_threads: Arc<ThreadPool>,
+}
+
+impl RtenModel {
+    /// Reads the bytes of a `.onnx` file.
+    ///
+    /// Weights in further files are refused: the release's digest would not cover them.
+    pub(crate) fn parse(bytes: Vec<u8>, threads: usize) -> Result<Self, GraphError> {
+        let mut options = ModelOptions::with_all_ops();
+        // Weights are laid out for multiplication once, here, and not in every forward pass.
+        options.prepack_weights(true);
+        let graph = options
+            .load(bytes)
+            .map_err(|error| GraphError::Unreadable(error.to_string()))?;
+        let specs = |ids: &[NodeId]| -> Result<Vec<_>, _> {
+            ids.iter().map(|id| spec_of(&graph, *id)).collect()
+        };
+        let signature = Signature {
+            inputs: specs(graph.input_ids())?,
+            outputs: specs(graph.output_ids())?,
+        };
+        Ok(Self {
+            graph,
+            signature,
+            all_threads: Arc::new(ThreadPool::with_num_threads(threads)),
+        })
+    }
+}
+
+impl Model for RtenModel {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn engine(self: Arc<Self>) -> Result<Box<dyn Engine>, EngineUnavailable> {
+        Ok(Box::new(RtenEngine {
+            own_thread: Arc::new(ThreadPool::with_num_threads(1)),
+            model: self,
+        }))
+    }
+}
+
+/// What the engine holds in 32 bits is named INT64, as exporters write it: the engine does not
+/// tell which of the two the file says.
+fn spec_of(graph: &Graph, id: NodeId) -> Result<TensorSpec, GraphError> {
+    let node = graph.node_info(id);
+    let name = node.as_ref().and_then(NodeInfo::name).unwrap_or("");
+    let datatype = match node.as_ref().and_then(NodeInfo::dtype) {
+        Some(ValueType::Tensor(DataType::Float)) => Datatype::Fp32,
+        Some(ValueType::Tensor(DataType::Int32)) => Datatype::Int64,
+        Some(ValueType::Tensor(DataType::Int8)) => Datatype::Int8,
+        Some(ValueType::Tensor(DataType::UInt8)) => Datatype::Uint8,
+        other => {
+            return Err(GraphError::Datatype {
+                name: name.to_owned(),
+                datatype: other.map_or("an unknown kind".to_owned(), |kind| kind.to_string()),
+            });
+        }
+    };
+    let shape = node.as_ref().and_then(NodeInfo::shape);
+    Ok(TensorSpec {
+        name: name.to_owned(),
+        datatype,
+        shape: shape
+            .unwrap_or_default()
+            .into_iter()
+            .map(|dimension| match dimension {
+                Dimension::Fixed(length) => Some(length),
+                Dimension::Symbolic(_) => None,
+            })
+            .collect(),
+    })
+}
+
+/// One worker's engine: the shared graph, and a pool of one thread that runs it.
+struct RtenEngine {
+    model: Arc<RtenModel>,
+    own_thread: Arc<ThreadPool>,
+}
+
+impl Engine for RtenEngine {
+    fn run(
+        &mut self,
+        inputs: &[Tensor],
+        wanted: &[usize],
+        parallelism: Parallelism,
+    ) -> Result<Vec<Tensor>, EngineError> {
+        let graph = &self.model.graph;
+        let inputs = graph
+            .input_ids()
+            .iter()
+            .zip(inputs)
+            .map(|(id, tensor)| Ok((*id, value_of(tensor)?)))
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        let outputs: Vec<_> = wanted.iter().map(|at| graph.output_ids()[*at]).collect();
+        let threads = match parallelism {
+            Parallelism::Single => &self.own_thread,
+            Parallelism::All => &self.model.all_threads,
+        };
+        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(threads)));
+        graph
+            .run(inputs, &outputs, Some(options))
+            .map_err(|error| EngineError(error.to_string()))?
+            .into_iter()
+            .map(tensor_of)
+            .collect()
+    }
+
+    fn enter(&mut self, work: EngineTask<'_>) {
+        let own_thread = Arc::clone(&self.own_thread);
+        own_thread.run(|| work(self));
+    }
+}
+
+fn value_of(tensor: &Tensor) -> Result<ValueOrView<'_>, EngineError> {
+    let shape = &tensor.shape;
+    let failed = |error: &dyn std::fmt::Display| EngineError(error.to_string());
+    match &tensor.elements {
+        Elements::Fp32(numbers) => ValueView::from_shape(shape, numbers)
+            .map(ValueOrView::from)
+            .map_err(|error| failed(&error)),
+        Elements::Int8(numbers) => ValueView::from_shape(shape, numbers)
+            .map(ValueOrView::from)
+            .map_err(|error| failed(&error)),
+        Elements::Uint8(numbers) => ValueView::from_shape(shape, numbers)
+            .map(ValueOrView::from)
+            .map_err(|error| failed(&error)),
+        Elements::Int64(numbers) => {
+            let narrow = |number: &i64| {
+                i32::try_from(*number)
+                    .map_err(|_| EngineError(format!("{number} does not fit the engine's 32 bits")))
+            };
+            let numbers = numbers
+                .iter()
+                .map(narrow)
+                .collect::<Result<Vec<i32>, _>>()?;
+            Value::from_shape(shape, numbers)
+                .map(ValueOrView::from)
+                .map_err(|error| failed(&error))
+        }
+        other => Err(EngineError(format!(
+            "the engine rten takes no {}",
+            other.datatype()
+        ))),
+    }
+}
+
+fn tensor_of(value: Value) -> Result<Tensor, EngineError> {
+    let shape = rten_tensor::Layout::shape(&value).to_vec();
+    let elements = match value {
+        Value::FloatTensor(tensor) => Elements::Fp32(tensor.into_data()),
+        Value::Int8Tensor(tensor) => Elements::Int8(tensor.into_data()),
+        Value::UInt8Tensor(tensor) => Elements::Uint8(tensor.into_data()),
+        Value::Int32Tensor(tensor) => {
+            Elements::Int64(tensor.into_data().into_iter().map(i64::from).collect())
+        }
+        other => {
+            return Err(EngineError(format!(
+                "the model answered a {}; expected a tensor",
+                other.dtype()
+            )));
+        }
+    };
+    Ok(Tensor { shape, elements })
+}

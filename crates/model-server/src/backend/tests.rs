@@ -1,0 +1,193 @@
+//! Both engines on the shipped releases: the answers are those of Python's onnxruntime.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use serde_json::Value;
+
+use crate::{
+    backend::engine::{EngineKind, Parallelism},
+    config::{Settings, arguments::ServeArguments},
+    release::{Loaded, load},
+    scheduler::inference_pool::ExecutionPlan,
+    task::ModelTask,
+    tokenizer::text_tokenizer::TokenIds,
+};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn settings(release: &str, engine: EngineKind) -> Settings {
+    let arguments = ["model-server", "--model-version", release];
+    let mut settings = Arguments::parse_from(arguments).serve.resolve().unwrap();
+    settings.model_root = repository().join("models");
+    settings.engine = engine;
+    settings.onnxruntime_library = Some(repository().join("target/onnxruntime/libonnxruntime.so"));
+    settings
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).unwrap()
+}
+
+/// The logits of each golden text, in batches of up to `together` of like length.
+fn logits(release: &str, engine: EngineKind, max_texts: usize) -> Vec<Vec<f32>> {
+    let Loaded {
+        plan: ExecutionPlan {
+            task, mut policy, ..
+        },
+        mut engines,
+        ..
+    } = load(&settings(release, engine))
+        .unwrap_or_else(|error| panic!("{error}; scripts/onnxruntime fetches the library"));
+    let ModelTask::Text(model) = task else {
+        panic!("the shipped releases read texts");
+    };
+    policy.max_texts = max_texts;
+    let golden = read("models/sentiment/golden.jsonl");
+    let texts: Vec<_> = golden
+        .lines()
+        .map(|arguments| {
+            let golden: Value = serde_json::from_str(arguments).unwrap();
+            model
+                .tokenizer
+                .tokenize(golden["input"]["text"].as_str().unwrap())
+                .unwrap()
+        })
+        .collect();
+    let mut waiting: Vec<usize> = (0..texts.len()).collect();
+    let mut answers = vec![Vec::new(); texts.len()];
+    while !waiting.is_empty() {
+        let lengths: Vec<usize> = waiting.iter().map(|at| texts[*at].ids.len()).collect();
+        let chosen = policy.choose(&lengths);
+        let batch: Vec<_> = chosen.iter().map(|at| &texts[waiting[*at]]).collect();
+        let mut outputs = Vec::new();
+        engines[0].enter(&mut |engine| {
+            outputs = engine
+                .run(&model.pack(&batch), &[model.logits()], Parallelism::Single)
+                .unwrap();
+        });
+        let rows = model.unpack(outputs.pop().unwrap(), batch.len()).unwrap();
+        for (row, at) in rows.into_iter().zip(chosen) {
+            answers[waiting[at]] = row;
+        }
+        waiting.retain(|at| answers[*at].is_empty());
+    }
+    answers
+}
+
+/// How far a logit may be from Python's.
+const TOLERANCE: f64 = 1e-3;
+
+fn expect_logits_of_python(release: &str, engine: EngineKind, max_texts: usize) {
+    let expected: Value =
+        serde_json::from_str(&read("crates/model-server/tests/data/golden_logits.json")).unwrap();
+    let expected = expected["logits"][release].as_array().unwrap();
+    let answers = logits(release, engine, max_texts);
+    assert_eq!(answers.len(), expected.len());
+    for (at, (answer, expected)) in answers.iter().zip(expected).enumerate() {
+        let expected: Vec<f64> = expected
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|number| number.as_f64().unwrap())
+            .collect();
+        assert_eq!(answer.len(), expected.len());
+        for (number, expected) in answer.iter().zip(&expected) {
+            let difference = (f64::from(*number) - expected).abs();
+            assert!(
+                difference < TOLERANCE,
+                "text {at}: {answer:?}, {expected:?}"
+            );
+        }
+        assert_eq!(
+            answer[0] > answer[1],
+            expected[0] > expected[1],
+            "text {at} has another label: {answer:?}, {expected:?}"
+        );
+    }
+}
+
+#[test]
+fn rten_answers_as_python_does_alone_and_in_batches() {
+    for release in ["v1", "v2"] {
+        for max_texts in [1, 16] {
+            expect_logits_of_python(release, EngineKind::Rten, max_texts);
+        }
+    }
+}
+
+#[test]
+fn onnxruntime_answers_as_python_does_alone_and_in_batches() {
+    for release in ["v1", "v2"] {
+        for max_texts in [1, 16] {
+            expect_logits_of_python(release, EngineKind::Onnxruntime, max_texts);
+        }
+    }
+}
+
+#[test]
+fn a_library_that_is_not_there_is_named() {
+    let mut settings = settings("v1", EngineKind::Onnxruntime);
+    settings.onnxruntime_library = Some("/nowhere/libonnxruntime.so".into());
+    let error = load(&settings).map(drop).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/libonnxruntime.so"), "{error}");
+    assert!(error.contains("No such file"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_library_is_named() {
+    let mut settings = settings("v1", EngineKind::Onnxruntime);
+    let path = repository().join("models/sentiment/v1/config.json");
+    settings.onnxruntime_library = Some(path.clone());
+    let error = load(&settings).map(drop).unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn neighbors_in_a_batch_change_the_answers_of_a_graph_that_quantizes_as_it_goes() {
+    for engine in [EngineKind::Rten, EngineKind::Onnxruntime] {
+        let mut settings = settings("1", engine);
+        settings.model_root = repository().join("crates/model-server/tests/data/models");
+        settings.model_name = "quantizing".to_owned();
+        let Loaded {
+            plan, mut engines, ..
+        } = load(&settings).unwrap();
+        // Which is why they have none.
+        assert_eq!(plan.policy.max_texts, 1);
+        let ModelTask::Text(model) = plan.task else {
+            panic!("it reads texts");
+        };
+        let golden = read("models/sentiment/golden.jsonl");
+        let texts: Vec<_> = golden
+            .lines()
+            .map(|arguments| {
+                let golden: Value = serde_json::from_str(arguments).unwrap();
+                let text = golden["input"]["text"].as_str().unwrap();
+                model.tokenizer.tokenize(text).unwrap()
+            })
+            .collect();
+        let mut logits = |texts: &[&TokenIds]| {
+            let outputs =
+                engines[0].run(&model.pack(texts), &[model.logits()], Parallelism::Single);
+            let logits = outputs.unwrap().pop().unwrap();
+            model.unpack(logits, texts.len()).unwrap()
+        };
+        let differs = texts.windows(2).any(|pair| {
+            let max_texts = logits(&[&pair[0], &pair[1]]);
+            let alone = logits(&[&pair[0]]);
+            max_texts[0]
+                .iter()
+                .zip(&alone[0])
+                .any(|(one, other)| (one - other).abs() > 1e-4)
+        });
+        assert!(differs, "{engine:?}");
+    }
+}

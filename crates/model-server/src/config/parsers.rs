@@ -1,0 +1,76 @@
+use std::time::Duration;
+
+use axum::http::Uri;
+
+/// A day: longer waits are typing errors.
+const LONGEST: Duration = Duration::from_hours(24);
+
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or_else(|| "expected seconds from 0 to 86400, such as 5 or 0.5".to_owned())
+}
+
+/// The router gives up after 120 s; the server has to answer well before, or nobody learns why.
+pub(crate) fn request_timeout(text: &str) -> Result<Duration, String> {
+    seconds(text)
+        .ok()
+        .filter(|it| (Duration::from_millis(10)..=Duration::from_secs(100)).contains(it))
+        .ok_or_else(|| {
+            "expected seconds from 0.01 to 100 (the router gives up after 120)".to_owned()
+        })
+}
+
+pub(crate) fn idle_timeout(text: &str) -> Result<Duration, String> {
+    seconds(text)
+        .ok()
+        .filter(|it| *it >= Duration::from_secs(1))
+        .ok_or_else(|| "expected seconds from 1 to 86400, such as 75".to_owned())
+}
+
+/// Compose passes a variable that is not set as an empty one.
+pub(crate) fn otlp_endpoint(text: &str) -> Result<String, String> {
+    if !text.is_empty() {
+        check_endpoint(text)
+            .map_err(|problem| format!("{problem}; expected such as http://localhost:4318"))?;
+    }
+    Ok(text.to_owned())
+}
+
+/// Whether traces can be sent to `endpoint`, as far as its form tells.
+pub(crate) fn check_endpoint(endpoint: &str) -> Result<(), String> {
+    let uri: Uri = endpoint.parse().map_err(|error| format!("{error}"))?;
+    let scheme = uri.scheme_str();
+    if !matches!(scheme, Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+        return Err("no URL with http or https and a host".to_owned());
+    }
+    if uri.query().is_some() {
+        return Err("/v1/traces is added to it, so it cannot have a query".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_base_url() {
+        for good in ["http://localhost:4318", "https://otel.example/base/"] {
+            assert_eq!(check_endpoint(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost:4318",
+            "/v1",
+            "grpc://a:4317",
+            "http://",
+            "http://a/?b=c",
+            "not one",
+        ] {
+            assert!(check_endpoint(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
+
+use crate::{
+    backend::engine::{Engine, EngineError, Parallelism},
+    busy_timer::BusyTimer,
+    panic_message::panic_message,
+    scheduler::{
+        inference_pool::InferencePool,
+        job::{InferenceError, InferenceOutput, PreparedInput, PreparedJob},
+    },
+    task::{ModelTask, classification::TextClassifier},
+    tokenizer::text_tokenizer::TokenIds,
+};
+
+/// Takes a batch through the model and answers it. An error means that the engine is done for.
+pub(crate) fn run_batch(
+    pool: &InferencePool,
+    engine: &mut dyn Engine,
+    batch: Vec<PreparedJob>,
+    parallelism: Parallelism,
+    timer: &BusyTimer,
+) -> Result<(), String> {
+    let began = Instant::now();
+    timer.begin(began);
+    let results = catch_panic(|| forward(pool, engine, &batch, parallelism));
+    let results = match results {
+        // One bad text must not fail its neighbors.
+        Err(InferenceError::Engine(_) | InferenceError::Shape(_)) if batch.len() > 1 => {
+            let mut alone = |job: &PreparedJob| {
+                catch_panic(|| forward(pool, engine, std::slice::from_ref(job), parallelism))
+                    .and_then(|mut one| one.pop().unwrap_or(Err(InferenceError::Expired)))
+            };
+            batch.iter().map(&mut alone).collect()
+        }
+        Ok(results) => results,
+        Err(error) => batch.iter().map(|_| Err(error.clone())).collect::<Vec<_>>(),
+    };
+    let ended = Instant::now();
+    let passed = match results.iter().find_map(|it| engine_failure(it.as_ref())) {
+        None => Ok(()),
+        // The engine has to prove itself, or it would be healthy and dead.
+        Some(failure) => {
+            if matches!(failure, InferenceError::Panicked(_)) {
+                pool.metrics.engine_panicked();
+            }
+            pool.self_test(engine)
+                .map_err(|error| format!("after {:?}: {error}", failure.to_string()))
+        }
+    };
+    timer.end();
+    for (job, result) in batch.into_iter().zip(results) {
+        // What the client sent is to blame only where the engine is not.
+        let result = match (&passed, result) {
+            (Err(reason), Err(_)) => Err(InferenceError::Broken(reason.clone())),
+            (_, result) => result,
+        };
+        job.finish(result, began, ended);
+    }
+    passed
+}
+
+/// What went wrong with a job, if the engine may be to blame.
+fn engine_failure(result: Result<&InferenceOutput, &InferenceError>) -> Option<InferenceError> {
+    match result {
+        Err(
+            error @ (InferenceError::Engine(_)
+            | InferenceError::Shape(_)
+            | InferenceError::Panicked(_)),
+        ) => Some(error.clone()),
+        _ => None,
+    }
+}
+
+/// One forward pass: one outcome per job, in their order.
+pub(crate) fn forward(
+    pool: &InferencePool,
+    engine: &mut dyn Engine,
+    batch: &[PreparedJob],
+    parallelism: Parallelism,
+) -> Result<Vec<Result<InferenceOutput, InferenceError>>, InferenceError> {
+    let began = Instant::now();
+    let texts: Vec<&TokenIds> = batch
+        .iter()
+        .filter_map(|job| match &job.input {
+            PreparedInput::Tokens(tokens) => Some(tokens),
+            PreparedInput::Tensors(_) => None,
+        })
+        .collect();
+    match (&pool.task, batch) {
+        (
+            _,
+            [
+                PreparedJob {
+                    input: PreparedInput::Tensors(tensors),
+                    ..
+                },
+            ],
+        ) => {
+            let outputs = engine.run(tensors, &pool.outputs, parallelism)?;
+            pool.metrics.forward_pass(1, 0, 0, began.elapsed());
+            Ok(vec![Ok(InferenceOutput::Tensors(outputs))])
+        }
+        (ModelTask::Text(model), _) => {
+            let results = classify(model, engine, &texts, parallelism)?;
+            let real: usize = texts.iter().map(|text| text.ids.len()).sum();
+            let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+            let padded = longest * texts.len();
+            pool.metrics
+                .forward_pass(texts.len(), real, padded, began.elapsed());
+            Ok(results.into_iter().map(Ok).collect())
+        }
+        (ModelTask::Tensors, _) => Err(InferenceError::NoTokenizer),
+    }
+}
+
+fn classify(
+    model: &TextClassifier,
+    engine: &mut dyn Engine,
+    texts: &[&TokenIds],
+    parallelism: Parallelism,
+) -> Result<Vec<InferenceOutput>, InferenceError> {
+    let mut outputs = engine.run(&model.pack(texts), &[model.logits()], parallelism)?;
+    let logits = outputs
+        .pop()
+        .ok_or_else(|| EngineError("the model gave no logits".to_owned()))?;
+    let rows = model.unpack(logits, texts.len())?;
+    Ok(rows
+        .into_iter()
+        .zip(texts)
+        .map(|(logits, text)| InferenceOutput::Text {
+            logits,
+            tokens: text.ids.len(),
+            truncated: text.truncated,
+        })
+        .collect())
+}
+
+/// Turns a panic into an error.
+pub(crate) fn catch_panic<T>(
+    work: impl FnOnce() -> Result<T, InferenceError>,
+) -> Result<T, InferenceError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(InferenceError::Panicked(panic_message(panic.as_ref()))))
+}

@@ -1,0 +1,54 @@
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+
+use crate::{
+    api::{body, error::ApiError},
+    state::ServerState,
+};
+
+/// The other header for a key.
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// What a router, an orchestrator or a container's health check asks: they have no keys.
+const OPEN: [&str; 6] = [
+    "/health",
+    "/livez",
+    "/readyz",
+    "/startupz",
+    "/v2/health/live",
+    "/v2/health/ready",
+];
+
+/// Lets nobody past who has no key, where keys are set.
+pub(crate) async fn require_key(
+    State(state): State<Arc<ServerState>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(keys) = &state.keys else {
+        return next.run(request).await;
+    };
+    let is_open = OPEN.contains(&request.uri().path());
+    if is_open || key_of(request.headers()).is_some_and(|key| keys.contains(key)) {
+        next.run(request).await
+    } else {
+        let refused = body::refuse(&state, request, ApiError::NoKey).await;
+        refused.into_response()
+    }
+}
+
+fn key_of(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+    });
+    bearer
+        .or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes))
+        .map(<[u8]>::trim_ascii)
+}

@@ -1,0 +1,81 @@
+//! Clients that leave before their answer.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderValue, Request, Uri};
+use tower_http::on_early_drop::{OnDropCallback, OnFutureDrop};
+
+use crate::{
+    config::log::RequestLog,
+    metrics::counters::{CLIENT_CLOSED_REQUEST, TrackedRequest},
+    server::{observe::track, request_id::X_REQUEST_ID, request_log::RequestLine},
+    state::ServerState,
+    telemetry::trace_context::{TraceId, TraceParent},
+};
+
+/// Prepares for each request that its client leaves: then the request is counted and logged with status 499.
+#[derive(Debug, Clone)]
+pub(crate) struct OnClientDisconnect(Arc<ServerState>);
+
+impl OnClientDisconnect {
+    pub(crate) fn new(state: &Arc<ServerState>) -> Self {
+        Self(Arc::clone(state))
+    }
+}
+
+impl<B> OnFutureDrop<B> for OnClientDisconnect {
+    type Callback = ClientDisconnect;
+
+    fn make(&mut self, request: &Request<B>) -> ClientDisconnect {
+        let state = Arc::clone(&self.0);
+        let tracked = track(&state, request);
+        let is_logged = !tracked.is_probe && state.request_log == RequestLog::All;
+        let line = is_logged.then(|| LineParts {
+            id: request.headers().get(X_REQUEST_ID).cloned(),
+            unmatched: (!tracked.is_matched()).then(|| request.uri().clone()),
+            trace: TraceParent::of(request.headers()).map(|parent| parent.trace),
+        });
+        ClientDisconnect {
+            state,
+            request: tracked,
+            line,
+        }
+    }
+}
+
+/// A request that is dropped before its answer.
+pub(crate) struct ClientDisconnect {
+    state: Arc<ServerState>,
+    request: TrackedRequest,
+    /// Only where the log has a line for each request.
+    line: Option<LineParts>,
+}
+
+/// What is in a line of the log and not in [`TrackedRequest`].
+struct LineParts {
+    id: Option<HeaderValue>,
+    unmatched: Option<Uri>,
+    trace: Option<TraceId>,
+}
+
+impl OnDropCallback for ClientDisconnect {
+    fn on_drop(self) {
+        let metrics = &self.state.metrics;
+        let took = metrics.client_disconnected(self.request);
+        if let Some(line) = self.line {
+            RequestLine {
+                id: line.id.as_ref(),
+                method: self.request.method,
+                route: metrics.path(self.request),
+                unmatched: line.unmatched.as_ref(),
+                status: CLIENT_CLOSED_REQUEST,
+                took,
+                times: None,
+                error: None,
+                reason: None,
+                trace: line.trace,
+            }
+            .log();
+        }
+    }
+}

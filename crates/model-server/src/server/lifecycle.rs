@@ -1,0 +1,249 @@
+//! From the start of a server to its end: load, warm up, serve, drain, stop.
+
+#[cfg(test)]
+mod tests;
+
+use crate::api_keys::ApiKeys;
+use crate::api_keys::KeysError;
+use crate::config::Settings;
+use crate::phase::Phase;
+use crate::release;
+use crate::release::LoadError;
+use crate::release::Loaded;
+use crate::release::load;
+use crate::scheduler::inference_pool::InferencePool;
+use crate::scheduler::worker::Workers;
+use crate::server::layers;
+use crate::server::listener;
+use crate::server::router;
+use crate::server::signals::StopSignals;
+use crate::state::ServerState;
+use crate::state::Serving;
+use crate::telemetry::tracer::Telemetry;
+use axum::Router;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
+use tokio::sync::oneshot;
+use tokio::task;
+use tokio::time;
+use tracing::info;
+use tracing::warn;
+
+/// Connections that may wait to be accepted: after a switch, all clients come at once.
+const LISTEN_BACKLOG: u32 = 4096;
+
+/// Why a server ended other than by being told to.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The port is taken, or the address is not this machine's.
+    #[error("cannot listen on {address}: {source}; set HOST and PORT to a free address")]
+    Bind {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The operating system refused signals or threads.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// The release cannot be served.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The API keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// Traces cannot be sent to where they should go.
+    #[error(
+        "cannot send traces: {0}; set OTEL_EXPORTER_OTLP_ENDPOINT to a URL such as http://localhost:4318"
+    )]
+    Traces(String),
+    /// Requests were still in flight when the last bound passed; they were cut.
+    #[error("requests were still in flight {0:?} after the grace period, and were cut")]
+    HardStop(Duration),
+}
+
+/// Listens on `address`.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // A restart must not wait for the last server's closed connections to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(LISTEN_BACKLOG)
+    };
+    listen().map_err(|source| ServeError::Bind { address, source })
+}
+
+/// Listens and serves until SIGTERM or SIGINT; a second one stops at once.
+///
+/// `wrap` may put layers around the server's router; pass [`std::convert::identity`] for none.
+pub async fn run(
+    settings: Settings,
+    wrap: impl FnOnce(Router) -> Router,
+) -> Result<(), ServeError> {
+    let listener = bind(settings.address)?;
+    let mut signals = StopSignals::listen()?;
+    let (stop, stopped) = oneshot::channel();
+    let twice = async {
+        signals.next().await;
+        let _ = stop.send(());
+        signals.next().await;
+    };
+    tokio::select! {
+        result = serve(listener, settings, async { let _ = stopped.await; }, wrap) => result,
+        () = twice => {
+            warn!("second signal: stopped at once");
+            Ok(())
+        }
+    }
+}
+
+/// Serves on `listener` until `stop` resolves, then drains.
+///
+/// The port answers at once; the release is loaded meanwhile, and `/health` says 503 until it
+/// is ready. A release that cannot be served ends the server with [`ServeError::Load`]. After
+/// `stop` the server is unready at once, serves for [`Settings::grace`] what still arrives, then
+/// takes no new connections and gives those in flight [`Settings::hard_stop`].
+///
+/// Dropping the future stops at once. `wrap` may put layers around the server's router.
+pub async fn serve(
+    listener: TcpListener,
+    settings: Settings,
+    stop: impl Future<Output = ()>,
+    wrap: impl FnOnce(Router) -> Router,
+) -> Result<(), ServeError> {
+    let mut state = ServerState::new(&settings, Instant::now());
+    if let Some(path) = &settings.api_keys_file {
+        state.keys = Some(ApiKeys::read(path)?);
+    }
+    state.telemetry = Telemetry::start(&settings).map_err(ServeError::Traces)?;
+    let state = Arc::new(state);
+    let address = listener.local_addr()?;
+    info!(%address, port = address.port(), "listening");
+
+    let (close, closed) = oneshot::channel::<()>();
+    let service = layers::normalized(wrap(router::router(Arc::clone(&state))));
+    let closed = async {
+        let _ = closed.await;
+    };
+    let mut connections = pin!(listener::serve(
+        listener,
+        service,
+        settings.connections,
+        Arc::clone(&state.metrics),
+        closed
+    ));
+
+    let workers = tokio::select! {
+        result = load_and_serve(&state, &settings, stop) => result?,
+        // It ends only after `close`.
+        () = &mut connections => return Ok(()),
+    };
+    info!("grace period over: finishing what is in flight");
+    drop(close);
+    let finish = async {
+        connections.await;
+        if let Some(workers) = workers {
+            workers.stop().await;
+        }
+        info!("stopped");
+        Ok(())
+    };
+    let ended = time::timeout(settings.hard_stop, finish).await;
+    if let Some(telemetry) = &state.telemetry {
+        telemetry.stop().await;
+    }
+    ended.unwrap_or(Err(ServeError::HardStop(settings.hard_stop)))
+}
+
+/// Loads the release, serves until `stop`, and goes on for the grace period.
+///
+/// Returns the workers, which still have to finish what is in flight, if there are any.
+async fn load_and_serve(
+    state: &Arc<ServerState>,
+    settings: &Settings,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Workers>, ServeError> {
+    let mut stop = pin!(stop);
+    let began = Instant::now();
+    let loading = {
+        let settings = settings.clone();
+        task::spawn_blocking(move || load(&settings))
+    };
+    let loaded = tokio::select! {
+        loaded = loading => loaded,
+        () = &mut stop => {
+            state.phase.advance(Phase::Draining);
+            info!("told to stop while loading: nothing to drain");
+            return Ok(None);
+        }
+    };
+    let loaded = loaded.unwrap_or_else(|error| Err(release::panicked(settings, error)));
+    let loaded = loaded.inspect_err(|error| {
+        state.phase.advance(Phase::Unfit {
+            reason: format!("loading failed: {error}"),
+        });
+    })?;
+    let digest = loaded.digest.clone();
+    let (max_batch_texts, parallel_is_faster) =
+        (loaded.plan.policy.max_texts, loaded.plan.parallel_is_faster);
+    let workers = start_workers(state, settings, loaded)?;
+    state.phase.advance(Phase::Ready);
+    info!(
+        model_name = settings.model_name,
+        model_version = settings.model_version,
+        model_digest = digest,
+        engine = settings.engine.name(),
+        threads = settings.inference_threads,
+        workers = settings.inference_workers,
+        max_batch_texts,
+        parallel_is_faster,
+        load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "ready"
+    );
+
+    stop.await;
+    state.phase.advance(Phase::Draining);
+    info!(grace = ?settings.grace, "told to stop: unready, still serving what arrives");
+    time::sleep(settings.grace).await;
+    Ok(Some(workers))
+}
+
+/// Starts the workers and opens the queue to the handlers.
+fn start_workers(
+    state: &Arc<ServerState>,
+    settings: &Settings,
+    loaded: Loaded,
+) -> Result<Workers, ServeError> {
+    let pool = Arc::new(InferencePool::new(
+        loaded.plan,
+        settings.queue_capacity.get(),
+        loaded.signature.outputs.len(),
+        Arc::clone(&state.metrics),
+    ));
+    let on_failure = {
+        let state = Arc::clone(state);
+        move |reason: String| {
+            tracing::error!(reason, "unhealthy");
+            state.phase.advance(Phase::Unfit { reason });
+        }
+    };
+    let (workers, watchdog) = Workers::start(Arc::clone(&pool), loaded.engines, on_failure)?;
+    state.serving.get_or_init(|| Serving {
+        digest: loaded.digest,
+        signature: loaded.signature,
+        pool,
+        watchdog,
+    });
+    Ok(workers)
+}

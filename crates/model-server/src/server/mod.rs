@@ -1,0 +1,16 @@
+//! The server around the handlers: routes, layers, connections, and the way from start to stop.
+
+mod auth;
+mod client_disconnect;
+pub(crate) mod decompress;
+mod drain;
+mod layers;
+pub(crate) mod lifecycle;
+mod listener;
+mod observe;
+mod pending_head;
+mod request_id;
+mod request_log;
+pub(crate) mod router;
+mod signals;
+mod stall_timeout;

@@ -1,0 +1,242 @@
+//! What is kept of a request: counters, a line in the log, and a span.
+//!
+//! tower-http's tracing opens a span before a request is answered; this server makes one of what a request
+//! was, and none where nobody wants it.
+
+use std::{
+    convert::Infallible,
+    fmt::Write as _,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
+
+use axum::{
+    extract::{MatchedPath, Request},
+    http::{HeaderName, HeaderValue, StatusCode, Uri},
+    response::Response,
+};
+use tower::{Layer, Service};
+
+use crate::{
+    api::error::ResponseDetails,
+    config::log::RequestLog,
+    metrics::counters::TrackedRequest,
+    scheduler::stage_times::StageTimes,
+    server::{
+        drain::close_when_draining,
+        request_id::X_REQUEST_ID,
+        request_log::{RequestLine, milliseconds},
+    },
+    state::ServerState,
+    telemetry::{
+        trace_context::TraceParent,
+        tracer::{FinishedRequest, trace_state},
+    },
+};
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Counts and logs each request that is answered, makes a span of it, and lets its client go where the
+/// server is about to. Of a request whose client left, [`super::client_left`] counts the end.
+#[derive(Debug, Clone)]
+pub(crate) struct ObserveLayer(Arc<ServerState>);
+
+impl ObserveLayer {
+    pub(crate) fn new(state: &Arc<ServerState>) -> Self {
+        Self(Arc::clone(state))
+    }
+}
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe {
+            inner,
+            state: Arc::clone(&self.0),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Observe<S> {
+    inner: S,
+    state: Arc<ServerState>,
+}
+
+impl<S, B> Service<Request> for Observe<S>
+where
+    S: Service<Request, Response = Response<B>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<B>;
+    type Error = Infallible;
+    type Future = ObserveFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let observed = ObservedRequest::new(Arc::clone(&self.state), &request);
+        ObserveFuture {
+            observed,
+            inner: self.inner.call(request),
+        }
+    }
+}
+
+/// A request on its way through the layers below.
+pub(crate) struct ObserveFuture<F> {
+    observed: ObservedRequest,
+    inner: F,
+}
+
+impl<F, B> Future for ObserveFuture<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<B>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = ready!(Pin::new(&mut self.inner).poll(context))?;
+        close_when_draining(&self.observed.state, response.headers_mut());
+        self.observed.answered(&mut response);
+        Poll::Ready(Ok(response))
+    }
+}
+
+struct ObservedRequest {
+    state: Arc<ServerState>,
+    request: TrackedRequest,
+    parent: Option<TraceParent>,
+    /// Only where a span is made of it.
+    traced: Option<Box<Traced>>,
+    /// Only where no route tells what was asked for.
+    unmatched: Option<Uri>,
+}
+
+/// What a span needs beyond the rest.
+struct Traced {
+    began: SystemTime,
+    uri: Uri,
+    state: Option<String>,
+}
+
+/// What the counters need to know of a request.
+pub(crate) fn track<B>(state: &ServerState, request: &axum::http::Request<B>) -> TrackedRequest {
+    let path = request.extensions().get::<MatchedPath>();
+    let path = path.map(MatchedPath::as_str);
+    state.metrics.track(path, request.method())
+}
+
+impl ObservedRequest {
+    fn new(state: Arc<ServerState>, request: &Request) -> Self {
+        let tracked = track(&state, request);
+        state.metrics.arrived(tracked);
+        let traces = state.telemetry.is_some() && !tracked.is_probe;
+        Self {
+            state,
+            request: tracked,
+            parent: TraceParent::of(request.headers()),
+            traced: traces.then(|| {
+                Box::new(Traced {
+                    began: SystemTime::now(),
+                    uri: request.uri().clone(),
+                    state: trace_state(request.headers()),
+                })
+            }),
+            unmatched: (!tracked.is_matched()).then(|| request.uri().clone()),
+        }
+    }
+
+    fn answered<B>(&self, response: &mut Response<B>) {
+        let status = response.status();
+        let details = response.extensions().get::<ResponseDetails>();
+        let times = details.and_then(|it| it.times);
+        let error = details.and_then(|it| it.error);
+        let metrics = &self.state.metrics;
+        let took = metrics.answered(self.request, status, error, times);
+
+        let parts = self.state.telemetry.as_ref().zip(self.traced.as_deref());
+        let trace = parts.map(|(telemetry, traced)| {
+            telemetry.record(&FinishedRequest {
+                parent: self.parent,
+                state: traced.state.as_deref(),
+                method: self.request.method,
+                route: self
+                    .unmatched
+                    .is_none()
+                    .then_some(metrics.path(self.request)),
+                uri: &traced.uri,
+                status,
+                error,
+                began: traced.began,
+                took,
+                times,
+            })
+        });
+        if self.has_line(status) {
+            RequestLine {
+                id: response.headers().get(X_REQUEST_ID),
+                method: self.request.method,
+                route: metrics.path(self.request),
+                unmatched: self.unmatched.as_ref(),
+                status: status.as_u16(),
+                took,
+                times,
+                error,
+                reason: details.and_then(|it| it.failure.as_deref()),
+                trace: trace.or(self.parent.map(|parent| parent.trace)),
+            }
+            .log();
+        }
+        if let Some(value) = times.and_then(server_timing) {
+            response.headers_mut().insert(SERVER_TIMING, value);
+        }
+    }
+
+    /// Whether the log has a line for such an answer. Health checks and scrapes have none: they
+    /// come all the time, and what makes a server unhealthy was logged when it happened.
+    fn has_line(&self, status: StatusCode) -> bool {
+        let is_probe = self.request.is_probe;
+        if status.is_server_error() {
+            return !(is_probe && status == StatusCode::SERVICE_UNAVAILABLE);
+        }
+        !is_probe && self.state.request_log == RequestLog::All
+    }
+}
+
+/// The stages for whoever asked, as browsers and load generators show them.
+fn server_timing(times: StageTimes) -> Option<HeaderValue> {
+    let mut value = String::with_capacity(64);
+    write!(
+        value,
+        "queue;dur={}, tokenize;dur={}, inference;dur={}",
+        milliseconds(times.queue),
+        milliseconds(times.tokenize),
+        milliseconds(times.inference),
+    )
+    .ok()?;
+    HeaderValue::try_from(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn stages_are_told_in_milliseconds() {
+        let value = server_timing(StageTimes {
+            queue: Duration::from_micros(1_250),
+            tokenize: Duration::from_nanos(80_400),
+            inference: Duration::from_secs(2),
+        });
+        let expected = "queue;dur=1.25, tokenize;dur=0.08, inference;dur=2000";
+        assert_eq!(value.unwrap(), expected);
+    }
+}

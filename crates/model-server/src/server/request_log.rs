@@ -1,0 +1,83 @@
+use std::time::Duration;
+
+use axum::http::{HeaderValue, Uri};
+use tracing::field;
+
+use crate::{
+    metrics::counters::CLIENT_CLOSED_REQUEST, scheduler::stage_times::StageTimes,
+    telemetry::trace_context::TraceId,
+};
+
+/// How much of an unknown path the log has.
+const LONGEST_PATH: usize = 256;
+
+/// The line of one request in the log.
+pub(crate) struct RequestLine<'a> {
+    pub(crate) id: Option<&'a HeaderValue>,
+    pub(crate) method: &'static str,
+    /// The template of its route.
+    pub(crate) route: &'a str,
+    /// What was asked for, where no route tells.
+    pub(crate) unmatched: Option<&'a Uri>,
+    pub(crate) status: u16,
+    pub(crate) took: Duration,
+    pub(crate) times: Option<StageTimes>,
+    /// Which kind of error it is.
+    pub(crate) error: Option<&'static str>,
+    /// Why the server failed.
+    pub(crate) reason: Option<&'a str>,
+    pub(crate) trace: Option<TraceId>,
+}
+
+impl RequestLine<'_> {
+    pub(crate) fn log(&self) {
+        macro_rules! log {
+            ($level:ident, $message:literal) => {
+                tracing::$level!(
+                    request_id = self.id.and_then(|id| id.to_str().ok()),
+                    method = self.method,
+                    route = self.route,
+                    path = self.unmatched.map(beginning),
+                    status = self.status,
+                    latency_ms = milliseconds(self.took),
+                    queue_ms = self.times.map(|times| milliseconds(times.queue)),
+                    tokenize_ms = self.times.map(|times| milliseconds(times.tokenize)),
+                    inference_ms = self.times.map(|times| milliseconds(times.inference)),
+                    error = self.error,
+                    reason = self.reason,
+                    trace_id = self.trace.map(field::display),
+                    $message
+                )
+            };
+        }
+        match self.status {
+            500.. => log!(error, "request failed"),
+            CLIENT_CLOSED_REQUEST => log!(info, "client left"),
+            _ => log!(info, "request"),
+        }
+    }
+}
+
+/// The path without its query, which is the client's, and not more of it than tells what it was:
+/// it may be as long as a head.
+fn beginning(uri: &Uri) -> &str {
+    let path = uri.path();
+    &path[..path.floor_char_boundary(LONGEST_PATH)]
+}
+
+/// A duration in milliseconds, without the digits that nobody reads.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_logged_without_its_query_and_not_at_any_length() {
+        assert_eq!(beginning(&Uri::from_static("/a/b?c=d")), "/a/b");
+        let long = format!("/{}", "a".repeat(5000));
+        assert_eq!(beginning(&long.parse().unwrap()), &long[..LONGEST_PATH]);
+    }
+}

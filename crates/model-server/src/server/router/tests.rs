@@ -1,0 +1,135 @@
+//! The document is true: each error that a route can answer with stands in it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::http::Method;
+use clap::Parser;
+use serde_json::Value;
+
+use crate::{
+    api::error::ApiError,
+    config::{Settings, arguments::ServeArguments},
+    server::router::documented,
+    state::ServerState,
+};
+
+#[derive(Parser)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+/// The settings of a server that has no release yet.
+pub(crate) fn settings() -> Settings {
+    let arguments = ["model-server", "--model-version=any"];
+    Arguments::parse_from(arguments).serve.resolve().unwrap()
+}
+
+pub(crate) fn document() -> Value {
+    let state = Arc::new(ServerState::new(&settings(), Instant::now()));
+    let (_, document) =
+        documented(&state, &crate::api::openapi::Document::default()).split_for_parts();
+    serde_json::to_value(document).unwrap()
+}
+
+fn json_error() -> serde_json::Error {
+    serde_json::from_str::<Value>("{").unwrap_err()
+}
+
+/// One error after another, until all have been there. A new one does not compile until it has its
+/// place here.
+pub(crate) fn after(error: Option<&ApiError>) -> Option<ApiError> {
+    let Some(error) = error else {
+        return Some(ApiError::Unavailable(String::new()));
+    };
+    Some(match error {
+        ApiError::Unavailable(_) => ApiError::QueueFull,
+        ApiError::QueueFull => ApiError::MemoryExhausted,
+        ApiError::MemoryExhausted => ApiError::Timeout(Duration::ZERO),
+        ApiError::Timeout(_) => ApiError::Internal(String::new()),
+        ApiError::Internal(_) => ApiError::NoTexts,
+        ApiError::NoTexts => ApiError::TimeoutHeader,
+        ApiError::TimeoutHeader => ApiError::NoKey,
+        ApiError::NoKey => ApiError::UnknownModel {
+            asked: String::new(),
+            served: String::new(),
+        },
+        ApiError::UnknownModel { .. } => ApiError::Path(String::new()),
+        ApiError::Path(_) => ApiError::Protocol(json_error()),
+        ApiError::Protocol(_) => ApiError::UnknownPath {
+            path: String::new(),
+        },
+        ApiError::UnknownPath { .. } => ApiError::WrongMethod {
+            method: Method::GET,
+        },
+        ApiError::WrongMethod { .. } => ApiError::BodyTooLarge { limit: 0 },
+        ApiError::BodyTooLarge { .. } => ApiError::BodyTimeout(Duration::ZERO),
+        ApiError::BodyTimeout(_) => ApiError::BodyUnreadable(String::new()),
+        ApiError::BodyUnreadable(_) => ApiError::Compressed {
+            encoding: String::new(),
+            reason: String::new(),
+        },
+        ApiError::Compressed { .. } => ApiError::ContentEncoding(String::new()),
+        ApiError::ContentEncoding(_) => ApiError::ContentType(String::new()),
+        ApiError::ContentType(_) => ApiError::NoBody,
+        ApiError::NoBody => ApiError::Json(json_error()),
+        ApiError::Json(_) => ApiError::NotAnObject(""),
+        ApiError::NotAnObject(_) => ApiError::Field {
+            field: "",
+            problem: String::new(),
+        },
+        ApiError::Field { .. } => return None,
+    })
+}
+
+/// Whether a route may answer with this error.
+fn may_answer(path: &str, error: &ApiError) -> bool {
+    let predicts = path == "/predict" || path.ends_with("/infer");
+    let names_model = path.contains("{model}");
+    match error {
+        ApiError::Internal(_) | ApiError::NoKey | ApiError::WrongMethod { .. } => true,
+        ApiError::Path(_) | ApiError::UnknownModel { .. } => names_model,
+        ApiError::Unavailable(_) => predicts || names_model,
+        ApiError::UnknownPath { .. } => false,
+        ApiError::Protocol(_) => path.ends_with("/infer"),
+        ApiError::NoTexts | ApiError::NoBody | ApiError::Json(_) | ApiError::NotAnObject(_) => {
+            path == "/predict"
+        }
+        ApiError::QueueFull
+        | ApiError::MemoryExhausted
+        | ApiError::Timeout(_)
+        | ApiError::TimeoutHeader
+        | ApiError::BodyTooLarge { .. }
+        | ApiError::BodyTimeout(_)
+        | ApiError::BodyUnreadable(_)
+        | ApiError::Compressed { .. }
+        | ApiError::ContentEncoding(_)
+        | ApiError::ContentType(_)
+        | ApiError::Field { .. } => predicts,
+    }
+}
+
+#[test]
+fn every_error_of_every_route_is_in_the_document() {
+    let document = document();
+    let mut checked = 0;
+    let mut error = after(None);
+    while let Some(this) = error {
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                let status = this.status().as_u16().to_string();
+                let is_there = operation["responses"].get(&status).is_some();
+                assert!(
+                    is_there || !may_answer(path, &this),
+                    "{method} {path} may answer {status} ({this})"
+                );
+                checked += 1;
+            }
+        }
+        error = after(Some(&this));
+    }
+    assert!(checked > 300, "{checked}");
+}

@@ -1,0 +1,85 @@
+pub(crate) mod classification;
+pub(crate) mod model_config;
+pub(crate) mod scores;
+
+use crate::{
+    backend::{
+        engine::{Engine, Parallelism},
+        tensor::{Signature, Tensor, TensorSpec},
+    },
+    task::classification::TextClassifier,
+};
+
+/// A text that any classifier can read, for the first forward passes: about as long as most.
+const WARM_UP_TEXT: &str = "The first text is never the fastest, and so this one has twenty words that no client has to wait for.";
+
+/// What a release can answer.
+#[derive(Debug)]
+pub(crate) enum ModelTask {
+    /// Texts, and tensors for whoever has tokenized them already.
+    Text(Box<TextClassifier>),
+    /// Tensors only.
+    Tensors,
+}
+
+impl ModelTask {
+    /// Whether a first pass may fail though nothing is wrong: the lengths of some dimensions are known
+    /// to clients only, and zeros of length 1 were a guess.
+    pub(crate) fn may_reject_guessed_shapes(&self, signature: &Signature) -> bool {
+        let unknown = |input: &TensorSpec| input.shape.iter().any(Option::is_none);
+        matches!(self, Self::Tensors) && signature.inputs.iter().any(unknown)
+    }
+
+    /// Whether texts of different lengths can share a forward pass.
+    pub(crate) fn can_pad(&self) -> bool {
+        match self {
+            Self::Text(model) => model.padding.token.is_some(),
+            Self::Tensors => true,
+        }
+    }
+
+    /// Takes `proof` through the model, and tells what is wrong with the answer, if anything is.
+    /// `outputs` are the places of all of the graph's outputs.
+    pub(crate) fn self_test(
+        &self,
+        engine: &mut dyn Engine,
+        self_test_inputs: &[Tensor],
+        outputs: &[usize],
+        parallelism: Parallelism,
+    ) -> Result<(), String> {
+        let Self::Text(model) = self else {
+            let outputs = engine.run(self_test_inputs, outputs, parallelism);
+            return outputs.map(drop).map_err(|error| error.to_string());
+        };
+        let outputs = engine.run(self_test_inputs, &[model.logits()], parallelism);
+        let mut outputs = outputs.map_err(|error| error.to_string())?;
+        let logits = outputs.pop().ok_or("no logits")?;
+        let rows = model.unpack(logits, 1).map_err(|error| error.to_string())?;
+        let probabilities = model.problem.probabilities(&rows[0]);
+        probabilities.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// Inputs for a first forward pass.
+pub(crate) fn warm_up_inputs(
+    task: &ModelTask,
+    signature: &Signature,
+) -> Result<Vec<Tensor>, String> {
+    match task {
+        ModelTask::Text(model) => {
+            let tokens = model.tokenizer.tokenize(WARM_UP_TEXT);
+            Ok(model.pack(&[&tokens.map_err(|error| error.to_string())?]))
+        }
+        ModelTask::Tensors => Ok(signature
+            .inputs
+            .iter()
+            .map(|input| {
+                let shape: Vec<usize> = input.shape.iter().map(|it| it.unwrap_or(1)).collect();
+                Tensor {
+                    elements: input.datatype.zeros(shape.iter().product()),
+                    shape,
+                }
+            })
+            .collect()),
+    }
+}

@@ -1,0 +1,266 @@
+//! Traces: which request belongs to which, and where their spans go.
+//!
+//! Spans are made when a request is over, from the times that were taken anyway, and handed to a
+//! thread that sends them. What it cannot send in time is dropped: a collector that is slow, wrong
+//! or dead costs no request anything.
+
+use std::{
+    str::FromStr as _,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use axum::http::{HeaderMap, StatusCode, Uri};
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{
+        Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags,
+        TraceState, Tracer as _, TracerProvider as _,
+    },
+};
+use opentelemetry_otlp::{Protocol, WithExportConfig as _};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{SdkTracer, SdkTracerProvider, SpanData, SpanExporter},
+};
+use tokio::task;
+use tracing::{info, warn};
+
+use crate::{
+    config::{Settings, parsers::check_endpoint},
+    scheduler::stage_times::StageTimes,
+    telemetry::trace_context::{TraceId, TraceParent},
+};
+
+/// How long the end of the server waits for the last spans to be sent.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// Where spans are made and sent from.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+    model: [KeyValue; 2],
+}
+
+/// A request that is over.
+#[derive(Debug)]
+pub(crate) struct FinishedRequest<'a> {
+    /// The caller's span.
+    pub(crate) parent: Option<TraceParent>,
+    /// The caller's `tracestate`, which goes on unread.
+    pub(crate) state: Option<&'a str>,
+    /// GET, POST and so on.
+    pub(crate) method: &'static str,
+    /// The template of its route, if it has one.
+    pub(crate) route: Option<&'a str>,
+    /// What was asked for.
+    pub(crate) uri: &'a Uri,
+    /// How it was answered.
+    pub(crate) status: StatusCode,
+    /// What kind of error the answer was.
+    pub(crate) error: Option<&'static str>,
+    /// When its head had arrived.
+    pub(crate) began: SystemTime,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// How long its stages took.
+    pub(crate) times: Option<StageTimes>,
+}
+
+impl Telemetry {
+    /// Starts the thread that sends spans, if the settings say whereto.
+    pub(crate) fn start(settings: &Settings) -> Result<Option<Self>, String> {
+        let Some(endpoint) = &settings.otlp_endpoint else {
+            return Ok(None);
+        };
+        check_endpoint(endpoint)?;
+        // The client wants one even where nothing is encrypted; another may be there already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
+        let exporter = opentelemetry_otlp::SpanExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(&url)
+            .build()
+            .map_err(|error| error.to_string())?;
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(LoggingExporter::new(exporter))
+            .with_resource(resource())
+            .build();
+        info!(url, "traces are sent");
+        Ok(Some(Self {
+            tracer: provider.tracer(env!("CARGO_PKG_NAME")),
+            provider,
+            model: [
+                KeyValue::new("model.name", settings.model_name.clone()),
+                KeyValue::new("model.version", settings.model_version.clone()),
+            ],
+        }))
+    }
+
+    /// Records a request and its stages, unless it is not sampled. Returns its trace.
+    pub(crate) fn record(&self, request: &FinishedRequest) -> TraceId {
+        let caller = match request.parent {
+            None => Context::new(),
+            Some(parent) => Context::new().with_remote_span_context(SpanContext::new(
+                parent.trace.0.into(),
+                SpanId::from(parent.span),
+                TraceFlags::default().with_sampled(parent.sampled),
+                true,
+                request
+                    .state
+                    .and_then(|it| TraceState::from_str(it).ok())
+                    .unwrap_or_default(),
+            )),
+        };
+        let ended = request.began + request.took;
+        let name = match request.route {
+            Some(route) => format!("{} {route}", request.method),
+            None => request.method.to_owned(),
+        };
+        let builder = self.tracer.span_builder(name);
+        let mut span = builder
+            .with_kind(SpanKind::Server)
+            .with_start_time(request.began)
+            .start_with_context(&self.tracer, &caller);
+        let trace = TraceId(u128::from_be_bytes(
+            span.span_context().trace_id().to_bytes(),
+        ));
+        if !span.is_recording() {
+            return trace;
+        }
+        span.set_attributes(attributes(request));
+        span.set_attributes(self.model.iter().cloned());
+        if request.status.is_server_error() {
+            span.set_status(Status::error(request.error.unwrap_or_default()));
+        }
+        let own = Context::new().with_remote_span_context(span.span_context().clone());
+        if let Some(times) = request.times {
+            self.record_stages(times, &own, request.began, ended);
+        }
+        span.end_with_timestamp(ended);
+        trace
+    }
+
+    /// Lays the stages one behind the other, so that the last ends with the request. Where there
+    /// were several texts, each stage is the longest of its kind, and they may overlap in truth.
+    fn record_stages(
+        &self,
+        times: StageTimes,
+        parent: &Context,
+        began: SystemTime,
+        ended: SystemTime,
+    ) {
+        let all = times.queue + times.tokenize + times.inference;
+        let mut start = (ended - all).max(began);
+        for (name, took) in [
+            ("queue", times.queue),
+            ("tokenize", times.tokenize),
+            ("inference", times.inference),
+        ] {
+            let end = (start + took).min(ended);
+            let builder = self.tracer.span_builder(name).with_start_time(start);
+            let mut span = builder.start_with_context(&self.tracer, parent);
+            span.end_with_timestamp(end);
+            start = end;
+        }
+    }
+
+    /// Sends what has not been sent, as long as that takes [`LAST_WAIT`] at most.
+    pub(crate) async fn stop(&self) {
+        let provider = self.provider.clone();
+        let flush = move || provider.shutdown_with_timeout(LAST_WAIT);
+        if !matches!(task::spawn_blocking(flush).await, Ok(Ok(()))) {
+            warn!("the last traces could not be sent");
+        }
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        // Without it the provider would wait for its thread, and nobody waits for that any more.
+        let _ = self.provider.shutdown_with_timeout(Duration::ZERO);
+    }
+}
+
+fn attributes(request: &FinishedRequest) -> Vec<KeyValue> {
+    let mut attributes = vec![
+        KeyValue::new("http.request.method", request.method),
+        KeyValue::new(
+            "http.response.status_code",
+            i64::from(request.status.as_u16()),
+        ),
+        KeyValue::new("url.path", request.uri.path().to_owned()),
+        KeyValue::new("url.scheme", "http"),
+    ];
+    if let Some(route) = request.route {
+        attributes.push(KeyValue::new("http.route", route.to_owned()));
+    }
+    if let Some(error) = request.error.filter(|_| request.status.is_server_error()) {
+        attributes.push(KeyValue::new("error.type", error));
+    }
+    attributes
+}
+
+/// Who sends: what the environment says by the rules of OpenTelemetry, and else this server.
+fn resource() -> Resource {
+    let detected = Resource::builder().build();
+    let named = |key: &'static str| {
+        let value = detected.get(&key.into()).map(|value| value.to_string());
+        value.filter(|value| !value.starts_with("unknown_service"))
+    };
+    let mut own = Vec::new();
+    if named("service.name").is_none() {
+        own.push(KeyValue::new("service.name", "model-server"));
+    }
+    if named("service.version").is_none() {
+        own.push(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    }
+    Resource::builder().with_attributes(own).build()
+}
+
+/// All values of `tracestate` in one, as the standard joins them.
+pub(crate) fn trace_state(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all("tracestate").iter();
+    let values: Vec<&str> = values.map(|it| it.to_str().ok()).collect::<Option<_>>()?;
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+/// An exporter that tells the log when spans stop to arrive, and when they arrive again.
+#[derive(Debug)]
+struct LoggingExporter<E> {
+    exporter: E,
+    failing: AtomicBool,
+}
+
+impl<E> LoggingExporter<E> {
+    fn new(exporter: E) -> Self {
+        Self {
+            exporter,
+            failing: AtomicBool::new(false),
+        }
+    }
+}
+
+impl<E: SpanExporter> SpanExporter for LoggingExporter<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let sent = self.exporter.export(batch).await;
+        let failed_before = self.failing.swap(sent.is_err(), Ordering::Relaxed);
+        match &sent {
+            Err(error) if !failed_before => warn!(%error, "traces cannot be sent"),
+            Ok(()) if failed_before => info!("traces are sent again"),
+            _ => {}
+        }
+        sent
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
