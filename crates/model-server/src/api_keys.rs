@@ -1,4 +1,4 @@
-//! API keys: who may ask.
+//! API keys from a file that is reloaded when it changes.
 
 use std::{
     fmt, fs, io,
@@ -15,46 +15,46 @@ use tracing::{error, info};
 /// Shorter keys can be guessed.
 const MIN_KEY_LENGTH: usize = 16;
 
-/// How often the file is looked at.
+/// How often the file is checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is wrong with a file of keys. No message holds a key.
+/// Why a file of API keys cannot be used. No message contains a key.
 #[derive(Debug, Error)]
 pub enum KeysError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the API keys in {path}: {source}")]
     Unreadable {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A line is no key.
+    /// A line is not a valid key.
     #[error(
         "line {line} of {path} is no API key; expected at least {MIN_KEY_LENGTH} visible ASCII characters without a space"
     )]
     Line {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The line, counted from 1.
         line: usize,
     },
-    /// There is no key.
+    /// The file has no key.
     #[error("{0} holds no API key: nobody could ask; expected one a line")]
     Empty(PathBuf),
 }
 
-/// The digest of a key: of the same length for all, so that comparing tells nothing of it.
+/// The digest of a key. All digests have the same length, so a comparison takes the same time for every key.
 type KeyDigest = [u8; 32];
 
-/// The keys of a file, which are read again when it changes.
+/// The keys of a file.
 pub(crate) struct ApiKeys {
     path: PathBuf,
     digests: RwLock<Arc<[KeyDigest]>>,
     last_check: Mutex<FileStamp>,
 }
 
-/// When the file was last looked at, and what it looked like.
+/// When the file was checked, and its modification time and size then.
 struct FileStamp {
     at: Instant,
     stamp: Option<(SystemTime, u64)>,
@@ -70,7 +70,7 @@ impl fmt::Debug for ApiKeys {
 }
 
 impl ApiKeys {
-    /// Reads a file of keys: one a line; blank lines, and those that begin with #, are left out.
+    /// Reads the keys, one on each line. Ignores blank lines and lines that start with `#`.
     pub(crate) fn read(path: &Path) -> Result<Self, KeysError> {
         let stamp = stamp(path);
         Ok(Self {
@@ -83,7 +83,7 @@ impl ApiKeys {
         })
     }
 
-    /// Whether a key is one of them. All are compared, each in the same time.
+    /// Whether `key` is valid. Compares it with all keys in constant time.
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         self.reload_if_changed();
         let given: KeyDigest = Sha256::digest(key).into();
@@ -92,7 +92,7 @@ impl ApiKeys {
         digests.iter().fold(Choice::from(0), known).into()
     }
 
-    /// Reads the file again if it has changed. What cannot be used leaves the old keys in force.
+    /// Reloads the file if it has changed. If the new content is invalid, the old keys stay valid.
     fn reload_if_changed(&self) {
         let mut last_check = self
             .last_check
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_stand_one_a_line_among_comments() {
+    fn key_file_ignores_comments_and_blank_lines() {
         let file = file("# team a\n  key-of-team-a-0123  \n\nkey-of-team-b-0123\n");
         let keys = ApiKeys::read(file.path()).unwrap();
         assert!(keys.contains(b"key-of-team-a-0123") && keys.contains(b"key-of-team-b-0123"));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_told_by_its_line_and_never_by_its_content() {
+    fn invalid_key_error_names_the_line_and_not_the_key() {
         for (content, line) in [("short\n", 1), ("# a\nkey with spaces inside\n", 2)] {
             let file = file(content);
             let error = ApiKeys::read(file.path()).unwrap_err().to_string();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_do_not_show_in_debug_output() {
+    fn debug_output_contains_no_keys() {
         let keys = ApiKeys::read(file("key-of-team-a-0123").path()).unwrap();
         assert!(!format!("{keys:?}").contains("key-of"));
     }

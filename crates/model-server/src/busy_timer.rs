@@ -3,16 +3,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Since when something has been going on, for others to look at.
+/// Measures how long an activity has lasted. Other threads may read it.
 #[derive(Debug)]
 pub(crate) struct BusyTimer {
     created: Instant,
-    /// Microseconds from `created` to the beginning; 0 while it does not go on.
+    /// Microseconds from `created` to the start; 0 while idle.
     since: AtomicU64,
 }
 
 impl BusyTimer {
-    /// Of something that has not begun.
+    /// Creates an idle timer.
     pub(crate) fn new() -> Self {
         Self {
             created: Instant::now(),
@@ -20,19 +20,19 @@ impl BusyTimer {
         }
     }
 
-    /// It begins now, or once more.
+    /// Starts or restarts.
     pub(crate) fn begin(&self, now: Instant) {
         let since = now.saturating_duration_since(self.created).as_micros();
         let since = u64::try_from(since).unwrap_or(u64::MAX).max(1);
         self.since.store(since, Ordering::Relaxed);
     }
 
-    /// It has ended.
+    /// Stops.
     pub(crate) fn end(&self) {
         self.since.store(0, Ordering::Relaxed);
     }
 
-    /// How long it has taken until `now`, if it goes on.
+    /// Returns how long the activity has lasted at `now`, or `None` while idle.
     pub(crate) fn elapsed(&self, now: Instant) -> Option<Duration> {
         match self.since.load(Ordering::Relaxed) {
             0 => None,

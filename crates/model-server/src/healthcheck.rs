@@ -1,4 +1,4 @@
-//! Asks a server for its health, as a container's health check does: no curl needed.
+//! Requests `/health` from a running server, for the health check of a container that has no curl.
 
 use std::{
     io,
@@ -17,43 +17,43 @@ use tokio::{
 
 use crate::config::arguments::AddressArguments;
 
-/// A server that takes longer than this to tell its health is not healthy.
+/// A server that takes longer to answer is unhealthy.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The answer is read up to this many bytes.
+/// At most this much of a response is read.
 const MAX_RESPONSE_BYTES: u64 = 64 * 1024;
 
-/// Why a server counts as not healthy.
+/// Why the health check failed.
 #[derive(Debug, Error)]
 pub enum HealthcheckError {
-    /// Not a URL that can be asked.
+    /// The URL is invalid.
     #[error("{0:?} cannot be asked; expected a URL such as http://127.0.0.1:8081/health")]
     BadUrl(String),
-    /// Nobody answers there.
+    /// The server cannot be reached.
     #[error("{url} cannot be asked: {source}")]
     Unreachable {
-        /// What was asked.
+        /// The requested URL.
         url: Uri,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It accepts and says nothing.
+    /// The server accepted the connection and did not answer.
     #[error("{0} did not answer within {TIMEOUT:?}")]
     Timeout(Uri),
-    /// It says that it is not healthy.
+    /// The server is unhealthy.
     #[error("{url} answered {answer}")]
     Unhealthy {
-        /// What was asked.
+        /// The requested URL.
         url: Uri,
-        /// The status line and body.
+        /// The status line and the body.
         answer: String,
     },
 }
 
-/// What to ask.
+/// What to check.
 #[derive(Debug, Clone, Args)]
 pub struct HealthcheckArguments {
-    /// URL to ask [default: /health at HOST and PORT]
+    /// URL to request [default: /health at HOST and PORT]
     #[arg(long, value_name = "URL")]
     url: Option<Uri>,
 
@@ -64,7 +64,7 @@ pub struct HealthcheckArguments {
 impl HealthcheckArguments {
     fn resolve(self) -> Result<Uri, HealthcheckError> {
         let AddressArguments { host, port } = self.address;
-        // A server that listens on every address is asked on this machine's own.
+        // A server that listens on all addresses is reached by the loopback address.
         let host = match host {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
@@ -81,7 +81,7 @@ impl HealthcheckArguments {
     }
 }
 
-/// Asks once and returns the server's own words if it is healthy.
+/// Sends one request. Returns the body if the server is healthy.
 pub async fn healthcheck(arguments: HealthcheckArguments) -> Result<String, HealthcheckError> {
     let url = arguments.resolve()?;
     let answer = time::timeout(TIMEOUT, get(&url))
@@ -99,14 +99,14 @@ pub async fn healthcheck(arguments: HealthcheckArguments) -> Result<String, Heal
     }
 }
 
-/// The whole answer to a GET, head and body, as text.
+/// Returns the whole response to a GET request, head and body, as text.
 async fn get(url: &Uri) -> Result<String, HealthcheckError> {
     let (Some("http"), Some(host)) = (url.scheme_str(), url.host()) else {
         return Err(HealthcheckError::BadUrl(url.to_string()));
     };
     let port = url.port_u16().unwrap_or(80);
     let path = url.path_and_query().map_or("/", |path| path.as_str());
-    // HTTP/1.0: the answer is not chunked, and ends where the connection does.
+    // With HTTP/1.0, the response is not chunked, and ends when the connection closes.
     let request = format!("GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n");
     let ask = async {
         let mut stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;

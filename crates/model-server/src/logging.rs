@@ -1,9 +1,7 @@
-//! The log on standard error, written by a thread of its own.
+//! The log on standard error, written by its own thread.
 //!
-//! Whoever logs only copies the line into memory: a terminal that is halted, or a collector that
-//! does not keep up, delays no request. What does not fit into memory meanwhile is dropped and
-//! counted, and the log says so as soon as it is read again: a server that answers and does not
-//! log is better than one that logs and does not answer.
+//! A call only copies its line into a buffer, so a stopped terminal or a slow collector delays no request. When
+//! the buffer is full, lines are dropped and counted, and the log says so once it is read again.
 
 use std::{
     io::{self, IsTerminal as _, Write},
@@ -21,13 +19,13 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::config::log::LogFormat;
 
-/// How much of the log waits for its reader at most: some ten thousand lines.
+/// Size of the buffer, about ten thousand lines.
 const MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 
-/// How much is worth a write of its own, before [`FLUSH_DELAY`] is over.
+/// The writer does not wait for [`FLUSH_DELAY`] once it has this much.
 const FLUSH_BYTES: usize = 64 * 1024;
 
-/// How long a line may wait for others to be written with it.
+/// How long a line waits for others to be written with it.
 const FLUSH_DELAY: Duration = Duration::from_millis(10);
 
 /// How long the end of the process waits for a reader that does not read.
@@ -35,15 +33,15 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// How many lines were not logged, because nobody read standard error.
+/// The number of lines that were dropped because standard error was not read.
 pub(crate) fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Starts the log for this process. `RUST_LOG` sets its level; without it, or where it cannot
-/// be read, that is `info`. Call it once; a second call changes nothing.
+/// Starts the log of this process. `RUST_LOG` sets its level; the default is `info`. Call it once; a second
+/// call changes nothing.
 ///
-/// Keep what it returns to the end of `main`: dropping it writes what has not been written.
+/// Keep the returned guard until the end of `main`: dropping it writes the buffered lines.
 pub fn start(format: LogFormat) -> LogGuard {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let buffer = LogBuffer::default();
@@ -55,7 +53,7 @@ pub fn start(format: LogFormat) -> LogGuard {
             .spawn(move || buffer.write_all_to(&mut io::stderr()))
     };
     if writer.is_err() {
-        // Without a thread each line is written by whoever logs it.
+        // Without the thread, each line is written by its caller.
         buffer.lock().direct = true;
     }
     let log = tracing_subscriber::fmt()
@@ -69,7 +67,7 @@ pub fn start(format: LogFormat) -> LogGuard {
     guard
 }
 
-/// Keeps the log going. Dropped, it writes what has not been written, for a second at most.
+/// Keeps the log running. When it is dropped, it writes the buffered lines, for 1 s at most.
 #[derive(Debug)]
 #[must_use = "the log ends when this is dropped"]
 pub struct LogGuard(LogBuffer);
@@ -80,23 +78,23 @@ impl Drop for LogGuard {
     }
 }
 
-/// Between those who log and the one who writes.
+/// The buffer between the callers and the writer.
 #[derive(Debug, Clone, Default)]
 struct LogBuffer(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<BufferedLines>,
-    /// There is something to write, or enough of it, or no more to come.
+    /// Signals the writer: lines are there, enough of them, or the buffer is closed.
     filled: Condvar,
-    /// The writer has ended.
+    /// Signals that the writer has ended.
     emptied: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct BufferedLines {
     lines: Vec<u8>,
-    /// Lines that found no room since the last that did.
+    /// Lines dropped since the last accepted one.
     dropped: u64,
     closed: bool,
     ended: bool,
@@ -111,7 +109,7 @@ impl LogBuffer {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a line, if there is room for it.
+    /// Appends a line if the buffer has space for it.
     fn push(&self, line: &[u8]) {
         let mut waiting = self.lock();
         if waiting.direct || waiting.ended {
@@ -128,13 +126,13 @@ impl LogBuffer {
         }
         waiting.lines.extend_from_slice(line);
         drop(waiting);
-        // Not for each line: waking a thread costs more than the line.
+        // Not for every line, because waking a thread costs more than a line.
         if before == 0 || (before < FLUSH_BYTES && after >= FLUSH_BYTES) {
             self.0.filled.notify_one();
         }
     }
 
-    /// Writes what comes until the pipe is closed and empty.
+    /// Writes lines until the buffer is closed and empty.
     fn write_all_to(&self, out: &mut impl Write) {
         let mut lines = Vec::new();
         loop {
@@ -156,7 +154,7 @@ impl LogBuffer {
                 mem::swap(&mut lines, &mut waiting.lines);
                 mem::take(&mut waiting.dropped)
             };
-            // Where standard error is closed there is nobody to tell.
+            // An error means that standard error is closed, so it cannot be reported.
             let _ = out.write_all(&lines).and_then(|()| out.flush());
             lines.clear();
             if dropped > 0 {
@@ -165,7 +163,7 @@ impl LogBuffer {
         }
     }
 
-    /// Waits until everything is written, or until `bound` is over.
+    /// Waits until all lines are written, `bound` at most.
     fn close(&self, bound: Duration) {
         let mut waiting = self.lock();
         if waiting.direct {
@@ -189,7 +187,7 @@ impl<'a> MakeWriter<'a> for LogBuffer {
     }
 }
 
-/// Where a line goes; the subscriber writes each in one piece.
+/// Writes to the buffer. The subscriber writes each line in one call.
 struct LineWriter<'a>(&'a LogBuffer);
 
 impl Write for LineWriter<'_> {
@@ -210,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_line_is_lost_at_the_end_and_their_order_stays() {
+    fn shutdown_writes_all_lines_in_order() {
         let buffer = LogBuffer::default();
         let mut written = Vec::new();
         let expected: String = "first line\nsecond line\n".repeat(5_000);
@@ -225,7 +223,7 @@ mod tests {
         assert_eq!(String::from_utf8(written).unwrap(), expected);
     }
 
-    /// Tells when it is asked to write, and writes when it is told to.
+    /// A writer that signals each call, and blocks until it is told to go on.
     struct Stalled {
         asked: Sender<()>,
         told: Receiver<()>,
@@ -246,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stalls_holds_nobody_up_and_loses_only_what_finds_no_room() {
+    fn stalled_reader_blocks_no_caller_and_drops_only_overflow() {
         let buffer = LogBuffer::default();
         let (asked, is_asked) = channel();
         let (tell, told) = channel();
@@ -268,7 +266,7 @@ mod tests {
                 buffer.push(&line);
             }
             assert_eq!(buffer.lock().dropped, 7);
-            // The end does not wait for it either, beyond the bound.
+            // Closing does not wait longer than its bound.
             buffer.close(Duration::ZERO);
             drop(tell);
             assert_eq!(writer.join().unwrap(), (reservation + 1) * line.len());

@@ -1,4 +1,4 @@
-//! How fast the model is with nothing around it: the limit of what a server can reach.
+//! Measures the throughput of the model without a server, which is the upper limit for the server.
 
 use std::{
     fs, io,
@@ -20,7 +20,7 @@ use crate::{
     task::{ModelTask, classification::TextClassifier},
 };
 
-/// How many texts a worker takes at once, as if so many clients were waiting.
+/// How many texts a worker takes at once, as if that many clients waited.
 const TEXTS_PER_ROUND: usize = 32;
 
 /// What to measure.
@@ -29,7 +29,7 @@ pub struct MeasureArguments {
     #[command(flatten)]
     serve: ServeArguments,
 
-    /// File of texts, one a line
+    /// File with one text on each line
     #[arg(long, value_name = "PATH")]
     texts: PathBuf,
 
@@ -38,7 +38,7 @@ pub struct MeasureArguments {
     seconds: NonZeroU32,
 }
 
-/// Why nothing was measured.
+/// Why the measurement failed.
 #[derive(Debug, Error)]
 pub enum MeasureError {
     /// A setting is missing.
@@ -47,15 +47,15 @@ pub enum MeasureError {
     /// The release cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The texts cannot be read.
+    /// The file of texts cannot be read.
     #[error("cannot read {path}: {source}; expected a file of texts, one a line")]
     Texts {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         source: io::Error,
     },
-    /// The release reads no texts.
+    /// The release takes tensors.
     #[error("this release takes tensors, no texts: there is nothing to measure it with")]
     NoTexts,
     /// The model failed on a text.
@@ -63,7 +63,7 @@ pub enum MeasureError {
     Failed(String),
 }
 
-/// Tokenizes texts and runs the model on all workers, and returns the texts per second.
+/// Tokenizes texts and runs the model on all workers. Returns texts per second.
 pub fn measure(arguments: MeasureArguments) -> Result<f64, MeasureError> {
     let path = arguments.texts;
     let content = fs::read_to_string(&path).and_then(|content| {
@@ -119,7 +119,7 @@ pub fn measure(arguments: MeasureArguments) -> Result<f64, MeasureError> {
     Ok(sum as f64 / began.elapsed().as_secs_f64())
 }
 
-/// Answers texts, batch by batch, and returns how many.
+/// Runs batches until `end`, and returns the number of texts.
 fn run_until<'a, I: Iterator<Item = &'a str>>(
     end: Instant,
     engine: &mut dyn Engine,

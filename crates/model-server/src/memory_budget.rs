@@ -1,15 +1,15 @@
-//! How much of memory the requests may take that are under way.
+//! Limits the memory that the bodies of all requests take together.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Smaller bodies are not counted: the number of connections bounds them well enough, and most
-/// requests need not meet at one counter.
+/// Smaller bodies are not counted: the limit on connections bounds them, and most requests avoid the shared
+/// counter.
 const UNCOUNTED_BYTES: usize = 16 * 1024;
 
-/// Bytes that all requests share.
+/// The bytes that all requests share.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
     limit: usize,
@@ -17,7 +17,7 @@ pub(crate) struct MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// So many bytes for all requests together.
+    /// Creates a budget of `limit` bytes.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -38,8 +38,8 @@ impl MemoryBudget {
     }
 }
 
-/// What one request holds of the budget, until it is dropped. It belongs to the work and not to
-/// the client, who may leave before the work is done.
+/// The bytes that one request holds until this is dropped. It belongs to the job, because the client may leave
+/// earlier.
 #[derive(Debug)]
 pub(crate) struct MemoryReservation {
     memory_budget: Arc<MemoryBudget>,
@@ -47,7 +47,7 @@ pub(crate) struct MemoryReservation {
 }
 
 impl MemoryReservation {
-    /// MemoryReservation for nothing yet.
+    /// Reserves nothing yet.
     pub(crate) fn empty(memory_budget: &Arc<MemoryBudget>) -> Self {
         Self {
             memory_budget: Arc::clone(memory_budget),
@@ -55,7 +55,7 @@ impl MemoryReservation {
         }
     }
 
-    /// Whether there is room for `bytes` in all; it is held from now on.
+    /// Grows the reservation to `bytes` in total. Returns whether the budget allows it.
     pub(crate) fn try_grow_to(&mut self, bytes: usize) -> bool {
         if bytes <= UNCOUNTED_BYTES || bytes <= self.bytes {
             return true;
@@ -67,7 +67,7 @@ impl MemoryReservation {
         fits
     }
 
-    /// To be kept by all work of the request; `None` where nothing is held.
+    /// Shares the reservation among all jobs of the request; `None` if it holds nothing.
     pub(crate) fn into_shared(self) -> Option<Arc<Self>> {
         (self.bytes > 0).then(|| Arc::new(self))
     }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_held_until_the_last_work_of_a_request_is_done() {
+    fn reservation_lasts_until_the_last_job_ends() {
         let memory_budget = MemoryBudget::new(100_000);
         let mut first = MemoryReservation::empty(&memory_budget);
         assert!(first.try_grow_to(60_000) && first.try_grow_to(90_000));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn small_bodies_find_room_where_none_is_left() {
+    fn small_bodies_need_no_budget() {
         let memory_budget = MemoryBudget::new(20_000);
         let mut large = MemoryReservation::empty(&memory_budget);
         assert!(large.try_grow_to(20_000));

@@ -1,28 +1,28 @@
-//! What the server is to whoever asks for its health.
+//! The phase of the server, from loading to draining.
 
 use std::sync::{
     OnceLock,
     atomic::{AtomicU8, Ordering},
 };
 
-/// What the server is to whoever asks for its health. Only [`Phase::Ready`] is healthy.
+/// The phase of the server. Only [`Phase::Ready`] is healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The release is being read and proved.
+    /// The release is being loaded and tested.
     Loading,
-    /// It answers.
+    /// The server answers predictions.
     Ready,
-    /// It was told to stop; it still answers what arrives.
+    /// The server received a stop signal, and still answers new requests.
     Draining,
-    /// It cannot answer, and will not recover by itself.
+    /// The server cannot answer, and does not recover.
     Unfit {
-        /// What happened, for a person.
+        /// What happened, as a sentence.
         reason: String,
     },
 }
 
 impl Phase {
-    /// Why the server is not healthy; `None` if it is.
+    /// Why the server is unhealthy; `None` if it is healthy.
     pub(crate) fn unhealthy_reason(&self) -> Option<String> {
         match self {
             Self::Ready => None,
@@ -32,8 +32,8 @@ impl Phase {
         }
     }
 
-    /// Whether `next` may follow. A server that was told to stop or cannot go on never turns
-    /// healthy again, whatever else finishes meanwhile.
+    /// Whether `next` may follow. A server that drains or is unfit never becomes ready again, even if loading
+    /// still succeeds.
     fn may_become(&self, next: &Self) -> bool {
         match (self, next) {
             (Self::Loading, Self::Ready) => true,
@@ -44,13 +44,11 @@ impl Phase {
     }
 }
 
-/// The current phase, shared by everyone who asks or changes it.
-///
-/// Atomic, since each answer asks whether the server drains.
+/// The current phase. It is atomic because each response checks whether the server drains.
 #[derive(Debug, Default)]
 pub(crate) struct CurrentPhase {
     code: AtomicU8,
-    /// Why it is unfit. Set before the code says so; the first reason stays.
+    /// Why it is unfit. Set before `code`; the first reason wins.
     reason: OnceLock<String>,
 }
 
@@ -65,7 +63,7 @@ impl CurrentPhase {
         Self::default()
     }
 
-    /// The phase now.
+    /// The current phase.
     pub(crate) fn get(&self) -> Phase {
         self.decode(self.code.load(Ordering::Acquire))
     }
@@ -75,7 +73,7 @@ impl CurrentPhase {
         self.code.load(Ordering::Relaxed) == DRAINING
     }
 
-    /// Goes on to `next` if that may follow, and tells whether it did.
+    /// Changes to `next` if that may follow. Returns whether it did.
     pub(crate) fn advance(&self, next: Phase) -> bool {
         let code = match next {
             Phase::Loading => LOADING,
@@ -117,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_ready_server_is_healthy() {
+    fn only_ready_server_is_healthy() {
         assert_eq!(Phase::Ready.unhealthy_reason(), None);
         for phase in [Phase::Loading, Phase::Draining, unfit()] {
             assert!(phase.unhealthy_reason().is_some(), "{phase:?}");
@@ -125,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_was_told_to_stop_while_loading_never_turns_ready() {
+    fn draining_server_never_becomes_ready() {
         let phase = CurrentPhase::loading();
         assert!(phase.advance(Phase::Draining));
         assert!(!phase.advance(Phase::Ready));
@@ -135,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfit_server_stays_unfit() {
+    fn unfit_server_stays_unfit() {
         let phase = CurrentPhase::loading();
         assert!(phase.advance(Phase::Ready));
         assert!(phase.advance(unfit()));

@@ -1,6 +1,6 @@
 use std::{
     fs, panic,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -33,36 +33,36 @@ use crate::{
     tokenizer::text_tokenizer::{TextTokenizer, TokenizerError},
 };
 
-/// Texts that share a forward pass at most, where neither the settings nor the model object. More
-/// gain hardly anything on a CPU, and the slowest requests are those that wait for long passes.
+/// The default for the most texts in a forward pass. Larger batches gain hardly anything on a CPU, and the
+/// slowest requests are those that wait for long passes.
 const MAX_TEXTS: usize = 4;
 
-/// The same for models that are so fast that handing the work over counts.
+/// The same for fast models, where handing work to a thread costs as much as a pass.
 const MAX_TEXTS_OF_FAST_MODEL: usize = 64;
 
-/// Tokens of padding that one more text may add: less than half of what a pass of its own would cost
-/// a large model beside the tokens.
+/// The most padding that one more text may add. It costs less than half of the fixed cost of a pass of a large
+/// model.
 const MAX_PADDING: usize = 3;
 
-/// The same for fast models, which hardly feel it.
+/// The same for fast models, where padding costs little.
 const MAX_PADDING_OF_FAST_MODEL: usize = 64;
 
-/// A model whose forward pass takes less is fast.
+/// A model is fast if its forward pass takes less.
 const FAST_PASS: Duration = Duration::from_micros(200);
 
-/// How often the first forward passes are timed; the fastest counts.
+/// How many passes are timed; the fastest one counts.
 const TRIALS: usize = 3;
 
 /// Why a release cannot be served. Each message names the path and what was expected there.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// There is no such release, or one of its files cannot be read.
+    /// The release does not exist, or one of its files cannot be read.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
     /// `config.json` is damaged.
     #[error("cannot use {path}: {source}")]
     Config {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         source: ConfigError,
@@ -70,7 +70,7 @@ pub enum LoadError {
     /// `tokenizer.json` is damaged.
     #[error("cannot use {path}: {source}")]
     Tokenizer {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         source: TokenizerError,
@@ -78,12 +78,12 @@ pub enum LoadError {
     /// `model.onnx` is damaged.
     #[error("cannot use {path}: {source}")]
     Graph {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         source: GraphError,
     },
-    /// The engine that was asked for is not there.
+    /// The engine is not available.
     #[error(transparent)]
     Engine(#[from] EngineUnavailable),
     /// Each file can be read, but they do not fit together.
@@ -91,93 +91,51 @@ pub enum LoadError {
         "{path} does not answer a first text: {reason}; expected a model, a tokenizer and a config.json that fit together"
     )]
     WarmUp {
-        /// The model's file.
+        /// The path of the model.
         path: PathBuf,
         /// What happened.
         reason: String,
     },
-    /// The engine panicked over the files.
+    /// The engine panicked while it loaded the files.
     #[error("loading {path} panicked: {reason}; the files are probably damaged")]
     Panicked {
-        /// The model's directory.
+        /// The directory of the release.
         path: PathBuf,
-        /// The panic's message.
+        /// The message of the panic.
         reason: String,
     },
 }
 
-/// A release that has answered a first time, and is ready to be put to work.
+/// A loaded and tested release.
 pub(crate) struct Loaded {
-    /// SHA-256 over the release's files, in hexadecimal.
+    /// SHA-256 of the release's files, in hexadecimal.
     pub(crate) digest: String,
-    /// The graph's inputs and outputs.
+    /// The inputs and outputs of the graph.
     pub(crate) signature: Signature,
     /// How to run it.
     pub(crate) plan: ExecutionPlan,
-    /// One engine per worker, each of them warm.
+    /// One engine for each worker.
     pub(crate) engines: Vec<Box<dyn Engine>>,
 }
 
-/// Reads, digests and proves the release that the settings name. Takes as long as it takes;
-/// not for an async thread.
+/// Loads, digests, and tests the release that the settings name. It blocks, so it must not run on an async
+/// thread.
 pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
-    // First of all: a missing library is found at once, whatever the model's size.
-    let library = match settings.engine {
-        EngineKind::Rten => None,
-        EngineKind::Onnxruntime => {
-            Some(OnnxRuntime::load(settings.onnxruntime_library.as_deref())?)
-        }
-    };
+    // First, so that a missing library is reported at once, before a large model is read.
+    let library = load_library(settings)?;
     let release = ReleaseDirectory::locate(
         &settings.model_root,
         &settings.model_name,
         &settings.model_version,
     )?;
-    // Both read files and calculate, and neither needs the other.
-    let (digest, texts) = thread::scope(|scope| {
-        let digest = scope.spawn(|| release.digest());
-        let texts = release.reads_texts().then(|| read_text_files(&release));
-        let digest = digest.join();
-        (
-            digest.unwrap_or_else(|panic| panic::resume_unwind(panic)),
-            texts,
-        )
-    });
-    let (digest, texts) = (digest?, texts.transpose()?);
-
+    let (digest, text_files) = digest_and_read_text_files(&release)?;
     let path = release.file(MODEL_FILE);
-    let unusable = |source| LoadError::Graph {
-        path: path.clone(),
-        source,
-    };
-    let bytes = Bytes::from(read(&path)?);
-    let graph = GraphFile::parse(bytes.clone())
-        .map_err(|reason| unusable(GraphError::Unreadable(reason)))?;
-    let depends_on_neighbors = graph.quantizes_dynamically();
     let threads = settings.inference_threads.get();
-    let model: Arc<dyn Model> = match library {
-        None => {
-            drop(graph);
-            // Nobody else holds the bytes any more, so they are not copied.
-            Arc::new(RtenModel::parse(bytes.into(), threads).map_err(unusable)?)
-        }
-        Some(library) => {
-            Arc::new(OnnxRuntimeModel::parse(&library, &bytes, &graph, threads).map_err(unusable)?)
-        }
-    };
+    let (model, quantizes_dynamically) = load_graph(&path, library, threads)?;
     let signature = model.signature().clone();
-    let task = match texts {
+    let task = match text_files {
         None => ModelTask::Tensors,
-        Some((tokenizer, config)) => {
-            let (_, logits) = logits_of(&signature).map_err(unusable)?;
-            let classes = config.classes(logits);
-            let classes = classes.map_err(|source| LoadError::Config {
-                path: release.file(CONFIG_FILE),
-                source,
-            })?;
-            let model = TextClassifier::new(&signature, tokenizer, classes, config.padding);
-            ModelTask::Text(Box::new(model.map_err(unusable)?))
-        }
+        Some(files) => classification(&release, files, &signature)?,
     };
 
     let failed = |reason| LoadError::WarmUp {
@@ -190,42 +148,126 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         engines.push(Arc::clone(&model).engine()?);
     }
     let passed = self_test(&mut engines, &task, &signature, &self_test_inputs).map_err(failed)?;
-    let [single_pass, parallelism] = match engines.first_mut() {
+    let [single_pass, parallel_pass] = match engines.first_mut() {
         Some(engine) => [Parallelism::Single, Parallelism::All]
             .map(|parallelism| fastest_pass(engine.as_mut(), &self_test_inputs, parallelism)),
         None => [Duration::MAX; 2],
     };
-    let (most, padding) = if single_pass < FAST_PASS {
-        (MAX_TEXTS_OF_FAST_MODEL, MAX_PADDING_OF_FAST_MODEL)
-    } else {
-        (MAX_TEXTS, MAX_PADDING)
-    };
-    // What cannot be filled up shares a pass only with what has its length.
-    let padding = if task.can_pad() { padding } else { 0 };
-    let max_texts = match settings.max_batch_texts {
-        Some(set) => set.get(),
-        None if depends_on_neighbors => 1,
-        None => most,
-    };
+    let policy = batching_policy(settings, &task, single_pass, quantizes_dynamically);
     Ok(Loaded {
         digest,
         signature,
         plan: ExecutionPlan {
             task,
-            policy: BatchingPolicy {
-                max_texts,
-                max_tokens: settings.max_batch_tokens.get(),
-                max_padding: padding,
-            },
+            policy,
             self_test_inputs: passed.then_some(self_test_inputs),
-            parallel_is_faster: threads > 1 && parallel_is_faster(single_pass, parallelism),
+            parallel_is_faster: threads > 1 && parallel_is_faster(single_pass, parallel_pass),
             single_pass,
         },
         engines,
     })
 }
 
-fn read_text_files(release: &ReleaseDirectory) -> Result<(TextTokenizer, ModelConfig), LoadError> {
+fn load_library(settings: &Settings) -> Result<Option<OnnxRuntime>, LoadError> {
+    Ok(match settings.engine {
+        EngineKind::Rten => None,
+        EngineKind::Onnxruntime => {
+            Some(OnnxRuntime::load(settings.onnxruntime_library.as_deref())?)
+        }
+    })
+}
+
+/// The files beside the graph of a release that reads texts.
+type TextFiles = (TextTokenizer, ModelConfig);
+
+/// Does both in parallel, because they are independent and take similar time.
+fn digest_and_read_text_files(
+    release: &ReleaseDirectory,
+) -> Result<(String, Option<TextFiles>), LoadError> {
+    let (digest, text_files) = thread::scope(|scope| {
+        let digest = scope.spawn(|| release.digest());
+        let text_files = release.reads_texts().then(|| read_text_files(release));
+        let digest = digest.join();
+        (
+            digest.unwrap_or_else(|panic| panic::resume_unwind(panic)),
+            text_files,
+        )
+    });
+    Ok((digest?, text_files.transpose()?))
+}
+
+/// Loads the graph with ONNX Runtime if `library` is given, otherwise with rten. Returns also whether it
+/// quantizes at run time.
+fn load_graph(
+    path: &Path,
+    library: Option<OnnxRuntime>,
+    threads: usize,
+) -> Result<(Arc<dyn Model>, bool), LoadError> {
+    let unusable = |source| unusable_graph(path, source);
+    let bytes = Bytes::from(read(path)?);
+    let graph = GraphFile::parse(bytes.clone())
+        .map_err(|reason| unusable(GraphError::Unreadable(reason)))?;
+    let quantizes_dynamically = graph.quantizes_dynamically();
+    let model: Arc<dyn Model> = match library {
+        None => {
+            drop(graph);
+            // No other reference to the bytes is left, so they are not copied.
+            Arc::new(RtenModel::parse(bytes.into(), threads).map_err(unusable)?)
+        }
+        Some(library) => {
+            Arc::new(OnnxRuntimeModel::parse(&library, &bytes, &graph, threads).map_err(unusable)?)
+        }
+    };
+    Ok((model, quantizes_dynamically))
+}
+
+fn unusable_graph(path: &Path, source: GraphError) -> LoadError {
+    LoadError::Graph {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn classification(
+    release: &ReleaseDirectory,
+    (tokenizer, config): TextFiles,
+    signature: &Signature,
+) -> Result<ModelTask, LoadError> {
+    let unusable = |source| unusable_graph(&release.file(MODEL_FILE), source);
+    let (_, logits) = logits_of(signature).map_err(unusable)?;
+    let classes = config.classes(logits);
+    let classes = classes.map_err(|source| LoadError::Config {
+        path: release.file(CONFIG_FILE),
+        source,
+    })?;
+    let classifier = TextClassifier::new(signature, tokenizer, classes, config.padding);
+    Ok(ModelTask::Text(Box::new(classifier.map_err(unusable)?)))
+}
+
+fn batching_policy(
+    settings: &Settings,
+    task: &ModelTask,
+    single_pass: Duration,
+    quantizes_dynamically: bool,
+) -> BatchingPolicy {
+    let (max_texts, max_padding) = if single_pass < FAST_PASS {
+        (MAX_TEXTS_OF_FAST_MODEL, MAX_PADDING_OF_FAST_MODEL)
+    } else {
+        (MAX_TEXTS, MAX_PADDING)
+    };
+    BatchingPolicy {
+        max_texts: match settings.max_batch_texts {
+            Some(set) => set.get(),
+            None if quantizes_dynamically => 1,
+            None => max_texts,
+        },
+        max_tokens: settings.max_batch_tokens.get(),
+        // Without a padding token, only texts of equal length share a pass.
+        max_padding: if task.can_pad() { max_padding } else { 0 },
+    }
+}
+
+fn read_text_files(release: &ReleaseDirectory) -> Result<TextFiles, LoadError> {
     let path = release.file(CONFIG_FILE);
     let config =
         ModelConfig::parse(&read(&path)?).map_err(|source| LoadError::Config { path, source })?;
@@ -235,8 +277,7 @@ fn read_text_files(release: &ReleaseDirectory) -> Result<(TextTokenizer, ModelCo
     Ok((tokenizer, config))
 }
 
-/// Has each engine show that it works, and tells whether it did: `false` where the first pass was a
-/// guess that the model refused.
+/// Runs the self-test on each engine. Returns `false` if the inputs were guessed and the model rejected them.
 fn self_test(
     engines: &mut [Box<dyn Engine>],
     task: &ModelTask,
@@ -249,7 +290,7 @@ fn self_test(
             Err(reason) if task.may_reject_guessed_shapes(signature) => {
                 warn!(
                     reason,
-                    "not proved: the model refuses zeros in tensors whose lengths were guessed"
+                    "no self-test: the model rejects zeros in tensors of guessed lengths"
                 );
                 return Ok(false);
             }
@@ -259,7 +300,7 @@ fn self_test(
     Ok(true)
 }
 
-/// Runs a first pass, and checks that its answer can be read.
+/// Runs the self-test inputs, and checks that the outputs can be read.
 fn run_self_test(
     engine: &mut dyn Engine,
     task: &ModelTask,
@@ -269,12 +310,12 @@ fn run_self_test(
     let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
     let mut result = Ok(());
     engine.enter(&mut |engine| {
-        result = task.self_test(engine, self_test_inputs, &outputs, Parallelism::All)
+        result = task.self_test(engine, self_test_inputs, &outputs, Parallelism::All);
     });
     result
 }
 
-/// How long a forward pass takes: the fastest of a few.
+/// Returns the duration of the fastest of a few forward passes.
 fn fastest_pass(
     engine: &mut dyn Engine,
     self_test_inputs: &[Tensor],
@@ -292,10 +333,10 @@ fn fastest_pass(
     fastest
 }
 
-/// Whether a forward pass that takes so long on one thread, and so long on all, is better spread.
+/// Whether a single pass should use all threads, given its durations on one thread and on all.
 ///
-/// Fast models lose more by handing work over than they win, whatever a few microseconds say: while the
-/// helping threads look for their part of a pass, they keep cores busy that others need.
+/// A fast model never does: the handover costs more than it gains, and spinning helper threads take cores from
+/// other requests.
 fn parallel_is_faster(single_pass: Duration, parallelism: Duration) -> bool {
     single_pass >= FAST_PASS && parallelism < single_pass
 }
@@ -315,9 +356,9 @@ pub(crate) fn panicked(settings: &Settings, error: tokio::task::JoinError) -> Lo
     }
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, RepositoryError> {
+fn read(path: &Path) -> Result<Vec<u8>, RepositoryError> {
     fs::read(path).map_err(|source| RepositoryError::Unreadable {
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     })
 }
@@ -327,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pass_is_spread_where_that_is_faster_unless_the_model_is_fast_anyway() {
+    fn parallel_pass_pays_only_for_slow_models() {
         let [fast, slow] = [FAST_PASS / 20, FAST_PASS * 20];
         assert!(parallel_is_faster(slow, slow / 2));
         assert!(!parallel_is_faster(slow, slow));

@@ -16,52 +16,51 @@ use crate::{
     telemetry::tracer::Telemetry,
 };
 
-/// One request takes at most the queue's capacity divided by this: a larger one would find room only
-/// in an empty queue, and might be turned away forever.
+/// A request may have at most this fraction of the queue's capacity in texts. A larger one would fit only into
+/// an empty queue, and could be refused forever.
 const REQUEST_SHARE_OF_QUEUE: usize = 4;
 
-/// One server's shared state.
+/// The state of one server.
 #[derive(Debug)]
 pub(crate) struct ServerState {
-    /// The name of the model.
+    /// Name of the model.
     pub(crate) model_name: String,
-    /// The release of it.
+    /// Name of the release.
     pub(crate) model_version: String,
-    /// Who runs it.
+    /// The engine that runs it.
     pub(crate) engine: EngineKind,
     /// How long a client waits at most.
     pub(crate) request_timeout: Duration,
     /// Largest request body in bytes.
     pub(crate) max_body_bytes: usize,
-    /// How much of memory large bodies may take together.
+    /// The memory that large bodies may take together.
     pub(crate) memory_budget: Arc<MemoryBudget>,
-    /// The most texts that one request may have: all of them have to find room in the queue, also
-    /// where others wait there.
+    /// The most texts in one request.
     pub(crate) max_texts: usize,
     /// Which requests are logged.
     pub(crate) request_log: RequestLog,
-    /// Who may ask; without keys everybody may.
+    /// The accepted API keys; `None` accepts every client.
     pub(crate) keys: Option<ApiKeys>,
-    /// Whether it is loading, ready and so on.
+    /// The phase of the server.
     pub(crate) phase: CurrentPhase,
-    /// The counters.
+    /// The metrics.
     pub(crate) metrics: Arc<Metrics>,
-    /// Where traces go, if anywhere.
+    /// Sends traces; `None` if they are off.
     pub(crate) telemetry: Option<Telemetry>,
-    /// Set once, when the release was loaded.
+    /// Set once, after the release is loaded.
     pub(crate) serving: OnceLock<Serving>,
 }
 
-/// A release at work.
+/// A loaded release.
 #[derive(Debug)]
 pub(crate) struct Serving {
-    /// SHA-256 over the release's files, in hexadecimal.
+    /// SHA-256 of the release's files, in hexadecimal.
     pub(crate) digest: String,
-    /// The graph's inputs and outputs.
+    /// The inputs and outputs of the graph.
     pub(crate) signature: Signature,
-    /// What the release answers, and where work waits for it.
+    /// The queue and the plan of the workers.
     pub(crate) pool: Arc<InferencePool>,
-    /// What the workers are doing.
+    /// How long each worker has been busy.
     pub(crate) watchdog: Watchdog,
 }
 
@@ -88,7 +87,7 @@ impl ServerState {
         }
     }
 
-    /// Why the server cannot be relied on at the time `now`; `None` if it can.
+    /// Why `/health` and `/readyz` fail at `now`; `None` if they succeed.
     pub(crate) fn unhealthy_reason(&self, now: Instant) -> Option<String> {
         self.phase
             .get()
@@ -96,7 +95,7 @@ impl ServerState {
             .or_else(|| self.stuck(now))
     }
 
-    /// Why the process is beyond help, so that only a new one can serve; `None` if it is not.
+    /// Why only a restart helps at `now`; `None` if the process can go on.
     pub(crate) fn dead_reason(&self, now: Instant) -> Option<String> {
         match self.phase.get() {
             Phase::Unfit { reason } => Some(reason),
@@ -104,8 +103,7 @@ impl ServerState {
         }
     }
 
-    /// A forward pass that outlasts what any client waits for answers nobody: whoever asks then
-    /// must not be told that all is well. It is well again when the pass ends.
+    /// A forward pass that outlasts every client's timeout makes the server unhealthy until it ends.
     fn stuck(&self, now: Instant) -> Option<String> {
         let longest = self.serving.get()?.watchdog.longest(now);
         (longest > self.request_timeout).then(|| {

@@ -16,20 +16,20 @@ use crate::{
     state::ServerState,
 };
 
-/// How much of a body that is not wanted is read all the same, beyond the limit.
+/// How much of an unwanted body is read beyond the limit. It is more than the router's own limit.
 ///
-/// A server that answers and hangs up while the router still sends looks broken to it, and one
-/// client with a large body would have the release counted as failing. Above the router's limit.
+/// To nginx, a server that answers and closes while the request is still being sent looks broken. One client
+/// with a large body would make the release look failing.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 
-/// A whole body, and the room that it takes, if it is large.
+/// A whole body, and its memory reservation if it is large.
 pub(crate) type BufferedBody = (Bytes, Option<Arc<MemoryReservation>>);
 
-/// Reads a whole body, if it is no larger than the server takes and comes in time. Of a compressed body
-/// the decompressed bytes count.
+/// Reads a whole body, up to the server's size limit and the deadline. For a compressed body, decompressed
+/// bytes count.
 ///
-/// tower-http's body limit would answer before the client has sent the rest, and its time-outs know no
-/// limit that the client sets.
+/// tower-http's body limit would answer before the client has sent the rest, and its timeout does not know the
+/// client's own deadline.
 pub(crate) async fn read(
     state: &ServerState,
     request: &mut Request,
@@ -62,7 +62,7 @@ async fn read_plain(
         Err(Unread::Error(error)) => return Err(ApiError::BodyUnreadable(error.to_string())),
         Err(Unread::TooLarge { length } | Unread::MemoryExhausted { length }) => length,
     };
-    // Without room for it, a body may still turn out to be too large: then a second try would be in vain.
+    // The body may also exceed the size limit; then a retry would be useless.
     if length.saturating_add(discard(body).await) > limit {
         return Err(ApiError::BodyTooLarge { limit });
     }
@@ -84,7 +84,7 @@ async fn read_decompressed(
             reason: error.to_string(),
         },
     };
-    // A few bytes may stand for gigabytes: the rest is taken as it was sent.
+    // A few compressed bytes may expand to gigabytes, so the rest is discarded without decompression.
     drop(body);
     discard(Body::new(sent)).await;
     Err(error)
@@ -102,7 +102,7 @@ async fn collect(
     limit: usize,
     memory_budget: &Arc<MemoryBudget>,
 ) -> Result<BufferedBody, Unread> {
-    // Most bodies are a single frame, which is used as it is.
+    // Most bodies are a single frame, which is used without a copy.
     let mut first = Bytes::new();
     let mut joined = Vec::new();
     let mut length = 0_usize;
@@ -129,7 +129,7 @@ async fn collect(
             joined.extend_from_slice(&mem::take(&mut first));
         }
         joined.extend_from_slice(&data);
-        // Decompression has its next frame at hand: other requests need the thread now and then.
+        // Decompression always has its next frame ready, so it must yield to other requests.
         task::consume_budget().await;
     }
     let whole = if joined.is_empty() {
@@ -140,13 +140,13 @@ async fn collect(
     Ok((whole, reservation.into_shared()))
 }
 
-/// Refuses a request whose body nobody has read: only when the client has sent it.
+/// Refuses a request whose body was not read, after the client has sent it.
 pub(crate) async fn refuse(state: &ServerState, mut request: Request, error: ApiError) -> ApiError {
     discard_in_time(state, take_sent(&mut request)).await;
     error
 }
 
-/// For routes that take no body: what a client sends all the same is read before it is answered.
+/// For routes without a body: discards what the client sends anyway.
 pub(crate) async fn discard_unread(
     State(state): State<Arc<ServerState>>,
     mut request: Request,
@@ -158,19 +158,19 @@ pub(crate) async fn discard_unread(
     next.run(request).await
 }
 
-/// Takes a request's body as the client sends it, compressed or not.
+/// Takes the body as the client sends it, without decompression.
 fn take_sent(request: &mut Request) -> Body {
     let body = mem::take(request.body_mut());
     let sent = request.extensions_mut().remove::<SentBody>();
     sent.map_or(body, Body::new)
 }
 
-/// Reads what is left of a body; a client that sends too slowly is answered before the end.
+/// Discards the rest of a body, within the request timeout.
 async fn discard_in_time(state: &ServerState, body: Body) {
     let _ = time::timeout(state.request_timeout, discard(body)).await;
 }
 
-/// Reads what is left of a body, up to [`MAX_DISCARDED_BYTES`], and returns how much it was.
+/// Discards the rest of a body, up to [`MAX_DISCARDED_BYTES`], and returns its length.
 async fn discard(mut body: Body) -> usize {
     let mut length = 0_usize;
     while length <= MAX_DISCARDED_BYTES
@@ -195,18 +195,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_up_to_the_limit_is_read_whole() {
+    async fn body_up_to_the_limit_is_read() {
         assert_eq!(read("12345", 5, 100).await.unwrap().0, "12345");
     }
 
     #[tokio::test]
-    async fn a_larger_body_is_refused_with_the_limit() {
+    async fn body_larger_than_limit_is_refused() {
         let error = read("123456", 5, 100).await.unwrap_err();
         assert!(matches!(error, ApiError::BodyTooLarge { limit: 5 }));
     }
 
     #[tokio::test]
-    async fn a_body_for_which_there_is_no_room_is_to_be_sent_again() {
+    async fn body_beyond_memory_budget_can_be_retried() {
         let large = "x".repeat(50_000);
         let error = read(&large, 100_000, 40_000).await.unwrap_err();
         assert!(matches!(error, ApiError::MemoryExhausted));

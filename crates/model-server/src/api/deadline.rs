@@ -5,10 +5,10 @@ use tokio::time::timeout_at;
 
 use crate::{api::error::ApiError, state::ServerState};
 
-/// By which header a client says how long it waits, in milliseconds.
+/// The header with the client's own timeout, in milliseconds.
 const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
-/// When an answer comes too late.
+/// The time at which the client stops waiting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     pub(crate) at: Instant,
@@ -16,7 +16,7 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// The server's own limit from now on, or the client's where that is shorter.
+    /// Starts the server's request timeout, or the client's own if it is shorter.
     pub(crate) fn of(state: &ServerState, headers: &HeaderMap) -> Result<Self, ApiError> {
         let own = state.request_timeout;
         let after = match headers.get(TIMEOUT_HEADER) {
@@ -36,12 +36,12 @@ impl Deadline {
         })
     }
 
-    /// What `work` gives, if it ends in time.
+    /// Returns the output of `work`, or `None` after the deadline.
     pub(crate) async fn bound<T>(&self, input: impl Future<Output = T>) -> Option<T> {
         timeout_at(self.at.into(), input).await.ok()
     }
 
-    /// How long a client waits from its request on.
+    /// The timeout, counted from the arrival of the request.
     pub(crate) fn after(&self) -> Duration {
         self.after
     }

@@ -14,10 +14,10 @@ use crate::scheduler::stage_times::StageTimes;
 /// The usual paths, for the message about an unknown one.
 const PATHS: &str = "GET /health, POST /predict, GET /v2, and what GET /docs tells";
 
-/// Seconds after which a client that was turned away may try again.
+/// Seconds after which a refused client may retry.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// Every way in which a request can fail. The message is what the client reads.
+/// Every way in which a request can fail. The message is sent to the client.
 #[derive(Debug, Error)]
 pub(crate) enum ApiError {
     #[error("the server cannot answer: {0}")]
@@ -75,12 +75,12 @@ pub(crate) enum ApiError {
 
 const EXAMPLE: &str = r#"{"text": "a fine film"}"#;
 
-/// Put beside an answer: what the metrics and the log need beyond its status.
+/// A response extension with what metrics and logs need beyond the status.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ResponseDetails {
-    /// How long each stage took, if the request went through the model.
+    /// How long each stage took, if the model ran.
     pub(crate) times: Option<StageTimes>,
-    /// Which kind of error it is.
+    /// The kind of error.
     pub(crate) error: Option<&'static str>,
     /// Why the server failed.
     pub(crate) failure: Option<String>,
@@ -89,18 +89,18 @@ pub(crate) struct ResponseDetails {
 /// Why a request failed.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ErrorBody {
-    /// What was wrong, for a person.
+    /// What is wrong, as a sentence.
     error: String,
-    /// The field of the body that was wrong, if it was one.
+    /// The invalid field of the body, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
 }
 
-/// What every route that reads a body may answer.
+/// Errors of every route that reads a body.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
 pub(crate) enum BodyErrors {
-    /// The body is no valid request; `error` says what is wrong with it, and `field` where.
+    /// The body is invalid. `error` says what is wrong, and `field` names the field.
     #[response(status = 400)]
     Invalid(#[to_schema] ErrorBody),
     /// The body did not arrive in time.
@@ -109,49 +109,49 @@ pub(crate) enum BodyErrors {
     /// The body is too large.
     #[response(status = 413)]
     TooLarge(#[to_schema] ErrorBody),
-    /// The body is of another type than the route expects, or compressed in another way than `Accept-Encoding` lists.
+    /// The content type is not the expected one, or the compression is none of those in `Accept-Encoding`.
     #[response(status = 415)]
     Type(#[to_schema] ErrorBody),
 }
 
-/// What every route may answer.
+/// Errors of every route.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
 pub(crate) enum CommonErrors {
-    /// API keys are set, and the request carries none of them.
+    /// API keys are set, and the request has no valid one.
     #[response(status = 401)]
     NoKey(#[to_schema] ErrorBody),
-    /// The path has other methods, which `Allow` lists.
+    /// The path does not have this method; `Allow` lists its methods.
     #[response(status = 405)]
     Method(#[to_schema] ErrorBody),
-    /// The server failed; the log says more.
+    /// The server failed; its log has the details.
     #[response(status = 500)]
     Failed(#[to_schema] ErrorBody),
-    /// The head of the request is larger than the server allows.
+    /// The head of the request is too large.
     #[response(status = 431)]
     LargeHead,
 }
 
-/// What every route that runs the model may answer.
+/// Errors of every route that runs the model.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
 pub(crate) enum InferenceErrors {
-    /// Too much is waiting; try again after the seconds in `Retry-After`.
+    /// The server is overloaded. Retry after the seconds in `Retry-After`.
     #[response(status = 429)]
     Full(#[to_schema] ErrorBody),
-    /// The server is loading, draining or broken.
+    /// The server is loading, draining, or broken.
     #[response(status = 503)]
     Unavailable(#[to_schema] ErrorBody),
-    /// No answer in time.
+    /// The prediction did not finish in time.
     #[response(status = 504)]
     Timeout(#[to_schema] ErrorBody),
 }
 
-/// What every route may answer that names a model in its path.
+/// Errors of every route with a model in its path.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
 pub(crate) enum ModelPathErrors {
-    /// The path cannot be read, or the body of a request that has one.
+    /// The path or the body is invalid.
     #[response(status = 400)]
     Unreadable(#[to_schema] ErrorBody),
     /// Another model or version is served.
@@ -160,7 +160,7 @@ pub(crate) enum ModelPathErrors {
 }
 
 impl ApiError {
-    /// The only place where an error becomes a status.
+    /// Maps each error to its status. No other code does.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -187,7 +187,7 @@ impl ApiError {
         }
     }
 
-    /// Its name in the metrics and the log.
+    /// The name in metrics and logs.
     fn kind(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",

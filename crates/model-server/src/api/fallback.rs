@@ -11,7 +11,7 @@ use crate::{
     state::ServerState,
 };
 
-/// Answers for every path without a route.
+/// Answers paths without a route.
 pub(crate) async fn unknown_path(
     State(state): State<Arc<ServerState>>,
     request: Request,
@@ -20,7 +20,7 @@ pub(crate) async fn unknown_path(
     body::refuse(&state, request, ApiError::UnknownPath { path }).await
 }
 
-/// Answers for a path that has other methods; the `Allow` header is the router's.
+/// Answers a known path with an unknown method. The router adds `Allow`.
 pub(crate) async fn wrong_method(
     State(state): State<Arc<ServerState>>,
     request: Request,
@@ -29,7 +29,7 @@ pub(crate) async fn wrong_method(
     body::refuse(&state, request, ApiError::WrongMethod { method }).await
 }
 
-/// Answers for a handler that panicked.
+/// Answers a request whose handler panicked.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the layer hands the panic over"

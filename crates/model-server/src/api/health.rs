@@ -11,41 +11,41 @@ use utoipa::ToSchema;
 
 use crate::{api::error::CommonErrors, phase::Phase, state::ServerState};
 
-/// What is served, and how it fares.
+/// The served release and its counters.
 #[derive(Serialize, ToSchema)]
 struct Healthy<'a> {
     /// Always `healthy`.
     status: &'static str,
     model_name: &'a str,
     model_version: &'a str,
-    /// SHA-256 over the release's files, in hexadecimal.
+    /// SHA-256 of the release's files, in hexadecimal.
     model_digest: &'a str,
     /// `rten` or `onnxruntime`.
     engine: &'static str,
     uptime_seconds: f64,
-    /// Requests for predictions since the start, good or bad.
+    /// Prediction requests since the start, valid or not.
     request_count: u64,
-    /// Those of them that were answered with a status of 500 or above.
+    /// Those of them that were answered with status 500 or above.
     error_count: u64,
     /// Errors per request, from 0 to 1.
     error_rate: f64,
-    /// Requests for predictions that are being answered now.
+    /// Prediction requests in flight.
     in_flight: u64,
-    /// Texts that wait for their turn.
+    /// Texts that wait in the queue.
     queue_depth: usize,
 }
 
-/// A sign of life, or of its absence.
+/// The result of a probe.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ProbeStatus {
-    /// What was asked for, such as `ready`, or its opposite.
+    /// The probe's name, such as `ready`, or its opposite.
     status: &'static str,
-    /// Why it is the opposite.
+    /// Why the probe failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
-/// `GET /health`: 200 with what is served and how it fares, or 503 with the reason.
+/// `GET /health`: 200 with the served release, or 503 with the reason.
 #[utoipa::path(
     get,
     path = "/health",
@@ -82,7 +82,7 @@ pub(crate) async fn health(State(state): State<Arc<ServerState>>) -> Response {
     }
 }
 
-/// `GET /readyz`: whether to send requests here. The same judgment as `/health`.
+/// `GET /readyz`: whether to send requests here. Same as `/health`.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -101,8 +101,8 @@ pub(crate) async fn ready(State(state): State<Arc<ServerState>>) -> Response {
     }
 }
 
-/// `GET /livez`: whether to let this process go on. It is no while nothing but a new process could
-/// help; loading and draining are life.
+/// `GET /livez`: whether the process can go on. It fails only if a restart is needed; a server that loads or
+/// drains is live.
 #[utoipa::path(
     get,
     path = "/livez",
@@ -121,7 +121,7 @@ pub(crate) async fn live(State(state): State<Arc<ServerState>>) -> Response {
     }
 }
 
-/// `GET /startupz`: whether the start is over, whatever came after it.
+/// `GET /startupz`: whether loading has ended.
 #[utoipa::path(
     get,
     path = "/startupz",
@@ -158,7 +158,7 @@ fn no(status: &'static str, reason: String) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 
-/// Seconds without the digits that nobody reads.
+/// Seconds with three digits after the point.
 fn milliseconds(seconds: f64) -> f64 {
     (seconds * 1e3).round() / 1e3
 }

@@ -7,7 +7,7 @@ pub(crate) fn expect_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(ApiError::ContentType("missing".to_owned()));
     };
-    // As nearly everybody writes it.
+    // The most frequent spelling.
     if value == "application/json" {
         return Ok(());
     }

@@ -18,7 +18,7 @@ const OPEN_METRICS: HeaderValue =
 const PROMETHEUS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// `GET /metrics`: every counter, for Prometheus.
+/// `GET /metrics`: all metrics, for Prometheus.
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -48,7 +48,7 @@ pub(crate) async fn metrics(
     Ok((headers, text).into_response())
 }
 
-/// Whether a client names `OpenMetrics`, and plain text not with more weight.
+/// Whether `Accept` names `OpenMetrics` with at least the weight of plain text.
 fn prefers_open_metrics(headers: &HeaderMap) -> bool {
     let (mut open_metrics, mut plain) = (0.0, 0.0);
     for value in headers.get_all(header::ACCEPT) {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_asks_for_it_gets_open_metrics() {
+    fn open_metrics_is_sent_only_if_preferred() {
         assert!(!prefers_open_metrics(&HeaderMap::new()));
         for accept in [
             "*/*",

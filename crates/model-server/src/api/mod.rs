@@ -1,4 +1,4 @@
-//! The handlers: one file a route or a shared step.
+//! The handlers, one file for each route, and the steps that they share.
 
 pub(crate) mod body;
 pub(crate) mod deadline;

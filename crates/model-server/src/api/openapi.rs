@@ -9,10 +9,10 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 
 use crate::api::error::CommonErrors;
 
-/// A page of our own: it asks for nothing from anywhere else.
+/// The page loads nothing from other hosts.
 const PAGE: &str = include_str!("docs.html");
 
-/// What the page may load: itself, and what it asks this server for.
+/// The page may load only itself and request only this server.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'",
 );
@@ -32,12 +32,12 @@ pub(crate) fn description() -> OpenApi {
         .build()
 }
 
-/// The document in JSON, from when all routes are in it.
+/// The finished document as JSON.
 pub(crate) type Document = Arc<OnceLock<String>>;
 
-/// Writes the finished document down, once for all who ask.
+/// Stores the finished document as JSON.
 pub(crate) fn write_down(document: &Document, openapi: &OpenApi) {
-    // Its types hold nothing that JSON cannot express.
+    // Serialization cannot fail, because all values have a JSON form.
     document.get_or_init(|| openapi.to_json().unwrap_or_default());
 }
 

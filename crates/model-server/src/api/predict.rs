@@ -31,25 +31,25 @@ use crate::{
     tokenizer::text_tokenizer::TextError,
 };
 
-/// Tells the label of one text to those who do not read bodies, such as a router's log.
+/// The header with the label of a single text, for logs that do not read bodies.
 const PREDICTED_LABEL: HeaderName = HeaderName::from_static("x-predicted-label");
 
-/// The likeliest label of one text.
+/// The most likely label of one text.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Prediction {
     /// The label with the highest score.
     #[schema(example = "positive")]
     #[serde(rename = "prediction")]
     label: String,
-    /// Its probability, from 0 to 1: by softmax where one label is right, by the logistic
-    /// function where each label is right or wrong for itself.
+    /// Its probability, from 0 to 1: by softmax for a single-label model, by the logistic function for a
+    /// multi-label model.
     confidence: f32,
-    /// Whether the end of the text was cut off, because the model reads no more.
+    /// Whether the end of the text was truncated, because the model reads no more.
     truncated: bool,
-    /// All labels with a probability of at least 0.5; only of models with several labels at once.
+    /// All labels with a probability of at least 0.5; only for multi-label models.
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<Vec<String>>,
-    /// The `top_k` likeliest labels, if they were asked for.
+    /// The `top_k` most likely labels, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     scores: Option<Vec<LabelScore>>,
 }
@@ -57,13 +57,13 @@ pub(crate) struct Prediction {
 /// A label and its probability.
 #[derive(Debug, Serialize, ToSchema)]
 struct LabelScore {
-    /// The label's name.
+    /// The name of the label.
     label: String,
-    /// From 0 to 1.
+    /// The probability, from 0 to 1.
     score: f32,
 }
 
-/// The answer for one text.
+/// The response for one text.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PredictResponse {
     #[serde(flatten)]
@@ -73,7 +73,7 @@ pub(crate) struct PredictResponse {
     model_version: String,
 }
 
-/// The answers for several texts.
+/// The response for several texts.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BatchResponse {
     /// One for each text, in their order.
@@ -83,22 +83,22 @@ pub(crate) struct BatchResponse {
     model_version: String,
 }
 
-/// What became of one of several texts.
+/// The result of one of several texts.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum BatchItem {
-    /// It was answered.
+    /// The prediction.
     Answered(Prediction),
-    /// It was not; the other texts were.
+    /// The text failed; the others did not.
     Failed {
-        /// Why not.
+        /// Why it failed.
         error: String,
     },
 }
 
-/// `POST /predict` with `{"text": "…"}` or `{"texts": ["…", …]}`: the likeliest label of each.
+/// `POST /predict` with `{"text": "…"}` or `{"texts": ["…", …]}`: the most likely label of each text.
 ///
-/// Other fields of the object are ignored, so that a client may talk to a newer server too.
+/// Other fields of the object are ignored, so that clients may send fields of a newer server.
 #[utoipa::path(
     post,
     path = "/predict",
@@ -140,7 +140,7 @@ pub(crate) async fn predict(
     };
     let (body, reservation) = body::read(&state, &mut request, deadline).await?;
     let PredictRequest { text, texts, top_k } = parse(&body, state.max_texts)?;
-    // It may be a part of the connection's buffer, which is larger.
+    // The body may be a slice of the connection's larger buffer.
     drop(body);
     let ModelTask::Text(model) = &serving(&state)?.pool.task else {
         return Err(ApiError::NoTexts);
@@ -152,7 +152,7 @@ pub(crate) async fn predict(
             let times = completion.times;
             let prediction =
                 prediction(model, completion, top_k).map_err(|it| it.of_one(deadline))?;
-            // What a header cannot hold is left out of it.
+            // A label that is not a valid header value is left out of the header.
             let label = HeaderValue::from_bytes(prediction.label.as_bytes());
             let body = PredictAnswer::One(PredictResponse {
                 prediction,
@@ -187,21 +187,21 @@ pub(crate) async fn predict(
     Ok(response)
 }
 
-/// What `/predict` answers.
+/// The response of `/predict`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum PredictAnswer {
-    /// To `text`.
+    /// For `text`.
     One(PredictResponse),
-    /// To `texts`.
+    /// For `texts`.
     Several(BatchResponse),
 }
 
-/// A text that got no prediction.
+/// A text without a prediction.
 struct FailedText(InferenceError);
 
 impl FailedText {
-    /// The answer to a request of this text alone.
+    /// The error for a request with only this text.
     fn of_one(self, deadline: Deadline) -> ApiError {
         match self.0 {
             InferenceError::Text(TextError::NoTokens) => ApiError::Field {
@@ -215,7 +215,7 @@ impl FailedText {
     }
 }
 
-/// One item per text, of which the blank ones were not asked; an error only where not a single text was answered.
+/// Returns one item for each text; blank texts did not run. Fails only if no text succeeded.
 fn several(
     model: &TextClassifier,
     blank: &[bool],

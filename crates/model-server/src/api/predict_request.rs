@@ -4,15 +4,15 @@ use utoipa::ToSchema;
 
 use crate::api::{error::ApiError, json::json_type_name};
 
-/// One text, or several of them.
+/// One text or several.
 #[derive(Debug, PartialEq, Deserialize, ToSchema)]
 pub(crate) struct PredictRequest {
-    /// The text to classify; this or `texts`.
+    /// The text to classify; either this or `texts`.
     #[schema(example = "a fine film")]
     pub(crate) text: Option<String>,
-    /// Several texts to classify; this or `text`.
+    /// Several texts to classify; either this or `text`.
     pub(crate) texts: Option<Vec<String>>,
-    /// How many labels to list with their scores, the likeliest first; none without it.
+    /// How many labels to list with their scores, most likely first; none by default.
     #[schema(minimum = 1)]
     pub(crate) top_k: Option<usize>,
 }
@@ -23,7 +23,7 @@ const TOP_K: &str = "top_k";
 
 pub(crate) fn parse(body: &[u8], max_texts: usize) -> Result<PredictRequest, ApiError> {
     match serde_json::from_slice(body) {
-        // An array of the right length would be taken for an object.
+        // serde would accept an array of matching length as a struct.
         Ok(PredictRequest {
             text: Some(text),
             texts: None,
@@ -33,7 +33,7 @@ pub(crate) fn parse(body: &[u8], max_texts: usize) -> Result<PredictRequest, Api
             texts: None,
             top_k: None,
         }),
-        // Everything else is read field by field, to tell what is wrong with which.
+        // All other bodies are read field by field, to name the invalid field.
         _ => parse_by_field(body, max_texts),
     }
 }
@@ -113,7 +113,7 @@ fn texts_of(value: Value, max_texts: usize) -> Result<Vec<String>, ApiError> {
         return Err(wrong(TEXTS, problem));
     }
     let text = |(place, text)| match text {
-        // A blank one fails by itself.
+        // A blank text fails alone.
         Value::String(text) => Ok(text),
         other => text_of(other, TEXTS, || format!("texts[{place}]")),
     };
@@ -154,19 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn text_is_taken_out_of_the_object_and_other_fields_are_ignored() {
+    fn unknown_fields_are_ignored() {
         let request = parse(br#"{"id": 7, "text": " as it is ", "more": [1]}"#, 3).unwrap();
         assert_eq!(request.text.as_deref(), Some(" as it is "));
     }
 
     #[test]
-    fn invalid_json_is_located_by_line_and_column() {
+    fn invalid_json_error_has_line_and_column() {
         let message = message("{\n  \"text\": fine}");
         assert!(message.contains("line 2 column 12"), "{message}");
     }
 
     #[test]
-    fn what_stands_in_place_of_the_text_is_named() {
+    fn error_names_invalid_field() {
         for (body, expected) in [
             ("{}", "text is missing"),
             (r#"{"text": null}"#, "text is null"),

@@ -12,12 +12,12 @@ use crate::{
     state::{ServerState, Serving},
 };
 
-/// The release at work, unless there is none.
+/// Returns the loaded release, or why there is none.
 pub(crate) fn serving(state: &ServerState) -> Result<&Serving, ApiError> {
     state.serving.get().ok_or_else(|| unavailable(state))
 }
 
-/// Has a worker do one piece of work. A client that leaves takes it out of the queue with it.
+/// Submits one job and waits for it. If the client leaves, the dropped future cancels the job.
 pub(crate) async fn submit(
     state: &Arc<ServerState>,
     input: JobInput,
@@ -29,8 +29,7 @@ pub(crate) async fn submit(
     wait(state, completed, deadline).await
 }
 
-/// Has the workers do several pieces of work, all of them or none. The answers come in the order
-/// of the work.
+/// Submits several jobs, all or none, and waits for them. Completions are in the order of the inputs.
 pub(crate) async fn submit_all(
     state: &Arc<ServerState>,
     input: Vec<JobInput>,
@@ -80,7 +79,7 @@ async fn wait(
 ) -> Result<Completion, ApiError> {
     match deadline.bound(completed).await {
         Some(Ok(reply)) => Ok(reply),
-        // Dropped unanswered: because it was late already, or because nobody is left to answer.
+        // The sender was dropped: the job expired, or no worker is left.
         Some(Err(_)) if Instant::now() >= deadline.at => Err(ApiError::Timeout(deadline.after)),
         Some(Err(_)) => Err(unavailable(state)),
         None => Err(ApiError::Timeout(deadline.after)),

@@ -5,17 +5,17 @@ use thiserror::Error;
 
 use crate::backend::tensor::{Signature, Tensor};
 
-/// Who runs the graph.
+/// The engine that runs a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineKind {
-    /// Built in, pure Rust.
+    /// Built in, in pure Rust.
     Rten,
-    /// Microsoft's, a library that is loaded at the start.
+    /// Microsoft's ONNX Runtime, a library that is loaded at the start.
     Onnxruntime,
 }
 
 impl EngineKind {
-    /// The name that settings and logs use.
+    /// The name in settings and logs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -25,86 +25,86 @@ impl EngineKind {
     }
 }
 
-/// Why there is no engine.
+/// Why an engine is not available.
 #[derive(Debug, Error)]
 pub enum EngineUnavailable {
-    /// Nothing says where the library is, and it is in none of the usual places.
+    /// `ONNXRUNTIME_LIBRARY` is not set, and no default path has the library.
     #[error(
         "--engine onnxruntime needs the library libonnxruntime.so, which is in none of: {0}; set ONNXRUNTIME_LIBRARY to its path, or take --engine rten"
     )]
     NotFound(String),
-    /// The library cannot be used.
+    /// The library cannot be loaded.
     #[error(
         "cannot use {path} as the onnxruntime library: {reason}; expected ONNX Runtime 1.20 or later for this machine, or take --engine rten"
     )]
     Library {
-        /// What was tried.
+        /// The path that was tried.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// No thread could be started.
+    /// A thread could not be started.
     #[error("the engine cannot start its threads: {0}")]
     Threads(String),
 }
 
-/// What is wrong with a `model.onnx`.
+/// Why a `model.onnx` cannot be used.
 #[derive(Debug, Error)]
 pub enum GraphError {
-    /// Not a graph, or one with an operator that the engine lacks.
+    /// It is not an ONNX graph, or it has an operator that the engine lacks.
     #[error("{0}; expected a model in the ONNX format whose weights are inside the file")]
     Unreadable(String),
-    /// An input or output that is no tensor of numbers.
+    /// An input or output is not a tensor of numbers.
     #[error("its tensor {name:?} holds {datatype}, which this server does not handle")]
     Datatype {
-        /// The tensor's name.
+        /// The name of the tensor.
         name: String,
         /// What it holds.
         datatype: String,
     },
-    /// An input that this server has nothing for.
+    /// An input that the server cannot fill.
     #[error(
         "its input {0:?} is unknown; expected input_ids, and beside it at most attention_mask, token_type_ids and position_ids"
     )]
     UnknownInput(String),
-    /// Nothing takes the text.
+    /// No input takes the token IDs.
     #[error("it has no input named input_ids")]
     NoInputIds,
-    /// No single output to read.
+    /// The output with the logits is ambiguous.
     #[error("it has the outputs {0:?}; expected one, or one that is named \"logits\"")]
     Outputs(Vec<String>),
 }
 
-/// A forward pass that failed.
+/// A failed forward pass.
 #[derive(Debug, Clone, Error)]
 #[error("the forward pass failed: {0}")]
 pub(crate) struct EngineError(pub(crate) String);
 
-/// How many threads a forward pass may take.
+/// How many threads a forward pass uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parallelism {
-    /// The calling thread alone: others have work of their own.
+    /// The calling thread only, because other workers are busy.
     Single,
-    /// All threads of the server: nobody else needs them.
+    /// All threads, because no other pass runs or waits.
     All,
 }
 
-/// A graph that was read, shared by all workers.
+/// A loaded graph, shared by all workers.
 pub(crate) trait Model: Send + Sync {
     /// Its inputs and outputs.
     fn signature(&self) -> &Signature;
 
-    /// An engine for one worker.
+    /// Creates the engine of one worker.
     fn engine(self: Arc<Self>) -> Result<Box<dyn Engine>, EngineUnavailable>;
 }
 
-/// What a worker does with its engine, from inside [`Engine::enter`].
+/// What a worker runs inside [`Engine::enter`].
 pub(crate) type EngineTask<'a> = &'a mut (dyn FnMut(&mut dyn Engine) + Send);
 
-/// Runs forward passes for one worker thread. Each worker has its own.
+/// Runs forward passes for one worker thread.
 pub(crate) trait Engine: Send {
-    /// The wanted outputs for `inputs`, which stand in the order of the signature. `wanted` are
-    /// places in the signature's outputs, and the answer follows their order.
+    /// Runs the graph. `inputs` are in the order of the signature. `wanted` are indices of outputs in the
+    /// signature; the outputs are returned in their order.
     fn run(
         &mut self,
         inputs: &[Tensor],
@@ -112,7 +112,7 @@ pub(crate) trait Engine: Send {
         parallelism: Parallelism,
     ) -> Result<Vec<Tensor>, EngineError>;
 
-    /// Runs `work` where calls of [`Engine::run`] are cheapest: some engines have threads of
-    /// their own, and a call from outside pays for the way there.
+    /// Runs `work` on the thread from which [`Engine::run`] is cheapest. Some engines have their own threads,
+    /// and a call from another thread costs a handover.
     fn enter(&mut self, work: EngineTask<'_>);
 }

@@ -1,5 +1,5 @@
-//! What the server itself reads of an `.onnx` file: a few fields of `ModelProto`, by their numbers in
-//! onnx.proto (<https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>). The engines read the rest.
+//! The few fields of an `.onnx` file that the server itself reads, by their field numbers in onnx.proto
+//! (<https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>). The engines read the rest.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use prost::Message;
 /// `TensorProto.DataType.FLOAT`.
 const FLOAT: i32 = 1;
 
-/// Smaller tables are not worth the trouble.
+/// Sharing smaller tables saves too little memory.
 const MIN_SHARED_BYTES: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, Message)]
@@ -46,7 +46,7 @@ struct TensorProto {
     raw_data: Bytes,
 }
 
-/// A table of floats in a graph, from which rows are looked up.
+/// A table of floats in a graph that is used by `Gather` only, such as word embeddings.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Lookup {
     pub(crate) name: String,
@@ -54,19 +54,19 @@ pub(crate) struct Lookup {
     pub(crate) numbers: Vec<f32>,
 }
 
-/// What a graph is made of, as far as the server asks.
+/// The parts of a graph that the server reads.
 #[derive(Debug)]
 pub(crate) struct GraphFile(GraphProto);
 
 impl GraphFile {
-    /// Reads the bytes of an `.onnx` file; its weights stay where they are.
+    /// Parses an `.onnx` file. Weights are not copied.
     pub(crate) fn parse(bytes: Bytes) -> Result<Self, String> {
         let model = ModelProto::decode(bytes).map_err(|error| error.to_string())?;
         model.graph.map(Self).ok_or("it holds no graph".to_owned())
     }
 
-    /// Whether the model quantizes its activations as it goes: the scale is taken from the whole
-    /// batch, so a text's answer would depend on its neighbors.
+    /// Whether the model quantizes its activations at run time. The scale then comes from the whole batch, so
+    /// the output for a text depends on the other texts.
     pub(crate) fn quantizes_dynamically(&self) -> bool {
         const DYNAMIC: [&str; 4] = [
             "DynamicQuantizeLinear",
@@ -78,14 +78,14 @@ impl GraphFile {
         DYNAMIC.iter().any(|name| operators.contains(name))
     }
 
-    /// Whether the model has weights of few bits and calculates with floats.
+    /// Whether the model has quantized weights and float activations.
     pub(crate) fn has_quantized_weights_only(&self) -> bool {
         let operators = self.operators();
         operators.contains("DequantizeLinear") && !operators.contains("QuantizeLinear")
     }
 
-    /// The large tables that are only looked up in, such as those of words: no engine lays them out
-    /// anew, so several sessions can use the same copy.
+    /// Returns the large tables that are used by `Gather` only. No engine changes their layout, so several
+    /// sessions can share one copy.
     pub(crate) fn large_lookups(&self) -> Vec<Lookup> {
         let only_looked_up = |name: &str| {
             let uses = self.0.node.iter().flat_map(|node| {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_release_has_weights_of_few_bits_and_the_first_has_not() {
+    fn only_second_release_has_quantized_weights() {
         let second = shipped("v2");
         assert!(second.has_quantized_weights_only() && !second.quantizes_dynamically());
         let first = shipped("v1");
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_graph_that_quantizes_as_it_goes_is_noticed() {
+    fn dynamic_quantization_is_detected() {
         let graph = GraphProto {
             node: vec![node("DynamicQuantizeLinear", &["x"])],
             initializer: Vec::new(),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn only_tables_that_nothing_else_uses_are_lookups() {
+    fn lookup_tables_have_no_other_use() {
         let graph = GraphProto {
             node: vec![
                 node("Gather", &["words", "ids"]),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_graph_is_refused() {
+    fn invalid_onnx_file_is_refused() {
         assert!(GraphFile::parse(Bytes::from_static(b"not what it was")).is_err());
         assert!(GraphFile::parse(Bytes::new()).is_err());
     }

@@ -10,7 +10,7 @@ use crate::backend::{
     tensor::{Datatype, Elements, Signature, Tensor, TensorSpec},
 };
 
-/// A graph that was read, and the threads that its workers share when one of them is alone.
+/// A loaded graph, and the thread pool for a pass that uses all threads.
 pub(crate) struct RtenModel {
     graph: Graph,
     signature: Signature,
@@ -18,12 +18,12 @@ pub(crate) struct RtenModel {
 }
 
 impl RtenModel {
-    /// Reads the bytes of a `.onnx` file.
+    /// Parses an `.onnx` file.
     ///
-    /// Weights in further files are refused: the release's digest would not cover them.
+    /// Refuses weights in other files, because the digest of the release would not cover them.
     pub(crate) fn parse(bytes: Vec<u8>, threads: usize) -> Result<Self, GraphError> {
         let mut options = ModelOptions::with_all_ops();
-        // Weights are laid out for multiplication once, here, and not in every forward pass.
+        // Lays out the weights for multiplication once instead of in every pass.
         options.prepack_weights(true);
         let graph = options
             .load(bytes)
@@ -56,8 +56,7 @@ impl Model for RtenModel {
     }
 }
 
-/// What the engine holds in 32 bits is named INT64, as exporters write it: the engine does not
-/// tell which of the two the file says.
+/// rten reports 32-bit integers for both INT32 and INT64. Exporters write INT64.
 fn spec_of(graph: &Graph, id: NodeId) -> Result<TensorSpec, GraphError> {
     let node = graph.node_info(id);
     let name = node.as_ref().and_then(NodeInfo::name).unwrap_or("");
@@ -88,7 +87,7 @@ fn spec_of(graph: &Graph, id: NodeId) -> Result<TensorSpec, GraphError> {
     })
 }
 
-/// One worker's engine: the shared graph, and a pool of one thread that runs it.
+/// The engine of one worker: the shared graph, and a pool of one thread that runs it.
 struct RtenEngine {
     model: Arc<RtenModel>,
     own_thread: Arc<ThreadPool>,

@@ -1,47 +1,47 @@
 use std::fmt;
 
-/// Defines the kinds of numbers in a tensor: one variant of [`Elements`] and of [`Datatype`] each.
+/// Defines [`Elements`] and [`Datatype`], with one variant for each element type.
 macro_rules! datatypes {
     ($($(#[$doc:meta])* $variant:ident($number:ty) = $name:literal, $size:literal;)+) => {
-        /// The kinds of numbers that a tensor may hold, with the names of the Open Inference Protocol.
+        /// The element types of a tensor, with the names of the Open Inference Protocol.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Datatype {
             $($(#[$doc])* $variant,)+
         }
 
         impl Datatype {
-            /// All of them.
+            /// All element types.
             pub(crate) const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// Its name in the protocol, such as `FP32`.
+            /// The name in the protocol, such as `FP32`.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
 
-            /// Bytes per number.
+            /// Bytes per element.
             pub(crate) fn size(self) -> usize {
                 match self { $(Self::$variant => $size,)+ }
             }
 
-            /// As many zeros.
+            /// Returns `count` zeros.
             pub(crate) fn zeros(self, count: usize) -> Elements {
                 match self { $(Self::$variant => Elements::$variant(vec![<$number>::default(); count]),)+ }
             }
         }
 
-        /// The numbers of a tensor, row by row.
+        /// The elements of a tensor in row-major order.
         #[derive(Debug, Clone, PartialEq)]
         pub(crate) enum Elements {
             $($(#[$doc])* $variant(Vec<$number>),)+
         }
 
         impl Elements {
-            /// Which kind of numbers these are.
+            /// The element type.
             pub(crate) fn datatype(&self) -> Datatype {
                 match self { $(Self::$variant(_) => Datatype::$variant,)+ }
             }
 
-            /// How many there are.
+            /// The number of elements.
             pub(crate) fn len(&self) -> usize {
                 match self { $(Self::$variant(numbers) => numbers.len(),)+ }
             }
@@ -52,27 +52,27 @@ macro_rules! datatypes {
 datatypes! {
     /// True or false.
     Bool(bool) = "BOOL", 1;
-    /// 8 bits without a sign.
+    /// Unsigned, 8 bits.
     Uint8(u8) = "UINT8", 1;
-    /// 16 bits without a sign.
+    /// Unsigned, 16 bits.
     Uint16(u16) = "UINT16", 2;
-    /// 32 bits without a sign.
+    /// Unsigned, 32 bits.
     Uint32(u32) = "UINT32", 4;
-    /// 64 bits without a sign.
+    /// Unsigned, 64 bits.
     Uint64(u64) = "UINT64", 8;
-    /// 8 bits.
+    /// Signed, 8 bits.
     Int8(i8) = "INT8", 1;
-    /// 16 bits.
+    /// Signed, 16 bits.
     Int16(i16) = "INT16", 2;
-    /// 32 bits.
+    /// Signed, 32 bits.
     Int32(i32) = "INT32", 4;
-    /// 64 bits.
+    /// Signed, 64 bits.
     Int64(i64) = "INT64", 8;
-    /// 16-bit floats.
+    /// Float, 16 bits.
     Fp16(half::f16) = "FP16", 2;
-    /// 32-bit floats.
+    /// Float, 32 bits.
     Fp32(f32) = "FP32", 4;
-    /// 64-bit floats.
+    /// Float, 64 bits.
     Fp64(f64) = "FP64", 8;
 }
 
@@ -82,28 +82,28 @@ impl fmt::Display for Datatype {
     }
 }
 
-/// Numbers with a shape. The product of the shape is the count of the elements.
+/// Elements with a shape. The product of the shape equals the number of elements.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tensor {
-    /// The length of each dimension, the outermost first.
+    /// The length of each dimension, outermost first.
     pub(crate) shape: Vec<usize>,
-    /// The numbers, row by row.
+    /// The elements in row-major order.
     pub(crate) elements: Elements,
 }
 
-/// What an engine says of one input or output of a graph.
+/// An input or output of a graph.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TensorSpec {
     /// Its name in the graph.
     pub(crate) name: String,
-    /// What numbers it holds.
+    /// The element type.
     pub(crate) datatype: Datatype,
-    /// The length of each dimension; `None` where it depends on the request.
+    /// The length of each dimension; `None` if it depends on the request.
     pub(crate) shape: Vec<Option<usize>>,
 }
 
 impl TensorSpec {
-    /// Whether a tensor of this shape may stand here.
+    /// Whether a tensor of this shape is accepted.
     pub(crate) fn admits(&self, shape: &[usize]) -> bool {
         self.shape.len() == shape.len()
             && self
@@ -117,9 +117,9 @@ impl TensorSpec {
 /// The inputs and outputs of a graph.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Signature {
-    /// Each of them has to be given.
+    /// The inputs; all are required.
     pub(crate) inputs: Vec<TensorSpec>,
-    /// What the graph computes.
+    /// The outputs.
     pub(crate) outputs: Vec<TensorSpec>,
 }
 
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shape_fits_where_each_fixed_dimension_is_met() {
+    fn spec_admits_shapes_with_matching_fixed_dimensions() {
         let spec = TensorSpec {
             name: "pixels".to_owned(),
             datatype: Datatype::Fp32,

@@ -1,4 +1,4 @@
-//! Both engines on the shipped releases: the answers are those of Python's onnxruntime.
+//! Both engines run the shipped releases. Their logits equal those of Python's onnxruntime.
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap()
 }
 
-/// The logits of each golden text, in batches of up to `together` of like length.
+/// Returns the logits of each golden text, in batches of up to `max_texts` texts.
 fn logits(release: &str, engine: EngineKind, max_texts: usize) -> Vec<Vec<f32>> {
     let Loaded {
         plan: ExecutionPlan {
@@ -83,7 +83,7 @@ fn logits(release: &str, engine: EngineKind, max_texts: usize) -> Vec<Vec<f32>> 
     answers
 }
 
-/// How far a logit may be from Python's.
+/// The largest accepted difference from Python's logits.
 const TOLERANCE: f64 = 1e-3;
 
 fn expect_logits_of_python(release: &str, engine: EngineKind, max_texts: usize) {
@@ -116,7 +116,7 @@ fn expect_logits_of_python(release: &str, engine: EngineKind, max_texts: usize) 
 }
 
 #[test]
-fn rten_answers_as_python_does_alone_and_in_batches() {
+fn rten_logits_match_python_alone_and_in_batches() {
     for release in ["v1", "v2"] {
         for max_texts in [1, 16] {
             expect_logits_of_python(release, EngineKind::Rten, max_texts);
@@ -125,7 +125,7 @@ fn rten_answers_as_python_does_alone_and_in_batches() {
 }
 
 #[test]
-fn onnxruntime_answers_as_python_does_alone_and_in_batches() {
+fn onnxruntime_logits_match_python_alone_and_in_batches() {
     for release in ["v1", "v2"] {
         for max_texts in [1, 16] {
             expect_logits_of_python(release, EngineKind::Onnxruntime, max_texts);
@@ -134,7 +134,7 @@ fn onnxruntime_answers_as_python_does_alone_and_in_batches() {
 }
 
 #[test]
-fn a_library_that_is_not_there_is_named() {
+fn error_names_missing_library() {
     let mut settings = settings("v1", EngineKind::Onnxruntime);
     settings.onnxruntime_library = Some("/nowhere/libonnxruntime.so".into());
     let error = load(&settings).map(drop).unwrap_err().to_string();
@@ -143,7 +143,7 @@ fn a_library_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_file_that_is_no_library_is_named() {
+fn error_names_invalid_library() {
     let mut settings = settings("v1", EngineKind::Onnxruntime);
     let path = repository().join("models/sentiment/v1/config.json");
     settings.onnxruntime_library = Some(path.clone());
@@ -152,7 +152,7 @@ fn a_file_that_is_no_library_is_named() {
 }
 
 #[test]
-fn neighbors_in_a_batch_change_the_answers_of_a_graph_that_quantizes_as_it_goes() {
+fn dynamic_quantization_depends_on_the_batch() {
     for engine in [EngineKind::Rten, EngineKind::Onnxruntime] {
         let mut settings = settings("1", engine);
         settings.model_root = repository().join("crates/model-server/tests/data/models");
@@ -160,7 +160,7 @@ fn neighbors_in_a_batch_change_the_answers_of_a_graph_that_quantizes_as_it_goes(
         let Loaded {
             plan, mut engines, ..
         } = load(&settings).unwrap();
-        // Which is why they have none.
+        // For this reason the release is not batched.
         assert_eq!(plan.policy.max_texts, 1);
         let ModelTask::Text(model) = plan.task else {
             panic!("it reads texts");

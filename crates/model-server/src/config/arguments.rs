@@ -10,10 +10,11 @@ use crate::{
     },
 };
 
-/// of them. Another binary may flatten them into its own command line.
+/// The command line of the server. [`ServeArguments::resolve`] turns it into settings. Another program may
+/// flatten it into its own command line.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArguments {
-    /// Model to serve: a directory below the model root
+    /// Model to serve: a directory in the model root
     #[arg(
         long,
         env = "MODEL_NAME",
@@ -22,7 +23,7 @@ pub struct ServeArguments {
     )]
     pub(crate) model_name: String,
 
-    /// Release to serve: a directory below the model's, such as v1 (required)
+    /// Release to serve: a directory of the model, such as v1 (required)
     #[arg(long, env = "MODEL_VERSION", value_name = "VERSION")]
     pub(crate) model_version: Option<String>,
 
@@ -38,11 +39,11 @@ pub struct ServeArguments {
     #[command(flatten)]
     pub(crate) address: AddressArguments,
 
-    /// Who runs the model: the built-in engine, or Microsoft's library, which has to be there
+    /// Engine that runs the model: the built-in one, or ONNX Runtime, a library that must be installed
     #[arg(long, env = "ENGINE", default_value = "rten", value_name = "ENGINE")]
     pub(crate) engine: EngineKind,
 
-    /// The library for --engine onnxruntime [default: libonnxruntime.so in the usual places]
+    /// Path of the library for --engine onnxruntime [default: libonnxruntime.so in the usual directories]
     #[arg(long, env = "ONNXRUNTIME_LIBRARY", value_name = "PATH")]
     pub(crate) onnxruntime_library: Option<OsString>,
 
@@ -50,18 +51,17 @@ pub struct ServeArguments {
     #[arg(long, env = "INFERENCE_THREADS", value_name = "COUNT")]
     pub(crate) inference_threads: Option<NonZeroUsize>,
 
-    /// Forward passes at the same time, at most as many as threads; one that is alone uses all
-    /// threads [default: as many as threads]
+    /// Concurrent forward passes, at most one for each thread; a single pass uses all threads [default: one for
+    /// each thread]
     #[arg(long, env = "INFERENCE_WORKERS", value_name = "COUNT")]
     pub(crate) inference_workers: Option<NonZeroUsize>,
 
-    /// Texts of like length that share a forward pass at most; 1 for none [default: 4, more
-    /// for a model that takes microseconds, 1 for one that quantizes as it goes: there a text's
-    /// answer would depend on its neighbors]
+    /// Most texts of similar length in one forward pass; 1 turns batching off [default: 4; more for a model
+    /// that takes microseconds; 1 for a model that quantizes at run time, whose outputs depend on the batch]
     #[arg(long, env = "MAX_BATCH_TEXTS", value_name = "COUNT")]
     pub(crate) max_batch_texts: Option<NonZeroUsize>,
 
-    /// Tokens in a forward pass at most, padding included; one longer text goes alone
+    /// Most tokens in a forward pass, padding included; a longer text runs alone
     #[arg(
         long,
         env = "MAX_BATCH_TOKENS",
@@ -70,8 +70,7 @@ pub struct ServeArguments {
     )]
     pub(crate) max_batch_tokens: NonZeroUsize,
 
-    /// Texts that may wait for their turn; beyond it clients are told to come back (429). One
-    /// request may have a quarter as many
+    /// Texts that may wait in the queue; further ones get 429. One request may have a quarter of them
     #[arg(
         long,
         env = "QUEUE_CAPACITY",
@@ -80,7 +79,7 @@ pub struct ServeArguments {
     )]
     pub(crate) queue_capacity: NonZeroUsize,
 
-    /// Largest request body, decompressed; a larger one is refused (413)
+    /// Largest request body after decompression; a larger one gets 413
     #[arg(
         long,
         env = "MAX_BODY_BYTES",
@@ -89,8 +88,8 @@ pub struct ServeArguments {
     )]
     pub(crate) max_body_bytes: NonZeroUsize,
 
-    /// Memory for request bodies above 16 KiB (decompressed) that are under way, all together; beyond it
-    /// clients are told to come back (429); at least the largest body
+    /// Memory for all request bodies above 16 KiB in flight, after decompression; further ones get 429. At
+    /// least the largest body
     #[arg(
         long,
         env = "MAX_PENDING_BYTES",
@@ -99,7 +98,7 @@ pub struct ServeArguments {
     )]
     pub(crate) max_pending_bytes: NonZeroUsize,
 
-    /// How long a client waits at most for a prediction (504); from 0.01 to 100
+    /// How long a client waits for a prediction before it gets 504; from 0.01 to 100
     #[arg(long, env = "REQUEST_TIMEOUT_SECONDS", default_value = "30", value_name = "SECONDS",
           value_parser = request_timeout)]
     pub(crate) request_timeout_seconds: Duration,
@@ -107,22 +106,22 @@ pub struct ServeArguments {
     #[command(flatten)]
     pub(crate) connections: ConnectionArguments,
 
-    /// File of API keys, one a line, # begins a comment; read again when it changes. With it,
-    /// every request but for health needs one of them
+    /// File of API keys, one on each line, # starts a comment; reloaded when it changes. With it, every request
+    /// except health checks needs a key
     #[arg(long, env = "API_KEYS_FILE", value_name = "PATH")]
     pub(crate) api_keys_file: Option<OsString>,
 
-    /// After SIGTERM: how long to go on serving what still arrives, while /health says 503
+    /// After SIGTERM: how long to serve new requests while /health returns 503
     #[arg(long, env = "GRACE_SECONDS", default_value = "5", value_name = "SECONDS",
           value_parser = seconds)]
     pub(crate) grace_seconds: Duration,
 
-    /// After the grace: how long requests in flight may take before they are cut
+    /// After that: how long requests in flight may take before they are cut
     #[arg(long, env = "HARD_STOP_SECONDS", default_value = "30", value_name = "SECONDS",
           value_parser = seconds)]
     pub(crate) hard_stop_seconds: Duration,
 
-    /// Form of the log on standard error
+    /// Format of the log on standard error
     #[arg(
         long,
         env = "LOG_FORMAT",
@@ -131,7 +130,7 @@ pub struct ServeArguments {
     )]
     pub(crate) log_format: LogFormat,
 
-    /// Which requests get a line in the log
+    /// Which requests are logged
     #[arg(long, env = "REQUEST_LOG", default_value = "all", value_name = "WHICH")]
     pub(crate) request_log: RequestLog,
 
@@ -141,10 +140,10 @@ pub struct ServeArguments {
     pub(crate) otlp_endpoint: Option<String>,
 }
 
-/// How much a client may ask of a connection.
+/// The limits of connections.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConnectionArguments {
-    /// Connections at the same time; further ones wait until one is closed
+    /// Concurrent connections; further ones wait until one closes
     #[arg(
         long,
         env = "MAX_CONNECTIONS",
@@ -153,19 +152,19 @@ pub(crate) struct ConnectionArguments {
     )]
     pub(crate) max_connections: NonZeroUsize,
 
-    /// Largest head of a request; a larger one is refused (431); at least 8192
+    /// Largest head of a request, at least 8192; a larger one gets 431
     #[arg(long, env = "MAX_HEADER_BYTES", default_value = "32768", value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(8192..=1_048_576))]
     pub(crate) max_header_bytes: u32,
 
-    /// How long a connection may be idle, or take to send the head of a request; from 1. Longer
-    /// than the router keeps its own connections (30 s)
+    /// How long a connection may be idle, or take to send the head of a request; at least 1. Must be longer
+    /// than the router keeps idle connections (30 s)
     #[arg(long, env = "IDLE_TIMEOUT_SECONDS", default_value = "75", value_name = "SECONDS",
           value_parser = idle_timeout)]
     pub(crate) idle_timeout_seconds: Duration,
 }
 
-/// Where the server listens; its own health check asks there.
+/// Where the server listens, and where its health check connects.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct AddressArguments {
     /// Address to listen on; 0.0.0.0 in a container

@@ -1,19 +1,19 @@
 use clap::ValueEnum;
 
-/// How log lines look.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
     Plain,
-    /// One JSON object per line.
+    /// One JSON object on each line.
     Json,
 }
 
 /// Which requests are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RequestLog {
-    /// Each of them, health checks and scrapes excepted.
+    /// All, except health checks and scrapes.
     All,
-    /// Those that the server failed (500 and above).
+    /// Those with status 500 or above.
     Failures,
 }

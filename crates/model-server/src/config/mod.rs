@@ -16,21 +16,20 @@ use crate::{
     },
 };
 
-/// A setting that is missing or cannot be used.
+/// A missing or invalid setting.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SettingsError {
-    /// Nothing says which release to serve.
+    /// `MODEL_VERSION` is not set.
     #[error(
         "set MODEL_VERSION (or --model-version) to the release to serve: a directory below MODEL_ROOT/MODEL_NAME, such as v1"
     )]
     NoVersion,
 }
 
-/// The arguments of the server as they were given; [`ServeArguments::resolve`] makes settings
-
+/// The limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Connections at the same time.
+    /// Concurrent connections.
     pub connections: usize,
     /// Largest head of a request, in bytes.
     pub header_bytes: usize,
@@ -38,57 +37,57 @@ pub struct ConnectionLimits {
     pub idle: Duration,
 }
 
-/// Everything that a server needs to know.
+/// All settings of a server.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Model to serve: a directory below the model root.
+    /// Model to serve: a directory in the model root.
     pub model_name: String,
-    /// Release to serve: a directory below the model's.
+    /// Release to serve: a directory of the model.
     pub model_version: String,
     /// Directory of models.
     pub model_root: PathBuf,
     /// Where to listen; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Who runs the model.
+    /// The engine that runs the model.
     pub engine: EngineKind,
-    /// The library for the engine `onnxruntime`; where there is none, the usual places are searched.
+    /// The library for the engine `onnxruntime`; `None` searches the default paths.
     pub onnxruntime_library: Option<PathBuf>,
     /// CPUs to use for the model.
     pub inference_threads: NonZeroUsize,
-    /// Forward passes at the same time.
+    /// Concurrent forward passes.
     pub inference_workers: NonZeroUsize,
-    /// Texts that share a forward pass at most; without it the model decides.
+    /// Most texts in a forward pass; `None` lets the model decide.
     pub max_batch_texts: Option<NonZeroUsize>,
-    /// Tokens in a forward pass at most, padding included.
+    /// Most tokens in a forward pass, padding included.
     pub max_batch_tokens: NonZeroUsize,
-    /// Texts that may wait for their turn.
+    /// Texts that may wait in the queue.
     pub queue_capacity: NonZeroUsize,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
-    /// Bytes of larger request bodies that may be under way together.
+    /// Memory for all large request bodies in flight, in bytes.
     pub max_pending_bytes: usize,
-    /// How long a client waits at most for a prediction.
+    /// How long a client waits for a prediction.
     pub request_timeout: Duration,
-    /// How much a client may ask of a connection.
+    /// The limits of connections.
     pub connections: ConnectionLimits,
-    /// File of API keys; without one everybody may ask.
+    /// File of API keys; `None` accepts every client.
     pub api_keys_file: Option<PathBuf>,
-    /// How long to go on serving after the stop signal.
+    /// How long to serve new requests after the stop signal.
     pub grace: Duration,
     /// How long requests in flight may take after that.
     pub hard_stop: Duration,
-    /// How log lines look.
+    /// The format of the log.
     pub log_format: LogFormat,
     /// Which requests are logged.
     pub request_log: RequestLog,
-    /// Where traces go, if anywhere.
+    /// Where to send traces; `None` sends none.
     pub otlp_endpoint: Option<String>,
 }
 
 impl ServeArguments {
-    /// The settings that follow from the arguments.
+    /// Checks the arguments, and applies the defaults that depend on other settings.
     pub fn resolve(self) -> Result<Settings, SettingsError> {
-        // Compose passes a variable that is not set as an empty one.
+        // Compose passes an unset variable as an empty one.
         let version = self.model_version.filter(|version| !version.is_empty());
         let path = |path: Option<OsString>| path.filter(|path| !path.is_empty()).map(PathBuf::from);
         let threads = self.inference_threads.unwrap_or_else(available_cpus);
@@ -122,7 +121,7 @@ impl ServeArguments {
     }
 }
 
-/// The CPUs that this process may use, by affinity and by its cgroup's quota.
+/// The CPUs that this process may use, by affinity and by the cgroup's quota.
 fn available_cpus() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_path_is_none() {
+    fn empty_path_counts_as_unset() {
         let empty = [
             "--model-version",
             "v1",
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_a_machine_without_a_router() {
+    fn defaults_suit_a_machine_without_router() {
         let settings = resolve(&["--model-version", "v1"]).unwrap();
         assert_eq!(settings.model_name, "sentiment");
         assert_eq!(settings.address.to_string(), "127.0.0.1:8081");
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_version_says_what_to_set() {
+    fn missing_version_error_names_the_setting() {
         for arguments in [&[][..], &["--model-version", ""]] {
             let message = resolve(arguments).unwrap_err().to_string();
             assert!(message.contains("set MODEL_VERSION"), "{message}");
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_may_have_a_fraction_but_not_a_sign() {
+    fn seconds_may_be_fractional_but_not_negative() {
         let settings = resolve(&["--model-version", "v1", "--grace-seconds", "0.25"]).unwrap();
         assert_eq!(settings.grace, Duration::from_millis(250));
         for bad in ["-1", "NaN", "1e9", "soon"] {
@@ -199,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn a_request_timeout_that_outlasts_the_router_is_refused() {
+    fn request_timeout_beyond_the_router_is_refused() {
         let message = refusal(&["--model-version", "v1", "--request-timeout-seconds", "120"]);
         assert!(message.contains("from 0.01 to 100"), "{message}");
     }
 
     #[test]
-    fn an_endpoint_for_traces_is_a_url_or_nothing() {
+    fn trace_endpoint_is_a_url_or_empty() {
         let endpoint = |url| {
             let arguments = ["--model-version", "v1", "--otlp-endpoint", url];
             resolve(&arguments).unwrap().otlp_endpoint
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn no_threads_at_all_are_refused() {
+    fn zero_threads_are_refused() {
         refusal(&["--model-version", "v1", "--inference-threads", "0"]);
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use axum::http::Uri;
 
-/// A day: longer waits are typing errors.
+/// A day; a longer time is a mistake.
 const LONGEST: Duration = Duration::from_hours(24);
 
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
@@ -13,7 +13,7 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected seconds from 0 to 86400, such as 5 or 0.5".to_owned())
 }
 
-/// The router gives up after 120 s; the server has to answer well before, or nobody learns why.
+/// The server must answer before the router's timeout of 120 s, or the client gets no reason.
 pub(crate) fn request_timeout(text: &str) -> Result<Duration, String> {
     seconds(text)
         .ok()
@@ -30,7 +30,7 @@ pub(crate) fn idle_timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected seconds from 1 to 86400, such as 75".to_owned())
 }
 
-/// Compose passes a variable that is not set as an empty one.
+/// Compose passes an unset variable as an empty one.
 pub(crate) fn otlp_endpoint(text: &str) -> Result<String, String> {
     if !text.is_empty() {
         check_endpoint(text)
@@ -39,7 +39,7 @@ pub(crate) fn otlp_endpoint(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Whether traces can be sent to `endpoint`, as far as its form tells.
+/// Checks that `endpoint` is a URL to which `/v1/traces` can be appended.
 pub(crate) fn check_endpoint(endpoint: &str) -> Result<(), String> {
     let uri: Uri = endpoint.parse().map_err(|error| format!("{error}"))?;
     let scheme = uri.scheme_str();
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_a_base_url() {
+    fn check_endpoint_accepts_only_base_urls() {
         for good in ["http://localhost:4318", "https://otel.example/base/"] {
             assert_eq!(check_endpoint(good), Ok(()), "{good}");
         }

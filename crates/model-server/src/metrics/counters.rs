@@ -1,4 +1,4 @@
-//! Every counter. Handlers say what became of a request and never name a counter.
+//! The server's metrics. Handlers report what happened to a request, and do not name metrics.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -15,10 +15,10 @@ use crate::{
     scheduler::stage_times::StageTimes,
 };
 
-/// The route of requests to paths that are none.
+/// The route label of requests that match no route.
 const UNMATCHED: &str = "unmatched";
 
-/// The code of requests whose client left before the answer, as in nginx's log.
+/// The status of requests whose client disconnected before the response, as in nginx's log.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// What the server counts since its start.
@@ -29,7 +29,7 @@ pub(crate) struct Metrics {
     pub(super) requests: AtomicU64,
     pub(super) errors: AtomicU64,
     pub(super) in_flight: AtomicU64,
-    /// MemoryReservation for more routes than there are: they come from the router, not from clients.
+    /// More rows than there are routes. They come from the router, not from clients.
     pub(super) routes: LabelTable<Route, 32>,
     pub(super) unmatched: Route,
     pub(super) error_kinds: LabelTable<ErrorKind, 48>,
@@ -42,19 +42,19 @@ pub(crate) struct Metrics {
     pub(super) engine_panics: AtomicU64,
 }
 
-/// What is counted of one route.
+/// The metrics of one route.
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) path: String,
     pub(super) is_probe: bool,
-    /// Whether predictions are asked for here.
+    /// Whether it is a route for predictions.
     pub(super) predicts: bool,
-    /// MemoryReservation for every method with every code that a route answers with.
+    /// Enough rows for each combination of method and status.
     pub(super) answers: LabelTable<Answers, 64>,
     pub(super) latency: Histogram,
 }
 
-/// Answers of a route with one code to one method.
+/// Responses of a route with one status to one method.
 #[derive(Debug)]
 pub(super) struct Answers {
     pub(super) method: &'static str,
@@ -62,7 +62,7 @@ pub(super) struct Answers {
     pub(super) count: AtomicU64,
 }
 
-/// Requests that failed in one way.
+/// Requests that failed with one kind of error.
 #[derive(Debug)]
 pub(super) struct ErrorKind {
     pub(super) name: &'static str,
@@ -72,11 +72,11 @@ pub(super) struct ErrorKind {
 /// The counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Counts {
-    /// Requests for predictions that arrived, good or bad.
+    /// Prediction requests that arrived, valid or not.
     pub(crate) requests: u64,
-    /// Those of them that were answered with a status of 500 or above: the server's own fault.
+    /// Those of them that were answered with status 500 or above.
     pub(crate) errors: u64,
-    /// Requests that are being answered now.
+    /// Prediction requests in flight.
     pub(crate) in_flight: u64,
 }
 
@@ -92,7 +92,7 @@ impl Counts {
 }
 
 impl Metrics {
-    /// All counters at zero.
+    /// Starts all counters at zero.
     pub(crate) fn starting_at(started: Instant) -> Self {
         Self {
             started,
@@ -113,7 +113,7 @@ impl Metrics {
         }
     }
 
-    /// What the counters need to know of a request: the template of its route, its method and its start.
+    /// Returns what the counters need of a request: its route, its method, and its start time.
     pub(crate) fn track(&self, path: Option<&str>, method: &Method) -> TrackedRequest {
         let index = path.and_then(|path| {
             self.routes
@@ -130,7 +130,8 @@ impl Metrics {
         }
     }
 
-    /// Counts a request that has arrived. Either [`Self::answered`] or [`Self::client_left`] has to follow.
+    /// Counts the arrival of a request. A call of [`Self::answered`] or [`Self::client_disconnected`] must
+    /// follow.
     pub(crate) fn arrived(&self, request: TrackedRequest) {
         if request.is_for_prediction {
             self.requests.fetch_add(1, Ordering::Relaxed);
@@ -138,8 +139,8 @@ impl Metrics {
         }
     }
 
-    /// Counts an answer: its status, the kind of error if it is one, and the times of its stages if the
-    /// request went through the model. Returns how long the request took.
+    /// Counts a response by its status, its kind of error, and the times of its stages if the model ran.
+    /// Returns how long the request took.
     pub(crate) fn answered(
         &self,
         request: TrackedRequest,
@@ -160,8 +161,8 @@ impl Metrics {
         self.ended(request, status.as_u16())
     }
 
-    /// Counts a request whose client left before the answer, which is no error. Returns how long the client
-    /// waited.
+    /// Counts a request whose client disconnected before the response, which is not an error. Returns how long
+    /// the client waited.
     pub(crate) fn client_disconnected(&self, request: TrackedRequest) -> Duration {
         self.ended(request, CLIENT_CLOSED_REQUEST)
     }
@@ -188,7 +189,7 @@ impl Metrics {
         took
     }
 
-    /// The template of a request's route, or `unmatched`.
+    /// The route of a request, or `unmatched`.
     pub(crate) fn path(&self, request: TrackedRequest) -> &str {
         &self.route_at(request.route).path
     }
@@ -198,7 +199,7 @@ impl Metrics {
         route.unwrap_or(&self.unmatched)
     }
 
-    /// A request was refused or failed, in this way.
+    /// Counts an error of one kind.
     pub(crate) fn count_error(&self, name: &'static str) {
         let kind = self.error_kinds.find(
             |kind| kind.name == name,
@@ -212,16 +213,16 @@ impl Metrics {
         }
     }
 
-    /// The engine panicked over a batch.
+    /// Counts a panic of the engine.
     pub(crate) fn engine_panicked(&self) {
         self.engine_panics.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A forward pass of some texts, with as many tokens and as many with padding, took so long.
+    /// Records a forward pass: its texts, its tokens without and with padding, and its duration.
     pub(crate) fn forward_pass(&self, texts: usize, tokens: usize, padded: usize, took: Duration) {
         self.inference.observe_time(took);
         self.batch_texts.observe_count(texts);
-        // Tensors come without tokens.
+        // A pass of tensors has no tokens.
         if padded > 0 {
             self.batch_tokens.observe_count(padded);
             let padding = u64::try_from(padded.saturating_sub(tokens)).unwrap_or(u64::MAX);
@@ -229,9 +230,9 @@ impl Metrics {
         }
     }
 
-    /// The counters now.
+    /// Returns the counters.
     pub(crate) fn counts(&self) -> Counts {
-        // Errors first: each was a request before, so the rate never exceeds 1.
+        // Errors are read first, so that they never exceed the requests.
         let errors = self.errors.load(Ordering::Acquire);
         let requests = self.requests.load(Ordering::Relaxed);
         Counts {
@@ -241,7 +242,7 @@ impl Metrics {
         }
     }
 
-    /// How long the server has been there.
+    /// How long the server has been running.
     pub(crate) fn uptime(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.started)
     }
@@ -249,7 +250,7 @@ impl Metrics {
 
 impl Route {
     fn new(path: &str) -> Self {
-        // Whoever asks these asks again and again.
+        // Health checks and scrapes repeat all the time, so they are not logged.
         let is_probe = matches!(
             path,
             "/health" | "/livez" | "/readyz" | "/startupz" | "/metrics"
@@ -265,7 +266,7 @@ impl Route {
     }
 }
 
-/// A method's name out of those that HTTP defines, so that no client can invent a label.
+/// A standard method or `_OTHER`, so that clients cannot create labels.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -281,22 +282,22 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// A request on its way to its answer.
+/// A request between its arrival and its response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TrackedRequest {
-    /// `None` for a path that is none.
+    /// The index of its route; `None` if it matches none.
     route: Option<usize>,
-    /// Whether the route is one for health checks and scrapes, of which nobody reads the log.
+    /// Whether it is a health check or a scrape.
     pub(crate) is_probe: bool,
-    /// Whether the request asks for a prediction.
+    /// Whether it is a prediction request.
     is_for_prediction: bool,
-    /// The request's method, if HTTP knows it.
+    /// Its method, or `_OTHER`.
     pub(crate) method: &'static str,
     began: Instant,
 }
 
 impl TrackedRequest {
-    /// Whether the request is to a known route.
+    /// Whether the request matches a route.
     pub(crate) fn is_matched(&self) -> bool {
         self.route.is_some()
     }
@@ -321,12 +322,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_is_no_error() {
+    fn error_rate_is_zero_without_requests() {
         assert!(counts_after(&[]).error_rate().abs() < f64::EPSILON);
     }
 
     #[test]
-    fn only_the_servers_own_faults_are_errors() {
+    fn only_status_500_and_above_counts_as_error() {
         let counts = counts_after(&[
             StatusCode::OK,
             StatusCode::BAD_REQUEST,
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_left_is_a_request_but_no_error() {
+    fn disconnected_client_counts_as_request_without_error() {
         let metrics = Metrics::starting_at(Instant::now());
         let request = arrived(&metrics);
         assert_eq!(metrics.counts().in_flight, 1);
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_for_anything_but_predictions_are_not_counted_as_such() {
+    fn only_predictions_count_as_requests() {
         let metrics = Metrics::starting_at(Instant::now());
         for (path, method) in [
             (Some("/health"), Method::GET),

@@ -1,4 +1,4 @@
-//! The counters as Prometheus reads them. What others keep is asked when it scrapes.
+//! Writes all metrics for a scrape. Gauges are read at that moment.
 
 use std::{
     fmt::{self, Error},
@@ -22,16 +22,16 @@ use crate::{
     state::ServerState,
 };
 
-/// How a scrape is written.
+/// The text format of a scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// Prometheus' own text format, version 0.0.4.
+    /// Prometheus' text format, version 0.0.4.
     Prometheus,
     /// The `OpenMetrics` text format, version 1.0.0.
     OpenMetrics,
 }
 
-/// All counters of a server.
+/// Returns all metrics as text.
 pub(crate) fn exposition(state: Arc<ServerState>, format: Format) -> Result<String, Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Exposition(state)));
@@ -51,7 +51,8 @@ impl Collector for Exposition {
         let mut families = FamilyEncoder(encoder);
         self.requests(&mut families)?;
         self.inference(&mut families)?;
-        self.server(&mut families)
+        self.server(&mut families)?;
+        self.process(&mut families)
     }
 }
 
@@ -83,7 +84,7 @@ impl Exposition {
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
-        // No empty histogram for what nobody asked for.
+        // Routes without requests have no histogram.
         for route in self
             .routes()
             .filter(|it| it.answers.iter().next().is_some())
@@ -194,6 +195,11 @@ impl Exposition {
                 ("engine", state.engine.name()),
             ])?;
         }
+        Ok(())
+    }
+
+    fn process(&self, families: &mut FamilyEncoder) -> fmt::Result {
+        let Self(state) = self;
         families.gauge(
             "process_start_time",
             "When the server started, since 1970.",
@@ -204,7 +210,7 @@ impl Exposition {
             "process_uptime",
             "Time since the server started.",
             Some(&Unit::Seconds),
-            &state.metrics.uptime(now).as_secs_f64(),
+            &state.metrics.uptime(Instant::now()).as_secs_f64(),
         )?;
         match resident_bytes() {
             None => Ok(()),
@@ -218,7 +224,7 @@ impl Exposition {
     }
 }
 
-/// Where families are written, one after another.
+/// Writes one metric family after another.
 struct FamilyEncoder<'a>(DescriptorEncoder<'a>);
 
 impl FamilyEncoder<'_> {
@@ -264,7 +270,7 @@ fn since_1970(time: SystemTime) -> f64 {
     since.as_secs_f64()
 }
 
-/// Resident memory, where the operating system tells it as Linux does.
+/// Resident memory in bytes, from `/proc` on Linux; `None` elsewhere.
 fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status

@@ -5,12 +5,12 @@ use std::{
 
 use prometheus_client::encoding::{MetricEncoder, NoLabelSet};
 
-/// What a histogram counts in, and where its buckets end.
+/// The unit and the buckets of a histogram.
 #[derive(Debug)]
 pub(crate) struct Scale {
-    /// The largest value of each bucket but the last, which takes all others.
+    /// The upper bound of each bucket; one more bucket takes larger values.
     bounds: &'static [u64],
-    /// How many of the counted units make one of the exposed ones.
+    /// How many counted units equal one exposed unit.
     per_unit: f64,
 }
 
@@ -18,7 +18,7 @@ const MICROSECOND: u64 = 1_000;
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// Durations, from a stage that does next to nothing to a request that nobody waits for.
+/// Durations, from 50 µs to 100 s.
 pub(crate) static TIMES: Scale = Scale {
     bounds: &[
         50 * MICROSECOND,
@@ -44,13 +44,13 @@ pub(crate) static TIMES: Scale = Scale {
     per_unit: 1e9,
 };
 
-/// Texts of a batch.
+/// Texts in a batch.
 pub(crate) static TEXTS: Scale = Scale {
     bounds: &[1, 2, 4, 8, 16, 32, 64, 128],
     per_unit: 1.0,
 };
 
-/// Tokens of a batch.
+/// Tokens in a batch.
 pub(crate) static TOKENS: Scale = Scale {
     bounds: &[
         16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768,
@@ -58,10 +58,10 @@ pub(crate) static TOKENS: Scale = Scale {
     per_unit: 1.0,
 };
 
-/// A histogram of whole numbers without a lock: the one of `prometheus-client` takes one for every
-/// value, and all requests meet there.
+/// A lock-free histogram of integers. The one of `prometheus-client` locks a mutex for each value, which all
+/// requests would share.
 ///
-/// A scrape may see a value in its bucket and not yet in the sum; the count is that of the buckets.
+/// A scrape may see a value in its bucket before it is in the sum. The count is the sum of the buckets.
 #[derive(Debug)]
 pub(crate) struct Histogram {
     scale: &'static Scale,
@@ -80,24 +80,24 @@ impl Histogram {
         }
     }
 
-    /// Counts a value.
+    /// Records a value.
     pub(crate) fn observe(&self, value: u64) {
         let place = self.scale.bounds.partition_point(|bound| *bound < value);
         self.buckets[place].fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
 
-    /// Counts a number of things.
+    /// Records a number of items.
     pub(crate) fn observe_count(&self, count: usize) {
         self.observe(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
-    /// Counts a duration, in nanoseconds.
+    /// Records a duration in nanoseconds.
     pub(crate) fn observe_time(&self, duration: Duration) {
         self.observe(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Writes it for a scrape.
+    /// Writes the histogram for a scrape.
     pub(crate) fn encode(&self, mut encoder: MetricEncoder) -> Result<(), std::fmt::Error> {
         let bounds = self.scale.bounds.iter().map(|bound| self.expose(*bound));
         let counts = self.buckets.iter().map(|it| it.load(Ordering::Relaxed));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_at_a_bound_belongs_below_it() {
+    fn bucket_includes_its_upper_bound() {
         let histogram = Histogram::new(&TEXTS);
         for value in [0, 1, 2, 3, 128, 129, u64::MAX / 2] {
             histogram.observe(value);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_exposed_in_seconds() {
+    fn durations_are_exposed_in_seconds() {
         let histogram = Histogram::new(&TIMES);
         for (nanoseconds, seconds) in [(100_000_000, 0.1), (50_000, 5e-5), (2_500_000_000, 2.5)] {
             let exposed = histogram.expose(nanoseconds);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_of_each_scale_ascend() {
+    fn bucket_bounds_ascend() {
         for scale in [&TIMES, &TEXTS, &TOKENS] {
             assert!(scale.bounds.is_sorted_by(|left, right| left < right));
         }

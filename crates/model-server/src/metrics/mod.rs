@@ -1,4 +1,4 @@
-//! The server's metrics, and how they are exposed.
+//! The server's metrics, and their exposition.
 
 pub(crate) mod counters;
 pub(crate) mod exposition;

@@ -1,9 +1,9 @@
-//! The older of Prometheus' two text formats, which everybody reads, made of the newer one.
+//! Converts `OpenMetrics` text to Prometheus' older text format, which every scraper reads.
 
 use std::collections::HashMap;
 
-/// `OpenMetrics` text in Prometheus' text format 0.0.4: there a family has the name of its samples,
-/// an info is a gauge, and neither units nor an end are told.
+/// Converts to version 0.0.4: a family has the name of its samples, `info` becomes a gauge, and `UNIT` and
+/// `EOF` are left out.
 pub(crate) fn to_prometheus_text(open_metrics: &str) -> String {
     let types: HashMap<&str, &str> = open_metrics
         .lines()
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_are_named_as_their_samples_are_and_units_and_end_are_left_out() {
+    fn prometheus_text_names_families_like_samples() {
         let open_metrics = "\
 # HELP requests Requests.
 # TYPE requests counter

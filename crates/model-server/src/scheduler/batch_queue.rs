@@ -2,65 +2,65 @@ use std::{collections::VecDeque, time::Instant};
 
 use crate::{backend::engine::Parallelism, scheduler::batching_policy::BatchingPolicy};
 
-/// How many items are prepared at once: enough to find some of like length, few enough that the
-/// first of them does not wait long.
+/// How many items are prepared at once: enough to find some of similar length, and so few that the first one
+/// does not wait long.
 const MAX_PREPARED: usize = 32;
 
-/// Why items were not taken into a queue.
+/// Why the queue did not accept items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PushError {
-    /// More would wait than may wait.
+    /// The queue would exceed its capacity.
     Full,
-    /// Nothing is taken out of this queue any more.
+    /// The queue is closed.
     Closed,
 }
 
-/// Something that waits, as far as the queue has to know it.
+/// What the queue needs to know about an item.
 pub(crate) trait QueueItem {
-    /// When its answer comes too late.
+    /// The time at which the client stops waiting.
     fn deadline(&self) -> Instant;
-    /// Whether nobody waits for the answer any more.
+    /// Whether the client has left.
     fn is_abandoned(&self) -> bool;
 }
 
-/// An item that is ready for the model. Those without a length go alone.
+/// An item that is ready for a forward pass.
 #[derive(Debug)]
 pub(crate) struct ReadyItem<I> {
-    /// How many tokens it has; `None` for what cannot share a forward pass.
+    /// Its number of tokens; `None` for an item that cannot share a forward pass.
     pub(crate) token_count: Option<usize>,
     /// The item.
     pub(crate) item: I,
 }
 
-/// What a worker has to do next.
+/// What a worker does next.
 #[derive(Debug)]
 pub(crate) enum WorkItem<R, P> {
-    /// Prepare these, and give them back with [`SharedBatchQueue::prepared`].
+    /// Prepare these items, and return them with [`BatchQueue::prepared`].
     Prepare(Vec<R>),
-    /// Take these through the model together, and call [`SharedBatchQueue::done`] afterwards.
+    /// Run these items in one forward pass, and then call [`BatchQueue::batch_finished`].
     Run(Vec<P>, Parallelism),
-    /// Nobody wants these any more, or they are too late: answer them so.
+    /// Report these items as expired: their client has left, or their deadline has passed.
     Expire(Vec<P>),
 }
 
-/// What waits, and which of it comes next. No threads, no clock: the pure half of [`SharedBatchQueue`].
+/// Decides which items run next, and together. It has no threads and no clock: `SharedBatchQueue` adds them.
 ///
-/// Items arrive raw, are prepared by whichever worker is free (which gives them a length), and
-/// leave in batches. At most `capacity` of them wait, raw and prepared together.
+/// Items arrive raw. Any free worker prepares them, which determines their length, and they leave in batches.
+/// At most `capacity` items wait, raw and ready together.
 #[derive(Debug)]
 pub(crate) struct BatchQueue<R, P> {
     capacity: usize,
     policy: BatchingPolicy,
     raw: VecDeque<R>,
     ready: VecDeque<ReadyItem<P>>,
-    /// Taken out to be prepared, and not back yet.
+    /// Items that a worker is preparing.
     preparing: usize,
     running: usize,
     closed: bool,
 }
 
 impl<R: QueueItem, P: QueueItem> BatchQueue<R, P> {
-    /// An empty line in which at most `capacity` items wait.
+    /// Creates an empty queue for at most `capacity` items.
     pub(crate) fn new(capacity: usize, policy: BatchingPolicy) -> Self {
         Self {
             capacity,
@@ -73,12 +73,12 @@ impl<R: QueueItem, P: QueueItem> BatchQueue<R, P> {
         }
     }
 
-    /// How many items wait.
+    /// The number of waiting items.
     pub(crate) fn depth(&self) -> usize {
         self.raw.len() + self.preparing + self.ready.len()
     }
 
-    /// Adds all of the items at the end, or none.
+    /// Appends all items, or none.
     pub(crate) fn push(
         &mut self,
         items: impl ExactSizeIterator<Item = R>,
@@ -93,7 +93,7 @@ impl<R: QueueItem, P: QueueItem> BatchQueue<R, P> {
         Ok(())
     }
 
-    /// What to do next at the time `now`; `None` if there is nothing.
+    /// Returns what to do at time `now`, or `None` if no item waits.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<WorkItem<R, P>> {
         if !self.raw.is_empty() && self.ready.len() < MAX_PREPARED {
             let some: Vec<R> = self.raw.drain(..self.raw.len().min(MAX_PREPARED)).collect();
@@ -122,7 +122,7 @@ impl<R: QueueItem, P: QueueItem> BatchQueue<R, P> {
         ))
     }
 
-    /// Takes items back after they were prepared; `failed` of them were answered already.
+    /// Takes prepared items back. `failed` more items were answered while they were prepared.
     pub(crate) fn prepared(&mut self, items: Vec<ReadyItem<P>>, failed: usize) {
         self.preparing -= items.len() + failed;
         if !self.closed {
@@ -130,7 +130,7 @@ impl<R: QueueItem, P: QueueItem> BatchQueue<R, P> {
         }
     }
 
-    /// Whether there is more than one item for the model.
+    /// Whether more than one item is ready.
     pub(super) fn has_more_ready(&self) -> bool {
         self.ready.len() > 1
     }
@@ -149,13 +149,12 @@ impl<R: QueueItem, P: QueueItem> BatchQueue<R, P> {
         )
     }
 
-    /// A batch left the model.
+    /// Records that a forward pass ended.
     pub(crate) fn batch_finished(&mut self) {
         self.running -= 1;
     }
 
-    /// Takes out what nobody waits for, or what comes too late. Nothing is asked twice: the
-    /// answer to a client that left, or whose time is up, costs no inference.
+    /// Removes items whose client has left or whose deadline has passed, so that they cost no inference.
     fn take_expired(&mut self, now: Instant) -> Vec<P> {
         let gone = |it: &P| it.is_abandoned() || it.deadline() <= now;
         if !self.ready.iter().any(|it| gone(&it.item)) {
@@ -181,7 +180,7 @@ impl<R: QueueItem, P: QueueItem> BatchQueue<R, P> {
             .into_iter()
             .map(|at| places[at])
             .collect();
-        // Only what stands before the last of them is touched: the line may be long.
+        // Touches only the items up to the last chosen one, because the queue may be long.
         let end = chosen.last().map_or(0, |last| last + 1);
         let mut batch = Vec::with_capacity(chosen.len());
         let mut passed_over = Vec::new();
@@ -205,7 +204,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// An item of so many tokens.
+    /// An item of `length` tokens.
     #[derive(Debug, Clone, Copy, PartialEq)]
     pub(crate) struct Item {
         pub(crate) length: usize,
@@ -244,7 +243,7 @@ pub(crate) mod tests {
         queue
     }
 
-    /// Prepares what there is to prepare, and returns the next batch.
+    /// Prepares all raw items, and returns the lengths of the next batch.
     fn batch(queue: &mut BatchQueue<Item, Item>) -> Option<(Vec<usize>, Parallelism)> {
         loop {
             match queue.poll(Instant::now())? {
@@ -265,7 +264,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn texts_of_like_length_leave_together_and_the_oldest_first() {
+    fn texts_of_similar_length_share_a_batch_oldest_first() {
         let mut queue = queue_of(8, &[10, 50, 10, 50]);
         assert_eq!(batch(&mut queue).unwrap().0, [10, 10]);
         assert_eq!(batch(&mut queue).unwrap().0, [50, 50]);
@@ -273,7 +272,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn who_is_passed_over_keeps_its_place() {
+    fn skipped_items_keep_their_position() {
         let mut queue = queue_of(8, &[10, 40, 10, 90, 41, 10]);
         assert_eq!(batch(&mut queue).unwrap().0, [10, 10, 10]);
         assert_eq!(batch(&mut queue).unwrap().0, [40, 41]);
@@ -281,14 +280,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_has_no_length_goes_alone_in_its_turn() {
+    fn items_without_length_run_alone_in_order() {
         let mut queue = queue_of(8, &[10, 0, 10]);
         assert_eq!(batch(&mut queue).unwrap().0, [10, 10]);
         assert_eq!(batch(&mut queue).unwrap().0, [0]);
     }
 
     #[test]
-    fn a_batch_that_is_alone_gets_all_threads_and_others_get_one_each() {
+    fn single_batch_uses_all_threads() {
         let mut queue = queue_of(8, &[10]);
         assert_eq!(batch(&mut queue).unwrap().1, Parallelism::All);
         queue.push(std::iter::once(item(10))).unwrap();
@@ -308,7 +307,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn several_items_are_taken_in_together_or_not_at_all() {
+    fn push_accepts_all_items_or_none() {
         let mut queue = queue_of(3, &[10, 10]);
         let two = [item(10), item(10)];
         assert_eq!(queue.push(two.into_iter()), Err(PushError::Full));
@@ -318,7 +317,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    pub(crate) fn items_count_as_waiting_while_they_are_prepared() {
+    pub(crate) fn items_count_as_waiting_while_prepared() {
         let mut queue = queue_of(2, &[10, 10]);
         assert!(matches!(
             queue.poll(Instant::now()),
@@ -331,7 +330,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_late_or_abandoned_never_runs() {
+    fn expired_and_abandoned_items_never_run() {
         let mut queue = BatchQueue::new(8, POLICY);
         let late = Item {
             deadline: Instant::now(),

@@ -1,27 +1,31 @@
-/// What may go through the model together.
+/// Which texts share a forward pass.
 ///
-/// On a CPU, padding is the main price of a batch: every text is filled up to the longest one,
-/// and the filling costs as much as words do. What a batch saves is the fixed price of a pass, which
-/// is worth a few tokens of a large model and many of a small one. So only texts of nearly the same
-/// length share a pass.
+/// On a CPU, padding is the main cost of a batch: each text is padded to the longest one, and a padding token
+/// costs as much as any other. A batch saves the fixed cost of a pass, which equals a few tokens of a large
+/// model and many tokens of a small one. So only texts of similar length share a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "each field is a maximum, and `max_` says so where it is used"
+)]
 pub(crate) struct BatchingPolicy {
-    /// The most texts; 1 means no batches.
+    /// The most texts; 1 turns batching off.
     pub(crate) max_texts: usize,
-    /// The most tokens, padding included. One text alone may have more.
+    /// The most tokens, padding included. A single text may have more.
     pub(crate) max_tokens: usize,
-    /// The most tokens of padding that one more text may add: its own, and that of the others where
-    /// it is the longest.
+    /// The most padding tokens that one more text may add: its own, and those of the other texts if it is the
+    /// longest.
     pub(crate) max_padding: usize,
 }
 
 impl BatchingPolicy {
-    /// Chooses what goes along with the oldest text: of the others, the oldest that fit. `lengths`
-    /// are the tokens of all waiting texts, the oldest first; the answer are places among them, in
-    /// ascending order, and always holds 0: the oldest is never passed over.
+    /// Chooses the texts that run with the oldest one: the oldest of those that fit.
     ///
-    /// Those of the nearest length would be padded less still, but whoever has a length of its own
-    /// would be overtaken again and again.
+    /// `lengths` are the tokens of all waiting texts, oldest first. Returns indices into `lengths` in ascending
+    /// order. Index 0 is always among them, so no text starves.
+    ///
+    /// Choosing the texts of nearest length would save some padding, but a text of an unusual length would be
+    /// overtaken again and again.
     pub(crate) fn choose(&self, lengths: &[usize]) -> Vec<usize> {
         let Some(first) = lengths.first() else {
             return Vec::new();
@@ -56,32 +60,32 @@ mod tests {
     };
 
     #[test]
-    fn texts_of_one_length_go_together_the_oldest_first() {
+    fn batch_holds_oldest_texts_of_equal_length() {
         assert_eq!(POLICY.choose(&[20, 20, 20, 20, 20]), [0, 1, 2, 3]);
     }
 
     #[test]
-    fn a_short_text_does_not_pay_for_a_long_one() {
+    fn short_texts_skip_long_texts() {
         assert_eq!(POLICY.choose(&[10, 80, 11, 80, 10]), [0, 2, 4]);
     }
 
     #[test]
-    fn the_older_of_those_that_fit_goes_first_though_another_fits_better() {
+    fn older_text_precedes_better_fitting_text() {
         assert_eq!(POLICY.choose(&[20, 22, 22, 22, 20, 20, 20]), [0, 1, 2, 3]);
     }
 
     #[test]
-    fn a_batch_stays_within_its_tokens() {
+    fn batch_respects_max_tokens() {
         assert_eq!(POLICY.choose(&[40, 40, 40]), [0, 1]);
     }
 
     #[test]
-    fn a_text_that_is_longer_than_a_batch_goes_alone() {
+    fn text_longer_than_max_tokens_runs_alone() {
         assert_eq!(POLICY.choose(&[500, 500]), [0]);
     }
 
     #[test]
-    fn without_batches_each_text_goes_alone() {
+    fn each_text_runs_alone_without_batching() {
         let policy = BatchingPolicy {
             max_texts: 1,
             ..POLICY
@@ -90,13 +94,13 @@ mod tests {
     }
 
     #[test]
-    fn of_nothing_nothing_is_chosen() {
+    fn choose_returns_nothing_for_empty_queue() {
         assert!(POLICY.choose(&[]).is_empty());
     }
 
     proptest! {
         #[test]
-        fn every_choice_holds_the_oldest_and_keeps_the_limits(
+        fn choice_includes_oldest_and_respects_limits(
             lengths in prop::collection::vec(1_usize..200, 1..100),
             max_texts in 1_usize..40,
             max_tokens in 1_usize..2000,
@@ -114,7 +118,7 @@ mod tests {
         }
 
         #[test]
-        fn one_after_the_other_all_are_served(
+        fn repeated_choices_serve_every_text(
             lengths in prop::collection::vec(1_usize..200, 1..60),
         ) {
             let mut waiting = lengths.clone();

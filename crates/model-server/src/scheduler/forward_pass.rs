@@ -15,7 +15,7 @@ use crate::{
     tokenizer::text_tokenizer::TokenIds,
 };
 
-/// Takes a batch through the model and answers it. An error means that the engine is done for.
+/// Runs a batch, and replies to its jobs. Returns an error if the engine no longer works.
 pub(crate) fn run_batch(
     pool: &InferencePool,
     engine: &mut dyn Engine,
@@ -27,7 +27,7 @@ pub(crate) fn run_batch(
     timer.begin(began);
     let results = catch_panic(|| forward(pool, engine, &batch, parallelism));
     let results = match results {
-        // One bad text must not fail its neighbors.
+        // Each text runs alone, so that a bad one does not fail the others.
         Err(InferenceError::Engine(_) | InferenceError::Shape(_)) if batch.len() > 1 => {
             let mut alone = |job: &PreparedJob| {
                 catch_panic(|| forward(pool, engine, std::slice::from_ref(job), parallelism))
@@ -41,7 +41,7 @@ pub(crate) fn run_batch(
     let ended = Instant::now();
     let passed = match results.iter().find_map(|it| engine_failure(it.as_ref())) {
         None => Ok(()),
-        // The engine has to prove itself, or it would be healthy and dead.
+        // Without a self-test, a broken engine would stay healthy and answer nobody.
         Some(failure) => {
             if matches!(failure, InferenceError::Panicked(_)) {
                 pool.metrics.engine_panicked();
@@ -52,7 +52,7 @@ pub(crate) fn run_batch(
     };
     timer.end();
     for (job, result) in batch.into_iter().zip(results) {
-        // What the client sent is to blame only where the engine is not.
+        // The request is to blame only if the engine passes its self-test.
         let result = match (&passed, result) {
             (Err(reason), Err(_)) => Err(InferenceError::Broken(reason.clone())),
             (_, result) => result,
@@ -62,7 +62,7 @@ pub(crate) fn run_batch(
     passed
 }
 
-/// What went wrong with a job, if the engine may be to blame.
+/// Returns the error of a job if the engine may have caused it.
 fn engine_failure(result: Result<&InferenceOutput, &InferenceError>) -> Option<InferenceError> {
     match result {
         Err(
@@ -74,7 +74,7 @@ fn engine_failure(result: Result<&InferenceOutput, &InferenceError>) -> Option<I
     }
 }
 
-/// One forward pass: one outcome per job, in their order.
+/// Runs one forward pass. Returns one result for each job, in their order.
 pub(crate) fn forward(
     pool: &InferencePool,
     engine: &mut dyn Engine,

@@ -19,45 +19,44 @@ use crate::{
     task::ModelTask,
 };
 
-/// How a release is to be run.
+/// How to run a release.
 #[derive(Debug)]
 pub(crate) struct ExecutionPlan {
-    /// What the release can answer.
+    /// What the release answers.
     pub(crate) task: ModelTask,
-    /// What may share a forward pass.
+    /// Which texts share a forward pass.
     pub(crate) policy: BatchingPolicy,
-    /// Inputs with which an engine shows that it works, where any are known.
+    /// Inputs for a self-test of the engine, if any are known.
     pub(crate) self_test_inputs: Option<Vec<Tensor>>,
-    /// Whether a forward pass that is alone is faster on several threads.
+    /// Whether a single forward pass is faster on all threads.
     pub(crate) parallel_is_faster: bool,
-    /// How long a forward pass of one short text takes on one thread.
+    /// Duration of a forward pass of one short text on one thread.
     pub(crate) single_pass: Duration,
 }
 
 /// What all workers share.
 #[derive(Debug)]
 pub(crate) struct InferencePool {
-    /// What the release can answer.
+    /// What the release answers.
     pub(crate) task: ModelTask,
-    /// Where work waits.
+    /// The waiting jobs.
     pub(crate) queue: SharedBatchQueue<Job, PreparedJob>,
     /// The most tokens in a forward pass, padding included.
     pub(crate) max_tokens: usize,
-    /// Inputs with which an engine shows that it works, where any are known.
+    /// Inputs for a self-test of the engine, if any are known.
     pub(super) self_test_inputs: Option<Vec<Tensor>>,
-    /// The places of all of the graph's outputs.
+    /// The indices of all outputs of the graph.
     pub(super) outputs: Vec<usize>,
-    /// Whether a forward pass that is alone is faster on several threads.
+    /// Whether a single forward pass is faster on all threads.
     pub(super) parallel_is_faster: bool,
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// How much work has to wait before a sleeping worker is woken to help the others.
+/// How much work must wait before an idle worker is woken to help the busy ones.
 const MIN_WORK_TO_WAKE: Duration = Duration::from_micros(500);
 
 impl InferencePool {
-    /// A shop without workers, in which at most `capacity` pieces of work wait, for a graph with so
-    /// many outputs.
+    /// Creates a pool without workers for a graph with `outputs` outputs. At most `capacity` jobs wait.
     pub(crate) fn new(
         plan: ExecutionPlan,
         capacity: usize,
@@ -84,7 +83,7 @@ impl InferencePool {
         }
     }
 
-    /// Whether an engine can still answer, as far as anybody can tell.
+    /// Runs the self-test inputs, and fails if the engine does.
     pub(super) fn self_test(&self, engine: &mut dyn Engine) -> Result<(), String> {
         let Some(self_test_inputs) = &self.self_test_inputs else {
             return Ok(());

@@ -14,10 +14,10 @@ use crate::{
     tokenizer::text_tokenizer::{TextError, TokenIds},
 };
 
-/// Bytes of a text that takes milliseconds to be cut into tokens.
+/// Size in bytes from which tokenizing a text takes milliseconds.
 const LONG_TEXT: usize = 64 * 1024;
 
-/// What to take through the model.
+/// The input of one job.
 #[derive(Debug)]
 pub(crate) enum JobInput {
     /// A text, for a model that reads texts.
@@ -26,44 +26,44 @@ pub(crate) enum JobInput {
     Tensors(Vec<Tensor>),
 }
 
-/// One piece of work that waits for its answer.
+/// One input that waits for its output.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) input: JobInput,
-    /// What its request holds of memory, if it is much.
+    /// The memory that its request reserved; `None` for a small request.
     pub(crate) reservation: Option<Arc<MemoryReservation>>,
-    /// When it was asked for.
+    /// When the request submitted it.
     pub(crate) arrived: Instant,
-    /// When its answer comes too late.
+    /// When its client stops waiting.
     pub(crate) deadline: Instant,
-    /// Where the answer goes. Whoever drops the other end withdraws the job.
+    /// Receives the result. Dropping the receiver cancels the job.
     pub(crate) reply: oneshot::Sender<Completion>,
 }
 
-/// A job's end, and where its time went.
+/// The result of a job, and the duration of its stages.
 #[derive(Debug)]
 pub(crate) struct Completion {
     pub(crate) result: Result<InferenceOutput, InferenceError>,
     pub(crate) times: StageTimes,
 }
 
-/// What the model said.
+/// What the model returned.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum InferenceOutput {
-    /// Of a text.
+    /// For a text.
     Text {
-        /// One number per label.
+        /// One number for each label.
         logits: Vec<f32>,
-        /// Tokens that the model read.
+        /// Number of tokens that the model read.
         tokens: usize,
-        /// Whether the end of the text was cut off.
+        /// Whether the end of the text was truncated.
         truncated: bool,
     },
-    /// Of tensors: all outputs, in the order of the signature.
+    /// For tensors: all outputs, in the order of the signature.
     Tensors(Vec<Tensor>),
 }
 
-/// Why a job got no answer.
+/// Why a job has no output.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum InferenceError {
     #[error(transparent)]
@@ -84,11 +84,11 @@ pub(crate) enum InferenceError {
     Expired,
 }
 
-/// A job that is ready for the model.
+/// A job that is ready for a forward pass.
 #[derive(Debug)]
 pub(crate) struct PreparedJob {
     pub(crate) input: PreparedInput,
-    /// What its tensors hold of memory, if it is much.
+    /// The memory that its tensors hold; `None` for a small request and for a text.
     pub(crate) reservation: Option<Arc<MemoryReservation>>,
     pub(crate) arrived: Instant,
     pub(crate) deadline: Instant,
@@ -96,7 +96,7 @@ pub(crate) struct PreparedJob {
     pub(crate) reply: oneshot::Sender<Completion>,
 }
 
-/// What a job has become, ready for a forward pass.
+/// The input of a prepared job.
 #[derive(Debug)]
 pub(crate) enum PreparedInput {
     Tokens(TokenIds),
@@ -104,7 +104,7 @@ pub(crate) enum PreparedInput {
 }
 
 impl PreparedJob {
-    /// Answers the job. Whoever asked may have gone meanwhile; that is no failure.
+    /// Sends the result. A client that has left is not an error.
     pub(crate) fn finish(
         self,
         result: Result<InferenceOutput, InferenceError>,
@@ -118,13 +118,13 @@ impl PreparedJob {
             inference: ended.saturating_duration_since(began),
         };
         let _ = self.reply.send(Completion { result, times });
-        // Its tensors are gone too.
+        // Only now the tensors are freed.
         drop(self.reservation);
     }
 }
 
 impl Job {
-    /// Whether it takes so long to cut its text into tokens that nobody else should wait for it.
+    /// Whether tokenizing its text takes so long that other jobs must not wait for it.
     pub(crate) fn is_slow_to_prepare(&self) -> bool {
         matches!(&self.input, JobInput::Text(text) if text.len() > LONG_TEXT)
     }

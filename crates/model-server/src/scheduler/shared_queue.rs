@@ -8,28 +8,28 @@ use crate::scheduler::{
     batching_policy::BatchingPolicy,
 };
 
-/// A [`BatchQueue`] for any number of threads; pushing never waits.
+/// A [`BatchQueue`] for several threads. Pushing never blocks on the workers.
 #[derive(Debug)]
 pub(crate) struct SharedBatchQueue<R, P> {
     queue: Mutex<QueueState<R, P>>,
     changed: Condvar,
-    /// How much has to wait before one more worker is woken, while others are awake.
+    /// How many items must wait before another worker is woken while one is busy.
     wake_threshold: usize,
 }
 
-/// A line, and the workers at it.
+/// The queue and the state of its workers.
 #[derive(Debug)]
 struct QueueState<R, P> {
     queue: BatchQueue<R, P>,
-    /// How many are busy.
+    /// Number of busy workers.
     busy: usize,
     idle: usize,
-    /// How many of those that sleep were woken, and have not come yet.
+    /// Number of idle workers that were woken and have not run yet.
     woken: usize,
 }
 
 impl<R: QueueItem, P: QueueItem> QueueState<R, P> {
-    /// Whether to wake one more, who counts as woken from now on.
+    /// Returns whether to wake one more worker, and counts it as woken.
     fn reserve_wakeup(&mut self, wake_threshold: usize) -> bool {
         let depth = self.queue.depth();
         let needed = depth > 0 && (self.busy + self.woken == 0 || depth >= wake_threshold);
@@ -40,9 +40,10 @@ impl<R: QueueItem, P: QueueItem> QueueState<R, P> {
 }
 
 impl<R: QueueItem, P: QueueItem> SharedBatchQueue<R, P> {
-    /// An empty queue in which at most `capacity` items wait. While a worker is awake, another
-    /// is woken only when at least `worth_waking` items wait: for a model that takes microseconds,
-    /// waking somebody costs more than doing the work.
+    /// Creates an empty queue for at most `capacity` items.
+    ///
+    /// While a worker is busy, another is woken only when at least `wake_threshold` items wait: for a model
+    /// that takes microseconds, waking a thread costs more than the work.
     pub(crate) fn new(capacity: usize, policy: BatchingPolicy, wake_threshold: usize) -> Self {
         let state = QueueState {
             queue: BatchQueue::new(capacity, policy),
@@ -57,12 +58,12 @@ impl<R: QueueItem, P: QueueItem> SharedBatchQueue<R, P> {
         }
     }
 
-    /// How many items wait.
+    /// The number of waiting items.
     pub(crate) fn depth(&self) -> usize {
         self.lock().queue.depth()
     }
 
-    /// Adds all of the items at the end, or none.
+    /// Appends all items, or none.
     pub(crate) fn push(&self, items: impl ExactSizeIterator<Item = R>) -> Result<(), PushError> {
         let mut state = self.lock();
         state.queue.push(items)?;
@@ -74,7 +75,7 @@ impl<R: QueueItem, P: QueueItem> SharedBatchQueue<R, P> {
         Ok(())
     }
 
-    /// What to do next, waiting for it if need be; `None` once the queue is closed.
+    /// Returns what to do next, and blocks until there is something. Returns `None` once the queue is closed.
     pub(crate) fn take(&self) -> Option<WorkItem<R, P>> {
         let mut state = self.lock();
         loop {
@@ -92,21 +93,21 @@ impl<R: QueueItem, P: QueueItem> SharedBatchQueue<R, P> {
                 .unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
             state.busy += 1;
-            // Whoever wakes by itself, as the operating system allows, comes for one that was called.
+            // A spurious wakeup counts as one that was requested.
             state.woken = state.woken.saturating_sub(1);
         }
     }
 
-    /// One more worker takes tasks from now on.
+    /// Counts one more busy worker.
     pub(crate) fn register_worker(&self) {
         self.lock().busy += 1;
     }
 
-    /// A worker takes no more tasks, whatever became of its last one.
+    /// Counts one busy worker less.
     pub(crate) fn unregister_worker(&self) {
         let mut state = self.lock();
         state.busy -= 1;
-        // What it would have done falls to another.
+        // Another worker takes over what this one leaves.
         let wake = state.reserve_wakeup(self.wake_threshold);
         drop(state);
         if wake {
@@ -114,11 +115,11 @@ impl<R: QueueItem, P: QueueItem> SharedBatchQueue<R, P> {
         }
     }
 
-    /// Takes items back after they were prepared; `failed` of them were answered already.
+    /// Takes prepared items back. `failed` more items were answered while they were prepared.
     pub(crate) fn prepared(&self, items: Vec<ReadyItem<P>>, failed: usize) {
         let mut state = self.lock();
         state.queue.prepared(items, failed);
-        // The first batch is for the calling worker itself.
+        // The calling worker takes the first batch itself.
         let wake = state.queue.has_more_ready() && state.reserve_wakeup(self.wake_threshold);
         drop(state);
         if wake {
@@ -126,23 +127,23 @@ impl<R: QueueItem, P: QueueItem> SharedBatchQueue<R, P> {
         }
     }
 
-    /// A batch left the model.
+    /// Records that a forward pass ended.
     pub(crate) fn batch_finished(&self) {
         self.lock().queue.batch_finished();
     }
 
-    /// Ends the queue: what waits is dropped, and every waiting thread is sent home.
+    /// Closes the queue, drops the waiting items, and makes every blocked `take` return.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         let waiting = state.queue.close();
         drop(state);
         self.changed.notify_all();
-        // Outside the lock: dropping an item may wake whoever waits for its answer.
+        // Outside the lock, because dropping an item may wake the task that waits for it.
         drop(waiting);
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState<R, P>> {
-        // No step under the lock can panic half done, so a panic elsewhere leaves it whole.
+        // No critical section can panic halfway, so the state of a poisoned lock is valid.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -154,7 +155,7 @@ mod tests {
     use crate::scheduler::batch_queue::tests::{Item, POLICY, item, queue_of};
 
     #[test]
-    fn closing_drops_what_waits_and_wakes_every_thread() {
+    fn close_drops_items_and_wakes_all_workers() {
         let queue: SharedBatchQueue<Item, Item> = SharedBatchQueue::new(1, POLICY, 1);
         queue.register_worker();
         queue.register_worker();
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_woken_for_what_the_worker_on_its_way_will_do() {
+    fn no_second_worker_wakes_for_the_same_item() {
         let mut state = QueueState {
             queue: queue_of(8, &[10]),
             busy: 0,
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_wakes_a_sleeping_worker_though_another_is_worth_waking_only_for_many() {
+    fn item_wakes_idle_worker_below_the_threshold_if_none_is_busy() {
         let queue: SharedBatchQueue<Item, Item> = SharedBatchQueue::new(8, POLICY, 8);
         queue.register_worker();
         std::thread::scope(|scope| {

@@ -1,18 +1,18 @@
 use std::time::Duration;
 
-/// How long each stage of a job took, and when inference began.
+/// How long each stage of a job took.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct StageTimes {
-    /// QueueItem: for a free worker, and then for its turn in a batch.
+    /// Waiting for a free worker and for a batch.
     pub(crate) queue: Duration,
-    /// Cutting the text into tokens.
+    /// Tokenizing the text.
     pub(crate) tokenize: Duration,
-    /// The forward pass of its batch.
+    /// The forward pass of the batch.
     pub(crate) inference: Duration,
 }
 
 impl StageTimes {
-    /// The longest of each stage: what a request of several texts waited for.
+    /// The longer time of each stage, for a request of several texts.
     pub(crate) fn longest(self, other: Self) -> Self {
         Self {
             queue: self.queue.max(other.queue),

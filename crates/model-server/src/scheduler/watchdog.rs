@@ -5,7 +5,7 @@ use std::{
 
 use crate::busy_timer::BusyTimer;
 
-/// Since when each worker has been in a forward pass.
+/// How long each worker has been busy.
 #[derive(Debug, Clone)]
 pub(crate) struct Watchdog(pub(super) Arc<[BusyTimer]>);
 
@@ -14,7 +14,7 @@ impl Watchdog {
         Self((0..workers).map(|_| BusyTimer::new()).collect())
     }
 
-    /// How long the longest forward pass that has not ended has taken until `now`.
+    /// The duration until `now` of the longest forward pass that has not ended.
     pub(crate) fn longest(&self, now: Instant) -> Duration {
         let taken = self.0.iter().filter_map(|timer| timer.elapsed(now));
         taken.max().unwrap_or_default()

@@ -31,15 +31,15 @@ use crate::{
 pub(crate) struct Workers {
     pool: Arc<InferencePool>,
     threads: Vec<thread::JoinHandle<()>>,
-    /// Closed when the last thread has ended; nothing is ever sent.
+    /// Closes when the last thread has ended. Nothing is ever sent.
     ended: mpsc::Receiver<Infallible>,
 }
 
 impl Workers {
-    /// Starts one thread per engine.
+    /// Starts one thread for each engine.
     ///
-    /// A worker that cannot go on calls `on_failure` with the reason, and leaves its work to
-    /// the others; the last one closes the queue, so that nothing waits for nobody.
+    /// A worker whose engine fails calls `on_failure` with the reason, and the other workers go on. The last
+    /// one closes the queue, so that no job waits forever.
     pub(crate) fn start(
         pool: Arc<InferencePool>,
         engines: Vec<Box<dyn Engine>>,
@@ -82,12 +82,12 @@ impl Workers {
         Ok((workers, watchdog))
     }
 
-    /// Closes the queue and waits for the threads, each of which first ends its forward pass.
+    /// Closes the queue, and waits until each thread has finished its forward pass.
     pub(crate) async fn stop(mut self) {
         self.pool.queue.close();
         while self.ended.recv().await.is_some() {}
         for thread in std::mem::take(&mut self.threads) {
-            // A panic was caught and reported in the thread itself.
+            // The thread itself has caught and reported a panic.
             let _ = thread.join();
         }
     }
@@ -99,7 +99,7 @@ impl Drop for Workers {
     }
 }
 
-/// Does what there is to do until the queue is closed, or until the engine can no longer.
+/// Works until the queue is closed or the engine fails.
 fn serve(pool: &InferencePool, engine: &mut dyn Engine, timer: &BusyTimer) -> Result<(), String> {
     let _registered = WorkerRegistered::at(&pool.queue);
     while let Some(work_item) = pool.queue.take() {
@@ -130,8 +130,8 @@ fn serve(pool: &InferencePool, engine: &mut dyn Engine, timer: &BusyTimer) -> Re
     Ok(())
 }
 
-/// Cuts texts into tokens, the long ones last: while this worker is at those, the others count
-/// it as away, and come for what arrives meanwhile.
+/// Prepares jobs, those with long texts last. Meanwhile this worker does not count as busy, so that others wake
+/// up for new jobs.
 fn prepare_all(pool: &InferencePool, jobs: Vec<Job>) {
     if !jobs.iter().any(Job::is_slow_to_prepare) {
         return prepare_some(pool, jobs);
@@ -144,7 +144,7 @@ fn prepare_all(pool: &InferencePool, jobs: Vec<Job>) {
     }
 }
 
-/// Counts a worker as not there, until it is dropped.
+/// Removes a worker from the busy ones until it is dropped.
 struct WorkerPaused<'a>(&'a SharedBatchQueue<Job, PreparedJob>);
 
 impl<'a> WorkerPaused<'a> {
@@ -160,7 +160,7 @@ impl Drop for WorkerPaused<'_> {
     }
 }
 
-/// Counts a worker as there, until it is dropped.
+/// Counts a worker as busy until it is dropped.
 struct WorkerRegistered<'a>(&'a SharedBatchQueue<Job, PreparedJob>);
 
 impl<'a> WorkerRegistered<'a> {
@@ -181,7 +181,7 @@ fn prepare_some(pool: &InferencePool, jobs: Vec<Job>) {
     let now = Instant::now();
     let ready: Vec<_> = jobs
         .into_iter()
-        // What nobody waits for is not even cut into tokens.
+        // A job whose client has left is not even tokenized.
         .filter(|job| !job.reply.is_closed() && job.deadline > now)
         .filter_map(|job| prepare(pool, job))
         .collect();
@@ -189,7 +189,7 @@ fn prepare_some(pool: &InferencePool, jobs: Vec<Job>) {
     pool.queue.prepared(ready, failed);
 }
 
-/// Cuts a text into tokens; a text that has none is answered at once.
+/// Tokenizes a text. Replies at once if that fails.
 fn prepare(pool: &InferencePool, job: Job) -> Option<ReadyItem<PreparedJob>> {
     let began = Instant::now();
     let input = match (job.input, &pool.task) {
@@ -201,7 +201,7 @@ fn prepare(pool: &InferencePool, job: Job) -> Option<ReadyItem<PreparedJob>> {
     };
     let ended = Instant::now();
     let job = |input: PreparedInput| PreparedJob {
-        // A text is gone now, and its tokens are few.
+        // Only tensors still hold the memory of the request.
         reservation: job
             .reservation
             .filter(|_| matches!(input, PreparedInput::Tensors(_))),

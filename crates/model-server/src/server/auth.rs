@@ -12,10 +12,10 @@ use crate::{
     state::ServerState,
 };
 
-/// The other header for a key.
+/// The alternative to `Authorization`.
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// What a router, an orchestrator or a container's health check asks: they have no keys.
+/// Routers, orchestrators, and health checks have no keys.
 const OPEN: [&str; 6] = [
     "/health",
     "/livez",
@@ -25,7 +25,7 @@ const OPEN: [&str; 6] = [
     "/v2/health/ready",
 ];
 
-/// Lets nobody past who has no key, where keys are set.
+/// Refuses requests without a valid API key, if keys are set.
 pub(crate) async fn require_key(
     State(state): State<Arc<ServerState>>,
     request: Request,

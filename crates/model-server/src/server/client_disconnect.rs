@@ -1,4 +1,4 @@
-//! Clients that leave before their answer.
+//! Counts and logs requests whose client disconnects before the response.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     telemetry::trace_context::{TraceId, TraceParent},
 };
 
-/// Prepares for each request that its client leaves: then the request is counted and logged with status 499.
+/// Creates a [`ClientDisconnect`] for each request. It counts the request with status 499.
 #[derive(Debug, Clone)]
 pub(crate) struct OnClientDisconnect(Arc<ServerState>);
 
@@ -43,15 +43,15 @@ impl<B> OnFutureDrop<B> for OnClientDisconnect {
     }
 }
 
-/// A request that is dropped before its answer.
+/// Acts when a request is dropped before its response.
 pub(crate) struct ClientDisconnect {
     state: Arc<ServerState>,
     request: TrackedRequest,
-    /// Only where the log has a line for each request.
+    /// The log line, if requests are logged.
     line: Option<LineParts>,
 }
 
-/// What is in a line of the log and not in [`TrackedRequest`].
+/// Parts of the log line that are not in [`TrackedRequest`].
 struct LineParts {
     id: Option<HeaderValue>,
     unmatched: Option<Uri>,

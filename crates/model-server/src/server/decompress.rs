@@ -16,9 +16,9 @@ use hyper::body::Frame;
 use tower::{Layer, Service, util::MapRequest};
 use tower_http::decompression::{DecompressionBody, RequestDecompression};
 
-/// Puts tower-http's [`RequestDecompression`] around a service, for requests that name an encoding.
+/// Adds tower-http's [`RequestDecompression`] for requests with a `Content-Encoding`.
 ///
-/// Other requests go past it: it would box their bodies and answers once more.
+/// Other requests bypass it, because it would box their bodies and responses once more.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DecompressLayer;
 
@@ -58,15 +58,15 @@ where
         head.extensions.insert(body.clone());
         let erased = |request: http::Request<DecompressionBody<SentBody>>| request.map(Body::new);
         let inner = MapRequest::new(self.0.clone(), erased);
-        // An unknown encoding is refused where the body would be read: its rest has to be discarded.
+        // Unknown encodings are refused where the body is read, because the rest must be discarded.
         let mut service = RequestDecompression::new(inner).pass_through_unaccepted(true);
         let answering = service.call(http::Request::from_parts(head, body));
         Either::Right(Box::pin(async { Ok(answering.await?.map(Body::new)) }))
     }
 }
 
-/// The body of a request as the client sends it, below what decompresses it. In the request's extensions,
-/// for those who only want it off the connection.
+/// The body as the client sends it, before decompression. It is in the extensions of the request for code that
+/// discards the body.
 #[derive(Debug, Clone)]
 pub(crate) struct SentBody {
     body: Arc<Mutex<Body>>,
@@ -74,12 +74,12 @@ pub(crate) struct SentBody {
 }
 
 impl SentBody {
-    /// What the client says of its encoding.
+    /// The value of `Content-Encoding`.
     pub(crate) fn encoding(&self) -> String {
         String::from_utf8_lossy(self.encoding.as_bytes()).into_owned()
     }
 
-    /// Whether it is compressed, and in a way that the server does not know: then the header is still there.
+    /// Whether the encoding is unsupported: then decompression has left the header in place.
     pub(crate) fn is_unknown(&self, request: &Request) -> bool {
         self.encoding != "identity" && request.headers().contains_key(header::CONTENT_ENCODING)
     }

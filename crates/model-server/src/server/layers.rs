@@ -1,4 +1,4 @@
-//! Every layer, in its order.
+//! All layers, in their order.
 
 use std::sync::Arc;
 
@@ -29,16 +29,15 @@ use crate::{
     state::ServerState,
 };
 
-/// Headers that hold keys.
+/// Headers that contain keys.
 const SENSITIVE: [HeaderName; 2] = [header::AUTHORIZATION, X_API_KEY];
 
-/// What connections talk to.
+/// The service of a connection.
 pub(crate) type HttpService = NormalizePath<Router>;
 
-/// Puts the layers around all routes. A request passes them from top to bottom, its answer from bottom
-/// to top.
+/// Adds the layers to all routes. A request passes them from top to bottom, its response from bottom to top.
 ///
-/// The router applies them after it has found the route, since the counters and the log need its template.
+/// The router runs them after it has matched a route, because metrics and logs need the route.
 pub(crate) fn around(
     router: Router<Arc<ServerState>>,
     state: &Arc<ServerState>,
@@ -49,34 +48,34 @@ pub(crate) fn around(
         .then(|| middleware::from_fn_with_state(Arc::clone(state), require_key));
     router.layer(
         ServiceBuilder::new()
-            // First, so that nothing below can print a key.
+            // First, so that no layer below can print a key.
             .layer(SetSensitiveRequestHeadersLayer::new(SENSITIVE))
-            // Before the ID is set, which keeps the one that a request has.
+            // Before the ID is set, because an existing ID is kept.
             .map_request(remove_unusable)
-            // Above everything that logs or answers: each of them needs the ID.
+            // Above everything that logs or answers, because those need the ID.
             .layer(SetRequestIdLayer::new(X_REQUEST_ID, NewRequestId))
-            // Above everything that answers, so that each answer is counted and logged.
+            // Above everything that answers, so that each response is counted and logged.
             .layer(ObserveLayer::new(state))
-            // Below `ObserveLayer`, which reads the ID of an answer for its log line.
+            // Below `ObserveLayer`, which reads the ID from the response.
             .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
-            // Below `ObserveLayer`, which counts the arrival of what this counts the end of.
+            // Below `ObserveLayer`, which counts the arrival of each request.
             .layer(OnEarlyDropLayer::builder().on_future_drop(OnClientDisconnect::new(state)))
-            // Below all that observes a request: a panic is one more answer to them.
+            // Below everything that observes requests, so that a panic becomes an ordinary response.
             .layer(CatchPanicLayer::custom(panicked))
-            // Above decompression: a client without a key cannot make the server decompress.
+            // Above decompression, so that clients without a key cannot make the server decompress.
             .option_layer(keys)
-            // Last, so that only the routes see a body other than the one the client sent.
+            // Last, so that only handlers see the decompressed body.
             .layer(DecompressLayer),
     )
 }
 
-/// Removes trailing slashes from paths: outside the router, which would not find the route otherwise.
+/// Removes trailing slashes from paths, before the router matches them.
 pub(crate) fn normalized(router: Router) -> HttpService {
     NormalizePathLayer::trim_trailing_slash().layer(router)
 }
 
-/// Compresses answers for clients that accept it: around the routes with large texts alone. A prediction is
-/// smaller than what compression would cost it in time.
+/// Compresses responses of the routes with large texts, for clients that accept it. A prediction is too small
+/// to gain from compression.
 pub(crate) fn compression() -> CompressionLayer {
     CompressionLayer::new()
 }
@@ -101,7 +100,7 @@ mod tests {
         server::router::tests::settings,
     };
 
-    /// Routes that the real server has not, with its layers.
+    /// Test routes behind the real layers.
     fn service() -> (HttpService, Arc<ServerState>) {
         let state = Arc::new(ServerState::new(&settings(), Instant::now()));
         let routes = Router::new()
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_a_counted_answer_in_json_with_the_id_of_its_request() {
+    async fn panic_becomes_a_counted_json_error_with_request_id() {
         let (service, state) = service();
         let request = Request::post("/predict").header(X_REQUEST_ID, "as-given");
         let request = request.body(Body::empty()).unwrap();
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn headers_that_hold_keys_are_marked_before_a_handler_could_print_them() {
+    async fn key_headers_are_marked_sensitive() {
         let (service, _) = service();
         let request = Request::get("/headers/")
             .header("authorization", "Bearer a-secret")
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_id_that_cannot_stand_in_a_log_is_replaced_for_handlers_too() {
+    async fn unusable_request_id_is_replaced_for_handlers() {
         let (service, _) = service();
         let request = Request::get("/headers").header(X_REQUEST_ID, "not sane");
         let request = request.body(Body::empty()).unwrap();

@@ -1,4 +1,4 @@
-//! From the start of a server to its end: load, warm up, serve, drain, stop.
+//! The life of a server: load, test, serve, drain, stop.
 
 #[cfg(test)]
 mod tests;
@@ -36,18 +36,18 @@ use tokio::time;
 use tracing::info;
 use tracing::warn;
 
-/// Connections that may wait to be accepted: after a switch, all clients come at once.
+/// Connections that may wait to be accepted. After a switch, all clients connect at once.
 const LISTEN_BACKLOG: u32 = 4096;
 
-/// Why a server ended other than by being told to.
+/// Why a server ended without a stop signal.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// The port is taken, or the address is not this machine's.
+    /// The port is in use, or the address is not local.
     #[error("cannot listen on {address}: {source}; set HOST and PORT to a free address")]
     Bind {
-        /// The address that was asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The operating system refused signals or threads.
@@ -59,12 +59,12 @@ pub enum ServeError {
     /// The API keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// Traces cannot be sent to where they should go.
+    /// Traces cannot be sent.
     #[error(
         "cannot send traces: {0}; set OTEL_EXPORTER_OTLP_ENDPOINT to a URL such as http://localhost:4318"
     )]
     Traces(String),
-    /// Requests were still in flight when the last bound passed; they were cut.
+    /// Requests were still in flight at the hard stop, and were cut.
     #[error("requests were still in flight {0:?} after the grace period, and were cut")]
     HardStop(Duration),
 }
@@ -76,7 +76,7 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
-        // A restart must not wait for the last server's closed connections to be forgotten.
+        // A restart does not wait for connections of the previous server in TIME_WAIT.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(LISTEN_BACKLOG)
@@ -84,9 +84,9 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     listen().map_err(|source| ServeError::Bind { address, source })
 }
 
-/// Listens and serves until SIGTERM or SIGINT; a second one stops at once.
+/// Listens and serves until SIGTERM or SIGINT. A second signal stops at once.
 ///
-/// `wrap` may put layers around the server's router; pass [`std::convert::identity`] for none.
+/// `wrap` may add layers around the router; pass [`std::convert::identity`] for none.
 pub async fn run(
     settings: Settings,
     wrap: impl FnOnce(Router) -> Router,
@@ -110,12 +110,12 @@ pub async fn run(
 
 /// Serves on `listener` until `stop` resolves, then drains.
 ///
-/// The port answers at once; the release is loaded meanwhile, and `/health` says 503 until it
-/// is ready. A release that cannot be served ends the server with [`ServeError::Load`]. After
-/// `stop` the server is unready at once, serves for [`Settings::grace`] what still arrives, then
-/// takes no new connections and gives those in flight [`Settings::hard_stop`].
+/// The port answers at once. While the release is loading, `/health` returns 503. A release that cannot be
+/// loaded ends the server with [`ServeError::Load`]. After `stop`, the server is unready at once and still
+/// answers new requests for [`Settings::grace`]. Then it accepts no connections, and requests in flight have
+/// [`Settings::hard_stop`] to finish.
 ///
-/// Dropping the future stops at once. `wrap` may put layers around the server's router.
+/// Dropping the future stops at once. `wrap` may add layers around the router.
 pub async fn serve(
     listener: TcpListener,
     settings: Settings,
@@ -146,7 +146,7 @@ pub async fn serve(
 
     let workers = tokio::select! {
         result = load_and_serve(&state, &settings, stop) => result?,
-        // It ends only after `close`.
+        // Resolves only after `close`.
         () = &mut connections => return Ok(()),
     };
     info!("grace period over: finishing what is in flight");
@@ -166,9 +166,9 @@ pub async fn serve(
     ended.unwrap_or(Err(ServeError::HardStop(settings.hard_stop)))
 }
 
-/// Loads the release, serves until `stop`, and goes on for the grace period.
+/// Loads the release, serves until `stop`, and then for the grace period.
 ///
-/// Returns the workers, which still have to finish what is in flight, if there are any.
+/// Returns the workers, which may still have work in flight; `None` if the release was not loaded yet.
 async fn load_and_serve(
     state: &Arc<ServerState>,
     settings: &Settings,
@@ -219,7 +219,7 @@ async fn load_and_serve(
     Ok(Some(workers))
 }
 
-/// Starts the workers and opens the queue to the handlers.
+/// Starts the workers, and opens the queue to the handlers.
 fn start_workers(
     state: &Arc<ServerState>,
     settings: &Settings,

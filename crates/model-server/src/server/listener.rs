@@ -26,24 +26,23 @@ use crate::{
     server::{layers::HttpService, pending_head::PendingHead, stall_timeout::StallTimeout},
 };
 
-/// How long to wait after a connection could not be accepted: most often the process has no file
-/// descriptor left, and gets one when a connection ends.
+/// Delay after a failed `accept`. Most often the process has no file descriptor left, and gets one when a
+/// connection ends.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How long a connection without a request stays open when no new ones are taken: one may be on its
-/// way, and its answer asks the client to go.
+/// How long an idle connection stays open when the server stops accepting. A request may already be in flight;
+/// its response carries `Connection: close`.
 const CLOSE_DELAY: Duration = Duration::from_millis(200);
 
-/// How many times each connection is looked at in the time that it may be idle. One is closed up to an
-/// eighth of that time late.
+/// How often each connection is checked within the idle timeout. An idle connection closes up to an eighth of
+/// the timeout late.
 const SWEEPS_PER_IDLE_TIMEOUT: u32 = 8;
 
-/// Serves connections until `close` resolves, then lets those in flight finish. Dropping the future
-/// cuts them.
+/// Serves connections until `close` resolves, then lets requests in flight finish. Dropping the future cuts
+/// them.
 ///
-/// A connection is closed when the head of a request does not come within [`ConnectionLimits::idle`],
-/// which is also how long it may be idle, or up to an eighth of that later; and when its client takes
-/// nothing of an answer within that limit.
+/// A connection is closed if the head of its next request does not arrive within [`ConnectionLimits::idle`] (or
+/// up to an eighth later), or if its client reads nothing of a response for that long.
 pub(crate) async fn serve(
     listener: TcpListener,
     service: HttpService,
@@ -66,7 +65,8 @@ pub(crate) async fn serve(
     let mut connections = Connections::new(limits.idle);
     let mut close = pin!(close);
     loop {
-        // MemoryReservation first: who finds none waits in the operating system's line, and is not lost there.
+        // Takes a permit before it accepts: a connection that must wait stays in the operating system's
+        // backlog.
         let next = async {
             let permit = Arc::clone(&slots).acquire_owned().await.ok();
             (permit, listener.accept().await)
@@ -87,7 +87,7 @@ pub(crate) async fn serve(
         connections.add(&server, stream, permit);
     }
     drop(ending);
-    // The operating system has accepted these in the server's name, and would reset them.
+    // The kernel has accepted these connections, and would reset them.
     for stream in accept_backlog(listener) {
         let permit = Arc::clone(&slots).try_acquire_owned().ok();
         connections.add(&server, stream, permit);
@@ -97,10 +97,10 @@ pub(crate) async fn serve(
     }
 }
 
-/// All connections, each of which is a task.
+/// All connections; each is a task.
 ///
-/// Whoever keeps the server waiting is found by looking at all of them now and then: a timer for the head
-/// of each request is a good part of what a small request costs.
+/// Overdue connections are found by periodic sweeps, because a timer for each request head is a considerable
+/// part of the cost of a small request.
 pub(crate) struct Connections {
     tasks: JoinSet<()>,
     pending_heads: HashMap<Id, Arc<PendingHead>>,
@@ -139,7 +139,7 @@ impl Connections {
             .insert(self.tasks.spawn(conversation).id(), head);
     }
 
-    /// Waits for a connection to end, and has those end that keep the server waiting.
+    /// Waits for a connection to end or for the next sweep, which wakes overdue connections.
     async fn next_event(&mut self) {
         tokio::select! {
             Some(ended) = self.tasks.join_next_with_id() => {
@@ -157,12 +157,12 @@ impl Connections {
     }
 }
 
-/// Closes a listener, and returns the connections that waited there.
+/// Closes a listener, and returns the connections in its backlog.
 fn accept_backlog(listener: TcpListener) -> Vec<TcpStream> {
     let Ok(listener) = listener.into_std() else {
         return Vec::new();
     };
-    // It never waits: the first error says that nobody is left.
+    // The listener is non-blocking: the first error means that the backlog is empty.
     let accepted = iter::from_fn(|| listener.accept().ok()).collect::<Vec<_>>();
     drop(listener);
     let streams = accepted.into_iter().filter_map(|(stream, _)| {
@@ -179,19 +179,19 @@ pub(crate) struct ConnectionServer {
     service: HttpService,
     idle: Duration,
     metrics: Arc<Metrics>,
-    /// Changes when no new connections are taken any more.
+    /// Changes when the server stops accepting connections.
     ended: watch::Receiver<()>,
 }
 
 impl ConnectionServer {
-    /// Answers what comes over a connection, until one of both ends it.
+    /// Serves a connection until either side closes it.
     async fn serve_connection(
         mut self,
         stream: TcpStream,
         permit: Option<OwnedSemaphorePermit>,
         head: Arc<PendingHead>,
     ) {
-        // Answers are small: holding one back to fill a packet only delays it.
+        // Responses are small, and Nagle's algorithm would delay them.
         if let Err(error) = stream.set_nodelay(true) {
             warn!(%error, "cannot set TCP_NODELAY");
         }
@@ -223,7 +223,7 @@ impl ConnectionServer {
             }
         };
         let result = tokio::select! {
-            // First of all what has come: a request that waits to be read is not given up.
+            // Data that has arrived comes first, so that a readable request is not dropped.
             biased;
             result = conversation => result,
             () = head.wait_until_overdue(self.idle) => {
@@ -231,9 +231,9 @@ impl ConnectionServer {
                 return;
             }
         };
-        // Clients leave in many ways; none of them is a fault of the server.
+        // A client that disconnects is not an error of the server.
         if let Err(error) = result {
-            // Such a request never gets as far as the router, where all others are counted.
+            // Such a request never reaches the router, where all others are counted.
             if error.is_parse() {
                 self.metrics.count_error("unreadable_head");
             }

@@ -1,4 +1,4 @@
-//! The server around the handlers: routes, layers, connections, and the way from start to stop.
+//! The server around the handlers: routes, layers, connections, and the lifecycle.
 
 mod auth;
 mod client_disconnect;

@@ -1,7 +1,7 @@
-//! What is kept of a request: counters, a line in the log, and a span.
+//! Records each request: metrics, a log line, and a span.
 //!
-//! tower-http's tracing opens a span before a request is answered; this server makes one of what a request
-//! was, and none where nobody wants it.
+//! tower-http's tracing layer opens a span before the response is known. This layer creates the span
+//! afterwards, and only if traces are on.
 
 use std::{
     convert::Infallible,
@@ -38,8 +38,8 @@ use crate::{
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Counts and logs each request that is answered, makes a span of it, and lets its client go where the
-/// server is about to. Of a request whose client left, [`super::client_left`] counts the end.
+/// Records metrics, log line, and span of each response, and closes the connection while the server drains.
+/// Requests whose client disconnects are recorded by [`crate::server::client_disconnect`].
 #[derive(Debug, Clone)]
 pub(crate) struct ObserveLayer(Arc<ServerState>);
 
@@ -112,20 +112,20 @@ struct ObservedRequest {
     state: Arc<ServerState>,
     request: TrackedRequest,
     parent: Option<TraceParent>,
-    /// Only where a span is made of it.
+    /// Set if traces are on.
     traced: Option<Box<Traced>>,
-    /// Only where no route tells what was asked for.
+    /// The URI, if the request matches no route.
     unmatched: Option<Uri>,
 }
 
-/// What a span needs beyond the rest.
+/// What only a span needs.
 struct Traced {
     began: SystemTime,
     uri: Uri,
     state: Option<String>,
 }
 
-/// What the counters need to know of a request.
+/// Returns what the counters need of a request.
 pub(crate) fn track<B>(state: &ServerState, request: &axum::http::Request<B>) -> TrackedRequest {
     let path = request.extensions().get::<MatchedPath>();
     let path = path.map(MatchedPath::as_str);
@@ -198,8 +198,8 @@ impl ObservedRequest {
         }
     }
 
-    /// Whether the log has a line for such an answer. Health checks and scrapes have none: they
-    /// come all the time, and what makes a server unhealthy was logged when it happened.
+    /// Whether a response is logged. Health checks and scrapes are not: they repeat all the time, and the cause
+    /// of an unhealthy server has its own log line.
     fn has_line(&self, status: StatusCode) -> bool {
         let is_probe = self.request.is_probe;
         if status.is_server_error() {
@@ -209,7 +209,7 @@ impl ObservedRequest {
     }
 }
 
-/// The stages for whoever asked, as browsers and load generators show them.
+/// The value of `Server-Timing`, which browsers and load generators display.
 fn server_timing(times: StageTimes) -> Option<HeaderValue> {
     let mut value = String::with_capacity(64);
     write!(
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stages_are_told_in_milliseconds() {
+    fn server_timing_is_in_milliseconds() {
         let value = server_timing(StageTimes {
             queue: Duration::from_micros(1_250),
             tokenize: Duration::from_nanos(80_400),

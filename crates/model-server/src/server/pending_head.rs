@@ -4,20 +4,20 @@ use tokio::sync::Notify;
 
 use crate::busy_timer::BusyTimer;
 
-/// The head of the next request of a connection.
+/// The head of the next request on a connection.
 pub(crate) struct PendingHead {
-    /// Since when the client is to send it.
+    /// How long the server has been waiting for it.
     pub(crate) awaited: BusyTimer,
-    /// Wakes the connection to see that it is overdue.
+    /// Wakes the connection when it is overdue.
     pub(crate) overdue: Notify,
 }
 
 impl PendingHead {
-    /// Waits until the client has been waited for as long as a connection may be idle.
+    /// Waits until the head has been pending for the idle timeout.
     pub(super) async fn wait_until_overdue(&self, idle: Duration) {
         loop {
             self.overdue.notified().await;
-            // A request may have come between the look and this.
+            // A request may have arrived since the sweep.
             if self.awaited.elapsed(Instant::now()) >= Some(idle) {
                 return;
             }

@@ -8,21 +8,21 @@ use crate::{
     telemetry::trace_context::TraceId,
 };
 
-/// How much of an unknown path the log has.
+/// How much of an unknown path is logged.
 const LONGEST_PATH: usize = 256;
 
-/// The line of one request in the log.
+/// The log line of one request.
 pub(crate) struct RequestLine<'a> {
     pub(crate) id: Option<&'a HeaderValue>,
     pub(crate) method: &'static str,
-    /// The template of its route.
+    /// The route.
     pub(crate) route: &'a str,
-    /// What was asked for, where no route tells.
+    /// The URI, if the request matches no route.
     pub(crate) unmatched: Option<&'a Uri>,
     pub(crate) status: u16,
     pub(crate) took: Duration,
     pub(crate) times: Option<StageTimes>,
-    /// Which kind of error it is.
+    /// The kind of error.
     pub(crate) error: Option<&'static str>,
     /// Why the server failed.
     pub(crate) reason: Option<&'a str>,
@@ -58,14 +58,13 @@ impl RequestLine<'_> {
     }
 }
 
-/// The path without its query, which is the client's, and not more of it than tells what it was:
-/// it may be as long as a head.
+/// The path without its query, which may contain private data, and at most [`LONGEST_PATH`] bytes of it.
 fn beginning(uri: &Uri) -> &str {
     let path = uri.path();
     &path[..path.floor_char_boundary(LONGEST_PATH)]
 }
 
-/// A duration in milliseconds, without the digits that nobody reads.
+/// Milliseconds with three digits after the point.
 pub(crate) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
@@ -75,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_logged_without_its_query_and_not_at_any_length() {
+    fn logged_path_is_short_and_has_no_query() {
         assert_eq!(beginning(&Uri::from_static("/a/b?c=d")), "/a/b");
         let long = format!("/{}", "a".repeat(5000));
         assert_eq!(beginning(&long.parse().unwrap()), &long[..LONGEST_PATH]);

@@ -16,7 +16,7 @@ use crate::{
     state::ServerState,
 };
 
-/// The server's routes, with their layers.
+/// Returns the router with all routes and layers.
 pub(crate) fn router(state: Arc<ServerState>) -> Router {
     let document = openapi::Document::default();
     let (router, openapi) = documented(&state, &document).split_for_parts();
@@ -27,7 +27,7 @@ pub(crate) fn router(state: Arc<ServerState>) -> Router {
     layers::around(router, &state).with_state(state)
 }
 
-/// All routes, with what the document says of them.
+/// All routes and their OpenAPI descriptions.
 pub(crate) fn documented(
     state: &Arc<ServerState>,
     document: &openapi::Document,

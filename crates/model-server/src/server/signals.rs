@@ -2,7 +2,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that ask a server to stop: SIGTERM and SIGINT.
+/// The stop signals: SIGTERM and SIGINT.
 #[derive(Debug)]
 pub(crate) struct StopSignals {
     terminate: Signal,
@@ -10,7 +10,7 @@ pub(crate) struct StopSignals {
 }
 
 impl StopSignals {
-    /// From now on these signals do not end the process by themselves.
+    /// Registers for the signals. From now on they do not end the process by themselves.
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -18,7 +18,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next of them.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

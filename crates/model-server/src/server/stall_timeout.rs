@@ -14,13 +14,13 @@ use tokio::{
 
 use crate::server::pending_head::PendingHead;
 
-/// A stream whose other end has to go on taking what is written.
+/// A stream that fails if its peer reads nothing for `limit`.
 pub(crate) struct StallTimeout {
     stream: TcpStream,
     limit: Duration,
-    /// Since the other end takes nothing.
+    /// Runs while a write is pending.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Not waited for while an answer is still being taken.
+    /// Its timer restarts with each write, so that a slow reader is not taken for an idle client.
     head: Arc<PendingHead>,
 }
 
@@ -34,7 +34,7 @@ impl StallTimeout {
         }
     }
 
-    /// Passes on the result of a write, unless it has been pending for too long.
+    /// Passes on the result of a write, or an error if it has been pending for too long.
     fn bound<T>(
         &mut self,
         context: &mut Context<'_>,

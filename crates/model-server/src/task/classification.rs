@@ -12,10 +12,10 @@ use crate::{
     tokenizer::text_tokenizer::{TextTokenizer, TokenIds},
 };
 
-/// The output that exporters name so, where a graph has several.
+/// The name of the output with the logits, if a graph has several outputs.
 pub(crate) const LOGITS: &str = "logits";
 
-/// Which of a text's tokens an input of the graph takes.
+/// What an input of the graph receives for each token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum TextInput {
     Ids,
@@ -24,12 +24,12 @@ pub(crate) enum TextInput {
     Positions,
 }
 
-/// How texts go into a graph and come out of it.
+/// Turns texts into the inputs of a graph, and its outputs into logits.
 #[derive(Debug)]
 pub(crate) struct TextClassifier {
     /// From texts to tokens.
     pub(crate) tokenizer: TextTokenizer,
-    /// The names of the logits.
+    /// The name of each logit's label.
     pub(crate) labels: Labels,
     /// What the logits mean.
     pub(crate) problem: ProblemType,
@@ -38,7 +38,7 @@ pub(crate) struct TextClassifier {
     logits: usize,
 }
 
-/// The model's output has the wrong shape for texts.
+/// The logits have the wrong shape.
 #[derive(Debug, Clone, Error, PartialEq)]
 #[error(
     "the model gives {given} of the shape {shape:?} for {texts} texts; config.json names {labels} labels, so [{texts}, {labels}] of FP32 was expected"
@@ -50,8 +50,8 @@ pub(crate) struct UnexpectedLogits {
     labels: usize,
 }
 
-/// The place of the logits among a graph's outputs, and how many there are of each text, where the
-/// graph tells.
+/// Returns the index of the output with the logits, and the number of logits for each text if the graph
+/// declares it.
 pub(crate) fn logits_of(signature: &Signature) -> Result<(usize, Option<usize>), GraphError> {
     let outputs = &signature.outputs;
     let named = outputs.iter().position(|output| output.name == LOGITS);
@@ -67,7 +67,7 @@ pub(crate) fn logits_of(signature: &Signature) -> Result<(usize, Option<usize>),
 }
 
 impl TextClassifier {
-    /// Finds the places in a graph where a text goes in and its logits come out.
+    /// Matches the inputs and outputs of a graph.
     pub(crate) fn new(
         signature: &Signature,
         tokenizer: TextTokenizer,
@@ -99,12 +99,12 @@ impl TextClassifier {
         })
     }
 
-    /// The place of the logits among the graph's outputs.
+    /// The index of the output with the logits.
     pub(crate) fn logits(&self) -> usize {
         self.logits
     }
 
-    /// The graph's inputs for some texts, each filled up to the longest: `texts × longest`.
+    /// Returns the inputs of the graph for a batch, padded to the longest text: `texts × longest`.
     pub(crate) fn pack(&self, texts: &[&TokenIds]) -> Vec<Tensor> {
         let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
         let left = self.tokenizer.pads_left();
@@ -146,7 +146,7 @@ impl TextClassifier {
             .collect()
     }
 
-    /// The logits of each of `texts` texts.
+    /// Returns the logits of each text.
     pub(crate) fn unpack(
         &self,
         logits: Tensor,
@@ -173,7 +173,7 @@ mod tests {
     use crate::backend::tensor::TensorSpec;
     use crate::task::model_config::ModelConfig;
 
-    /// A tokenizer of four words.
+    /// A tokenizer with four words.
     fn tokenizer(padding: &str) -> TextTokenizer {
         let file = format!(
             r#"{{"version": "1.0", "truncation": null, "padding": {padding},
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_text_is_filled_up_behind() {
+    fn shorter_text_is_padded_on_the_right() {
         let config = r#"{"model_type": "bert", "pad_token_id": 9}"#;
         let expected = [
             [5, 6, 7, 7, 9, 9],
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn or_in_front_where_the_tokenizer_says_so_with_positions_as_the_model_counts() {
+    fn shorter_text_is_padded_on_the_left_if_the_tokenizer_says_so() {
         let left = r#"{"strategy": "BatchLongest", "direction": "Left",
             "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "?"}"#;
         let config = r#"{"model_type": "roberta", "pad_token_id": 1}"#;

@@ -10,21 +10,21 @@ use crate::{
     task::classification::TextClassifier,
 };
 
-/// A text that any classifier can read, for the first forward passes: about as long as most.
+/// A text of typical length for the first forward passes of any classifier.
 const WARM_UP_TEXT: &str = "The first text is never the fastest, and so this one has twenty words that no client has to wait for.";
 
-/// What a release can answer.
+/// What a release answers.
 #[derive(Debug)]
 pub(crate) enum ModelTask {
-    /// Texts, and tensors for whoever has tokenized them already.
+    /// Texts, and tensors of clients that tokenize themselves.
     Text(Box<TextClassifier>),
     /// Tensors only.
     Tensors,
 }
 
 impl ModelTask {
-    /// Whether a first pass may fail though nothing is wrong: the lengths of some dimensions are known
-    /// to clients only, and zeros of length 1 were a guess.
+    /// Whether a self-test may fail although the model works: some dimensions are not fixed, and length 1 was a
+    /// guess.
     pub(crate) fn may_reject_guessed_shapes(&self, signature: &Signature) -> bool {
         let unknown = |input: &TensorSpec| input.shape.iter().any(Option::is_none);
         matches!(self, Self::Tensors) && signature.inputs.iter().any(unknown)
@@ -38,8 +38,8 @@ impl ModelTask {
         }
     }
 
-    /// Takes `proof` through the model, and tells what is wrong with the answer, if anything is.
-    /// `outputs` are the places of all of the graph's outputs.
+    /// Runs `self_test_inputs`, and fails if the engine fails or the logits are invalid. `outputs` are the
+    /// indices of all outputs of the graph.
     pub(crate) fn self_test(
         &self,
         engine: &mut dyn Engine,
@@ -60,7 +60,7 @@ impl ModelTask {
     }
 }
 
-/// Inputs for a first forward pass.
+/// Returns inputs for a self-test.
 pub(crate) fn warm_up_inputs(
     task: &ModelTask,
     signature: &Signature,

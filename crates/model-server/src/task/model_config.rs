@@ -5,63 +5,61 @@ use thiserror::Error;
 
 use crate::task::scores::ProblemType;
 
-/// How many tokens a model takes when its `config.json` does not say.
+/// The token limit of a model whose `config.json` has none.
 const DEFAULT_MAX_TOKENS: usize = 512;
 
-/// How many classes a model has when neither its `config.json` nor its graph says.
+/// The number of labels if neither `config.json` nor the graph declares it.
 const DEFAULT_LABELS: usize = 2;
 
-/// What is wrong with a `config.json`.
+/// Why a `config.json` cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// Not JSON, or a key with a value of the wrong type.
+    /// It is not JSON, or a value has the wrong type.
     #[error(
         "{0}; expected a JSON object, such as {{\"id2label\": {{\"0\": \"negative\", \"1\": \"positive\"}}}}"
     )]
     Json(#[from] serde_json::Error),
-    /// The keys of `id2label` are not 0, 1, 2 and so on.
+    /// The keys of `id2label` are not 0, 1, 2, and so on.
     #[error(
         "the keys of id2label are {present}; expected \"0\", \"1\" and so on without a gap, and at least two labels unless they are independent of each other"
     )]
     Labels {
-        /// The keys that are there.
+        /// The keys in the file.
         present: String,
     },
-    /// Another kind of model: its logits are no scores of labels.
+    /// The model is not a classifier.
     #[error(
         "problem_type is {0:?}; expected single_label_classification or multi_label_classification"
     )]
     ProblemType(String),
-    /// A limit that leaves no room for text.
+    /// The token limit leaves no room for text.
     #[error(
         "max_position_embeddings is {0}, which leaves no room for words; expected the number of tokens that the model takes"
     )]
     NoTokens(usize),
 }
 
-/// What the server needs of a release's `config.json`. Other keys are ignored.
+/// The keys of `config.json` that the server needs. Others are ignored.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ModelConfig {
     labels: Option<BTreeMap<String, String>>,
     problem: Option<ProblemType>,
-    /// How short texts are filled up.
+    /// How shorter texts are padded.
     pub(crate) padding: Padding,
-    /// The most tokens that one text may have, special tokens included; at least 1.
+    /// The most tokens of one text, special tokens included; at least 1.
     pub(crate) max_tokens: usize,
 }
 
-/// How short texts are filled up.
+/// How shorter texts are padded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Padding {
-    /// The number of the token that does it; `None` where the model has none, and so reads texts
-    /// of one length only.
+    /// The ID of the padding token; `None` if the model has none, and takes only texts of equal length.
     pub(crate) token: Option<i64>,
-    /// The position of a text's first token. In some models the positions up to that of the filling
-    /// token's number stand for no word.
+    /// The position of the first token. Some models reserve the positions up to the ID of the padding token.
     pub(crate) first_position: usize,
 }
 
-/// The names of the classes, in the order of the model's logits; at least one.
+/// The label of each logit, in their order; at least one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Labels(Vec<String>);
 
@@ -77,22 +75,22 @@ struct ConfigFile {
     pad_token_id: PaddingToken,
 }
 
-/// The token that fills up short texts, as a file tells it.
+/// The value of `pad_token_id`.
 #[derive(Default, Deserialize)]
 #[serde(untagged)]
 enum PaddingToken {
-    /// There is one.
+    /// The ID.
     Number(i64),
-    /// `null`: there is none.
+    /// `null`: there is no padding token.
     Missing(()),
-    /// The file is silent.
+    /// The key is missing.
     #[default]
     #[serde(skip)]
     Unsaid,
 }
 
-/// Models that count positions from behind the filling token's number on, as `roberta` does: of
-/// `max_position_embeddings` so many less are for words.
+/// Models that count positions after the ID of the padding token, as `roberta` does. Their
+/// `max_position_embeddings` includes the reserved positions.
 const POSITIONS_BEHIND_FILLING: [&str; 16] = [
     "camembert",
     "data2vec-text",
@@ -113,7 +111,7 @@ const POSITIONS_BEHIND_FILLING: [&str; 16] = [
 ];
 
 impl ModelConfig {
-    /// Reads the bytes of a `config.json`.
+    /// Parses a `config.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let file: ConfigFile = serde_json::from_slice(bytes)?;
         let problem = match file.problem_type.as_deref() {
@@ -123,7 +121,7 @@ impl ModelConfig {
             Some(other) => return Err(ConfigError::ProblemType(other.to_owned())),
         };
         let behind_filling = POSITIONS_BEHIND_FILLING.contains(&file.model_type.as_str());
-        // Where the file is silent, the token has the number that each kind of model gives it.
+        // The default depends on the type of the model.
         let token = match file.pad_token_id {
             PaddingToken::Number(number) => Some(number).filter(|number| *number >= 0),
             PaddingToken::Missing(()) => None,
@@ -133,7 +131,7 @@ impl ModelConfig {
             Some(number) if behind_filling => usize::try_from(number).unwrap_or(0) + 1,
             _ => 0,
         };
-        // Models without such a limit write a number below 0.
+        // A negative number means that there is no limit.
         let positions = file.max_position_embeddings.or(file.n_positions);
         let positions = positions.and_then(|number| usize::try_from(number).ok());
         let positions = positions.unwrap_or(DEFAULT_MAX_TOKENS + first_position);
@@ -149,15 +147,15 @@ impl ModelConfig {
             },
             max_tokens: positions - first_position,
         };
-        // A wrong file is told by its name before the model is read.
+        // Checked here, so that the error names `config.json` before the model is loaded.
         if let Some(labels) = &config.labels {
             config.classes(Some(labels.len()))?;
         }
         Ok(config)
     }
 
-    /// The names of a model's classes, and what its logits mean. `logits` is how many it gives, if
-    /// its file tells: a model whose classes have no names calls them `LABEL_0` and so on.
+    /// Returns the labels, and what the logits mean. `logits` is their number, if the graph declares it. Labels
+    /// without names are called `LABEL_0` and so on.
     pub(crate) fn classes(
         &self,
         logits: Option<usize>,
@@ -170,7 +168,7 @@ impl ModelConfig {
         let names = self.labels.clone().unwrap_or_else(numbered);
         let problem = match self.problem {
             Some(problem) => problem,
-            // As transformers' own pipeline does: among one label there is nothing to choose.
+            // Same as transformers' pipeline: with one label, softmax would always return 1.
             None if names.len() == 1 => ProblemType::MultiLabelClassification,
             None => ProblemType::SingleLabelClassification,
         };
@@ -197,12 +195,12 @@ impl Labels {
         }
     }
 
-    /// How many classes there are.
+    /// The number of labels.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The name of a class, if the model has it.
+    /// The name of a label.
     pub(crate) fn get(&self, class: usize) -> Option<&str> {
         self.0.get(class).map(String::as_str)
     }
@@ -222,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_follow_their_numbers_and_not_their_spelling() {
+    fn labels_are_ordered_by_number() {
         let ids: Vec<String> = (0..12)
             .map(|id| format!("\"{id}\": \"class {id}\""))
             .collect();
@@ -235,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_without_names_are_numbered_as_wide_as_the_model_is() {
+    fn unnamed_labels_are_numbered() {
         for (logits, count) in [(Some(3), 3), (Some(1), 1), (None, 2)] {
             let (labels, problem) = labels_of("{}", logits).unwrap();
             assert_eq!(labels.len(), count);
@@ -245,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_is_512_tokens_unless_the_file_says_otherwise() {
+    fn token_limit_defaults_to_512() {
         for (more, expected) in [
             ("", 512),
             (r#", "max_position_embeddings": 128"#, 128),
@@ -258,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn models_that_count_positions_behind_the_filling_token_take_less() {
+    fn reserved_positions_lower_the_token_limit() {
         for (more, expected) in [
             (
                 r#""roberta", "max_position_embeddings": 514, "pad_token_id": 1"#,
@@ -287,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filling_token_may_be_missing_or_none() {
+    fn padding_token_may_be_missing_or_null() {
         let token = |text: &str| ModelConfig::parse(text.as_bytes()).unwrap().padding.token;
         assert_eq!(token("{}"), Some(0));
         assert_eq!(token(r#"{"model_type": "roberta"}"#), Some(1));
@@ -297,13 +295,13 @@ mod tests {
     }
 
     #[test]
-    fn labels_with_a_gap_are_refused_by_naming_what_is_there() {
+    fn labels_with_a_gap_are_refused() {
         let error = ModelConfig::parse(br#"{"id2label": {"0": "a", "2": "b"}}"#).unwrap_err();
         assert!(error.to_string().contains("0, 2"), "{error}");
     }
 
     #[test]
-    fn problem_type_says_what_the_logits_mean() {
+    fn problem_type_is_read_from_the_file() {
         let problem = |more: &str| {
             let text = format!(r#"{{"id2label": {{"0": "a", "1": "b"}}{more}}}"#);
             labels_of(&text, None).map(|(_, problem)| problem)
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_label_is_right_or_wrong_for_itself() {
+    fn single_label_is_multi_label_classification() {
         let (_, problem) = labels_of(r#"{"id2label": {"0": "spam"}}"#, None).unwrap();
         assert_eq!(problem, ProblemType::MultiLabelClassification);
         let one_of_one =
@@ -327,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_object_is_refused_with_an_example() {
+    fn config_that_is_not_an_object_is_refused() {
         let error = ModelConfig::parse(b"[]").unwrap_err();
         assert!(error.to_string().contains("id2label"), "{error}");
     }

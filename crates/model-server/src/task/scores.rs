@@ -1,17 +1,17 @@
 use serde::Deserialize;
 use thiserror::Error;
 
-/// What a model's logits mean, as `problem_type` in `config.json` names it.
+/// What the logits of a model mean: `problem_type` in `config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ProblemType {
-    /// Exactly one label is right: the probabilities of all labels add up to 1 (softmax).
+    /// Exactly one label applies: the probabilities add up to 1 (softmax).
     SingleLabelClassification,
-    /// Each label is right or wrong for itself, with a probability of its own (logistic function).
+    /// Each label applies or not, with its own probability (logistic function).
     MultiLabelClassification,
 }
 
-/// The model's output holds no usable number: not a probability, whatever one does with it.
+/// The logits are not finite numbers.
 #[derive(Debug, Clone, Error, PartialEq)]
 #[error("the model answered {logits:?}: expected one finite number per label")]
 pub(crate) struct NonFinite {
@@ -19,16 +19,15 @@ pub(crate) struct NonFinite {
 }
 
 impl ProblemType {
-    /// Whether several labels may be right at once.
+    /// Whether several labels may apply at once.
     pub(crate) fn is_multi_label(self) -> bool {
         self == Self::MultiLabelClassification
     }
 
-    /// The probability of each label, from 0 to 1, in the order of `logits`.
+    /// Returns the probability of each label, from 0 to 1, in the order of `logits`.
     ///
-    /// Softmax is `exp(x_i - max) / Σ exp(x_j - max)`: relative to the largest logit no
-    /// exponential overflows. The logistic function is `1 / (1 + exp(-x))`, which at worst
-    /// overflows to infinity below the line and so to 0 in all.
+    /// Softmax is `exp(x_i - max) / Σ exp(x_j - max)`; subtracting the largest logit prevents overflow. The
+    /// logistic function is `1 / (1 + exp(-x))`; if its exponential overflows to infinity, the result is 0.
     pub(crate) fn probabilities(self, logits: &[f32]) -> Result<Vec<f32>, NonFinite> {
         if logits.is_empty() || logits.iter().any(|logit| !logit.is_finite()) {
             return Err(NonFinite {
@@ -54,8 +53,8 @@ impl ProblemType {
     }
 }
 
-/// The place of the largest logit; of equal ones the first wins, so an answer never depends on
-/// chance. Probabilities would tell less: two of them may both round to 1.
+/// Returns the index of the largest logit, the first one of equal ones. Probabilities are less exact: two of
+/// them may round to 1.
 pub(crate) fn largest(logits: &[f32]) -> usize {
     let mut best = 0;
     for (place, logit) in logits.iter().enumerate() {
@@ -66,7 +65,7 @@ pub(crate) fn largest(logits: &[f32]) -> usize {
     best
 }
 
-/// The places of all logits, the largest first; of equal ones the first comes first.
+/// Returns the indices of all logits, largest first; equal ones keep their order.
 pub(crate) fn descending(logits: &[f32]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..logits.len()).collect();
     places.sort_by(|one, other| {
@@ -86,7 +85,7 @@ mod tests {
     const MULTI: ProblemType = ProblemType::MultiLabelClassification;
 
     #[test]
-    fn equal_logits_share_the_probability_and_the_first_wins() {
+    fn equal_logits_have_equal_probabilities_and_the_first_wins() {
         let logits = [0.5; 4];
         assert_eq!(largest(&logits), 0);
         assert_eq!(descending(&logits), [0, 1, 2, 3]);
@@ -94,21 +93,21 @@ mod tests {
     }
 
     #[test]
-    fn softmax_of_two_is_the_logistic_function_of_their_difference() {
+    fn softmax_of_two_logits_equals_the_logistic_function() {
         let single = SINGLE.probabilities(&[-1.0, 1.0]).unwrap();
         let multi = MULTI.probabilities(&[2.0]).unwrap();
         assert!((single[1] - multi[0]).abs() < 1e-6);
     }
 
     #[test]
-    fn labels_of_several_at_once_have_probabilities_of_their_own() {
+    fn multi_label_probabilities_are_independent() {
         let probabilities = MULTI.probabilities(&[0.0, 20.0, -20.0]).unwrap();
         assert!((probabilities[0] - 0.5).abs() < 1e-6);
         assert!(probabilities[1] > 0.999 && probabilities[2] < 0.001);
     }
 
     #[test]
-    fn numbers_that_are_none_are_refused() {
+    fn non_finite_logits_are_refused() {
         for logits in [
             &[][..],
             &[f32::NAN, 1.0],
@@ -120,7 +119,7 @@ mod tests {
         }
     }
 
-    /// Any finite number, the largest and smallest included.
+    /// Any finite number, including the largest and the smallest.
     fn finite() -> impl Strategy<Value = f32> {
         prop_oneof![
             any::<f32>().prop_filter("finite", |number| number.is_finite()),
@@ -132,7 +131,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_finite_logits_have_probabilities(logits in prop::collection::vec(finite(), 1..20)) {
+        fn finite_logits_have_valid_probabilities(logits in prop::collection::vec(finite(), 1..20)) {
             for problem in [SINGLE, MULTI] {
                 let probabilities = problem.probabilities(&logits).unwrap();
                 prop_assert!(probabilities.iter().all(|it| (0.0..=1.0).contains(it)));
@@ -142,7 +141,7 @@ mod tests {
         }
 
         #[test]
-        fn larger_logits_come_first_and_never_have_a_smaller_probability(
+        fn descending_orders_by_logit_and_probability(
             logits in prop::collection::vec(finite(), 1..20),
         ) {
             let order = descending(&logits);

@@ -1,4 +1,4 @@
-//! Traces: the caller's trace context, and where spans go.
+//! Traces: the trace context of the caller, and the spans of requests.
 
 pub(crate) mod trace_context;
 pub(crate) mod tracer;

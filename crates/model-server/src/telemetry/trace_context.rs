@@ -4,13 +4,13 @@ use axum::http::{HeaderMap, HeaderName};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The length of a header of version 00, and of the fields that all later versions begin with.
+/// Length of a version 00 header, and of the fields that later versions must start with.
 const LENGTH: usize = 55;
 
-/// What W3C Trace Context says of the caller.
+/// The caller's span, by W3C Trace Context (<https://www.w3.org/TR/trace-context/>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TraceParent {
-    /// The trace to which the request belongs.
+    /// The trace of the request.
     pub(crate) trace: TraceId,
     /// The caller's span.
     pub(crate) span: u64,
@@ -18,7 +18,7 @@ pub(crate) struct TraceParent {
     pub(crate) sampled: bool,
 }
 
-/// The number of a trace, written as W3C Trace Context writes it.
+/// A trace ID, displayed as W3C Trace Context writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TraceId(pub(crate) u128);
 
@@ -29,12 +29,12 @@ impl fmt::Display for TraceId {
 }
 
 impl TraceParent {
-    /// The caller's span, if the request names it as it should; otherwise the trace begins here.
+    /// Reads `traceparent`. Returns `None` if it is missing or invalid; a new trace begins then.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         match (values.next(), values.next()) {
             (Some(value), None) => Self::parse(value.as_bytes()),
-            // Of two, nobody knows which is right.
+            // Two headers are invalid.
             _ => None,
         }
     }
@@ -43,7 +43,7 @@ impl TraceParent {
         let (fields, rest) = value.split_at_checked(LENGTH)?;
         let dashes = [2, 35, 52].iter().all(|place| fields[*place] == b'-');
         let version = number(&fields[..2])?;
-        // Later versions may add fields, and only at the end.
+        // Later versions may append fields.
         let whole = match version {
             0 => rest.is_empty(),
             0xff => false,
@@ -60,7 +60,7 @@ impl TraceParent {
     }
 }
 
-/// Hexadecimal digits, of which only the small letters count.
+/// Parses hexadecimal digits; only lower case is valid.
 fn number(digits: &[u8]) -> Option<u128> {
     let small = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
     let digits = std::str::from_utf8(digits).ok()?;
@@ -80,7 +80,7 @@ mod tests {
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_good_header_names_trace_span_and_flags() {
+    fn traceparent_has_trace_span_and_flags() {
         let parent = TraceParent::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(parent.trace.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(parent.span, 0x00f0_67aa_0ba9_02b7);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn later_versions_count_by_their_first_four_fields() {
+    fn later_traceparent_versions_are_accepted() {
         for value in [
             format!("01{}", &GOOD[2..]),
             format!("cc{}-what-will-be", &GOOD[2..]),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_breaks_the_rules_counts_as_none() {
+    fn invalid_traceparent_is_ignored() {
         for value in [
             "",
             "00",
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn two_headers_count_as_none() {
+    fn duplicate_traceparent_is_ignored() {
         let mut headers = HeaderMap::new();
         assert_eq!(TraceParent::of(&headers), None);
         headers.append(TRACEPARENT, HeaderValue::from_static(GOOD));
@@ -141,12 +141,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_header_is_too_strange(value in proptest::collection::vec(0_u8.., 0..80)) {
+        fn traceparent_parser_never_panics(value in proptest::collection::vec(0_u8.., 0..80)) {
             let _ = TraceParent::parse(&value);
         }
 
         #[test]
-        fn what_is_written_is_read(trace in 1_u128.., span in 1_u64.., flags in 0_u8..) {
+        fn traceparent_round_trips(trace in 1_u128.., span in 1_u64.., flags in 0_u8..) {
             let value = format!("00-{trace:032x}-{span:016x}-{flags:02x}");
             let sampled = flags & 1 == 1;
             let parent = TraceParent { trace: TraceId(trace), span, sampled };

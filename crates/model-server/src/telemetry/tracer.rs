@@ -1,8 +1,7 @@
-//! Traces: which request belongs to which, and where their spans go.
+//! Creates spans and exports them by OTLP.
 //!
-//! Spans are made when a request is over, from the times that were taken anyway, and handed to a
-//! thread that sends them. What it cannot send in time is dropped: a collector that is slow, wrong
-//! or dead costs no request anything.
+//! A span is created after its request, from times that were measured anyway, and a thread exports it. Spans
+//! that cannot be exported in time are dropped: a slow or dead collector does not delay requests.
 
 use std::{
     str::FromStr as _,
@@ -33,10 +32,10 @@ use crate::{
     telemetry::trace_context::{TraceId, TraceParent},
 };
 
-/// How long the end of the server waits for the last spans to be sent.
+/// How long the shutdown waits for the last export.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// Where spans are made and sent from.
+/// Creates and exports spans.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     provider: SdkTracerProvider,
@@ -44,39 +43,39 @@ pub(crate) struct Telemetry {
     model: [KeyValue; 2],
 }
 
-/// A request that is over.
+/// A request that has been answered.
 #[derive(Debug)]
 pub(crate) struct FinishedRequest<'a> {
     /// The caller's span.
     pub(crate) parent: Option<TraceParent>,
-    /// The caller's `tracestate`, which goes on unread.
+    /// The caller's `tracestate`, passed on as it is.
     pub(crate) state: Option<&'a str>,
-    /// GET, POST and so on.
+    /// GET, POST, and so on.
     pub(crate) method: &'static str,
-    /// The template of its route, if it has one.
+    /// The route, if the request matches one.
     pub(crate) route: Option<&'a str>,
-    /// What was asked for.
+    /// The URI.
     pub(crate) uri: &'a Uri,
-    /// How it was answered.
+    /// The status of the response.
     pub(crate) status: StatusCode,
-    /// What kind of error the answer was.
+    /// The kind of error.
     pub(crate) error: Option<&'static str>,
-    /// When its head had arrived.
+    /// When the head of the request arrived.
     pub(crate) began: SystemTime,
-    /// How long it took.
+    /// How long the request took.
     pub(crate) took: Duration,
     /// How long its stages took.
     pub(crate) times: Option<StageTimes>,
 }
 
 impl Telemetry {
-    /// Starts the thread that sends spans, if the settings say whereto.
+    /// Starts the exporter, if the settings have an endpoint.
     pub(crate) fn start(settings: &Settings) -> Result<Option<Self>, String> {
         let Some(endpoint) = &settings.otlp_endpoint else {
             return Ok(None);
         };
         check_endpoint(endpoint)?;
-        // The client wants one even where nothing is encrypted; another may be there already.
+        // The exporter needs a TLS provider even for plain HTTP. Another one may be installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let exporter = opentelemetry_otlp::SpanExporter::builder()
@@ -100,7 +99,7 @@ impl Telemetry {
         }))
     }
 
-    /// Records a request and its stages, unless it is not sampled. Returns its trace.
+    /// Records the span of a request and of its stages, if it is sampled. Returns its trace ID.
     pub(crate) fn record(&self, request: &FinishedRequest) -> TraceId {
         let caller = match request.parent {
             None => Context::new(),
@@ -144,8 +143,8 @@ impl Telemetry {
         trace
     }
 
-    /// Lays the stages one behind the other, so that the last ends with the request. Where there
-    /// were several texts, each stage is the longest of its kind, and they may overlap in truth.
+    /// Records the stages one after the other, so that the last one ends with the request. For several texts,
+    /// each stage is the longest of its kind; in fact they may overlap.
     fn record_stages(
         &self,
         times: StageTimes,
@@ -168,7 +167,7 @@ impl Telemetry {
         }
     }
 
-    /// Sends what has not been sent, as long as that takes [`LAST_WAIT`] at most.
+    /// Exports the remaining spans, for [`LAST_WAIT`] at most.
     pub(crate) async fn stop(&self) {
         let provider = self.provider.clone();
         let flush = move || provider.shutdown_with_timeout(LAST_WAIT);
@@ -180,7 +179,7 @@ impl Telemetry {
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        // Without it the provider would wait for its thread, and nobody waits for that any more.
+        // Otherwise the provider would block until its thread ends.
         let _ = self.provider.shutdown_with_timeout(Duration::ZERO);
     }
 }
@@ -204,7 +203,7 @@ fn attributes(request: &FinishedRequest) -> Vec<KeyValue> {
     attributes
 }
 
-/// Who sends: what the environment says by the rules of OpenTelemetry, and else this server.
+/// The resource attributes: those of OpenTelemetry's environment variables, or the server's own.
 fn resource() -> Resource {
     let detected = Resource::builder().build();
     let named = |key: &'static str| {
@@ -221,14 +220,14 @@ fn resource() -> Resource {
     Resource::builder().with_attributes(own).build()
 }
 
-/// All values of `tracestate` in one, as the standard joins them.
+/// Joins all values of `tracestate`, as W3C Trace Context requires.
 pub(crate) fn trace_state(headers: &HeaderMap) -> Option<String> {
     let values = headers.get_all("tracestate").iter();
     let values: Vec<&str> = values.map(|it| it.to_str().ok()).collect::<Option<_>>()?;
     (!values.is_empty()).then(|| values.join(","))
 }
 
-/// An exporter that tells the log when spans stop to arrive, and when they arrive again.
+/// Logs when exports begin to fail, and when they succeed again.
 #[derive(Debug)]
 struct LoggingExporter<E> {
     exporter: E,

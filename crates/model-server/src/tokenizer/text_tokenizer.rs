@@ -9,34 +9,33 @@ use crate::tokenizer::word_cache::WordCache;
 /// The tokens of one text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct TokenIds {
-    /// The tokens' numbers in the vocabulary; at least one.
+    /// The ID of each token; at least one.
     pub(crate) ids: Vec<i64>,
-    /// Which of two sentences each token belongs to, where the tokenizer tells; else all to the
-    /// first.
+    /// The sentence of each token, 0 or 1, if the tokenizer returns it; `None` means all 0.
     pub(crate) types: Option<Vec<i64>>,
-    /// Whether the end of the text was cut off.
+    /// Whether the end of the text was truncated.
     pub(crate) truncated: bool,
 }
 
-/// What is wrong with a `tokenizer.json`.
+/// Why a `tokenizer.json` cannot be used.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
-    /// Not a tokenizer, or one of a kind that is not known.
+    /// It is not a tokenizer, or of an unknown kind.
     #[error("{0}; expected a tokenizer in the format of Hugging Face's tokenizers library")]
     Unreadable(String),
-    /// The special tokens alone fill the model's limit.
+    /// The special tokens alone reach the token limit.
     #[error(
         "it adds {special} special tokens to every text, but the model takes {limit} tokens: no text fits"
     )]
     LimitTooSmall {
-        /// Tokens that are added to every text.
+        /// Special tokens in every text.
         special: usize,
-        /// Tokens that the model takes.
+        /// The token limit of the model.
         limit: usize,
     },
 }
 
-/// Why one text has no tokens.
+/// Why a text has no tokens.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum TextError {
     #[error("text holds nothing that the model can read")]
@@ -45,14 +44,14 @@ pub(crate) enum TextError {
     Tokenizer(String),
 }
 
-/// Cuts a text into the tokens that the model was trained on.
+/// Tokenizes texts for one model.
 pub(crate) struct TextTokenizer {
     tokenizer: PipelineTokenizer,
-    /// Only where a word has the same tokens in every text.
+    /// Set if the tokens of a word do not depend on its context.
     word_cache: Option<WordCache>,
     limit: usize,
     pads_left: bool,
-    untruncated: EncodeOptions,
+    untruncated_options: EncodeOptions,
     truncated_options: EncodeOptions,
 }
 
@@ -66,16 +65,15 @@ impl std::fmt::Debug for TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Reads the bytes of a `tokenizer.json`.
+    /// Parses a `tokenizer.json`.
     ///
-    /// Texts are cut after `max_tokens` tokens (special ones included), or earlier where the
-    /// file itself cuts earlier. Padding that the file asks for is left out, but for its side: it
-    /// costs time, and one text alone needs none.
+    /// Texts are truncated to `max_tokens` tokens (special ones included), or fewer if the file says so. Of the
+    /// file's padding, only the side is used: a batch is padded to its longest text.
     pub(crate) fn parse(bytes: &[u8], max_tokens: usize) -> Result<Self, TokenizerError> {
         let unreadable =
             |error: &dyn std::fmt::Display| TokenizerError::Unreadable(error.to_string());
         let text = std::str::from_utf8(bytes).map_err(|error| unreadable(&error))?;
-        // The library reads the newest form of the format only, and rewrites older ones into it.
+        // The library parses only the newest form of the format; this converts older ones.
         let text = canonicalize_str(text).map_err(|error| unreadable(&error))?;
         let tokenizer = from_json(&text).map_err(|error| unreadable(&error))?;
         let pads_left = tokenizer
@@ -99,7 +97,7 @@ impl TextTokenizer {
             tokenizer,
             limit,
             pads_left,
-            untruncated: options(Override::Off),
+            untruncated_options: options(Override::Off),
             truncated_options: options(Override::With(TruncationParams {
                 max_length: limit,
                 ..own.unwrap_or_default()
@@ -107,17 +105,17 @@ impl TextTokenizer {
         })
     }
 
-    /// The most tokens that a text may have.
+    /// The most tokens of a text.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Whether short texts are filled up in front, for models that read the last token.
+    /// Whether padding goes before the text, for models that read the last token.
     pub(crate) fn pads_left(&self) -> bool {
         self.pads_left
     }
 
-    /// The tokens of `text`: at least one, at most the limit.
+    /// Returns the tokens of `text`: at least one, at most the limit.
     pub(crate) fn tokenize(&self, text: &str) -> Result<TokenIds, TextError> {
         if let Some(word_cache) = &self.word_cache {
             match word_cache.lookup(text, self.limit) {
@@ -131,18 +129,18 @@ impl TextTokenizer {
                 Err(unknown) => word_cache.learn(unknown, &self.tokenizer),
             }
         }
-        let untruncated = self.encode(text, &self.untruncated)?;
+        let untruncated = self.encode(text, &self.untruncated_options)?;
         if untruncated.ids.is_empty() {
             return Err(TextError::NoTokens);
         }
         if untruncated.ids.len() <= self.limit {
             return Ok(untruncated);
         }
-        // Only the library knows which end to cut and where the special tokens belong.
-        let truncated_options = self.encode(text, &self.truncated_options)?;
+        // Only the library knows which end to truncate, and where the special tokens go.
+        let truncated = self.encode(text, &self.truncated_options)?;
         Ok(TokenIds {
             truncated: true,
-            ..truncated_options
+            ..truncated
         })
     }
 
@@ -170,7 +168,7 @@ impl TextTokenizer {
 mod tests {
     use super::*;
 
-    /// A WordPiece tokenizer of six words that wraps every text in two special tokens.
+    /// A WordPiece tokenizer with six words and two special tokens.
     fn tokenizer_file(extra: &str) -> String {
         format!(
             r#"{{"version": "1.0", {extra}
@@ -189,7 +187,7 @@ mod tests {
     const PLAIN: &str = r#""truncation": null, "padding": null,"#;
 
     #[test]
-    fn a_text_becomes_pieces_between_the_special_tokens() {
+    fn text_is_tokenized_between_special_tokens() {
         let tokenizer = TextTokenizer::parse(tokenizer_file(PLAIN).as_bytes(), 512).unwrap();
         let tokens = tokenizer.tokenize("Good films, GOOD").unwrap();
         assert_eq!(tokens.ids, [1, 3, 4, 5, 0, 3, 2]);
@@ -197,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_to_the_limit_and_keeps_its_special_tokens() {
+    fn long_text_is_truncated_and_keeps_special_tokens() {
         let tokenizer = TextTokenizer::parse(tokenizer_file(PLAIN).as_bytes(), 5).unwrap();
         let tokens = tokenizer.tokenize(&"good film ".repeat(1000)).unwrap();
         assert_eq!(tokens.ids, [1, 3, 4, 3, 2]);
@@ -205,31 +203,31 @@ mod tests {
     }
 
     #[test]
-    fn padding_and_a_lower_limit_come_from_the_file_only_as_far_as_they_help() {
+    fn tokenizer_file_may_lower_the_limit_and_never_pads() {
         let extra = r#""truncation": {"direction": "Right", "max_length": 4,
                 "strategy": "LongestFirst", "stride": 0},
             "padding": {"strategy": {"Fixed": 128}, "direction": "Right",
                 "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[UNK]"},"#;
         let tokenizer = TextTokenizer::parse(tokenizer_file(extra).as_bytes(), 512).unwrap();
         assert_eq!(tokenizer.tokenize("good").unwrap().ids, [1, 3, 2]);
-        let truncated_options = tokenizer.tokenize("good good good good").unwrap();
-        assert_eq!(truncated_options.ids, [1, 3, 3, 2]);
+        let truncated = tokenizer.tokenize("good good good good").unwrap();
+        assert_eq!(truncated.ids, [1, 3, 3, 2]);
     }
 
     #[test]
-    fn a_limit_without_room_for_text_is_refused() {
+    fn limit_too_small_for_text_is_refused() {
         let error = TextTokenizer::parse(tokenizer_file(PLAIN).as_bytes(), 2).unwrap_err();
         assert!(error.to_string().contains("no text fits"), "{error}");
     }
 
     #[test]
-    fn a_file_that_is_no_tokenizer_is_refused_by_saying_what_was_expected() {
+    fn invalid_tokenizer_file_is_refused() {
         let error = TextTokenizer::parse(b"{}", 512).unwrap_err();
         assert!(error.to_string().contains("Hugging Face"), "{error}");
     }
 
     #[test]
-    fn ids_are_those_of_the_python_library_in_every_script() {
+    fn token_ids_match_python_in_every_script() {
         let crate_directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let cases = std::fs::read(crate_directory.join("tests/data/token_ids.json")).unwrap();
         let cases: serde_json::Value = serde_json::from_slice(&cases).unwrap();
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_pieces_of_bytes_and_of_likeliest_pieces_are_those_of_the_python_library() {
+    fn bpe_and_unigram_token_ids_match_python() {
         let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
         let cases = std::fs::read(data.join("trained_token_ids.json")).unwrap();
         let cases: serde_json::Value = serde_json::from_slice(&cases).unwrap();

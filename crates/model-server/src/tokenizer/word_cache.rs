@@ -8,30 +8,29 @@ use tokenizers::pipeline::{
     PipelineTokenizer,
 };
 
-/// How many words are kept. A language's everyday words, in two or three megabytes.
+/// The capacity in words: the everyday vocabulary of a language, 2 to 3 MB.
 const MAX_WORDS: usize = 16_384;
-/// Bytes of the longest word that is kept: what is longer hardly comes again.
+/// The longest cached word in bytes; longer ones rarely occur twice.
 const MAX_WORD_BYTES: usize = 32;
-/// How many unknown words of one text are looked up for the next ones.
+/// How many unknown words of one text are cached for later texts.
 const MAX_LEARNED_PER_TEXT: usize = 4;
 
-/// The tokens of words that came before.
+/// Caches the tokens of words.
 ///
-/// Normalizing and cutting a text costs microseconds, more than a small model's forward pass, and people
-/// use the same words again and again. Only for tokenizers that treat each word by itself, those of BERT's
-/// family: they clean and lowercase character by character, and cut at every space, so the tokens of a
-/// text are those of its words in a row.
+/// Normalizing and tokenizing a text takes microseconds, more than the forward pass of a small model, and most
+/// words occur often. This works for tokenizers of BERT's family only: they normalize each character alone and
+/// split at spaces, so the tokens of a text are those of its words in sequence.
 #[derive(Debug)]
 pub(crate) struct WordCache {
-    /// What goes before and behind every text.
+    /// The special tokens before and after each text.
     before: Vec<i64>,
     after: Vec<i64>,
-    /// Clients choose the words: the hash is keyed, as the standard library's is, and a few times as fast.
+    /// Clients choose the words, so the hash is keyed like the standard library's. It is a few times faster.
     known: RwLock<HashMap<Box<str>, Box<[i64]>, ahash::RandomState>>,
 }
 
 impl WordCache {
-    /// No words yet; `None` for a tokenizer whose words depend on what is around them.
+    /// Creates an empty cache; `None` if tokens depend on the context of a word.
     pub(crate) fn of(tokenizer: &PipelineTokenizer) -> Option<Self> {
         let by_word = matches!(tokenizer.get_normalizers(), [PipelineNormalizer::Bert(_)])
             && matches!(tokenizer.get_pre_tokenizer(), PipelinePreTokenizer::Bert(_))
@@ -49,7 +48,7 @@ impl WordCache {
         })
     }
 
-    /// The tokens of `text`, where they are at most `limit` and all of its words are known.
+    /// Returns the tokens of `text` if all of its words are known and fit into `limit`.
     pub(crate) fn lookup<'a>(
         &self,
         text: &'a str,
@@ -81,7 +80,7 @@ impl WordCache {
         }
     }
 
-    /// Looks up words for the next text that has them.
+    /// Caches the tokens of unknown words.
     pub(crate) fn learn(
         &self,
         UnknownWords(words): UnknownWords<'_>,
@@ -92,7 +91,7 @@ impl WordCache {
                 continue;
             };
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            // Who sends words that nobody uses must not keep out those that everybody does.
+            // Cleared when full, so that rare words cannot displace frequent ones forever.
             if known.len() >= MAX_WORDS {
                 known.clear();
             }
@@ -101,11 +100,11 @@ impl WordCache {
     }
 }
 
-/// WordCache of a text that are not known, as many as are worth learning at once.
+/// Unknown words of a text, as many as are cached at once.
 #[derive(Debug)]
 pub(crate) struct UnknownWords<'a>(Vec<&'a str>);
 
-/// What the tokenizer puts before and behind every text; `None` where it does anything else.
+/// Returns the special tokens before and after each text; `None` if the tokenizer does anything else.
 fn special_tokens_around(tokenizer: &PipelineTokenizer) -> Option<(Vec<i64>, Vec<i64>)> {
     let inner = tokens(tokenizer, "a", false)?;
     let whole = tokens(tokenizer, "a", true)?;
@@ -116,7 +115,7 @@ fn special_tokens_around(tokenizer: &PipelineTokenizer) -> Option<(Vec<i64>, Vec
     (!ambiguous && !inner.is_empty()).then(|| (before.to_vec(), rest[inner.len()..].to_vec()))
 }
 
-/// What the library makes of `text`; `None` where it says that some of it is a second sentence.
+/// Tokenizes `text`; `None` if the tokenizer reports a second sentence.
 fn tokens(tokenizer: &PipelineTokenizer, text: &str, framed: bool) -> Option<Vec<i64>> {
     let options = EncodeOptions {
         add_special_tokens: framed,
@@ -147,7 +146,7 @@ mod tests {
         from_json(&canonicalize_str(&text).unwrap()).unwrap()
     });
 
-    /// What is known of `text` after it came so often that all of its words were learned.
+    /// Caches all words of `text`, and returns its tokens.
     fn learned(words: &WordCache, text: &str, tokenizer: &PipelineTokenizer) -> Option<Vec<i64>> {
         for _ in 0..=text.len() {
             match words.lookup(text, usize::MAX) {
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_known_from_the_second_time_on() {
+    fn word_cache_knows_a_word_after_its_first_use() {
         let tokenizer = &*SHIPPED;
         let words = WordCache::of(tokenizer).unwrap();
         let unknown = words.lookup("A good\tfilm", 10).unwrap_err();
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn one_text_of_new_words_is_not_looked_up_word_by_word() {
+    fn word_cache_learns_few_words_per_text() {
         let tokenizer = &*SHIPPED;
         let words = WordCache::of(tokenizer).unwrap();
         let UnknownWords(unknown) = words.lookup("a b c d e f g h", 100).unwrap_err();
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_nobody_uses_do_not_take_memory_without_end() {
+    fn word_cache_is_bounded() {
         let tokenizer = &*SHIPPED;
         let words = WordCache::of(tokenizer).unwrap();
         for number in 0..=MAX_WORDS {
@@ -192,13 +191,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tokens_are_those_of_the_whole_text(
+        fn cached_tokens_match_the_tokenizer(
             text in prop::collection::vec(
                 prop_oneof![
                     "[a-zA-Z]{1,9}",
                     "[a-z0-9.,!?'#@-]{1,9}",
                     Just("[MASK]".to_owned()), Just("x[SEP]".to_owned()), Just("##s".to_owned()),
-                    // Control characters, every kind of space, accents before and behind, Chinese.
+                    // Control characters, all kinds of spaces, accents before and after, and Chinese.
                     "[a\u{0}\u{1}\u{b}\u{c}\u{85}\u{a0}\u{2003}\u{3000}\u{301}\u{308}éÉßİıΣσς中文語가👍]{1,6}",
                     "\\PC{1,8}",
                 ],

@@ -112,7 +112,7 @@ async fn run(
     let (json, binary) = split(request.headers(), &body)?;
     let request: InferRequest = serde_json::from_slice(json).map_err(ApiError::Protocol)?;
     let inputs = decode(&request.inputs, binary)?;
-    // It may be a part of the connection's buffer, which is larger.
+    // The body may be a slice of the connection's larger buffer.
     drop(body);
     let serving = serving(state)?;
     let (outputs, times) = match (&serving.pool.task, inputs.as_slice()) {

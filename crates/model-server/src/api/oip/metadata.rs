@@ -23,49 +23,49 @@ use crate::{
     task::ModelTask,
 };
 
-/// What this server is.
+/// The server's name and version.
 #[derive(Serialize, ToSchema)]
 struct ServerMetadata {
     /// Always `model-server`.
     name: &'static str,
-    /// Its version, not that of the model.
+    /// The version of the server, not of the model.
     version: &'static str,
-    /// What it speaks beyond the protocol.
+    /// Supported extensions of the protocol.
     extensions: [&'static str; 1],
 }
 
-/// What a model takes and gives.
+/// The inputs and outputs of a model.
 #[derive(Serialize, ToSchema)]
 struct ModelMetadata {
-    /// Its name.
+    /// The name of the model.
     name: String,
-    /// The versions that are served here: one.
+    /// The served versions: one.
     versions: [String; 1],
-    /// Who runs it, and the format of its file.
+    /// The engine and the file format.
     platform: String,
-    /// What it takes. A model that reads texts takes `text`, or all others.
+    /// The inputs. A model that reads texts takes either `text` or all others.
     inputs: Vec<TensorMetadata>,
-    /// What it gives: for `text`, the outputs `label`, `confidence`, `logits` and `truncated`; for tensors, those
-    /// of its graph.
+    /// The outputs: for `text`, `label`, `confidence`, `logits`, and `truncated`; for tensors, those of the
+    /// graph.
     outputs: Vec<TensorMetadata>,
 }
 
-/// A tensor that a model takes or gives.
+/// An input or output of a model.
 #[derive(Serialize, ToSchema)]
 struct TensorMetadata {
     name: String,
-    /// `BYTES`, `BOOL`, `FP32`, `INT64` and so on.
+    /// `BYTES`, `BOOL`, `FP32`, `INT64`, and so on.
     datatype: &'static str,
-    /// The length of each dimension; -1 where it depends on the request.
+    /// The length of each dimension; -1 if it depends on the request.
     shape: Vec<i64>,
 }
 
-/// Whether a model can be asked.
+/// Whether a model is ready.
 #[derive(Serialize, ToSchema)]
 struct ModelReady {
-    /// Its name.
+    /// The name of the model.
     name: String,
-    /// True: otherwise the status tells.
+    /// Always true; otherwise the response is an error.
     ready: bool,
 }
 
@@ -247,7 +247,7 @@ fn metadata(state: &ServerState) -> Result<Response, ApiError> {
         };
         metadata.inputs.insert(0, any(TEXT, BYTES));
         let labels = i64::try_from(model.labels.len()).unwrap_or(-1);
-        // The graph's own logits are the same, whatever they are called there.
+        // The graph's own logits are the same output under another name.
         metadata.outputs.retain(|output| output.name != LOGITS);
         metadata.outputs.splice(
             0..0,

@@ -13,7 +13,7 @@ pub(crate) const CONFIDENCE: &str = "confidence";
 pub(crate) const LOGITS: &str = "logits";
 pub(crate) const TRUNCATED: &str = "truncated";
 
-/// What a path names, or why it cannot be read, in the words of all other errors.
+/// The parameters of a path. Unlike axum's `Path`, an invalid one becomes an [`ApiError`].
 pub(crate) struct ModelPath<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for ModelPath<T> {
@@ -26,7 +26,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for ModelPa
     }
 }
 
-/// Whether a path names what is served. ModelPath are compared, and never looked for anywhere.
+/// Fails unless the path names the served model. Names are compared, and never used as file paths.
 pub(crate) fn expect_model(
     state: &ServerState,
     model: &str,

@@ -18,12 +18,12 @@ use crate::{
     backend::tensor::{Signature, Tensor, TensorSpec},
 };
 
-/// How many bytes of a body are JSON, where raw tensors follow it.
+/// The header with the length of the JSON, if binary tensors follow it.
 pub(crate) const JSON_LENGTH: HeaderName =
     HeaderName::from_static("inference-header-content-length");
 
-/// How much tensors for a model of texts may hold, as texts themselves may: more at once would take
-/// gigabytes in a single forward pass.
+/// The largest tensors for a model of texts. They equal the limits for texts, because a larger forward pass
+/// could take gigabytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TokenLimit {
     /// The most tokens of one text.
@@ -39,7 +39,7 @@ pub(crate) fn wrong(field: &'static str, problem: impl Display) -> ApiError {
     }
 }
 
-/// The JSON of a body, and the raw bytes behind it.
+/// Splits a body into its JSON and the binary tensors after it.
 pub(crate) fn split<'a>(
     headers: &HeaderMap,
     body: &'a Bytes,
@@ -64,7 +64,7 @@ pub(crate) fn split<'a>(
         })
 }
 
-/// A tensor of a request: its name, its shape, and what it holds.
+/// The name, shape, and data of an input.
 pub(crate) type RequestTensor<'a> = (&'a str, Vec<usize>, TensorData);
 
 pub(crate) fn decode<'a>(
@@ -118,7 +118,7 @@ fn binary_size(parameters: &Map<String, Value>) -> Result<Option<usize>, String>
         .ok_or_else(|| format!("binary_data_size is {value}; expected a number of bytes"))
 }
 
-/// A shape of `count` elements.
+/// Checks that a shape has `count` elements.
 pub(crate) fn shape(lengths: &[u64], count: usize) -> Result<Vec<usize>, String> {
     let lengths_of: Option<Vec<usize>> =
         lengths.iter().map(|it| usize::try_from(*it).ok()).collect();
@@ -134,7 +134,7 @@ pub(crate) fn shape(lengths: &[u64], count: usize) -> Result<Vec<usize>, String>
         })
 }
 
-/// The texts of the input of that name.
+/// Returns the texts of the input `text`.
 pub(crate) fn texts(
     shape: &[usize],
     data: &TensorData,
@@ -171,7 +171,7 @@ pub(crate) fn texts(
     strings.iter().enumerate().map(text).collect()
 }
 
-/// All inputs of the graph, in its order.
+/// Returns all inputs of the graph, in its order.
 pub(crate) fn tensors(
     signature: &Signature,
     mut inputs: Vec<RequestTensor<'_>>,

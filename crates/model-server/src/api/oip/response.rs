@@ -27,8 +27,8 @@ use crate::{
     task::{classification::TextClassifier, scores::largest},
 };
 
-/// The outputs for texts. One text that got no answer fails the request: the protocol has no place
-/// for an error among outputs.
+/// Returns the outputs for texts. If one text fails, the request fails: the protocol has no way to report an
+/// error among the outputs.
 pub(crate) fn text_outputs(
     model: &TextClassifier,
     completions: Vec<Completion>,
@@ -37,14 +37,14 @@ pub(crate) fn text_outputs(
     let count = completions.len();
     let mut times = StageTimes::default();
     let (mut labels, mut confidences, mut all_logits) = (Vec::new(), Vec::new(), Vec::new());
-    let mut cut = Vec::with_capacity(count);
+    let mut truncations = Vec::with_capacity(count);
     for completion in completions {
         times = times.longest(completion.times);
         let logits = match completion.result.map_err(|error| failed(error, deadline))? {
             InferenceOutput::Text {
                 logits, truncated, ..
             } => {
-                cut.push(truncated);
+                truncations.push(truncated);
                 logits
             }
             InferenceOutput::Tensors(_) => {
@@ -54,14 +54,8 @@ pub(crate) fn text_outputs(
         let probabilities = model.problem.probabilities(&logits);
         let probabilities = probabilities.map_err(|error| ApiError::Internal(error.to_string()))?;
         let best = largest(&logits);
-        labels.push(
-            model
-                .labels
-                .get(best)
-                .unwrap_or_default()
-                .as_bytes()
-                .to_vec(),
-        );
+        let label = model.labels.get(best).unwrap_or_default();
+        labels.push(label.as_bytes().to_vec());
         confidences.push(probabilities[best]);
         all_logits.extend(logits);
     }
@@ -85,7 +79,7 @@ pub(crate) fn text_outputs(
         output(
             TRUNCATED,
             vec![count],
-            TensorData::Numbers(Elements::Bool(cut)),
+            TensorData::Numbers(Elements::Bool(truncations)),
         ),
     ];
     Ok((outputs, times))
@@ -101,8 +95,8 @@ pub(crate) fn tensor_outputs(
         Ok(InferenceOutput::Text { .. }) => {
             return Err(ApiError::Internal("tensors became a text".to_owned()));
         }
-        // The client chose the numbers: out of range, or of lengths that do not go together. The
-        // engine has shown since that it is not to blame.
+        // The engine has passed its self-test since, so the tensors of the client are to blame: a value out of
+        // range, or lengths that do not match.
         Err(error @ (InferenceError::Engine(_) | InferenceError::Panicked(_))) => {
             return Err(wrong(
                 "inputs",
@@ -128,36 +122,42 @@ pub(crate) fn failed(error: InferenceError, deadline: Deadline) -> ApiError {
     }
 }
 
+/// Selects the wanted outputs. Returns for each whether it is sent as binary data.
+fn select_outputs(
+    parameters: &Map<String, Value>,
+    wanted: Option<Vec<RequestOutput>>,
+    mut outputs: Vec<ResponseTensor>,
+) -> Result<Vec<(ResponseTensor, bool)>, ApiError> {
+    let is_true =
+        |parameters: &Map<String, Value>, name: &str| parameters.get(name).and_then(Value::as_bool);
+    let all_binary = is_true(parameters, "binary_data_output").unwrap_or(false);
+    let Some(wanted) = wanted else {
+        let all = outputs.into_iter().map(|output| (output, all_binary));
+        return Ok(all.collect());
+    };
+    let mut selected = Vec::with_capacity(wanted.len());
+    for RequestOutput { name, parameters } in wanted {
+        let Some(index) = outputs.iter().position(|output| output.name == name) else {
+            let names: Vec<&str> = outputs.iter().map(|it| it.name.as_str()).collect();
+            let problem = format!(
+                "output {name:?} is unknown, or there twice; left are {}",
+                names.join(", ")
+            );
+            return Err(wrong("outputs", problem));
+        };
+        let binary = is_true(&parameters, "binary_data").unwrap_or(all_binary);
+        selected.push((outputs.swap_remove(index), binary));
+    }
+    Ok(selected)
+}
+
+/// Writes a response as JSON, with binary data after it if the request asks for it.
 pub(crate) fn encode(
     state: &ServerState,
     request: InferRequest,
-    mut outputs: Vec<ResponseTensor>,
+    outputs: Vec<ResponseTensor>,
 ) -> Result<Response, ApiError> {
-    let is_true =
-        |parameters: &Map<String, Value>, name: &str| parameters.get(name).and_then(Value::as_bool);
-    let all_binary = is_true(&request.parameters, "binary_data_output").unwrap_or(false);
-    let wanted: Vec<(ResponseTensor, bool)> = match request.outputs {
-        None => outputs
-            .into_iter()
-            .map(|output| (output, all_binary))
-            .collect(),
-        Some(wanted) => {
-            let mut chosen = Vec::with_capacity(wanted.len());
-            for RequestOutput { name, parameters } in wanted {
-                let Some(place) = outputs.iter().position(|output| output.name == name) else {
-                    let names: Vec<&str> = outputs.iter().map(|it| it.name.as_str()).collect();
-                    let problem = format!(
-                        "output {name:?} is unknown, or there twice; left are {}",
-                        names.join(", ")
-                    );
-                    return Err(wrong("outputs", problem));
-                };
-                let binary = is_true(&parameters, "binary_data").unwrap_or(all_binary);
-                chosen.push((outputs.swap_remove(place), binary));
-            }
-            chosen
-        }
-    };
+    let wanted = select_outputs(&request.parameters, request.outputs, outputs)?;
     let mut raw = Vec::new();
     let mut response = InferResponse {
         model_name: state.model_name.clone(),
@@ -167,7 +167,7 @@ pub(crate) fn encode(
     };
     for (ResponseTensor { name, shape, data }, binary) in wanted {
         if !binary && !data.fits_json() {
-            // Scores of texts were looked at before: only a client's own tensors lead here.
+            // Logits of texts were checked before, so this can only be the client's own tensors.
             let problem = format!(
                 "for these tensors output {name:?} holds floats that are no finite numbers, which JSON cannot express; ask for it as binary data"
             );

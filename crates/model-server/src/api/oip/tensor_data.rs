@@ -1,4 +1,4 @@
-//! Tensors as they stand in a request or an answer: as JSON, or as raw bytes behind it.
+//! Tensors of the protocol, as JSON or as binary data.
 
 use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 use serde_json::Value;
@@ -11,20 +11,19 @@ use crate::{
     backend::tensor::{Datatype, Elements},
 };
 
-/// The protocol's name for strings of bytes, which no graph of ours takes, but the text of a request
-/// is.
+/// The protocol's type for byte strings. Texts use it; graphs never do.
 pub(crate) const BYTES: &str = "BYTES";
 
-/// The contents of a tensor of the protocol.
+/// The data of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum TensorData {
-    /// Numbers, or true and false.
+    /// Numbers or booleans.
     Numbers(Elements),
-    /// Strings of bytes.
+    /// Byte strings.
     Bytes(Vec<Vec<u8>>),
 }
 
-/// What a tensor of the protocol may hold.
+/// The element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum ElementType {
     Numbers(Datatype),
@@ -32,7 +31,7 @@ pub(crate) enum ElementType {
 }
 
 impl ElementType {
-    /// The kind of this name.
+    /// Parses the protocol's name of a type.
     pub(crate) fn named(name: &str) -> Result<Self, String> {
         if name == BYTES {
             return Ok(Self::Bytes);
@@ -71,8 +70,8 @@ impl TensorData {
         }
     }
 
-    /// Reads `data` of a request: numbers, booleans or strings, in one array or in one array per
-    /// dimension, the last dimension innermost.
+    /// Reads `data` of a request: numbers, booleans, or strings, flat or nested by dimension, the last
+    /// dimension innermost.
     pub(crate) fn from_json(kind: ElementType, data: &Value) -> Result<Self, String> {
         let mut flat = Vec::new();
         flatten(data, &mut flat);
@@ -80,7 +79,7 @@ impl TensorData {
             ElementType::Bytes => {
                 let strings = flat.into_iter().map(|value| match value {
                     Value::String(text) => Ok(text.clone().into_bytes()),
-                    other => Err(wrong(other, kind)),
+                    other => Err(wrong(other, kind.name())),
                 });
                 Ok(Self::Bytes(strings.collect::<Result<_, _>>()?))
             }
@@ -88,8 +87,8 @@ impl TensorData {
         }
     }
 
-    /// Reads raw bytes: little-endian numbers without gaps, a byte for each boolean; each string of
-    /// bytes behind its length as 4 bytes.
+    /// Reads binary data: little-endian numbers without gaps, one byte for each boolean, and each byte string
+    /// after its length in 4 bytes.
     pub(crate) fn from_bytes(kind: ElementType, bytes: &[u8]) -> Result<Self, String> {
         match kind {
             ElementType::Bytes => strings(bytes).map(Self::Bytes),
@@ -99,7 +98,7 @@ impl TensorData {
         }
     }
 
-    /// The same as raw bytes.
+    /// Writes binary data in the same format.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         match self {
             Self::Numbers(elements) => to_little_endian(elements),
@@ -115,7 +114,7 @@ impl TensorData {
         }
     }
 
-    /// Whether JSON can express it: not the floats that are no numbers, or endless.
+    /// Whether JSON can represent the data: NaN and infinity cannot be represented.
     pub(crate) fn fits_json(&self) -> bool {
         match self {
             Self::Numbers(Elements::Fp16(numbers)) => numbers.iter().all(|it| it.is_finite()),
@@ -160,8 +159,8 @@ fn narrow<T: TryFrom<i128>>(numbers: Vec<i128>) -> Option<Vec<T>> {
     numbers.into_iter().map(|it| T::try_from(it).ok()).collect()
 }
 
-/// The same whole numbers of another kind; `None` where one of them does not fit, or where one of
-/// the kinds is not of whole numbers.
+/// Converts integers to another integer type. Returns `None` if a value does not fit, or if a type is not an
+/// integer type.
 pub(crate) fn cast(elements: Elements, wanted: Datatype) -> Option<Elements> {
     if elements.datatype() == wanted {
         return Some(elements);
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn data_may_be_flat_or_nested() {
+    fn data_is_read_flat_or_nested() {
         let flat = fp32(&json!([1, 2.5, 3, 4])).unwrap();
         assert_eq!(flat, fp32(&json!([[1, 2.5], [3, 4]])).unwrap());
         assert_eq!(
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_its_datatype_is_named() {
+    fn error_names_value_that_does_not_fit() {
         for (name, data, expected) in [
             ("INT8", json!([128]), "data holds 128; expected INT8"),
             ("UINT64", json!([-1]), "data holds -1; expected UINT64"),
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_are_cast_where_they_fit() {
+    fn integers_are_cast_if_they_fit() {
         let wide = Elements::Int64(vec![1, 2, 300]);
         assert_eq!(
             cast(wide.clone(), Datatype::Int32),
@@ -246,7 +245,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused_and_written_back_as_they_were(
+        fn binary_data_round_trips(
             bytes in prop::collection::vec(any::<u8>(), 0..64),
         ) {
             let numbers = Datatype::ALL.iter().map(|kind| ElementType::Numbers(*kind));
@@ -258,7 +257,7 @@ mod tests {
         }
 
         #[test]
-        fn numbers_are_the_same_as_json_and_as_bytes(
+        fn numbers_round_trip_as_json_and_binary(
             numbers in prop::collection::vec(-1e6_f32..1e6, 0..20),
         ) {
             let data = TensorData::Numbers(Elements::Fp32(numbers));
@@ -268,7 +267,7 @@ mod tests {
         }
 
         #[test]
-        fn strings_are_the_same_as_json_and_as_bytes(texts in prop::collection::vec(".*", 0..5)) {
+        fn strings_round_trip_as_json_and_binary(texts in prop::collection::vec(".*", 0..5)) {
             let data = TensorData::Bytes(texts.into_iter().map(String::into_bytes).collect());
             let json = serde_json::to_value(&data).unwrap();
             prop_assert_eq!(&TensorData::from_json(ElementType::Bytes, &json).unwrap(), &data);

@@ -1,11 +1,11 @@
 use serde_json::Value;
 
 use crate::{
-    api::{json::json_type_name, oip::tensor_data::ElementType},
+    api::json::json_type_name,
     backend::tensor::{Datatype, Elements},
 };
 
-/// The values in the arrays of `data`, from left to right. The parser bounds their depth.
+/// Collects all values of nested arrays in order. `serde_json` bounds their depth.
 pub(crate) fn flatten<'a>(data: &'a Value, into: &mut Vec<&'a Value>) {
     match data {
         Value::Array(values) => values.iter().for_each(|value| flatten(value, into)),
@@ -13,15 +13,16 @@ pub(crate) fn flatten<'a>(data: &'a Value, into: &mut Vec<&'a Value>) {
     }
 }
 
-pub(crate) fn wrong(value: &Value, kind: ElementType) -> String {
+/// The message about a value that does not fit the type `expected`.
+pub(crate) fn wrong(value: &Value, expected: &str) -> String {
     let given = match value {
         Value::Number(number) => number.to_string(),
         other => json_type_name(other).to_owned(),
     };
-    format!("data holds {given}; expected {}", kind.name())
+    format!("data holds {given}; expected {expected}")
 }
 
-/// Reads all values by one function.
+/// Reads all values with one function.
 pub(crate) fn each<T>(
     values: &[&Value],
     read: impl Fn(&Value) -> Option<T>,
@@ -31,31 +32,31 @@ pub(crate) fn each<T>(
     values.iter().map(one).collect()
 }
 
-/// A whole number that fits its kind.
+/// An integer that fits the type.
 pub(crate) fn whole<T: TryFrom<i128>>(value: &Value) -> Option<T> {
     let number = value.as_i64().map(i128::from);
     let number = number.or_else(|| value.as_u64().map(i128::from));
     T::try_from(number?).ok()
 }
 
-/// A float, unless it is so large that it would become endless.
+/// A float that does not overflow to infinity.
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "rounding to the nearest float is what was asked for; what becomes endless is refused"
+    reason = "rounding to the nearest float is intended; an overflow is refused"
 )]
 pub(crate) fn single(value: &Value) -> Option<f32> {
     let number = value.as_f64()? as f32;
     number.is_finite().then_some(number)
 }
 
-/// The same of 16 bits.
+/// The same for 16-bit floats.
 pub(crate) fn half(value: &Value) -> Option<half::f16> {
     let number = half::f16::from_f64(value.as_f64()?);
     number.is_finite().then_some(number)
 }
 
 pub(crate) fn numbers(datatype: Datatype, values: &[&Value]) -> Result<Elements, String> {
-    let refused = |value: &Value| wrong(value, ElementType::Numbers(datatype));
+    let refused = |value: &Value| wrong(value, datatype.name());
     Ok(match datatype {
         Datatype::Bool => Elements::Bool(each(values, Value::as_bool, refused)?),
         Datatype::Uint8 => Elements::Uint8(each(values, whole, refused)?),

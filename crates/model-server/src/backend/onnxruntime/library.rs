@@ -8,7 +8,7 @@ use ort::environment::Environment;
 
 use crate::backend::engine::EngineUnavailable;
 
-/// Where distributions and our own image put the library, tried in this order.
+/// The paths of distributions and of the project's own image, tried in this order.
 const DEFAULT_PATHS: [&str; 5] = [
     "/usr/local/lib/libonnxruntime.so",
     "/usr/lib/libonnxruntime.so",
@@ -17,15 +17,15 @@ const DEFAULT_PATHS: [&str; 5] = [
     "/usr/lib/aarch64-linux-gnu/libonnxruntime.so.1",
 ];
 
-/// A process can load one library, and has it from then on.
+/// A process can load the library only once.
 static LOADED: Mutex<Option<OnnxRuntime>> = Mutex::new(None);
 
-/// The library.
+/// The loaded library.
 #[derive(Debug, Clone)]
 pub(crate) struct OnnxRuntime(pub(super) Environment);
 
 impl OnnxRuntime {
-    /// Loads the library from `path`, or from where it usually lies.
+    /// Loads the library from `path`, or from the first default path that exists.
     pub(crate) fn load(path: Option<&Path>) -> Result<Self, EngineUnavailable> {
         let path = match path {
             Some(path) => path.to_owned(),
@@ -35,7 +35,7 @@ impl OnnxRuntime {
             path: path.clone(),
             reason: reason.to_string(),
         };
-        // Asked first: the loader names neither the path nor the plain cause.
+        // Checked first, because the loader's own error names neither the path nor the cause.
         std::fs::metadata(&path).map_err(|error| unusable(&error))?;
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(library) = &*loaded {
@@ -44,7 +44,7 @@ impl OnnxRuntime {
         let environment = ort::init_from(&path)
             .map_err(|error| unusable(&error))?
             .with_name("model-server")
-            // The library's own messages come as errors, where they matter.
+            // Errors are returned where they occur; the library's own log is not needed.
             .with_telemetry(false)
             .build()
             .map_err(|error| unusable(&error))?;

@@ -1,20 +1,20 @@
-//! How the C library's allocator, which ONNX Runtime uses, treats large pieces of memory.
+//! Settings of the C library's allocator, which ONNX Runtime uses.
 //!
-//! Loading a model takes many of them once, forward passes take them again and again. By itself the
-//! allocator learns from the first that came, and then either keeps what was needed for loading or
-//! asks the kernel for zeroed pages on every pass.
+//! Loading allocates many large blocks once, and forward passes allocate them again and again. By default the
+//! allocator adapts to the first large blocks. It then either keeps the memory that loading needed, or asks the
+//! kernel for zeroed pages in every pass.
 
-/// Which pieces go back to the kernel as soon as they are freed.
+/// Which freed blocks are returned to the kernel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum TrimPolicy {
-    /// From 128 KiB on.
+    /// Blocks of 128 KiB and more.
     Loading,
-    /// From 4 MiB on; what is smaller is kept for the next pass by the thread that had it, 16 MiB at
-    /// most. Passes that need larger pieces take so long that new pages do not matter.
+    /// Blocks of 4 MiB and more. Each thread keeps up to 16 MiB of smaller ones for its next pass. A pass that
+    /// needs larger blocks takes so long that new pages do not matter.
     Serving,
 }
 
-/// Sets it for the whole process.
+/// Applies to the whole process.
 pub(crate) fn set_trim_policy(policy: TrimPolicy) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -24,8 +24,7 @@ pub(crate) fn set_trim_policy(policy: TrimPolicy) {
             TrimPolicy::Serving => (4096 * KIBIBYTE, 16 * 1024 * KIBIBYTE),
         };
         #[expect(unsafe_code, reason = "the C library has no other interface for this")]
-        // SAFETY: mallopt takes two integers, may be called at any time by any thread, and leaves
-        // everything as it was when it does not like them.
+        // SAFETY: mallopt takes two integers, is thread-safe, and changes nothing if it rejects them.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, mmap_threshold);
             libc::mallopt(libc::M_TRIM_THRESHOLD, trim_threshold);

@@ -24,12 +24,11 @@ use crate::backend::{
     tensor::{Signature, Tensor, TensorSpec},
 };
 
-/// A graph that was read: two sessions, which all workers share. The weights are in memory once per
-/// session, not once per worker.
+/// A loaded graph: two sessions that all workers share. Each session holds the weights once.
 pub(crate) struct OnnxRuntimeModel {
-    /// Runs each pass on the thread that asks for it.
+    /// Runs each pass on the calling thread.
     single: Session,
-    /// Runs a pass on all threads; only where there are several.
+    /// Runs a pass on all threads; `None` with a single thread.
     all: Option<Session>,
     signature: Signature,
     input_names: Vec<CString>,
@@ -37,7 +36,7 @@ pub(crate) struct OnnxRuntimeModel {
 }
 
 impl OnnxRuntimeModel {
-    /// Reads the bytes of a `.onnx` file, for forward passes on up to `threads` threads.
+    /// Parses an `.onnx` file for forward passes on up to `threads` threads.
     pub(crate) fn parse(
         OnnxRuntime(environment): &OnnxRuntime,
         bytes: &[u8],
@@ -45,7 +44,7 @@ impl OnnxRuntimeModel {
         threads: usize,
     ) -> Result<Self, GraphError> {
         let unreadable = |error: OrtError| GraphError::Unreadable(message(&error));
-        // Both sessions use the same copy of these.
+        // Both sessions share these weights.
         let shared = graph.large_lookups().into_iter().map(|table| {
             let tensor = OrtTensor::from_array((table.shape, table.numbers))?;
             Ok((table.name, Arc::new(tensor.into_dyn())))
@@ -86,12 +85,12 @@ impl OnnxRuntimeModel {
         })
     }
 
-    /// One forward pass; any number of threads may call it at the same time.
+    /// Runs one forward pass. Several threads may call it at the same time.
     ///
-    /// `ort` asks for `&mut Session`, because not every execution provider can run twice at once.
-    /// The CPU provider can, and is the only one that this server uses: "Multiple threads can
-    /// invoke the `Run()` method on the same inference session object" (ONNX Runtime's C API
-    /// notes). With a session for each worker the weights would be in memory that many times.
+    /// `ort` requires `&mut Session`, because some execution providers cannot run concurrently. The CPU
+    /// provider, the only one here, can: "Multiple threads can invoke the `Run()` method on the same inference
+    /// session object" (ONNX Runtime's C API notes). A session for each worker would hold the weights once for
+    /// each worker.
     #[expect(unsafe_code, reason = "the library is called through its C interface")]
     fn run(
         &self,
@@ -109,8 +108,8 @@ impl OnnxRuntimeModel {
             .collect();
         let mut outputs: Vec<*mut ort::sys::OrtValue> = vec![ptr::null_mut(); wanted.len()];
         assert_eq!(input_names.len(), values.len(), "one value for each input");
-        // SAFETY: the session, the names and the values outlive the call; each array has the
-        // length that is given with it; the provider is thread-safe, see above.
+        // SAFETY: the session, the names, and the values outlive the call. Each array has the length that is
+        // passed with it. The CPU provider is thread-safe, see above.
         let status = unsafe {
             (ort::api().Run)(
                 session.ptr().cast_mut(),
@@ -123,21 +122,21 @@ impl OnnxRuntimeModel {
                 outputs.as_mut_ptr(),
             )
         };
-        // SAFETY: the status comes from the call above and is used nowhere else.
+        // SAFETY: the status comes from the call above, and is used only here.
         unsafe { ort::Error::result_from_status(status) }?;
         outputs
             .into_iter()
             .map(|value| {
                 let value =
                     NonNull::new(value).ok_or_else(|| OrtError::new("an output is missing"))?;
-                // SAFETY: the session made this value with its own allocator and gave it away.
+                // SAFETY: the session allocated this value, and passed its ownership to the caller.
                 Ok(unsafe { DynValue::from_ptr(value, Some(session.allocator())) })
             })
             .collect()
     }
 }
 
-/// Weights by their names, which several sessions use.
+/// Weights by name, shared by several sessions.
 pub(crate) type SharedWeights = Vec<(String, Arc<DynValue>)>;
 
 pub(crate) fn build(
@@ -149,19 +148,19 @@ pub(crate) fn build(
 ) -> Result<Session, OrtError> {
     let mut builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
-        // The library's default would count the machine's CPUs, not those of the cgroup.
+        // The library's default counts the CPUs of the machine, not those of the cgroup.
         .with_intra_threads(threads)?
         .with_inter_threads(1)?
-        // Plans memory by the shapes of the first passes; here each pass has another shape.
+        // Memory patterns expect equal shapes in each pass, but each batch has another shape.
         .with_memory_pattern(false)?
-        // Threads that wait for their part of a pass look for it all the time, and sleep between passes.
+        // Helper threads spin during a pass, and sleep between passes.
         .with_intra_op_spinning(threads > 1)?
         .with_config_entry("session.force_spinning_stop", "1")?
-        // Without the library's own memory arena: workers that share a session would hand each other
-        // memory that lies in another core's cache, and wait for each other when they take it.
+        // Without the arena, because workers that share a session would exchange memory that is in another
+        // core's cache, and wait for each other's locks.
         .with_execution_providers([CPU::default().with_arena_allocator(false).build()])?
-        // It would calculate with 8 bits where only the weights have 8 bits: hardly faster than
-        // with floats, and other answers than those of the exporter.
+        // If only the weights are quantized, 8-bit arithmetic is hardly faster than floats, and its outputs
+        // differ from those of the exporter.
         .with_quant_qdq(!graph.has_quantized_weights_only())?;
     for (name, value) in shared {
         builder = builder.with_initializer(name, Arc::clone(value))?;
@@ -169,7 +168,7 @@ pub(crate) fn build(
     builder.commit_from_memory(bytes)
 }
 
-/// What went wrong, without the traces of the library's own source.
+/// The message without the library's source locations.
 pub(crate) fn message(error: &OrtError) -> String {
     error.message().to_owned()
 }
@@ -184,7 +183,7 @@ impl Model for OnnxRuntimeModel {
     }
 }
 
-/// One worker's way to the shared session.
+/// The engine of one worker. All of them share the sessions.
 pub(crate) struct OnnxRuntimeEngine(Arc<OnnxRuntimeModel>);
 
 impl Engine for OnnxRuntimeEngine {

@@ -11,7 +11,7 @@ use crate::backend::{
     tensor::{Datatype, Elements, Tensor, TensorSpec},
 };
 
-/// A tensor that is lent to the library for one forward pass.
+/// A tensor that the library borrows for one forward pass.
 pub(crate) type InputRef<'a> = ValueRef<'a, DynValueTypeMarker>;
 
 pub(crate) fn spec_of(outlet: &Outlet) -> Result<TensorSpec, GraphError> {

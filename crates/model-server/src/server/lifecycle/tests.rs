@@ -1,4 +1,4 @@
-//! What clients see of engines that hang, panic or end: a real port, an engine of the test's own.
+//! Clients of a server whose engine hangs, panics, or fails.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ use crate::{
     tokenizer::text_tokenizer::TextTokenizer,
 };
 
-/// Does what the test says, call by call: from the number of texts to their logits.
+/// An engine that calls a function of the test with the number of texts, which returns their logits.
 struct ScriptedEngine<F>(F);
 
 impl<F> Engine for ScriptedEngine<F>
@@ -63,7 +63,7 @@ struct Arguments {
 
 const POSITIVE: [f32; 2] = [-1.0, 1.0];
 
-/// A server with one worker whose engine is the test's.
+/// A server with one worker and a scripted engine.
 struct Server {
     url: String,
     client: Client,
@@ -83,7 +83,7 @@ impl Server {
         infer: impl FnMut(usize) -> Result<Vec<f32>, EngineError> + Send + 'static,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
-        // The client wants one even where nothing is encrypted; only the first call has to succeed.
+        // reqwest needs a TLS provider even for plain HTTP. Only the first call succeeds.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let arguments = ["model-server", "--model-version=scripted", "--port=0"];
         let mut settings = Arguments::parse_from(arguments).serve.resolve().unwrap();
@@ -115,7 +115,7 @@ impl Server {
             .unwrap()
     }
 
-    /// Waits until the server says that it is not healthy, and returns its reason.
+    /// Waits until the server is unhealthy, and returns the reason.
     async fn until_unfit(&self) -> String {
         loop {
             let (status, health) = self.health().await;
@@ -133,7 +133,7 @@ impl Server {
     }
 }
 
-/// A release of two labels whose engine is the test's.
+/// A release with two labels and a scripted engine.
 fn loaded(engine: Box<dyn Engine>) -> Loaded {
     let release = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/sentiment/v1");
     let tokenizer = fs::read(release.join("tokenizer.json")).unwrap();
@@ -176,13 +176,13 @@ fn loaded(engine: Box<dyn Engine>) -> Loaded {
 /// From the number of texts to their logits.
 type Infer = Box<dyn FnMut(usize) -> Result<Vec<f32>, EngineError> + Send>;
 
-/// An engine that tells when it begins, and answers when it is told to.
+/// An engine that signals each call, and returns when it is told to.
 fn gate() -> (Infer, tokio::sync::mpsc::UnboundedReceiver<()>, Sender<()>) {
     let (call, calls) = tokio::sync::mpsc::unbounded_channel();
     let (open, opened): (Sender<()>, Receiver<()>) = channel();
     let infer = move |texts: usize| {
         let _ = call.send(());
-        // A test that ends drops its side; the worker then ends with it.
+        // At the end of a test the sender is dropped, and the worker ends.
         let _ = opened.recv();
         Ok(POSITIVE.repeat(texts))
     };
@@ -195,7 +195,7 @@ async fn error_of(response: Response) -> String {
 }
 
 #[tokio::test]
-async fn a_prediction_that_takes_too_long_is_a_timeout_and_an_error() {
+async fn slow_prediction_gets_504_and_counts_as_error() {
     let (infer, _calls, _open) = gate();
     let server = Server::start(infer, |it| it.request_timeout = Duration::from_millis(50));
     let response = server.predict().await;
@@ -205,7 +205,7 @@ async fn a_prediction_that_takes_too_long_is_a_timeout_and_an_error() {
 }
 
 #[tokio::test]
-async fn a_full_queue_tells_the_client_when_to_come_back() {
+async fn full_queue_gets_429_with_retry_after() {
     let (infer, mut calls, open) = gate();
     let server = Server::start(infer, |_| {});
     let first = async {
@@ -213,7 +213,7 @@ async fn a_full_queue_tells_the_client_when_to_come_back() {
     };
     let others = async {
         calls.recv().await.unwrap();
-        // One text is being answered and one may wait: of two more, one is turned away.
+        // One text runs and one waits. Of two more, one is refused.
         let (waiting, turned_away) = {
             let mut one = Box::pin(server.predict());
             let mut other = Box::pin(server.predict());
@@ -237,7 +237,7 @@ async fn a_full_queue_tells_the_client_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_panic_fails_one_request_and_the_next_is_answered() {
+async fn panic_fails_one_request_only() {
     let mut calls = 0;
     let infer = move |texts: usize| {
         calls += 1;
@@ -258,10 +258,10 @@ async fn a_panic_fails_one_request_and_the_next_is_answered() {
 }
 
 #[tokio::test]
-async fn an_engine_that_only_panics_turns_the_server_unhealthy_and_keeps_no_client_waiting() {
+async fn panicking_engine_makes_server_unhealthy_and_blocks_no_client() {
     let server = Server::start(|_| panic!("for good"), |_| {});
     assert_eq!(server.predict().await.status(), 500);
-    // Whether the next request still finds the worker or not, nobody is left waiting.
+    // The request returns, whether or not it still reaches the worker.
     let next = server.predict().await.status().as_u16();
     assert_eq!(next, 503);
     let (status, health) = server.health().await;
@@ -275,7 +275,7 @@ async fn an_engine_that_only_panics_turns_the_server_unhealthy_and_keeps_no_clie
 }
 
 #[tokio::test]
-async fn logits_that_do_not_match_the_labels_are_the_servers_fault() {
+async fn mismatched_logits_get_500() {
     let server = Server::start(|_| Ok(vec![1.0]), |_| {});
     let response = server.predict().await;
     assert_eq!(response.status(), 500);
@@ -287,7 +287,7 @@ async fn logits_that_do_not_match_the_labels_are_the_servers_fault() {
 }
 
 #[tokio::test]
-async fn an_engine_that_fails_every_pass_makes_the_server_unfit() {
+async fn failing_engine_makes_server_unfit() {
     let broken = |_| Err(EngineError("out of order".to_owned()));
     let server = Server::start(broken, |_| {});
     assert_eq!(server.predict().await.status(), 500);
@@ -296,7 +296,7 @@ async fn an_engine_that_fails_every_pass_makes_the_server_unfit() {
 }
 
 #[tokio::test]
-async fn an_engine_that_fails_one_pass_stays_at_work() {
+async fn engine_survives_a_single_failed_pass() {
     let mut calls = 0;
     let server = Server::start(
         move |texts| {
@@ -313,7 +313,7 @@ async fn an_engine_that_fails_one_pass_stays_at_work() {
     assert_eq!(server.predict().await.status(), 200);
 }
 
-/// Sends tensors in place of a text.
+/// Sends tensors instead of a text.
 async fn infer(server: &Server) -> Response {
     let path = format!("{}/v2/models/sentiment/infer", server.url);
     let input = json!({"name": "input_ids", "datatype": "INT64", "shape": [1, 2], "data": [2, 3]});
@@ -322,13 +322,13 @@ async fn infer(server: &Server) -> Response {
 }
 
 #[tokio::test]
-async fn tensors_that_only_fail_themselves_are_the_clients_fault() {
+async fn tensors_that_fail_a_working_engine_get_400() {
     let mut calls = 0;
     let infer_tensors = move |texts: usize| {
         calls += 1;
         match calls {
             1 => panic!("not these numbers"),
-            // The engine proves itself after each of the two.
+            // The engine passes its self-test after each failure.
             2 | 4 => Ok(POSITIVE.repeat(texts)),
             _ => Ok(vec![f32::NAN, 0.0]),
         }
@@ -344,14 +344,14 @@ async fn tensors_that_only_fail_themselves_are_the_clients_fault() {
 }
 
 #[tokio::test]
-async fn tensors_are_not_blamed_for_a_broken_engine() {
+async fn tensors_of_a_broken_engine_get_500() {
     let server = Server::start(|_| Err(EngineError("out of order".to_owned())), |_| {});
     assert_eq!(infer(&server).await.status(), 500);
     server.until_unfit().await;
 }
 
 #[tokio::test]
-async fn a_proof_that_does_not_end_is_noticed() {
+async fn hanging_self_test_makes_server_unhealthy() {
     let (call, mut calls) = tokio::sync::mpsc::unbounded_channel();
     let (open, opened) = channel::<()>();
     let mut first = true;
@@ -370,7 +370,7 @@ async fn a_proof_that_does_not_end_is_noticed() {
     drop(open);
 }
 
-/// Puts a text into the server's queue, past HTTP.
+/// Adds a text to the queue directly.
 fn push(server: &Server, within: Duration) -> oneshot::Receiver<crate::scheduler::job::Completion> {
     let (reply, completed) = oneshot::channel();
     let arrived = Instant::now();
@@ -389,7 +389,7 @@ fn push(server: &Server, within: Duration) -> oneshot::Receiver<crate::scheduler
 const LONG: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_text_whose_client_has_left_never_reaches_the_engine() {
+async fn abandoned_texts_never_reach_the_engine() {
     let (infer, mut calls, open) = gate();
     let server = Server::start(infer, |it| {
         it.queue_capacity = NonZeroUsize::new(2).unwrap();
@@ -409,7 +409,7 @@ async fn a_text_whose_client_has_left_never_reaches_the_engine() {
 }
 
 #[tokio::test]
-async fn a_text_whose_time_is_up_before_its_turn_never_reaches_the_engine() {
+async fn expired_texts_never_reach_the_engine() {
     let (infer, mut calls, open) = gate();
     let server = Server::start(infer, |it| {
         it.queue_capacity = NonZeroUsize::new(2).unwrap();
@@ -425,8 +425,8 @@ async fn a_text_whose_time_is_up_before_its_turn_never_reaches_the_engine() {
 }
 
 #[tokio::test]
-async fn one_bad_text_does_not_fail_its_neighbors() {
-    // All texts together fail, and so does the second of those that are then tried alone.
+async fn bad_text_does_not_fail_its_batch() {
+    // The whole batch fails, and then the second text alone.
     let (first_call, first_called) = channel();
     let mut calls = 0;
     let mut wait: Option<Receiver<()>> = Some(first_called);
@@ -456,7 +456,7 @@ async fn one_bad_text_does_not_fail_its_neighbors() {
     assert_eq!(outcomes, [true, false, true]);
 }
 
-/// Waits until nothing waits any more: the worker took it.
+/// Waits until the worker has taken all items.
 async fn until_taken(server: &Server) {
     let queue = &server.state.serving.get().unwrap().pool.queue;
     while queue.depth() > 0 {
@@ -465,7 +465,7 @@ async fn until_taken(server: &Server) {
 }
 
 #[tokio::test]
-async fn a_forward_pass_that_does_not_end_makes_the_server_unhealthy_until_it_ends() {
+async fn hanging_pass_makes_server_unhealthy_until_it_ends() {
     let (infer, _calls, open) = gate();
     let server = Server::start(infer, |it| it.request_timeout = Duration::from_millis(20));
     assert_eq!(server.predict().await.status(), 504);

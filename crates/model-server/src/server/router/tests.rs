@@ -1,4 +1,4 @@
-//! The document is true: each error that a route can answer with stands in it.
+//! The OpenAPI document lists each error that a route can return.
 
 use std::{
     sync::Arc,
@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     serve: ServeArguments,
 }
 
-/// The settings of a server that has no release yet.
+/// The settings of a server without a release.
 pub(crate) fn settings() -> Settings {
     let arguments = ["model-server", "--model-version=any"];
     Arguments::parse_from(arguments).serve.resolve().unwrap()
@@ -39,8 +39,7 @@ fn json_error() -> serde_json::Error {
     serde_json::from_str::<Value>("{").unwrap_err()
 }
 
-/// One error after another, until all have been there. A new one does not compile until it has its
-/// place here.
+/// Iterates over all errors. A new variant does not compile until it is added here.
 pub(crate) fn after(error: Option<&ApiError>) -> Option<ApiError> {
     let Some(error) = error else {
         return Some(ApiError::Unavailable(String::new()));
@@ -85,7 +84,7 @@ pub(crate) fn after(error: Option<&ApiError>) -> Option<ApiError> {
     })
 }
 
-/// Whether a route may answer with this error.
+/// Whether a route may return this error.
 fn may_answer(path: &str, error: &ApiError) -> bool {
     let predicts = path == "/predict" || path.ends_with("/infer");
     let names_model = path.contains("{model}");
@@ -113,7 +112,7 @@ fn may_answer(path: &str, error: &ApiError) -> bool {
 }
 
 #[test]
-fn every_error_of_every_route_is_in_the_document() {
+fn openapi_document_lists_every_error_of_every_route() {
     let document = document();
     let mut checked = 0;
     let mut error = after(None);
