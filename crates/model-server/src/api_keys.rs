@@ -31,7 +31,7 @@ pub enum KeysError {
     },
     /// A line is not a valid key.
     #[error(
-        "line {line} of {path} is no API key; expected at least {MIN_KEY_LENGTH} visible ASCII characters without a space"
+        "line {line} of {path} is not an API key; expected at least {MIN_KEY_LENGTH} visible ASCII characters without a space"
     )]
     Line {
         /// The path of the file.
@@ -40,7 +40,7 @@ pub enum KeysError {
         line: usize,
     },
     /// The file has no key.
-    #[error("{0} holds no API key: nobody could ask; expected one a line")]
+    #[error("{0} has no API key, so every request would be refused; expected one on each line")]
     Empty(PathBuf),
 }
 

@@ -27,10 +27,10 @@ const MAX_RESPONSE_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Error)]
 pub enum HealthcheckError {
     /// The URL is invalid.
-    #[error("{0:?} cannot be asked; expected a URL such as http://127.0.0.1:8081/health")]
+    #[error("invalid URL {0:?}; expected one such as http://127.0.0.1:8081/health")]
     BadUrl(String),
     /// The server cannot be reached.
-    #[error("{url} cannot be asked: {source}")]
+    #[error("cannot reach {url}: {source}")]
     Unreachable {
         /// The requested URL.
         url: Uri,

@@ -158,7 +158,10 @@ impl LogBuffer {
             let _ = out.write_all(&lines).and_then(|()| out.flush());
             lines.clear();
             if dropped > 0 {
-                warn!(dropped, "lines were dropped here: nobody read this log");
+                warn!(
+                    dropped,
+                    "log lines were dropped here, because standard error was not read"
+                );
             }
         }
     }

@@ -14,17 +14,16 @@ use model_server::{
 };
 use tokio::runtime::Runtime;
 
-// A request allocates a few dozen small pieces on one thread and frees some of them on another,
-// which the C library's allocator is slow at; and this one gives memory back.
+// A request allocates a few dozen small blocks on one thread and frees some of them on another, which is slow with
+// the C library's allocator. mimalloc also returns memory to the kernel.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Serve one release of a text classifier over HTTP
+/// Serve one release of a model over HTTP
 ///
-/// GET /health tells what is served and how it fares: 200, or 503 with the reason while the
-/// release is loading, cannot be served, or the server was told to stop. POST /predict takes
-/// a JSON object with a text, and answers with the most likely label and its probability.
-/// GET /metrics is for Prometheus.
+/// GET /health returns 200 with the served release and its counters, or 503 with the reason while the release is
+/// loading, cannot be served, or the server drains. POST /predict takes a JSON object with a text, and returns the
+/// most likely label and its probability. GET /metrics is for Prometheus.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct CommandLine {
@@ -37,10 +36,10 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Ask a running server for its health: exit code 0 if it is healthy, 1 if not
+    /// Request /health from a running server: exit code 0 if it is healthy, 1 if not
     Healthcheck(HealthcheckArguments),
 
-    /// Run the model on texts with no server around it, and tell how many it answers in a second
+    /// Run the model on texts without a server, and print texts per second
     Measure(Box<MeasureArguments>),
 }
 
@@ -51,10 +50,10 @@ Examples:
   model-server healthcheck --port 8082
   curl localhost:8081/predict -H 'content-type: application/json' -d '{\"text\": \"a fine film\"}'
 
-RUST_LOG sets the level of the log, which goes to standard error (default info).
+RUST_LOG sets the level of the log on standard error (default info).
 
-Exit codes: 0 stopped as told; 1 the release cannot be served, the port is taken, or requests were
-cut at the end; 2 a setting is missing or wrong.";
+Exit codes: 0 stopped by a signal; 1 the release cannot be served, the port is in use, or requests were cut at the
+hard stop; 2 a setting is missing or invalid.";
 
 fn main() -> ExitCode {
     let matches = without_empty_variables(CommandLine::command()).get_matches();
@@ -73,7 +72,7 @@ fn main() -> ExitCode {
                     .error(ErrorKind::MissingRequiredArgument, error)
                     .exit()
             });
-            // Written to its end before the error below.
+            // Dropped before the error below is printed, so that the log comes first.
             let _log = logging::start(settings.log_format);
             block_on(async { Ok(run(settings, identity).await?) })
         }
@@ -81,15 +80,14 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Each message holds its cause. Where even standard error is gone, the exit code has to do.
+            // Each message contains its cause. If standard error is closed, the exit code must suffice.
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// A variable that is set to nothing counts as not set: that is how Compose passes one that is empty
-/// in `.env`.
+/// Treats an empty variable as unset. Compose passes it for a variable that is empty in `.env`.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|argument| {
         let value = argument.get_env().and_then(env::var_os);
@@ -102,8 +100,8 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
     command.mut_subcommands(without_empty_variables)
 }
 
-/// Runs `work` to its end, and does not wait for threads that it left behind: a load that was
-/// interrupted, or a forward pass that took longer than the last bound.
+/// Runs `work` to its end. Does not wait for threads that it left behind: an interrupted load, or a forward pass
+/// beyond the hard stop.
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime =
         Runtime::new().map_err(|error| anyhow!("cannot start the async runtime: {error}"))?;

@@ -56,7 +56,7 @@ pub enum MeasureError {
         source: io::Error,
     },
     /// The release takes tensors.
-    #[error("this release takes tensors, no texts: there is nothing to measure it with")]
+    #[error("this release takes tensors; `measure` needs one that reads texts")]
     NoTexts,
     /// The model failed on a text.
     #[error("the model failed: {0}")]

@@ -27,7 +27,7 @@ impl Phase {
         match self {
             Self::Ready => None,
             Self::Loading => Some("loading the release".to_owned()),
-            Self::Draining => Some("draining: the server was told to stop".to_owned()),
+            Self::Draining => Some("draining after a stop signal".to_owned()),
             Self::Unfit { reason } => Some(reason.clone()),
         }
     }

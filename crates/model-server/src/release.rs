@@ -88,7 +88,7 @@ pub enum LoadError {
     Engine(#[from] EngineUnavailable),
     /// Each file can be read, but they do not fit together.
     #[error(
-        "{path} does not answer a first text: {reason}; expected a model, a tokenizer and a config.json that fit together"
+        "{path} fails its self-test: {reason}; expected a model, a tokenizer, and a config.json that fit together"
     )]
     WarmUp {
         /// The path of the model.

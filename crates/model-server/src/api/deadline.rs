@@ -27,7 +27,10 @@ impl Deadline {
                     .ok()
                     .and_then(|text| text.trim().parse().ok());
                 let wanted = milliseconds.filter(|it| *it > 0).map(Duration::from_millis);
-                wanted.ok_or(ApiError::TimeoutHeader)?.min(own)
+                let invalid = || String::from_utf8_lossy(value.as_bytes()).into_owned();
+                wanted
+                    .ok_or_else(|| ApiError::TimeoutHeader(invalid()))?
+                    .min(own)
             }
         };
         Ok(Self {

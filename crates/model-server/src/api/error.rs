@@ -12,7 +12,7 @@ use utoipa::{IntoResponses, ToSchema};
 use crate::scheduler::stage_times::StageTimes;
 
 /// The usual paths, for the message about an unknown one.
-const PATHS: &str = "GET /health, POST /predict, GET /v2, and what GET /docs tells";
+const PATHS: &str = "GET /health, POST /predict, GET /v2, and those in GET /docs";
 
 /// Seconds after which a refused client may retry.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -22,31 +22,31 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 pub(crate) enum ApiError {
     #[error("the server cannot answer: {0}")]
     Unavailable(String),
-    #[error("too many texts are waiting; try again in a second")]
+    #[error("the queue is full; retry in a second")]
     QueueFull,
-    #[error("too many large requests are under way; try again in a second")]
+    #[error("large requests in flight use all of MAX_PENDING_BYTES; retry in a second")]
     MemoryExhausted,
     #[error("no prediction within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
     Internal(String),
-    #[error("this release takes tensors, no texts; send them to /v2/models/NAME/infer")]
+    #[error("this release takes tensors instead of texts; send them to /v2/models/NAME/infer")]
     NoTexts,
-    #[error("x-request-timeout-ms is no number of milliseconds; expected a whole number from 1 on")]
-    TimeoutHeader,
+    #[error("header x-request-timeout-ms must be a positive integer (milliseconds), got {0:?}")]
+    TimeoutHeader(String),
     #[error(
-        "an API key is needed; send one as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\""
+        "the API key is missing or unknown; send one as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\""
     )]
     NoKey,
-    #[error("there is no {asked} here; this server has {served}")]
+    #[error("{asked} is not served here; this server serves {served}")]
     UnknownModel { asked: String, served: String },
-    #[error("the path cannot be read: {0}")]
+    #[error("invalid path: {0}")]
     Path(String),
-    #[error("the body is no request of the Open Inference Protocol: {0}")]
+    #[error("invalid Open Inference Protocol request: {0}")]
     Protocol(serde_json::Error),
-    #[error("there is no {path}; this server knows {PATHS}")]
+    #[error("unknown path {path}; known are {PATHS}")]
     UnknownPath { path: String },
-    #[error("{method} is not for this path; this server knows {PATHS}")]
+    #[error("{method} is not allowed for this path; known are {PATHS}")]
     WrongMethod { method: Method },
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge { limit: usize },
@@ -54,7 +54,7 @@ pub(crate) enum ApiError {
     BodyTimeout(Duration),
     #[error("the body could not be read: {0}")]
     BodyUnreadable(String),
-    #[error("the body is not valid {encoding}, as content-encoding says it is: {reason}")]
+    #[error("the body is not valid {encoding}, which content-encoding names: {reason}")]
     Compressed { encoding: String, reason: String },
     #[error("content-encoding is {0}; expected gzip or deflate, or none")]
     ContentEncoding(String),
@@ -175,7 +175,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::ContentType(_) | Self::ContentEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TimeoutHeader
+            Self::TimeoutHeader(_)
             | Self::Path(_)
             | Self::BodyUnreadable(_)
             | Self::Compressed { .. }
@@ -192,11 +192,11 @@ impl ApiError {
         match self {
             Self::Unavailable(_) => "unavailable",
             Self::QueueFull => "queue_full",
-            Self::MemoryExhausted => "no_room",
+            Self::MemoryExhausted => "memory_exhausted",
             Self::Timeout(_) => "timeout",
             Self::Internal(_) => "internal",
             Self::NoTexts => "no_texts",
-            Self::TimeoutHeader => "timeout_header",
+            Self::TimeoutHeader(_) => "timeout_header",
             Self::NoKey => "no_key",
             Self::UnknownModel { .. } => "unknown_model",
             Self::Path(_) => "path",

@@ -50,10 +50,10 @@ pub(crate) struct ProbeStatus {
     get,
     path = "/health",
     tag = "health",
-    summary = "What is served, and how it fares",
+    summary = "The served release and its counters",
     responses(
         (status = 200, description = "Healthy: what is served", body = Healthy),
-        (status = 503, description = "Loading, draining or broken", body = ProbeStatus),
+        (status = 503, description = "Loading, draining, or broken", body = ProbeStatus),
         CommonErrors,
     )
 )]
@@ -87,10 +87,10 @@ pub(crate) async fn health(State(state): State<Arc<ServerState>>) -> Response {
     get,
     path = "/readyz",
     tag = "health",
-    summary = "Whether to send requests here",
+    summary = "Whether the server is ready",
     responses(
         (status = 200, description = "Ready", body = ProbeStatus),
-        (status = 503, description = "Loading, draining or broken", body = ProbeStatus),
+        (status = 503, description = "Loading, draining, or broken", body = ProbeStatus),
         CommonErrors,
     )
 )]
@@ -107,10 +107,10 @@ pub(crate) async fn ready(State(state): State<Arc<ServerState>>) -> Response {
     get,
     path = "/livez",
     tag = "health",
-    summary = "Whether to let this process go on",
+    summary = "Whether the process is alive",
     responses(
-        (status = 200, description = "It lives", body = ProbeStatus),
-        (status = 503, description = "Only a new process could help", body = ProbeStatus),
+        (status = 200, description = "Live", body = ProbeStatus),
+        (status = 503, description = "A restart is needed", body = ProbeStatus),
         CommonErrors,
     )
 )]
@@ -126,10 +126,10 @@ pub(crate) async fn live(State(state): State<Arc<ServerState>>) -> Response {
     get,
     path = "/startupz",
     tag = "health",
-    summary = "Whether the start is over",
+    summary = "Whether the server has started",
     responses(
-        (status = 200, description = "It is", body = ProbeStatus),
-        (status = 503, description = "The release is still being loaded", body = ProbeStatus),
+        (status = 200, description = "Started", body = ProbeStatus),
+        (status = 503, description = "Still loading", body = ProbeStatus),
         CommonErrors,
     )
 )]

@@ -25,7 +25,7 @@ const PROMETHEUS: HeaderValue =
     tag = "observability",
     summary = "Read all metrics",
     responses(
-        (status = 200, description = "All metrics in Prometheus' text format, or in that of OpenMetrics where `Accept` prefers it",
+        (status = 200, description = "All metrics in Prometheus' text format, or in the OpenMetrics format if `Accept` prefers it",
          content((String = "text/plain"), (String = "application/openmetrics-text"))),
         super::error::CommonErrors,
     )

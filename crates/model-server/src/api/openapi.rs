@@ -25,7 +25,7 @@ pub(crate) fn description() -> OpenApi {
                 .title("model-server")
                 .version(env!("CARGO_PKG_VERSION"))
                 .description(Some(
-                    "Serves one release of a model: its own short interface, and the Open Inference Protocol.",
+                    "Serves one release of a model, by its own interface and by the Open Inference Protocol.",
                 ))
                 .build(),
         )

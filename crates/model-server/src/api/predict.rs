@@ -112,20 +112,20 @@ enum BatchItem {
         ),
     ),
     params(
-        ("x-request-timeout-ms" = Option<u64>, Header, description = "How long the client waits, in milliseconds; the server's own limit where that is shorter"),
+        ("x-request-timeout-ms" = Option<u64>, Header, description = "The client's timeout in milliseconds; the server's own limit if that is shorter"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed"),
     ),
     responses(
         (
             status = 200,
-            description = "The likeliest label of the text, or of each text",
+            description = "The most likely label of the text, or of each text",
             body = inline(PredictAnswer),
-            headers(("x-predicted-label" = String, description = "The likeliest label of one text, for logs that do not read bodies")),
+            headers(("x-predicted-label" = String, description = "The most likely label of one text, for logs that do not read bodies")),
         ),
         super::error::BodyErrors,
         super::error::CommonErrors,
         super::error::InferenceErrors,
-        (status = 404, description = "This release takes tensors, no texts", body = super::error::ErrorBody),
+        (status = 404, description = "This release takes tensors instead of texts", body = super::error::ErrorBody),
     )
 )]
 pub(crate) async fn predict(

@@ -51,7 +51,7 @@ fn parse_by_field(body: &[u8], max_texts: usize) -> Result<PredictRequest, ApiEr
         (Some(_), Some(_)) => {
             return Err(wrong(
                 TEXTS,
-                "text and texts are both there; expected one of them",
+                "text and texts are both set; expected one of them",
             ));
         }
         (Some(text), None) => (Some(text_of(text, TEXT, || TEXT.to_owned())?), None),
@@ -123,7 +123,7 @@ fn texts_of(value: Value, max_texts: usize) -> Result<Vec<String>, ApiError> {
         .map(text)
         .collect::<Result<_, _>>()?;
     if texts.iter().all(|text| is_blank(text)) {
-        return Err(wrong(TEXTS, "all of texts are blank; expected some words"));
+        return Err(wrong(TEXTS, "all texts are blank; expected some words"));
     }
     Ok(texts)
 }
@@ -139,7 +139,7 @@ fn top_k_of(object: &mut Map<String, Value>) -> Result<Option<usize>, ApiError> 
             .ok_or_else(|| {
                 wrong(
                     TOP_K,
-                    format!("top_k is {value}; expected a whole number from 1 on"),
+                    format!("top_k is {value}; expected a positive integer"),
                 )
             }),
     }
@@ -182,10 +182,10 @@ mod tests {
             (r#"{"texts": []}"#, "texts holds 0; expected 1 to 3"),
             (r#"{"texts": ["a", "b", "c", "d"]}"#, "texts holds 4"),
             (r#"{"texts": ["a", 7]}"#, "texts[1] is a number"),
-            (r#"{"texts": ["", " "]}"#, "all of texts are blank"),
+            (r#"{"texts": ["", " "]}"#, "all texts are blank"),
             (
                 r#"{"text": "a", "texts": ["b"]}"#,
-                "text and texts are both there",
+                "text and texts are both set",
             ),
             (r#"{"text": "a", "top_k": 0}"#, "top_k is 0"),
             (r#"{"text": "a", "top_k": "2"}"#, "top_k is \"2\""),

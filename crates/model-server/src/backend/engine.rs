@@ -30,12 +30,12 @@ impl EngineKind {
 pub enum EngineUnavailable {
     /// `ONNXRUNTIME_LIBRARY` is not set, and no default path has the library.
     #[error(
-        "--engine onnxruntime needs the library libonnxruntime.so, which is in none of: {0}; set ONNXRUNTIME_LIBRARY to its path, or take --engine rten"
+        "--engine onnxruntime needs the library libonnxruntime.so, which is in none of: {0}; set ONNXRUNTIME_LIBRARY to its path, or use --engine rten"
     )]
     NotFound(String),
     /// The library cannot be loaded.
     #[error(
-        "cannot use {path} as the onnxruntime library: {reason}; expected ONNX Runtime 1.20 or later for this machine, or take --engine rten"
+        "cannot use {path} as the onnxruntime library: {reason}; expected ONNX Runtime 1.20 or later for this machine, or use --engine rten"
     )]
     Library {
         /// The path that was tried.
@@ -64,7 +64,7 @@ pub enum GraphError {
     },
     /// An input that the server cannot fill.
     #[error(
-        "its input {0:?} is unknown; expected input_ids, and beside it at most attention_mask, token_type_ids and position_ids"
+        "its input {0:?} is unknown; expected input_ids, and optionally attention_mask, token_type_ids, and position_ids"
     )]
     UnknownInput(String),
     /// No input takes the token IDs.

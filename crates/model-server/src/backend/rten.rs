@@ -154,7 +154,7 @@ fn value_of(tensor: &Tensor) -> Result<ValueOrView<'_>, EngineError> {
                 .map_err(|error| failed(&error))
         }
         other => Err(EngineError(format!(
-            "the engine rten takes no {}",
+            "the engine rten does not support {}",
             other.datatype()
         ))),
     }
@@ -171,7 +171,7 @@ fn tensor_of(value: Value) -> Result<Tensor, EngineError> {
         }
         other => {
             return Err(EngineError(format!(
-                "the model answered a {}; expected a tensor",
+                "the model returned a {}; expected a tensor",
                 other.dtype()
             )));
         }

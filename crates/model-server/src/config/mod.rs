@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(endpoint(""), None);
         assert_eq!(endpoint("http://a:4318").as_deref(), Some("http://a:4318"));
         let message = refusal(&["--model-version", "v1", "--otlp-endpoint", "a:4318"]);
-        assert!(message.contains("expected such as"), "{message}");
+        assert!(message.contains("expected a URL such as"), "{message}");
     }
 
     #[test]

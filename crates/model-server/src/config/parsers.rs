@@ -33,8 +33,9 @@ pub(crate) fn idle_timeout(text: &str) -> Result<Duration, String> {
 /// Compose passes an unset variable as an empty one.
 pub(crate) fn otlp_endpoint(text: &str) -> Result<String, String> {
     if !text.is_empty() {
-        check_endpoint(text)
-            .map_err(|problem| format!("{problem}; expected such as http://localhost:4318"))?;
+        check_endpoint(text).map_err(|problem| {
+            format!("{problem}; expected a URL such as http://localhost:4318")
+        })?;
     }
     Ok(text.to_owned())
 }
@@ -44,7 +45,7 @@ pub(crate) fn check_endpoint(endpoint: &str) -> Result<(), String> {
     let uri: Uri = endpoint.parse().map_err(|error| format!("{error}"))?;
     let scheme = uri.scheme_str();
     if !matches!(scheme, Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
-        return Err("no URL with http or https and a host".to_owned());
+        return Err("not a URL with http or https and a host".to_owned());
     }
     if uri.query().is_some() {
         return Err("/v1/traces is added to it, so it cannot have a query".to_owned());

@@ -65,7 +65,7 @@ impl Exposition {
     fn requests(&self, families: &mut FamilyEncoder) -> fmt::Result {
         let mut answers = families.family(
             "model_server_requests",
-            "Requests by route, method and status code; 499 where the client left before the answer.",
+            "Requests by route, method, and status; 499 if the client disconnected before the response.",
             None,
             MetricType::Counter,
         )?;
@@ -80,7 +80,7 @@ impl Exposition {
 
         let mut latency = families.family(
             "model_server_request_duration",
-            "Time from a request's head to its answer's, by route.",
+            "Time from the head of a request to the head of its response, by route.",
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
@@ -110,44 +110,44 @@ impl Exposition {
         let metrics = &self.0.metrics;
         families.histogram(
             "model_server_queue_time",
-            "Time that requests waited for a worker and for their batch.",
+            "Time that requests waited in the queue.",
             Some(&Unit::Seconds),
             &metrics.queue,
         )?;
         families.histogram(
             "model_server_tokenize_time",
-            "Time in which the texts of requests were cut into tokens.",
+            "Time to tokenize the texts of a request.",
             Some(&Unit::Seconds),
             &metrics.tokenize,
         )?;
         families.histogram(
             "model_server_inference_time",
-            "Time of each forward pass.",
+            "Duration of each forward pass.",
             Some(&Unit::Seconds),
             &metrics.inference,
         )?;
         families.histogram(
             "model_server_batch",
-            "Texts that shared a forward pass.",
+            "Texts in each forward pass.",
             Some(&Unit::Other("texts".to_owned())),
             &metrics.batch_texts,
         )?;
         let tokens = Unit::Other("tokens".to_owned());
         families.histogram(
             "model_server_batch",
-            "Tokens of a forward pass, padding included.",
+            "Tokens in each forward pass, padding included.",
             Some(&tokens),
             &metrics.batch_tokens,
         )?;
         families.counter(
             "model_server_padding",
-            "Tokens that only filled shorter texts of a batch up to the longest.",
+            "Padding tokens.",
             Some(&tokens),
             metrics.padding.load(Ordering::Relaxed),
         )?;
         families.counter(
             "model_server_engine_panics",
-            "Batches over which the engine panicked.",
+            "Panics of the engine.",
             None,
             metrics.engine_panics.load(Ordering::Relaxed),
         )
@@ -159,34 +159,29 @@ impl Exposition {
         let depth = state.serving.get().map_or(0, |it| it.pool.queue.depth());
         families.gauge(
             "model_server_queue_depth",
-            "Texts that wait for their turn.",
+            "Texts that wait in the queue.",
             None,
             &depth,
         )?;
         families.gauge(
             "model_server_in_flight_requests",
-            "Requests for predictions that are being answered now.",
+            "Prediction requests in flight.",
             None,
             &state.metrics.counts().in_flight,
         )?;
         families.gauge(
             "model_server_ready",
-            "Whether /health says healthy: 1 or 0.",
+            "1 if /health returns 200, otherwise 0.",
             None,
             &u64::from(state.unhealthy_reason(now).is_none()),
         )?;
         families.counter(
             "model_server_log_lines_dropped",
-            "Lines that were not logged, because nobody read standard error.",
+            "Log lines that were dropped because standard error was not read.",
             None,
             logging::dropped_lines(),
         )?;
-        let mut model = families.family(
-            "model",
-            "The release that is served.",
-            None,
-            MetricType::Info,
-        )?;
+        let mut model = families.family("model", "The served release.", None, MetricType::Info)?;
         if let Some(serving) = state.serving.get() {
             model.encode_info(&[
                 ("model_name", state.model_name.as_str()),
@@ -202,7 +197,7 @@ impl Exposition {
         let Self(state) = self;
         families.gauge(
             "process_start_time",
-            "When the server started, since 1970.",
+            "Start time of the server since the Unix epoch.",
             Some(&Unit::Seconds),
             &since_1970(state.metrics.started_at),
         )?;
@@ -216,7 +211,7 @@ impl Exposition {
             None => Ok(()),
             Some(bytes) => families.gauge(
                 "process_resident_memory",
-                "Memory of the process that is in RAM.",
+                "Resident memory of the process.",
                 Some(&Unit::Bytes),
                 &bytes,
             ),

@@ -80,7 +80,7 @@ pub(crate) enum InferenceError {
     Broken(String),
     #[error("this release has no tokenizer")]
     NoTokenizer,
-    #[error("its time was up before its turn came")]
+    #[error("it expired before a worker was free")]
     Expired,
 }
 

@@ -102,7 +102,7 @@ pub async fn run(
     tokio::select! {
         result = serve(listener, settings, async { let _ = stopped.await; }, wrap) => result,
         () = twice => {
-            warn!("second signal: stopped at once");
+            warn!("second stop signal: stopped at once");
             Ok(())
         }
     }
@@ -149,7 +149,7 @@ pub async fn serve(
         // Resolves only after `close`.
         () = &mut connections => return Ok(()),
     };
-    info!("grace period over: finishing what is in flight");
+    info!("grace period over: finishing requests in flight");
     drop(close);
     let finish = async {
         connections.await;
@@ -184,7 +184,7 @@ async fn load_and_serve(
         loaded = loading => loaded,
         () = &mut stop => {
             state.phase.advance(Phase::Draining);
-            info!("told to stop while loading: nothing to drain");
+            info!("stop signal while loading: nothing to drain");
             return Ok(None);
         }
     };
@@ -214,7 +214,7 @@ async fn load_and_serve(
 
     stop.await;
     state.phase.advance(Phase::Draining);
-    info!(grace = ?settings.grace, "told to stop: unready, still serving what arrives");
+    info!(grace = ?settings.grace, "stop signal: unready, still serving new requests");
     time::sleep(settings.grace).await;
     Ok(Some(workers))
 }

@@ -227,7 +227,7 @@ impl ConnectionServer {
             biased;
             result = conversation => result,
             () = head.wait_until_overdue(self.idle) => {
-                debug!("a connection was idle for too long, or the head of its request did not come");
+                debug!("closed a connection that was idle, or whose request head did not arrive in time");
                 return;
             }
         };
@@ -237,7 +237,7 @@ impl ConnectionServer {
             if error.is_parse() {
                 self.metrics.count_error("unreadable_head");
             }
-            debug!(%error, "a connection ended early");
+            debug!(%error, "a connection closed early");
         }
         drop(permit);
     }

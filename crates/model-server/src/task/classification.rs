@@ -41,7 +41,7 @@ pub(crate) struct TextClassifier {
 /// The logits have the wrong shape.
 #[derive(Debug, Clone, Error, PartialEq)]
 #[error(
-    "the model gives {given} of the shape {shape:?} for {texts} texts; config.json names {labels} labels, so [{texts}, {labels}] of FP32 was expected"
+    "the model returns {given} of shape {shape:?} for {texts} texts; expected FP32 of shape [{texts}, {labels}], because config.json has {labels} labels"
 )]
 pub(crate) struct UnexpectedLogits {
     given: Datatype,

@@ -21,7 +21,7 @@ pub enum ConfigError {
     Json(#[from] serde_json::Error),
     /// The keys of `id2label` are not 0, 1, 2, and so on.
     #[error(
-        "the keys of id2label are {present}; expected \"0\", \"1\" and so on without a gap, and at least two labels unless they are independent of each other"
+        "id2label has the keys {present}; expected \"0\", \"1\", and so on without a gap, and at least two labels (one for multi_label_classification)"
     )]
     Labels {
         /// The keys in the file.
@@ -34,7 +34,7 @@ pub enum ConfigError {
     ProblemType(String),
     /// The token limit leaves no room for text.
     #[error(
-        "max_position_embeddings is {0}, which leaves no room for words; expected the number of tokens that the model takes"
+        "max_position_embeddings is {0}, which leaves no room for text; expected the token limit of the model"
     )]
     NoTokens(usize),
 }

@@ -13,7 +13,7 @@ pub(crate) enum ProblemType {
 
 /// The logits are not finite numbers.
 #[derive(Debug, Clone, Error, PartialEq)]
-#[error("the model answered {logits:?}: expected one finite number per label")]
+#[error("the model returned {logits:?}; expected one finite number for each label")]
 pub(crate) struct NonFinite {
     logits: Vec<f32>,
 }

@@ -34,14 +34,14 @@ use crate::{
     summary = "Run the model",
     params(
         ("model" = String, Path, description = "The model's name"),
-        ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed; `inference-header-content-length` counts what it is decompressed"),
+        ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed; `inference-header-content-length` counts decompressed bytes"),
     ),
     request_body(content(
         (InferRequest = "application/json"),
         (Vec<u8> = "application/octet-stream"),
     )),
     responses(
-        (status = 200, description = "The outputs; with raw bytes behind the JSON where they were asked for", content(
+        (status = 200, description = "The outputs, with binary data after the JSON if requested", content(
             (InferResponse = "application/json"),
             (Vec<u8> = "application/octet-stream"),
         )),
@@ -69,14 +69,14 @@ pub(crate) async fn infer(
     params(
         ("model" = String, Path, description = "The model's name"),
         ("version" = String, Path, description = "The model's version"),
-        ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed; `inference-header-content-length` counts what it is decompressed"),
+        ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed; `inference-header-content-length` counts decompressed bytes"),
     ),
     request_body(content(
         (InferRequest = "application/json"),
         (Vec<u8> = "application/octet-stream"),
     )),
     responses(
-        (status = 200, description = "The outputs; with raw bytes behind the JSON where they were asked for", content(
+        (status = 200, description = "The outputs, with binary data after the JSON if requested", content(
             (InferResponse = "application/json"),
             (Vec<u8> = "application/octet-stream"),
         )),

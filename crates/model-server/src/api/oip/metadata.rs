@@ -75,9 +75,9 @@ struct ModelReady {
     path = "/v2",
     operation_id = "v2_server",
     tag = "open inference protocol",
-    summary = "What this server is",
+    summary = "Server metadata",
     responses(
-        (status = 200, description = "Its name, version and extensions", body = ServerMetadata),
+        (status = 200, description = "Its name, version, and extensions", body = ServerMetadata),
         CommonErrors,
     )
 )]
@@ -96,10 +96,10 @@ pub(crate) async fn server() -> Response {
     path = "/v2/health/live",
     operation_id = "v2_live",
     tag = "open inference protocol",
-    summary = "Whether to let this process go on",
+    summary = "Whether the process is alive",
     responses(
-        (status = 200, description = "It lives", body = health::ProbeStatus),
-        (status = 503, description = "Only a new process could help", body = health::ProbeStatus),
+        (status = 200, description = "Live", body = health::ProbeStatus),
+        (status = 503, description = "A restart is needed", body = health::ProbeStatus),
         CommonErrors,
     )
 )]
@@ -113,10 +113,10 @@ pub(crate) async fn live(state: State<Arc<ServerState>>) -> Response {
     path = "/v2/health/ready",
     operation_id = "v2_ready",
     tag = "open inference protocol",
-    summary = "Whether to send requests here",
+    summary = "Whether the server is ready",
     responses(
         (status = 200, description = "It is ready", body = health::ProbeStatus),
-        (status = 503, description = "It is loading, draining or broken", body = health::ProbeStatus),
+        (status = 503, description = "It is loading, draining, or broken", body = health::ProbeStatus),
         CommonErrors,
     )
 )]
@@ -129,7 +129,7 @@ pub(crate) async fn ready(state: State<Arc<ServerState>>) -> Response {
     get,
     path = "/v2/models/{model}",
     tag = "open inference protocol",
-    summary = "What the model takes and gives",
+    summary = "Model metadata",
     params(("model" = String, Path, description = "The model's name")),
     responses(
         (status = 200, description = "Its inputs and outputs", body = ModelMetadata),
@@ -151,7 +151,7 @@ pub(crate) async fn model(
     get,
     path = "/v2/models/{model}/versions/{version}",
     tag = "open inference protocol",
-    summary = "What this version of the model takes and gives",
+    summary = "Metadata of this version of the model",
     params(
         ("model" = String, Path, description = "The model's name"),
         ("version" = String, Path, description = "The model's version"),
@@ -176,12 +176,12 @@ pub(crate) async fn model_version(
     get,
     path = "/v2/models/{model}/ready",
     tag = "open inference protocol",
-    summary = "Whether the model can be asked",
+    summary = "Whether the model is ready",
     params(("model" = String, Path, description = "The model's name")),
     responses(
-        (status = 200, description = "It can", body = ModelReady),
+        (status = 200, description = "Ready", body = ModelReady),
         ModelPathErrors,
-        (status = 503, description = "It is loading, draining or broken", body = ErrorBody),
+        (status = 503, description = "It is loading, draining, or broken", body = ErrorBody),
         CommonErrors,
     )
 )]
@@ -198,15 +198,15 @@ pub(crate) async fn model_ready(
     get,
     path = "/v2/models/{model}/versions/{version}/ready",
     tag = "open inference protocol",
-    summary = "Whether this version of the model can be asked",
+    summary = "Whether this version of the model is ready",
     params(
         ("model" = String, Path, description = "The model's name"),
         ("version" = String, Path, description = "The model's version"),
     ),
     responses(
-        (status = 200, description = "It can", body = ModelReady),
+        (status = 200, description = "Ready", body = ModelReady),
         ModelPathErrors,
-        (status = 503, description = "It is loading, draining or broken", body = ErrorBody),
+        (status = 503, description = "It is loading, draining, or broken", body = ErrorBody),
         CommonErrors,
     )
 )]

@@ -76,7 +76,7 @@ pub(crate) fn decode<'a>(
         let name = input.name.as_str();
         let refused = |problem: String| wrong("inputs", format!("input {name:?}: {problem}"));
         if decoded.iter().any(|(other, ..)| *other == name) {
-            return Err(refused("it is there twice".to_owned()));
+            return Err(refused("it is given twice".to_owned()));
         }
         let kind = ElementType::named(&input.datatype).map_err(refused)?;
         let data = match (binary_size(&input.parameters), &input.data) {
@@ -84,7 +84,7 @@ pub(crate) fn decode<'a>(
             (Ok(Some(size)), None) => {
                 let (bytes, rest) = binary.split_at_checked(size).ok_or_else(|| {
                     refused(format!(
-                        "binary_data_size is {size}; the body holds {} bytes more",
+                        "binary_data_size is {size}, but only {} bytes of the body are left",
                         binary.len()
                     ))
                 })?;
@@ -104,7 +104,10 @@ pub(crate) fn decode<'a>(
     if binary.is_empty() {
         Ok(decoded)
     } else {
-        let problem = format!("the body holds {} bytes that no input takes", binary.len());
+        let problem = format!(
+            "{} bytes at the end of the body belong to no input",
+            binary.len()
+        );
         Err(wrong("inputs", problem))
     }
 }
@@ -160,7 +163,7 @@ pub(crate) fn texts(
     }
     let text = |(place, string): (usize, &Vec<u8>)| {
         let text = std::str::from_utf8(string)
-            .map_err(|error| refused(format!("element {place} is no UTF-8: {error}")))?;
+            .map_err(|error| refused(format!("element {place} is not valid UTF-8: {error}")))?;
         if text.trim().is_empty() {
             return Err(refused(format!(
                 "element {place} is blank; expected some words"
@@ -230,7 +233,7 @@ pub(crate) fn tensor(
     let given = data.kind().name();
     let refused = || {
         format!(
-            "datatype is {given}; expected {}, or whole numbers that fit it",
+            "datatype is {given}; expected {}, or integers that fit it",
             spec.datatype
         )
     };

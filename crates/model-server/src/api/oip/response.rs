@@ -100,7 +100,7 @@ pub(crate) fn tensor_outputs(
         Err(error @ (InferenceError::Engine(_) | InferenceError::Panicked(_))) => {
             return Err(wrong(
                 "inputs",
-                format!("the model cannot take these tensors: {error}"),
+                format!("the model rejects these tensors: {error}"),
             ));
         }
         Err(error) => return Err(failed(error, deadline)),
@@ -140,7 +140,7 @@ fn select_outputs(
         let Some(index) = outputs.iter().position(|output| output.name == name) else {
             let names: Vec<&str> = outputs.iter().map(|it| it.name.as_str()).collect();
             let problem = format!(
-                "output {name:?} is unknown, or there twice; left are {}",
+                "output {name:?} is unknown or requested twice; available are {}",
                 names.join(", ")
             );
             return Err(wrong("outputs", problem));
@@ -169,7 +169,7 @@ pub(crate) fn encode(
         if !binary && !data.fits_json() {
             // Logits of texts were checked before, so this can only be the client's own tensors.
             let problem = format!(
-                "for these tensors output {name:?} holds floats that are no finite numbers, which JSON cannot express; ask for it as binary data"
+                "output {name:?} holds NaN or infinity for these tensors, which JSON cannot represent; request it as binary data"
             );
             return Err(wrong("inputs", problem));
         }

@@ -5,7 +5,7 @@ pub(crate) fn strings(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     while !bytes.is_empty() {
         let cut = || {
             format!(
-                "the binary data ends within element {}; expected its length as 4 bytes, and as many bytes",
+                "the binary data ends within element {}; expected a length of 4 bytes and that many bytes",
                 strings.len()
             )
         };

@@ -67,7 +67,7 @@ pub(crate) fn value_of(tensor: &Tensor) -> Result<InputRef<'_>, OrtError> {
 
 pub(crate) fn tensor_of(value: &DynValue) -> Result<Tensor, OrtError> {
     let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
-        return Err(OrtError::new("an output is no tensor"));
+        return Err(OrtError::new("an output is not a tensor"));
     };
     let elements = match datatype_of(*ty) {
         Some(Datatype::Bool) => Elements::Bool(value.try_extract_tensor::<bool>()?.1.to_vec()),

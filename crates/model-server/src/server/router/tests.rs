@@ -50,8 +50,8 @@ pub(crate) fn after(error: Option<&ApiError>) -> Option<ApiError> {
         ApiError::MemoryExhausted => ApiError::Timeout(Duration::ZERO),
         ApiError::Timeout(_) => ApiError::Internal(String::new()),
         ApiError::Internal(_) => ApiError::NoTexts,
-        ApiError::NoTexts => ApiError::TimeoutHeader,
-        ApiError::TimeoutHeader => ApiError::NoKey,
+        ApiError::NoTexts => ApiError::TimeoutHeader(String::new()),
+        ApiError::TimeoutHeader(_) => ApiError::NoKey,
         ApiError::NoKey => ApiError::UnknownModel {
             asked: String::new(),
             served: String::new(),
@@ -100,7 +100,7 @@ fn may_answer(path: &str, error: &ApiError) -> bool {
         ApiError::QueueFull
         | ApiError::MemoryExhausted
         | ApiError::Timeout(_)
-        | ApiError::TimeoutHeader
+        | ApiError::TimeoutHeader(_)
         | ApiError::BodyTooLarge { .. }
         | ApiError::BodyTimeout(_)
         | ApiError::BodyUnreadable(_)
