@@ -41,6 +41,7 @@ pub use config::{
     ConnectionLimits, Settings, SettingsError,
     arguments::{AddressArguments, ServeArguments},
     log::{LogFormat, RequestLog},
+    settings_file::{SettingsFileError, settings_template, with_settings_file},
 };
 pub use healthcheck::{HealthcheckArguments, HealthcheckError, healthcheck};
 pub use measure::{MeasureArguments, MeasureError, measure};

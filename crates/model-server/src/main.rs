@@ -1,7 +1,8 @@
 //! The command line of the model server.
 
 use std::{
-    convert::identity, env, future::Future, io::Write as _, process::ExitCode, time::Duration,
+    convert::identity, env, future::Future, io::Write as _, path::PathBuf, process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::anyhow;
@@ -11,6 +12,7 @@ use clap::{
 };
 use model_server::{
     HealthcheckArguments, MeasureArguments, ServeArguments, healthcheck, logging, measure, run,
+    settings_template, with_settings_file,
 };
 use tokio::runtime::Runtime;
 
@@ -30,6 +32,10 @@ struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
 
+    /// File of settings in the format of server.env.example; flags and environment override it
+    #[arg(long, value_name = "PATH")]
+    settings: Option<PathBuf>,
+
     #[command(flatten)]
     serve: ServeArguments,
 }
@@ -39,6 +45,9 @@ enum Command {
     /// Request /health from a running server: exit code 0 if it is healthy, 1 if not
     Healthcheck(HealthcheckArguments),
 
+    /// Print all settings with their defaults, as a template of server.env
+    Settings,
+
     /// Run the model on texts without a server, and print texts per second
     Measure(Box<MeasureArguments>),
 }
@@ -47,6 +56,7 @@ const EXAMPLES: &str = "\
 Examples:
   MODEL_VERSION=v1 model-server
   model-server --model-version v2 --port 8082 --log-format json
+  model-server --settings server.env --model-version v2
   model-server healthcheck --port 8082
   curl localhost:8081/predict -H 'content-type: application/json' -d '{\"text\": \"a fine film\"}'
 
@@ -56,7 +66,8 @@ Exit codes: 0 stopped by a signal; 1 the release cannot be served, the port is i
 hard stop; 2 a setting is missing or invalid.";
 
 fn main() -> ExitCode {
-    let matches = without_empty_variables(CommandLine::command()).get_matches();
+    let command = with_settings(without_empty_variables(CommandLine::command()));
+    let matches = command.get_matches();
     let line = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match line.command {
         Some(Command::Healthcheck(arguments)) => block_on(async {
@@ -66,6 +77,10 @@ fn main() -> ExitCode {
         Some(Command::Measure(arguments)) => measure(*arguments)
             .map_err(Into::into)
             .and_then(|rate| Ok(writeln!(std::io::stdout(), "{rate:.1} texts/s")?)),
+        Some(Command::Settings) => {
+            let template = settings_template(&CommandLine::command());
+            write!(std::io::stdout(), "{template}").map_err(Into::into)
+        }
         None => {
             let settings = line.serve.resolve().unwrap_or_else(|error| {
                 CommandLine::command()
@@ -98,6 +113,22 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         }
     });
     command.mut_subcommands(without_empty_variables)
+}
+
+/// Applies the file of `--settings`. Ends the program if it cannot be used.
+fn with_settings(command: clap::Command) -> clap::Command {
+    // The file changes defaults, so its path must be known before the arguments are parsed for good.
+    let early = command.clone().ignore_errors(true);
+    let matches = early.try_get_matches().ok();
+    let path = matches.and_then(|matches| matches.get_one::<PathBuf>("settings").cloned());
+    match path {
+        None => command,
+        Some(path) => with_settings_file(command, &path).unwrap_or_else(|error| {
+            CommandLine::command()
+                .error(ErrorKind::ValueValidation, error)
+                .exit()
+        }),
+    }
 }
 
 /// Runs `work` to its end. Does not wait for threads that it left behind: an interrupted load, or a forward pass

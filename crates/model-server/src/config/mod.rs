@@ -1,6 +1,7 @@
 pub(crate) mod arguments;
 pub(crate) mod log;
 pub(crate) mod parsers;
+pub(crate) mod settings_file;
 
 use std::{
     ffi::OsString, net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread, time::Duration,
