@@ -1,24 +1,22 @@
-//! Models of kinds that the shipped ones are not: made for these tests, with random weights.
+//! Models from `tests/data/models`, which differ in kind from the shipped ones and have random weights.
 
-use std::{collections::BTreeSet, fs, path::Path, time::SystemTime};
+use std::{collections::BTreeSet, fs};
 
 use model_server::EngineKind;
 use reqwest::Response;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{Asker, Server, fixture, settings, shipped_models};
+use crate::support::{Server, TestClient, fixture_settings, shipped_models, status_and_json};
 
 const ENGINES: [EngineKind; 2] = [EngineKind::Rten, EngineKind::Onnxruntime];
 
-async fn post(ask: &Asker, path: &str, body: &Value) -> Response {
-    let request = ask.client.post(format!("{}{path}", ask.url));
-    request.json(body).send().await.unwrap()
+async fn post(client: &TestClient, path: &str, body: &Value) -> Response {
+    client.post(path).json(body).send().await.unwrap()
 }
 
-async fn answer(ask: &Asker, path: &str, body: &Value) -> (u16, Value) {
-    let response = post(ask, path, body).await;
-    (response.status().as_u16(), response.json().await.unwrap())
+async fn post_for_json(client: &TestClient, path: &str, body: &Value) -> (u16, Value) {
+    status_and_json(post(client, path, body).await).await
 }
 
 fn golden_texts() -> Vec<String> {
@@ -31,14 +29,14 @@ fn golden_texts() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_model_that_counts_positions_behind_its_filling_token_answers_long_texts() {
+async fn roberta_positions_model_truncates_long_text() {
     for engine in ENGINES {
-        let server = Server::start(fixture("quantizing", engine)).await;
+        let server = Server::start(fixture_settings("quantizing", engine)).await;
         let body = json!({"text": "a wonderful film ".repeat(50), "top_k": 9});
-        let (status, answer) = answer(&server.ask, "/predict", &body).await;
-        assert_eq!(status, 200, "{answer}");
-        assert_eq!(answer["truncated"], true);
-        let labels: BTreeSet<_> = answer["scores"]
+        let (status, response) = post_for_json(&server.client, "/predict", &body).await;
+        assert_eq!(status, 200, "{response}");
+        assert_eq!(response["truncated"], true);
+        let labels: BTreeSet<_> = response["scores"]
             .as_array()
             .unwrap()
             .iter()
@@ -50,9 +48,9 @@ async fn a_model_that_counts_positions_behind_its_filling_token_answers_long_tex
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_that_quantizes_as_it_goes_answers_each_text_as_if_it_were_alone() {
+async fn quantizing_model_scores_are_independent_of_concurrency() {
     for engine in ENGINES {
-        let mut settings = fixture("quantizing", engine);
+        let mut settings = fixture_settings("quantizing", engine);
         settings.inference_threads = 2.try_into().unwrap();
         settings.inference_workers = 2.try_into().unwrap();
         let server = Server::start(settings).await;
@@ -60,122 +58,102 @@ async fn a_model_that_quantizes_as_it_goes_answers_each_text_as_if_it_were_alone
         let mut alone = Vec::new();
         for text in &texts {
             let body = json!({"text": text, "top_k": 3});
-            alone.push(answer(&server.ask, "/predict", &body).await.1);
+            alone.push(post_for_json(&server.client, "/predict", &body).await.1);
         }
         let mut clients = JoinSet::new();
-        for client in 0..32 {
-            let (ask, texts, alone) = (server.ask.clone(), texts.clone(), alone.clone());
+        for offset in 0..32 {
+            let (client, texts, alone) = (server.client.clone(), texts.clone(), alone.clone());
             clients.spawn(async move {
-                for (text, alone) in texts.iter().zip(&alone).skip(client).step_by(8) {
+                for (text, alone) in texts.iter().zip(&alone).skip(offset).step_by(8) {
                     let body = json!({"text": text, "top_k": 3});
-                    let (status, together) = answer(&ask, "/predict", &body).await;
-                    assert_eq!((status, &together), (200, alone), "{text}");
+                    let (status, concurrent) = post_for_json(&client, "/predict", &body).await;
+                    assert_eq!((status, &concurrent), (200, alone), "{text}");
                 }
             });
         }
-        while let Some(ended) = clients.join_next().await {
-            ended.unwrap();
+        while let Some(client) = clients.join_next().await {
+            client.unwrap();
         }
         server.stop().await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn the_protocol_tells_which_texts_were_cut() {
-    let server = Server::start(fixture("quantizing", EngineKind::Rten)).await;
+async fn infer_reports_which_texts_were_truncated() {
+    let server = Server::start(fixture_settings("quantizing", EngineKind::Rten)).await;
     let long = "a wonderful film ".repeat(50);
     let body = json!({
         "inputs": [{"name": "text", "datatype": "BYTES", "shape": [2], "data": [long, "fine"]}],
         "outputs": [{"name": "truncated"}],
     });
-    let (status, answer) = answer(&server.ask, "/v2/models/quantizing/infer", &body).await;
-    assert_eq!(status, 200, "{answer}");
+    let (status, response) =
+        post_for_json(&server.client, "/v2/models/quantizing/infer", &body).await;
+    assert_eq!(status, 200, "{response}");
     let expected =
         json!([{"name": "truncated", "datatype": "BOOL", "shape": [2], "data": [true, false]}]);
-    assert_eq!(answer["outputs"], expected);
+    assert_eq!(response["outputs"], expected);
     server.stop().await.unwrap();
 }
 
+const FLOATS_INFER: &str = "/v2/models/floats/infer";
+
+/// The model `floats` has no finite `y` for this row, because it takes the logarithm of -1.
+const ROW_WITHOUT_FINITE_OUTPUT: [f32; 4] = [-1.0, 0.0, 0.0, 0.0];
+
+fn floats_request(row: &[f32], outputs: &Value) -> Value {
+    json!({
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, row.len()], "data": row}],
+        "outputs": outputs,
+    })
+}
+
+async fn assert_healthy_without_errors(server: &Server) {
+    let (status, health) = server.client.health().await;
+    assert_eq!((status, &health["error_count"]), (200, &json!(0)));
+}
+
 #[tokio::test]
-async fn a_graph_that_hides_its_lengths_is_served_and_its_numbers_are_the_clients() {
-    let infer = "/v2/models/floats/infer";
-    let body = |columns: &[f32], outputs: Value| {
-        json!({
-            "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, columns.len()], "data": columns}],
-            "outputs": outputs,
-        })
-    };
+async fn model_with_undeclared_row_length_is_served() {
     for engine in ENGINES {
-        let server = Server::start(fixture("floats", engine)).await;
-        let all = json!([{"name": "y"}, {"name": "largest"}]);
-        let (status, told) = answer(
-            &server.ask,
-            infer,
-            &body(&[1.0, 0.0, 1.0, 2.0], all.clone()),
-        )
-        .await;
-        assert_eq!(status, 200, "{told}");
-        assert_eq!(told["outputs"][1]["data"], json!([0]));
-
-        // The logarithm of a negative number, which JSON cannot express.
-        let negative = [-1.0, 0.0, 0.0, 0.0];
-        let (status, told) = answer(&server.ask, infer, &body(&negative, all)).await;
-        assert_eq!(status, 400, "{told}");
-        assert!(
-            told["error"]
-                .as_str()
-                .unwrap()
-                .contains("no finite numbers")
-        );
-        let binary = json!([{"name": "y", "parameters": {"binary_data": true}}]);
-        let response = post(&server.ask, infer, &body(&negative, binary)).await;
-        assert_eq!(response.status(), 200);
-
-        // What the graph cannot take.
-        let (status, told) = answer(&server.ask, infer, &body(&[1.0], json!(null))).await;
-        assert_eq!(status, 400, "{told}");
-        let (status, health) = server.ask.health().await;
-        assert_eq!((status, &health["error_count"]), (200, &json!(0)));
+        let server = Server::start(fixture_settings("floats", engine)).await;
+        let outputs = json!([{"name": "y"}, {"name": "largest"}]);
+        let body = floats_request(&[1.0, 0.0, 1.0, 2.0], &outputs);
+        let (status, response) = post_for_json(&server.client, FLOATS_INFER, &body).await;
+        assert_eq!(status, 200, "{response}");
+        assert_eq!(response["outputs"][1]["data"], json!([0]));
+        assert_healthy_without_errors(&server).await;
         server.stop().await.unwrap();
     }
 }
 
-/// Each file of a directory, with its size and the time of its last change.
-fn files(directory: &Path) -> Vec<(String, u64, SystemTime)> {
-    let mut files: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| {
-            let entry = entry.unwrap();
-            let metadata = entry.metadata().unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            (name, metadata.len(), metadata.modified().unwrap())
-        })
-        .collect();
-    files.sort();
-    files
+#[tokio::test]
+async fn row_of_wrong_length_gets_400_and_counts_no_error() {
+    for engine in ENGINES {
+        let server = Server::start(fixture_settings("floats", engine)).await;
+        let body = floats_request(&[1.0], &json!(null));
+        let (status, response) = post_for_json(&server.client, FLOATS_INFER, &body).await;
+        assert_eq!(status, 400, "{response}");
+        assert_healthy_without_errors(&server).await;
+        server.stop().await.unwrap();
+    }
 }
 
 #[tokio::test]
-async fn a_release_is_only_read() {
-    let root = tempfile::tempdir().unwrap();
-    let release = root.path().join("sentiment/v1");
-    fs::create_dir_all(&release).unwrap();
-    for (name, ..) in files(&shipped_models().join("sentiment/v1")) {
-        let copy = release.join(&name);
-        fs::copy(shipped_models().join("sentiment/v1").join(&name), &copy).unwrap();
-        let mut permissions = fs::metadata(&copy).unwrap().permissions();
-        permissions.set_readonly(true);
-        fs::set_permissions(copy, permissions).unwrap();
+async fn non_finite_output_gets_400_as_json_and_200_as_binary() {
+    for engine in ENGINES {
+        let server = Server::start(fixture_settings("floats", engine)).await;
+        let outputs = json!([{"name": "y"}, {"name": "largest"}]);
+        let body = floats_request(&ROW_WITHOUT_FINITE_OUTPUT, &outputs);
+        let (status, response) = post_for_json(&server.client, FLOATS_INFER, &body).await;
+        assert_eq!(status, 400, "{response}");
+        let error = response["error"].as_str().unwrap();
+        assert!(error.contains("no finite numbers"), "{error}");
+
+        let binary = json!([{"name": "y", "parameters": {"binary_data": true}}]);
+        let body = floats_request(&ROW_WITHOUT_FINITE_OUTPUT, &binary);
+        let response = post(&server.client, FLOATS_INFER, &body).await;
+        assert_eq!(response.status(), 200);
+        assert_healthy_without_errors(&server).await;
+        server.stop().await.unwrap();
     }
-    let mut permissions = fs::metadata(&release).unwrap().permissions();
-    permissions.set_readonly(true);
-    fs::set_permissions(&release, permissions).unwrap();
-    let before = files(&release);
-    let mut settings = settings("v1");
-    settings.model_root = root.path().to_owned();
-    let server = Server::start(settings).await;
-    assert_eq!(server.ask.predict("fine").await.status(), 200);
-    server.stop().await.unwrap();
-    // Whoever may do everything, as root may, is not kept out by permissions.
-    assert_eq!(files(&release), before);
 }
