@@ -1,4 +1,4 @@
-//! Models from `tests/data/models`, which differ in kind from the shipped ones and have random weights.
+//! Models from `tests/data/models`, which differ in kind from the shipped ones.
 
 use std::{collections::BTreeSet, fs};
 
