@@ -1,7 +1,7 @@
-//! Where a release of a model lies on disk, and the digest that identifies its files.
+//! Locates a release of a model on disk, and computes the digest of its files.
 //!
-//! The model server reports the digest of what it serves and the deployer computes the digest of
-//! what it wants served; both take it from here, so that they can only differ when the files do.
+//! The model server reports the digest of the release that it serves. The deployer compares it with the
+//! digest of the release that it deploys. Both use this crate, so the digests differ only if the files do.
 
 use std::{
     fmt::Write as _,
@@ -13,34 +13,33 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-/// The graph with its weights.
+/// The ONNX graph with its weights.
 pub const MODEL_FILE: &str = "model.onnx";
-/// The tokenizer, in the format of Hugging Face's `tokenizers`.
+/// The tokenizer, in the JSON format of Hugging Face's `tokenizers`.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-/// Labels and limits, as Hugging Face's exporters write them.
+/// The labels and the token limit, in the format of Hugging Face's `transformers`.
 pub const CONFIG_FILE: &str = "config.json";
 
-/// Every file that decides what a release of a text model answers, in the order in which they are
-/// digested.
+/// The files that determine the predictions of a text model, in the order of the digest.
 const TEXT_FILES: [&str; 3] = [CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE];
 
-/// The same of a model that takes tensors.
+/// The files that determine the outputs of a tensor model.
 const TENSOR_FILES: [&str; 1] = [MODEL_FILE];
 
-/// Why a release could not be located or read.
+/// A release cannot be located or read.
 #[derive(Debug, Error)]
 pub enum RepositoryError {
-    /// A name or version that cannot be a directory below the model root.
+    /// The name or version is not allowed as the name of a directory below the model root.
     #[error(
         "{what} {value:?} is not usable: expected letters, digits, '.', '_' or '-', starting with a letter or digit"
     )]
-    BadName {
+    InvalidName {
         /// `model name` or `model version`.
         what: &'static str,
-        /// The text that was given.
+        /// The rejected text.
         value: String,
     },
-    /// There is no directory for this model.
+    /// The model root has no directory for this model.
     #[error("no model {name:?} in {root}: expected the directory {root}/{name}")]
     UnknownModel {
         /// The model's name.
@@ -48,28 +47,28 @@ pub enum RepositoryError {
         /// The model root that was searched.
         root: PathBuf,
     },
-    /// The model exists, this version of it does not.
+    /// The model has no directory for this version.
     #[error(
         "no version {version:?} of model {name:?}: expected the directory {path}; present: {present}"
     )]
     UnknownVersion {
-        /// The version that was asked for.
+        /// The requested version.
         version: String,
         /// The model's name.
         name: String,
-        /// The directory that was expected.
+        /// The expected directory.
         path: PathBuf,
-        /// The versions that do exist, or `none`.
+        /// The versions that exist, separated by commas, or `none`.
         present: String,
     },
-    /// One of the files of a release cannot be read.
+    /// A file of the release cannot be read.
     #[error(
         "cannot read {path}: {source}; a release holds config.json, model.onnx and tokenizer.json, or model.onnx alone"
     )]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
@@ -81,9 +80,9 @@ pub struct ReleaseDirectory {
 }
 
 impl ReleaseDirectory {
-    /// Locates release `version` of model `name` below `root`.
+    /// Locates version `version` of model `name` below `root`.
     ///
-    /// Names are single path segments, so no name reaches outside `root`.
+    /// Both must be single path segments, so that no request leads out of `root`.
     pub fn locate(root: &Path, name: &str, version: &str) -> Result<Self, RepositoryError> {
         check_segment("model name", name)?;
         check_segment("model version", version)?;
@@ -100,30 +99,30 @@ impl ReleaseDirectory {
                 version: version.to_owned(),
                 name: name.to_owned(),
                 path,
-                present: directories_in(&model),
+                present: list_directories(&model),
             });
         }
         Ok(Self { path })
     }
 
-    /// The path of one of the release's files.
+    /// Returns the path of a file of the release.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Whether the release says how to read texts. One that has neither a tokenizer nor labels is
-    /// a model for tensors; with one of the two, the other is missing.
+    /// Returns whether the release is a text model. A release with neither a tokenizer nor labels is a
+    /// tensor model. A release with only one of them is an incomplete text model.
     #[must_use]
     pub fn reads_texts(&self) -> bool {
         self.file(CONFIG_FILE).exists() || self.file(TOKENIZER_FILE).exists()
     }
 
-    /// The SHA-256 over the release's files, as 64 lowercase hexadecimal digits.
+    /// Computes the SHA-256 digest of the release's files, as 64 lowercase hexadecimal digits.
     ///
-    /// It is the digest of the listing that `sha256sum` prints for the files, so a person can
-    /// check it: `sha256sum config.json model.onnx tokenizer.json | sha256sum`. Of a model for
-    /// tensors the listing has one line.
+    /// The digest is that of the listing that `sha256sum` prints for the files, so a person can check it:
+    /// `sha256sum config.json model.onnx tokenizer.json | sha256sum`. For a tensor model the listing has
+    /// one line, `model.onnx`.
     pub fn digest(&self) -> Result<String, RepositoryError> {
         let names: &[&str] = if self.reads_texts() {
             &TEXT_FILES
@@ -133,25 +132,9 @@ impl ReleaseDirectory {
         let mut listing = String::new();
         for name in names {
             let path = self.file(name);
-            // Piece by piece: a large model need not be in memory for it.
-            let digest_of = || {
-                let mut file = io::BufReader::with_capacity(1 << 16, fs::File::open(&path)?);
-                let mut digest = Sha256::new();
-                loop {
-                    let piece = file.fill_buf()?;
-                    if piece.is_empty() {
-                        return Ok(digest.finalize());
-                    }
-                    digest.update(piece);
-                    let length = piece.len();
-                    file.consume(length);
-                }
-            };
-            let digest = digest_of().map_err(|source| RepositoryError::Unreadable {
-                path: path.clone(),
-                source,
-            })?;
-            listing.push_str(&hexadecimal(&digest));
+            let digest = digest_of_file(&path)
+                .map_err(|source| RepositoryError::Unreadable { path, source })?;
+            listing.push_str(&digest);
             listing.push_str("  ");
             listing.push_str(name);
             listing.push('\n');
@@ -160,20 +143,35 @@ impl ReleaseDirectory {
     }
 }
 
+/// Reads the file in chunks, so that a large model does not have to fit into memory.
+fn digest_of_file(path: &Path) -> io::Result<String> {
+    let mut file = io::BufReader::with_capacity(1 << 16, fs::File::open(path)?);
+    let mut digest = Sha256::new();
+    loop {
+        let chunk = file.fill_buf()?;
+        if chunk.is_empty() {
+            return Ok(hexadecimal(&digest.finalize()));
+        }
+        digest.update(chunk);
+        let length = chunk.len();
+        file.consume(length);
+    }
+}
+
 fn check_segment(what: &'static str, value: &str) -> Result<(), RepositoryError> {
-    let starts_well = value.starts_with(|first: char| first.is_ascii_alphanumeric());
-    let usable = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if starts_well && value.chars().all(usable) {
+    let valid_start = value.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if valid_start && value.chars().all(valid) {
         Ok(())
     } else {
-        Err(RepositoryError::BadName {
+        Err(RepositoryError::InvalidName {
             what,
             value: value.to_owned(),
         })
     }
 }
 
-fn directories_in(path: &Path) -> String {
+fn list_directories(path: &Path) -> String {
     let mut names: Vec<String> = fs::read_dir(path)
         .into_iter()
         .flatten()
@@ -211,10 +209,10 @@ mod tests {
     }
 
     #[test]
-    fn digest_is_the_one_that_sha256sum_gives() {
+    fn digest_matches_sha256sum() {
         let root = root_with_v1();
         let release = ReleaseDirectory::locate(root.path(), "sentiment", "v1").unwrap();
-        let by_shell = std::process::Command::new("sh")
+        let output = std::process::Command::new("sh")
             .args([
                 "-c",
                 "sha256sum config.json model.onnx tokenizer.json | sha256sum",
@@ -222,7 +220,7 @@ mod tests {
             .current_dir(root.path().join("sentiment/v1"))
             .output()
             .unwrap();
-        let printed = String::from_utf8(by_shell.stdout).unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
         assert_eq!(
             Some(release.digest().unwrap().as_str()),
             printed.split(' ').next()
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_version_names_the_expected_path_and_what_is_there() {
+    fn unknown_version_error_names_path_and_present_versions() {
         let root = root_with_v1();
         let error = ReleaseDirectory::locate(root.path(), "sentiment", "v9").unwrap_err();
         let message = error.to_string();
@@ -250,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_file_is_named() {
+    fn missing_file_error_names_its_path() {
         let root = root_with_v1();
         let release = ReleaseDirectory::locate(root.path(), "sentiment", "v1").unwrap();
         fs::remove_file(release.file(MODEL_FILE)).unwrap();
@@ -259,28 +257,28 @@ mod tests {
     }
 
     #[test]
-    fn a_release_without_tokenizer_and_labels_is_its_graph_alone() {
+    fn release_without_tokenizer_and_labels_is_tensor_model() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("vision/v1");
         fs::create_dir_all(&path).unwrap();
-        fs::write(path.join(MODEL_FILE), "a graph").unwrap();
+        fs::write(path.join(MODEL_FILE), "one graph").unwrap();
         let release = ReleaseDirectory::locate(root.path(), "vision", "v1").unwrap();
         assert!(!release.reads_texts());
-        let alone = release.digest().unwrap();
+        let digest = release.digest().unwrap();
         fs::write(path.join(MODEL_FILE), "another graph").unwrap();
-        assert_ne!(release.digest().unwrap(), alone);
-        // Half of what texts need is a mistake, not another kind of release.
+        assert_ne!(release.digest().unwrap(), digest);
+        // Labels without a tokenizer are a mistake, not a tensor model.
         fs::write(path.join(CONFIG_FILE), "{}").unwrap();
         assert!(release.reads_texts() && release.digest().is_err());
     }
 
     #[test]
-    fn names_cannot_leave_the_model_root() {
+    fn version_cannot_lead_out_of_model_root() {
         let root = root_with_v1();
         for bad in ["..", ".", "", "a/b", "/etc", "../sentiment", "-v", "v\n1"] {
             let result = ReleaseDirectory::locate(root.path(), "sentiment", bad);
             assert!(
-                matches!(result, Err(RepositoryError::BadName { .. })),
+                matches!(result, Err(RepositoryError::InvalidName { .. })),
                 "{bad:?}"
             );
         }

@@ -1,4 +1,4 @@
-"""Texts in several scripts, with what tokenizers stumble over."""
+"""Texts in several scripts, with edge cases for tokenizers."""
 
 TEXTS = [
     "A fine film.",

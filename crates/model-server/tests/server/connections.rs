@@ -1,4 +1,4 @@
-//! What a client may ask of a connection, and how connections end.
+//! Limits and timeouts of connections.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio::{
     time,
 };
 
-use crate::support::{BOUND, Server, settings};
+use crate::support::{Server, TIMEOUT, settings};
 
-const IDLE: Duration = Duration::from_secs(1);
-const HALF_A_HEAD: &[u8] = b"GET /livez HTTP/1.1\r\nhos";
-const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n";
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+const INCOMPLETE_HEAD: &[u8] = b"GET /livez HTTP/1.1\r\nhos";
+const LIVEZ_REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n";
 
 async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(("127.0.0.1", server.port))
@@ -20,75 +20,76 @@ async fn connect(server: &Server) -> TcpStream {
         .unwrap()
 }
 
-/// Everything that still comes until the server closes the connection.
-async fn rest(stream: &mut TcpStream) -> String {
+/// Reads until the server closes the connection.
+async fn read_to_close(stream: &mut TcpStream) -> String {
     let mut all = Vec::new();
-    let read = time::timeout(BOUND, stream.read_to_end(&mut all)).await;
-    read.expect("closed in time").unwrap();
+    let read = time::timeout(TIMEOUT, stream.read_to_end(&mut all)).await;
+    read.expect("the server closes the connection in time")
+        .unwrap();
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// One answer of a connection that stays open.
-async fn answer(stream: &mut TcpStream) -> String {
+/// Reads one response from a connection that stays open.
+async fn read_response(stream: &mut TcpStream) -> String {
     let mut buffer = [0; 4096];
-    let read = time::timeout(BOUND, stream.read(&mut buffer)).await;
-    let length = read.expect("an answer in time").unwrap();
+    let read = time::timeout(TIMEOUT, stream.read(&mut buffer)).await;
+    let length = read.expect("the server responds in time").unwrap();
     String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
-async fn impatient() -> Server {
+async fn server_with_short_idle_timeout() -> Server {
     let mut settings = settings("v1");
-    settings.connections.idle = IDLE;
+    settings.connections.idle = IDLE_TIMEOUT;
     Server::start(settings).await
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_is_not_waited_for() {
-    let server = impatient().await;
+async fn incomplete_head_closes_connection_after_idle_timeout() {
+    let server = server_with_short_idle_timeout().await;
     let mut stream = connect(&server).await;
-    stream.write_all(HALF_A_HEAD).await.unwrap();
-    rest(&mut stream).await;
+    stream.write_all(INCOMPLETE_HEAD).await.unwrap();
+    read_to_close(&mut stream).await;
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_and_one_in_use_is_not() {
-    let server = impatient().await;
+async fn idle_timeout_closes_only_unused_connection() {
+    let server = server_with_short_idle_timeout().await;
     let mut stream = connect(&server).await;
     let began = time::Instant::now();
-    while began.elapsed() < IDLE * 2 {
-        stream.write_all(LIVEZ).await.unwrap();
-        let answer = answer(&mut stream).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        time::sleep(IDLE / 4).await;
+    while began.elapsed() < IDLE_TIMEOUT * 2 {
+        stream.write_all(LIVEZ_REQUEST).await.unwrap();
+        let response = read_response(&mut stream).await;
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        time::sleep(IDLE_TIMEOUT / 4).await;
     }
-    assert_eq!(rest(&mut stream).await, "");
+    assert_eq!(read_to_close(&mut stream).await, "");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn the_head_of_a_second_request_is_not_waited_for_either() {
-    let server = impatient().await;
+async fn incomplete_second_head_closes_connection() {
+    let server = server_with_short_idle_timeout().await;
     let mut stream = connect(&server).await;
-    let one_and_a_half = [LIVEZ, HALF_A_HEAD].concat();
-    stream.write_all(&one_and_a_half).await.unwrap();
-    let answers = rest(&mut stream).await;
-    assert_eq!(answers.matches("HTTP/1.1 200").count(), 1, "{answers}");
+    let requests = [LIVEZ_REQUEST, INCOMPLETE_HEAD].concat();
+    stream.write_all(&requests).await.unwrap();
+    let responses = read_to_close(&mut stream).await;
+    assert_eq!(responses.matches("HTTP/1.1 200").count(), 1, "{responses}");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_does_not_hold_up_the_end() {
-    let server = impatient().await;
+async fn incomplete_head_does_not_delay_shutdown() {
+    let server = server_with_short_idle_timeout().await;
     let mut stream = connect(&server).await;
-    stream.write_all(HALF_A_HEAD).await.unwrap();
-    let ended = time::timeout(IDLE * 5, server.stop()).await;
-    ended.expect("ended soon").unwrap();
+    stream.write_all(INCOMPLETE_HEAD).await.unwrap();
+    let stopped = time::timeout(IDLE_TIMEOUT * 5, server.stop()).await;
+    stopped.expect("the server stops in time").unwrap();
 }
 
 #[tokio::test]
-async fn a_request_may_take_longer_than_a_connection_may_be_idle() {
-    let server = impatient().await;
+async fn slow_request_outlives_idle_timeout() {
+    let server = server_with_short_idle_timeout().await;
     let mut stream = connect(&server).await;
     let body = br#"{"text": "a fine film"}"#;
     let head = format!(
@@ -97,19 +98,19 @@ async fn a_request_may_take_longer_than_a_connection_may_be_idle() {
         body.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    time::sleep(IDLE * 2).await;
+    time::sleep(IDLE_TIMEOUT * 2).await;
     stream.write_all(body).await.unwrap();
-    let answer = answer(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let response = read_response(&mut stream).await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_client_that_takes_no_answer_is_cut() {
-    let server = impatient().await;
+async fn client_that_reads_no_response_is_disconnected() {
+    let server = server_with_short_idle_timeout().await;
     let mut stream = connect(&server).await;
-    // Answers pile up until nothing more fits between the two, and then requests do.
-    let requests = LIVEZ.repeat(1000);
+    // Unread responses fill the socket buffers first, and then unread requests do.
+    let requests = LIVEZ_REQUEST.repeat(1000);
     let write = async {
         loop {
             if stream.write_all(&requests).await.is_err() {
@@ -117,12 +118,14 @@ async fn a_client_that_takes_no_answer_is_cut() {
             }
         }
     };
-    time::timeout(BOUND, write).await.expect("cut in time");
+    time::timeout(TIMEOUT, write)
+        .await
+        .expect("the server disconnects in time");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_refused() {
+async fn oversized_head_gets_431() {
     let server = Server::start(settings("v1")).await;
     let mut stream = connect(&server).await;
     let head = format!(
@@ -130,39 +133,39 @@ async fn a_head_that_is_too_large_is_refused() {
         "a".repeat(200_000)
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    let answer = answer(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let response = read_response(&mut stream).await;
+    assert!(response.starts_with("HTTP/1.1 431"), "{response}");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_limit_waits_for_another_to_close() {
+async fn connection_over_limit_waits_for_free_slot() {
     let mut settings = settings("v1");
-    // One more: the client that waits for the start keeps its own.
+    // `Server::start` keeps the connection of its health check open, which leaves one for the test.
     settings.connections.connections = 2;
     let server = Server::start(settings).await;
     let mut first = connect(&server).await;
-    first.write_all(LIVEZ).await.unwrap();
-    answer(&mut first).await;
+    first.write_all(LIVEZ_REQUEST).await.unwrap();
+    read_response(&mut first).await;
     let mut second = connect(&server).await;
-    second.write_all(LIVEZ).await.unwrap();
+    second.write_all(LIVEZ_REQUEST).await.unwrap();
     let mut buffer = [0; 64];
     let early = time::timeout(Duration::from_millis(200), second.read(&mut buffer)).await;
-    assert!(early.is_err(), "served beyond the limit");
+    assert!(early.is_err(), "a connection over the limit was served");
     drop(first);
-    let answer = answer(&mut second).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let response = read_response(&mut second).await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     drop(second);
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn an_idle_connection_does_not_hold_up_the_end() {
+async fn idle_connection_does_not_delay_shutdown() {
     let server = Server::start(settings("v1")).await;
     let mut stream = connect(&server).await;
-    stream.write_all(LIVEZ).await.unwrap();
-    answer(&mut stream).await;
-    let ended = time::timeout(Duration::from_secs(5), server.stop()).await;
-    ended.expect("ended at once").unwrap();
-    assert_eq!(rest(&mut stream).await, "");
+    stream.write_all(LIVEZ_REQUEST).await.unwrap();
+    read_response(&mut stream).await;
+    let stopped = time::timeout(Duration::from_secs(5), server.stop()).await;
+    stopped.expect("the server stops in time").unwrap();
+    assert_eq!(read_to_close(&mut stream).await, "");
 }

@@ -1,6 +1,6 @@
-//! Malformed bodies by the hundred thousand: the server refuses or answers each one, and none hurts it.
+//! Fuzzing with mutated bodies: each one is answered or refused, and none causes a server error.
 //!
-//! Most of them go to the router in this process, where they cost no connection.
+//! Most bodies go straight to the router, because a connection for each would be slow.
 
 use std::sync::{
     Arc,
@@ -14,12 +14,11 @@ use reqwest::Client;
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use tower::ServiceExt as _;
 
-use crate::support::{BOUND, Server, fixture, settings, with};
+use crate::support::{Server, TIMEOUT, fixture_settings, settings, with_engine};
 
 const CLIENTS: u64 = 8;
 
-/// Bodies as they should be, from which the others are made: for the models of texts, and for one of
-/// floats.
+/// Valid bodies that are mutated: for the text models, and for the fixture model `floats`.
 const TEXT_SEEDS: [(&str, &str); 6] = [
     ("/predict", r#"{"text": "a fine film", "top_k": 2}"#),
     ("/predict", r#"{"texts": ["a fine film", "an awful one"]}"#),
@@ -55,8 +54,8 @@ const FLOAT_SEEDS: [(&str, &str); 3] = [
     ),
 ];
 
-/// Pieces that are legal somewhere, and wrong almost everywhere.
-const PIECES: [&str; 24] = [
+/// Fragments of JSON that are invalid in most places. The first [`VALUES`] are whole values.
+const FRAGMENTS: [&str; 24] = [
     "null",
     "true",
     "[]",
@@ -83,10 +82,13 @@ const PIECES: [&str; 24] = [
     "\\",
 ];
 
-/// Numbers without a pattern, the same in every run (xorshift).
-struct Chance(u64);
+/// How many [`FRAGMENTS`] are whole JSON values.
+const VALUES: usize = 18;
 
-impl Chance {
+/// A xorshift random number generator, seeded so that every run is the same.
+struct Random(u64);
+
+impl Random {
     fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -97,12 +99,12 @@ impl Chance {
 
 /// How bodies reach a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Transport {
     InProcess,
-    OverTcp,
+    Tcp,
 }
 
-/// A server, and the bodies that are made for its model.
+/// A server, and the seeds for its model.
 #[derive(Clone)]
 struct Target {
     url: String,
@@ -112,9 +114,9 @@ struct Target {
     seeds: &'static [(&'static str, &'static str)],
 }
 
-/// A body that once was as it should be.
-fn mutated(target: &Target, chance: &mut Chance) -> (String, Vec<u8>, Option<String>) {
-    let (path, seed) = target.seeds[chance.below(target.seeds.len())];
+/// Returns a path, a mutated body, and the value of the header [`JSON_LENGTH`].
+fn mutate(target: &Target, random: &mut Random) -> (String, Vec<u8>, Option<String>) {
+    let (path, seed) = target.seeds[random.below(target.seeds.len())];
     let path = if path.starts_with('/') {
         path.to_owned()
     } else {
@@ -122,22 +124,22 @@ fn mutated(target: &Target, chance: &mut Chance) -> (String, Vec<u8>, Option<Str
         format!("/v2/models/{}/{path}", target.model)
     };
     let mut body = seed.as_bytes().to_vec();
-    for _ in 0..=chance.below(4) {
-        let at = chance.below(body.len().max(1)).min(body.len());
-        match chance.below(6) {
+    for _ in 0..=random.below(4) {
+        let at = random.below(body.len().max(1)).min(body.len());
+        match random.below(6) {
             0 => body.truncate(at),
-            1 if at < body.len() => body[at] = u8::try_from(chance.below(256)).unwrap(),
+            1 if at < body.len() => body[at] = u8::try_from(random.below(256)).unwrap(),
             2 if at < body.len() => {
-                let end = (at + chance.below(12)).min(body.len());
+                let end = (at + random.below(12)).min(body.len());
                 body.drain(at..end);
             }
             3 => {
-                let piece = PIECES[chance.below(PIECES.len())].bytes();
-                body.splice(at..at, piece);
+                let fragment = FRAGMENTS[random.below(FRAGMENTS.len())].bytes();
+                body.splice(at..at, fragment);
             }
-            // A value instead of a value: still JSON, most often.
+            // One value replaces another, so the body usually stays JSON.
             4 => {
-                let value = PIECES[chance.below(18)];
+                let value = FRAGMENTS[random.below(VALUES)];
                 let text = String::from_utf8_lossy(&body).into_owned();
                 let values = [
                     "1",
@@ -150,21 +152,21 @@ fn mutated(target: &Target, chance: &mut Chance) -> (String, Vec<u8>, Option<Str
                     "\"BYTES\"",
                     "true",
                 ];
-                let old = values[chance.below(values.len())];
+                let old = values[random.below(values.len())];
                 body = text.replacen(old, value, 1).into_bytes();
             }
             _ => {
                 let copy = body.clone();
-                body.splice(at..at, copy.into_iter().take(chance.below(64)));
+                body.splice(at..at, copy.into_iter().take(random.below(64)));
             }
         }
     }
-    let binary = path.starts_with("/v2") && chance.below(2) == 0;
+    let binary = path.starts_with("/v2") && random.below(2) == 0;
     let length = binary.then(|| {
         let json = body.len();
-        body.extend((0..chance.below(24)).map(|_| u8::try_from(chance.below(256)).unwrap()));
-        if chance.below(8) == 0 {
-            chance.below(1000).to_string()
+        body.extend((0..random.below(24)).map(|_| u8::try_from(random.below(256)).unwrap()));
+        if random.below(8) == 0 {
+            random.below(1000).to_string()
         } else {
             json.to_string()
         }
@@ -172,32 +174,37 @@ fn mutated(target: &Target, chance: &mut Chance) -> (String, Vec<u8>, Option<Str
     (path, body, length)
 }
 
-/// The header by which a request says where the JSON in its body ends.
+/// The header for the length of the JSON that precedes binary tensors in a body.
 const JSON_LENGTH: &str = "inference-header-content-length";
 
 impl Target {
-    /// Sends a body; the status and what was answered.
-    async fn send(&self, way: Way, http: &Client, chance: &mut Chance) -> (u16, String) {
-        let (path, body, length) = mutated(self, chance);
-        let sent = format!("{path} {}", String::from_utf8_lossy(&body));
-        let (status, answer) = match way {
-            Way::InProcess => {
+    /// Sends a mutated body. Returns the status, and the exchange for the assertion message.
+    async fn send(
+        &self,
+        transport: Transport,
+        http: &Client,
+        random: &mut Random,
+    ) -> (u16, String) {
+        let (path, body, length) = mutate(self, random);
+        let request_text = format!("{path} {}", String::from_utf8_lossy(&body));
+        let (status, response_body) = match transport {
+            Transport::InProcess => {
                 let mut request = Request::post(path).header("content-type", "application/json");
                 if let Some(length) = length {
                     request = request.header(JSON_LENGTH, length);
                 }
                 let request = request.body(Body::from(body)).unwrap();
-                let response = timeout(BOUND, self.router.clone().oneshot(request)).await;
-                let response = response.expect("an answer in time").unwrap();
+                let response = timeout(TIMEOUT, self.router.clone().oneshot(request)).await;
+                let response = response.expect("the router responds in time").unwrap();
                 let status = response.status().as_u16();
-                let answer = response.into_body().collect().await.unwrap();
-                (status, answer.to_bytes())
+                let response_body = response.into_body().collect().await.unwrap();
+                (status, response_body.to_bytes())
             }
-            Way::OverTcp => {
+            Transport::Tcp => {
                 let request = http.post(format!("{}{path}", self.url));
                 let mut request = request
                     .header("content-type", "application/json")
-                    .timeout(BOUND);
+                    .timeout(TIMEOUT);
                 if let Some(length) = length {
                     request = request.header(JSON_LENGTH, length);
                 }
@@ -208,35 +215,45 @@ impl Target {
         };
         (
             status,
-            format!("{sent}: {status} {}", String::from_utf8_lossy(&answer)),
+            format!(
+                "{request_text}: {status} {}",
+                String::from_utf8_lossy(&response_body)
+            ),
         )
     }
 }
 
-/// Sends so many bodies to two engines and three models. Each one is answered with 200, 400, or 413, and
-/// no server counts an error of its own.
-async fn send_malformed_bodies(bodies: u64, way: Way) {
+/// Sends `bodies` mutated bodies to two text models, and to the model `floats` on both engines.
+///
+/// Asserts that each response is 200, 400, or 413, and that no server counts an error.
+async fn send_mutated_bodies(bodies: u64, transport: Transport) {
     let mut servers = Vec::new();
     let mut targets = Vec::new();
     for (mut settings, seeds) in [
         (settings("v1"), &TEXT_SEEDS[..]),
         (
-            with(settings("v2"), EngineKind::Onnxruntime),
+            with_engine(settings("v2"), EngineKind::Onnxruntime),
             &TEXT_SEEDS[..],
         ),
-        (fixture("floats", EngineKind::Rten), &FLOAT_SEEDS[..]),
-        (fixture("floats", EngineKind::Onnxruntime), &FLOAT_SEEDS[..]),
+        (
+            fixture_settings("floats", EngineKind::Rten),
+            &FLOAT_SEEDS[..],
+        ),
+        (
+            fixture_settings("floats", EngineKind::Onnxruntime),
+            &FLOAT_SEEDS[..],
+        ),
     ] {
         settings.queue_capacity = 4096.try_into().unwrap();
         let (model, version) = (settings.model_name.clone(), settings.model_version.clone());
-        let (hand_over, router) = oneshot::channel();
-        let server = Server::wrapped(settings, |router| {
-            hand_over.send(router.clone()).unwrap();
+        let (router_sender, router) = oneshot::channel();
+        let server = Server::start_wrapped(settings, |router| {
+            router_sender.send(router.clone()).unwrap();
             router
         });
         let server = server.await;
         targets.push(Target {
-            url: server.ask.url.clone(),
+            url: server.client.url.clone(),
             router: router.await.unwrap(),
             model,
             version,
@@ -244,50 +261,50 @@ async fn send_malformed_bodies(bodies: u64, way: Way) {
         });
         servers.push(server);
     }
-    let answered = Arc::new(AtomicU64::new(0));
+    let succeeded = Arc::new(AtomicU64::new(0));
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
-        let (targets, answered) = (targets.clone(), Arc::clone(&answered));
+        let (targets, succeeded) = (targets.clone(), Arc::clone(&succeeded));
         clients.spawn(async move {
             let http = Client::new();
-            let mut chance = Chance(0x9e37_79b9 + client);
+            let mut random = Random(0x9e37_79b9 + client);
             for _ in 0..bodies / CLIENTS {
-                let target = &targets[chance.below(targets.len())];
-                let (status, exchange) = target.send(way, &http, &mut chance).await;
+                let target = &targets[random.below(targets.len())];
+                let (status, exchange) = target.send(transport, &http, &mut random).await;
                 assert!(matches!(status, 200 | 400 | 413), "{exchange}");
-                answered.fetch_add(u64::from(status == 200), Ordering::Relaxed);
+                succeeded.fetch_add(u64::from(status == 200), Ordering::Relaxed);
             }
         });
     }
-    while let Some(ended) = clients.join_next().await {
-        ended.unwrap();
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
     }
-    // A router keeps its server's state; `stop` waits for it.
+    // A router holds its server's state, and `stop` waits until nothing holds it.
     drop(targets);
-    // Bodies that are all unreadable would prove little.
-    let answered = answered.load(Ordering::Relaxed);
-    assert!(answered > bodies / 50, "{answered} were answered");
-    let mut asked = 0;
+    // Without valid bodies the engines would not be fuzzed.
+    let succeeded = succeeded.load(Ordering::Relaxed);
+    assert!(succeeded > bodies / 50, "only {succeeded} bodies got 200");
+    let mut requests = 0;
     for server in servers {
-        let (status, health) = server.ask.health().await;
+        let (status, health) = server.client.health().await;
         assert_eq!(status, 200, "{health}");
         assert_eq!(health["error_count"], 0);
         assert_eq!(
             (&health["queue_depth"], &health["in_flight"]),
             (&0.into(), &0.into())
         );
-        asked += health["request_count"].as_u64().unwrap();
+        requests += health["request_count"].as_u64().unwrap();
         server.stop().await.unwrap();
     }
-    assert_eq!(asked, bodies);
+    assert_eq!(requests, bodies);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn router_refuses_or_answers_every_malformed_body() {
-    send_malformed_bodies(100_000, Way::InProcess).await;
+async fn router_answers_or_refuses_every_mutated_body() {
+    send_mutated_bodies(100_000, Transport::InProcess).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_refuses_or_answers_every_malformed_body_over_tcp() {
-    send_malformed_bodies(10_000, Way::OverTcp).await;
+async fn server_answers_or_refuses_every_mutated_body() {
+    send_mutated_bodies(10_000, Transport::Tcp).await;
 }

@@ -1,16 +1,18 @@
-//! The whole server on the shipped models: over HTTP, and as the binary that users start.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Tests of the whole server, over HTTP: in the test's own process, and as the `model-server` binary.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-mod answers;
 mod compression;
 mod connections;
-mod fixtures;
+mod fixture_models;
 mod fuzz;
 mod golden;
-mod keys;
-mod observe;
+mod metrics;
+mod predict;
 mod refusals;
 mod releases;
-mod start;
-mod stop;
+mod request_log;
+mod security;
+mod shutdown;
+mod startup;
 mod support;
+mod traces;

@@ -1,40 +1,43 @@
-//! API keys, and what no request gets.
+//! API keys, cross-origin requests, and path traversal.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use reqwest::{Method, Response, header};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time,
+};
 
-use crate::support::{Process, Server, command, outcome, settings, until};
+use crate::support::{
+    Server, ServerProcess, TestClient, run_to_exit, server_command, settings, wait_until,
+};
 
 const KEY: &str = "first-key-0123456789";
 
-fn file(content: &str) -> NamedTempFile {
+fn key_file(content: &str) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     fs::write(file.path(), content).unwrap();
     file
 }
 
-async fn guarded(file: &NamedTempFile) -> Server {
+async fn server_with_keys(file: &NamedTempFile) -> Server {
     let mut settings = settings("v1");
     settings.api_keys_file = Some(file.path().to_owned());
     Server::start(settings).await
 }
 
-async fn predict(server: &Server, name: &str, value: &str) -> Response {
-    let request = server
-        .ask
-        .client
-        .post(format!("{}/predict", server.ask.url));
-    let request = request.header(name, value).json(&json!({"text": "fine"}));
-    request.send().await.unwrap()
+async fn predict(client: &TestClient, name: &str, value: &str) -> Response {
+    let request = client.predict_request(&json!({"text": "fine"}));
+    request.header(name, value).send().await.unwrap()
 }
 
 #[tokio::test]
-async fn only_who_has_a_key_is_answered_and_health_is_open() {
-    let file = file(&format!("# of the first team\n{KEY}\n"));
-    let server = guarded(&file).await;
+async fn api_key_is_required_except_for_health_probes() {
+    let file = key_file(&format!("# the first team\n{KEY}\n"));
+    let server = server_with_keys(&file).await;
     for (name, value, status) in [
         ("authorization", format!("Bearer {KEY}"), 200),
         ("authorization", format!("bearer {KEY}"), 200),
@@ -43,7 +46,7 @@ async fn only_who_has_a_key_is_answered_and_health_is_open() {
         ("authorization", KEY.to_owned(), 401),
         ("x-other", KEY.to_owned(), 401),
     ] {
-        let response = predict(&server, name, &value).await;
+        let response = predict(&server.client, name, &value).await;
         assert_eq!(response.status(), status, "{name}");
         if status == 401 {
             assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
@@ -64,16 +67,16 @@ async fn only_who_has_a_key_is_answered_and_health_is_open() {
         ("/docs", 401),
         ("/nowhere", 401),
     ] {
-        let response = server.ask.client.get(format!("{}{path}", server.ask.url));
+        let response = server.client.get(path);
         assert_eq!(response.send().await.unwrap().status(), status, "{path}");
     }
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_key_is_never_in_the_log() {
-    let file = file(KEY);
-    let server = Process::start(&[
+async fn api_key_never_appears_in_log() {
+    let file = key_file(KEY);
+    let server = ServerProcess::start(&[
         ("API_KEYS_FILE", file.path().to_str().unwrap()),
         ("GRACE_SECONDS", "0"),
         ("RUST_LOG", "trace"),
@@ -84,62 +87,63 @@ async fn a_key_is_never_in_the_log() {
         ("x-api-key", KEY.to_owned(), 200),
         ("x-api-key", format!("{KEY}0"), 401),
     ] {
-        let request = server
-            .ask
-            .client
-            .post(format!("{}/predict", server.ask.url));
-        let request = request.header(name, value).json(&json!({"text": "fine"}));
-        assert_eq!(request.send().await.unwrap().status(), status, "{name}");
+        let response = predict(&server.client, name, &value).await;
+        assert_eq!(response.status(), status, "{name}");
     }
     server.signal("TERM").await;
-    let log = server.log().await;
+    let log = server.read_log().await;
     let lines = log.iter().filter(|line| line["route"] == "/predict");
     assert_eq!(lines.count(), 3, "{log:#?}");
     assert!(log.iter().all(|line| !line.to_string().contains(KEY)));
 }
 
 #[tokio::test]
-async fn keys_are_read_again_and_bad_ones_change_nothing() {
-    let file = file(KEY);
-    let server = guarded(&file).await;
+async fn key_file_is_reloaded_and_invalid_file_ignored() {
+    let file = key_file(KEY);
+    let server = server_with_keys(&file).await;
     let other = "other-key-0123456789";
     fs::write(file.path(), format!("{other}\n{other}0\n")).unwrap();
-    until("the new key holds", || async {
-        predict(&server, "x-api-key", other).await.status() == 200
+    wait_until("the new key is accepted", || async {
+        predict(&server.client, "x-api-key", other).await.status() == 200
     })
     .await;
-    assert_eq!(predict(&server, "x-api-key", KEY).await.status(), 401);
+    assert_eq!(
+        predict(&server.client, "x-api-key", KEY).await.status(),
+        401
+    );
     fs::write(file.path(), "short").unwrap();
-    // Longer than the server waits before it looks again.
-    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
-    assert_eq!(predict(&server, "x-api-key", other).await.status(), 200);
+    // Longer than the interval at which the server checks the file.
+    time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(
+        predict(&server.client, "x-api-key", other).await.status(),
+        200
+    );
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_file_without_keys_ends_the_start() {
-    for (content, words) in [("", "holds no API key"), ("short\n", "line 1")] {
-        let file = file(content);
-        let mut command = command();
+async fn key_file_without_valid_keys_fails_startup() {
+    for (content, reason) in [("", "holds no API key"), ("short\n", "line 1")] {
+        let file = key_file(content);
+        let mut command = server_command();
         command.envs([("MODEL_VERSION", "v1"), ("PORT", "0")]);
         command.env("API_KEYS_FILE", file.path());
-        let (code, _, message) = outcome(&mut command).await;
+        let (code, _, message) = run_to_exit(&mut command).await;
         assert_eq!(code, Some(1));
         assert!(
-            message.contains(words) && !message.contains("short"),
+            message.contains(reason) && !message.contains("short"),
             "{message}"
         );
     }
 }
 
 #[tokio::test]
-async fn no_answer_allows_other_origins() {
+async fn responses_never_allow_cross_origin_requests() {
     let server = Server::start(settings("v1")).await;
     for method in [Method::OPTIONS, Method::POST] {
         let request = server
-            .ask
             .client
-            .request(method, format!("{}/predict", server.ask.url))
+            .request(method, "/predict")
             .header(header::ORIGIN, "http://elsewhere.example")
             .header("access-control-request-method", "POST")
             .json(&json!({"text": "fine"}));
@@ -154,8 +158,7 @@ async fn no_answer_allows_other_origins() {
 }
 
 #[tokio::test]
-async fn no_path_leads_to_a_file() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+async fn path_traversal_gets_404() {
     let server = Server::start(settings("v1")).await;
     for path in [
         "/../../../etc/passwd",
@@ -164,16 +167,16 @@ async fn no_path_leads_to_a_file() {
         "/v2/models/sentiment/versions/..%2fv2",
         "/docs/../../etc/passwd",
     ] {
-        // Past the client library, which would tidy the path up.
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", server.port))
+        // Written to the socket, because the client library would normalize the path.
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port))
             .await
             .unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
-        assert!(answer.contains("{\"error\":"), "{path}: {answer}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 404"), "{path}: {response}");
+        assert!(response.contains("{\"error\":"), "{path}: {response}");
     }
     server.stop().await.unwrap();
 }

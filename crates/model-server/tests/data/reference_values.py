@@ -1,4 +1,4 @@
-"""Writes what Python's tokenizers and onnxruntime say of the shipped releases."""
+"""Writes the shipped releases' token IDs by tokenizers, and their logits by onnxruntime."""
 
 import json
 from pathlib import Path
@@ -8,23 +8,24 @@ import onnxruntime
 import tokenizers
 from texts import TEXTS
 
-HERE = Path("crates/model-server/tests/data")
+DATA = Path("crates/model-server/tests/data")
 MODELS = Path("models/sentiment")
 MAX_TOKENS = 128
 
-def tokenizer_of(release: str) -> tokenizers.Tokenizer:
-    """The release's tokenizer, cutting at its limit and padding nothing."""
+
+def load_tokenizer(release: str) -> tokenizers.Tokenizer:
+    """Loads the release's tokenizer with truncation and without padding."""
     tokenizer = tokenizers.Tokenizer.from_file(str(MODELS / release / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_TOKENS)
     return tokenizer
 
 
-def logits_of(release: str, texts: list[str]) -> list[list[float]]:
-    """The logits of each text, alone in its forward pass."""
-    tokenizer = tokenizer_of(release)
+def compute_logits(release: str, texts: list[str]) -> list[list[float]]:
+    """Computes the logits of each text in its own forward pass."""
+    tokenizer = load_tokenizer(release)
     options = onnxruntime.SessionOptions()
-    # More would calculate with 8 bits where only the weights have 8 bits.
+    # Higher levels compute with 8 bits even if only the weights have 8 bits.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = onnxruntime.InferenceSession(
         str(MODELS / release / "model.onnx"), options, providers=["CPUExecutionProvider"]
@@ -38,27 +39,27 @@ def logits_of(release: str, texts: list[str]) -> list[list[float]]:
             "token_type_ids": np.zeros_like(ids),
         }
         (logits,) = session.run(
-            ["logits"], {given.name: tensors[given.name] for given in session.get_inputs()}
+            ["logits"], {it.name: tensors[it.name] for it in session.get_inputs()}
         )
         rows.append([round(float(number), 5) for number in logits[0]])
     return rows
 
 
-def write(name: str, content: dict) -> None:
-    """One case a line, so that changes can be read."""
+def write_cases(name: str, content: dict) -> None:
+    """Writes one case per line, so that diffs are readable."""
     text = json.dumps(content, separators=(",", ":"))
     text = text.replace("},{", "},\n{").replace("],[", "],\n[")
-    (HERE / name).write_text(text + "\n")
+    (DATA / name).write_text(text + "\n")
 
 
 releases = ("v1", "v2")
 golden = [json.loads(line) for line in (MODELS / "golden.jsonl").read_text().splitlines()]
 cases = [
-    {"release": release, "text": text, "ids": tokenizer_of(release).encode(text).ids}
+    {"release": release, "text": text, "ids": load_tokenizer(release).encode(text).ids}
     for release in releases
     for text in TEXTS
 ]
-write("token_ids.json", {"tokenizers": tokenizers.__version__, "cases": cases})
+write_cases("token_ids.json", {"tokenizers": tokenizers.__version__, "cases": cases})
 texts = [line["input"]["text"] for line in golden]
-logits = {release: logits_of(release, texts) for release in releases}
-write("golden_logits.json", {"onnxruntime": onnxruntime.__version__, "logits": logits})
+logits = {release: compute_logits(release, texts) for release in releases}
+write_cases("golden_logits.json", {"onnxruntime": onnxruntime.__version__, "logits": logits})
