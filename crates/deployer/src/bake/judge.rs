@@ -13,7 +13,8 @@ use crate::{
         latency::LatencyLimit,
         sample::{ENOUGH_LABELS, TrafficSample},
         statistics::{Drift, Z_99, drift_of_labels, requests_to_pass, wilson},
-        verdict::{Conclusion, Tally, Verdict},
+        tally::Tally,
+        verdict::{Conclusion, Verdict},
     },
     release::Health,
 };
@@ -240,7 +241,7 @@ impl Bake {
             min_requests,
             ..
         } = self.settings;
-        let mut verdict = tally.judge(limit, min_requests);
+        let mut verdict = Verdict::of_error_rate(tally, limit, min_requests);
         if tally.requests < min_requests {
             return verdict;
         }

@@ -16,7 +16,8 @@ use crate::{
     evidence::{
         request::{FirstAttempt, Request},
         sample::TrafficSample,
-        verdict::{Conclusion, Tally, Verdict},
+        tally::Tally,
+        verdict::{Conclusion, Verdict},
     },
     ports::{Service, ServiceState, Target},
 };

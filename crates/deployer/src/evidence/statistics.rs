@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use statrs::distribution::{Binomial, ChiSquared, ContinuousCDF as _, DiscreteCDF as _};
 
-use crate::evidence::verdict::Tally;
+use crate::evidence::tally::Tally;
 
 /// A confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]

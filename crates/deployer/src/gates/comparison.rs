@@ -14,7 +14,7 @@ use crate::{
         verdict::{Conclusion, Verdict},
     },
     examples::Example,
-    gates::{Candidate, Gate},
+    gates::gate::{Candidate, Gate},
     ports::{PortError, Prediction, Target},
 };
 

@@ -13,7 +13,7 @@ use crate::{
     },
     examples::Example,
     gates::{
-        Candidate, Gate,
+        gate::{Candidate, Gate},
         pairs::{Pair, errors_of, predict_pairs},
     },
 };

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     evidence::verdict::{Conclusion, Verdict},
-    gates::{Candidate, Gate},
+    gates::gate::{Candidate, Gate},
     ports::Target,
     release::{Health, Release},
 };

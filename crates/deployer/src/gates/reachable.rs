@@ -10,7 +10,10 @@ use tokio::time::Instant;
 
 use crate::{
     evidence::verdict::{Conclusion, Verdict},
-    gates::{Candidate, Gate, identity},
+    gates::{
+        gate::{Candidate, Gate},
+        identity,
+    },
     ports::Target,
     release::{Health, Release},
 };

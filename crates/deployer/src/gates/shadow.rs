@@ -15,7 +15,7 @@ use crate::{
         statistics::{Z_99, drift_of_labels, wilson},
         verdict::{Conclusion, Verdict},
     },
-    gates::{Candidate, Gate},
+    gates::gate::{Candidate, Gate},
     ports::{PortError, RequestLog},
 };
 
@@ -90,7 +90,7 @@ impl Shadow {
             max_label_drift,
             ..
         } = self.settings;
-        let mut verdict = copied.tally.judge(max_error_rate, min_requests);
+        let mut verdict = Verdict::of_error_rate(copied.tally, max_error_rate, min_requests);
         verdict.summary = format!("of copies, {}", verdict.summary);
         // A rate above the limit that chance explains proves nothing.
         if verdict.conclusion == Conclusion::Fail
@@ -194,7 +194,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::evidence::verdict::Tally;
+    use crate::evidence::tally::Tally;
 
     /// A sample with this many requests and failures; the others take this long, and one in this many is "yes".
     fn sample(requests: u64, failed: u64, milliseconds: u64, yes: u64) -> TrafficSample {

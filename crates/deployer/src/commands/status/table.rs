@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     color::Color,
     commands::status::{Clients, ColorStatus, Status},
-    evidence::{latency::milliseconds, verdict::Tally},
+    evidence::{latency::milliseconds, tally::Tally},
 };
 
 /// Shown for unknown values.
