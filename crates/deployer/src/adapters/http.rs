@@ -11,6 +11,7 @@ use hyper::header::{AUTHORIZATION, HeaderValue};
 use serde_json::Value;
 
 use crate::{
+    adapters::{load, user_agent::USER_AGENT},
     color::Color,
     config::Settings,
     evidence::load::{LoadPlan, LoadResult},
@@ -136,7 +137,7 @@ impl Probe for HttpProbe {
         plan: LoadPlan,
     ) -> Result<LoadResult, PortError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
-        super::load::generate(&url, &examples, self.authorization()?, plan).await
+        load::generate(&url, &examples, self.authorization()?, plan).await
     }
 }
 
@@ -167,7 +168,7 @@ fn builder(timeout: Duration) -> reqwest::ClientBuilder {
         .timeout(timeout)
         // A login page behind a redirect answers 200 and is no health check.
         .redirect(reqwest::redirect::Policy::none())
-        .user_agent(super::USER_AGENT)
+        .user_agent(USER_AGENT)
 }
 
 fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, PortError> {
