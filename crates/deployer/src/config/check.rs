@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Settings, SettingsError};
+use crate::config::{file::SettingsError, settings::Settings};
 
 /// Rejects settings that are out of range.
 pub fn check(settings: &Settings) -> Result<(), SettingsError> {
