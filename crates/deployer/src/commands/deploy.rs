@@ -7,7 +7,10 @@ use serde_json::json;
 use crate::{
     adapters,
     color::Color,
-    commands::{CommandError, CommandOutput, stop_leftover_shadow},
+    commands::{
+        output::{CommandError, CommandOutput},
+        steps::stop_leftover_shadow,
+    },
     config::{GateName, Settings},
     deployment::{
         phase::Phase,

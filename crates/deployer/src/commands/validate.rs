@@ -4,9 +4,9 @@ use serde_json::json;
 
 use crate::{
     commands::{
-        CommandError, CommandOutput,
         deploy::{held_version, wanted},
-        stop_leftover_shadow,
+        output::{CommandError, CommandOutput},
+        steps::stop_leftover_shadow,
     },
     config::{GateName, Settings},
     deployment::gate_runner::GateRunner,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     color::Color,
-    commands::status::{Clients, ColorStatus, Status},
+    commands::status::reading::{Clients, ColorStatus, Status},
     evidence::{latency::milliseconds, tally::Tally},
 };
 
