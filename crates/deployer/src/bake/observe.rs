@@ -19,12 +19,13 @@ use crate::{
         tally::Tally,
         verdict::{Conclusion, Verdict},
     },
+    examples::Example,
     ports::{Service, ServiceState, Target},
 };
 
 /// Limits of the deployer's own requests, so that they are not a load.
 const AT_A_TIME: usize = 8;
-const IN_ONE_LOOK: usize = 64;
+const IN_ONE_OBSERVATION: usize = 64;
 
 impl Rollout<'_> {
     /// Observes the candidate until there is a verdict. If `since` (seconds since 1970) is given, earlier log
@@ -43,17 +44,13 @@ impl Rollout<'_> {
         let mut own_requests = OwnRequests::default();
         let mut first_attempt = FirstAttempt::default();
         let mut missing = 0;
-        let mut noted = false;
+        let mut error_reported = false;
         loop {
             ticks.tick().await;
             let target = own_requests.target(self.plan.idle);
-            let asked = inputs
-                .by_ref()
-                .take(missing.min(IN_ONE_LOOK))
-                .map(|example| self.ports.probe.predict(target, example));
-            let asked = stream::iter(asked).buffer_unordered(AT_A_TIME);
-            let asked = asked.map(|answer| answer.is_ok()).collect::<Tally>();
-            let (mut observation, answers) = tokio::join!(self.observation(), asked);
+            let examples = inputs.by_ref().take(missing.min(IN_ONE_OBSERVATION));
+            let (mut observation, answers) =
+                tokio::join!(self.observation(), self.send(target, examples));
             observation.at = started.elapsed();
             observation.own.add(answers);
             let count = usize::try_from(answers.requests).unwrap_or_default();
@@ -65,7 +62,7 @@ impl Rollout<'_> {
                 &mut own_requests,
                 &mut first_attempt,
                 since,
-            ) && !std::mem::replace(&mut noted, true)
+            ) && !std::mem::replace(&mut error_reported, true)
             {
                 self.reporter.report(&Event::Note { text: error });
             }
@@ -80,18 +77,17 @@ impl Rollout<'_> {
                 tally: bake.tally(),
                 trouble: bake.trouble(),
             });
-            if let Some(mut verdict) = verdict {
-                if own_requests.sent() > 0 {
-                    let _ = write!(
-                        verdict.summary,
-                        "; own requests were added to the traffic: {}",
-                        own_requests.sent()
-                    );
-                }
-                verdict.warnings.extend(self.unparsable_lines());
-                return self.conclude(&verdict, elapsed);
+            if let Some(verdict) = verdict {
+                return self.conclude(verdict, own_requests.sent(), elapsed);
             }
         }
+    }
+
+    /// Sends the deployer's own requests, a few at a time.
+    async fn send<'a>(&self, target: Target, examples: impl Iterator<Item = &'a Example>) -> Tally {
+        let answers = examples.map(|example| self.ports.probe.predict(target, example));
+        let answers = stream::iter(answers).buffer_unordered(AT_A_TIME);
+        answers.map(|answer| answer.is_ok()).collect().await
     }
 
     /// Adds the requests that the router logged.
@@ -131,18 +127,31 @@ impl Rollout<'_> {
 
     /// Returns a warning if log lines could not be parsed.
     fn unparsable_lines(&self) -> Option<String> {
-        let strange = self.ports.request_log.as_ref()?.unparsable_lines();
-        (strange > 0).then(|| {
+        let count = self.ports.request_log.as_ref()?.unparsable_lines();
+        (count > 0).then(|| {
             format!(
-                "unparsable lines of the router's log: {strange} (nginx/ and the deployer belong together)"
+                "unparsable lines of the router's log: {count} (nginx/ and the deployer belong together)"
             )
         })
     }
 
-    fn conclude(&self, verdict: &Verdict, elapsed: Duration) -> Result<String, String> {
+    /// Reports the verdict. Fails with the reason for a rollback.
+    fn conclude(
+        &self,
+        mut verdict: Verdict,
+        own_requests: usize,
+        elapsed: Duration,
+    ) -> Result<String, String> {
+        if own_requests > 0 {
+            let _ = write!(
+                verdict.summary,
+                "; own requests were added to the traffic: {own_requests}"
+            );
+        }
+        verdict.warnings.extend(self.unparsable_lines());
         self.reporter.report(&Event::GateFinished {
             gate: "bake",
-            verdict,
+            verdict: &verdict,
         });
         let promoted = verdict.lets_through()
             || verdict.conclusion == Conclusion::Inconclusive
