@@ -6,6 +6,7 @@ mod crash_safety;
 mod deploy;
 mod doctor;
 mod down;
+mod dry_run;
 mod history;
 mod lock;
 mod monitor;
@@ -98,7 +99,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
             active_down,
             dry_run: true,
             ..
-        } => deploy::plan(settings, version.clone(), *active_down, &ports()?).await,
+        } => dry_run::run(settings, version.clone(), *active_down, &ports()?).await,
         Command::Deploy {
             version,
             active_down,
