@@ -96,7 +96,7 @@ impl Probe for HttpProbe {
         } else {
             Err(PortError(format!(
                 "GET {url} answered {status}{}",
-                said(&body)
+                excerpt(&body)
             )))
         }
     }
@@ -119,7 +119,7 @@ impl Probe for HttpProbe {
         if !(200..300).contains(&status) {
             return Err(PortError(format!(
                 "POST {url} answered {status}{}",
-                said(&body)
+                excerpt(&body)
             )));
         }
         let body: Value = serde_json::from_str(&body).unwrap_or_default();
@@ -218,7 +218,7 @@ pub(super) async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Str
 }
 
 /// Formats the body of an answer to follow a sentence; empty if it is empty.
-fn said(body: &str) -> String {
+fn excerpt(body: &str) -> String {
     const ENOUGH: usize = 200;
     let body = body.trim();
     match body.char_indices().nth(ENOUGH) {
@@ -252,8 +252,11 @@ mod tests {
 
     #[test]
     fn long_error_body_is_truncated_at_character_boundary() {
-        assert_eq!(said(&"ä".repeat(201)), format!(": {} ...", "ä".repeat(200)));
-        assert_eq!(said(" short\n"), ": short");
-        assert_eq!(said(" \n"), "");
+        assert_eq!(
+            excerpt(&"ä".repeat(201)),
+            format!(": {} ...", "ä".repeat(200))
+        );
+        assert_eq!(excerpt(" short\n"), ": short");
+        assert_eq!(excerpt(" \n"), "");
     }
 }

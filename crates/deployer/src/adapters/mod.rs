@@ -43,8 +43,8 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
     };
     let log = |path: &Option<std::path::PathBuf>| {
         path.as_ref().map(|path| {
-            let traffic: Box<dyn RequestLog> = Box::new(nginx::request_log::AccessLog::new(path));
-            traffic
+            let log: Box<dyn RequestLog> = Box::new(nginx::request_log::AccessLog::new(path));
+            log
         })
     };
     Ok(Ports {

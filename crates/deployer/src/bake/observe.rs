@@ -198,8 +198,8 @@ impl Rollout<'_> {
     /// engine must not keep traffic on a failing release.
     async fn stopped(&self) -> Result<Option<String>, String> {
         let bound = self.settings.probe.timeout;
-        let asked = self.ports.fleet.inspect(Service::Server(self.plan.idle));
-        let (state, _) = timeout(bound, asked)
+        let inspection = self.ports.fleet.inspect(Service::Server(self.plan.idle));
+        let (state, _) = timeout(bound, inspection)
             .await
             .map_err(|_| format!("no answer within {}", humantime::format_duration(bound)))?
             .map_err(words)?;
@@ -227,9 +227,9 @@ impl Rollout<'_> {
     /// The same, with requests from the time of the gates if there were too few before. Otherwise without them,
     /// because the gates are a load that clients feel.
     pub(crate) fn before_and_since(&self, before: TrafficSample) -> TrafficSample {
-        let traffic = self.ports.request_log.as_ref();
-        let again = traffic.filter(|_| !before.is_comparable());
-        match again.map(|traffic| traffic.recent_requests()) {
+        let log = self.ports.request_log.as_ref();
+        let again = log.filter(|_| !before.is_comparable());
+        match again.map(|log| log.recent_requests()) {
             Some(Ok(requests)) => TrafficSample::recent(self.plan.active, &requests),
             _ => before,
         }

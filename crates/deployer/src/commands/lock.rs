@@ -23,7 +23,7 @@ pub(super) async fn lock(
     const PAUSE: Duration = Duration::from_millis(100);
 
     let deadline = Instant::now() + max_wait;
-    let mut reported = false;
+    let mut announced = false;
     loop {
         let monitor = match Journal::lock(state, command) {
             Err(JournalError::Busy {
@@ -31,7 +31,7 @@ pub(super) async fn lock(
             }) if holder.is_monitor() && Instant::now() < deadline => holder,
             locked => return locked,
         };
-        if !std::mem::replace(&mut reported, true) {
+        if !std::mem::replace(&mut announced, true) {
             reporter.report(&Event::Note {
                 text: format!("waiting for {monitor}, which is starting or stopping a color"),
             });

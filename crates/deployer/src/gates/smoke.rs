@@ -44,10 +44,10 @@ impl Gate for Smoke {
         let mut tally = Tally::default();
         let mut last_error = None;
         for few in examples.chunks(AT_A_TIME) {
-            let asked = few
+            let answers = few
                 .iter()
                 .map(|example| candidate.ports.probe.predict(target, example));
-            for answer in join_all(asked).await {
+            for answer in join_all(answers).await {
                 tally.count(answer.is_ok());
                 last_error = answer.err().or(last_error);
             }

@@ -305,11 +305,11 @@ impl Fleet for ProcessFleet {
 
         let nginx = find_program(&self.settings.nginx);
         let version = match run(Command::new(&nginx).arg("-v")).await {
-            Ok(said) if version::is_older(&said, OLDEST) => {
-                let text = format!("{said} is too old");
+            Ok(output) if version::is_older(&output, OLDEST) => {
+                let text = format!("{output} is too old");
                 return vec![Finding::wrong("nginx", text, ADVICE)];
             }
-            Ok(said) => Finding::fine("nginx", said),
+            Ok(output) => Finding::fine("nginx", output),
             Err(problem) => return vec![Finding::wrong("nginx", problem, ADVICE)],
         };
         let Some(configuration) = &self.nginx_configuration else {

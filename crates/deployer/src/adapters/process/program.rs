@@ -22,16 +22,18 @@ pub(super) async fn run(command: &mut Command) -> Result<String, String> {
         .await
         .map_err(|_| format!("{program} does not end"))?
         .map_err(|error| format!("cannot run {program}: {error}"))?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).trim().replace('\n', " | ");
+    let bytes = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&bytes).trim().replace('\n', " | ");
     if output.status.success() {
-        Ok(said)
+        Ok(text)
     } else {
-        Err(said)
+        Err(text)
     }
 }
 
-/// Returns the path of a program, or its name if it is not found. Debian keeps nginx in a directory that an ordinary user's PATH lacks.
+/// Returns the path of a program, or its name if it is not found.
+///
+/// Debian keeps nginx in a directory that an ordinary user's PATH lacks.
 pub(super) fn find_program(name: &Path) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories =

@@ -80,11 +80,7 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         .ok()
         .flatten();
     let mut colors = [blue, green];
-    match ports
-        .request_log
-        .as_ref()
-        .map(|traffic| traffic.new_requests())
-    {
+    match ports.request_log.as_ref().map(|log| log.new_requests()) {
         Some(Ok(requests)) => {
             for status in &mut colors {
                 status.clients = Some(clients(status.color, &requests));
@@ -125,18 +121,18 @@ fn clients(color: Color, requests: &[Request]) -> Clients {
 }
 
 async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> ColorStatus {
-    let asked = ports.probe.health(Target::Server(color)).await;
+    let answer = ports.probe.health(Target::Server(color)).await;
     let mut status = ColorStatus {
         color,
         url: settings.color(color).url.clone(),
         fit: ports.router.is_fit(color),
-        healthy: asked.is_ok(),
+        healthy: answer.is_ok(),
         stopped: false,
         reason: None,
         clients: None,
         health: Health::default(),
     };
-    match asked {
+    match answer {
         Ok(health) => status.health = health,
         Err(error) => {
             let state = ports.fleet.inspect(Service::Server(color)).await;

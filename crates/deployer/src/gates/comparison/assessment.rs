@@ -225,10 +225,10 @@ mod tests {
     /// The verdict on a candidate with this latency ratio to an active release of about `base` seconds, with a
     /// tail.
     fn judge(base: f64, slower: f64, pairs: usize) -> Verdict {
-        let mut lots = fastrand::Rng::with_seed(7);
+        let mut random = fastrand::Rng::with_seed(7);
         let mut draw = |factor: f64| {
-            let tail = if lots.f64() < 0.02 { 3.0 } else { 1.0 };
-            base * factor * tail * (0.9 + 0.2 * lots.f64())
+            let tail = if random.f64() < 0.02 { 3.0 } else { 1.0 };
+            base * factor * tail * (0.9 + 0.2 * random.f64())
         };
         let samples = Samples {
             active: (0..pairs).map(|_| draw(1.0)).collect(),
