@@ -7,10 +7,7 @@ use jiff::Timestamp;
 use crate::{
     color::Color,
     deployment::{phase::Phase, plan::Plan},
-    evidence::{
-        request::Request,
-        verdict::{Tally, Verdict},
-    },
+    evidence::{request::Request, tally::Tally, verdict::Verdict},
 };
 
 /// Something that happened.

@@ -1,54 +1,24 @@
 //! Sends alerts to webhooks.
 
+mod alert;
 mod outbox;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle};
 
+pub use self::alert::{Alert, Kind};
 use crate::{
     adapters::{
         alerts::outbox::Outbox,
         http::{self, cause},
     },
-    color::Color,
     config::Settings,
     ports::PortError,
     report::warn,
     state::lock_holder::current_user,
 };
-
-/// The kind of an alert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A color or the router went down.
-    Down,
-    /// A color or the router is up again.
-    Up,
-    /// Traffic moved away from a color that is down, or could not move.
-    Failover,
-    /// A command was interrupted, and no other command has completed it.
-    Interrupted,
-    /// A test.
-    Test,
-}
-
-/// An alert. docs/events.md describes what a webhook receives.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Alert {
-    /// The kind.
-    pub kind: Kind,
-    /// When it happened, which may be long before it is delivered.
-    pub at: Timestamp,
-    /// The color; `None` if it concerns none.
-    pub color: Option<Color>,
-    /// One sentence.
-    pub text: String,
-}
 
 /// A receiver of alerts.
 struct Receiver {

@@ -28,6 +28,40 @@ impl Commands {
             reports: Reports::of(&settings.state),
         }
     }
+
+    /// Prepares a hook: it learns the deployment from its environment.
+    fn command(
+        &self,
+        program: &str,
+        arguments: &[String],
+        phase: Phase,
+        plan: &Plan,
+        reason: Option<&str>,
+    ) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(&self.directory)
+            .env("DEPLOYMENT_ID", &plan.id)
+            .env("DEPLOYMENT_PHASE", phase.name())
+            .env("DEPLOYMENT_MODEL", &plan.release.model)
+            .env("DEPLOYMENT_VERSION", &plan.release.version)
+            .env(
+                "DEPLOYMENT_DIGEST",
+                plan.release.digest.as_deref().unwrap_or_default(),
+            )
+            .env("DEPLOYMENT_CANDIDATE", plan.idle.name())
+            .env("DEPLOYMENT_PREVIOUS", plan.active.name())
+            .env("DEPLOYMENT_REASON", reason.unwrap_or_default())
+            .env("DEPLOYMENT_REPORT", self.reports.page(&plan.id))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Dropped when the deployer stops waiting: ends all that the program started.
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
 }
 
 #[async_trait]
@@ -53,29 +87,8 @@ impl Hooks for Commands {
                 "the command {program} of hooks.{moment}, for {phase}, {problem}"
             ))
         };
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .current_dir(&self.directory)
-            .env("DEPLOYMENT_ID", &plan.id)
-            .env("DEPLOYMENT_PHASE", phase.name())
-            .env("DEPLOYMENT_MODEL", &plan.release.model)
-            .env("DEPLOYMENT_VERSION", &plan.release.version)
-            .env(
-                "DEPLOYMENT_DIGEST",
-                plan.release.digest.as_deref().unwrap_or_default(),
-            )
-            .env("DEPLOYMENT_CANDIDATE", plan.idle.name())
-            .env("DEPLOYMENT_PREVIOUS", plan.active.name())
-            .env("DEPLOYMENT_REASON", reason.unwrap_or_default())
-            .env("DEPLOYMENT_REPORT", self.reports.page(&plan.id))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            // Dropped when the deployer stops waiting: ends all that the program started.
-            .process_group(0)
-            .kill_on_drop(true);
-        let child = command
+        let child = self
+            .command(program, arguments, phase, plan, reason)
             .spawn()
             .map_err(|error| failed(format!("cannot be run: {error}")))?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
@@ -94,8 +107,8 @@ impl Hooks for Commands {
         if output.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.trim().lines().next_back().unwrap_or_default();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let last = errors.trim().lines().next_back().unwrap_or_default();
         let colon = if last.is_empty() { "" } else { ": " };
         Err(failed(format!("ended with {}{colon}{last}", output.status)))
     }

@@ -11,6 +11,7 @@ use hyper::header::{AUTHORIZATION, HeaderValue};
 use serde_json::Value;
 
 use crate::{
+    adapters::{load, user_agent::USER_AGENT},
     color::Color,
     config::Settings,
     evidence::load::{LoadPlan, LoadResult},
@@ -95,7 +96,7 @@ impl Probe for HttpProbe {
         } else {
             Err(PortError(format!(
                 "GET {url} answered {status}{}",
-                said(&body)
+                excerpt(&body)
             )))
         }
     }
@@ -118,7 +119,7 @@ impl Probe for HttpProbe {
         if !(200..300).contains(&status) {
             return Err(PortError(format!(
                 "POST {url} answered {status}{}",
-                said(&body)
+                excerpt(&body)
             )));
         }
         let body: Value = serde_json::from_str(&body).unwrap_or_default();
@@ -136,7 +137,7 @@ impl Probe for HttpProbe {
         plan: LoadPlan,
     ) -> Result<LoadResult, PortError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
-        super::load::generate(&url, &examples, self.authorization()?, plan).await
+        load::generate(&url, &examples, self.authorization()?, plan).await
     }
 }
 
@@ -167,7 +168,7 @@ fn builder(timeout: Duration) -> reqwest::ClientBuilder {
         .timeout(timeout)
         // A login page behind a redirect answers 200 and is no health check.
         .redirect(reqwest::redirect::Policy::none())
-        .user_agent(super::USER_AGENT)
+        .user_agent(USER_AGENT)
 }
 
 fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, PortError> {
@@ -217,7 +218,7 @@ pub(super) async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Str
 }
 
 /// Formats the body of an answer to follow a sentence; empty if it is empty.
-fn said(body: &str) -> String {
+fn excerpt(body: &str) -> String {
     const ENOUGH: usize = 200;
     let body = body.trim();
     match body.char_indices().nth(ENOUGH) {
@@ -251,8 +252,11 @@ mod tests {
 
     #[test]
     fn long_error_body_is_truncated_at_character_boundary() {
-        assert_eq!(said(&"ä".repeat(201)), format!(": {} ...", "ä".repeat(200)));
-        assert_eq!(said(" short\n"), ": short");
-        assert_eq!(said(" \n"), "");
+        assert_eq!(
+            excerpt(&"ä".repeat(201)),
+            format!(": {} ...", "ä".repeat(200))
+        );
+        assert_eq!(excerpt(" short\n"), ": short");
+        assert_eq!(excerpt(" \n"), "");
     }
 }

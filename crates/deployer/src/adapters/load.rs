@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    adapters::user_agent::USER_AGENT,
     evidence::load::{LoadPlan, LoadResult},
     examples::Example,
     ports::PortError,
@@ -228,7 +229,7 @@ impl Connection {
         let mut request = Request::post(self.target.path.as_str())
             .header(header::HOST, self.target.authority.as_str())
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, super::USER_AGENT);
+            .header(header::USER_AGENT, USER_AGENT);
         if let Some(authorization) = &self.target.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }

@@ -9,15 +9,13 @@ pub mod load;
 pub(crate) mod nginx;
 mod process;
 mod static_fleet;
+mod user_agent;
 mod version;
 
 use crate::{
     config::{FleetKind, Settings},
     ports::{Fleet, PortError, Ports, RequestLog},
 };
-
-/// The user agent of the deployer. The router's log tells its requests from those of clients by it.
-const USER_AGENT: &str = concat!("deployer/", env!("CARGO_PKG_VERSION"));
 
 /// Empties the router's logs if they are too large. Call it only when no verdict needs their content any more.
 pub fn trim_logs(settings: &Settings) -> Result<(), PortError> {
@@ -45,8 +43,8 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
     };
     let log = |path: &Option<std::path::PathBuf>| {
         path.as_ref().map(|path| {
-            let traffic: Box<dyn RequestLog> = Box::new(nginx::request_log::AccessLog::new(path));
-            traffic
+            let log: Box<dyn RequestLog> = Box::new(nginx::request_log::AccessLog::new(path));
+            log
         })
     };
     Ok(Ports {

@@ -2,9 +2,9 @@
 
 /// Returns whether the first version in `text` is older than these two numbers. Text without a version is not
 /// old.
-pub(super) fn is_older(said: &str, oldest: (u64, u64)) -> bool {
-    let from = said.find(|it: char| it.is_ascii_digit());
-    let mut numbers = said[from.unwrap_or(said.len())..]
+pub(super) fn is_older(output: &str, oldest: (u64, u64)) -> bool {
+    let from = output.find(|it: char| it.is_ascii_digit());
+    let mut numbers = output[from.unwrap_or(output.len())..]
         .split(|it: char| !it.is_ascii_digit())
         .map(str::parse::<u64>);
     match (numbers.next(), numbers.next()) {
@@ -19,7 +19,7 @@ mod tests {
 
     #[test]
     fn versions_are_compared_numerically() {
-        for (said, older) in [
+        for (output, older) in [
             ("20.10.24+dfsg1", false),
             ("19.03.15", true),
             ("9.99", true),
@@ -30,7 +30,7 @@ mod tests {
             ("7", false),
             ("", false),
         ] {
-            assert_eq!(is_older(said, (20, 10)), older, "{said}");
+            assert_eq!(is_older(output, (20, 10)), older, "{output}");
         }
         assert!(is_older("nginx version: nginx/1.18.0 (Ubuntu)", (1, 22)));
         assert!(!is_older("nginx version: nginx/1.22.1", (1, 22)));

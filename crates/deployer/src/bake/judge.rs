@@ -1,5 +1,10 @@
 //! Judges a candidate that has the traffic. Pure: observations and elapsed time are arguments.
 
+mod counters;
+mod error_rate;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Write as _,
@@ -7,19 +12,22 @@ use std::{
 };
 
 use crate::{
+    bake::judge::{
+        counters::Counters,
+        error_rate::{judge_errors, needed_requests},
+    },
     config::{BakeSettings, OnInconclusive},
     evidence::{
         details::Evidence,
-        latency::LatencyLimit,
+        latency::{ComparedTail, LatencyLimit},
         sample::{ENOUGH_LABELS, TrafficSample},
-        statistics::{Drift, Z_99, drift_of_labels, requests_to_pass, wilson},
-        verdict::{Conclusion, Tally, Verdict},
+        statistics::{Drift, drift_of_labels},
+        tally::Tally,
+        verdict::{Conclusion, Verdict},
     },
     release::Health,
 };
 
-/// A release passes only if this many times the allowed error rate can be ruled out.
-const RULED_OUT: f64 = 3.0;
 /// How many times an inconclusive end extends the bake.
 const EXTENSIONS: u32 = 2;
 
@@ -59,17 +67,9 @@ pub struct Bake {
     recent: VecDeque<(Duration, Tally)>,
     consecutive_failures: u32,
     last_failure: Option<String>,
-    counters: Option<Counters>,
-    uptime_seconds: Option<f64>,
+    counters: Counters,
     stopped: Option<String>,
     unread: BTreeMap<String, u32>,
-}
-
-/// The candidate's own counters at the first observation and now.
-#[derive(Debug, Clone, Copy)]
-struct Counters {
-    first: Tally,
-    now: Tally,
 }
 
 impl Bake {
@@ -90,8 +90,7 @@ impl Bake {
             recent: VecDeque::new(),
             consecutive_failures: 0,
             last_failure: None,
-            counters: None,
-            uptime_seconds: None,
+            counters: Counters::default(),
             stopped: None,
             unread: BTreeMap::new(),
         }
@@ -146,8 +145,11 @@ impl Bake {
         for what in observation.unread {
             *self.unread.entry(what).or_default() += 1;
         }
-        if let Some(Ok(health)) = &observation.health {
-            self.read_counters(health);
+        if let Some(Ok(health)) = &observation.health
+            && let Some(sign) = self.counters.record(health)
+        {
+            self.stopped
+                .get_or_insert_with(|| format!("{sign}, so it crashed and was started again"));
         }
         if let Some(how) = observation.stopped {
             self.stopped.get_or_insert(how);
@@ -190,21 +192,24 @@ impl Bake {
             );
             return Some(Verdict::new(Conclusion::Fail, summary));
         }
-        let mut lately = Tally::default();
+        let mut in_window = Tally::default();
         for (_, tally) in &self.recent {
-            lately.add(*tally);
+            in_window.add(*tally);
         }
         let window = humantime::format_duration(self.settings.window);
         let readings = [
             (self.traffic.tally, String::new()),
-            (lately, format!("in the last {window}, ")),
-            (self.counter_increase(), "by its own counters, ".to_owned()),
+            (in_window, format!("in the last {window}, ")),
+            (
+                self.counters.increase(self.own),
+                "by its own counters, ".to_owned(),
+            ),
         ];
-        for (tally, whence) in &readings {
-            let verdict = self.judge_errors(*tally);
+        for (tally, source) in &readings {
+            let verdict = judge_errors(&self.settings, *tally);
             if verdict.conclusion == Conclusion::Fail {
                 return Some(Verdict {
-                    summary: format!("{whence}{}", verdict.summary),
+                    summary: format!("{source}{}", verdict.summary),
                     ..verdict
                 });
             }
@@ -219,8 +224,8 @@ impl Bake {
         if elapsed < self.until || self.consecutive_failures > 0 {
             return None;
         }
-        let by_clients = self.judge_errors(self.traffic.tally);
-        let by_itself = self.judge_errors(self.counter_increase());
+        let by_clients = judge_errors(&self.settings, self.traffic.tally);
+        let by_itself = judge_errors(&self.settings, self.counters.increase(self.own));
         if self.traffic.tally.requests < self.settings.min_requests
             && by_itself.conclusion == Conclusion::Pass
         {
@@ -232,50 +237,18 @@ impl Bake {
         Some(by_clients)
     }
 
-    /// Judges an error rate by its Wilson interval (99 %): fails if the interval lies above the limit; passes
-    /// if the rate is within the limit and the interval rules out [`RULED_OUT`] times the limit.
-    fn judge_errors(&self, tally: Tally) -> Verdict {
-        let BakeSettings {
-            max_error_rate: limit,
-            min_requests,
-            ..
-        } = self.settings;
-        let mut verdict = tally.judge(limit, min_requests);
-        if tally.requests < min_requests {
-            return verdict;
-        }
-        let truth = wilson(tally, Z_99);
-        let ruled_out = truth.high < RULED_OUT * limit || tally.failed == 0 && limit <= 0.0;
-        if truth.low > limit {
-            verdict.conclusion = Conclusion::Fail;
-        } else if verdict.conclusion == Conclusion::Pass && !ruled_out {
-            verdict.conclusion = Conclusion::Inconclusive;
-            let _ = write!(
-                verdict.summary,
-                ", too few to rule out {:.1} %",
-                RULED_OUT * limit * 100.0
-            );
-        } else if verdict.conclusion == Conclusion::Fail {
-            verdict.conclusion = Conclusion::Inconclusive;
-            verdict.summary.push_str(", which may be chance");
-        }
-        verdict
-            .with("error_rate_low", truth.low)
-            .with("error_rate_high", truth.high)
-    }
-
-    fn limit(&self) -> LatencyLimit {
-        LatencyLimit {
+    /// Compares how long clients wait with how long they waited before; `None` with too few requests.
+    fn compare_tails(&self) -> Option<ComparedTail> {
+        let limit = LatencyLimit {
             max_ratio: self.settings.max_ratio,
             negligible: self.settings.negligible,
-        }
+        };
+        limit.compare_tails(&self.traffic.latencies, &self.before.latencies)
     }
 
     /// Returns why clients wait longer than before, if they do.
     fn slower(&self) -> Option<String> {
-        let compared = self
-            .limit()
-            .compare_tails(&self.traffic.latencies, &self.before.latencies)?;
+        let compared = self.compare_tails()?;
         compared
             .exceeds
             .then(|| format!("clients wait longer: {compared}"))
@@ -302,17 +275,9 @@ impl Bake {
         ))
     }
 
-    /// Adds to a verdict the figures and warnings that did not decide it.
-    fn with_details(&self, mut verdict: Verdict) -> Verdict {
-        let tally = self.traffic.tally;
-        verdict = verdict
-            .with("requests", tally.requests as f64)
-            .with("failed", tally.failed as f64)
-            .with("error_rate", tally.error_rate());
-        match self
-            .limit()
-            .compare_tails(&self.traffic.latencies, &self.before.latencies)
-        {
+    /// Adds the latencies before and since the switch, or a warning that they were not compared.
+    fn with_latency_details(&self, mut verdict: Verdict) -> Verdict {
+        match self.compare_tails() {
             Some(compared) => {
                 let [ours, theirs] = compared.names();
                 verdict = verdict
@@ -328,6 +293,11 @@ impl Bake {
                 self.traffic.latencies.count()
             )),
         }
+        verdict
+    }
+
+    /// Adds the drift of the labels, or a warning that they were not compared.
+    fn with_label_details(&self, mut verdict: Verdict) -> Verdict {
         match self.label_drift() {
             Some(drift) => {
                 verdict = verdict
@@ -340,6 +310,17 @@ impl Bake {
                 self.traffic.labels()
             )),
         }
+        verdict
+    }
+
+    /// Adds to a verdict the figures and warnings that did not decide it.
+    fn with_details(&self, mut verdict: Verdict) -> Verdict {
+        let tally = self.traffic.tally;
+        verdict = verdict
+            .with("requests", tally.requests as f64)
+            .with("failed", tally.failed as f64)
+            .with("error_rate", tally.error_rate());
+        verdict = self.with_label_details(self.with_latency_details(verdict));
         if self.extensions > 0 {
             let times = if self.extensions == 1 {
                 "once"
@@ -366,69 +347,6 @@ impl Bake {
             ..Evidence::default()
         })
     }
-
-    /// The increase of the candidate's own counters since the first observation. Their totals would include the
-    /// requests of the gates. Successful own requests are subtracted, because they alone would prove a release
-    /// that no client has used.
-    fn counter_increase(&self) -> Tally {
-        self.counters.map_or_else(Tally::default, |counters| {
-            let requests = counters
-                .now
-                .requests
-                .saturating_sub(counters.first.requests);
-            let failed = counters
-                .now
-                .failed
-                .saturating_sub(counters.first.failed)
-                .min(requests);
-            let own = self.own.requests - self.own.failed;
-            Tally {
-                requests: requests.saturating_sub(own).max(failed),
-                failed,
-            }
-        })
-    }
-
-    fn read_counters(&mut self, health: &Health) {
-        if let Some(now) = health.uptime_seconds {
-            if let Some(before) = self.uptime_seconds.filter(|before| now < *before) {
-                self.record_restart(&format!("its uptime fell from {before:.0} s to {now:.0} s"));
-            }
-            self.uptime_seconds = Some(now);
-        }
-        if let (Some(requests), Some(failed)) = (health.request_count, health.error_count) {
-            let now = Tally { requests, failed };
-            // The only sign of a restart if the server reports no uptime.
-            if let Some(Counters { now: before, .. }) = self.counters
-                && (now.requests < before.requests || now.failed < before.failed)
-            {
-                self.record_restart(&format!(
-                    "its own counters fell from {} requests and {} failures to {} and {}",
-                    before.requests, before.failed, now.requests, now.failed
-                ));
-            }
-            let first = self.counters.map_or(now, |counters| counters.first);
-            self.counters = Some(Counters { first, now });
-        }
-    }
-
-    fn record_restart(&mut self, sign: &str) {
-        self.stopped
-            .get_or_insert_with(|| format!("{sign}, so it crashed and was started again"));
-    }
-}
-
-/// Returns how many requests are needed so that a release with half the allowed error rate is promoted in 99 of
-/// 100 cases.
-fn needed_requests(settings: &BakeSettings) -> u64 {
-    let (limit, least) = (settings.max_error_rate, settings.min_requests);
-    // If no failure is allowed, no number of requests rules out failures.
-    if limit <= 0.0 {
-        return least;
-    }
-    requests_to_pass(least, limit / 2.0, |tally| {
-        tally.error_rate() <= limit && wilson(tally, Z_99).high < RULED_OUT * limit
-    })
 }
 
 /// Formats each label with its share: "positive 62 %, negative 38 %".
@@ -442,6 +360,3 @@ fn shares(labels: &BTreeMap<String, u64>) -> String {
     });
     shares.collect::<Vec<_>>().join(", ")
 }
-
-#[cfg(test)]
-mod tests;

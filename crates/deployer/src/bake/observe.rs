@@ -16,14 +16,16 @@ use crate::{
     evidence::{
         request::{FirstAttempt, Request},
         sample::TrafficSample,
-        verdict::{Conclusion, Tally, Verdict},
+        tally::Tally,
+        verdict::{Conclusion, Verdict},
     },
+    examples::Example,
     ports::{Service, ServiceState, Target},
 };
 
 /// Limits of the deployer's own requests, so that they are not a load.
 const AT_A_TIME: usize = 8;
-const IN_ONE_LOOK: usize = 64;
+const IN_ONE_OBSERVATION: usize = 64;
 
 impl Rollout<'_> {
     /// Observes the candidate until there is a verdict. If `since` (seconds since 1970) is given, earlier log
@@ -42,17 +44,13 @@ impl Rollout<'_> {
         let mut own_requests = OwnRequests::default();
         let mut first_attempt = FirstAttempt::default();
         let mut missing = 0;
-        let mut noted = false;
+        let mut error_reported = false;
         loop {
             ticks.tick().await;
             let target = own_requests.target(self.plan.idle);
-            let asked = inputs
-                .by_ref()
-                .take(missing.min(IN_ONE_LOOK))
-                .map(|example| self.ports.probe.predict(target, example));
-            let asked = stream::iter(asked).buffer_unordered(AT_A_TIME);
-            let asked = asked.map(|answer| answer.is_ok()).collect::<Tally>();
-            let (mut observation, answers) = tokio::join!(self.observation(), asked);
+            let examples = inputs.by_ref().take(missing.min(IN_ONE_OBSERVATION));
+            let (mut observation, answers) =
+                tokio::join!(self.observation(), self.send(target, examples));
             observation.at = started.elapsed();
             observation.own.add(answers);
             let count = usize::try_from(answers.requests).unwrap_or_default();
@@ -64,7 +62,7 @@ impl Rollout<'_> {
                 &mut own_requests,
                 &mut first_attempt,
                 since,
-            ) && !std::mem::replace(&mut noted, true)
+            ) && !std::mem::replace(&mut error_reported, true)
             {
                 self.reporter.report(&Event::Note { text: error });
             }
@@ -79,18 +77,17 @@ impl Rollout<'_> {
                 tally: bake.tally(),
                 trouble: bake.trouble(),
             });
-            if let Some(mut verdict) = verdict {
-                if own_requests.sent() > 0 {
-                    let _ = write!(
-                        verdict.summary,
-                        "; own requests were added to the traffic: {}",
-                        own_requests.sent()
-                    );
-                }
-                verdict.warnings.extend(self.unparsable_lines());
-                return self.conclude(&verdict, elapsed);
+            if let Some(verdict) = verdict {
+                return self.conclude(verdict, own_requests.sent(), elapsed);
             }
         }
+    }
+
+    /// Sends the deployer's own requests, a few at a time.
+    async fn send<'a>(&self, target: Target, examples: impl Iterator<Item = &'a Example>) -> Tally {
+        let answers = examples.map(|example| self.ports.probe.predict(target, example));
+        let answers = stream::iter(answers).buffer_unordered(AT_A_TIME);
+        answers.map(|answer| answer.is_ok()).collect().await
     }
 
     /// Adds the requests that the router logged.
@@ -130,18 +127,31 @@ impl Rollout<'_> {
 
     /// Returns a warning if log lines could not be parsed.
     fn unparsable_lines(&self) -> Option<String> {
-        let strange = self.ports.request_log.as_ref()?.unparsable_lines();
-        (strange > 0).then(|| {
+        let count = self.ports.request_log.as_ref()?.unparsable_lines();
+        (count > 0).then(|| {
             format!(
-                "unparsable lines of the router's log: {strange} (nginx/ and the deployer belong together)"
+                "unparsable lines of the router's log: {count} (nginx/ and the deployer belong together)"
             )
         })
     }
 
-    fn conclude(&self, verdict: &Verdict, elapsed: Duration) -> Result<String, String> {
+    /// Reports the verdict. Fails with the reason for a rollback.
+    fn conclude(
+        &self,
+        mut verdict: Verdict,
+        own_requests: usize,
+        elapsed: Duration,
+    ) -> Result<String, String> {
+        if own_requests > 0 {
+            let _ = write!(
+                verdict.summary,
+                "; own requests were added to the traffic: {own_requests}"
+            );
+        }
+        verdict.warnings.extend(self.unparsable_lines());
         self.reporter.report(&Event::GateFinished {
             gate: "bake",
-            verdict,
+            verdict: &verdict,
         });
         let promoted = verdict.lets_through()
             || verdict.conclusion == Conclusion::Inconclusive
@@ -188,8 +198,8 @@ impl Rollout<'_> {
     /// engine must not keep traffic on a failing release.
     async fn stopped(&self) -> Result<Option<String>, String> {
         let bound = self.settings.probe.timeout;
-        let asked = self.ports.fleet.inspect(Service::Server(self.plan.idle));
-        let (state, _) = timeout(bound, asked)
+        let inspection = self.ports.fleet.inspect(Service::Server(self.plan.idle));
+        let (state, _) = timeout(bound, inspection)
             .await
             .map_err(|_| format!("no answer within {}", humantime::format_duration(bound)))?
             .map_err(words)?;
@@ -217,9 +227,9 @@ impl Rollout<'_> {
     /// The same, with requests from the time of the gates if there were too few before. Otherwise without them,
     /// because the gates are a load that clients feel.
     pub(crate) fn before_and_since(&self, before: TrafficSample) -> TrafficSample {
-        let traffic = self.ports.request_log.as_ref();
-        let again = traffic.filter(|_| !before.is_comparable());
-        match again.map(|traffic| traffic.recent_requests()) {
+        let log = self.ports.request_log.as_ref();
+        let again = log.filter(|_| !before.is_comparable());
+        match again.map(|log| log.recent_requests()) {
             Some(Ok(requests)) => TrafficSample::recent(self.plan.active, &requests),
             _ => before,
         }

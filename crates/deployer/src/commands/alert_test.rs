@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     adapters::alerts::{Alert, Alerts, Kind},
-    commands::{CommandError, CommandOutput},
+    commands::output::{CommandError, CommandOutput},
     config::Settings,
 };
 

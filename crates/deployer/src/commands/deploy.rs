@@ -7,8 +7,11 @@ use serde_json::json;
 use crate::{
     adapters,
     color::Color,
-    commands::{CommandError, CommandOutput, stop_leftover_shadow},
-    config::{GateName, Settings},
+    commands::{
+        output::{CommandError, CommandOutput},
+        steps::stop_leftover_shadow,
+    },
+    config::Settings,
     deployment::{
         phase::Phase,
         plan::Plan,
@@ -19,14 +22,11 @@ use crate::{
     event::{Event, Reporter},
     examples::Examples,
     exit_code,
-    ports::{Ports, Service, Target},
+    ports::{Ports, Service},
     release::Release,
     report::{Recorder, Reporters, Reports},
     shutdown::shutdown,
-    state::{
-        journal::{self, Journal},
-        lock_holder, traffic_move,
-    },
+    state::journal::Journal,
 };
 
 pub(super) async fn run(
@@ -122,7 +122,7 @@ pub(super) fn done(
 }
 
 /// Checks all preconditions, and plans the deployment.
-async fn prepare(
+pub(super) async fn prepare(
     settings: &Settings,
     ports: &Ports,
     version: Option<String>,
@@ -141,139 +141,6 @@ async fn prepare(
         idle_was_fit: ports.router.is_fit(idle),
         ..Plan::new(Timestamp::now(), active, release)
     })
-}
-
-/// `deployer deploy --dry-run`: describes the steps.
-pub(super) async fn plan(
-    settings: &Settings,
-    version: Option<String>,
-    active_down: bool,
-    ports: &Ports,
-) -> anyhow::Result<CommandOutput> {
-    let examples = Examples::read(settings).map_err(CommandError::usage)?;
-    let mut steps = Vec::new();
-    if let Some(holder) = lock_holder::lock_holder(&settings.state) {
-        steps.push(format!("wait: another deployer holds the lock: {holder}"));
-    }
-    if let Some(last) = journal::last_entry(&settings.state)?
-        && !last.phase.is_end()
-    {
-        let (id, phase) = (last.plan.id, last.phase);
-        steps.push(format!(
-            "complete deployment {id}, whose last phase is {phase}"
-        ));
-    }
-    if let Some(pending) = traffic_move::read(&settings.state) {
-        steps.push(format!("complete {}", pending.words()));
-    }
-    let plan = prepare(settings, ports, version, active_down).await?;
-    let Plan {
-        active,
-        idle,
-        ref release,
-        ..
-    } = plan;
-    let asked = ports.probe.health(Target::Server(active)).await;
-    match asked {
-        Ok(_) => steps.push(format!("ask whether {active} is healthy: it is now")),
-        Err(error) if active_down => steps.push(format!(
-            "leave out what compares with {active}, which is down: {error}"
-        )),
-        Err(error) => {
-            return Err(CommandError::refused(format!(
-                "nothing was changed; a deployment would be refused: the active color {active} is not healthy: {error}"
-            )));
-        }
-    }
-    let digest = release
-        .digest
-        .as_deref()
-        .map_or("not checked", |digest| &digest[..12]);
-    steps.push(format!(
-        "start {} {} on {idle}, which may not stand in from then on; its model's digest: {digest}",
-        release.model, release.version
-    ));
-    let (tries, interval) = (settings.health.tries, settings.health.interval);
-    steps.push(format!(
-        "wait until it is healthy: {tries} tries, one each {}",
-        humantime::format_duration(interval)
-    ));
-    let mut gates = settings.gates.run.clone();
-    gates.sort_unstable();
-    gates.dedup();
-    for gate in gates {
-        steps.push(format!("gate {}", gate_in_words(gate, settings, &examples)));
-    }
-    steps.push(format!("move all traffic from {active} to {idle}"));
-    let bake = &settings.bake;
-    steps.push(format!(
-        "bake for {}: at most {:.1} % errors, fewer than {} failed checks in a row; otherwise roll back",
-        humantime::format_duration(bake.duration),
-        bake.max_error_rate * 100.0,
-        bake.failures
-    ));
-    steps.push(format!("keep {active} warm, fit to stand in"));
-    let hooks = &settings.hooks;
-    for (moment, commands) in [("before", &hooks.before), ("after", &hooks.after)] {
-        let mut lines: Vec<String> = commands
-            .iter()
-            .filter_map(|(phase, command)| Some(format!("{} {moment} {phase}", command.first()?)))
-            .collect();
-        lines.sort();
-        steps.extend(
-            lines
-                .into_iter()
-                .map(|line| format!("on the way, run {line}")),
-        );
-    }
-    let numbered = steps.iter().enumerate();
-    let lines: Vec<String> = numbered
-        .map(|(n, step)| format!("{:>3}. {step}", n + 1))
-        .collect();
-    let text = format!(
-        "nothing was changed; a deployment would:\n{}",
-        lines.join("\n")
-    );
-    Ok(CommandOutput::success(text)
-        .with_object(json!({"event": "plan", "plan": plan, "steps": steps})))
-}
-
-fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> String {
-    let duration = humantime::format_duration;
-    match gate {
-        GateName::Identity => {
-            "identity: it reports the name, version and digest that are wanted".to_owned()
-        }
-        GateName::Reachable => "reachable: the router reaches it".to_owned(),
-        GateName::Smoke => format!("smoke: {} test requests", settings.smoke.requests),
-        GateName::Golden => format!(
-            "golden: right on {:.1} % of {} labeled inputs, and as often as the active release",
-            settings.golden.min_accuracy * 100.0,
-            examples
-                .golden
-                .iter()
-                .filter(|it| it.expect.is_some())
-                .count()
-        ),
-        GateName::Agreement => format!("agreement: {} inputs to both", examples.agreement.len()),
-        GateName::Load => format!(
-            "load: {} requests at a time for {}",
-            settings.load.concurrency,
-            duration(settings.load.duration)
-        ),
-        GateName::Comparison => format!(
-            "comparison: at most {} × as long as the active release",
-            settings.comparison.max_ratio
-        ),
-        GateName::Headroom => format!(
-            "headroom: {} × the worst latency is below the router's time limit",
-            settings.headroom.factor
-        ),
-        GateName::Shadow => format!(
-            "shadow: copies of traffic for {}",
-            duration(settings.shadow.duration)
-        ),
-    }
 }
 
 /// Removes old reports and images. Returns what failed.

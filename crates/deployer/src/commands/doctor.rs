@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    commands::CommandOutput,
+    commands::output::CommandOutput,
     config::Settings,
     doctor::{self, finding::Finding},
     exit_code,

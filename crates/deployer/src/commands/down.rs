@@ -2,7 +2,7 @@
 
 use crate::{
     color::Color,
-    commands::CommandOutput,
+    commands::output::CommandOutput,
     ports::{Ports, Service},
 };
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    commands::{CommandError, CommandOutput},
+    commands::output::{CommandError, CommandOutput},
     config::Settings,
     state::history::{self, HistoryEntry},
 };

@@ -6,91 +6,38 @@ mod crash_safety;
 mod deploy;
 mod doctor;
 mod down;
+mod dry_run;
 mod history;
+mod lock;
 mod monitor;
+mod output;
 mod recover;
 mod report;
 mod rollback;
 mod status;
+mod steps;
 mod switch;
 mod up;
 mod validate;
 
-use std::{fmt, io::Write as _, path::Path, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::Path, process::ExitCode};
 
-use serde_json::{Value, json};
-use tokio::time::Instant;
+use serde_json::json;
 
 use crate::{
     adapters,
     cli::{self, Arguments, Command},
-    color::Color,
+    commands::{
+        lock::{MAX_WAIT_FOR_MONITOR, lock},
+        output::{CommandError, CommandOutput, print},
+        steps::stop_leftover_shadow,
+    },
     config::{self, SettingsError},
-    event::{Event, Reporter},
+    event::Reporter,
     exit_code,
-    ports::{Ports, Target},
     report::{JsonLines, Terminal},
-    state::journal::{Journal, JournalError},
+    state::journal::JournalError,
 };
-
-/// The result of a command.
-struct CommandOutput {
-    code: u8,
-    /// For people, on standard output.
-    text: String,
-    /// For programs: the last line of `--json`.
-    object: Value,
-}
-
-impl CommandOutput {
-    /// The command succeeded.
-    fn success(text: impl Into<String>) -> Self {
-        Self::with(exit_code::FINE, text)
-    }
-
-    fn with(code: u8, text: impl Into<String>) -> Self {
-        let text = text.into();
-        Self {
-            code,
-            object: json!({"event": "ended", "text": text}),
-            text,
-        }
-    }
-
-    /// Replaces the object for programs.
-    fn with_object(mut self, object: Value) -> Self {
-        self.object = object;
-        self
-    }
-}
-
-/// A command that failed for a known reason.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-struct CommandError {
-    code: u8,
-    message: String,
-}
-
-impl CommandError {
-    fn with(code: u8, message: impl fmt::Display) -> anyhow::Error {
-        let message = message.to_string();
-        Self { code, message }.into()
-    }
-
-    fn usage(message: impl fmt::Display) -> anyhow::Error {
-        Self::with(exit_code::USAGE, message)
-    }
-
-    fn refused(message: impl fmt::Display) -> anyhow::Error {
-        Self::with(exit_code::REFUSED, message)
-    }
-
-    fn halted(message: impl fmt::Display) -> anyhow::Error {
-        let message = format!("{message}; `deployer status` shows where traffic goes");
-        Self::with(exit_code::HALTED, message)
-    }
-}
 
 /// Runs one command. Progress goes to stderr, the result to stdout.
 pub async fn run(arguments: Arguments) -> ExitCode {
@@ -124,6 +71,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
+// Longer than 60 lines: one arm for each command.
 async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<CommandOutput> {
     // These commands need no settings.
     match &command {
@@ -151,7 +99,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
             active_down,
             dry_run: true,
             ..
-        } => deploy::plan(settings, version.clone(), *active_down, &ports()?).await,
+        } => dry_run::run(settings, version.clone(), *active_down, &ports()?).await,
         Command::Deploy {
             version,
             active_down,
@@ -228,97 +176,4 @@ fn manual(directory: &Path) -> anyhow::Result<CommandOutput> {
     Ok(CommandOutput::success(format!(
         "the manual pages are in {directory}"
     )))
-}
-
-/// The monitor usually releases the lock well within this time.
-const MAX_WAIT_FOR_MONITOR: Duration = Duration::from_mins(1);
-
-/// Takes the lock for a command. Waits for a monitor that starts or stops a color, because no person started
-/// that.
-async fn lock(
-    state: &Path,
-    command: &str,
-    patience: Duration,
-    reporter: &dyn Reporter,
-) -> Result<Journal, JournalError> {
-    const PAUSE: Duration = Duration::from_millis(100);
-
-    let deadline = Instant::now() + patience;
-    let mut told = false;
-    loop {
-        let watch = match Journal::lock(state, command) {
-            Err(JournalError::Busy {
-                holder: Some(holder),
-            }) if holder.is_monitor() && Instant::now() < deadline => holder,
-            locked => return locked,
-        };
-        if !std::mem::replace(&mut told, true) {
-            reporter.report(&Event::Note {
-                text: format!("waiting for {watch}, which is starting or stopping a color"),
-            });
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// Ends the copies of client requests to the idle color. Called first by a command that holds the lock: only a
-/// killed deployer can have left them on.
-fn stop_leftover_shadow(ports: &Ports, reporter: &dyn Reporter) {
-    if let Err(error) = ports.router.set_shadow(false) {
-        reporter.report(&Event::Note {
-            text: error.to_string(),
-        });
-    }
-}
-
-/// Prints the result of a command.
-fn print(result: &str) {
-    // A closed pipe is not an error of the deployer.
-    let _ = writeln!(std::io::stdout(), "{result}");
-}
-
-/// The version that `color` serves, or why it is not healthy.
-async fn who(ports: &Ports, color: Color) -> Result<String, String> {
-    match ports.probe.health(Target::Server(color)).await {
-        Ok(health) => Ok(health
-            .model_version
-            .unwrap_or_else(|| "a release that reports no version".to_owned())),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::report::Reporters;
-
-    const LONG: Duration = Duration::from_mins(10);
-
-    #[tokio::test]
-    async fn command_waits_for_the_monitor_until_timeout() {
-        let state = tempfile::tempdir().unwrap();
-        let nobody = Reporters(Vec::new());
-        let held = Journal::lock(state.path(), "monitor").unwrap();
-        let error = lock(state.path(), "deploy v2", Duration::ZERO, &nobody)
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("`monitor` by"), "{error}");
-        assert!(error.contains("starting or stopping a color"), "{error}");
-        let (locked, ()) = tokio::join!(lock(state.path(), "deploy v2", LONG, &nobody), async {
-            drop(held);
-        });
-        locked.unwrap();
-    }
-
-    #[tokio::test]
-    async fn command_does_not_wait_for_another_command() {
-        let state = tempfile::tempdir().unwrap();
-        let _held = Journal::lock(state.path(), "deploy v1").unwrap();
-        let error = lock(state.path(), "deploy v2", LONG, &Reporters(Vec::new()))
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(error.ends_with("; try again when it is done"), "{error}");
-    }
 }

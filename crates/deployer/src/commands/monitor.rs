@@ -3,7 +3,7 @@
 use tokio::net::TcpListener;
 
 use crate::{
-    commands::{CommandError, CommandOutput},
+    commands::output::{CommandError, CommandOutput},
     config::Settings,
     event::Reporter,
     examples::Examples,

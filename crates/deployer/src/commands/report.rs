@@ -5,7 +5,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use tokio::{process::Command, time::timeout};
 
 use crate::{
-    commands::{CommandError, CommandOutput},
+    commands::output::{CommandError, CommandOutput},
     config::Settings,
     report::{Record, Reports},
 };

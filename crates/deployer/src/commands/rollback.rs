@@ -1,7 +1,10 @@
 //! `deployer rollback`
 
 use crate::{
-    commands::{CommandError, CommandOutput, stop_leftover_shadow, who},
+    commands::{
+        output::{CommandError, CommandOutput},
+        steps::{served_version, stop_leftover_shadow},
+    },
     config::Settings,
     deployment::{
         recover::{self, Recovery},
@@ -41,7 +44,9 @@ pub(super) async fn run(
             Recovery::Halted(reason) => return Err(CommandError::halted(reason)),
             // The recovery was the rollback.
             Recovery::RolledBack(color) => {
-                let version = who(ports, color).await.unwrap_or_else(|error| error);
+                let version = served_version(ports, color)
+                    .await
+                    .unwrap_or_else(|error| error);
                 return Ok(CommandOutput::success(format!(
                     "rolled back: {color} serves {version}"
                 )));
@@ -56,7 +61,7 @@ pub(super) async fn run(
             "nothing to roll back to: {previous} holds no release that was promoted; `deployer switch {previous}` moves traffic to it all the same"
         )));
     }
-    let version = who(ports, previous).await.map_err(|error| {
+    let version = served_version(ports, previous).await.map_err(|error| {
         CommandError::refused(format!(
             "{previous} is not healthy, so traffic stays on {active}: {error}"
         ))

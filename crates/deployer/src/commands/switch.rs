@@ -2,7 +2,10 @@
 
 use crate::{
     color::Color,
-    commands::{CommandError, CommandOutput, stop_leftover_shadow, who},
+    commands::{
+        output::{CommandError, CommandOutput},
+        steps::{served_version, stop_leftover_shadow},
+    },
     deployment::traffic_mover::TrafficMover,
     event::Reporter,
     ports::Ports,
@@ -27,7 +30,7 @@ pub(super) async fn run(
         .await
         .map_err(CommandError::refused)?;
     let active = ports.router.active().await.map_err(CommandError::refused)?;
-    let version = who(ports, color).await.map_err(|error| {
+    let version = served_version(ports, color).await.map_err(|error| {
         CommandError::refused(format!(
             "{color} is not healthy, so traffic stays on {active}: {error}"
         ))

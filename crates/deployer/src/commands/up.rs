@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use crate::{
     color::Color,
-    commands::{CommandOutput, stop_leftover_shadow},
+    commands::{output::CommandOutput, steps::stop_leftover_shadow},
     config::Settings,
     deployment::preflight,
     event::{Event, Reporter},

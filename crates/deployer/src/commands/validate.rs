@@ -3,10 +3,11 @@
 use serde_json::json;
 
 use crate::{
+    color::Color,
     commands::{
-        CommandError, CommandOutput,
         deploy::{held_version, wanted},
-        stop_leftover_shadow,
+        output::{CommandError, CommandOutput},
+        steps::stop_leftover_shadow,
     },
     config::{GateName, Settings},
     deployment::gate_runner::GateRunner,
@@ -41,17 +42,7 @@ pub(super) async fn run(
         None => held_version(ports, &settings, color).await,
     };
     let release = wanted(&settings, version).map_err(CommandError::usage)?;
-    // Neither good nor bad news: the gates that send requests remain.
-    let requests = ports
-        .request_log
-        .as_ref()
-        .map(|traffic| traffic.recent_requests());
-    let requests = requests.transpose().unwrap_or_else(|error| {
-        let text = error.to_string();
-        terminal.report(&Event::Note { text });
-        None
-    });
-    let before = TrafficSample::recent(active, &requests.unwrap_or_default());
+    let before = recent_traffic(active, ports, terminal);
     let verdicts = Verdicts::default();
     let gate_runner = GateRunner {
         settings: &settings,
@@ -70,7 +61,7 @@ pub(super) async fn run(
     };
     // An interrupted gate may have left the copies on.
     ports.router.set_shadow(false)?;
-    let (version, gates) = (&release.version, verdicts.taken());
+    let (version, gates) = (&release.version, verdicts.records());
     let passed = passed.and_then(|()| proven(&gates));
     let (code, text) = match &passed {
         Ok(()) => (exit_code::FINE, format!("passed: {version} on {color}")),
@@ -88,13 +79,27 @@ pub(super) async fn run(
     })))
 }
 
+/// What clients recently received from the active release. An unreadable log is reported and is neither good nor
+/// bad news: the gates that send requests remain.
+fn recent_traffic(active: Color, ports: &Ports, terminal: &dyn Reporter) -> TrafficSample {
+    let requests = match ports.request_log.as_ref().map(|log| log.recent_requests()) {
+        Some(Ok(requests)) => requests,
+        Some(Err(error)) => {
+            let text = error.to_string();
+            terminal.report(&Event::Note { text });
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
+    TrafficSample::recent(active, &requests)
+}
+
 /// Fails if every gate was skipped: then nothing is proven.
 fn proven(gates: &[GateRecord]) -> Result<(), String> {
-    let asked = |judged: &GateRecord| judged.verdict != Conclusion::Skipped;
-    if gates.iter().any(asked) {
+    if gates.iter().any(|gate| gate.verdict != Conclusion::Skipped) {
         return Ok(());
     }
-    let names: Vec<&str> = gates.iter().map(|judged| judged.gate.as_str()).collect();
+    let names: Vec<&str> = gates.iter().map(|gate| gate.gate.as_str()).collect();
     Err(format!("every gate was skipped: {}", names.join(", ")))
 }
 
@@ -103,17 +108,20 @@ fn proven(gates: &[GateRecord]) -> Result<(), String> {
 struct Verdicts(std::sync::Mutex<Vec<GateRecord>>);
 
 impl Verdicts {
-    fn taken(&self) -> Vec<GateRecord> {
-        self.0.lock().map(|taken| taken.clone()).unwrap_or_default()
+    fn records(&self) -> Vec<GateRecord> {
+        self.0
+            .lock()
+            .map(|records| records.clone())
+            .unwrap_or_default()
     }
 }
 
 impl Reporter for Verdicts {
     fn report(&self, event: &Event<'_>) {
         if let Event::GateFinished { gate, verdict } = event
-            && let Ok(mut taken) = self.0.lock()
+            && let Ok(mut records) = self.0.lock()
         {
-            taken.push(GateRecord::new(gate, None, verdict));
+            records.push(GateRecord::new(gate, None, verdict));
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The bake after the switch.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 use serde::Deserialize;
-use std::time::Duration;
 
 /// What to do with a candidate whose bake ends inconclusively.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
-use crate::config::{Settings, SettingsError};
+use crate::config::{file::SettingsError, settings::Settings};
 
 /// Rejects settings that are out of range.
 pub fn check(settings: &Settings) -> Result<(), SettingsError> {
+    counts(settings)?;
+    shares(settings)?;
+    ratios(settings)?;
+    durations(settings)
+}
+
+fn counts(settings: &Settings) -> Result<(), SettingsError> {
     let Settings {
         health,
         smoke,
         golden,
-        agreement,
         load,
-        comparison,
-        headroom,
         shadow,
         bake,
         keep,
@@ -37,6 +41,19 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
     ] {
         ensure(count > 0, key, count, "at least 1")?;
     }
+    Ok(())
+}
+
+fn shares(settings: &Settings) -> Result<(), SettingsError> {
+    let Settings {
+        smoke,
+        golden,
+        agreement,
+        load,
+        shadow,
+        bake,
+        ..
+    } = settings;
     for (key, rate) in [
         ("smoke.max_error_rate", smoke.max_error_rate),
         ("load.max_error_rate", load.max_error_rate),
@@ -63,6 +80,19 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
             "at least 0 and at most 1",
         )?;
     }
+    Ok(())
+}
+
+fn ratios(settings: &Settings) -> Result<(), SettingsError> {
+    let Settings {
+        agreement,
+        load,
+        comparison,
+        headroom,
+        shadow,
+        bake,
+        ..
+    } = settings;
     for (key, factor) in [
         ("comparison.max_ratio", comparison.max_ratio),
         ("headroom.factor", headroom.factor),
@@ -88,8 +118,7 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
         "load.rate",
         load.rate,
         "at least 0 and at most 1000000",
-    )?;
-    durations(settings)
+    )
 }
 
 fn durations(settings: &Settings) -> Result<(), SettingsError> {

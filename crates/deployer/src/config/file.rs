@@ -11,7 +11,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::config::Settings;
+use crate::config::settings::Settings;
 
 const DEFAULT: &str = include_str!("../../../../deployer.toml");
 

@@ -1,10 +1,11 @@
 //! The gates before the switch.
 
-use super::empty_is_none;
+use std::{path::PathBuf, time::Duration};
+
 use clap::ValueEnum;
 use serde::Deserialize;
-use std::path::PathBuf;
-use std::time::Duration;
+
+use crate::config::optional::empty_is_none;
 
 /// Waiting for a candidate to become healthy.
 #[derive(Debug, Clone, Deserialize)]

@@ -1,10 +1,10 @@
 //! `deployer monitor`.
 
-use super::empty_is_no_address;
-use crate::monitor::health::HealthTracker;
+use std::{net::SocketAddr, time::Duration};
+
 use serde::Deserialize;
-use std::net::SocketAddr;
-use std::time::Duration;
+
+use crate::{config::optional::empty_is_no_address, monitor::health::HealthTracker};
 
 /// Settings of `deployer monitor`.
 #[derive(Debug, Clone, Deserialize)]

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use crate::config::{FleetKind, OnInterrupt, Settings};
+use crate::config::{bake::OnInterrupt, fleet::FleetKind, settings::Settings};
 
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]

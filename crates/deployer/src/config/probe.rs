@@ -1,9 +1,10 @@
 //! Requests to a model server.
 
-use super::empty_is_none;
+use std::{path::PathBuf, time::Duration};
+
 use serde::Deserialize;
-use std::path::PathBuf;
-use std::time::Duration;
+
+use crate::config::optional::empty_is_none;
 
 /// How a model server is asked.
 #[derive(Debug, Clone, Deserialize)]

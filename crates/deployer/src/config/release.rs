@@ -1,8 +1,10 @@
 //! The release, and where releases lie.
 
-use super::empty_is_none;
-use serde::Deserialize;
 use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::config::optional::empty_is_none;
 
 /// What is deployed.
 #[derive(Debug, Clone, Deserialize)]

@@ -1,9 +1,10 @@
 //! nginx: addresses, flags, and logs.
 
-use super::empty_is_none;
+use std::{path::PathBuf, time::Duration};
+
 use serde::Deserialize;
-use std::path::PathBuf;
-use std::time::Duration;
+
+use crate::config::optional::empty_is_none;
 
 /// Where nginx is and how to talk to it.
 #[derive(Debug, Clone, Deserialize)]

@@ -3,7 +3,7 @@
 use crate::{
     color::Color,
     config::Settings,
-    doctor::{finding::Finding, last_words, listening_ports},
+    doctor::{finding::Finding, listening_ports, service_log},
     ports::{Ports, Service, ServiceState, Target},
 };
 
@@ -36,7 +36,10 @@ pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> 
                 end_it,
             ),
             _ => wrong(
-                format!("it does not run: {how}{}", last_words(ports, service).await),
+                format!(
+                    "it does not run: {how}{}",
+                    service_log::last_lines(ports, service).await
+                ),
                 format!(
                     "`deployer up` starts it; `deployer deploy` puts another release there, unless {color} is active"
                 ),
@@ -45,7 +48,7 @@ pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> 
         (Err(error), Ok(_)) => wrong(
             format!(
                 "it runs and is not healthy: {error}{}",
-                last_words(ports, service).await
+                service_log::last_lines(ports, service).await
             ),
             format!(
                 "if {color} is active, `deployer rollback`; otherwise deploy another release there"

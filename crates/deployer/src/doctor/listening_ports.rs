@@ -62,8 +62,8 @@ pub(crate) async fn metrics(settings: &Settings) -> Option<Finding> {
     const OURS: &str = "deployer_router_up";
 
     let url = format!("http://{}/metrics", settings.monitor.metrics?);
-    let told = adapters::text_of(&url, settings.probe.timeout).await;
-    Some(match (told, taken_by(&url)) {
+    let response = adapters::text_of(&url, settings.probe.timeout).await;
+    Some(match (response, taken_by(&url)) {
         (Ok(text), _) if text.contains(OURS) => Finding::fine(TOPIC, url),
         (_, Some(who)) => Finding::wrong(
             TOPIC,

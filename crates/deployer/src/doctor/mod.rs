@@ -6,14 +6,11 @@ mod leftovers;
 mod listening_ports;
 mod machine;
 mod router;
+mod service_log;
 mod time_limits;
 
 use crate::{
-    color::Color,
-    config::Settings,
-    doctor::finding::{Finding, last_log_lines},
-    examples::Examples,
-    ports::{Ports, Service},
+    color::Color, config::Settings, doctor::finding::Finding, examples::Examples, ports::Ports,
 };
 
 /// Examines every topic, in the order in which a person would repair them.
@@ -42,9 +39,4 @@ fn inputs(settings: &Settings) -> Finding {
             "set probe.inputs to a JSONL file of test inputs",
         ),
     }
-}
-
-/// Returns the last log lines of a service, after a semicolon; empty if it logged nothing.
-async fn last_words(ports: &Ports, service: Service) -> String {
-    last_log_lines(&ports.fleet.logs(service, 3).await)
 }

@@ -3,7 +3,7 @@
 use crate::{
     config::Settings,
     deployment::preflight,
-    doctor::{finding::Finding, last_words, listening_ports, machine},
+    doctor::{finding::Finding, listening_ports, machine, service_log},
     ports::{Ports, Service, ServiceState},
 };
 
@@ -31,7 +31,7 @@ async fn stopped(settings: &Settings, ports: &Ports, how: &str) -> Finding {
         .collect();
     // Docker keeps the ports of a paused container.
     if taken.is_empty() || how.starts_with("container paused") {
-        let words = last_words(ports, Service::Router).await;
+        let words = service_log::last_lines(ports, Service::Router).await;
         return Finding::wrong(
             TOPIC,
             format!("it does not run: {how}{words}"),
@@ -70,7 +70,7 @@ async fn clients(settings: &Settings, ports: &Ports) -> Finding {
     let active = match ports.router.active().await {
         Ok(active) => active,
         Err(error) => {
-            let words = last_words(ports, Service::Router).await;
+            let words = service_log::last_lines(ports, Service::Router).await;
             let advice =
                 "fix what its last log lines say; `deployer down` and `deployer up` restart it";
             return Finding::wrong(TOPIC, format!("{error}{words}"), advice);

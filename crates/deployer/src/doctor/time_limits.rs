@@ -29,7 +29,7 @@ pub(crate) async fn time_limits(settings: &Settings, ports: &Ports) -> Vec<Findi
     }
     for color in Color::BOTH {
         if let Some(started) = ports.fleet.launch_info(color).await {
-            findings.extend(patience(settings, color, started.killed_after));
+            findings.extend(stop_timeout(settings, color, started.killed_after));
             // A server without a digest is another project's, with other settings.
             let health = ports.probe.health(Target::Server(color)).await;
             if health.is_ok_and(|health| health.model_digest.is_some()) {
@@ -54,7 +54,7 @@ fn unless(holds: bool, text: String, advice: &str) -> Option<Finding> {
 
 fn of_the_settings(settings: &Settings) -> Vec<Finding> {
     let (load, bake) = (&settings.load, &settings.bake);
-    let found = bake.failures * (bake.interval + settings.probe.timeout);
+    let detection = bake.failures * (bake.interval + settings.probe.timeout);
     let contradictions = [
         unless(
             load.max_p99 <= load.timeout,
@@ -66,10 +66,10 @@ fn of_the_settings(settings: &Settings) -> Vec<Finding> {
             "lower load.max_p99, or raise load.timeout",
         ),
         unless(
-            found <= bake.duration,
+            detection <= bake.duration,
             format!(
                 "a release that hangs is found after bake.failures × (bake.interval + probe.timeout) = {}, which is longer than bake.duration ({})",
-                words(found),
+                words(detection),
                 words(bake.duration)
             ),
             "raise bake.duration, or lower bake.failures or probe.timeout",
@@ -116,14 +116,14 @@ fn of_the_router(settings: &Settings, router: RouterLimits) -> Vec<Finding> {
 }
 
 /// Whether the deployer waits long enough for a color to stop.
-fn patience(settings: &Settings, color: Color, killed_after: Duration) -> Option<Finding> {
-    let patience = settings.fleet.compose.timeout;
+fn stop_timeout(settings: &Settings, color: Color, killed_after: Duration) -> Option<Finding> {
+    let timeout = settings.fleet.compose.timeout;
     unless(
-        settings.fleet.kind != FleetKind::Compose || killed_after < patience,
+        settings.fleet.kind != FleetKind::Compose || killed_after < timeout,
         format!(
             "{color} may take {} to stop (stop_grace_period in compose.yaml), but `docker compose` may take only {} (fleet.compose.timeout): a deployment there fails while the previous release is still stopping",
             words(killed_after),
-            words(patience)
+            words(timeout)
         ),
         "raise fleet.compose.timeout above the stop_grace_period",
     )
@@ -139,8 +139,8 @@ struct ServerLimits {
 impl ServerLimits {
     fn from(environment: &HashMap<String, String>) -> Self {
         let seconds = |name: &str, assumed: u64| {
-            let told = environment.get(name).and_then(|it| it.parse().ok());
-            told.and_then(|it| Duration::try_from_secs_f64(it).ok())
+            let set = environment.get(name).and_then(|it| it.parse().ok());
+            set.and_then(|it| Duration::try_from_secs_f64(it).ok())
                 .unwrap_or(Duration::from_secs(assumed))
         };
         Self {

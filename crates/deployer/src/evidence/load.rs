@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     config::LoadSettings,
-    evidence::{latency::Latencies, verdict::Tally},
+    evidence::{latency::Latencies, tally::Tally},
 };
 
 /// How much load to generate.

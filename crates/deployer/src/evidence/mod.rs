@@ -6,4 +6,5 @@ pub mod load;
 pub mod request;
 pub mod sample;
 pub mod statistics;
+pub mod tally;
 pub mod verdict;

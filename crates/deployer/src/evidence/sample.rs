@@ -7,7 +7,7 @@ use crate::{
     evidence::{
         latency::{Latencies, LatencyLimit},
         request::Request,
-        verdict::Tally,
+        tally::Tally,
     },
 };
 

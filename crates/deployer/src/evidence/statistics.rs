@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use statrs::distribution::{Binomial, ChiSquared, ContinuousCDF as _, DiscreteCDF as _};
 
-use crate::evidence::verdict::Tally;
+use crate::evidence::tally::Tally;
 
 /// A confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -199,11 +199,11 @@ pub fn ratio_of_quantiles(ours: &[f64], theirs: &[f64], at: f64) -> (f64, Interv
     const DRAWS: usize = 1_000;
     const CONFIDENCE: f64 = 0.99;
 
-    let mut lots = fastrand::Rng::with_seed(1979);
+    let mut random = fastrand::Rng::with_seed(1979);
     let mut buffer = Vec::new();
     let mut drawn = |values: &[f64]| {
         buffer.clear();
-        buffer.extend((0..values.len()).map(|_| values[lots.usize(..values.len())]));
+        buffer.extend((0..values.len()).map(|_| values[random.usize(..values.len())]));
         let place = place(buffer.len(), at);
         *buffer.select_nth_unstable_by(place, f64::total_cmp).1
     };
@@ -317,10 +317,10 @@ mod tests {
     }
 
     /// This many answers with this many labels, some far rarer than others.
-    fn labeled(lots: &mut fastrand::Rng, labels: u64, answers: u64) -> BTreeMap<String, u64> {
+    fn labeled(random: &mut fastrand::Rng, labels: u64, answers: u64) -> BTreeMap<String, u64> {
         let mut counts = BTreeMap::new();
         for _ in 0..answers {
-            let label = lots.u64(..labels).min(lots.u64(..labels));
+            let label = random.u64(..labels).min(random.u64(..labels));
             *counts.entry(label.to_string()).or_default() += 1;
         }
         counts
@@ -328,10 +328,10 @@ mod tests {
 
     #[test]
     fn equal_distributions_rarely_exceed_drift_by_chance() {
-        let mut lots = fastrand::Rng::with_seed(8);
+        let mut random = fastrand::Rng::with_seed(8);
         for (labels, answers) in [(2, 200), (10, 200), (50, 200), (50, 2_000), (300, 1_000)] {
             let drifted = (0..300).filter(|_| {
-                let [before, after] = [(); 2].map(|()| labeled(&mut lots, labels, answers));
+                let [before, after] = [(); 2].map(|()| labeled(&mut random, labels, answers));
                 drift_of_labels(&before, &after).exceeds(0.25)
             });
             let drifted = drifted.count();
@@ -344,18 +344,18 @@ mod tests {
 
     #[test]
     fn drift_is_found_among_many_labels() {
-        let mut lots = fastrand::Rng::with_seed(9);
-        let before = labeled(&mut lots, 50, 2_000);
-        let mut after = labeled(&mut lots, 50, 1_000);
+        let mut random = fastrand::Rng::with_seed(9);
+        let before = labeled(&mut random, 50, 2_000);
+        let mut after = labeled(&mut random, 50, 1_000);
         *after.entry("7".to_owned()).or_default() += 1_000;
         assert!(drift_of_labels(&before, &after).exceeds(0.25));
     }
 
     #[test]
     fn bootstrap_separates_slower_from_equal_release() {
-        let mut lots = fastrand::Rng::with_seed(7);
+        let mut random = fastrand::Rng::with_seed(7);
         let mut latencies =
-            |factor: f64| -> Vec<f64> { (0..1000).map(|_| factor * -lots.f64().ln()).collect() };
+            |factor: f64| -> Vec<f64> { (0..1000).map(|_| factor * -random.f64().ln()).collect() };
         let (active, equal, slow) = (latencies(1.0), latencies(1.0), latencies(3.0));
         for at in [0.5, 0.99] {
             let (_, same) = ratio_of_quantiles(&equal, &active, at);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::details::Evidence;
+use crate::evidence::{details::Evidence, tally::Tally};
 
 /// The conclusion of a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,38 @@ impl Verdict {
         Self::new(Conclusion::Skipped, reason)
     }
 
+    /// Judges an error rate: at most `max_error_rate` (0–1), with at least `min_requests`.
+    #[must_use]
+    pub fn of_error_rate(tally: Tally, max_error_rate: f64, min_requests: u64) -> Self {
+        let Tally { requests, failed } = tally;
+        let rate = tally.error_rate();
+        let (percent, limit) = (rate * 100.0, max_error_rate * 100.0);
+        let verdict = if requests < min_requests {
+            Self::new(
+                Conclusion::Inconclusive,
+                format!(
+                    "{failed} of {requests} requests failed; at least {min_requests} are needed to judge"
+                ),
+            )
+        } else if rate > max_error_rate {
+            Self::new(
+                Conclusion::Fail,
+                format!(
+                    "{failed} of {requests} requests failed ({percent:.1} %, at most {limit:.1} % allowed)"
+                ),
+            )
+        } else {
+            Self::new(
+                Conclusion::Pass,
+                format!("{failed} of {requests} requests failed ({percent:.1} %)"),
+            )
+        };
+        verdict
+            .with("requests", requests as f64)
+            .with("failed", failed as f64)
+            .with("error_rate", rate)
+    }
+
     /// Adds a figure.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: f64) -> Self {
@@ -105,88 +137,6 @@ impl Verdict {
     }
 }
 
-/// A number of requests, and failures among them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    /// All requests.
-    pub requests: u64,
-    /// Failed requests; at most `requests`.
-    pub failed: u64,
-}
-
-impl Tally {
-    /// Counts one request.
-    pub fn count(&mut self, succeeded: bool) {
-        self.requests += 1;
-        self.failed += u64::from(!succeeded);
-    }
-
-    /// Adds another tally.
-    pub fn add(&mut self, other: Self) {
-        self.requests += other.requests;
-        self.failed += other.failed;
-    }
-
-    /// The share of failures, 0–1; 0 without requests.
-    #[must_use]
-    pub fn error_rate(self) -> f64 {
-        if self.requests == 0 {
-            0.0
-        } else {
-            self.failed as f64 / self.requests as f64
-        }
-    }
-
-    /// Judges the error rate: at most `max_error_rate` (0–1), with at least `min_requests`.
-    #[must_use]
-    pub fn judge(self, max_error_rate: f64, min_requests: u64) -> Verdict {
-        let Self { requests, failed } = self;
-        let rate = self.error_rate();
-        let (percent, limit) = (rate * 100.0, max_error_rate * 100.0);
-        let verdict = if requests < min_requests {
-            Verdict::new(
-                Conclusion::Inconclusive,
-                format!(
-                    "{failed} of {requests} requests failed; at least {min_requests} are needed to judge"
-                ),
-            )
-        } else if rate > max_error_rate {
-            Verdict::new(
-                Conclusion::Fail,
-                format!(
-                    "{failed} of {requests} requests failed ({percent:.1} %, at most {limit:.1} % allowed)"
-                ),
-            )
-        } else {
-            Verdict::new(
-                Conclusion::Pass,
-                format!("{failed} of {requests} requests failed ({percent:.1} %)"),
-            )
-        };
-        verdict
-            .with("requests", requests as f64)
-            .with("failed", failed as f64)
-            .with("error_rate", rate)
-    }
-}
-
-impl Extend<bool> for Tally {
-    fn extend<I: IntoIterator<Item = bool>>(&mut self, successes: I) {
-        for succeeded in successes {
-            self.count(succeeded);
-        }
-    }
-}
-
-impl FromIterator<bool> for Tally {
-    /// Counts requests by their success.
-    fn from_iter<I: IntoIterator<Item = bool>>(successes: I) -> Self {
-        let mut tally = Self::default();
-        tally.extend(successes);
-        tally
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -205,8 +155,8 @@ mod tests {
             prop_assume!(seen.requests >= 20);
             let mut worse = seen;
             worse.count(false);
-            if seen.judge(limit, 20).conclusion == Conclusion::Fail {
-                prop_assert_eq!(worse.judge(limit, 20).conclusion, Conclusion::Fail);
+            if Verdict::of_error_rate(seen, limit, 20).conclusion == Conclusion::Fail {
+                prop_assert_eq!(Verdict::of_error_rate(worse, limit, 20).conclusion, Conclusion::Fail);
             }
         }
 
@@ -214,21 +164,21 @@ mod tests {
         fn stricter_limit_never_passes_more(
             seen in tally(), limit in 0.0..0.9_f64, looser_by in 0.0..0.1_f64,
         ) {
-            if seen.judge(limit + looser_by, 20).conclusion == Conclusion::Fail {
-                prop_assert_eq!(seen.judge(limit, 20).conclusion, Conclusion::Fail);
+            if Verdict::of_error_rate(seen, limit + looser_by, 20).conclusion == Conclusion::Fail {
+                prop_assert_eq!(Verdict::of_error_rate(seen, limit, 20).conclusion, Conclusion::Fail);
             }
         }
 
         #[test]
         fn too_few_requests_never_pass(seen in tally(), limit in 0.0..1.0_f64) {
-            let verdict = seen.judge(limit, seen.requests + 1);
+            let verdict = Verdict::of_error_rate(seen, limit, seen.requests + 1);
             prop_assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
             prop_assert!(!verdict.lets_through());
         }
 
         #[test]
         fn flawless_release_passes(requests in 20_u64..10_000, limit in 0.0..1.0_f64) {
-            let verdict = Tally { requests, failed: 0 }.judge(limit, 20);
+            let verdict = Verdict::of_error_rate(Tally { requests, failed: 0 }, limit, 20);
             prop_assert_eq!(verdict.conclusion, Conclusion::Pass);
         }
     }
@@ -236,12 +186,11 @@ mod tests {
     #[test]
     fn error_rate_at_limit_passes_and_above_fails() {
         let judge = |failed| {
-            Tally {
+            let tally = Tally {
                 requests: 100,
                 failed,
-            }
-            .judge(0.05, 20)
-            .conclusion
+            };
+            Verdict::of_error_rate(tally, 0.05, 20).conclusion
         };
         assert_eq!(judge(5), Conclusion::Pass);
         assert_eq!(judge(6), Conclusion::Fail);
@@ -249,11 +198,11 @@ mod tests {
 
     #[test]
     fn verdict_contains_its_figures() {
-        let verdict = Tally {
+        let tally = Tally {
             requests: 50,
             failed: 5,
-        }
-        .judge(0.05, 20);
+        };
+        let verdict = Verdict::of_error_rate(tally, 0.05, 20);
         assert_eq!(
             verdict.summary,
             "5 of 50 requests failed (10.0 %, at most 5.0 % allowed)"

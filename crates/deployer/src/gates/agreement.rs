@@ -13,7 +13,7 @@ use crate::{
     },
     examples::Example,
     gates::{
-        Candidate, Gate,
+        gate::{Candidate, Gate},
         pairs::{Pair, errors_of, predict_pairs},
     },
 };
@@ -58,12 +58,6 @@ impl Gate for Agreement {
 
 impl Agreement {
     fn compare(&self, pairs: &[Pair<'_>]) -> Verdict {
-        let AgreementSettings {
-            warn_below,
-            min_agreement,
-            warn_drift,
-            ..
-        } = self.settings;
         // An input that the active release does not answer cannot be compared.
         let compared: Vec<_> = pairs
             .iter()
@@ -87,11 +81,34 @@ impl Agreement {
         }
         let mut flips: Vec<Flip> = compared.iter().filter_map(|pair| flip(pair)).collect();
         flips.sort_by(|one, other| other.severity().total_cmp(&one.severity()));
-        let flipped = flips.len();
         let failed = compared
             .iter()
             .filter(|pair| pair.candidate.is_err())
             .count();
+        let mut verdict = self.judge_labels(inputs, flips.len(), failed);
+        if let Some(drift) = drift_of_confidence(&compared) {
+            if drift > self.settings.warn_drift {
+                verdict.warnings.push(format!(
+                    "its confidence is distributed otherwise than the active release's (population stability index {drift:.2})"
+                ));
+            }
+            verdict = verdict.with("confidence_drift", drift);
+        }
+        flips.truncate(FLIPS);
+        verdict.with_evidence(Evidence {
+            flips,
+            errors: errors_of(pairs),
+            ..Evidence::default()
+        })
+    }
+
+    /// Judges on how many inputs the candidate gave the same label as the active release.
+    fn judge_labels(&self, inputs: usize, flipped: usize, failed: usize) -> Verdict {
+        let AgreementSettings {
+            warn_below,
+            min_agreement,
+            ..
+        } = self.settings;
         let agreement = 1.0 - (flipped + failed) as f64 / inputs as f64;
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         let mut same = format!(
@@ -117,25 +134,11 @@ impl Agreement {
                 flipped + failed
             ));
         }
-        if let Some(drift) = drift_of_confidence(&compared) {
-            if drift > warn_drift {
-                verdict.warnings.push(format!(
-                    "its confidence is distributed otherwise than the active release's (population stability index {drift:.2})"
-                ));
-            }
-            verdict = verdict.with("confidence_drift", drift);
-        }
-        flips.truncate(FLIPS);
         verdict
             .with("inputs", inputs as f64)
             .with("flips", flipped as f64)
             .with("failed", failed as f64)
             .with("agreement", agreement)
-            .with_evidence(Evidence {
-                flips,
-                errors: errors_of(pairs),
-                ..Evidence::default()
-            })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     },
     examples::Example,
     gates::{
-        Candidate, Gate,
+        gate::{Candidate, Gate},
         pairs::{Pair, errors_of, predict_pairs},
     },
 };
@@ -107,71 +107,90 @@ impl Counts {
     fn judge(self, settings: &GoldenSettings, active_down: bool) -> Verdict {
         let Self {
             inputs,
-            right,
             failed,
             paired,
-            active_right,
             lost,
             won,
+            ..
         } = self;
-        let needed = settings.min_inputs as u64;
-        let accuracy = right as f64 / inputs as f64;
-        let active = active_right as f64 / paired.max(1) as f64;
-        let mut it_is = format!(
-            "right on {right} of {inputs} inputs ({})",
-            percent(accuracy)
-        );
-        if failed > 0 {
-            let _ = write!(it_is, ", of which it did not answer {failed}");
-        }
-        let beside = if paired == 0 {
-            "; the active release gave no label to compare with".to_owned()
-        } else {
-            format!(
-                "; the active release {} ({lost} lost, {won} won)",
-                percent(active)
-            )
-        };
-        let (conclusion, summary) = if inputs < needed {
-            (
-                Conclusion::Inconclusive,
-                format!("{it_is}; at least {needed} inputs are needed to judge"),
-            )
-        } else if accuracy < settings.min_accuracy {
-            let needed = percent(settings.min_accuracy);
-            (
-                Conclusion::Fail,
-                format!("{it_is}, at least {needed} needed{beside}"),
-            )
-        } else if active_down {
-            (Conclusion::Pass, it_is)
-        } else if paired < needed {
-            (
-                Conclusion::Inconclusive,
-                format!(
-                    "{it_is}{beside}; it gave {paired} labels, and at least {needed} are needed to compare"
-                ),
-            )
-        } else {
-            let (conclusion, why) = self.beside_the_active_release(settings.max_drop);
-            (conclusion, format!("{it_is}{beside}{why}"))
-        };
+        let (conclusion, summary) = self.conclude(settings, active_down);
         let verdict = Verdict::new(conclusion, summary)
             .with("inputs", inputs as f64)
             .with("failed", failed as f64)
-            .with("accuracy", accuracy);
+            .with("accuracy", self.accuracy());
         if paired == 0 {
             return verdict;
         }
         let truth = paired_difference(lost, won, paired);
         verdict
-            .with("active_accuracy", active)
+            .with("active_accuracy", self.active_accuracy())
             .with("drop", self.drop())
             .with("drop_low", truth.low)
             .with("drop_high", truth.high)
             .with("lost", lost as f64)
             .with("won", won as f64)
             .with("p_value", mcnemar(lost, won))
+    }
+
+    /// Returns the conclusion and the sentence that gives its reason.
+    fn conclude(self, settings: &GoldenSettings, active_down: bool) -> (Conclusion, String) {
+        let Self {
+            inputs,
+            right,
+            failed,
+            paired,
+            lost,
+            won,
+            ..
+        } = self;
+        let needed = settings.min_inputs as u64;
+        let mut own = format!(
+            "right on {right} of {inputs} inputs ({})",
+            percent(self.accuracy())
+        );
+        if failed > 0 {
+            let _ = write!(own, ", of which it did not answer {failed}");
+        }
+        let compared = if paired == 0 {
+            "; the active release gave no label to compare with".to_owned()
+        } else {
+            format!(
+                "; the active release {} ({lost} lost, {won} won)",
+                percent(self.active_accuracy())
+            )
+        };
+        if inputs < needed {
+            (
+                Conclusion::Inconclusive,
+                format!("{own}; at least {needed} inputs are needed to judge"),
+            )
+        } else if self.accuracy() < settings.min_accuracy {
+            let needed = percent(settings.min_accuracy);
+            (
+                Conclusion::Fail,
+                format!("{own}, at least {needed} needed{compared}"),
+            )
+        } else if active_down {
+            (Conclusion::Pass, own)
+        } else if paired < needed {
+            (
+                Conclusion::Inconclusive,
+                format!(
+                    "{own}{compared}; it gave {paired} labels, and at least {needed} are needed to compare"
+                ),
+            )
+        } else {
+            let (conclusion, reason) = self.judge_drop(settings.max_drop);
+            (conclusion, format!("{own}{compared}{reason}"))
+        }
+    }
+
+    fn accuracy(self) -> f64 {
+        self.right as f64 / self.inputs as f64
+    }
+
+    fn active_accuracy(self) -> f64 {
+        self.active_right as f64 / self.paired.max(1) as f64
     }
 
     /// How much lower the candidate's measured accuracy is.
@@ -181,7 +200,7 @@ impl Counts {
 
     /// Judges the drop by its confidence interval: a drop that is certainly too large fails; one that cannot be
     /// far above the limit passes.
-    fn beside_the_active_release(self, allowed: f64) -> (Conclusion, String) {
+    fn judge_drop(self, allowed: f64) -> (Conclusion, String) {
         let Self {
             paired, lost, won, ..
         } = self;
@@ -195,16 +214,16 @@ impl Counts {
         );
         if truth.low > allowed && chance < SIGNIFICANT {
             let least = percent(truth.low);
-            let why = format!("{seen}; for 99 % certain of {least} or more (p = {chance:.4})");
-            (Conclusion::Fail, why)
+            let reason = format!("{seen}; for 99 % certain of {least} or more (p = {chance:.4})");
+            (Conclusion::Fail, reason)
         } else if drop > allowed {
-            let why =
+            let reason =
                 format!("{seen}, which may be chance (p = {chance:.2}): add inputs to decide");
-            (Conclusion::Inconclusive, why)
+            (Conclusion::Inconclusive, reason)
         } else if truth.high >= (RULED_OUT * allowed).max(LEAST) {
             let most = percent(truth.high);
-            let why = format!("; a drop of {most} cannot be ruled out: add inputs to decide");
-            (Conclusion::Inconclusive, why)
+            let reason = format!("; a drop of {most} cannot be ruled out: add inputs to decide");
+            (Conclusion::Inconclusive, reason)
         } else {
             (Conclusion::Pass, String::new())
         }
@@ -333,12 +352,12 @@ mod tests {
     /// Verdicts on 1,000 candidates on 480 inputs. Their true accuracy is this much lower; besides, each
     /// release is right on `churn` inputs where the other is wrong.
     fn passed(drop: f64, churn: f64) -> usize {
-        let mut lots = fastrand::Rng::with_seed(4);
+        let mut random = fastrand::Rng::with_seed(4);
         (0..1_000)
             .filter(|_| {
                 let (mut lost, mut won, mut both) = (0, 0, 0);
                 for _ in 0..480 {
-                    match lots.f64() {
+                    match random.f64() {
                         at if at < drop + churn / 2.0 => lost += 1,
                         at if at < drop + churn => won += 1,
                         _ => both += 1,

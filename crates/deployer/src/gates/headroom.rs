@@ -11,7 +11,7 @@ use crate::{
         load::LoadPlan,
         verdict::{Conclusion, Verdict},
     },
-    gates::{Candidate, Gate},
+    gates::gate::{Candidate, Gate},
     ports::Target,
 };
 

@@ -6,7 +6,7 @@ use crate::{
     config::HealthSettings,
     event::Event,
     evidence::verdict::{Conclusion, Verdict},
-    gates::{Candidate, Gate},
+    gates::gate::{Candidate, Gate},
     ports::{Service, ServiceState, Target},
 };
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     evidence::verdict::{Conclusion, Verdict},
-    gates::{Candidate, Gate},
+    gates::gate::{Candidate, Gate},
     ports::Target,
     release::{Health, Release},
 };
@@ -38,7 +38,7 @@ impl Gate for Identity {
 /// Compares what a server reports with the wanted release.
 #[must_use]
 pub fn compare(wanted: &Release, health: &Health) -> Verdict {
-    let questions = [
+    let fields = [
         (
             "model name",
             Some(&wanted.model),
@@ -57,7 +57,7 @@ pub fn compare(wanted: &Release, health: &Health) -> Verdict {
     ];
     let mut same = Vec::new();
     let mut unknown = Vec::new();
-    for (what, wanted, reported) in questions {
+    for (what, wanted, reported) in fields {
         match (wanted, reported) {
             (Some(wanted), Some(reported)) if wanted == reported => same.push(what),
             (Some(wanted), Some(reported)) => {

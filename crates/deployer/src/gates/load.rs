@@ -10,7 +10,7 @@ use crate::{
         load::{LoadPlan, LoadResult},
         verdict::{Conclusion, Verdict},
     },
-    gates::{Candidate, Gate},
+    gates::gate::{Candidate, Gate},
     ports::Target,
 };
 
@@ -36,7 +36,7 @@ impl LoadGate {
         let corrected = load.corrected(plan);
         let p99 = corrected.quantile(0.99).as_secs_f64();
         let throughput = load.throughput();
-        let mut verdict = load.tally.judge(max_error_rate, 1);
+        let mut verdict = Verdict::of_error_rate(load.tally, max_error_rate, 1);
         let kinds: Vec<String> = load
             .errors
             .iter()

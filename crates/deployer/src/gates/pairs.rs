@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use crate::{
     examples::Example,
-    gates::Candidate,
+    gates::gate::Candidate,
     ports::{PortError, Prediction, Target},
 };
 

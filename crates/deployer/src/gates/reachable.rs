@@ -10,7 +10,10 @@ use tokio::time::Instant;
 
 use crate::{
     evidence::verdict::{Conclusion, Verdict},
-    gates::{Candidate, Gate, identity},
+    gates::{
+        gate::{Candidate, Gate},
+        identity,
+    },
     ports::Target,
     release::{Health, Release},
 };
@@ -48,16 +51,16 @@ impl Gate for Reachable {
             }
         };
         loop {
-            let asked = probe.health(Target::ThroughRouter(candidate.color)).await;
-            let verdict = match asked {
+            let answer = probe.health(Target::ThroughRouter(candidate.color)).await;
+            let verdict = match answer {
                 Ok(health) => {
-                    let found = identity::compare(&itself, &health);
-                    if found.conclusion != Conclusion::Fail {
+                    let compared = identity::compare(&itself, &health);
+                    if compared.conclusion != Conclusion::Fail {
                         return Verdict::new(Conclusion::Pass, "the router reaches it");
                     }
                     Verdict::new(
                         Conclusion::Fail,
-                        format!("the router reaches another server: {}", found.summary),
+                        format!("the router reaches another server: {}", compared.summary),
                     )
                 }
                 Err(error) => Verdict::new(

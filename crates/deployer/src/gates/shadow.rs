@@ -15,7 +15,7 @@ use crate::{
         statistics::{Z_99, drift_of_labels, wilson},
         verdict::{Conclusion, Verdict},
     },
-    gates::{Candidate, Gate},
+    gates::gate::{Candidate, Gate},
     ports::{PortError, RequestLog},
 };
 
@@ -82,86 +82,103 @@ impl Shadow {
         original: &TrafficSample,
         before: &TrafficSample,
     ) -> Verdict {
-        let ShadowSettings {
-            min_requests,
-            max_error_rate,
-            max_ratio,
-            negligible,
-            max_label_drift,
-            ..
-        } = self.settings;
-        let mut verdict = copied.tally.judge(max_error_rate, min_requests);
-        verdict.summary = format!("of copies, {}", verdict.summary);
-        // A rate above the limit that chance explains proves nothing.
-        if verdict.conclusion == Conclusion::Fail
-            && wilson(copied.tally, Z_99).low <= max_error_rate
-        {
-            verdict.conclusion = Conclusion::Inconclusive;
-        }
-        let limit = LatencyLimit {
-            max_ratio,
-            negligible,
-        };
-        let mut problems = Vec::new();
-        match limit.compare_tails(&copied.latencies, &original.latencies) {
-            Some(compared) => {
-                let [ours, theirs] = compared.names();
-                verdict = verdict
-                    .with(ours, compared.seconds)
-                    .with(theirs, compared.active_seconds);
-                let _ = write!(verdict.summary, "; {compared}");
-                if compared.exceeds {
-                    problems.push(String::new());
-                }
-            }
-            None => verdict.warnings.push(format!(
-                "latency was not compared: {} copies were answered, and {} requests meanwhile",
-                copied.latencies.count(),
-                original.latencies.count()
-            )),
-        }
-        if copied.labels().min(original.labels()) >= ENOUGH_LABELS {
-            let drift = drift_of_labels(&original.labels, &copied.labels);
-            verdict = verdict
-                .with("label_drift", drift.index)
-                .with("label_drift_by_chance", drift.by_chance);
-            if drift.exceeds(max_label_drift) {
-                problems.push(format!(
-                    "; its labels are distributed otherwise than the active release's (population stability index {:.2}, at most {max_label_drift} allowed, and {:.2} for chance)",
-                    drift.index, drift.by_chance
-                ));
-            }
-        } else {
-            verdict.warnings.push(format!(
-                "labels were not compared: {} of copies and {} of requests meanwhile, {ENOUGH_LABELS} of each are needed",
-                copied.labels(),
-                original.labels()
-            ));
-        }
-        if !problems.is_empty() && verdict.conclusion == Conclusion::Pass {
+        let mut verdict = self.judge_failures(copied);
+        let slower = self.compare_latencies(copied, original, &mut verdict);
+        let drifted = self.compare_labels(copied, original, &mut verdict);
+        if (slower || drifted) && verdict.conclusion == Conclusion::Pass {
             verdict.conclusion = Conclusion::Fail;
         }
-        verdict.summary.push_str(&problems.concat());
-        // What the copies cost the clients.
-        let [without, with] =
-            [before, original].map(|sample| sample.waits.quantile(0.99).as_secs_f64());
-        if before.waits.count() > 0 && original.waits.count() > 0 {
-            verdict = verdict
-                .with("client_p99_before_seconds", without)
-                .with("client_p99_during_seconds", with);
-            let _ = write!(
-                verdict.summary,
-                "; the clients' p99 was {} before and {} meanwhile",
-                milliseconds(without),
-                milliseconds(with)
-            );
-        }
+        add_cost_to_clients(before, original, &mut verdict);
         verdict.with_evidence(Evidence {
             active_latency: Some(original.latencies.clone()),
             candidate_latency: Some(copied.latencies.clone()),
             ..Evidence::default()
         })
     }
+
+    fn judge_failures(&self, copied: &TrafficSample) -> Verdict {
+        let limit = self.settings.max_error_rate;
+        let mut verdict = Verdict::of_error_rate(copied.tally, limit, self.settings.min_requests);
+        verdict.summary = format!("of copies, {}", verdict.summary);
+        // A rate above the limit that chance explains proves nothing.
+        if verdict.conclusion == Conclusion::Fail && wilson(copied.tally, Z_99).low <= limit {
+            verdict.conclusion = Conclusion::Inconclusive;
+        }
+        verdict
+    }
+
+    /// Adds the latencies to the verdict. Returns whether the candidate is too slow.
+    fn compare_latencies(
+        &self,
+        copied: &TrafficSample,
+        original: &TrafficSample,
+        verdict: &mut Verdict,
+    ) -> bool {
+        let limit = LatencyLimit {
+            max_ratio: self.settings.max_ratio,
+            negligible: self.settings.negligible,
+        };
+        let Some(compared) = limit.compare_tails(&copied.latencies, &original.latencies) else {
+            verdict.warnings.push(format!(
+                "latency was not compared: {} copies were answered, and {} requests meanwhile",
+                copied.latencies.count(),
+                original.latencies.count()
+            ));
+            return false;
+        };
+        let [ours, theirs] = compared.names();
+        verdict.numbers.insert(ours, compared.seconds);
+        verdict.numbers.insert(theirs, compared.active_seconds);
+        let _ = write!(verdict.summary, "; {compared}");
+        compared.exceeds
+    }
+
+    /// Adds the drift of the labels to the verdict. Returns whether the labels drifted too far.
+    fn compare_labels(
+        &self,
+        copied: &TrafficSample,
+        original: &TrafficSample,
+        verdict: &mut Verdict,
+    ) -> bool {
+        if copied.labels().min(original.labels()) < ENOUGH_LABELS {
+            verdict.warnings.push(format!(
+                "labels were not compared: {} of copies and {} of requests meanwhile, {ENOUGH_LABELS} of each are needed",
+                copied.labels(),
+                original.labels()
+            ));
+            return false;
+        }
+        let limit = self.settings.max_label_drift;
+        let drift = drift_of_labels(&original.labels, &copied.labels);
+        verdict.numbers.insert("label_drift", drift.index);
+        verdict
+            .numbers
+            .insert("label_drift_by_chance", drift.by_chance);
+        if drift.exceeds(limit) {
+            let _ = write!(
+                verdict.summary,
+                "; its labels are distributed otherwise than the active release's (population stability index {:.2}, at most {limit} allowed, and {:.2} for chance)",
+                drift.index, drift.by_chance
+            );
+        }
+        drift.exceeds(limit)
+    }
+}
+
+/// Adds how long clients waited before the copies and meanwhile.
+fn add_cost_to_clients(before: &TrafficSample, during: &TrafficSample, verdict: &mut Verdict) {
+    if before.waits.count() == 0 || during.waits.count() == 0 {
+        return;
+    }
+    let [without, with] = [before, during].map(|sample| sample.waits.quantile(0.99).as_secs_f64());
+    verdict.numbers.insert("client_p99_before_seconds", without);
+    verdict.numbers.insert("client_p99_during_seconds", with);
+    let _ = write!(
+        verdict.summary,
+        "; the clients' p99 was {} before and {} meanwhile",
+        milliseconds(without),
+        milliseconds(with)
+    );
 }
 
 #[async_trait]
@@ -194,7 +211,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::evidence::verdict::Tally;
+    use crate::evidence::tally::Tally;
 
     /// A sample with this many requests and failures; the others take this long, and one in this many is "yes".
     fn sample(requests: u64, failed: u64, milliseconds: u64, yes: u64) -> TrafficSample {

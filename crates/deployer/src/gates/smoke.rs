@@ -5,9 +5,9 @@ use futures_util::future::join_all;
 
 use crate::{
     config::SmokeSettings,
-    evidence::verdict::{Tally, Verdict},
+    evidence::{tally::Tally, verdict::Verdict},
     examples::Example,
-    gates::{Candidate, Gate},
+    gates::gate::{Candidate, Gate},
     ports::Target,
 };
 
@@ -44,15 +44,15 @@ impl Gate for Smoke {
         let mut tally = Tally::default();
         let mut last_error = None;
         for few in examples.chunks(AT_A_TIME) {
-            let asked = few
+            let answers = few
                 .iter()
                 .map(|example| candidate.ports.probe.predict(target, example));
-            for answer in join_all(asked).await {
+            for answer in join_all(answers).await {
                 tally.count(answer.is_ok());
                 last_error = answer.err().or(last_error);
             }
         }
-        let mut verdict = tally.judge(max_error_rate, u64::from(requests));
+        let mut verdict = Verdict::of_error_rate(tally, max_error_rate, u64::from(requests));
         if let Some(error) = last_error {
             verdict.summary.push_str("; for example: ");
             verdict.summary.push_str(&error.to_string());

@@ -1,6 +1,6 @@
 //! The actions of the monitor on a color that is down.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
 use crate::{
     adapters::alerts::Kind,
@@ -13,29 +13,20 @@ use crate::{
     event::{Event, Reporter},
     monitor::{
         color::index,
-        service::Monitor,
-        standby::{ColorMemory, FlagDecision, LastDeployment, failover},
+        service::{Monitor, lock},
+        standby::{FlagDecision, LastDeployment, failover},
     },
     ports::{Ports, Service, ServiceState},
     state::{
         history::Action,
-        journal::{self, Journal, JournalError},
-        lock_holder::MONITOR,
+        journal::{self, Journal},
     },
 };
 
 /// The least time between two restarts of a standby.
 const BETWEEN_RESTARTS: Duration = Duration::from_mins(1);
 
-/// A slow action that runs while the checks continue: starting a standby (resolves to its color), or stopping
-/// the color that traffic left.
-pub(crate) type BackgroundJob<'a> = Pin<Box<dyn Future<Output = Option<Color>> + 'a>>;
-
 impl Monitor<'_> {
-    pub(crate) fn color_memory(&self, color: Color) -> &ColorMemory {
-        &self.state.colors[index(color)]
-    }
-
     fn remember_removal(&mut self, color: Color, flag_removed: Option<LastDeployment>) {
         self.state.colors[index(color)].flag_removed = flag_removed;
         self.save_state();
@@ -85,17 +76,7 @@ impl Monitor<'_> {
 
     /// Moves traffic away from an active color that is down.
     pub(crate) async fn fail_over(&mut self, active: Color) {
-        let standby = active.other();
-        let fit = self.ports.router.is_fit(standby);
-        let (up, well) = (
-            self.colors[index(active)].tracker.is_up(),
-            self.colors[index(standby)].is_well(),
-        );
-        if up {
-            self.failover_failed = false;
-        }
-        let Some(to) = failover(active, up, fit, well).filter(|_| self.settings.monitor.failover)
-        else {
+        let Some(to) = self.failover_target(active) else {
             return;
         };
         let Some(journal) = self.lock() else { return };
@@ -114,9 +95,7 @@ impl Monitor<'_> {
         }
         // Only a proven release may stand in later. Having had traffic is no proof.
         let proven = self.ports.router.is_fit(active) || was_promoted(&journal, active);
-        let monitored = &self.colors[index(active)];
-        let trouble = monitored.trouble.as_deref().unwrap_or("it went down");
-        let down = format!("{active}{} was down: {trouble}", monitored.shown_version());
+        let down = self.describe_outage(active);
         let reason = match self.settings.fleet.kind {
             FleetKind::Static => down.clone(),
             FleetKind::Compose | FleetKind::Process => {
@@ -149,6 +128,25 @@ impl Monitor<'_> {
         self.alert(Kind::Failover, Some(to), text);
     }
 
+    /// Returns the color to which traffic moves if `active` is down and the other color can stand in.
+    fn failover_target(&mut self, active: Color) -> Option<Color> {
+        let standby = active.other();
+        let fit = self.ports.router.is_fit(standby);
+        let up = self.colors[index(active)].tracker.is_up();
+        let well = self.colors[index(standby)].is_well();
+        if up {
+            self.failover_failed = false;
+        }
+        failover(active, up, fit, well).filter(|_| self.settings.monitor.failover)
+    }
+
+    /// Says which release was down on `color`, and why.
+    fn describe_outage(&self, color: Color) -> String {
+        let monitored = &self.colors[index(color)];
+        let trouble = monitored.trouble.as_deref().unwrap_or("it went down");
+        format!("{color}{} was down: {trouble}", monitored.shown_version())
+    }
+
     /// Restarts a standby that does not run.
     pub(crate) fn restart(&mut self, standby: Color) {
         let monitored = &self.colors[index(standby)];
@@ -162,23 +160,6 @@ impl Monitor<'_> {
         {
             let job = start_if_stopped(self.settings, self.ports, self.reporter, standby);
             self.job = Some(Box::pin(job));
-        }
-    }
-
-    /// Returns the journal, or `None` if another deployer holds the lock.
-    pub(crate) fn lock(&self) -> Option<Journal> {
-        lock(self.settings, self.reporter)
-    }
-}
-
-fn lock(settings: &Settings, reporter: &dyn Reporter) -> Option<Journal> {
-    match Journal::lock(&settings.state, MONITOR) {
-        Ok(journal) => Some(journal),
-        Err(JournalError::Busy { .. }) => None,
-        Err(error) => {
-            let text = error.to_string();
-            reporter.report(&Event::Note { text });
-            None
         }
     }
 }

@@ -61,7 +61,7 @@ pub(crate) struct Metrics {
     deployments: Family<OutcomeLabel, Counter>,
     since_last: Gauge,
     /// How many deployments of the history were counted.
-    counter_increase: Mutex<usize>,
+    counted_deployments: Mutex<usize>,
 }
 
 /// From 1 ms to 30 s.
@@ -129,7 +129,7 @@ impl Default for Metrics {
             latency,
             deployments,
             since_last,
-            counter_increase: Mutex::new(0),
+            counted_deployments: Mutex::new(0),
         }
     }
 }
@@ -186,22 +186,22 @@ impl Metrics {
     }
 
     fn count_history(&self, settings: &Settings) {
-        let Ok(read) = history::read(&settings.state) else {
+        let Ok(history) = history::read(&settings.state) else {
             return;
         };
-        let mut counter_increase = self
-            .counter_increase
+        let mut counted_deployments = self
+            .counted_deployments
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         // Traffic that a person or the monitor moved is no deployment.
-        let mut deployments = read.entries.iter().filter(|past| past.id.is_some());
-        for past in deployments.clone().skip(*counter_increase) {
-            let outcome = past.action.words();
+        let mut deployments = history.entries.iter().filter(|entry| entry.id.is_some());
+        for entry in deployments.clone().skip(*counted_deployments) {
+            let outcome = entry.action.words();
             self.deployments
                 .get_or_create(&OutcomeLabel { outcome })
                 .inc();
         }
-        *counter_increase = deployments.clone().count();
+        *counted_deployments = deployments.clone().count();
         let since = deployments
             .next_back()
             .map_or(0, |last| Timestamp::now().as_second() - last.at.as_second());
@@ -225,7 +225,7 @@ pub(crate) async fn serve(listener: Option<TcpListener>, metrics: &Metrics) -> a
 /// `GET /metrics` with its layers, in the order in which a request passes them.
 fn service(registry: &Arc<Registry>) -> NormalizePath<Router> {
     let registry = Arc::clone(registry);
-    let shown = move || async move {
+    let handler = move || async move {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &registry);
@@ -241,7 +241,7 @@ fn service(registry: &Arc<Registry>) -> NormalizePath<Router> {
         .layer(CompressionLayer::new())
         // Last: to the layers above, a panic is one more response.
         .layer(CatchPanicLayer::new());
-    let routes = Router::new().route("/metrics", get(shown)).layer(layers);
+    let routes = Router::new().route("/metrics", get(handler)).layer(layers);
     // Outside the router, which would not find the route otherwise.
     NormalizePathLayer::trim_trailing_slash().layer(routes)
 }

@@ -4,8 +4,9 @@ mod actions;
 mod color;
 pub mod health;
 mod metrics;
+mod rounds;
 mod service;
 pub mod standby;
 mod state;
 
-pub(crate) use service::run;
+pub(crate) use rounds::run;

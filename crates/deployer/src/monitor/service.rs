@@ -1,93 +1,35 @@
-//! The rounds of `deployer monitor`: check, alert, act.
+//! The monitor: what its rounds and its actions share.
 
-use std::{pin::pin, time::Duration};
+use std::pin::Pin;
 
 use jiff::Timestamp;
-use tokio::{
-    net::TcpListener,
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::time::Instant;
 
 use crate::{
-    adapters::{
-        self,
-        alerts::{Alert, Alerts, Kind},
-    },
+    adapters::alerts::{Alert, Alerts, Kind},
     color::Color,
     config::Settings,
-    deployment::phase::Phase,
     event::{Event, Reporter},
-    examples::{Example, Examples},
+    examples::Example,
     monitor::{
-        actions::BackgroundJob,
         color::{MonitoredColor, index},
         health::HealthTracker,
-        metrics::{self, Metrics},
-        standby::{ColorView, LastDeployment},
+        metrics::Metrics,
+        standby::{ColorMemory, ColorView, LastDeployment},
         state::MonitorState,
     },
-    ports::{PortError, Ports, Target},
-    release::Health,
+    ports::Ports,
     state::{
-        journal::{self, Entry},
-        lock_holder::{self, LockHolder, MONITOR},
-        traffic_move,
+        journal::{self, Entry, Journal, JournalError},
+        lock_holder::{LockHolder, MONITOR},
     },
 };
 
-/// Time between two checks of the size of the router's logs.
-const BETWEEN_TRIMS: Duration = Duration::from_mins(1);
+/// A slow action that runs while the checks continue: starting a standby (resolves to its color), or stopping
+/// the color that traffic left.
+pub(super) type BackgroundJob<'a> = Pin<Box<dyn Future<Output = Option<Color>> + 'a>>;
 
-/// Monitors both colors until `shutdown` resolves. Fails if metrics can no longer be served.
-pub(crate) async fn run(
-    settings: &Settings,
-    ports: &Ports,
-    reporter: &dyn Reporter,
-    examples: &Examples,
-    metrics_listener: Option<TcpListener>,
-    shutdown: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
-    let metrics = Metrics::default();
-    let alerts = Alerts::new(settings, Some(settings.state.join("alerts.json")))?;
-    let mut state = MonitorState::read(&settings.state);
-    // A monitor that was killed after queuing an alert and before saving its state.
-    for alert in alerts.undelivered() {
-        match alert.kind {
-            Kind::Down => state.set_down(alert.color, true),
-            Kind::Up => state.set_down(alert.color, false),
-            Kind::Failover | Kind::Interrupted | Kind::Test => {}
-        }
-    }
-    let mut monitor = Monitor {
-        settings,
-        reporter,
-        ports,
-        example: examples.golden.first(),
-        alerts,
-        router: settings.monitor.health_tracker(!state.router_down),
-        colors: Color::BOTH.map(|color| MonitoredColor::new(settings, &state.colors[index(color)])),
-        state,
-        suspect: None,
-        failover_failed: false,
-        job: None,
-        trimmed: None,
-        metrics: &metrics,
-    };
-    let receivers = match &monitor.alerts.names()[..] {
-        [] => "nobody".to_owned(),
-        names => names.join(" and "),
-    };
-    monitor.note(format!(
-        "monitoring both colors every {}; {} failed checks in a row mean down; alerts go to {receivers}",
-        humantime::format_duration(settings.monitor.interval),
-        settings.monitor.fall
-    ));
-    tokio::select! {
-        () = monitor.run_until(shutdown) => Ok(()),
-        error = metrics::serve(metrics_listener, &metrics) => Err(error),
-    }
-}
-
+/// The monitor, with what it knows.
 pub(super) struct Monitor<'a> {
     pub(super) settings: &'a Settings,
     pub(super) reporter: &'a dyn Reporter,
@@ -108,133 +50,7 @@ pub(super) struct Monitor<'a> {
     pub(super) metrics: &'a Metrics,
 }
 
-/// The results of one round of checks.
-struct CheckResults {
-    active: Result<Color, PortError>,
-    colors: [Result<Health, String>; 2],
-}
-
-impl CheckResults {
-    async fn get(ports: &Ports, example: Option<&Example>) -> Self {
-        let (active, blue, green) = tokio::join!(
-            ports.router.active(),
-            check(ports, Color::Blue, example),
-            check(ports, Color::Green, example),
-        );
-        Self {
-            active,
-            colors: [blue, green],
-        }
-    }
-}
-
-/// Sends a health check and a test request, as during a bake.
-async fn check(ports: &Ports, color: Color, example: Option<&Example>) -> Result<Health, String> {
-    let target = Target::Server(color);
-    let predict = async {
-        match example {
-            Some(example) => ports.probe.predict(target, example).await.map(drop),
-            None => Ok(()),
-        }
-    };
-    let (health, predicted) = tokio::join!(ports.probe.health(target), predict);
-    predicted.and(health).map_err(|error| error.to_string())
-}
-
 impl Monitor<'_> {
-    async fn run_until(&mut self, shutdown: impl Future<Output = ()>) {
-        // Requests logged before the start are not new.
-        let _ = self.ports.request_log.as_ref().map(|it| it.new_requests());
-        let mut ticks = tokio::time::interval(self.settings.monitor.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (ports, example) = (self.ports, self.example);
-        let mut stop = pin!(shutdown);
-        loop {
-            let job = async {
-                match &mut self.job {
-                    Some(job) => job.await,
-                    None => std::future::pending().await,
-                }
-            };
-            let answers = async {
-                ticks.tick().await;
-                CheckResults::get(ports, example).await
-            };
-            tokio::select! {
-                biased;
-                () = &mut stop => return,
-                started = job => {
-                    self.job = None;
-                    if let Some(color) = started {
-                        self.colors[index(color)].restarted = Some(Instant::now());
-                    }
-                }
-                // Completed once begun: a move of traffic is recorded.
-                answers = answers => self.record(answers).await,
-            }
-        }
-    }
-
-    /// Alerts about changes, and acts.
-    async fn record(&mut self, CheckResults { active, colors }: CheckResults) {
-        for (monitored, answer) in self.colors.iter_mut().zip(colors) {
-            monitored.record(answer);
-        }
-        if self.router.record(active.is_ok()) {
-            let (kind, text) = match &active {
-                Ok(_) => (Kind::Up, "the router answers again".to_owned()),
-                Err(error) => (Kind::Down, format!("the router is down: {error}")),
-            };
-            self.alert(kind, None, text);
-            self.state.set_down(None, active.is_err());
-            self.save_state();
-        }
-        let router_answers = active.is_ok();
-        // If the router is down, the flags say which color is active.
-        let active = active.unwrap_or_else(|_| self.ports.router.active_by_flag());
-        let entry = journal::last_entry(&self.settings.state).ok().flatten();
-        let last_deployment = entry
-            .as_ref()
-            .map(Entry::last_deployment)
-            .unwrap_or_default();
-        let holder = lock_holder::lock_holder(&self.settings.state);
-        let busy = holder.as_ref().is_some_and(|it| !self.is_this(it));
-        for color in Color::BOTH {
-            // A deployment replaces the idle color and checks it itself.
-            let replaced =
-                busy && color != active && entry.as_ref().is_some_and(|it| replaces(it, color));
-            if replaced
-                || !self
-                    .color_memory(color)
-                    .is_relevant(self.view(color, active, &last_deployment))
-            {
-                self.reset(color);
-                continue;
-            }
-            let monitored = &mut self.colors[index(color)];
-            if monitored.tracker.record(monitored.trouble.is_none()) {
-                self.report_change(color, active);
-            }
-        }
-        if !busy {
-            for color in Color::BOTH {
-                self.update_fit_flag(color, active, &last_deployment);
-            }
-            if router_answers {
-                self.fail_over(active).await;
-            }
-            self.restart(active.other());
-            // The monitor's own action looks like an interrupted command until it ends.
-            if holder.is_none() {
-                self.report_interruption(entry.as_ref());
-            }
-            self.trim_logs();
-        }
-        let (settings, ports) = (self.settings, self.ports);
-        self.metrics.update(settings, ports, active, &self.colors);
-        self.metrics.update_router(router_answers);
-    }
-
     /// Returns whether this monitor holds the lock, for its background action.
     pub(super) fn is_this(&self, holder: &LockHolder) -> bool {
         let this = LockHolder::this(MONITOR);
@@ -264,79 +80,13 @@ impl Monitor<'_> {
         }
     }
 
-    /// Forgets the earlier checks of a color.
-    fn reset(&mut self, color: Color) {
-        self.colors[index(color)].tracker = self.settings.monitor.health_tracker(true);
-        if std::mem::take(&mut self.state.colors[index(color)].down) {
-            self.save_state();
-        }
+    pub(super) fn color_memory(&self, color: Color) -> &ColorMemory {
+        &self.state.colors[index(color)]
     }
 
-    /// Alerts that a color went down or up.
-    fn report_change(&mut self, color: Color, active: Color) {
-        let monitored = &self.colors[index(color)];
-        let down = !monitored.tracker.is_up();
-        let role = if color == active {
-            "active"
-        } else {
-            "the standby"
-        };
-        let who = format!("{color}{}, {role},", monitored.shown_version());
-        let (kind, text) = match &monitored.trouble {
-            Some(trouble) if down => (Kind::Down, format!("{who} is down: {trouble}")),
-            _ => (Kind::Up, format!("{who} is up again")),
-        };
-        // In this order: a monitor that is killed in between alerts twice instead of never.
-        self.alert(kind, Some(color), text);
-        self.state.set_down(Some(color), down);
-        self.save_state();
-    }
-
-    /// Alerts once that a command was interrupted and that no other command has completed it.
-    fn report_interruption(&mut self, entry: Option<&Entry>) {
-        let state = &self.settings.state;
-        let pending =
-            traffic_move::read(state).map(|pending| (pending.at.to_string(), pending.words()));
-        let deployment = entry.filter(|entry| !entry.phase.is_end()).map(|entry| {
-            let (id, phase) = (&entry.plan.id, entry.phase);
-            (
-                format!("{id} {phase}"),
-                format!("deployment {id}, last seen {phase},"),
-            )
-        });
-        let found = pending.or(deployment);
-        let key = found.as_ref().map(|(key, _)| key.clone());
-        // A command that ends between two reads looks interrupted for a moment.
-        let lasts = key.is_some() && key == self.suspect;
-        self.suspect.clone_from(&key);
-        let Some((_, what)) = found.filter(|_| lasts && key != self.state.interrupted) else {
-            return;
-        };
-        self.alert(
-            Kind::Interrupted,
-            None,
-            format!("{what} was interrupted: `deployer recover` completes it"),
-        );
-        self.state.interrupted = key;
-        self.save_state();
-        // The interrupted command may have left copies of requests on.
-        if self.lock().is_some()
-            && let Err(error) = self.ports.router.set_shadow(false)
-        {
-            self.note(error.to_string());
-        }
-    }
-
-    fn trim_logs(&mut self) {
-        if self.trimmed.is_some_and(|at| at.elapsed() < BETWEEN_TRIMS) {
-            return;
-        }
-        let first = self.trimmed.replace(Instant::now()).is_none();
-        if let Err(error) = adapters::trim_logs(self.settings)
-            && first
-        {
-            self.note(error.to_string());
-        }
+    /// Returns the journal, or `None` if another deployer holds the lock.
+    pub(super) fn lock(&self) -> Option<Journal> {
+        lock(self.settings, self.reporter)
     }
 
     pub(super) fn alert(&self, kind: Kind, color: Option<Color>, text: String) {
@@ -360,7 +110,15 @@ impl Monitor<'_> {
     }
 }
 
-/// Returns whether an unfinished deployment replaces what `color` runs.
-fn replaces(entry: &Entry, color: Color) -> bool {
-    entry.plan.idle == color && entry.phase != Phase::Planned && !entry.phase.is_end()
+/// Takes the lock for the monitor. Returns `None` if another deployer holds it.
+pub(super) fn lock(settings: &Settings, reporter: &dyn Reporter) -> Option<Journal> {
+    match Journal::lock(&settings.state, MONITOR) {
+        Ok(journal) => Some(journal),
+        Err(JournalError::Busy { .. }) => None,
+        Err(error) => {
+            let text = error.to_string();
+            reporter.report(&Event::Note { text });
+            None
+        }
+    }
 }

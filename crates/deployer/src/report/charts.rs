@@ -77,54 +77,46 @@ fn path(points: impl IntoIterator<Item = (f64, f64)>) -> String {
     steps
 }
 
-/// Two latency distributions on a logarithmic axis; `None` if both are empty.
-pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
-    let all = || active.iter().chain(candidate);
-    let from = all()
-        .map(|bin| bin.from)
-        .fold(f64::INFINITY, f64::min)
-        .log10();
-    let to = all().map(|bin| bin.to).fold(0.0, f64::max).log10();
-    if from >= to {
-        return None;
-    }
-    let shares = |bins: &[Bin]| {
-        let count: u64 = bins.iter().map(|bin| bin.count).sum();
-        bins.iter()
-            .map(|bin| {
-                (
-                    bin.from.log10(),
-                    bin.to.log10(),
-                    bin.count as f64 / count.max(1) as f64,
-                )
-            })
-            .collect::<Vec<_>>()
+/// A bin as it is drawn.
+struct Bar {
+    /// The bounds, as powers of ten of seconds.
+    from: f64,
+    to: f64,
+    /// The share of all requests, 0–1.
+    share: f64,
+}
+
+fn bars(bins: &[Bin]) -> Vec<Bar> {
+    let count: u64 = bins.iter().map(|bin| bin.count).sum();
+    let bar = |bin: &Bin| Bar {
+        from: bin.from.log10(),
+        to: bin.to.log10(),
+        share: bin.count as f64 / count.max(1) as f64,
     };
-    let (active, candidate) = (shares(active), shares(candidate));
-    let most = active
-        .iter()
-        .chain(&candidate)
-        .map(|bin| bin.2)
-        .fold(0.0, f64::max);
-    let axes = Axes { from, to, most };
-    let outline = |bins: &[(f64, f64, f64)]| {
-        let mut points = Vec::new();
-        let mut end = f64::NEG_INFINITY;
-        for (from, to, share) in bins {
-            // The line falls to zero over a gap and at both ends.
-            if from - end > 1e-6 {
-                points.extend(end.is_finite().then(|| (axes.x(end), axes.y(0.0))));
-                points.push((axes.x(*from), axes.y(0.0)));
-            }
-            points.extend([
-                (axes.x(*from), axes.y(*share)),
-                (axes.x(*to), axes.y(*share)),
-            ]);
-            end = *to;
+    bins.iter().map(bar).collect()
+}
+
+/// The line around the bars. It falls to zero over a gap and at both ends.
+fn outline(axes: &Axes, bars: &[Bar]) -> String {
+    let mut points = Vec::new();
+    let mut end = f64::NEG_INFINITY;
+    for Bar { from, to, share } in bars {
+        if from - end > 1e-6 {
+            points.extend(end.is_finite().then(|| (axes.x(end), axes.y(0.0))));
+            points.push((axes.x(*from), axes.y(0.0)));
         }
-        points.extend(end.is_finite().then(|| (axes.x(end), axes.y(0.0))));
-        path(points)
-    };
+        points.extend([
+            (axes.x(*from), axes.y(*share)),
+            (axes.x(*to), axes.y(*share)),
+        ]);
+        end = *to;
+    }
+    points.extend(end.is_finite().then(|| (axes.x(end), axes.y(0.0))));
+    path(points)
+}
+
+/// Round latencies in seconds on an axis that reaches between these powers of ten.
+fn round_latencies(from: f64, to: f64) -> Vec<f64> {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "powers of ten of seconds are few"
@@ -136,18 +128,31 @@ pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
     } else {
         &[1.0]
     };
-    let ticks = decades.flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)));
-    let ticks: Vec<f64> = ticks
+    decades
+        .flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)))
         .filter(|seconds| (from..=to).contains(&seconds.log10()))
-        .collect();
+        .collect()
+}
+
+/// Two latency distributions on a logarithmic axis; `None` if both are empty.
+pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
+    let (active, candidate) = (bars(active), bars(candidate));
+    let all = || active.iter().chain(&candidate);
+    let from = all().map(|bar| bar.from).fold(f64::INFINITY, f64::min);
+    let to = all().map(|bar| bar.to).fold(f64::NEG_INFINITY, f64::max);
+    if from >= to {
+        return None;
+    }
+    let most = all().map(|bar| bar.share).fold(0.0, f64::max);
+    let axes = Axes { from, to, most };
     Some(html! {
         figure {
             svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
                 title { "Distribution of latencies" }
                 (axes.grid(|share| format!("{:.1} %", share * 100.0)))
-                @for seconds in ticks { (axes.tick(seconds.log10(), &milliseconds(seconds))) }
-                path.candidate.area d=(outline(&candidate)) {}
-                path.active d=(outline(&active)) {}
+                @for seconds in round_latencies(from, to) { (axes.tick(seconds.log10(), &milliseconds(seconds))) }
+                path.candidate.area d=(outline(&axes, &candidate)) {}
+                path.active d=(outline(&axes, &active)) {}
             }
             figcaption {
                 "Share of requests by latency, on a logarithmic axis: "

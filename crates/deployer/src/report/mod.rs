@@ -5,11 +5,13 @@ mod json_lines;
 mod page;
 mod record;
 mod recorder;
+mod reports;
 mod terminal;
 
 pub use json_lines::JsonLines;
 pub use record::{GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
-pub use recorder::{Recorder, ReportError, Reports};
+pub use recorder::Recorder;
+pub use reports::{ReportError, Reports};
 pub use terminal::Terminal;
 pub(crate) use terminal::warn;
 

@@ -122,7 +122,7 @@ fn gate(judged: &GateRecord) -> Markup {
             h3 {
                 (judged.gate) " "
                 span class=(tone) { (mark) " " (judged.verdict) }
-                @if let Some(asked) = judged.started { span.took { (since(Some(asked), judged.finished)) } }
+                @if let Some(started) = judged.started { span.took { (since(Some(started), judged.finished)) } }
             }
             p.summary { (judged.summary) }
             @for warning in &judged.warnings { p.warning { "⚠ " (warning) } }

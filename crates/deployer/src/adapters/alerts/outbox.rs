@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{adapters::alerts::Alert, report::warn, state::atomic_file};
+use crate::{adapters::alerts::alert::Alert, report::warn, state::atomic_file};
 
 /// Undelivered alerts by receiver, in order.
 pub(super) struct Outbox {
@@ -65,7 +65,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::adapters::alerts::Kind;
+    use crate::adapters::alerts::alert::Kind;
 
     #[test]
     fn undelivered_alerts_survive_a_restart() {

@@ -143,13 +143,13 @@ fn has_no_program(error: &PortError) -> bool {
     error.0.starts_with("cannot run")
 }
 
-fn judge_engine(said: Result<String, PortError>) -> Finding {
+fn judge_engine(output: Result<String, PortError>) -> Finding {
     const TOPIC: &str = "docker";
     const START: &str = "start the engine (`sudo systemctl start docker`), or let DOCKER_HOST name the one that runs";
     const MEMBER: &str =
         "let this user use it: `sudo usermod -aG docker $(id -un)`, then log in again";
 
-    let version = match said {
+    let version = match output {
         Ok(version) => version.trim().to_owned(),
         Err(error) => {
             let advice = if has_no_program(&error) {
@@ -165,8 +165,8 @@ fn judge_engine(said: Result<String, PortError>) -> Finding {
     judge_version("engine", &version, OLDEST_ENGINE)
 }
 
-fn judge_compose(said: Result<String, PortError>) -> Finding {
-    match said {
+fn judge_compose(output: Result<String, PortError>) -> Finding {
+    match output {
         Ok(version) => judge_version("Compose", version.trim(), OLDEST_COMPOSE),
         Err(error) => Finding::wrong(
             "docker",

@@ -11,7 +11,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    adapters::USER_AGENT,
+    adapters::user_agent::USER_AGENT,
     color::Color,
     evidence::request::Request,
     ports::{PortError, RequestLog},

@@ -1,6 +1,7 @@
 //! Servers and nginx as processes on this machine. They outlive the deployer; the state directory has a record
 //! of each.
 
+mod program;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -9,7 +10,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Stdio,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -23,7 +24,13 @@ use tokio::{
 };
 
 use crate::{
-    adapters::{process::record::Record, version},
+    adapters::{
+        process::{
+            program::{find_program, run},
+            record::Record,
+        },
+        version,
+    },
     color::Color,
     config::{ProcessSettings, Settings},
     doctor::finding::{Finding, last_log_lines},
@@ -298,11 +305,11 @@ impl Fleet for ProcessFleet {
 
         let nginx = find_program(&self.settings.nginx);
         let version = match run(Command::new(&nginx).arg("-v")).await {
-            Ok(said) if version::is_older(&said, OLDEST) => {
-                let text = format!("{said} is too old");
+            Ok(output) if version::is_older(&output, OLDEST) => {
+                let text = format!("{output} is too old");
                 return vec![Finding::wrong("nginx", text, ADVICE)];
             }
-            Ok(said) => Finding::fine("nginx", said),
+            Ok(output) => Finding::fine("nginx", output),
             Err(problem) => return vec![Finding::wrong("nginx", problem, ADVICE)],
         };
         let Some(configuration) = &self.nginx_configuration else {
@@ -350,41 +357,6 @@ impl Fleet for ProcessFleet {
             killed_after: self.settings.stop_timeout,
         })
     }
-}
-
-/// Returns the output of a command on one line. Fails if the command fails.
-async fn run(command: &mut Command) -> Result<String, String> {
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    let program = command
-        .as_std()
-        .get_program()
-        .to_string_lossy()
-        .into_owned();
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(PATIENCE, output)
-        .await
-        .map_err(|_| format!("{program} does not end"))?
-        .map_err(|error| format!("cannot run {program}: {error}"))?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).trim().replace('\n', " | ");
-    if output.status.success() {
-        Ok(said)
-    } else {
-        Err(said)
-    }
-}
-
-/// Debian keeps nginx in a directory that an ordinary user's PATH lacks.
-fn find_program(name: &Path) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories =
-        std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    // Joining replaces the directory if the name has one.
-    directories
-        .map(|directory| directory.join(name))
-        .find(|program| program.is_file())
-        .unwrap_or_else(|| name.to_owned())
 }
 
 fn host_and_port(url: &str) -> Result<(String, String), PortError> {

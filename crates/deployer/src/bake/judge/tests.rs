@@ -455,7 +455,7 @@ fn unreadable_evidence_is_reported_and_does_not_fail() {
 /// Bakes a release with this error rate and this many client requests per second. Latencies (with a long tail)
 /// and labels have the same distribution as before the switch.
 fn simulated(
-    lots: &mut fastrand::Rng,
+    random: &mut fastrand::Rng,
     error_rate: f64,
     requests: u64,
     before: &TrafficSample,
@@ -467,10 +467,10 @@ fn simulated(
     let mut bake = Bake::new(settings, before.clone());
     for second in 0.. {
         let at = Duration::from_secs(second);
-        let mut seen = drawn(lots, requests, error_rate);
+        let mut seen = drawn(random, requests, error_rate);
         // Own requests through the router fill missing traffic.
         let probes = bake.missing_requests() as u64;
-        seen.tally.add(drawn(lots, probes, error_rate).tally);
+        seen.tally.add(drawn(random, probes, error_rate).tally);
         bake.record(Observation {
             at,
             traffic: seen,
@@ -483,17 +483,17 @@ fn simulated(
     unreachable!("every bake ends")
 }
 
-fn drawn(lots: &mut fastrand::Rng, requests: u64, error_rate: f64) -> TrafficSample {
+fn drawn(random: &mut fastrand::Rng, requests: u64, error_rate: f64) -> TrafficSample {
     let mut seen = TrafficSample::default();
     for _ in 0..requests {
-        let succeeded = lots.f64() >= error_rate;
+        let succeeded = random.f64() >= error_rate;
         seen.tally.count(succeeded);
         if succeeded {
             // Log-normal: p99 is ten times the median.
-            let normal: f64 = (0..12).map(|_| lots.f64()).sum::<f64>() - 6.0;
+            let normal: f64 = (0..12).map(|_| random.f64()).sum::<f64>() - 6.0;
             seen.latencies
                 .record(Duration::from_secs_f64(0.02 * normal.exp()));
-            let label = if lots.f64() < 0.7 { "yes" } else { "no" };
+            let label = if random.f64() < 0.7 { "yes" } else { "no" };
             *seen.labels.entry(label.to_owned()).or_default() += 1;
         }
     }
@@ -502,10 +502,10 @@ fn drawn(lots: &mut fastrand::Rng, requests: u64, error_rate: f64) -> TrafficSam
 
 /// Returns how many of these bakes end with a promotion.
 fn promoted(watches: usize, error_rate: f64, requests: u64) -> usize {
-    let mut lots = fastrand::Rng::with_seed(11);
-    let before = drawn(&mut lots, 40 * requests, 0.0);
+    let mut random = fastrand::Rng::with_seed(11);
+    let before = drawn(&mut random, 40 * requests, 0.0);
     (0..watches)
-        .filter(|_| simulated(&mut lots, error_rate, requests, &before) == Conclusion::Pass)
+        .filter(|_| simulated(&mut random, error_rate, requests, &before) == Conclusion::Pass)
         .count()
 }
 

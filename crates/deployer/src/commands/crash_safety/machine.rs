@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::{
     adapters::nginx::router::Flags,
     color::Color,
-    commands::{CommandOutput, deploy, monitor, recover, rollback, status, switch},
+    commands::{deploy, monitor, output::CommandOutput, recover, rollback, status, switch},
     config::{self, OnInterrupt, Settings},
     deployment::{phase::Phase, plan::Plan},
     doctor::finding::Finding,

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{
     color::Color,
-    commands::status::{Clients, ColorStatus, Status},
-    evidence::{latency::milliseconds, verdict::Tally},
+    commands::status::reading::{Clients, ColorStatus, Status},
+    evidence::{latency::milliseconds, tally::Tally},
 };
 
 /// Shown for unknown values.

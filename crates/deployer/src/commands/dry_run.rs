@@ -1,0 +1,173 @@
+//! `deployer deploy [VERSION] --dry-run`
+
+use serde_json::json;
+
+use crate::{
+    color::Color,
+    commands::{
+        deploy::prepare,
+        output::{CommandError, CommandOutput},
+    },
+    config::{GateName, Settings},
+    deployment::plan::Plan,
+    examples::Examples,
+    ports::{Ports, Target},
+    state::{journal, lock_holder, traffic_move},
+};
+
+/// Describes the steps of a deployment. Changes nothing.
+pub(super) async fn run(
+    settings: &Settings,
+    version: Option<String>,
+    active_down: bool,
+    ports: &Ports,
+) -> anyhow::Result<CommandOutput> {
+    let examples = Examples::read(settings).map_err(CommandError::usage)?;
+    let mut steps = unfinished_work(settings)?;
+    let plan = prepare(settings, ports, version, active_down).await?;
+    steps.push(check_active(plan.active, active_down, ports).await?);
+    steps.extend(deployment(&plan, settings, &examples));
+    steps.extend(hooks(settings));
+    let lines: Vec<String> = (1..)
+        .zip(&steps)
+        .map(|(number, step)| format!("{number:>3}. {step}"))
+        .collect();
+    let text = format!(
+        "nothing was changed; a deployment would:\n{}",
+        lines.join("\n")
+    );
+    Ok(CommandOutput::success(text)
+        .with_object(json!({"event": "plan", "plan": plan, "steps": steps})))
+}
+
+/// What must end, or be completed, before a deployment begins.
+fn unfinished_work(settings: &Settings) -> anyhow::Result<Vec<String>> {
+    let mut steps = Vec::new();
+    if let Some(holder) = lock_holder::lock_holder(&settings.state) {
+        steps.push(format!("wait: another deployer holds the lock: {holder}"));
+    }
+    if let Some(last) = journal::last_entry(&settings.state)?
+        && !last.phase.is_end()
+    {
+        let (id, phase) = (last.plan.id, last.phase);
+        steps.push(format!(
+            "complete deployment {id}, whose last phase is {phase}"
+        ));
+    }
+    if let Some(pending) = traffic_move::read(&settings.state) {
+        steps.push(format!("complete {}", pending.words()));
+    }
+    Ok(steps)
+}
+
+/// Asks the active color whether it is healthy. Fails if a deployment would be refused.
+async fn check_active(active: Color, active_down: bool, ports: &Ports) -> anyhow::Result<String> {
+    match ports.probe.health(Target::Server(active)).await {
+        Ok(_) => Ok(format!("ask whether {active} is healthy: it is now")),
+        Err(error) if active_down => Ok(format!(
+            "leave out what compares with {active}, which is down: {error}"
+        )),
+        Err(error) => Err(CommandError::refused(format!(
+            "nothing was changed; a deployment would be refused: the active color {active} is not healthy: {error}"
+        ))),
+    }
+}
+
+/// The steps from the start of the candidate to its promotion.
+fn deployment(plan: &Plan, settings: &Settings, examples: &Examples) -> Vec<String> {
+    let Plan {
+        active,
+        idle,
+        release,
+        ..
+    } = plan;
+    let digest = release
+        .digest
+        .as_deref()
+        .map_or("not checked", |digest| &digest[..12]);
+    let mut steps = vec![
+        format!(
+            "start {} {} on {idle}, which may not stand in from then on; its model's digest: {digest}",
+            release.model, release.version
+        ),
+        format!(
+            "wait until it is healthy: {} tries, one each {}",
+            settings.health.tries,
+            humantime::format_duration(settings.health.interval)
+        ),
+    ];
+    let mut gates = settings.gates.run.clone();
+    gates.sort_unstable();
+    gates.dedup();
+    for gate in gates {
+        steps.push(format!("gate {}", gate_in_words(gate, settings, examples)));
+    }
+    let bake = &settings.bake;
+    steps.extend([
+        format!("move all traffic from {active} to {idle}"),
+        format!(
+            "bake for {}: at most {:.1} % errors, fewer than {} failed checks in a row; otherwise roll back",
+            humantime::format_duration(bake.duration),
+            bake.max_error_rate * 100.0,
+            bake.failures
+        ),
+        format!("keep {active} warm, fit to stand in"),
+    ]);
+    steps
+}
+
+/// The hooks that run on the way, before and after each phase.
+fn hooks(settings: &Settings) -> Vec<String> {
+    let hooks = &settings.hooks;
+    let mut steps = Vec::new();
+    for (moment, commands) in [("before", &hooks.before), ("after", &hooks.after)] {
+        let mut lines: Vec<String> = commands
+            .iter()
+            .filter_map(|(phase, command)| {
+                let program = command.first()?;
+                Some(format!("on the way, run {program} {moment} {phase}"))
+            })
+            .collect();
+        lines.sort();
+        steps.extend(lines);
+    }
+    steps
+}
+
+fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> String {
+    let duration = humantime::format_duration;
+    match gate {
+        GateName::Identity => {
+            "identity: it reports the name, version and digest that are wanted".to_owned()
+        }
+        GateName::Reachable => "reachable: the router reaches it".to_owned(),
+        GateName::Smoke => format!("smoke: {} test requests", settings.smoke.requests),
+        GateName::Golden => format!(
+            "golden: right on {:.1} % of {} labeled inputs, and as often as the active release",
+            settings.golden.min_accuracy * 100.0,
+            examples
+                .golden
+                .iter()
+                .filter(|it| it.expect.is_some())
+                .count()
+        ),
+        GateName::Agreement => format!("agreement: {} inputs to both", examples.agreement.len()),
+        GateName::Load => format!(
+            "load: {} requests at a time for {}",
+            settings.load.concurrency,
+            duration(settings.load.duration)
+        ),
+        GateName::Comparison => format!(
+            "comparison: at most {} × as long as the active release",
+            settings.comparison.max_ratio
+        ),
+        GateName::Headroom => format!(
+            "headroom: {} × the worst latency is below the router's time limit",
+            settings.headroom.factor
+        ),
+        GateName::Shadow => format!(
+            "shadow: copies of traffic for {}",
+            duration(settings.shadow.duration)
+        ),
+    }
+}

@@ -1,0 +1,89 @@
+//! All settings, one field a section.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::{
+    color::Color,
+    config::{
+        alerts::AlertsSettings,
+        bake::BakeSettings,
+        color::ColorSettings,
+        fleet::FleetSettings,
+        gates::{
+            AgreementSettings, ComparisonSettings, GatesSettings, GoldenSettings, HeadroomSettings,
+            HealthSettings, LoadSettings, ShadowSettings, SmokeSettings,
+        },
+        hooks::HooksSettings,
+        keep::KeepSettings,
+        monitor::MonitorSettings,
+        probe::ProbeSettings,
+        release::ReleaseSettings,
+        router::RouterSettings,
+    },
+};
+
+/// All settings.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The directory of the settings file. Hooks run there.
+    #[serde(skip)]
+    pub directory: PathBuf,
+    /// Directory of the journal, the lock, and the logs of processes.
+    pub state: PathBuf,
+    /// No deployment begins with less free disk space, in megabytes.
+    pub min_free_megabytes: u64,
+    /// The release.
+    pub release: ReleaseSettings,
+    /// The router.
+    pub router: RouterSettings,
+    /// The blue color.
+    pub blue: ColorSettings,
+    /// The green color.
+    pub green: ColorSettings,
+    /// The fleet.
+    pub fleet: FleetSettings,
+    /// Requests to a model server.
+    pub probe: ProbeSettings,
+    /// The wait for a healthy candidate.
+    pub health: HealthSettings,
+    /// The gates before the switch.
+    pub gates: GatesSettings,
+    /// The gate `smoke`.
+    pub smoke: SmokeSettings,
+    /// The gate `golden`.
+    pub golden: GoldenSettings,
+    /// The gate `agreement`.
+    pub agreement: AgreementSettings,
+    /// The gate `load`.
+    pub load: LoadSettings,
+    /// The gate `comparison`.
+    pub comparison: ComparisonSettings,
+    /// The gate `headroom`.
+    pub headroom: HeadroomSettings,
+    /// The gate `shadow`.
+    pub shadow: ShadowSettings,
+    /// The bake after the switch.
+    pub bake: BakeSettings,
+    /// The hooks around each phase.
+    pub hooks: HooksSettings,
+    /// What is kept of earlier deployments.
+    pub keep: KeepSettings,
+    /// `deployer monitor`.
+    pub monitor: MonitorSettings,
+    /// The receivers of alerts.
+    pub alerts: AlertsSettings,
+}
+
+impl Settings {
+    /// The settings of one color.
+    #[must_use]
+    pub fn color(&self, color: Color) -> &ColorSettings {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
+}
