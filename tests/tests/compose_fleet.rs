@@ -198,8 +198,9 @@ async fn api_key_is_required_and_never_printed() -> Result {
     let variables = stack.path(".env");
     let text = std::fs::read_to_string(&variables)?;
     let (user, group) = (owner.uid(), owner.gid());
-    let more = format!("API_KEYS_FILE=/srv/secrets/api-keys\nSERVER_USER={user}:{group}\n");
-    std::fs::write(variables, text + &more)?;
+    std::fs::write(variables, format!("{text}SERVER_USER={user}:{group}\n"))?;
+    let settings = "API_KEYS_FILE=/srv/secrets/api-keys\n";
+    std::fs::write(stack.path("server.env"), settings)?;
     stack.expect(0, &["up"]).await?;
 
     let router = stack.router().to_string();

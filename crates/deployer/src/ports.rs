@@ -1,6 +1,6 @@
 //! The traits through which the deployer acts. `adapters` implements them; the tests have fakes.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -134,18 +134,11 @@ pub trait Fleet: Send + Sync {
     /// Returns the last log lines of a service, oldest first.
     async fn logs(&self, service: Service, lines: usize) -> Vec<String>;
 
-    /// Returns how the server of a color was started; `None` if it does not run or this deployer cannot tell.
-    async fn launch_info(&self, _color: Color) -> Option<LaunchInfo> {
+    /// Returns how long the server of a color may take to stop before it is killed; `None` if it does not run or this
+    /// deployer cannot tell.
+    async fn stop_timeout(&self, _color: Color) -> Option<Duration> {
         None
     }
-}
-
-/// How a server was started.
-pub struct LaunchInfo {
-    /// Its environment. Values may be secret.
-    pub environment: HashMap<String, String>,
-    /// It is killed if it has not stopped this long after it was asked to.
-    pub killed_after: Duration,
 }
 
 /// The recipient of a request.

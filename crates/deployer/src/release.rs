@@ -32,4 +32,17 @@ pub struct Health {
     pub request_count: Option<u64>,
     /// Requests since the server's start that ended with a 5xx status.
     pub error_count: Option<u64>,
+    /// The server's time limits.
+    pub time_limits: Option<TimeLimits>,
+}
+
+/// The time limits of a server, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TimeLimits {
+    /// How long a client waits for a prediction.
+    pub request_timeout_seconds: f64,
+    /// How long a connection may be idle.
+    pub idle_timeout_seconds: f64,
+    /// How long new requests are served after a stop signal.
+    pub grace_seconds: f64,
 }

@@ -62,8 +62,8 @@ Examples:
 
 RUST_LOG sets the level of the log on standard error (default info).
 
-Exit codes: 0 stopped by a signal; 1 the release cannot be served, the port is in use, or requests were cut at the
-hard stop; 2 a setting is missing or invalid.";
+Exit codes: 0 stopped by a signal; 1 the release cannot be served, the port is in use, or
+requests were cut at the hard stop; 2 a setting is missing or invalid.";
 
 fn main() -> ExitCode {
     let command = with_settings(without_empty_variables(CommandLine::command()));

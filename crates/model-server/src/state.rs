@@ -31,6 +31,10 @@ pub(crate) struct ServerState {
     pub(crate) engine: EngineKind,
     /// How long a client waits at most.
     pub(crate) request_timeout: Duration,
+    /// How long a connection may be idle.
+    pub(crate) idle_timeout: Duration,
+    /// How long the server serves new requests after the stop signal.
+    pub(crate) grace: Duration,
     /// Largest request body in bytes.
     pub(crate) max_body_bytes: usize,
     /// The memory that large bodies may take together.
@@ -72,6 +76,8 @@ impl ServerState {
             model_version: settings.model_version.clone(),
             engine: settings.engine,
             request_timeout: settings.request_timeout,
+            idle_timeout: settings.connections.idle,
+            grace: settings.grace,
             max_body_bytes: settings.max_body_bytes,
             memory_budget: MemoryBudget::new(settings.max_pending_bytes),
             max_texts: settings

@@ -402,7 +402,7 @@ const HISTORY: &str = "cat /opt/blue-green/state/history.jsonl";
 async fn what_was_lost_is_restored_as_the_guide_says(machine: &Machine) -> Result {
     machine.inside(
         "cd /opt/blue-green
-        echo REQUEST_LOG=failures >>.env
+        echo REQUEST_LOG=failures >>server.env
         echo KEPT=secret >>secrets.env",
     )?;
     let history = machine.inside(HISTORY)?;
@@ -452,12 +452,13 @@ async fn the_service_moves_as_the_guide_says(from: &Machine, to: &Machine) -> Re
 fn settings_are_kept(machine: &Machine) -> Result {
     let modes = machine.inside(
         "cd /opt/blue-green
-        grep -q ^REQUEST_LOG=failures .env
+        grep -q ^REQUEST_LOG=failures server.env
         grep -q ^KEPT=secret secrets.env
-        stat -c '%n %a %U' .env secrets.env secrets",
+        stat -c '%n %a %U' .env server.env secrets.env secrets",
     )?;
     ensure!(
-        modes == ".env 600 blue-green\nsecrets.env 600 blue-green\nsecrets 700 blue-green\n",
+        modes
+            == ".env 600 blue-green\nserver.env 600 blue-green\nsecrets.env 600 blue-green\nsecrets 700 blue-green\n",
         "{modes}"
     );
     Ok(())

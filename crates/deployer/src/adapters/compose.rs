@@ -23,7 +23,7 @@ use crate::{
     color::Color,
     config::{ComposeSettings, Settings},
     doctor::finding::Finding,
-    ports::{Fleet, LaunchInfo, PortError, Service, ServiceState},
+    ports::{Fleet, PortError, Service, ServiceState},
 };
 
 /// Runs `docker compose`.
@@ -220,20 +220,13 @@ impl Fleet for ComposeFleet {
         self.last_lines(service.name(), lines).await
     }
 
-    async fn launch_info(&self, color: Color) -> Option<LaunchInfo> {
+    async fn stop_timeout(&self, color: Color) -> Option<Duration> {
         // Docker's default.
         const TEN_SECONDS: u64 = 10;
 
         let container = self.container(color.name()).await.ok()??;
-        let config = container.config;
-        let pairs = config.env.iter().flatten();
-        Some(LaunchInfo {
-            environment: pairs
-                .filter_map(|pair| pair.split_once('='))
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-            killed_after: Duration::from_secs(config.stop_timeout.unwrap_or(TEN_SECONDS)),
-        })
+        let seconds = container.config.stop_timeout.unwrap_or(TEN_SECONDS);
+        Some(Duration::from_secs(seconds))
     }
 }
 

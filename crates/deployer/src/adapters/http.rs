@@ -188,6 +188,9 @@ fn read_health(body: &Value) -> Health {
         uptime_seconds: body.get("uptime_seconds").and_then(Value::as_f64),
         request_count: count("request_count"),
         error_count: count("error_count"),
+        time_limits: body
+            .get("time_limits")
+            .and_then(|limits| serde_json::from_value(limits.clone()).ok()),
     }
 }
 

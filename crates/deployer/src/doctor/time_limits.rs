@@ -1,12 +1,13 @@
 //! Time limits that contradict each other.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use crate::{
     color::Color,
     config::{FleetKind, Settings},
     doctor::finding::Finding,
-    ports::{LaunchInfo, Ports, RouterLimits, Target},
+    ports::{Ports, RouterLimits, Target},
+    release::TimeLimits,
 };
 
 const TOPIC: &str = "time limits";
@@ -28,12 +29,11 @@ pub(crate) async fn time_limits(settings: &Settings, ports: &Ports) -> Vec<Findi
         findings.extend(of_the_router(settings, router));
     }
     for color in Color::BOTH {
-        if let Some(started) = ports.fleet.launch_info(color).await {
-            findings.extend(stop_timeout(settings, color, started.killed_after));
-            // A server without a digest is another project's, with other settings.
+        if let Some(killed_after) = ports.fleet.stop_timeout(color).await {
+            findings.extend(stop_timeout(settings, color, killed_after));
             let health = ports.probe.health(Target::Server(color)).await;
-            if health.is_ok_and(|health| health.model_digest.is_some()) {
-                findings.extend(of_a_server(color, &started, router));
+            if let Some(server) = health.ok().and_then(|health| health.time_limits) {
+                findings.extend(of_a_server(color, server, killed_after, router));
             }
         }
     }
@@ -129,58 +129,44 @@ fn stop_timeout(settings: &Settings, color: Color, killed_after: Duration) -> Op
     )
 }
 
-/// The time limits of a server, from its environment or its defaults (`model-server --help`).
-struct ServerLimits {
-    request: Duration,
-    idle: Duration,
-    grace: Duration,
-}
-
-impl ServerLimits {
-    fn from(environment: &HashMap<String, String>) -> Self {
-        let seconds = |name: &str, assumed: u64| {
-            let set = environment.get(name).and_then(|it| it.parse().ok());
-            set.and_then(|it| Duration::try_from_secs_f64(it).ok())
-                .unwrap_or(Duration::from_secs(assumed))
-        };
-        Self {
-            request: seconds("REQUEST_TIMEOUT_SECONDS", 30),
-            idle: seconds("IDLE_TIMEOUT_SECONDS", 75),
-            grace: seconds("GRACE_SECONDS", 5),
-        }
-    }
-}
-
-fn of_a_server(color: Color, started: &LaunchInfo, router: Option<RouterLimits>) -> Vec<Finding> {
-    let server = ServerLimits::from(&started.environment);
+fn of_a_server(
+    color: Color,
+    server: TimeLimits,
+    killed_after: Duration,
+    router: Option<RouterLimits>,
+) -> Vec<Finding> {
+    let duration = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let request = duration(server.request_timeout_seconds);
+    let idle = duration(server.idle_timeout_seconds);
+    let grace = duration(server.grace_seconds);
     let read = router.map_or(Duration::MAX, |router| router.read);
     let kept = router.and_then(|router| router.upstream_idle);
     let kept = kept.unwrap_or(Duration::ZERO);
     let contradictions = [
         unless(
-            server.request < read,
+            request < read,
             format!(
                 "{color} answers within {} (REQUEST_TIMEOUT_SECONDS), and the router gives up after {} (proxy_read_timeout): what is slow is asked twice, and clients do not learn why it failed",
-                words(server.request),
+                words(request),
                 words(read)
             ),
             "lower REQUEST_TIMEOUT_SECONDS and deploy again, or raise nginx's proxy_read_timeout",
         ),
         unless(
-            kept < server.idle,
+            kept < idle,
             format!(
                 "{color} closes idle connections after {} (IDLE_TIMEOUT_SECONDS), and the router uses them for {} (keepalive_timeout in an upstream): requests run into connections that are being closed",
-                words(server.idle),
+                words(idle),
                 words(kept)
             ),
             "raise IDLE_TIMEOUT_SECONDS and deploy again, or lower nginx's keepalive_timeout in each upstream",
         ),
         unless(
-            server.grace < started.killed_after,
+            grace < killed_after,
             format!(
                 "{color} serves for {} after a stop signal (GRACE_SECONDS), but is killed after {} (stop_grace_period in compose.yaml, or fleet.process.stop_timeout): its responses are cut off",
-                words(server.grace),
-                words(started.killed_after)
+                words(grace),
+                words(killed_after)
             ),
             "raise the one, or lower GRACE_SECONDS",
         ),

@@ -46,5 +46,5 @@ impl MonitorState {
 }
 
 fn path(state: &Path) -> PathBuf {
-    state.join("bake.json")
+    state.join("monitor.json")
 }

@@ -33,6 +33,18 @@ struct Healthy<'a> {
     in_flight: u64,
     /// Texts that wait in the queue.
     queue_depth: usize,
+    time_limits: TimeLimits,
+}
+
+/// The time limits of the server, which must fit those of its router.
+#[derive(Serialize, ToSchema)]
+struct TimeLimits {
+    /// How long a client waits for a prediction.
+    request_timeout_seconds: f64,
+    /// How long a connection may be idle.
+    idle_timeout_seconds: f64,
+    /// How long new requests are served after a stop signal.
+    grace_seconds: f64,
 }
 
 /// The result of a probe.
@@ -75,6 +87,11 @@ pub(crate) async fn health(State(state): State<Arc<ServerState>>) -> Response {
                 error_rate: counts.error_rate(),
                 in_flight: counts.in_flight,
                 queue_depth: serving.pool.queue.depth(),
+                time_limits: TimeLimits {
+                    request_timeout_seconds: state.request_timeout.as_secs_f64(),
+                    idle_timeout_seconds: state.idle_timeout.as_secs_f64(),
+                    grace_seconds: state.grace.as_secs_f64(),
+                },
             })
             .into_response()
         }

@@ -67,6 +67,7 @@ pub fn settings_template(command: &Command) -> String {
     let mut template = "\
 # Settings of the model server, for `docker compose` and for `model-server --settings server.env`.
 # Copy this file to server.env, and remove the # before the settings that you change. Made by `model-server settings`.
+# The image has its own defaults for HOST, MODEL_ROOT, and ENGINE; compose.yaml sets PORT and MODEL_VERSION.
 "
     .to_owned();
     for argument in command.get_arguments() {

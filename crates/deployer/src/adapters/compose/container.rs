@@ -30,7 +30,6 @@ pub(super) struct ContainerConfig {
     pub(super) image: String,
     /// In seconds.
     pub(super) stop_timeout: Option<u64>,
-    pub(super) env: Option<Vec<String>>,
 }
 
 /// Parses the output of `docker compose ps --format json`: one object per line, or a list of objects before

@@ -35,7 +35,7 @@ use crate::{
     config::{ProcessSettings, Settings},
     doctor::finding::{Finding, last_log_lines},
     kill_point,
-    ports::{Fleet, LaunchInfo, PortError, Service, ServiceState},
+    ports::{Fleet, PortError, Service, ServiceState},
     state::atomic_file,
 };
 
@@ -350,12 +350,9 @@ impl Fleet for ProcessFleet {
             .collect()
     }
 
-    async fn launch_info(&self, color: Color) -> Option<LaunchInfo> {
-        let environment = self.record(Service::Server(color))?.environment()?;
-        Some(LaunchInfo {
-            environment,
-            killed_after: self.settings.stop_timeout,
-        })
+    async fn stop_timeout(&self, color: Color) -> Option<Duration> {
+        let record = self.record(Service::Server(color))?;
+        record.alive().map(|_| self.settings.stop_timeout)
     }
 }
 

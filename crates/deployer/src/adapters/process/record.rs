@@ -1,6 +1,6 @@
 //! The record of a started process, by which a later deployer finds it.
 
-use std::{collections::HashMap, fs, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{fs, os::unix::ffi::OsStrExt as _, path::Path};
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -60,21 +60,6 @@ impl Record {
         (same && !process.is_zombie)
             .then(|| Pid::from_raw(self.pid))
             .flatten()
-    }
-
-    /// The environment of the process, while it is alive.
-    pub(super) fn environment(&self) -> Option<HashMap<String, String>> {
-        self.alive()?;
-        let environment = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
-        let pairs = environment.split(|byte| *byte == 0);
-        let text = pairs.map(String::from_utf8_lossy);
-        Some(
-            text.filter_map(|pair| {
-                let (name, value) = pair.split_once('=')?;
-                Some((name.to_owned(), value.to_owned()))
-            })
-            .collect(),
-        )
     }
 }
 
