@@ -31,6 +31,7 @@ async fn health_reports_served_release() {
     let release = model_repository::ReleaseDirectory::locate(&root, "sentiment", "v1");
     assert_eq!(health["model_digest"], release.unwrap().digest().unwrap());
     assert!(health["uptime_seconds"].as_f64().unwrap() >= 0.0);
+    assert_eq!(health["time_limits"]["request_timeout_seconds"], 30.0);
     server.stop().await.unwrap();
 }
 

@@ -87,7 +87,7 @@ async fn invalid_tensors_get_400_with_reason() {
                 int64_input("input_ids", &json!([2, 999_999]), &json!([1, 2])),
                 int64_input("attention_mask", &json!([1, 1]), &json!([1, 2])),
             ]),
-            "the model cannot take these tensors",
+            "the model rejects these tensors",
         ),
     ] {
         let (status, response) = post(&server, INFER, json!({"inputs": inputs})).await;

@@ -123,7 +123,7 @@ async fn key_file_is_reloaded_and_invalid_file_ignored() {
 
 #[tokio::test]
 async fn key_file_without_valid_keys_fails_startup() {
-    for (content, reason) in [("", "holds no API key"), ("short\n", "line 1")] {
+    for (content, reason) in [("", "has no API key"), ("short\n", "line 1")] {
         let file = key_file(content);
         let mut command = server_command();
         command.envs([("MODEL_VERSION", "v1"), ("PORT", "0")]);

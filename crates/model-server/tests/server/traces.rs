@@ -196,7 +196,7 @@ async fn otlp_endpoint_without_scheme_is_usage_error() {
     let (code, _, message) = run_to_exit(&mut command).await;
     assert_eq!(code, Some(2), "{message}");
     assert!(
-        message.contains("expected such as http://localhost:4318"),
+        message.contains("expected a URL such as http://localhost:4318"),
         "{message}"
     );
 }
