@@ -1,5 +1,6 @@
 //! Deployments: plan, gates, switch, recovery, and traffic that is moved outside of a deployment.
 
+pub mod ending;
 pub mod gate_runner;
 pub mod phase;
 pub mod plan;
