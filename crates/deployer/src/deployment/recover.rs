@@ -3,8 +3,9 @@
 use crate::{
     color::Color,
     deployment::{
+        ending::{Traffic, ending},
         phase::Phase,
-        return_traffic::{restore_standby, return_traffic},
+        return_traffic::{restore_standby, roll_back},
         traffic_mover::TrafficMover,
     },
     event::{Event, Reporter},
@@ -92,13 +93,16 @@ pub async fn recover(
             Phase::Refused,
             format!("{interrupted}; traffic never moved"),
         ),
-        (Phase::Validated | Phase::Switched, false) => match return_traffic(ports, &plan).await {
-            Ok(()) => (
-                Phase::RolledBack,
-                format!("{interrupted} before the candidate was proven"),
-            ),
-            Err(obstacle) => (Phase::Halted, format!("{interrupted}; {obstacle}")),
-        },
+        (Phase::Validated | Phase::Switched, false) => {
+            let decide = |healthy| ending(phase, Traffic::Candidate, Some(false), healthy);
+            match roll_back(ports, &plan, decide).await {
+                (_, None) => (
+                    Phase::RolledBack,
+                    format!("{interrupted} before the candidate was proven"),
+                ),
+                (_, Some(obstacle)) => (Phase::Halted, format!("{interrupted}; {obstacle}")),
+            }
+        }
         (_, false) => (
             Phase::Refused,
             format!(

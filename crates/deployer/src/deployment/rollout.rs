@@ -9,10 +9,11 @@ use crate::{
     color::Color,
     config::{OnInterrupt, Settings},
     deployment::{
+        ending::{Ending, Traffic, ending},
         gate_runner::GateRunner,
-        phase::{Phase, ReturnResult, TrafficOwner},
+        phase::Phase,
         plan::Plan,
-        return_traffic::{restore_standby, return_traffic},
+        return_traffic::{restore_standby, roll_back},
     },
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
@@ -22,6 +23,9 @@ use crate::{
     release::Release,
     state::journal::Journal,
 };
+
+/// A failed candidate did not finish its bake.
+const NOT_PROVEN: Option<bool> = Some(false);
 
 /// How a deployment ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,9 +95,7 @@ impl Rollout<'_> {
                     if phase.get() != Phase::Switched || !std::mem::take(&mut go_on) {
                         break Err("the deployer received a stop signal".to_owned());
                     }
-                    self.reporter.report(&Event::Note {
-                        text: "stop signal received; the bake continues (bake.on_interrupt); the next signal rolls back".to_owned(),
-                    });
+                    self.note("stop signal received; the bake continues (bake.on_interrupt); the next signal rolls back".to_owned());
                 }
             }
         };
@@ -171,9 +173,9 @@ impl Rollout<'_> {
         let Plan { active, idle, .. } = *self.plan;
         let Err(trouble) = self.check_health(active).await else {
             if self.active_down {
-                self.reporter.report(&Event::Note {
-                    text: format!("{active} is active and not down, so nothing is left out"),
-                });
+                self.note(format!(
+                    "{active} is active and not down, so nothing is left out"
+                ));
             }
             return Ok(false);
         };
@@ -292,72 +294,69 @@ impl Rollout<'_> {
         ))
     }
 
-    async fn handle_failure(&self, mut phase: Phase, reason: String) -> Outcome {
+    /// Ends a failed deployment: returns traffic if the candidate may have it, and stops the candidate last.
+    async fn handle_failure(&self, phase: Phase, reason: String) -> Outcome {
         let Plan { active, idle, .. } = *self.plan;
-        // The flag decides whether traffic moved, not the phase that this program reached. Before `Validated`,
-        // an unreachable router is no sign that traffic moved.
-        let moved = match phase {
-            Phase::Starting | Phase::Healthy => self.ports.router.active().await.ok() == Some(idle),
-            Phase::Validated => self.ports.router.active().await.ok() != Some(active),
-            _ => false,
-        };
-        if moved {
-            phase = Phase::Switched;
-            // Written before the rollback: if the deployer dies now, `recover` must know that traffic moved.
-            if let Err(error) = self.journal.record_phase(self.plan, phase, None) {
-                self.reporter.report(&Event::Note {
-                    text: error.to_string(),
-                });
+        let traffic = self.observe_traffic(phase).await;
+        let decide = |previous_healthy| ending(phase, traffic, NOT_PROVEN, previous_healthy);
+        let (end, obstacle) = match decide(None) {
+            Ending::RollBack => {
+                if phase != Phase::Switched {
+                    // Written before the rollback: if the deployer dies now, `recover` must know that traffic
+                    // moved.
+                    let written = self.journal.record_phase(self.plan, Phase::Switched, None);
+                    self.note_failure(written);
+                }
+                self.note(format!("rolling back: moving traffic to {active}"));
+                roll_back(self.ports, self.plan, decide).await
             }
-        }
-        let mut returned = Ok(());
-        if phase.traffic() == TrafficOwner::Candidate {
-            self.reporter.report(&Event::Note {
-                text: format!("rolling back: moving traffic to {active}"),
-            });
-            returned = return_traffic(self.ports, self.plan).await;
-        }
+            end => (end, None),
+        };
         // An interrupted gate may have left the copies on. No later command ends what a finished deployment
         // leaves, so this happens before the end is written.
-        if phase != Phase::Planned
-            && let Err(error) = self.ports.router.set_shadow(false)
-        {
-            self.reporter.report(&Event::Note {
-                text: error.to_string(),
-            });
+        if phase != Phase::Planned {
+            self.note_failure(self.ports.router.set_shadow(false));
         }
         // Gives the report what clients received until now.
         drop(self.read_log());
-        let result = returned
-            .as_ref()
-            .map_or(ReturnResult::Impossible, |()| ReturnResult::Confirmed);
-        let touched = phase != Phase::Planned;
-        let end = phase.on_failure(result).unwrap_or(Phase::Halted);
-        let outcome = match returned {
-            Ok(()) => self.end(end, reason),
-            Err(obstacle) => self.end(
-                end,
-                format!(
-                    "{reason}; the rollback failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
-                ),
+        let reason = match obstacle {
+            None => reason,
+            Some(obstacle) => format!(
+                "{reason}; the rollback failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
             ),
         };
+        let outcome = self.end(end.phase().unwrap_or(phase), reason);
         // Traffic first, cleanup last.
-        if !touched && let Err(error) = restore_standby(self.ports, self.plan) {
-            self.reporter.report(&Event::Note {
-                text: error.to_string(),
-            });
+        if phase == Phase::Planned {
+            self.note_failure(restore_standby(self.ports, self.plan));
         }
         // Stopping the candidate ends the requests that hang on it; the router repeats them on the other color.
-        if touched
-            && end != Phase::Halted
+        if end.stops_candidate(phase)
             && let Err(error) = self.ports.fleet.stop(Service::Server(idle)).await
         {
-            self.reporter.report(&Event::Note {
-                text: format!("the candidate could not be stopped: {error}"),
-            });
+            self.note(format!("the candidate could not be stopped: {error}"));
         }
         outcome
+    }
+
+    /// Returns where the traffic is, as far as it matters for the end. The flag decides whether traffic moved,
+    /// not the phase that this program reached.
+    async fn observe_traffic(&self, phase: Phase) -> Traffic {
+        match phase {
+            Phase::Starting | Phase::Healthy | Phase::Validated => {
+                match self.ports.router.active().await {
+                    Ok(color) => Traffic::on(color, self.plan),
+                    Err(_) => Traffic::Unknown,
+                }
+            }
+            // Before, no server is touched. Afterward, a rollback does not wait for the router's answer.
+            Phase::Planned
+            | Phase::Switched
+            | Phase::Promoted
+            | Phase::Refused
+            | Phase::RolledBack
+            | Phase::Halted => Traffic::Unknown,
+        }
     }
 
     /// Writes `next` to the journal.
@@ -388,11 +387,19 @@ impl Rollout<'_> {
     /// Runs the hook after a phase. Its failure is only reported.
     async fn hook_after(&self, phase: Phase, reason: Option<&str>) {
         let hooks = &self.ports.hooks;
-        if let Err(error) = hooks.run(HookPoint::After, phase, self.plan, reason).await {
-            self.reporter.report(&Event::Note {
-                text: error.to_string(),
-            });
+        let run = hooks.run(HookPoint::After, phase, self.plan, reason);
+        self.note_failure(run.await);
+    }
+
+    /// Reports an error that does not change how the deployment goes on.
+    fn note_failure<E: std::error::Error>(&self, result: Result<(), E>) {
+        if let Err(error) = result {
+            self.note(error.to_string());
         }
+    }
+
+    pub(super) fn note(&self, text: String) {
+        self.reporter.report(&Event::Note { text });
     }
 
     fn end(&self, phase: Phase, reason: String) -> Outcome {
@@ -400,7 +407,7 @@ impl Rollout<'_> {
         let written = self.journal.record_phase(self.plan, phase, Some(&reason));
         let unwritten = written.err().map(words);
         if let Some(text) = unwritten.clone() {
-            self.reporter.report(&Event::Note { text });
+            self.note(text);
         }
         self.reporter.report(&Event::PhaseReached {
             phase,
