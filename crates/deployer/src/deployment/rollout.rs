@@ -344,8 +344,10 @@ impl Rollout<'_> {
     async fn observe_traffic(&self, phase: Phase) -> Traffic {
         match phase {
             Phase::Starting | Phase::Healthy | Phase::Validated => {
-                match self.ports.router.active().await {
+                let router = &self.ports.router;
+                match router.active().await {
                     Ok(color) => Traffic::on(color, self.plan),
+                    Err(_) if router.active_by_flag() == self.plan.idle => Traffic::Mixed,
                     Err(_) => Traffic::Unknown,
                 }
             }
