@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::{
-    deployment::{ending::Ending, plan::Plan},
+    deployment::{ending::Ending, phase::Phase, plan::Plan},
     ports::{PortError, Ports, Target},
+    state::journal::Journal,
 };
 
 /// Sets the idle color's fit flag again if it had one before a deployment that did not touch the color.
@@ -13,6 +14,20 @@ pub fn restore_standby(ports: &Ports, plan: &Plan) -> Result<(), PortError> {
         ports.router.set_fit(plan.idle, true)?;
     }
     Ok(())
+}
+
+/// Writes that the candidate has traffic, before traffic moves back: if the deployer dies in between, the next
+/// command must know that traffic moved.
+///
+/// Removes the candidate's fit flag first. A candidate of this phase that has traffic and the flag counts as
+/// proven.
+pub fn record_switched(ports: &Ports, journal: &Journal, plan: &Plan) -> Result<(), String> {
+    if ports.router.is_fit(plan.idle) {
+        let unfit = ports.router.set_fit(plan.idle, false);
+        unfit.map_err(|error| error.to_string())?;
+    }
+    let written = journal.record_phase(plan, Phase::Switched, None);
+    written.map_err(|error| error.to_string())
 }
 
 /// Checks that the color that had the traffic before `plan` is healthy, so that a rollback does not make things

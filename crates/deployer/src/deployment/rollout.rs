@@ -13,7 +13,7 @@ use crate::{
         gate_runner::GateRunner,
         phase::Phase,
         plan::Plan,
-        return_traffic::{restore_standby, roll_back},
+        return_traffic::{record_switched, restore_standby, roll_back},
     },
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
@@ -301,11 +301,10 @@ impl Rollout<'_> {
         let decide = |previous_healthy| ending(phase, traffic, NOT_PROVEN, previous_healthy);
         let (end, obstacle) = match decide(None) {
             Ending::RollBack => {
-                if phase != Phase::Switched {
-                    // Written before the rollback: if the deployer dies now, `recover` must know that traffic
-                    // moved.
-                    let written = self.journal.record_phase(self.plan, Phase::Switched, None);
-                    self.note_failure(written);
+                if phase != Phase::Switched
+                    && let Err(text) = record_switched(self.ports, self.journal, self.plan)
+                {
+                    self.note(text);
                 }
                 self.note(format!("rolling back: moving traffic to {active}"));
                 roll_back(self.ports, self.plan, decide).await
