@@ -8,4 +8,5 @@ pub mod preflight;
 pub mod recover;
 pub mod return_traffic;
 pub mod rollout;
+mod switch;
 pub mod traffic_mover;

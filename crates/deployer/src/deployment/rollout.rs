@@ -19,8 +19,7 @@ use crate::{
     evidence::sample::TrafficSample,
     examples::Examples,
     gates,
-    ports::{HookPoint, PortError, Ports, Service, ServiceState, Target},
-    release::Release,
+    ports::{HookPoint, PortError, Ports, Service, Target},
     state::journal::Journal,
 };
 
@@ -134,7 +133,7 @@ impl Rollout<'_> {
             .start(idle, &release.version)
             .await
             .map_err(words)?;
-        let gates_to_run = GateRunner {
+        let gate_runner = GateRunner {
             settings: self.settings,
             color: idle,
             release,
@@ -145,12 +144,12 @@ impl Rollout<'_> {
             keep_going: false,
             reporter: self.reporter,
         };
-        gates_to_run.await_healthy().await?;
+        gate_runner.await_healthy().await?;
 
         self.hook_before(Phase::Healthy).await?;
         self.reach(phase, Phase::Healthy)?;
         self.hook_after(Phase::Healthy, None).await;
-        gates_to_run
+        gate_runner
             .run(gates::selected_gates(self.settings))
             .await?;
         // The gate `shadow` may have failed to end the copies and have been let through as inconclusive. After
@@ -211,11 +210,11 @@ impl Rollout<'_> {
         before: TrafficSample,
         since: Option<f64>,
     ) -> Result<String, String> {
-        let mut watch = pin!(self.bake(before, since));
+        let mut bake = pin!(self.bake(before, since));
         // The bake does not wait for the hook.
         let summary = tokio::select! {
-            summary = &mut watch => summary,
-            () = self.hook_after(Phase::Switched, None) => watch.await,
+            summary = &mut bake => summary,
+            () = self.hook_after(Phase::Switched, None) => bake.await,
         };
         self.confirm_traffic_stayed().await?;
         let summary = summary?;
@@ -234,64 +233,6 @@ impl Rollout<'_> {
             return Err(format!("a person moved traffic back to {active} meanwhile"));
         }
         Ok(())
-    }
-
-    /// Moves all traffic, and confirms it by a request on the clients' path. Returns the time of the switch
-    /// (seconds since 1970) if the log could not be read before it.
-    async fn switch(&self) -> Result<Option<f64>, String> {
-        let Plan {
-            active,
-            idle,
-            ref release,
-            ..
-        } = *self.plan;
-        let now = self.ports.router.active().await.map_err(words)?;
-        if now != active {
-            return Err(format!("a person moved traffic to {now} meanwhile"));
-        }
-        // Another process on the candidate's port could have passed the gates in its place.
-        if let Ok((ServiceState::Stopped(how), _)) =
-            self.ports.fleet.inspect(Service::Server(idle)).await
-        {
-            return Err(format!("the candidate stopped: {how}"));
-        }
-        // Log lines from before the switch are not evidence about this candidate.
-        let unread = self.read_log().and_then(Result::err);
-        let since = unread.as_ref().map(|_| seconds(Timestamp::now()));
-        if let Some(text) = unread {
-            self.reporter.report(&Event::Note { text });
-        }
-        let from = self.ports.router.switch_to(idle).await.map_err(words)?;
-        self.reporter
-            .report(&Event::TrafficMoved { from, to: idle });
-        self.confirm_clients_reach(release).await?;
-        Ok(since)
-    }
-
-    /// Confirms that the candidate answers clients.
-    ///
-    /// nginx passes over a color for up to two seconds after it failed as the active one, and then tries it
-    /// with one request while the standby answers the others. A request right after the switch may therefore
-    /// reach the standby.
-    async fn confirm_clients_reach(&self, release: &Release) -> Result<(), String> {
-        const TRIES: u32 = 30;
-        const PAUSE: Duration = Duration::from_millis(100);
-
-        let mut problem = String::new();
-        for _ in 0..TRIES {
-            let served = self.ports.probe.health(Target::Public).await;
-            let served = served
-                .map_err(|error| format!("after the switch clients are not answered: {error}"))?;
-            let verdict = gates::compare(release, &served);
-            if verdict.lets_through() {
-                return Ok(());
-            }
-            problem = verdict.summary;
-            tokio::time::sleep(PAUSE).await;
-        }
-        Err(format!(
-            "after the switch clients are answered by another release: {problem}"
-        ))
     }
 
     /// Ends a failed deployment: returns traffic if the candidate may have it, and stops the candidate last.
@@ -426,7 +367,7 @@ pub(crate) fn words(error: impl std::error::Error) -> String {
     error.to_string()
 }
 
-fn seconds(at: Timestamp) -> f64 {
+pub(super) fn seconds(at: Timestamp) -> f64 {
     at.as_millisecond() as f64 / 1e3
 }
 
