@@ -24,60 +24,29 @@ pub(super) async fn run(
     ports: &Ports,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    let reports = Reports::of(&settings.state);
-    let recorder = Recorder::new(reports.clone());
+    let recorder = Recorder::new(Reports::of(&settings.state));
     let reporter = &Reporters(vec![terminal, &recorder]);
     stop_leftover_shadow(ports, reporter);
-    let pending = journal.pending_move();
-    if let Some(pending) = &pending {
-        let traffic_mover = TrafficMover {
-            ports,
-            journal,
-            reporter,
-        };
-        traffic_mover
-            .resume(true)
-            .await
-            .map_err(CommandError::halted)?;
-        if journal.last()?.is_none_or(|last| last.phase.is_end()) {
+    let completed = resume_move(journal, ports, reporter).await?;
+    let last = match (journal.last()?, completed) {
+        (Some(last), _) if !last.phase.is_end() => last,
+        (_, Some(completed)) => return Ok(CommandOutput::success(completed)),
+        (None, None) => {
+            return Ok(CommandOutput::success(
+                "nothing to recover: nothing was deployed yet",
+            ));
+        }
+        (Some(last), None) => {
+            let (id, phase) = (last.plan.id, last.phase);
             return Ok(CommandOutput::success(format!(
-                "recovered: {}",
-                pending.words()
+                "nothing to recover: deployment {id} is {phase}"
             )));
         }
-    }
-    let Some(last) = journal.last()? else {
-        return Ok(CommandOutput::success(
-            "nothing to recover: nothing was deployed yet",
-        ));
     };
-    if last.phase.is_end() {
-        let (id, phase) = (&last.plan.id, last.phase);
-        return Ok(CommandOutput::success(format!(
-            "nothing to recover: deployment {id} is {phase}"
-        )));
-    }
     // Without the router, it is unknown where traffic goes.
     ports.router.active().await.map_err(CommandError::halted)?;
     if continues(settings, ports, &last).await {
-        let Entry {
-            plan, phase, since, ..
-        } = &last;
-        let (phase, since) = (*phase, *since);
-        reporter.report(&Event::Resumed { plan, phase, since });
-        let examples = Examples::read(settings).map_err(CommandError::usage)?;
-        let outcome = Rollout {
-            settings,
-            plan,
-            active_down: false,
-            examples: &examples,
-            ports,
-            journal,
-            reporter,
-        }
-        .resume(shutdown)
-        .await;
-        return Ok(deploy::done(&outcome, plan, &reports, &recorder, terminal));
+        return resume_bake(settings, journal, ports, terminal, &last, &recorder).await;
     }
     if let Recovery::Halted(reason) = recover::recover(ports, journal, reporter).await? {
         return Err(CommandError::halted(reason));
@@ -87,6 +56,58 @@ pub(super) async fn run(
         "recovered: deployment {} is {phase}",
         last.plan.id
     )))
+}
+
+/// Completes or undoes a move of traffic that a killed command left. Returns the result to print; `None` if
+/// there was no move.
+async fn resume_move(
+    journal: &Journal,
+    ports: &Ports,
+    reporter: &dyn Reporter,
+) -> anyhow::Result<Option<String>> {
+    let Some(pending) = journal.pending_move() else {
+        return Ok(None);
+    };
+    let traffic_mover = TrafficMover {
+        ports,
+        journal,
+        reporter,
+    };
+    let resumed = traffic_mover.resume(true).await;
+    resumed.map_err(CommandError::halted)?;
+    Ok(Some(format!("recovered: {}", pending.words())))
+}
+
+/// Starts the bake of the last deployment again.
+async fn resume_bake(
+    settings: &Settings,
+    journal: &Journal,
+    ports: &Ports,
+    terminal: &dyn Reporter,
+    last: &Entry,
+    recorder: &Recorder,
+) -> anyhow::Result<CommandOutput> {
+    let reporter = &Reporters(vec![terminal, recorder]);
+    let Entry {
+        ref plan,
+        phase,
+        since,
+        ..
+    } = *last;
+    reporter.report(&Event::Resumed { plan, phase, since });
+    let examples = Examples::read(settings).map_err(CommandError::usage)?;
+    let rollout = Rollout {
+        settings,
+        plan,
+        active_down: false,
+        examples: &examples,
+        ports,
+        journal,
+        reporter,
+    };
+    let outcome = rollout.resume(shutdown).await;
+    let reports = Reports::of(&settings.state);
+    Ok(deploy::done(&outcome, plan, &reports, recorder, terminal))
 }
 
 /// Returns whether the bake continues: the candidate has the traffic, was not promoted, and the settings say

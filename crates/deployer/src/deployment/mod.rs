@@ -1,5 +1,6 @@
 //! Deployments: plan, gates, switch, recovery, and traffic that is moved outside of a deployment.
 
+pub mod ending;
 pub mod gate_runner;
 pub mod phase;
 pub mod plan;
@@ -7,4 +8,5 @@ pub mod preflight;
 pub mod recover;
 pub mod return_traffic;
 pub mod rollout;
+mod switch;
 pub mod traffic_mover;

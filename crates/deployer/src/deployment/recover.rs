@@ -3,12 +3,14 @@
 use crate::{
     color::Color,
     deployment::{
+        ending::{Ending, Traffic, ending},
         phase::Phase,
-        return_traffic::{restore_standby, return_traffic},
+        plan::Plan,
+        return_traffic::{record_switched, restore_standby, roll_back},
         traffic_mover::TrafficMover,
     },
     event::{Event, Reporter},
-    ports::{Ports, Service},
+    ports::{PortError, Ports, Service},
     state::{
         history::Action,
         journal::{Entry, Journal},
@@ -29,7 +31,7 @@ pub enum Recovery {
 /// Completes or undoes an unfinished deployment.
 ///
 /// A candidate that has traffic and no fit flag did not finish its bake, so it loses the traffic, unless a
-/// person gave it the traffic. An unfinished rollback, switch, or failover is resumed first.
+/// person gave it the traffic by `deployer switch`. An unfinished rollback, switch, or failover is resumed first.
 pub async fn recover(
     ports: &Ports,
     journal: &Journal,
@@ -44,87 +46,91 @@ pub async fn recover(
         Some(pending) if pending.action == Action::RolledBack => Recovery::RolledBack(pending.to),
         _ => Recovery::Fine,
     };
-    let Some(Entry {
-        plan, phase, since, ..
-    }) = journal.last()?
-    else {
-        return Ok(finished);
-    };
-    if phase.is_end() {
-        return Ok(finished);
+    match journal.last()? {
+        Some(entry) if !entry.phase.is_end() => {
+            end_deployment(ports, journal, reporter, &entry).await
+        }
+        _ => Ok(finished),
     }
-    reporter.report(&Event::Resumed {
-        plan: &plan,
+}
+
+/// Ends the unfinished deployment of this entry.
+async fn end_deployment(
+    ports: &Ports,
+    journal: &Journal,
+    reporter: &dyn Reporter,
+    entry: &Entry,
+) -> anyhow::Result<Recovery> {
+    let Entry {
+        ref plan,
         phase,
         since,
-    });
+        ..
+    } = *entry;
+    reporter.report(&Event::Resumed { plan, phase, since });
     // Traffic decides the result; every other failure is only reported.
     let note = |problem: Result<(), String>| {
         if let Err(text) = problem {
             reporter.report(&Event::Note { text });
         }
     };
-    let words = |error: crate::ports::PortError| error.to_string();
+    let words = |error: PortError| error.to_string();
     note(ports.router.set_shadow(false).map_err(words));
     if phase == Phase::Planned {
-        note(restore_standby(ports, &plan).map_err(words));
+        note(restore_standby(ports, plan).map_err(words));
     }
-    let interrupted = "the deployer was interrupted";
-    let back = ports.router.active().await? == plan.active;
-    // A candidate with traffic receives this flag only at the end of its bake.
-    let proven = phase == Phase::Switched && !back && ports.router.is_fit(plan.idle);
-    if phase == Phase::Validated && !back {
-        // Written before the rollback: if the deployer dies now, the next `recover` must know that traffic
-        // moved.
-        let written = journal.record_phase(&plan, Phase::Switched, None);
-        note(written.map_err(|error| error.to_string()));
-    }
-    let (end, reason) = match (phase, back) {
-        _ if proven => (
-            Phase::Promoted,
-            format!("{interrupted} after the bake, before the promotion was recorded"),
-        ),
-        (Phase::Switched, true) => (
-            Phase::RolledBack,
-            format!("{interrupted}; traffic is back on {}", plan.active),
-        ),
-        (_, true) => (
-            Phase::Refused,
-            format!("{interrupted}; traffic never moved"),
-        ),
-        (Phase::Validated | Phase::Switched, false) => match return_traffic(ports, &plan).await {
-            Ok(()) => (
-                Phase::RolledBack,
-                format!("{interrupted} before the candidate was proven"),
-            ),
-            Err(obstacle) => (Phase::Halted, format!("{interrupted}; {obstacle}")),
-        },
-        (_, false) => (
-            Phase::Refused,
-            format!(
-                "{interrupted}; a person moved traffic to {} by hand, where it stays",
-                plan.idle
-            ),
-        ),
+    let traffic = Traffic::on(ports.router.active().await?, plan);
+    // A switched candidate receives this flag only at the end of its bake.
+    let proven = ports.router.is_fit(plan.idle);
+    let decide = |previous_healthy| ending(phase, traffic, Some(proven), previous_healthy);
+    let (end, obstacle) = match decide(None) {
+        Ending::RollBack if traffic != Traffic::Previous => {
+            if phase != Phase::Switched {
+                note(record_switched(ports, journal, plan));
+            }
+            roll_back(ports, plan, decide).await
+        }
+        end => (end, None),
     };
-    let written = journal.record_phase(&plan, end, Some(&reason));
+    let ended = end.phase().unwrap_or(phase);
+    let reason = reason(end, traffic, plan, obstacle);
+    let written = journal.record_phase(plan, ended, Some(&reason));
     note(written.map_err(|error| error.to_string()));
     // Requests may still hang on the candidate. The router repeats them on the color that has the traffic.
-    let refused = end == Phase::Refused && back && phase != Phase::Planned;
-    if end == Phase::RolledBack || refused {
+    if end.stops_candidate(phase) {
         let stopped = ports.fleet.stop(Service::Server(plan.idle)).await;
         note(stopped.map_err(words));
     }
     reporter.report(&Event::PhaseReached {
-        phase: end,
+        phase: ended,
         reason: Some(&reason),
     });
     Ok(match end {
-        Phase::Halted => Recovery::Halted(format!(
+        Ending::Halt => Recovery::Halted(format!(
             "deployment {} could neither be completed nor rolled back: {reason}; repair one color, then `deployer switch COLOR`",
             plan.id
         )),
-        Phase::RolledBack => Recovery::RolledBack(plan.active),
-        _ => Recovery::Fine,
+        Ending::RollBack => Recovery::RolledBack(plan.active),
+        Ending::Keep | Ending::Refuse | Ending::Promote => Recovery::Fine,
     })
+}
+
+/// Says why an interrupted deployment ended like this. `obstacle` is what prevented a rollback.
+fn reason(end: Ending, traffic: Traffic, plan: &Plan, obstacle: Option<String>) -> String {
+    let interrupted = "the deployer was interrupted";
+    match (end, traffic) {
+        (Ending::Promote, _) => {
+            format!("{interrupted} after the bake, before the promotion was recorded")
+        }
+        (Ending::Refuse, Traffic::Candidate) => format!(
+            "{interrupted}; a person moved traffic to {} by hand, where it stays",
+            plan.idle
+        ),
+        (Ending::Keep | Ending::Refuse, _) => format!("{interrupted}; traffic never moved"),
+        (Ending::RollBack, Traffic::Previous) => {
+            format!("{interrupted}; traffic is back on {}", plan.active)
+        }
+        (Ending::RollBack, _) => format!("{interrupted} before the candidate was proven"),
+        (Ending::Halt, _) => format!("{interrupted}; {}", obstacle.unwrap_or_default()),
+    }
 }

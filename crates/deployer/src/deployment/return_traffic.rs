@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::{
-    deployment::plan::Plan,
+    deployment::{ending::Ending, phase::Phase, plan::Plan},
     ports::{PortError, Ports, Target},
+    state::journal::Journal,
 };
 
 /// Sets the idle color's fit flag again if it had one before a deployment that did not touch the color.
@@ -15,35 +16,64 @@ pub fn restore_standby(ports: &Ports, plan: &Plan) -> Result<(), PortError> {
     Ok(())
 }
 
-/// Returns traffic to the color that had it before `plan`, if that color is healthy.
+/// Writes that the candidate has traffic, before traffic moves back: if the deployer dies in between, the next
+/// command must know that traffic moved.
 ///
-/// If that color is the sick one, traffic stays where it is: a rollback must not make things worse.
-pub async fn return_traffic(ports: &Ports, plan: &Plan) -> Result<(), String> {
+/// Removes the candidate's fit flag first. A candidate of this phase that has traffic and the flag counts as
+/// proven.
+pub fn record_switched(ports: &Ports, journal: &Journal, plan: &Plan) -> Result<(), String> {
+    if ports.router.is_fit(plan.idle) {
+        let unfit = ports.router.set_fit(plan.idle, false);
+        unfit.map_err(|error| error.to_string())?;
+    }
+    let written = journal.record_phase(plan, Phase::Switched, None);
+    written.map_err(|error| error.to_string())
+}
+
+/// Checks that the color that had the traffic before `plan` is healthy, so that a rollback does not make things
+/// worse. The error says why it is not.
+pub async fn check_previous(ports: &Ports, plan: &Plan) -> Result<(), String> {
     const TRIES: u32 = 3;
     const PAUSE: Duration = Duration::from_millis(200);
 
-    let Plan { active, idle, .. } = *plan;
-    let mut sick = String::new();
+    let active = plan.active;
+    let mut problem = String::new();
     for _ in 0..TRIES {
         match ports.probe.health(Target::Server(active)).await {
-            Ok(_) => {
-                // First, so that the sick color does not stand in. Traffic moves also if the flag cannot be
-                // removed.
-                let unfit = ports.router.set_fit(idle, false);
-                ports
-                    .router
-                    .switch_to(active)
-                    .await
-                    .map_err(|error| error.to_string())?;
-                return unfit.map_err(|error| {
-                    format!(
-                        "traffic is back on {active}, but {idle} may still stand in for it: {error}"
-                    )
-                });
-            }
-            Err(error) => sick = error.to_string(),
+            Ok(_) => return Ok(()),
+            Err(error) => problem = error.to_string(),
         }
         tokio::time::sleep(PAUSE).await;
     }
-    Err(format!("{active} is sick too: {sick}"))
+    Err(format!("{active} is sick too: {problem}"))
+}
+
+/// Moves traffic to the color that had it before `plan`. The error says what is not as it was before.
+pub async fn return_traffic(ports: &Ports, plan: &Plan) -> Result<(), String> {
+    let Plan { active, idle, .. } = *plan;
+    // First, so that the sick color does not stand in. Traffic moves also if the flag cannot be removed.
+    let unfit = ports.router.set_fit(idle, false);
+    let switched = ports.router.switch_to(active).await;
+    switched.map_err(|error| error.to_string())?;
+    unfit.map_err(|error| {
+        format!("traffic is back on {active}, but {idle} may still stand in for it: {error}")
+    })
+}
+
+/// Returns traffic if `decide` still says so with the health of the previous color. Returns the end, and what
+/// prevented the return if it is a halt.
+pub async fn roll_back(
+    ports: &Ports,
+    plan: &Plan,
+    decide: impl Fn(Option<bool>) -> Ending,
+) -> (Ending, Option<String>) {
+    let health = check_previous(ports, plan).await;
+    let end = decide(Some(health.is_ok()));
+    if end != Ending::RollBack {
+        return (end, health.err());
+    }
+    match return_traffic(ports, plan).await {
+        Ok(()) => (end, None),
+        Err(obstacle) => (Ending::Halt, Some(obstacle)),
+    }
 }

@@ -9,19 +9,22 @@ use crate::{
     color::Color,
     config::{OnInterrupt, Settings},
     deployment::{
+        ending::{Ending, Traffic, ending},
         gate_runner::GateRunner,
-        phase::{Phase, ReturnResult, TrafficOwner},
+        phase::Phase,
         plan::Plan,
-        return_traffic::{restore_standby, return_traffic},
+        return_traffic::{record_switched, restore_standby, roll_back},
     },
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
     gates,
-    ports::{HookPoint, PortError, Ports, Service, ServiceState, Target},
-    release::Release,
+    ports::{HookPoint, PortError, Ports, Service, Target},
     state::journal::Journal,
 };
+
+/// A failed candidate did not finish its bake.
+const NOT_PROVEN: Option<bool> = Some(false);
 
 /// How a deployment ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,9 +94,7 @@ impl Rollout<'_> {
                     if phase.get() != Phase::Switched || !std::mem::take(&mut go_on) {
                         break Err("the deployer received a stop signal".to_owned());
                     }
-                    self.reporter.report(&Event::Note {
-                        text: "stop signal received; the bake continues (bake.on_interrupt); the next signal rolls back".to_owned(),
-                    });
+                    self.note("stop signal received; the bake continues (bake.on_interrupt); the next signal rolls back".to_owned());
                 }
             }
         };
@@ -132,7 +133,7 @@ impl Rollout<'_> {
             .start(idle, &release.version)
             .await
             .map_err(words)?;
-        let gates_to_run = GateRunner {
+        let gate_runner = GateRunner {
             settings: self.settings,
             color: idle,
             release,
@@ -143,12 +144,12 @@ impl Rollout<'_> {
             keep_going: false,
             reporter: self.reporter,
         };
-        gates_to_run.await_healthy().await?;
+        gate_runner.await_healthy().await?;
 
         self.hook_before(Phase::Healthy).await?;
         self.reach(phase, Phase::Healthy)?;
         self.hook_after(Phase::Healthy, None).await;
-        gates_to_run
+        gate_runner
             .run(gates::selected_gates(self.settings))
             .await?;
         // The gate `shadow` may have failed to end the copies and have been let through as inconclusive. After
@@ -171,9 +172,9 @@ impl Rollout<'_> {
         let Plan { active, idle, .. } = *self.plan;
         let Err(trouble) = self.check_health(active).await else {
             if self.active_down {
-                self.reporter.report(&Event::Note {
-                    text: format!("{active} is active and not down, so nothing is left out"),
-                });
+                self.note(format!(
+                    "{active} is active and not down, so nothing is left out"
+                ));
             }
             return Ok(false);
         };
@@ -209,11 +210,11 @@ impl Rollout<'_> {
         before: TrafficSample,
         since: Option<f64>,
     ) -> Result<String, String> {
-        let mut watch = pin!(self.bake(before, since));
+        let mut bake = pin!(self.bake(before, since));
         // The bake does not wait for the hook.
         let summary = tokio::select! {
-            summary = &mut watch => summary,
-            () = self.hook_after(Phase::Switched, None) => watch.await,
+            summary = &mut bake => summary,
+            () = self.hook_after(Phase::Switched, None) => bake.await,
         };
         self.confirm_traffic_stayed().await?;
         let summary = summary?;
@@ -234,130 +235,70 @@ impl Rollout<'_> {
         Ok(())
     }
 
-    /// Moves all traffic, and confirms it by a request on the clients' path. Returns the time of the switch
-    /// (seconds since 1970) if the log could not be read before it.
-    async fn switch(&self) -> Result<Option<f64>, String> {
-        let Plan {
-            active,
-            idle,
-            ref release,
-            ..
-        } = *self.plan;
-        let now = self.ports.router.active().await.map_err(words)?;
-        if now != active {
-            return Err(format!("a person moved traffic to {now} meanwhile"));
-        }
-        // Another process on the candidate's port could have passed the gates in its place.
-        if let Ok((ServiceState::Stopped(how), _)) =
-            self.ports.fleet.inspect(Service::Server(idle)).await
-        {
-            return Err(format!("the candidate stopped: {how}"));
-        }
-        // Log lines from before the switch are not evidence about this candidate.
-        let unread = self.read_log().and_then(Result::err);
-        let since = unread.as_ref().map(|_| seconds(Timestamp::now()));
-        if let Some(text) = unread {
-            self.reporter.report(&Event::Note { text });
-        }
-        let from = self.ports.router.switch_to(idle).await.map_err(words)?;
-        self.reporter
-            .report(&Event::TrafficMoved { from, to: idle });
-        self.confirm_clients_reach(release).await?;
-        Ok(since)
-    }
-
-    /// Confirms that the candidate answers clients.
-    ///
-    /// nginx passes over a color for up to two seconds after it failed as the active one, and then tries it
-    /// with one request while the standby answers the others. A request right after the switch may therefore
-    /// reach the standby.
-    async fn confirm_clients_reach(&self, release: &Release) -> Result<(), String> {
-        const TRIES: u32 = 30;
-        const PAUSE: Duration = Duration::from_millis(100);
-
-        let mut problem = String::new();
-        for _ in 0..TRIES {
-            let served = self.ports.probe.health(Target::Public).await;
-            let served = served
-                .map_err(|error| format!("after the switch clients are not answered: {error}"))?;
-            let verdict = gates::compare(release, &served);
-            if verdict.lets_through() {
-                return Ok(());
-            }
-            problem = verdict.summary;
-            tokio::time::sleep(PAUSE).await;
-        }
-        Err(format!(
-            "after the switch clients are answered by another release: {problem}"
-        ))
-    }
-
-    async fn handle_failure(&self, mut phase: Phase, reason: String) -> Outcome {
+    /// Ends a failed deployment: returns traffic if the candidate may have it, and stops the candidate last.
+    async fn handle_failure(&self, phase: Phase, reason: String) -> Outcome {
         let Plan { active, idle, .. } = *self.plan;
-        // The flag decides whether traffic moved, not the phase that this program reached. Before `Validated`,
-        // an unreachable router is no sign that traffic moved.
-        let moved = match phase {
-            Phase::Starting | Phase::Healthy => self.ports.router.active().await.ok() == Some(idle),
-            Phase::Validated => self.ports.router.active().await.ok() != Some(active),
-            _ => false,
-        };
-        if moved {
-            phase = Phase::Switched;
-            // Written before the rollback: if the deployer dies now, `recover` must know that traffic moved.
-            if let Err(error) = self.journal.record_phase(self.plan, phase, None) {
-                self.reporter.report(&Event::Note {
-                    text: error.to_string(),
-                });
+        let traffic = self.observe_traffic(phase).await;
+        let decide = |previous_healthy| ending(phase, traffic, NOT_PROVEN, previous_healthy);
+        let (end, obstacle) = match decide(None) {
+            Ending::RollBack => {
+                if phase != Phase::Switched
+                    && let Err(text) = record_switched(self.ports, self.journal, self.plan)
+                {
+                    self.note(text);
+                }
+                self.note(format!("rolling back: moving traffic to {active}"));
+                roll_back(self.ports, self.plan, decide).await
             }
-        }
-        let mut returned = Ok(());
-        if phase.traffic() == TrafficOwner::Candidate {
-            self.reporter.report(&Event::Note {
-                text: format!("rolling back: moving traffic to {active}"),
-            });
-            returned = return_traffic(self.ports, self.plan).await;
-        }
+            end => (end, None),
+        };
         // An interrupted gate may have left the copies on. No later command ends what a finished deployment
         // leaves, so this happens before the end is written.
-        if phase != Phase::Planned
-            && let Err(error) = self.ports.router.set_shadow(false)
-        {
-            self.reporter.report(&Event::Note {
-                text: error.to_string(),
-            });
+        if phase != Phase::Planned {
+            self.note_failure(self.ports.router.set_shadow(false));
         }
         // Gives the report what clients received until now.
         drop(self.read_log());
-        let result = returned
-            .as_ref()
-            .map_or(ReturnResult::Impossible, |()| ReturnResult::Confirmed);
-        let touched = phase != Phase::Planned;
-        let end = phase.on_failure(result).unwrap_or(Phase::Halted);
-        let outcome = match returned {
-            Ok(()) => self.end(end, reason),
-            Err(obstacle) => self.end(
-                end,
-                format!(
-                    "{reason}; the rollback failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
-                ),
+        let reason = match obstacle {
+            None => reason,
+            Some(obstacle) => format!(
+                "{reason}; the rollback failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
             ),
         };
+        let outcome = self.end(end.phase().unwrap_or(phase), reason);
         // Traffic first, cleanup last.
-        if !touched && let Err(error) = restore_standby(self.ports, self.plan) {
-            self.reporter.report(&Event::Note {
-                text: error.to_string(),
-            });
+        if phase == Phase::Planned {
+            self.note_failure(restore_standby(self.ports, self.plan));
         }
         // Stopping the candidate ends the requests that hang on it; the router repeats them on the other color.
-        if touched
-            && end != Phase::Halted
+        if end.stops_candidate(phase)
             && let Err(error) = self.ports.fleet.stop(Service::Server(idle)).await
         {
-            self.reporter.report(&Event::Note {
-                text: format!("the candidate could not be stopped: {error}"),
-            });
+            self.note(format!("the candidate could not be stopped: {error}"));
         }
         outcome
+    }
+
+    /// Returns where the traffic is, as far as it matters for the end. The flag decides whether traffic moved,
+    /// not the phase that this program reached.
+    async fn observe_traffic(&self, phase: Phase) -> Traffic {
+        match phase {
+            Phase::Starting | Phase::Healthy | Phase::Validated => {
+                let router = &self.ports.router;
+                match router.active().await {
+                    Ok(color) => Traffic::on(color, self.plan),
+                    Err(_) if router.active_by_flag() == self.plan.idle => Traffic::Mixed,
+                    Err(_) => Traffic::Unknown,
+                }
+            }
+            // Before, no server is touched. Afterward, a rollback does not wait for the router's answer.
+            Phase::Planned
+            | Phase::Switched
+            | Phase::Promoted
+            | Phase::Refused
+            | Phase::RolledBack
+            | Phase::Halted => Traffic::Unknown,
+        }
     }
 
     /// Writes `next` to the journal.
@@ -388,11 +329,19 @@ impl Rollout<'_> {
     /// Runs the hook after a phase. Its failure is only reported.
     async fn hook_after(&self, phase: Phase, reason: Option<&str>) {
         let hooks = &self.ports.hooks;
-        if let Err(error) = hooks.run(HookPoint::After, phase, self.plan, reason).await {
-            self.reporter.report(&Event::Note {
-                text: error.to_string(),
-            });
+        let run = hooks.run(HookPoint::After, phase, self.plan, reason);
+        self.note_failure(run.await);
+    }
+
+    /// Reports an error that does not change how the deployment goes on.
+    fn note_failure<E: std::error::Error>(&self, result: Result<(), E>) {
+        if let Err(error) = result {
+            self.note(error.to_string());
         }
+    }
+
+    pub(super) fn note(&self, text: String) {
+        self.reporter.report(&Event::Note { text });
     }
 
     fn end(&self, phase: Phase, reason: String) -> Outcome {
@@ -400,7 +349,7 @@ impl Rollout<'_> {
         let written = self.journal.record_phase(self.plan, phase, Some(&reason));
         let unwritten = written.err().map(words);
         if let Some(text) = unwritten.clone() {
-            self.reporter.report(&Event::Note { text });
+            self.note(text);
         }
         self.reporter.report(&Event::PhaseReached {
             phase,
@@ -418,7 +367,7 @@ pub(crate) fn words(error: impl std::error::Error) -> String {
     error.to_string()
 }
 
-fn seconds(at: Timestamp) -> f64 {
+pub(super) fn seconds(at: Timestamp) -> f64 {
     at.as_millisecond() as f64 / 1e3
 }
 

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 
 use crate::{
     color::Color,
-    deployment::phase::Phase,
+    deployment::{
+        ending::{Ending, Traffic, ending},
+        phase::Phase,
+    },
     event::{Event, Reporter},
     ports::{PortError, Ports, Service, Target},
     report::Reports,
@@ -180,9 +183,9 @@ impl TrafficMover<'_> {
 
     async fn append_history(&self, traffic_move: &TrafficMove) -> Result<(), JournalError> {
         let entries = self.journal.history()?;
-        let note_failure =
+        let is_this_move =
             |line: &HistoryEntry| line.action == traffic_move.action && line.at >= traffic_move.at;
-        if entries.iter().any(note_failure) {
+        if entries.iter().any(is_this_move) {
             return Ok(());
         }
         let health = self
@@ -206,7 +209,8 @@ impl TrafficMover<'_> {
             return Ok(false);
         };
         let &TrafficMove { from, to, .. } = traffic_move;
-        let Some(end) = end_of(entry.phase, from == entry.plan.idle, to == entry.plan.idle) else {
+        let candidate = entry.plan.idle;
+        let Some(end) = end_of(entry.phase, from == candidate, to == candidate).phase() else {
             return Ok(false);
         };
         let by_hand;
@@ -241,19 +245,22 @@ impl TrafficMover<'_> {
 }
 
 /// The end of a deployment in `phase` when traffic moves: from its candidate or not, and to its candidate or
-/// not. `None` if the deployment is over and does not change.
-fn end_of(phase: Phase, from_candidate: bool, to_candidate: bool) -> Option<Phase> {
-    if phase.is_end() {
-        let taken_back = phase == Phase::Promoted && from_candidate && !to_candidate;
-        return taken_back.then_some(Phase::RolledBack);
+/// not. `Keep` if the deployment is over and does not change.
+fn end_of(phase: Phase, from_candidate: bool, to_candidate: bool) -> Ending {
+    if phase == Phase::Promoted && from_candidate && !to_candidate {
+        return Ending::RollBack;
     }
-    let candidate_had_traffic = from_candidate || phase == Phase::Switched;
-    Some(match (candidate_had_traffic, to_candidate) {
+    let traffic = if from_candidate {
+        Traffic::Candidate
+    } else {
+        Traffic::Previous
+    };
+    // A move of traffic is no proof of a candidate. Who moves the traffic has checked the color that gets it.
+    match ending(phase, traffic, None, None) {
         // A person wants the traffic there, and the candidate was not proven.
-        (true, true) if from_candidate => Phase::Halted,
-        (true, _) => Phase::RolledBack,
-        (false, _) => Phase::Refused,
-    })
+        Ending::RollBack if from_candidate && to_candidate => Ending::Halt,
+        end => end,
+    }
 }
 
 #[cfg(test)]
@@ -266,9 +273,9 @@ mod tests {
     #[test]
     fn promoted_release_is_rolled_back_when_it_loses_traffic() {
         let end = |from, to| end_of(Phase::Promoted, from, to);
-        assert_eq!(end(FROM_CANDIDATE, !TO_CANDIDATE), Some(Phase::RolledBack));
-        assert_eq!(end(!FROM_CANDIDATE, TO_CANDIDATE), None);
-        assert_eq!(end(FROM_CANDIDATE, TO_CANDIDATE), None);
+        assert_eq!(end(FROM_CANDIDATE, !TO_CANDIDATE), Ending::RollBack);
+        assert_eq!(end(!FROM_CANDIDATE, TO_CANDIDATE), Ending::Keep);
+        assert_eq!(end(FROM_CANDIDATE, TO_CANDIDATE), Ending::Keep);
     }
 
     #[test]
@@ -281,10 +288,16 @@ mod tests {
             Phase::Switched,
         ] {
             for (from, to) in [(false, false), (false, true), (true, false), (true, true)] {
-                let end = end_of(phase, from, to).unwrap();
-                assert_ne!(end, Phase::Promoted, "{phase}");
-                let moved = from || phase == Phase::Switched;
-                assert_eq!(end == Phase::Refused, !moved, "{phase} {from} {to}");
+                let end = end_of(phase, from, to);
+                assert!(
+                    matches!(end, Ending::Refuse | Ending::RollBack | Ending::Halt),
+                    "{phase}: {end:?}"
+                );
+                let started = phase != Phase::Planned;
+                let had_traffic = from && started || phase == Phase::Switched;
+                assert_eq!(end == Ending::Refuse, !had_traffic, "{phase} {from} {to}");
+                let kept = from && to && started;
+                assert_eq!(end == Ending::Halt, kept, "{phase} {from} {to}");
             }
         }
     }
@@ -292,7 +305,7 @@ mod tests {
     #[test]
     fn ended_deployment_is_unchanged_by_traffic() {
         for phase in [Phase::Refused, Phase::RolledBack, Phase::Halted] {
-            assert_eq!(end_of(phase, FROM_CANDIDATE, !TO_CANDIDATE), None);
+            assert_eq!(end_of(phase, FROM_CANDIDATE, !TO_CANDIDATE), Ending::Keep);
         }
     }
 }

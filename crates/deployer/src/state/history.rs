@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     color::Color,
-    deployment::phase::Phase,
+    deployment::{phase::Phase, plan::Plan},
     kill_point,
-    state::{journal::Entry, lock_holder::current_user},
+    state::lock_holder::current_user,
 };
 
 /// What was done.
@@ -89,23 +89,22 @@ pub struct HistoryEntry {
 }
 
 impl HistoryEntry {
-    /// The end of a deployment; `None` if `entry` is no end.
+    /// The end of the deployment `plan`, which reached `phase` at `at`; `None` if `phase` is no end.
     #[must_use]
-    pub fn of(entry: &Entry) -> Option<Self> {
-        let plan = &entry.plan;
+    pub fn of_end(plan: &Plan, phase: Phase, at: Timestamp, reason: Option<&str>) -> Option<Self> {
         let seconds = plan
             .began
-            .map(|began| entry.since.duration_since(began).as_secs_f64());
+            .map(|began| at.duration_since(began).as_secs_f64());
         Some(Self {
-            at: entry.since,
-            action: Action::of(entry.phase)?,
+            at,
+            action: Action::of(phase)?,
             id: Some(plan.id.clone()),
             color: plan.idle,
             version: Some(plan.release.version.clone()),
             digest: plan.release.digest.clone(),
             seconds,
             by: current_user(),
-            reason: entry.reason.clone(),
+            reason: reason.map(str::to_owned),
         })
     }
 

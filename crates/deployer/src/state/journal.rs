@@ -80,6 +80,11 @@ impl Entry {
             deployment: Some((self.plan.id.clone(), self.phase)),
         })
     }
+
+    /// The end of the deployment for the history; `None` if it has not ended.
+    fn end(&self) -> Option<HistoryEntry> {
+        HistoryEntry::of_end(&self.plan, self.phase, self.since, self.reason.as_deref())
+    }
 }
 
 /// The journal, with the lock held.
@@ -142,7 +147,7 @@ impl Journal {
 
     /// Adds the end of the last deployment to the history if it is missing.
     fn complete_history(&self) -> Result<(), JournalError> {
-        let Some(history) = self.last()?.as_ref().and_then(HistoryEntry::of) else {
+        let Some(history) = self.last()?.as_ref().and_then(Entry::end) else {
             return Ok(());
         };
         let same =
@@ -179,7 +184,7 @@ impl Journal {
         kill_point::pass(format_args!("before journal {phase}"));
         if let Err(error) = replace(&path, &text) {
             // An append may still succeed on a disk that is too full for a new file.
-            if let Some(history) = HistoryEntry::of(&entry) {
+            if let Some(history) = entry.end() {
                 let _ = history::append(&self.directory, &history);
             }
             return Err(storage("write", &path)(error));

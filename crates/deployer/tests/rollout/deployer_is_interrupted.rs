@@ -5,7 +5,7 @@ use std::time::Duration;
 use deployer::{
     color::Color,
     deployment::{phase::Phase, plan::Plan, recover::Recovery},
-    ports::Service,
+    ports::{Service, Target},
     state::journal::Journal,
 };
 use proptest::prelude::*;
@@ -91,14 +91,62 @@ async fn killed_recovery_still_records_that_traffic_moved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_keeps_traffic_that_a_person_moved() {
-    for phase in [Phase::Planned, Phase::Starting, Phase::Healthy] {
+async fn recover_keeps_traffic_that_a_person_moved_to_an_untouched_standby() {
+    let mut state = State::new(Server::good());
+    state.give_traffic_to(CANDIDATE);
+    let left = left_in(Phase::Planned, state);
+    assert_eq!(left.recover().await.unwrap(), Recovery::Fine);
+    assert_eq!(left.last().unwrap().phase, Phase::Refused);
+    let state = left.scene.lock();
+    assert_eq!(state.active, CANDIDATE);
+    assert_eq!(state.history.count(&Call::PointAt(OLD)), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn recover_returns_traffic_that_a_person_gave_to_an_untested_candidate() {
+    for phase in [Phase::Starting, Phase::Healthy] {
         let mut state = State::new(Server::good());
         state.give_traffic_to(CANDIDATE);
         let left = left_in(phase, state);
-        assert_eq!(left.recover().await.unwrap(), Recovery::Fine);
-        assert_eq!(left.last().unwrap().phase, Phase::Refused);
+        assert_eq!(left.recover().await.unwrap(), Recovery::RolledBack(OLD));
+        assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
+        let state = left.scene.lock();
+        assert_eq!(state.active, OLD);
+        assert_eq!(state.fit, [OLD]);
+        let at = |call| state.history.position(&call);
+        assert!(at(Call::PointAt(OLD)) < at(Call::Stop(Service::Server(CANDIDATE))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn recover_leaves_traffic_on_an_untested_candidate_when_old_color_is_sick() {
+    for phase in [Phase::Starting, Phase::Healthy] {
+        let mut state = State::new(Server::good());
+        state.give_traffic_to(CANDIDATE);
+        state.blue.trouble = Trouble::Unhealthy;
+        let left = left_in(phase, state);
+        let recovery = left.recover().await.unwrap();
+        assert!(matches!(recovery, Recovery::Halted(_)), "{recovery:?}");
+        assert_eq!(left.last().unwrap().phase, Phase::Halted);
+        let state = left.scene.lock();
+        assert_eq!(state.active, CANDIDATE);
+        let stopped = Call::Stop(Service::Server(CANDIDATE));
+        assert_eq!(state.history.count(&stopped), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_recovery_never_promotes_an_untested_candidate_with_a_fit_flag() {
+    for phase in [Phase::Starting, Phase::Healthy, Phase::Validated] {
+        let mut state = State::new(Server::good());
+        state.give_traffic_to(CANDIDATE);
+        let left = left_in(phase, state);
+        left.settle_until(|call| *call == Call::Health(Target::Server(OLD)))
+            .await;
         assert_eq!(left.scene.lock().active, CANDIDATE);
+        assert_eq!(left.last().unwrap().phase, Phase::Switched);
+        assert_eq!(left.recover().await.unwrap(), Recovery::RolledBack(OLD));
+        assert_eq!(left.scene.lock().active, OLD);
     }
 }
 

@@ -8,8 +8,9 @@ use deployer::{
 };
 
 use crate::{
-    deployment::{CANDIDATE, Deployment, Ended, OLD},
+    deployment::{ALWAYS, CANDIDATE, Deployment, Ended, OLD},
     history::{Call, Happened},
+    script::Fault,
     server::{Server, Trouble},
 };
 
@@ -44,6 +45,18 @@ async fn traffic_moved_early_to_a_candidate_is_returned() {
 async fn refused_candidate_keeps_running_when_a_person_gave_it_traffic() {
     let ended = Deployment::of(Server::with(Trouble::FailsOneIn(2)))
         .then(smoke_request, |state| state.give_traffic_to(CANDIDATE))
+        .run_with_interference()
+        .await;
+    ended.assert(Phase::RolledBack, "smoke: 5 of 10 requests failed");
+    assert_eq!(ended.active, OLD);
+    assert_never_stopped_under_traffic(&ended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn candidate_named_by_flag_loses_traffic_when_router_is_silent() {
+    let ended = Deployment::of(Server::with(Trouble::FailsOneIn(2)))
+        .then(smoke_request, |state| state.give_traffic_to(CANDIDATE))
+        .failing(ALWAYS, |call| *call == Call::Active, Fault::Before)
         .run_with_interference()
         .await;
     ended.assert(Phase::RolledBack, "smoke: 5 of 10 requests failed");

@@ -1,0 +1,76 @@
+//! The switch: traffic moves to the candidate, and clients confirm it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{
+    deployment::{
+        plan::Plan,
+        rollout::{Rollout, seconds, words},
+    },
+    event::Event,
+    gates,
+    ports::{Service, ServiceState, Target},
+    release::Release,
+};
+
+impl Rollout<'_> {
+    /// Moves all traffic, and confirms it by a request on the clients' path. Returns the time of the switch
+    /// (seconds since 1970) if the log could not be read before it.
+    pub(super) async fn switch(&self) -> Result<Option<f64>, String> {
+        let Plan {
+            active,
+            idle,
+            ref release,
+            ..
+        } = *self.plan;
+        let now = self.ports.router.active().await.map_err(words)?;
+        if now != active {
+            return Err(format!("a person moved traffic to {now} meanwhile"));
+        }
+        // Another process on the candidate's port could have passed the gates in its place.
+        if let Ok((ServiceState::Stopped(how), _)) =
+            self.ports.fleet.inspect(Service::Server(idle)).await
+        {
+            return Err(format!("the candidate stopped: {how}"));
+        }
+        // Log lines from before the switch are not evidence about this candidate.
+        let unread = self.read_log().and_then(Result::err);
+        let since = unread.as_ref().map(|_| seconds(Timestamp::now()));
+        if let Some(text) = unread {
+            self.note(text);
+        }
+        let from = self.ports.router.switch_to(idle).await.map_err(words)?;
+        self.reporter
+            .report(&Event::TrafficMoved { from, to: idle });
+        self.confirm_clients_reach(release).await?;
+        Ok(since)
+    }
+
+    /// Confirms that the candidate answers clients.
+    ///
+    /// nginx passes over a color for up to two seconds after it failed as the active one, and then tries it
+    /// with one request while the standby answers the others. A request right after the switch may therefore
+    /// reach the standby.
+    async fn confirm_clients_reach(&self, release: &Release) -> Result<(), String> {
+        const TRIES: u32 = 30;
+        const PAUSE: Duration = Duration::from_millis(100);
+
+        let mut problem = String::new();
+        for _ in 0..TRIES {
+            let served = self.ports.probe.health(Target::Public).await;
+            let served = served
+                .map_err(|error| format!("after the switch clients are not answered: {error}"))?;
+            let verdict = gates::compare(release, &served);
+            if verdict.lets_through() {
+                return Ok(());
+            }
+            problem = verdict.summary;
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(format!(
+            "after the switch clients are answered by another release: {problem}"
+        ))
+    }
+}
