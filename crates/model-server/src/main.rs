@@ -123,7 +123,7 @@ fn with_settings(command: clap::Command) -> clap::Command {
     let path = matches.and_then(|matches| matches.get_one::<PathBuf>("settings").cloned());
     match path {
         None => command,
-        Some(path) => with_settings_file(command, &path).unwrap_or_else(|error| {
+        Some(path) => with_settings_file(&command, &path).unwrap_or_else(|error| {
             CommandLine::command()
                 .error(ErrorKind::ValueValidation, error)
                 .exit()

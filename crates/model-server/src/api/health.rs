@@ -38,6 +38,7 @@ struct Healthy<'a> {
 
 /// The time limits of the server, which must fit those of its router.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "JSON fields carry their unit")]
 struct TimeLimits {
     /// How long a client waits for a prediction.
     request_timeout_seconds: f64,

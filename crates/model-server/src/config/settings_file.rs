@@ -36,7 +36,7 @@ pub enum SettingsFileError {
 ///
 /// A setting has the name of its environment variable. Blank lines, comments (`#`), and settings without a value are
 /// ignored. Fails at the first line that is not a setting, has an unknown name, or has an invalid value.
-pub fn with_settings_file(command: Command, path: &Path) -> Result<Command, SettingsFileError> {
+pub fn with_settings_file(command: &Command, path: &Path) -> Result<Command, SettingsFileError> {
     let content = fs::read_to_string(path).map_err(|source| SettingsFileError::Unreadable {
         path: path.to_owned(),
         source,
@@ -44,7 +44,7 @@ pub fn with_settings_file(command: Command, path: &Path) -> Result<Command, Sett
     let mut with_defaults = command.clone();
     for (index, line) in content.lines().enumerate() {
         let setting = parse_line(line).and_then(|setting| match setting {
-            Some((name, value)) => check(&command, name, value).map(Some),
+            Some((name, value)) => check(command, name, value).map(Some),
             None => Ok(None),
         });
         let setting = setting.map_err(|problem| SettingsFileError::Line {
@@ -155,7 +155,7 @@ mod tests {
     fn with_file(content: &str) -> Result<Command, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), content).unwrap();
-        with_settings_file(command(), file.path()).map_err(|error| error.to_string())
+        with_settings_file(&command(), file.path()).map_err(|error| error.to_string())
     }
 
     fn resolve(content: &str, flags: &[&str]) -> Settings {
