@@ -108,6 +108,7 @@ async fn recover_returns_traffic_that_a_person_gave_to_an_untested_candidate() {
         let mut state = State::new(Server::good());
         state.give_traffic_to(CANDIDATE);
         let left = left_in(phase, state);
+        tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(left.recover().await.unwrap(), Recovery::RolledBack(OLD));
         assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
         let state = left.scene.lock();
@@ -125,6 +126,7 @@ async fn recover_leaves_traffic_on_an_untested_candidate_when_old_color_is_sick(
         state.give_traffic_to(CANDIDATE);
         state.blue.trouble = Trouble::Unhealthy;
         let left = left_in(phase, state);
+        tokio::time::advance(Duration::from_mins(1)).await;
         let recovery = left.recover().await.unwrap();
         assert!(matches!(recovery, Recovery::Halted(_)), "{recovery:?}");
         assert_eq!(left.last().unwrap().phase, Phase::Halted);
@@ -141,6 +143,7 @@ async fn killed_recovery_never_promotes_an_untested_candidate_with_a_fit_flag() 
         let mut state = State::new(Server::good());
         state.give_traffic_to(CANDIDATE);
         let left = left_in(phase, state);
+        tokio::time::advance(Duration::from_mins(1)).await;
         left.settle_until(|call| *call == Call::Health(Target::Server(OLD)))
             .await;
         assert_eq!(left.scene.lock().active, CANDIDATE);
