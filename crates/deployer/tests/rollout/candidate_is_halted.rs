@@ -73,3 +73,29 @@ async fn silent_router_after_failed_switch_halts() {
         .await;
     assert_halted(&ended, ["PointAt(Green) failed", "PointAt(Blue) failed"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn fit_flag_that_stays_on_the_candidate_halts() {
+    // The flag is set at the end of the bake although the call fails. Then the rollback cannot remove it.
+    let ended = Deployment::of(Server::good())
+        .failing(
+            ALWAYS,
+            |call| *call == Call::SetFit(CANDIDATE, true),
+            Fault::After,
+        )
+        .failing(
+            1..usize::MAX,
+            |call| *call == Call::SetFit(CANDIDATE, false),
+            Fault::Before,
+        )
+        .run()
+        .await;
+    assert_halted(
+        &ended,
+        [
+            "SetFit(Green, true) failed",
+            "traffic is back on blue, but green may still stand in for it",
+        ],
+    );
+    assert_eq!(ended.active, OLD);
+}

@@ -139,6 +139,8 @@ impl History {
             ..
         } = *plan;
         let (mut started, mut validated, mut proven) = (false, false, false);
+        // A flag that cannot be removed stays, and the deployment halts.
+        let mut flag_stays = false;
         for (number, moment) in self.0.iter().enumerate() {
             let context = || format!("at {number}, {moment:?}, of {:#?}", self.0);
             match &moment.happened {
@@ -153,6 +155,9 @@ impl History {
                     assert_eq!(moment.active, old, "stopped under traffic {}", context());
                 }
                 Happened::Called(Call::StartRouter, _) => panic!("router started {}", context()),
+                Happened::Called(Call::SetFit(color, false), removed) if *color == candidate => {
+                    flag_stays = started && !removed;
+                }
                 // One that was killed here may have started something.
                 Happened::Reached(Phase::Starting, _) => started = true,
                 Happened::Reached(Phase::Validated, _) => validated = true,
@@ -175,10 +180,16 @@ impl History {
                 );
             } else if started {
                 assert!(
-                    !candidate_is_fit,
+                    !candidate_is_fit || flag_stays,
                     "fit without having the traffic {}",
                     context()
                 );
+            }
+            if let Happened::Reached(phase, _) = moment.happened
+                && flag_stays
+                && phase.is_end()
+            {
+                assert_eq!(phase, Phase::Halted, "{}", context());
             }
         }
     }
