@@ -9,7 +9,7 @@ use std::{fs, io::Write as _, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use end_to_end::{Bake, Stack};
+use end_to_end::{BakeDuration, Stack};
 use serde_json::{Value, json};
 use tokio::{
     runtime::Builder,
@@ -63,8 +63,8 @@ async fn run_stack() -> anyhow::Result<()> {
     // Before anything is started: the default action would leave it running.
     let stopped = stop_signal()?;
     // The benchmark deploys nothing, so no deployment is watched.
-    let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(1)))?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", BakeDuration(Duration::from_secs(1)))?;
+    stack.expect_exit(0, &["up"]).await?;
     print(&json!({
         "directory": stack.path(""),
         "router": stack.ports().router(),

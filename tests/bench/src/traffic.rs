@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use end_to_end::{Answer, Traffic};
+use end_to_end::{RequestRecord, Traffic};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         crate::read_bodies(&arguments.bodies)?,
     );
     let stop = async {
-        traffic.reach(arguments.ready_after).await?;
+        traffic.wait_for_requests(arguments.ready_after).await?;
         crate::print(&json!({ "ready": true }))?;
         match arguments.seconds {
             Some(seconds) => tokio::time::sleep(Duration::from_secs_f64(seconds)).await,
@@ -61,7 +61,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let log = traffic.stop().await;
     let clock = Clock::now();
-    crate::print(&log.answers.iter().map(|it| clock.account(it)).collect())
+    crate::print(&log.requests.iter().map(|it| clock.account(it)).collect())
 }
 
 /// The same moment by Rust's clock, which hides its value, and by the system's.
@@ -79,7 +79,7 @@ impl Clock {
         }
     }
 
-    fn account(&self, answer: &Answer) -> Value {
+    fn account(&self, answer: &RequestRecord) -> Value {
         let ago = self.instant.saturating_duration_since(answer.started);
         let (outcome, text) = match &answer.outcome {
             Ok(version) => ("version", version),
@@ -87,7 +87,7 @@ impl Clock {
         };
         json!({
             "started": i128::from(self.nanoseconds) - ago.as_nanos().cast_signed(),
-            "took": answer.took.as_nanos(),
+            "took": answer.duration.as_nanos(),
             outcome: text,
         })
     }
@@ -104,9 +104,9 @@ mod tests {
             instant: started + Duration::from_nanos(2_500),
             nanoseconds: 10_000,
         };
-        let account = clock.account(&Answer {
+        let account = clock.account(&RequestRecord {
             started,
-            took: Duration::from_micros(1),
+            duration: Duration::from_micros(1),
             outcome: Err("status 500".to_owned()),
         });
         assert_eq!(

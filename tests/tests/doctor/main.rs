@@ -7,13 +7,13 @@ mod time_limits;
 use std::{fs, net::TcpListener, time::Duration};
 
 use anyhow::ensure;
-use end_to_end::{Bake, Stack};
+use end_to_end::{BakeDuration, Stack};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinHandle,
 };
 
-const SHORT: Bake = Bake(Duration::from_secs(1));
+const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(1));
 /// Time limits that agree although the tests' bake is short.
 const CONSISTENT: [&str; 2] = ["--set", "bake.duration=1m"];
 
@@ -22,7 +22,7 @@ type Result<T = ()> = anyhow::Result<T>;
 /// The findings that are wrong, each with topic, text, and advice on two lines.
 async fn wrong(stack: &Stack, more: &[&str]) -> Result<Vec<String>> {
     let run = stack
-        .deployer(&[&["doctor"], &CONSISTENT[..], more].concat())
+        .run_deployer(&[&["doctor"], &CONSISTENT[..], more].concat())
         .await?;
     let lines: Vec<&str> = run.stdout.lines().collect();
     let mut wrong = Vec::new();
@@ -74,8 +74,8 @@ impl Drop for Stranger {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_finds_nothing_wrong_after_up() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let wrong = wrong(&stack, &[]).await?;
     ensure!(wrong.is_empty(), "{wrong:#?}");
     Ok(())
@@ -83,7 +83,7 @@ async fn doctor_finds_nothing_wrong_after_up() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_router_and_colors_that_do_not_run() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     let wrong = wrong(&stack, &[]).await?.join("\n");
     for words in [
         "blue         it does not run",
@@ -98,11 +98,11 @@ async fn doctor_names_router_and_colors_that_do_not_run() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_advises_to_install_docker() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     let nowhere = stack.path("nowhere");
     let arguments = ["--fleet", "compose", "doctor"];
     let doctor = stack.start_deployer_with(&arguments, &[("PATH", nowhere.as_os_str())])?;
-    let run = Stack::finish(doctor, &arguments).await?;
+    let run = Stack::wait_for_exit(doctor, &arguments).await?;
     for words in [
         "WRONG  docker       no engine: cannot run `docker version",
         "-> install Docker Engine 20.10 or later",
@@ -115,14 +115,14 @@ async fn doctor_advises_to_install_docker() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_ended_or_hanging_color_with_log_lines() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    stack.signal("green", "STOP")?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    stack.signal_service("green", "STOP")?;
     let hangs = ["green", "it runs and is not healthy", "timed out"];
     only(&stack, &["--set", "probe.timeout=500ms"], &hangs).await?;
-    stack.signal("green", "CONT")?;
-    stack.signal("green", "KILL")?;
-    stack.until_ended("green").await?;
+    stack.signal_service("green", "CONT")?;
+    stack.signal_service("green", "KILL")?;
+    stack.wait_until_exited("green").await?;
     only(
         &stack,
         &[],
@@ -133,8 +133,8 @@ async fn doctor_names_ended_or_hanging_color_with_log_lines() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_a_full_disk() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let wrong = wrong(&stack, &["--set", "min_free_megabytes=1000000000"]).await?;
     ensure!(wrong.len() == 2, "{wrong:#?}");
     ensure!(wrong[0].contains("MB are needed"), "{wrong:#?}");
@@ -143,35 +143,35 @@ async fn doctor_names_a_full_disk() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let at = [("DEPLOYER_KILL_AT", "after journal starting".as_ref())];
     let deployer = stack.start_deployer_with(&["deploy", "v2"], &at)?;
-    Stack::finish(deployer, &["deploy", "v2"]).await?;
+    Stack::wait_for_exit(deployer, &["deploy", "v2"]).await?;
     only(
         &stack,
         &[],
         &["was interrupted; last seen starting", "`deployer recover`"],
     )
     .await?;
-    stack.expect(0, &["recover"]).await?;
+    stack.expect_exit(0, &["recover"]).await?;
     // A refused candidate is stopped.
-    stack.expect(0, &["up"]).await?;
+    stack.expect_exit(0, &["up"]).await?;
 
     let at = [("DEPLOYER_KILL_AT", "after move".as_ref())];
     let deployer = stack.start_deployer_with(&["switch", "green"], &at)?;
-    Stack::finish(deployer, &["switch", "green"]).await?;
+    Stack::wait_for_exit(deployer, &["switch", "green"]).await?;
     let words = [
         "`deployer switch green` was interrupted",
         "`deployer recover`",
     ];
     only(&stack, &[], &words).await?;
-    stack.expect(0, &["recover"]).await?;
+    stack.expect_exit(0, &["recover"]).await?;
     ensure!(stack.status().await?["active"] == "green");
 
     fs::write(stack.path("run/flags/shadow"), "")?;
     only(&stack, &[], &["shadow", "`deployer recover` ends it"]).await?;
-    stack.expect(0, &["recover"]).await?;
+    stack.expect_exit(0, &["recover"]).await?;
     fs::write(stack.path("state/history.jsonl"), "{\"at\":\"2026")?;
     only(&stack, &[], &["history", "are torn"]).await?;
     fs::remove_file(stack.path("state/history.jsonl"))?;
@@ -181,8 +181,8 @@ async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_missing_test_inputs() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     only(
         &stack,
         &["--set", "probe.inputs=no/such.jsonl"],

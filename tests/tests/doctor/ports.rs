@@ -5,13 +5,13 @@ use std::{net::TcpListener, time::Duration};
 use anyhow::ensure;
 use end_to_end::Stack;
 
-use super::{Result, SHORT, Stranger, only, wrong};
+use super::{Result, SHORT_BAKE, Stranger, only, wrong};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_ports_without_a_listener() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     let wrong = wrong(&stack, &["--fleet", "static"]).await?.join("\n");
-    let router = stack.router();
+    let router = stack.router_address();
     let words = format!("no process listens at http://{router}, where clients expect the router");
     ensure!(wrong.contains(&words), "{words:?} is not in {wrong}");
     ensure!(wrong.contains("where deployers expect"), "{wrong}");
@@ -34,10 +34,10 @@ async fn listen_on(port: u16) -> Result<TcpListener> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_process_on_a_color_port() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    stack.signal("green", "KILL")?;
-    stack.until_ended("green").await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    stack.signal_service("green", "KILL")?;
+    stack.wait_until_exited("green").await?;
     let stranger = listen_on(stack.ports().green()).await?;
     let process = format!("(process {})", std::process::id());
     let words = ["green", "its port is taken", &process];
@@ -51,10 +51,10 @@ async fn doctor_names_process_on_a_color_port() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_process_on_router_ports() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    stack.signal("router", "TERM")?;
-    stack.until_ended("router").await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    stack.signal_service("router", "TERM")?;
+    stack.wait_until_exited("router").await?;
     let process = format!("(process {})", std::process::id());
     for port in [stack.ports().router(), stack.ports().control()] {
         let _stranger = listen_on(port).await?;
@@ -67,10 +67,10 @@ async fn doctor_names_process_on_router_ports() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unprivileged_doctor_names_user_of_a_port() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     let _stranger = listen_on(stack.ports().green()).await?;
     let doctor = ["--fleet", "process", "doctor"];
-    let Some(run) = stack.deployer_of_nobody(&doctor, &[]).await? else {
+    let Some(run) = stack.run_unprivileged_deployer(&doctor, &[]).await? else {
         return Ok(());
     };
     for words in [
@@ -85,8 +85,8 @@ async fn unprivileged_doctor_names_user_of_a_port() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_metrics_that_are_not_served() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let port = stack.ports().metrics();
     let address = format!("monitor.metrics=127.0.0.1:{port}");
     let metrics = ["--set", &address, "--set", "probe.timeout=500ms"];
@@ -109,8 +109,8 @@ async fn doctor_names_metrics_that_are_not_served() -> Result {
         anyhow::Ok(())
     };
     tokio::time::timeout(Duration::from_secs(30), served).await??;
-    Stack::tell(&monitor, "TERM")?;
-    let run = Stack::finish(monitor, &arguments).await?;
+    Stack::signal_deployer(&monitor, "TERM")?;
+    let run = Stack::wait_for_exit(monitor, &arguments).await?;
     ensure!(run.code == 0, "{run:?}");
     Ok(())
 }

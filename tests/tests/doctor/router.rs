@@ -9,18 +9,18 @@ use std::{
 use anyhow::ensure;
 use end_to_end::Stack;
 
-use super::{Result, SHORT, Stranger, only, wrong};
+use super::{Result, SHORT_BAKE, Stranger, only, wrong};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_router_that_does_not_restart() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    stack.signal("router", "TERM")?;
-    stack.until_ended("router").await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    stack.signal_service("router", "TERM")?;
+    stack.wait_until_exited("router").await?;
     let path = stack.path("nginx/control.conf");
     let text = fs::read_to_string(&path)?;
     fs::write(&path, format!("{text}\nno_such_directive on;\n"))?;
-    stack.expect(1, &["up"]).await?;
+    stack.expect_exit(1, &["up"]).await?;
     let wrong = wrong(&stack, &[]).await?;
     ensure!(wrong.len() == 2, "{wrong:#?}");
     let not_in_order = "nginx.conf is not in order: ";
@@ -38,8 +38,8 @@ async fn doctor_names_router_that_does_not_restart() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_flags_that_the_router_does_not_see() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     fs::create_dir(stack.path("elsewhere"))?;
     let elsewhere = ["--set", "router.flags=elsewhere"];
     only(&stack, &elsewhere, &["the router does not see the flags"]).await?;
@@ -49,16 +49,16 @@ async fn doctor_names_flags_that_the_router_does_not_see() -> Result {
     let words = "elsewhere say green, but the router at";
     ensure!(wrong[1].contains(words), "{wrong:#?}");
 
-    let another = Stack::of_processes("model-server", SHORT)?;
-    another.expect(0, &["up"]).await?;
-    let url = format!("router.url=http://{}", another.router());
+    let another = Stack::with_processes("model-server", SHORT_BAKE)?;
+    another.expect_exit(0, &["up"]).await?;
+    let url = format!("router.url=http://{}", another.router_address());
     only(&stack, &["--set", &url], &["is router.url another router?"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_missing_old_or_invalid_nginx() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let missing = ["--set", "fleet.process.nginx=no-such-nginx"];
     only(
         &stack,
@@ -86,8 +86,8 @@ async fn doctor_names_missing_old_or_invalid_nginx() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_a_wrong_clock() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     // A control port on a machine whose clock is in the year 2001.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let control = format!("router.control=http://{}", listener.local_addr()?);

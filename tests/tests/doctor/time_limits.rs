@@ -5,12 +5,12 @@ use std::{ffi::OsStr, fs};
 use anyhow::ensure;
 use end_to_end::Stack;
 
-use super::{Result, SHORT, only, wrong};
+use super::{Result, SHORT_BAKE, only, wrong};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_contradicting_settings() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     for (setting, words) in [
         (
             "load.timeout=5m",
@@ -35,10 +35,10 @@ fn in_nginx_conf(stack: &Stack, from: &str, to: &str) -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_router_without_time_for_standby() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     let limit = "proxy_next_upstream_timeout";
     in_nginx_conf(&stack, &format!("{limit} 130s"), &format!("{limit} 100s"))?;
-    stack.expect(0, &["up"]).await?;
+    stack.expect_exit(0, &["up"]).await?;
     let words = [
         "time limits",
         "tries no other color after 1m 40s",
@@ -49,7 +49,7 @@ async fn doctor_names_router_without_time_for_standby() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_contradicting_server_time_limits() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     in_nginx_conf(&stack, "proxy_read_timeout 120s", "proxy_read_timeout 99s")?;
     let limits = [
         ("REQUEST_TIMEOUT_SECONDS", OsStr::new("100")),
@@ -57,7 +57,7 @@ async fn doctor_names_contradicting_server_time_limits() -> Result {
         ("GRACE_SECONDS", OsStr::new("2")),
     ];
     let up = stack.start_deployer_with(&["up"], &limits)?;
-    let run = Stack::finish(up, &["up"]).await?;
+    let run = Stack::wait_for_exit(up, &["up"]).await?;
     ensure!(run.code == 0, "{run:?}");
     let wrong = wrong(&stack, &["--set", "fleet.process.stop_timeout=1s"]).await?;
     ensure!(wrong.len() == 6, "{wrong:#?}");
@@ -77,9 +77,9 @@ async fn doctor_names_contradicting_server_time_limits() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_contradicting_server_defaults() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     in_nginx_conf(&stack, "proxy_read_timeout 120s", "proxy_read_timeout 30s")?;
-    stack.expect(0, &["up"]).await?;
+    stack.expect_exit(0, &["up"]).await?;
     let wrong = wrong(&stack, &[]).await?;
     ensure!(wrong.len() == 2, "{wrong:#?}");
     ensure!(wrong[0].contains("blue answers within 30s"), "{wrong:#?}");

@@ -11,10 +11,10 @@ use super::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
-    traffic.reach(300).await?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(FEW, LONG_PAUSE)?;
+    traffic.wait_for_requests(300).await?;
     let report = deploy(&stack, 0, "v2", &[ALL]).await?;
     traffic.stop().await.ensure_none_failed()?;
     let gates = [
@@ -68,8 +68,8 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let all = [
         Faulty {
             version: "breaks-under-load",
@@ -90,7 +90,7 @@ async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
             because: "p50 ",
         },
         Faulty {
-            version: "slow-at-times",
+            version: "rarely-slow",
             gate: "comparison",
             // Time for the 500 pairs that p99 needs, also on a slow machine. The gate ends with them.
             settings: &["comparison.negligible=100ms", "comparison.duration=40s"],
@@ -109,10 +109,10 @@ async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
-    traffic.reach(300).await?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(FEW, LONG_PAUSE)?;
+    traffic.wait_for_requests(300).await?;
     let all = [
         Faulty {
             version: "fails-clients",
@@ -151,9 +151,9 @@ async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bake_rolls_back_slow_release() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(CLIENTS, PAUSE)?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(CLIENTS, PAUSE)?;
     let because = "clients wait longer: p9";
     // Waiting clients send few requests.
     let settings = ["bake.duration=10s"];

@@ -10,7 +10,7 @@ mod slow;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Bake, Stack, Traffic};
+use end_to_end::{BakeDuration, Stack, Traffic};
 use serde_json::Value;
 
 /// A few hundred requests per second, which leave the cores room.
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const FEW: usize = 8;
 const LONG_PAUSE: Duration = Duration::from_millis(80);
 /// Long enough for hundreds of requests before and after the switch.
-const BAKE: Bake = Bake(Duration::from_secs(8));
+const BAKE: BakeDuration = BakeDuration(Duration::from_secs(8));
 const ALL: &str = r#"gates.run=["identity","reachable","smoke","golden","agreement","load","comparison","headroom","shadow"]"#;
 /// The default concurrency for a shorter time.
 const SHORT: [&str; 6] = [
@@ -44,8 +44,8 @@ async fn deploy(stack: &Stack, code: i32, version: &str, settings: &[&str]) -> R
             .chain(settings)
             .flat_map(|setting| ["--set", setting]),
     );
-    stack.expect(code, &arguments).await?;
-    let shown = stack.expect(0, &["report", "--json"]).await?;
+    stack.expect_exit(code, &arguments).await?;
+    let shown = stack.expect_exit(0, &["report", "--json"]).await?;
     let report: Value = serde_json::from_str(&shown.stdout)?;
     let id = report["plan"]["id"].as_str().context("no id")?;
     let page = std::fs::read_to_string(stack.path(&format!("state/reports/{id}.html")))?;
@@ -118,7 +118,7 @@ async fn rolled_back(
     because: &str,
 ) -> Result {
     // The bake compares with what clients received from the active release.
-    traffic.reach(traffic.count() + 600).await?;
+    traffic.wait_for_requests(traffic.count() + 600).await?;
     let report = deploy(stack, 20, version, settings).await?;
     let findings = findings(&report);
     ensure!(findings.last() == Some(&("bake", "fail")), "{findings:?}");
@@ -129,8 +129,8 @@ async fn rolled_back(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gates_that_judge_answers_refuse_faulty_releases() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let all = [
         Faulty {
             version: "other-digest",
@@ -139,7 +139,7 @@ async fn gates_that_judge_answers_refuse_faulty_releases() -> Result {
             because: "it reports digest 0",
         },
         Faulty {
-            version: "fails-at-first",
+            version: "fails-early",
             gate: "smoke",
             settings: &["smoke.max_error_rate=0.05"],
             because: "5 of 50 requests failed (10.0 %, at most 5.0 % allowed)",
@@ -177,9 +177,9 @@ async fn gates_that_judge_answers_refuse_faulty_releases() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reachable_refuses_a_candidate_that_the_router_does_not_reach() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.reach_another_in("green", stack.ports().blue())?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.redirect_upstream("green", stack.ports().blue())?;
+    stack.expect_exit(0, &["up"]).await?;
     let unreachable = Faulty {
         version: "v2",
         gate: "reachable",
@@ -192,9 +192,9 @@ async fn reachable_refuses_a_candidate_that_the_router_does_not_reach() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bake_rolls_back_label_drift_and_restarts() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(CLIENTS, PAUSE)?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(CLIENTS, PAUSE)?;
     for (version, because) in [
         (
             "biased-for-clients",
@@ -209,10 +209,10 @@ async fn bake_rolls_back_label_drift_and_restarts() -> Result {
 
 /// Deploys a good release behind a router that sends clients elsewhere after the switch.
 async fn led_astray(port: impl FnOnce(&Stack) -> u16, because: &str) -> Result {
-    let stack = Stack::of_processes("model-server", BAKE)?;
-    stack.reach_another_in("green_then_blue", port(&stack))?;
-    stack.expect(0, &["up"]).await?;
-    let run = stack.expect(20, &["deploy", "v2"]).await?;
+    let stack = Stack::with_processes("model-server", BAKE)?;
+    stack.redirect_upstream("green_then_blue", port(&stack))?;
+    stack.expect_exit(0, &["up"]).await?;
+    let run = stack.expect_exit(20, &["deploy", "v2"]).await?;
     ensure!(run.stderr.contains(because), "{}", run.stderr);
     ensure!(stack.status().await?["active"] == "blue");
     Ok(())
@@ -232,14 +232,14 @@ async fn switch_is_undone_when_clients_get_no_answer() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn inconclusive_bake_follows_settings() -> Result {
-    let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", BakeDuration(Duration::from_secs(2)))?;
+    stack.expect_exit(0, &["up"]).await?;
     for (code, on_inconclusive, version) in [
         (20, "bake.on_inconclusive=rollback", "v2"),
         (0, "bake.on_inconclusive=promote", "v2"),
     ] {
         let run = stack
-            .expect(
+            .expect_exit(
                 code,
                 &[
                     "deploy",
@@ -262,10 +262,10 @@ async fn inconclusive_bake_follows_settings() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn validate_runs_single_gates_on_idle_color() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let passed = stack
-        .expect(0, &["validate", "--only", "golden,identity", "--json"])
+        .expect_exit(0, &["validate", "--only", "golden,identity", "--json"])
         .await?;
     let last = passed.stdout.lines().last().unwrap_or_default();
     let said: Value = serde_json::from_str(last)?;
@@ -275,7 +275,7 @@ async fn validate_runs_single_gates_on_idle_color() -> Result {
         "{said}"
     );
     let other = stack
-        .expect(10, &["validate", "v1", "--only", "identity"])
+        .expect_exit(10, &["validate", "v1", "--only", "identity"])
         .await?;
     ensure!(
         other
@@ -287,14 +287,16 @@ async fn validate_runs_single_gates_on_idle_color() -> Result {
     // Skipped gates prove nothing.
     let skipped = ["validate", "--only", "shadow", "--set"];
     let skipped = [&skipped[..], &["router.shadow_log="]].concat();
-    let skipped = stack.expect(10, &skipped).await?;
+    let skipped = stack.expect_exit(10, &skipped).await?;
     ensure!(
         skipped.stdout.contains("every gate was skipped: shadow"),
         "{}",
         skipped.stdout
     );
     // This gate generates its own load.
-    stack.expect(0, &["validate", "--only", "headroom"]).await?;
+    stack
+        .expect_exit(0, &["validate", "--only", "headroom"])
+        .await?;
     let status = stack.status().await?;
     ensure!(status["active"] == "blue", "{status}");
     Ok(())
@@ -302,13 +304,13 @@ async fn validate_runs_single_gates_on_idle_color() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_with_api_keys_are_deployed_only_with_a_key() -> Result {
-    let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
+    let stack = Stack::with_processes("model-server", BakeDuration(Duration::from_secs(2)))?;
     let keys = stack.path("keys");
     std::fs::write(&keys, "# for the deployer\nkey-of-the-deployer\n")?;
     let servers = [("API_KEYS_FILE", keys.as_os_str())];
     let run = async |code: i32, arguments: &[&str]| {
         let child = stack.start_deployer_with(arguments, &servers)?;
-        let run = Stack::finish(child, arguments).await?;
+        let run = Stack::wait_for_exit(child, arguments).await?;
         ensure!(run.code == code, "{run:?}");
         anyhow::Ok(run)
     };

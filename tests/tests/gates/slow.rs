@@ -16,7 +16,7 @@ async fn stopped_by(
     settings: &[&str],
     because: &str,
 ) -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
     stopped_in(&stack, gate, [active, version], settings, because).await
 }
 
@@ -32,10 +32,10 @@ async fn stopped_in(
         format!("green.version={version}"),
     ];
     stack
-        .expect(0, &["--set", &colors[0], "--set", &colors[1], "up"])
+        .expect_exit(0, &["--set", &colors[0], "--set", &colors[1], "up"])
         .await?;
-    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
-    traffic.reach(300).await?;
+    let traffic = stack.start_traffic(FEW, LONG_PAUSE)?;
+    traffic.wait_for_requests(300).await?;
     let mut arguments = vec!["validate", version, "--keep-going", "--json", "--set", ALL];
     arguments.extend(
         SHORT
@@ -44,7 +44,7 @@ async fn stopped_in(
             .chain(settings)
             .flat_map(|setting| ["--set", setting]),
     );
-    let run = stack.expect(10, &arguments).await?;
+    let run = stack.expect_exit(10, &arguments).await?;
     traffic.stop().await.ensure_none_failed()?;
     let said: Value = serde_json::from_str(run.stdout.lines().last().unwrap_or_default())?;
     let not_passed: Vec<_> = findings(&said)
@@ -62,8 +62,8 @@ async fn stopped_in(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn golden_refuses_biased_release_after_earlier_gates() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let report = deploy(&stack, 10, "biased", &[ALL]).await?;
     let findings = findings(&report);
     ensure!(findings.last() == Some(&("golden", "fail")), "{findings:?}");
@@ -79,8 +79,8 @@ async fn identity_refuses_other_files_under_same_version() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reachable_refuses_release_that_router_does_not_reach() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.reach_another_in("green", stack.ports().blue())?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.redirect_upstream("green", stack.ports().blue())?;
     // The other server would answer copies in the candidate's place.
     let gates = r#"gates.run=["identity","reachable","smoke","golden","agreement"]"#;
     let because = "the router reaches another server: it reports version v1, but v2 is wanted";
@@ -91,7 +91,7 @@ async fn reachable_refuses_release_that_router_does_not_reach() -> Result {
 async fn smoke_refuses_release_that_fails_at_first() -> Result {
     let settings = ["smoke.max_error_rate=0.05"];
     let because = "5 of 50 requests failed (10.0 %, at most 5.0 % allowed)";
-    stopped_by("smoke", ["v1", "fails-at-first"], &settings, because).await
+    stopped_by("smoke", ["v1", "fails-early"], &settings, because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +134,7 @@ async fn comparison_refuses_slow_release() -> Result {
 async fn comparison_refuses_release_that_is_slow_at_times() -> Result {
     let settings = ["comparison.negligible=400ms"];
     let because = ", p99 ";
-    stopped_by("comparison", ["v1", "slow-at-times"], &settings, because).await
+    stopped_by("comparison", ["v1", "rarely-slow"], &settings, because).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,27 +163,27 @@ async fn shadow_refuses_release_with_label_drift() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bake_rolls_back_late_failures_by_sliding_window() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(CLIENTS, PAUSE)?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(CLIENTS, PAUSE)?;
     let settings = [
         "bake.duration=40s",
         "bake.window=2s",
         "bake.max_error_rate=0.1",
     ];
     let because = ": in the last 2s, ";
-    rolled_back(&stack, &traffic, "fails-at-last", &settings, because).await?;
+    rolled_back(&stack, &traffic, "partly-fails-late", &settings, because).await?;
     traffic.stop().await.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bake_rolls_back_errors_in_own_counters() -> Result {
-    let stack = Stack::of_processes("model-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(2, PAUSE)?;
+    let stack = Stack::with_processes("model-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(2, PAUSE)?;
     let arguments = ["deploy", "v2", "--bake", "30s"];
     let deployer = stack.start_deployer(&arguments)?;
-    stack.await_phase("switched").await?;
+    stack.wait_for_phase("switched").await?;
     // Sent past the router, whose log shows nothing of it. Its forward pass takes many times the 1 ms that the
     // header allows.
     let green = format!("127.0.0.1:{}", stack.ports().green());
@@ -193,7 +193,7 @@ async fn bake_rolls_back_errors_in_own_counters() -> Result {
         let status = post(&green, "/predict", "x-request-timeout-ms: 1", &body).await?;
         ensure!(status == 504, "{status}");
     }
-    let run = Stack::finish(deployer, &arguments).await?;
+    let run = Stack::wait_for_exit(deployer, &arguments).await?;
     ensure!(run.code == 20, "{run:?}");
     ensure!(run.stderr.contains("by its own counters, "), "{run:?}");
     traffic.stop().await.ensure_none_failed()

@@ -115,8 +115,8 @@ impl Machine {
     }
 
     /// Runs `scripts/vm`, and expects this exit code. Returns its output.
-    pub(crate) fn expect(&self, code: i32, arguments: &[&str]) -> Result<String> {
-        ends_with(code, &mut self.vm(arguments))
+    pub(crate) fn expect_exit(&self, code: i32, arguments: &[&str]) -> Result<String> {
+        expect_exit(code, &mut self.vm(arguments))
     }
 
     /// Adds settings for the service's deployer.
@@ -139,23 +139,28 @@ impl Machine {
         self.inside("umount -l /opt/blue-green/state").map(drop)
     }
 
-    fn router(&self) -> Result<SocketAddr> {
+    fn router_address(&self) -> Result<SocketAddr> {
         Ok(format!("{}:{PORT}", self.address).parse()?)
     }
 
-    pub(crate) fn traffic(&self) -> Result<Traffic> {
-        Ok(Traffic::start(self.router()?, 8, PAUSE, golden_bodies()?))
+    pub(crate) fn start_traffic(&self) -> Result<Traffic> {
+        Ok(Traffic::start(
+            self.router_address()?,
+            8,
+            PAUSE,
+            golden_bodies()?,
+        ))
     }
 
     /// Waits until the router answers with this version, and fails if another one answers before.
-    pub(crate) async fn until_served(&self, version: &str) -> Result {
+    pub(crate) async fn wait_until_served(&self, version: &str) -> Result {
         let deadline = Instant::now() + Duration::from_mins(3);
         loop {
-            let traffic = self.traffic()?;
-            let reached = traffic.reach(1).await;
+            let traffic = self.start_traffic()?;
+            let reached = traffic.wait_for_requests(1).await;
             let log = traffic.stop().await;
             if reached.is_ok() && !log.by_version().is_empty() {
-                return log.ensure_answered_by(version);
+                return log.ensure_answered_only_by(version);
             }
             ensure!(
                 Instant::now() < deadline,
@@ -253,7 +258,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 }
 
 /// Runs a command, and expects this exit code. Returns its output.
-pub(crate) fn ends_with(code: i32, command: &mut Command) -> Result<String> {
+pub(crate) fn expect_exit(code: i32, command: &mut Command) -> Result<String> {
     let output = command.output()?;
     let said = words(&output);
     ensure!(

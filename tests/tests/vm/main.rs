@@ -14,7 +14,7 @@ use anyhow::ensure;
 use end_to_end::{get, post};
 
 use laptop::{Checkout, Derived, Tensors};
-use machine::{Group, Machine, PORT, ends_with, words};
+use machine::{Group, Machine, PORT, expect_exit, words};
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -22,8 +22,8 @@ type Result<T = ()> = anyhow::Result<T>;
 const LENIENT: &str =
     "[load]\nconcurrency = 50\nmax_p99 = \"19s\"\n[comparison]\nnegligible = \"500ms\"\n";
 /// The fast gates; the others run once.
-const FEW_GATES: &str = "gates.run=[\"identity\", \"reachable\", \"smoke\"]";
-const SHORT_WATCH: &str = "bake.duration=2s";
+const FAST_GATES: &str = "gates.run=[\"identity\", \"reachable\", \"smoke\"]";
+const SHORT_BAKE: &str = "bake.duration=2s";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bare_machine_survives_shipping_disconnection_full_disk_and_reboot() -> Result {
@@ -62,11 +62,11 @@ fn a_machine_that_will_not_do_says_so(machine: &Machine) -> Result {
         machine.inside(&format!(
             "printf '#!/bin/sh\necho {answers}\n' >{path}; chmod +x {path}"
         ))?;
-        let said = machine.expect(69, &["provision"])?;
+        let said = machine.expect_exit(69, &["provision"])?;
         ensure!(said.contains(said_then), "{said}");
         machine.inside(&format!("rm {path}"))?;
     }
-    let said = machine.expect(2, &["status"])?;
+    let said = machine.expect_exit(2, &["status"])?;
     ensure!(said.contains("there is no service blue-green"), "{said}");
     Ok(())
 }
@@ -75,14 +75,14 @@ fn provisioning_again_changes_nothing_also_from_another_laptop(
     machine: &Machine,
     other_laptop: &Checkout,
 ) -> Result {
-    let said = machine.expect(0, &["provision"])?;
+    let said = machine.expect_exit(0, &["provision"])?;
     ensure!(said.contains("changed    Docker was installed"), "{said}");
-    let said = ends_with(0, &mut machine.vm_of(other_laptop.path(), &["provision"]))?;
+    let said = expect_exit(0, &mut machine.vm_of(other_laptop.path(), &["provision"]))?;
     ensure!(!said.contains("  changed"), "{said}");
     // Names and ports that another user or service has.
     for (name, port, why) in [("admin", "9000", "a user"), ("other", "8083", "five ports")] {
         let mut other = machine.vm(&["provision"]);
-        let said = ends_with(2, other.env("NAME", name).env("PORT", port))?;
+        let said = expect_exit(2, other.env("NAME", name).env("PORT", port))?;
         ensure!(said.contains(why), "{said}");
     }
     Ok(())
@@ -91,7 +91,7 @@ fn provisioning_again_changes_nothing_also_from_another_laptop(
 fn without_room_nothing_is_sent(machine: &Machine) -> Result {
     let incoming = "/opt/blue-green/incoming";
     machine.inside(&format!("mount -t tmpfs -o size=5m tmpfs {incoming}"))?;
-    let said = machine.expect(69, &["ship", "v1"])?;
+    let said = machine.expect_exit(69, &["ship", "v1"])?;
     ensure!(said.contains("MB are needed"), "{said}");
     machine.inside(&format!("umount {incoming}"))?;
     Ok(())
@@ -99,10 +99,10 @@ fn without_room_nothing_is_sent(machine: &Machine) -> Result {
 
 async fn an_image_that_was_cut_is_gone_on_with(machine: &Machine) -> Result {
     let mut cut = machine.cut_when(&has_arrived("blue-green", 5_000_000))?;
-    let said = machine.expect(0, &["ship", "v1"])?;
+    let said = machine.expect_exit(0, &["ship", "v1"])?;
     ensure!(cut.wait()?.success(), "nothing was cut");
     ensure!(said.contains("continuing after"), "{said}");
-    machine.until_served("v1").await?;
+    machine.wait_until_served("v1").await?;
     // Only the routers are reachable from outside.
     let listening = machine.inside("ss -ltnH | awk '{print $4}' | grep -v '^127\\.' | sort -u")?;
     for address in listening.lines() {
@@ -124,11 +124,11 @@ fn another_laptop_means_the_same_service(machine: &Machine, other_laptop: &Check
     ] {
         let mut provision = machine.vm_of(other_laptop.path(), &["provision"]);
         let provision = provision.env("MODEL", model).env("PORT", port.to_string());
-        let said = ends_with(2, provision)?;
+        let said = expect_exit(2, provision)?;
         ensure!(said.contains(why), "{said}");
     }
     other_laptop.mistake("v1", "v2")?;
-    let said = ends_with(2, &mut machine.vm_of(other_laptop.path(), &["ship", "v1"]))?;
+    let said = expect_exit(2, &mut machine.vm_of(other_laptop.path(), &["ship", "v1"]))?;
     ensure!(
         said.contains("v1 of sentiment is another release here"),
         "{said}"
@@ -142,7 +142,7 @@ async fn a_model_that_was_cut_is_not_used_and_gone_on_with(
     other_laptop: &Checkout,
 ) -> Result {
     let here = end_to_end::repository();
-    ends_with(0, &mut tensors.vm(machine, &here, &["provision"]))?;
+    expect_exit(0, &mut tensors.vm(machine, &here, &["provision"]))?;
     // As in the guide.
     let asked = format!("predict_path = \"{}\"", Tensors::INFER);
     machine.inside(&format!(
@@ -164,7 +164,7 @@ async fn a_model_that_was_cut_is_not_used_and_gone_on_with(
     // Another checkout has the same release, copied at another time.
     tensors.touch(SystemTime::now())?;
     let mut ship = tensors.vm(machine, other_laptop.path(), &["ship", "v1"]);
-    let said = ends_with(0, &mut ship)?;
+    let said = expect_exit(0, &mut ship)?;
     ensure!(said.contains("continuing after"), "{said}");
     ensure!(!said.contains("is not what was sent"), "{said}");
     // Of an image that differs little from one there, only the difference is sent.
@@ -189,8 +189,8 @@ async fn served(machine: &Machine, port: u16, version: &str) -> Result {
 }
 
 async fn tensors_are_deployed_beside_texts(machine: &Machine, tensors: &Tensors) -> Result {
-    let ship = ["ship", "v2", "--set", FEW_GATES, "--set", SHORT_WATCH];
-    let said = ends_with(
+    let ship = ["ship", "v2", "--set", FAST_GATES, "--set", SHORT_BAKE];
+    let said = expect_exit(
         0,
         &mut tensors.vm(machine, &end_to_end::repository(), &ship),
     )?;
@@ -206,7 +206,7 @@ async fn tensors_are_deployed_beside_texts(machine: &Machine, tensors: &Tensors)
 fn of_several_machines_the_first_failure_is_the_last(machine: &Machine) -> Result {
     let mut several = machine.vm(&["status"]);
     let hosts = format!("{0},admin@nowhere.invalid,{0}", machine.host());
-    let told = ends_with(255, several.env("HOST", hosts))?;
+    let told = expect_exit(255, several.env("HOST", hosts))?;
     ensure!(told.contains("stopped at admin@nowhere.invalid"), "{told}");
     ensure!(
         told.contains("admin@nowhere.invalid: there is no connection"),
@@ -231,27 +231,27 @@ fn two_laptops_see_one_deployment(machine: &Machine, other_laptop: &Checkout) ->
         ensure!(seen.status.code() == Some(10), "{}: {said}", seen.status);
         ensure!(said.contains("refused"), "{said}");
     }
-    let history = machine.expect(0, &["history"])?;
+    let history = machine.expect_exit(0, &["history"])?;
     let told = history.matches("refused").count() == 1 && history.contains("admin");
     ensure!(told, "{history}");
     Ok(())
 }
 
 async fn under_load_a_deployment_outlives_its_connection(machine: &Machine) -> Result {
-    let traffic = machine.traffic()?;
+    let traffic = machine.start_traffic()?;
     let switched = "grep -q 'all traffic moved' /opt/blue-green/attempts/last/log 2>/dev/null";
     let mut cut = machine.cut_when(switched)?;
     // Only the model is sent.
-    let said = machine.expect(255, &["ship", "v2"])?;
+    let said = machine.expect_exit(255, &["ship", "v2"])?;
     ensure!(said.contains("has model-server:latest already"), "{said}");
     ensure!(cut.wait()?.success(), "nothing was cut");
     ensure!(said.contains("the same command again"), "{said}");
-    let said = machine.expect(75, &["deploy", "v1"])?;
+    let said = machine.expect_exit(75, &["deploy", "v1"])?;
     ensure!(said.contains("another deployment is at work"), "{said}");
     // A viewer that leaves before the end keeps the result available to others.
     let frozen = machine.frozen_viewer(&["deploy", "v2"], "going on already")?;
     machine.wait_until("[ -e /opt/blue-green/attempts/last/code ]")?;
-    let said = machine.expect(0, &["deploy", "v2"])?;
+    let said = machine.expect_exit(0, &["deploy", "v2"])?;
     ensure!(said.contains("this deployment ended at"), "{said}");
     ensure!(said.contains("promoted: v2 on green"), "{said}");
     drop(frozen);
@@ -259,14 +259,14 @@ async fn under_load_a_deployment_outlives_its_connection(machine: &Machine) -> R
     log.ensure_none_failed()?;
     let versions = log.by_version();
     ensure!(versions.contains_key("v2"), "{versions:?}");
-    let history = machine.expect(0, &["history"])?;
+    let history = machine.expect_exit(0, &["history"])?;
     ensure!(history.matches("promoted").count() == 1, "{history}");
     Ok(())
 }
 
 async fn after_a_reboot_the_same_color_is_active(machine: &mut Machine) -> Result {
     machine.reboot()?;
-    machine.until_served("v2").await?;
+    machine.wait_until_served("v2").await?;
     machine.wait_until(
         "systemctl is-active --quiet blue-green-monitor && systemctl is-active --quiet second-monitor",
     )?;
@@ -285,24 +285,24 @@ async fn after_a_reboot_the_same_color_is_active(machine: &mut Machine) -> Resul
     }
     // The service's user may empty all logs, and the router continues to write them.
     machine.inside("logrotate --force /etc/logrotate.d/blue-green")?;
-    machine.until_served("v2").await?;
+    machine.wait_until_served("v2").await?;
     machine.wait_until("[ -s /opt/blue-green/run/logs/access.log ]")
 }
 
 fn a_full_disk_refuses_before_traffic_moves(machine: &Machine) -> Result {
     machine.fill_disk()?;
-    let said = machine.expect(10, &["deploy", "v1"])?;
+    let said = machine.expect_exit(10, &["deploy", "v1"])?;
     ensure!(said.contains("MB left"), "{said}");
     machine.free_disk()
 }
 
 async fn rolling_back_fails_no_request(machine: &Machine) -> Result {
-    let traffic = machine.traffic()?;
-    let said = machine.expect(0, &["rollback"])?;
+    let traffic = machine.start_traffic()?;
+    let said = machine.expect_exit(0, &["rollback"])?;
     ensure!(said.contains("rolled back: blue serves v1"), "{said}");
-    traffic.reach(traffic.count() + 100).await?;
+    traffic.wait_for_requests(traffic.count() + 100).await?;
     traffic.stop().await.ensure_none_failed()?;
-    machine.expect(0, &["status"])?;
+    machine.expect_exit(0, &["status"])?;
     Ok(())
 }
 
@@ -310,9 +310,9 @@ fn images_come_from_a_registry_by_digest(machine: &Machine) -> Result {
     registry::start(machine)?;
     let image = registry::push(machine, "model-server:latest", "model-server")?;
     let router = registry::push(machine, "router:blue-green", "router:1")?;
-    let mut ship = machine.vm(&["ship", "v2", "--set", FEW_GATES, "--set", SHORT_WATCH]);
+    let mut ship = machine.vm(&["ship", "v2", "--set", FAST_GATES, "--set", SHORT_BAKE]);
     let ship = ship.env("IMAGE", &image).env("ROUTER_IMAGE", &router);
-    let said = ends_with(0, ship)?;
+    let said = expect_exit(0, ship)?;
     for image in [&image, &router] {
         ensure!(said.contains(&format!("has {image}")), "{said}");
     }
@@ -368,10 +368,10 @@ fn it_is_told_what_runs_where(machines: &[Machine; 2]) -> Result {
     let [first, second] = machines;
     let names = machines.each_ref().map(Machine::host);
     let ship = |code, version| {
-        let mut ship = first.vm(&["ship", version, "--set", FEW_GATES]);
+        let mut ship = first.vm(&["ship", version, "--set", FAST_GATES]);
         let keys = format!("{} -i {}", first.ssh_options(), second.key().display());
         let ship = ship.env("HOST", names.join(",")).env("SSH_OPTIONS", keys);
-        ends_with(code, ship)
+        expect_exit(code, ship)
     };
 
     let said = ship(0, "v1")?;
@@ -410,9 +410,9 @@ async fn what_was_lost_is_restored_as_the_guide_says(machine: &Machine) -> Resul
     machine
         .inside("cd /opt/blue-green && rm -r state/* run/flags/* .env deployer.toml secrets.env")?;
     // Without flags.
-    machine.until_served("v1").await?;
+    machine.wait_until_served("v1").await?;
     machine.inside(&guide::commands("Restoring it on the same machine.")?)?;
-    machine.until_served("v2").await?;
+    machine.wait_until_served("v2").await?;
     machine.wait_until("systemctl is-active --quiet blue-green-monitor")?;
     ensure!(machine.inside(HISTORY)? == history, "it is another history");
     settings_are_kept(machine)
@@ -429,21 +429,21 @@ async fn the_service_moves_as_the_guide_says(from: &Machine, to: &Machine) -> Re
     )?;
     ensure!(left.trim().is_empty(), "{left}");
 
-    to.expect(0, &["provision"])?;
+    to.expect_exit(0, &["provision"])?;
     let laptop = tempfile::tempdir()?;
     let backup = laptop.path().join("backup");
     from.take("/root/blue-green.tar.gz", &backup)?;
     to.put(&backup, "/root/blue-green.tar.gz")?;
     to.inside(&guide::commands("Moving to another machine.")?)?;
-    to.expect(0, &["ship", "v2"])?;
-    to.until_served("v2").await?;
+    to.expect_exit(0, &["ship", "v2"])?;
+    to.wait_until_served("v2").await?;
     settings_are_kept(to)?;
     let history = from.inside(HISTORY)?;
     ensure!(to.inside(HISTORY)?.starts_with(&history), "{history}");
     let variables =
         to.inside("sed 's/=.*//' /opt/blue-green/.env | grep -v '^#' | sort | uniq -d")?;
     ensure!(variables.trim().is_empty(), "twice: {variables}");
-    let status = to.expect(0, &["status"])?;
+    let status = to.expect_exit(0, &["status"])?;
     ensure!(status.contains("v2"), "{status}");
     Ok(())
 }
