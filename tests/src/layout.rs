@@ -6,10 +6,7 @@ use std::{
     path::Path,
 };
 
-use crate::{
-    BakeDuration, PortBlock, fault,
-    stack::{program, repository},
-};
+use crate::{BakeDuration, PortBlock, fault, program, repository};
 
 /// A version that exists in the stack's models directory, and is missing in the image.
 pub const VERSION_NOT_IN_IMAGE: &str = "not-in-the-image";

@@ -12,14 +12,14 @@ mod stack;
 mod torture;
 mod traffic;
 mod unprivileged;
+mod workspace;
 
 pub use alerts::AlertReceiver;
 pub use deploy_and_roll_back::deploy_and_roll_back_twice;
 pub use http::{get, post, post_for_body};
 pub use layout::VERSION_NOT_IN_IMAGE;
 pub use ports::PortBlock;
-pub use stack::{
-    BakeDuration, DeployerRun, Stack, golden_bodies, program, repository, send_signal,
-};
+pub use stack::{BakeDuration, DeployerRun, Stack, send_signal};
 pub use torture::{Action, Torture};
 pub use traffic::{RequestRecord, Traffic, TrafficLog};
+pub use workspace::{golden_bodies, program, repository};

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{PortBlock, Traffic, layout};
+use crate::{PortBlock, Traffic, golden_bodies, layout, program};
 
 /// Longer than any command takes with the tests' settings.
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(3);
@@ -389,36 +389,4 @@ impl Stack {
 pub(crate) fn is_running(pid: u32) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-/// Returns the golden set as request bodies.
-pub fn golden_bodies() -> anyhow::Result<Vec<String>> {
-    let golden = fs::read_to_string(repository().join("models/sentiment/golden.jsonl"))?;
-    golden
-        .lines()
-        .map(|line| Ok(serde_json::from_str::<Value>(line)?["input"].to_string()))
-        .collect()
-}
-
-/// Returns the root of the repository.
-#[must_use]
-pub fn repository() -> PathBuf {
-    let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
-    crate_directory
-        .parent()
-        .unwrap_or(crate_directory)
-        .to_owned()
-}
-
-/// Returns the path of a program of this workspace, in the build directory of the running program.
-pub fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let current = std::env::current_exe()?;
-    current
-        .ancestors()
-        .skip(1)
-        .map(|directory| directory.join(name))
-        .find(|path| path.is_file())
-        .with_context(|| {
-            format!("{name} is not built: run `cargo build --locked --all-targets` first")
-        })
 }

@@ -1,19 +1,17 @@
-//! Deployments on real nginx and real model servers, as processes.
+//! Deployments with the process fleet: real nginx and real model servers, without Docker.
 
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use end_to_end::{
-    BakeDuration, Stack, TrafficLog, deploy_and_roll_back_twice, repository, send_signal,
-};
+use end_to_end::{BakeDuration, Stack, TrafficLog, deploy_and_roll_back_twice, repository};
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
-/// Fewer, for tests that share the machine and do not test the load.
-const FEW: usize = 16;
+/// Fewer connections, for tests that need traffic but no load.
+const FEW_CONNECTIONS: usize = 16;
 const LONG_PAUSE: Duration = Duration::from_millis(20);
 const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(2));
-/// Long enough for a fault to show up, also on a slow machine.
+/// Long enough that a fault is detected on a slow machine too.
 const LONG_BAKE: BakeDuration = BakeDuration(Duration::from_secs(30));
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -31,17 +29,17 @@ async fn switch_affects_the_next_request() -> Result {
     let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     stack.expect_exit(0, &["up"]).await?;
     let traffic = stack.start_traffic(CONNECTIONS, PAUSE)?;
-    let mut reigns = Vec::new();
+    let mut periods = Vec::new();
     for _ in 0..5 {
         for (color, version) in [("green", "v2"), ("blue", "v1")] {
             let run = stack.expect_exit(0, &["switch", color]).await?;
             traffic.wait_for_requests(traffic.count() + 300).await?;
-            reigns.push((version, run.returned, Instant::now()));
+            periods.push((version, run.returned, Instant::now()));
         }
     }
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    for (version, from, until) in reigns {
+    for (version, from, until) in periods {
         log.between(from, until).ensure_answered_only_by(version)?;
     }
     Ok(())
@@ -63,7 +61,7 @@ async fn next_deployment_goes_to_the_other_color() -> Result {
     Ok(())
 }
 
-/// Releases that must be refused, with the reason.
+/// Versions that must be refused, each with a part of the reason.
 const REFUSED: [(&str, &str); 3] = [
     ("never-healthy", "not healthy after 5 tries"),
     (
@@ -80,12 +78,12 @@ const REFUSED: [(&str, &str); 3] = [
 async fn faulty_candidates_are_refused_unnoticed_by_clients() -> Result {
     let stack = Stack::with_processes("faulty-server", SHORT_BAKE)?;
     stack.expect_exit(0, &["up"]).await?;
-    let traffic = stack.start_traffic(FEW, LONG_PAUSE)?;
-    for (version, because) in REFUSED {
+    let traffic = stack.start_traffic(FEW_CONNECTIONS, LONG_PAUSE)?;
+    for (version, reason) in REFUSED {
         let run = stack
             .expect_exit(10, &["deploy", version, "--set", "health.tries=5"])
             .await?;
-        ensure!(run.stderr.contains(because), "{}", run.stderr);
+        ensure!(run.stderr.contains(reason), "{}", run.stderr);
         let status = stack.status().await?;
         ensure!(status["active"] == "blue", "{status}");
         ensure!(status["last_deployment"]["phase"] == "refused", "{status}");
@@ -96,37 +94,44 @@ async fn faulty_candidates_are_refused_unnoticed_by_clients() -> Result {
     log.ensure_answered_only_by("v1")?;
     ensure!(
         stack.count_logged_requests("green")? == 0,
-        "some request was meant for a candidate"
+        "a client request was sent to a candidate"
     );
     Ok(())
 }
 
-/// Deploys a release that fails after the switch. The caller judges what clients received.
-async fn rolled_back(version: &str, because: &[&str]) -> Result<TrafficLog> {
+/// Deploys a release that fails after the switch. Fails unless it is rolled back for one of the reasons.
+///
+/// Returns the record of all requests. The caller checks whether clients saw failures.
+async fn ensure_rolled_back(version: &str, reasons: &[&str]) -> Result<TrafficLog> {
     let stack = Stack::with_processes("faulty-server", LONG_BAKE)?;
     stack.expect_exit(0, &["up"]).await?;
-    let traffic = stack.start_traffic(FEW, LONG_PAUSE)?;
+    let traffic = stack.start_traffic(FEW_CONNECTIONS, LONG_PAUSE)?;
     traffic.wait_for_requests(200).await?;
-    // A hanging release is detected and stopped soon.
-    let soon = ["fleet.process.stop_timeout=2s", "probe.timeout=1s"];
-    let soon = soon.iter().flat_map(|setting| ["--set", *setting]);
-    let arguments: Vec<&str> = ["deploy", version].into_iter().chain(soon).collect();
+    // Short timeouts, so that a hanging release is detected and stopped within seconds.
+    let short_timeouts = ["fleet.process.stop_timeout=2s", "probe.timeout=1s"];
+    let short_timeouts = short_timeouts
+        .iter()
+        .flat_map(|setting| ["--set", *setting]);
+    let arguments: Vec<&str> = ["deploy", version]
+        .into_iter()
+        .chain(short_timeouts)
+        .collect();
     stack.expect_exit(20, &arguments).await?;
-    let after = Instant::now();
+    let deployer_exited = Instant::now();
     traffic.wait_for_requests(traffic.count() + 200).await?;
     let log = traffic.stop().await;
 
     ensure!(
         log.by_version().contains_key(version),
-        "the release never answered: {:?}",
+        "the release answered no client: {:?}",
         log.by_version()
     );
-    log.between(after, Instant::now())
+    log.between(deployer_exited, Instant::now())
         .ensure_answered_only_by("v1")?;
     let status = stack.status().await?;
     let reason = status["last_deployment"]["reason"].to_string();
     ensure!(
-        because.iter().any(|words| reason.contains(words)),
+        reasons.iter().any(|expected| reason.contains(expected)),
         "{reason}"
     );
     ensure!(status["active"] == "blue", "{status}");
@@ -140,27 +145,27 @@ async fn rolled_back(version: &str, because: &[&str]) -> Result<TrafficLog> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_release_is_rolled_back_unnoticed_by_clients() -> Result {
-    let because = ["at most 5.0 % allowed", "answered 500"];
-    let log = rolled_back("fails-later", &because).await?;
+    let reasons = ["at most 5.0 % allowed", "answered 500"];
+    let log = ensure_rolled_back("fails-later", &reasons).await?;
     log.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exiting_release_is_rolled_back_unnoticed_by_clients() -> Result {
-    let because = ["exit status: 3", "at most 5.0 % allowed"];
-    let log = rolled_back("exits-later", &because).await?;
+    let reasons = ["exit status: 3", "at most 5.0 % allowed"];
+    let log = ensure_rolled_back("exits-later", &reasons).await?;
     log.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hanging_release_is_rolled_back() -> Result {
-    rolled_back("hangs-later", &["health check failed"]).await?;
+    ensure_rolled_back("hangs-later", &["health check failed"]).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn healthy_release_without_predictions_is_rolled_back() -> Result {
-    rolled_back("stops-predicting", &["test request failed"]).await?;
+    ensure_rolled_back("stops-predicting", &["test request failed"]).await?;
     Ok(())
 }
 
@@ -185,7 +190,7 @@ async fn deployment_halts_when_both_colors_are_sick() -> Result {
     let deployer = stack.start_deployer(&["deploy", "fails-later"])?;
     stack.wait_for_phase("switched").await?;
     stack.signal_service("blue", "KILL")?;
-    // Traffic triggers the fault.
+    // The fault begins after a number of client requests.
     let traffic = stack.start_traffic(8, PAUSE)?;
     let run = Stack::wait_for_exit(deployer, &["deploy", "fails-later"]).await?;
     traffic.stop().await;
@@ -327,7 +332,7 @@ async fn usage_errors_are_named_before_any_change() -> Result {
         "{}",
         run.stderr
     );
-    // The stack is stopped with its own settings.
+    // Dropping the stack runs `deployer down`, which must read valid settings.
     std::fs::remove_file(stack.path("deployer.toml"))?;
     Ok(())
 }
@@ -355,14 +360,14 @@ async fn stop_signal_during_bake_follows_on_interrupt() -> Result {
         stack.wait_for_phase("switched").await?;
         Stack::signal_deployer(&deployer, signal)?;
         let run = Stack::wait_for_exit(deployer, &arguments).await?;
-        let after = Instant::now();
+        let deployer_exited = Instant::now();
         traffic.wait_for_requests(traffic.count() + 200).await?;
         let log = traffic.stop().await;
 
         ensure!(run.code == code, "{signal}: {run:?}");
         ensure!(run.stderr.contains("stop signal"), "{signal}: {run:?}");
         log.ensure_none_failed()?;
-        log.between(after, Instant::now())
+        log.between(deployer_exited, Instant::now())
             .ensure_answered_only_by(version)?;
     }
     Ok(())
@@ -375,7 +380,7 @@ async fn stop_signal_before_switch_leaves_traffic() -> Result {
     let deployer =
         stack.start_deployer(&["deploy", "never-healthy", "--set", "health.tries=1000"])?;
     stack.wait_for_phase("starting").await?;
-    send("INT", deployer.id())?;
+    Stack::signal_deployer(&deployer, "INT")?;
     let run = Stack::wait_for_exit(deployer, &["deploy", "never-healthy"]).await?;
     ensure!(run.code == 10, "{run:?}");
     let status = stack.status().await?;
@@ -404,23 +409,19 @@ async fn switch_survives_a_killed_deployer() -> Result {
     Ok(())
 }
 
-fn send(signal: &str, process: Option<u32>) -> Result {
-    send_signal(&process.unwrap_or_default().to_string(), signal)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn router_serves_tls() -> Result {
     let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     let port = stack.ports().metrics().to_string();
     let example = std::fs::read_to_string(repository().join("nginx/tls.conf.example"))?;
     let nginx = stack.path("nginx");
-    // As processes, the files are at other paths than in a container.
-    let here = example
+    // Without containers, the certificate is at another path.
+    let adapted = example
         .replace("8443", &port)
         .replace("/etc/tls/certificate.pem", "tls.certificate.pem")
         .replace("/etc/tls/key.pem", "tls.key.pem");
-    std::fs::write(nginx.join("tls.conf"), here)?;
-    let made = std::process::Command::new("openssl")
+    std::fs::write(nginx.join("tls.conf"), adapted)?;
+    let openssl = std::process::Command::new("openssl")
         .args([
             "req",
             "-x509",
@@ -433,9 +434,9 @@ async fn router_serves_tls() -> Result {
         .args(["-keyout", "tls.key.pem", "-out", "tls.certificate.pem"])
         .current_dir(&nginx)
         .output()?;
-    ensure!(made.status.success(), "{made:?}");
+    ensure!(openssl.status.success(), "{openssl:?}");
     stack.expect_exit(0, &["up"]).await?;
-    let said = std::process::Command::new("curl")
+    let curl = std::process::Command::new("curl")
         .args([
             "--silent",
             "--show-error",
@@ -446,8 +447,8 @@ async fn router_serves_tls() -> Result {
         .arg(format!("https://localhost:{port}/predict"))
         .current_dir(&nginx)
         .output()?;
-    let answer: serde_json::Value = serde_json::from_slice(&said.stdout)
-        .map_err(|error| anyhow::anyhow!("{error}: {said:?}"))?;
-    ensure!(answer["model_version"] == "v1", "{answer}");
+    let prediction: serde_json::Value = serde_json::from_slice(&curl.stdout)
+        .map_err(|error| anyhow::anyhow!("{error}: {curl:?}"))?;
+    ensure!(prediction["model_version"] == "v1", "{prediction}");
     Ok(())
 }

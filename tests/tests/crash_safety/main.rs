@@ -1,8 +1,7 @@
-//! Killed deployers, as processes and under load.
+//! Deployers killed by SIGKILL, with real nginx and real servers under load.
 //!
-//! Every kill point and every pair of them is tested in the deployer's own process, on virtual time
-//! (`crates/deployer/src/commands/crash_safety`). A few tests here show the same with real nginx, real servers,
-//! and SIGKILL; [`slow`] has the others.
+//! `crates/deployer/src/commands/crash_safety` tests every kill point and every pair of them, in one process and on
+//! virtual time. The tests here repeat a few of these kills; [`slow`] repeats all single ones.
 
 mod slow;
 
@@ -15,7 +14,8 @@ const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// At least one of each kind: a started process without a record, flags, journal, history, and pending move.
+/// At least one kill for each kind of state: a process without a record, a flag, the journal, the history, and a
+/// pending move.
 const KILLS: [(Action, &str); 8] = [
     (Action::Deploy, "after starting green"),
     (Action::Deploy, "after flag green on"),
