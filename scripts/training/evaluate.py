@@ -27,7 +27,7 @@ class Release:
         )
 
     def logits(self, texts: list[str], extra_padding: int = 0) -> np.ndarray:
-        """Return the logits of a batch, padded to its longest text plus `extra_padding`, if it fits."""
+        """Return the logits of a batch, padded to its longest text plus `extra_padding`."""
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
         length = min(max(map(len, rows)) + extra_padding, self.max_tokens)
         shape = (len(rows), length)

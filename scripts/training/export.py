@@ -86,7 +86,7 @@ def quantize_weights(path: Path) -> None:
                 axis=axis,
             )
         )
-    # Nodes must be in topological order. These nodes come first, because their inputs are only weights.
+    # Nodes must be in topological order. The inputs of these are only weights, so they come first.
     nodes = [*dequantize_nodes, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -32,7 +32,7 @@ class Example:
 
 
 def soft_targets(sentences: list[Sentence], slope: float) -> Tensor:
-    """Return the ratings as probabilities: a rating of 3 gives a higher one than a rating of 0.5."""
+    """Return the ratings as probabilities. A rating of 3 is more certain than one of 0.5."""
     ratings = torch.tensor([sentence.rating for sentence in sentences])
     positive = torch.sigmoid(slope * ratings)
     return torch.stack([1 - positive, positive], dim=1)

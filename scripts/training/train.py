@@ -101,9 +101,9 @@ def report(folder: Path, held_out: list[Sentence], golden: list[Sentence]) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder that receives v1/ and v2/")
+    parser.add_argument("--output", type=Path, required=True, help="folder for v1/ and v2/")
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads")
-    parser.add_argument("--threads", type=int, default=2, help="number of threads; changes the results slightly")
+    parser.add_argument("--threads", type=int, default=2, help="threads; results vary slightly")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)

@@ -16,7 +16,7 @@ from servers import Server
 CONNECTIONS = 500
 ROUNDS = 5
 SECONDS = 5
-# Requests per second in the open loop: in a stall, more requests are due than there are connections.
+# Requests per second in the open loop. In a stall more requests are due than there are connections.
 RATE = 2_000
 
 

@@ -52,7 +52,7 @@ impl Torture {
             ),
             ("promoted", _) => ensure!(recovered["active"] == plan["idle"], "{recovered}"),
             ("refused" | "rolled_back", _) => {
-                ensure!(recovered["active"] == plan["active"], "{recovered}")
+                ensure!(recovered["active"] == plan["active"], "{recovered}");
             }
             // Here a deployment halts only after `deployer switch`.
             ("halted", _) => {}
