@@ -13,9 +13,9 @@ const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(1));
 type Result<T = ()> = anyhow::Result<T>;
 
 /// Deploys on a stack with a problem. Fails unless the deployer names the problem, and changes nothing.
-async fn ensure_refused(stack: &Stack, more: &[&str], code: i32, reason: &str) -> Result {
+async fn ensure_refused(stack: &Stack, arguments: &[&str], code: i32, reason: &str) -> Result {
     let run = stack
-        .expect_exit(code, &[&["deploy", "v2"], more].concat())
+        .expect_exit(code, &[&["deploy", "v2"], arguments].concat())
         .await?;
     ensure!(run.stderr.contains(reason), "{}", run.stderr);
     let status = stack.status().await?;

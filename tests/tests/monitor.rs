@@ -94,8 +94,8 @@ async fn frozen_standby_loses_fit_flag_until_healthy() -> Result {
     let traffic = monitored.stack.start_traffic(8, PAUSE)?;
     ensure!(monitored.is_fit(BLUE).await?, "blue lost its fit flag");
     monitored.stack.signal_service("blue", "STOP")?;
-    let took = monitored.receiver.wait_for_alert("down", "blue").await?;
-    ensure!(took < ALERT_LIMIT, "{took:?}");
+    let delay = monitored.receiver.wait_for_alert("down", "blue").await?;
+    ensure!(delay < ALERT_LIMIT, "{delay:?}");
     ensure!(
         !monitored.is_fit(BLUE).await?,
         "blue still has its fit flag"
@@ -123,8 +123,8 @@ async fn killed_standby_is_restarted_with_restart_standby() -> Result {
     let monitored = MonitoredStack::start(&[restart, many_good_checks].concat()).await?;
     let traffic = monitored.stack.start_traffic(8, PAUSE)?;
     monitored.stack.signal_service("blue", "KILL")?;
-    let took = monitored.receiver.wait_for_alert("down", "blue").await?;
-    ensure!(took < ALERT_LIMIT, "{took:?}");
+    let delay = monitored.receiver.wait_for_alert("down", "blue").await?;
+    ensure!(delay < ALERT_LIMIT, "{delay:?}");
     wait_until(async || Ok(!monitored.is_fit(BLUE).await?)).await?;
     monitored.receiver.wait_for_alert("up", "blue").await?;
     wait_until(async || monitored.is_fit(BLUE).await).await?;
@@ -138,12 +138,12 @@ async fn slow_standby_loses_fit_flag_until_fast() -> Result {
     let traffic = monitored.stack.start_traffic(8, PAUSE)?;
     ensure!(monitored.is_fit(GREEN).await?, "green has no fit flag");
     monitored.stack.signal_service("green", "USR1")?;
-    let took = monitored.receiver.wait_for_alert("down", "green").await?;
-    ensure!(took < ALERT_LIMIT, "{took:?}");
+    let delay = monitored.receiver.wait_for_alert("down", "green").await?;
+    ensure!(delay < ALERT_LIMIT, "{delay:?}");
     wait_until(async || Ok(!monitored.is_fit(GREEN).await?)).await?;
     monitored.stack.signal_service("green", "USR1")?;
-    let took = monitored.receiver.wait_for_alert("up", "green").await?;
-    ensure!(took < ALERT_LIMIT, "{took:?}");
+    let delay = monitored.receiver.wait_for_alert("up", "green").await?;
+    ensure!(delay < ALERT_LIMIT, "{delay:?}");
     wait_until(async || monitored.is_fit(GREEN).await).await?;
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
