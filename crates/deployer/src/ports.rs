@@ -102,6 +102,8 @@ pub enum ServiceState {
     Running,
     /// It does not run, for this reason.
     Stopped(String),
+    /// It is paused, as this text describes: it answers nothing, and keeps its port.
+    Paused(String),
     /// Something else runs it, and this deployer cannot tell.
     Unmanaged,
 }

@@ -54,7 +54,7 @@ pub(super) struct ColorStatus {
     /// Whether it may stand in for the other color.
     pub(super) fit: bool,
     pub(super) healthy: bool,
-    /// Whether it does not run.
+    /// Whether it does not run, or is paused.
     pub(super) stopped: bool,
     /// Why it is not healthy, if it is not.
     pub(super) reason: Option<String>,
@@ -136,11 +136,12 @@ async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> Color
         Ok(health) => status.health = health,
         Err(error) => {
             let state = ports.fleet.inspect(Service::Server(color)).await;
-            status.stopped = matches!(state, Ok((ServiceState::Stopped(_), _)));
-            status.reason = Some(match state {
-                Ok((ServiceState::Stopped(how), _)) => how,
-                _ => error.to_string(),
-            });
+            let how = match state {
+                Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) => Some(how),
+                Ok((ServiceState::Running | ServiceState::Unmanaged, _)) | Err(_) => None,
+            };
+            status.stopped = how.is_some();
+            status.reason = Some(how.unwrap_or_else(|| error.to_string()));
         }
     }
     status
