@@ -82,8 +82,9 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     let mut colors = [blue, green];
     match ports.request_log.as_ref().map(|log| log.new_requests()) {
         Some(Ok(requests)) => {
+            let now = Timestamp::now();
             for status in &mut colors {
-                status.clients = Some(clients(status.color, &requests));
+                status.clients = Some(clients(status.color, &requests, now));
             }
         }
         Some(Err(error)) => problems.push(error.to_string()),
@@ -104,8 +105,9 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     }
 }
 
-fn clients(color: Color, requests: &[Request]) -> Clients {
-    let now = Timestamp::now().as_millisecond() as f64 / 1000.0;
+/// What clients received in the last [`RECENT`] seconds before `now`.
+fn clients(color: Color, requests: &[Request], now: Timestamp) -> Clients {
+    let now = now.as_millisecond() as f64 / 1000.0;
     let read = requests.first().map_or(RECENT, |first| now - first.at);
     let recent = read.clamp(0.0, RECENT);
     let first = requests.partition_point(|request| request.at < now - recent);
@@ -145,4 +147,39 @@ async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> Color
         }
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A request that ended at this time, in seconds since 1970.
+    fn request(at: f64) -> Request {
+        Request {
+            at,
+            by_deployer: false,
+            wanted: Color::Blue,
+            answered: Some(Color::Blue),
+            status: 200,
+            attempts: vec![Some(200)],
+            took: Some(Duration::from_millis(2)),
+            waited: Duration::from_millis(3),
+            label: None,
+        }
+    }
+
+    #[test]
+    fn client_figures_cover_only_recent_requests() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let figures = |at: &[f64]| {
+            let requests: Vec<Request> = at.iter().copied().map(request).collect();
+            let clients = clients(Color::Blue, &requests, now);
+            (clients.requests, clients.recent_seconds)
+        };
+        assert_eq!(figures(&[10.0, 699.0, 701.0, 999.0]), (2, 300.0));
+        assert_eq!(figures(&[880.0, 999.0]), (2, 120.0));
+        assert_eq!(figures(&[]), (0, 300.0));
+    }
 }
