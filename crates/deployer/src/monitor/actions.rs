@@ -186,7 +186,7 @@ async fn start_if_stopped(
     standby: Color,
 ) -> Option<Color> {
     let state = ports.fleet.inspect(Service::Server(standby)).await;
-    let Ok((ServiceState::Stopped(how), Some(version))) = state else {
+    let Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), Some(version))) = state else {
         return None;
     };
     let _lock = lock(settings, reporter)?;

@@ -121,7 +121,7 @@ impl State {
             by_deployer,
             ..unanswered(wanted)
         };
-        let mut answer = Err(PortError("nobody answered".to_owned()));
+        let mut answer = Err(PortError::Unreachable("nobody answered".to_owned()));
         for color in std::iter::once(wanted).chain(standby) {
             answer = self.server(color).predict(true);
             request.status = if answer.is_ok() { 200 } else { 500 };
@@ -248,7 +248,7 @@ impl Scene {
     ) -> Result<T, PortError> {
         let state = &mut *self.lock();
         let number = state.script.count();
-        let failure = || Err(PortError(format!("{call:?} failed")));
+        let failure = || Err(PortError::Other(format!("{call:?} failed")));
         let result = match state.script.fault(number, call) {
             Some(Fault::Before) => failure(),
             Some(Fault::After) => effect(state).and_then(|_| failure()),
@@ -374,7 +374,7 @@ impl Fleet for Scene {
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
         self.call(Call::Start(color, version.to_owned()), |state| {
             if state.candidate.trouble == Trouble::CannotStart {
-                return Err(PortError("no such image".to_owned()));
+                return Err(PortError::ProgramFailed("no such image".to_owned()));
             }
             *state.server(color) = state.candidate.started(version);
             Ok(())
@@ -469,7 +469,7 @@ impl Hooks for Scene {
         _: Option<&str>,
     ) -> Result<(), PortError> {
         if self.lock().failing_hook == Some((point, phase)) {
-            return Err(PortError("the hook fails".to_owned()));
+            return Err(PortError::ProgramFailed("the hook fails".to_owned()));
         }
         Ok(())
     }

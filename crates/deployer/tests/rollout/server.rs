@@ -111,10 +111,10 @@ impl Server {
 
     pub(crate) fn health(&self) -> Result<Health, PortError> {
         match self.trouble() {
-            Trouble::Exited => return Err(PortError("connection refused".to_owned())),
-            Trouble::Unhealthy => return Err(PortError("answered 503".to_owned())),
+            Trouble::Exited => return Err(PortError::Unreachable("connection refused".to_owned())),
+            Trouble::Unhealthy => return Err(refused(503, "answered 503")),
             _ if self.started.elapsed() < WARM_UP => {
-                return Err(PortError("answered 503, loading".to_owned()));
+                return Err(refused(503, "answered 503, loading"));
             }
             _ => {}
         }
@@ -152,7 +152,7 @@ impl Server {
     /// Answers one prediction; `client` tells whether it came through the router.
     pub(crate) fn predict(&mut self, client: bool) -> Result<Prediction, PortError> {
         if self.trouble() == Trouble::Exited {
-            return Err(PortError("connection refused".to_owned()));
+            return Err(PortError::Unreachable("connection refused".to_owned()));
         }
         self.requests += 1;
         let fails = match self.trouble() {
@@ -167,7 +167,7 @@ impl Server {
         };
         self.failed += u64::from(fails);
         if fails {
-            return Err(PortError("answered 500".to_owned()));
+            return Err(refused(500, "answered 500"));
         }
         let (label, slower) = match self.trouble() {
             Trouble::IsWrong => ("bad", 1),
@@ -203,4 +203,11 @@ impl Server {
 /// The digest of the files of `version`.
 pub(crate) fn digest(version: &str) -> String {
     format!("digest of {version}")
+}
+
+fn refused(status: u16, message: &str) -> PortError {
+    PortError::Refused {
+        status,
+        message: message.to_owned(),
+    }
 }
