@@ -27,16 +27,15 @@ pub(crate) fn write_nginx_files(directory: &Path, ports: &PortBlock) -> anyhow::
     Ok(())
 }
 
-/// Copies `compose.yaml` and nginx's files as they are shipped. `.env` sets the project, the ports, and the user.
+/// Copies `compose.yaml`, `server.env`, and nginx's files as they are shipped. `.env` sets the project, the ports, and the user.
 pub(crate) fn write_compose_files(
     directory: &Path,
     ports: &PortBlock,
     project: &str,
 ) -> anyhow::Result<()> {
-    fs::copy(
-        repository().join("compose.yaml"),
-        directory.join("compose.yaml"),
-    )?;
+    for name in ["compose.yaml", "server.env"] {
+        fs::copy(repository().join(name), directory.join(name))?;
+    }
     fs::create_dir(directory.join("nginx"))?;
     for name in COMMON_FILES
         .into_iter()

@@ -32,7 +32,7 @@ struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// File of settings in the format of server.env.example; flags and environment override it
+    /// File of settings such as server.env: NAME=VALUE lines; flags and environment override it
     #[arg(long, value_name = "PATH")]
     settings: Option<PathBuf>,
 
@@ -45,7 +45,7 @@ enum Command {
     /// Request /health from a running server: exit code 0 if it is healthy, 1 if not
     Healthcheck(HealthcheckArguments),
 
-    /// Print all settings with their defaults, as a template of server.env
+    /// Print all settings with their defaults, in the format of server.env
     Settings,
 
     /// Run the model on texts without a server, and print texts per second

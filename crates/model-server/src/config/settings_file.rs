@@ -66,7 +66,7 @@ pub fn with_settings_file(command: &Command, path: &Path) -> Result<Command, Set
 pub fn settings_template(command: &Command) -> String {
     let mut template = "\
 # Settings of the model server, for `docker compose` and for `model-server --settings server.env`.
-# Copy this file to server.env, and remove the # before the settings that you change. Made by `model-server settings`.
+# Copy what you change to server.env, without the #. Made by `model-server settings`.
 # The image has its own defaults for HOST, MODEL_ROOT, and ENGINE; compose.yaml sets PORT and MODEL_VERSION.
 "
     .to_owned();

@@ -15,7 +15,7 @@ const OLDEST_ENGINE: (u64, u64) = (20, 10);
 /// The version of Ubuntu 22.04.
 const OLDEST_COMPOSE: (u64, u64) = (2, 20);
 
-const INSTALL: &str = "install Docker Engine 20.10 or later with its plugin Compose 2.24 or later, or set fleet.kind to process, which needs no Docker";
+const INSTALL: &str = "install Docker Engine 20.10 or later with its plugin Compose 2.20 or later, or set fleet.kind to process, which needs no Docker";
 
 impl ComposeFleet {
     pub(super) async fn examine(&self) -> Vec<Finding> {
@@ -171,7 +171,7 @@ fn judge_compose(output: Result<String, PortError>) -> Finding {
         Err(error) => Finding::wrong(
             "docker",
             format!("no plugin Compose: {error}"),
-            "install the plugin Compose 2.24 or later (the package docker-compose-v2, docker-compose-plugin or, from Debian 13 on, docker-compose)",
+            "install the plugin Compose 2.20 or later (the package docker-compose-v2, docker-compose-plugin or, from Debian 13 on, docker-compose)",
         ),
     }
 }
