@@ -192,7 +192,7 @@ impl Server {
             match self.current_fault() {
                 ServerFault::FailsUnderLoad if number % 10 == 0 => load.failed("status 503"),
                 ServerFault::StallsUnderLoad if number == 0 => {
-                    load.answered(Duration::from_mins(1))
+                    load.answered(Duration::from_mins(1));
                 }
                 ServerFault::Slow(factor) => load.answered(PREDICTION_LATENCY * factor),
                 _ => load.answered(PREDICTION_LATENCY),
