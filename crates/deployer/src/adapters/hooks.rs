@@ -149,37 +149,37 @@ mod tests {
         hooks
             .run(HookPoint::After, Phase::Switched, &plan, None)
             .await
-            .expect("no command is set for this");
+            .expect("no hook is set for this point");
         let result = hooks
             .run(HookPoint::Before, Phase::Switched, &plan, None)
             .await;
-        let written = std::fs::read_to_string(directory.path().join("out")).unwrap_or_default();
-        (result.map_err(|error| error.to_string()), written)
+        let output = std::fs::read_to_string(directory.path().join("out")).unwrap_or_default();
+        (result.map_err(|error| error.to_string()), output)
     }
 
     #[tokio::test]
     async fn hook_receives_deployment_in_environment() {
-        let (result, written) = run(&[
+        let (result, output) = run(&[
             "sh",
             "-c",
             "echo $DEPLOYMENT_ID $DEPLOYMENT_PHASE $DEPLOYMENT_VERSION $DEPLOYMENT_CANDIDATE > out",
         ])
         .await;
         assert_eq!(result, Ok(()));
-        assert_eq!(written, "19700101T000000.000Z-v2 switched v2 green\n");
+        assert_eq!(output, "19700101T000000.000Z-v2 switched v2 green\n");
     }
 
     #[tokio::test]
     async fn hook_error_names_failure_timeout_and_missing_program() {
-        let problem = async |command: &[&str]| run(command).await.0.unwrap_err();
-        let failing = problem(&["sh", "-c", "echo not today >&2; exit 3"]).await;
+        let error_of = async |command: &[&str]| run(command).await.0.unwrap_err();
+        let failing = error_of(&["sh", "-c", "echo not today >&2; exit 3"]).await;
         assert!(
             failing.contains("hooks.before, for switched, ended with exit status: 3: not today"),
             "{failing}"
         );
-        let hanging = problem(&["sh", "-c", "sleep 5 | sleep 5"]).await;
+        let hanging = error_of(&["sh", "-c", "sleep 5 | sleep 5"]).await;
         assert!(hanging.contains("did not end within 300ms"), "{hanging}");
-        let missing = problem(&["no-such-program"]).await;
+        let missing = error_of(&["no-such-program"]).await;
         assert!(
             missing.contains("no-such-program") && missing.contains("cannot be run"),
             "{missing}"
