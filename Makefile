@@ -1,30 +1,29 @@
-# Blue-green deployment for model servers. `make` lists what there is.
+# Blue-green deployment for model servers. `make` without a target lists all targets.
 
-# What runs the servers: compose or process; empty for the setting in deployer.toml.
+# The fleet that runs the servers: compose or process. If it is empty, deployer.toml decides.
 FLEET ?=
-# The deployer program; with an installed one: make DEPLOYER=deployer ...
+# The deployer program. To use an installed one: make DEPLOYER=deployer ...
 DEPLOYER ?= target/debug/deployer
-# Remote machines: `make ship HOST=user@vm` (see scripts/vm). Only from the command line, because HOST in the
+# Remote machines: `make ship HOST=user@vm` (see scripts/vm). Only HOST on the command line counts, because HOST in the
 # environment is a setting of the model server.
 VM = $(if $(findstring command,$(origin HOST)),$(HOST))
 FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 
-# What has to be built first: the deployer, unless it is an installed one, and the servers. Programs are named
-# by --bin, so that every target selects the same packages and features: with -p, cargo would compile
-# dependencies again.
+# The programs to build first: the deployer, unless it is an installed one, and for the process fleet the model server.
+# --bin names them, so that every target selects the same features. With -p, cargo would compile dependencies again.
 PROGRAMS = $(if $(VM),,$(if $(filter target/debug/%,$(DEPLOYER)),--bin deployer) $(if $(filter process,$(FLEET)),--bin model-server))
 
 .DEFAULT_GOAL := help
 .PHONY: help programs setup demo up down deploy rollback recover status history doctor provision ship logs images test test-all e2e lint bench soak torture clean
 
-help: ## Show this list
+help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n  Variables: VERSION=v2 (deploy), FLEET=compose|process, DEPLOYER=path\n             HOST=user@vm,... NAME=service PORT=8080 (scripts/vm)\n'
 
 setup: ## Install what the other targets need (Debian or Ubuntu)
 	scripts/setup test
 
-demo: ## Replace a release under live traffic, roll back a bad one, refuse another (no Docker needed)
+demo: ## Promote a release under live traffic, roll back a bad one, refuse another; without Docker
 	scripts/setup demo
 	cargo build --locked --bin deployer --bin demo --bin faulty-server
 	target/debug/demo
@@ -36,25 +35,25 @@ up: programs ## Start the router and both colors
 down: programs ## Stop the router and both colors
 	$(if $(VM),scripts/vm down,$(DEPLOYER) down $(FLEET_FLAG))
 
-deploy: programs ## Deploy VERSION to the idle color: prove it, switch, bake
+deploy: programs ## Deploy VERSION to the idle color: run the gates, switch, bake
 	$(if $(VM),scripts/vm deploy $(VERSION),$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG))
 
 rollback: programs ## Move all traffic back to the previous release
 	$(if $(VM),scripts/vm rollback,$(DEPLOYER) rollback $(FLEET_FLAG))
 
-provision: ## Prepare the machine HOST=user@vm
+provision: ## Prepare the machine HOST=user@vm for the service
 	@$(if $(VM),,echo "usage: make provision HOST=user@vm" >&2; exit 2;) scripts/vm provision
 
-ship: ## Send VERSION to HOST=user@vm and deploy it there, over SSH and without a registry
+ship: ## Send VERSION to HOST=user@vm over SSH, and deploy it there
 	@$(if $(VM),,echo "usage: make ship HOST=user@vm VERSION=v2" >&2; exit 2;) scripts/vm ship $(VERSION)
 
-recover: programs ## Complete or undo what a killed deployer left
+recover: programs ## Complete or undo the work of a killed deployer
 	$(if $(VM),scripts/vm recover,$(DEPLOYER) recover $(FLEET_FLAG))
 
 status: programs ## Show what each color serves and where traffic goes
 	$(if $(VM),scripts/vm status,$(DEPLOYER) status $(FLEET_FLAG))
 
-history: programs ## Show who changed what, when, and why
+history: programs ## Show all changes: who, what, when, and why
 	$(if $(VM),scripts/vm history,$(DEPLOYER) history)
 
 doctor: programs ## Find problems of this installation
@@ -66,26 +65,26 @@ logs: ## Follow the logs of the router and both colors
 images: ## Build the Docker images
 	docker/build
 
-test: ## Run what must hold after every change (about 15 minutes)
+test: ## Run the tests that must pass after every change (about 15 minutes)
 	scripts/test
 
 test-all: ## Run the longer tests: image build in Docker, virtual machine, bare machine, an hour of kills
 	scripts/test-all
 
-e2e: ## Run the end-to-end tests alone; the images must have been built
+e2e: ## Run only the end-to-end tests; build the images first
 	cargo build --locked --all-targets
 	cargo nextest run --locked -E "package(end-to-end)"
 
-lint: ## Check format, lints, dependencies, scripts and spelling
+lint: ## Check format, lints, dependencies, scripts, and spelling
 	scripts/lint
 
-bench: ## Measure serving beside its peers, overload, and switching; rewrites docs/benchmarks.md
+bench: ## Measure serving beside its peers, overload, and switching; rewrite docs/benchmarks.md
 	scripts/bench
 
-soak: ## Load the model server for an hour; fails when its memory grows
+soak: ## Load the model server for an hour; fail if its memory grows
 	scripts/bench soak
 
-torture: ## Kill 200 deployers under load, then switch back and forth for an hour
+torture: ## Kill 200 deployers under load, then switch traffic back and forth for an hour
 	cargo build --locked --bin deployer --bin model-server --bin torture
 	target/debug/torture
 

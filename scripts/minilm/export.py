@@ -1,7 +1,7 @@
-"""Make a classifier of all-MiniLM-L6-v2 for benchmarks: fp32 and dynamically quantized int8.
+"""Make a classifier from all-MiniLM-L6-v2 for benchmarks: fp32 and dynamically quantized int8.
 
-The encoder is the published one; the two-class head on its mean-pooled output is untrained. Its
-answers mean nothing, its speed and memory are those of a real model.
+The encoder is the published one. The two-class head on its mean-pooled output is untrained, so the
+answers mean nothing. Speed and memory are those of a real model.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SENTENCES = [
 
 
 class Classifier(nn.Module):
-    """The encoder, the mean over its real tokens, and a linear head."""
+    """The encoder, the mean over the tokens without padding, and a linear head."""
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
 
 
 def tokenize(tokenizer: Tokenizer, sentences: list[str]) -> dict[str, np.ndarray]:
-    """The graph's inputs for `sentences`, padded to the longest."""
+    """Return the graph's inputs for the sentences, padded to the longest."""
     rows = [tokenizer.encode(sentence).ids for sentence in sentences]
     longest = max(map(len, rows))
     ids = np.array([row + [0] * (longest - len(row)) for row in rows])
@@ -59,7 +59,7 @@ def tokenize(tokenizer: Tokenizer, sentences: list[str]) -> dict[str, np.ndarray
 
 
 def export(model: Classifier, inputs: dict[str, np.ndarray], path: Path) -> None:
-    """Write the graph with dynamic batch and sequence axes, and check it against torch."""
+    """Write the graph with dynamic batch and sequence axes, and compare its output with torch's."""
     example = tuple(torch.from_numpy(inputs[name]) for name in INPUTS)
     torch.onnx.export(
         model,
@@ -80,7 +80,7 @@ def export(model: Classifier, inputs: dict[str, np.ndarray], path: Path) -> None
 
 
 def write_release(folder: Path, tokenizer: Tokenizer, encoder_config: dict) -> None:
-    """Write what belongs beside model.onnx."""
+    """Write the tokenizer and the configuration of a release."""
     tokenizer.save(str(folder / "tokenizer.json"))
     config = encoder_config | {
         "architectures": ["BertForSequenceClassification"],
@@ -101,7 +101,7 @@ def main() -> None:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     model = Classifier(base).eval()
-    # Complete or not there at all: an interrupted export must not look like a finished one.
+    # The releases are renamed when both are complete, so an interrupted export leaves no release.
     fresh = output / "minilm.new"
     shutil.rmtree(fresh, ignore_errors=True)
     for kind in ("fp32", "int8"):

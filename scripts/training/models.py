@@ -1,4 +1,4 @@
-"""The two classifiers, written with plain operators so that they export well."""
+"""The two classifiers, written with plain operators so that ONNX export works."""
 
 import json
 import math
@@ -13,13 +13,13 @@ MAX_TOKENS = 128
 
 
 def masked_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """Average over real tokens only, so padding cannot change the result."""
+    """Return the mean over the tokens without padding, so padding cannot change the result."""
     weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
 
 class BagClassifier(nn.Module):
-    """v1: the mean of word-piece embeddings and one hidden layer; no word order."""
+    """v1: the mean of word-piece embeddings, and one hidden layer. It ignores word order."""
 
     def __init__(self, vocab_size: int, width: int = 64, hidden: int = 64):
         super().__init__()
@@ -30,7 +30,7 @@ class BagClassifier(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        # The mean over real tokens as a product, which engines calculate faster than a masked sum.
+        # The mean as a matrix product, which engines calculate faster than a masked sum.
         weights = attention_mask.to(self.embedding.weight.dtype).unsqueeze(1)
         total = (weights @ self.embedding(input_ids)).flatten(1)
         pooled = total / weights.sum(dim=2).clamp(min=1.0)
@@ -69,7 +69,7 @@ class EncoderLayer(nn.Module):
 
 
 class EncoderClassifier(nn.Module):
-    """v2: a few pretrained transformer layers, mean pooling and a linear head."""
+    """v2: a few pretrained transformer layers, mean pooling, and a linear head."""
 
     def __init__(self, config: dict, vocab_size: int, layers: int):
         super().__init__()
@@ -86,7 +86,7 @@ class EncoderClassifier(nn.Module):
         self.output = nn.Linear(width, 2)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        # 0 for real tokens, -10000 for padding: exp() of that is exactly 0.
+        # 0 for tokens, and -10000 for padding, because exp(-10000) is exactly 0.
         mask_bias = (1.0 - attention_mask.to(torch.float32))[:, None, None, :] * -10000.0
         positions = self.positions.weight[: input_ids.shape[1]]
         x = self.words(input_ids) + positions
@@ -104,7 +104,7 @@ def load_encoder(folder: Path, kept_ids: list[int], kept_layers: list[int]) -> E
     state = model.state_dict()
 
     state["words.weight"] = weights["embeddings.word_embeddings.weight"][kept_ids]
-    # There is one segment only, so its embedding is folded into the positions.
+    # There is only one segment, so its embedding is added to the positions.
     state["positions.weight"] = (
         weights["embeddings.position_embeddings.weight"][:MAX_TOKENS]
         + weights["embeddings.token_type_embeddings.weight"][0]
@@ -122,8 +122,8 @@ def load_encoder(folder: Path, kept_ids: list[int], kept_layers: list[int]) -> E
             f"layers.{index}.outer": f"{prefix}.output.dense",
             f"layers.{index}.output_norm": f"{prefix}.output.LayerNorm",
         }
-    for ours, theirs in names.items():
+    for name, base_name in names.items():
         for kind in ("weight", "bias"):
-            state[f"{ours}.{kind}"] = weights[f"{theirs}.{kind}"]
+            state[f"{name}.{kind}"] = weights[f"{base_name}.{kind}"]
     model.load_state_dict(state)
     return model

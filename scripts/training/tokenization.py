@@ -1,4 +1,4 @@
-"""Tokenizers: one learned from the training texts, one trimmed from BERT's."""
+"""Make both tokenizers: one is learned from the training texts, and one is trimmed from BERT's."""
 
 import json
 from collections import Counter
@@ -18,13 +18,13 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
 def assemble(vocab: dict[str, int]) -> Tokenizer:
-    """An uncased BERT-style tokenizer around a vocabulary."""
+    """Return an uncased BERT-style tokenizer with this vocabulary."""
     tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder()
     tokenizer.add_special_tokens(SPECIAL_TOKENS)
-    # The two markers also keep an empty text from becoming an empty sequence.
+    # With the two markers, an empty text is not an empty sequence.
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",
         special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
@@ -34,7 +34,7 @@ def assemble(vocab: dict[str, int]) -> Tokenizer:
 
 
 def learn_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """v1: a vocabulary learned from the training texts alone."""
+    """Return the tokenizer of v1, with a vocabulary learned only from the training texts."""
     learner = Tokenizer(WordPiece(unk_token="[UNK]"))
     learner.normalizer = BertNormalizer(lowercase=True)
     learner.pre_tokenizer = BertPreTokenizer()
@@ -45,17 +45,17 @@ def learn_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
-    # The trainer numbers some pieces in random order; sorting makes runs comparable.
+    # The trainer numbers some pieces in random order. Sorting makes runs comparable.
     pieces = sorted(set(learner.get_vocab()) - set(SPECIAL_TOKENS))
     return assemble({token: index for index, token in enumerate([*SPECIAL_TOKENS, *pieces])})
 
 
 def trim_tokenizer(base: Path, texts: list[str], vocab_size: int) -> tuple[Tokenizer, list[int]]:
-    """v2: keep the pretrained pieces that matter; returns their original ids too.
+    """Return the tokenizer of v2 with a trimmed vocabulary, and the original IDs of its pieces.
 
-    Kept are the special tokens, every single character that Western text needs
-    (so that any word can still be spelled out), the pieces the training texts
-    use, most frequent first, and then the pieces ranked first by the original.
+    It keeps the special tokens, and the single characters of Western text, so that every word
+    can be spelled. Then come the pieces of the training texts, the most frequent first, and then
+    the other pieces in the original order.
     """
     original = Tokenizer.from_file(str(base / "tokenizer.json"))
     original.no_truncation()
@@ -78,7 +78,7 @@ def trim_tokenizer(base: Path, texts: list[str], vocab_size: int) -> tuple[Token
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    # Compact JSON: the vocabulary is most of the file.
+    # Compact JSON, because the vocabulary makes the file large.
     content = json.loads(tokenizer.to_str())
     path.write_text(
         json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"

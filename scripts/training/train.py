@@ -1,4 +1,4 @@
-"""From rated sentences to two served releases: run `python train.py --help`."""
+"""Train both releases from the rated sentences: run `python train.py --help`."""
 
 import argparse
 import json
@@ -25,11 +25,11 @@ from fitting import Recipe, make_examples, train
 from models import BagClassifier, load_encoder
 from tokenization import learn_tokenizer, save_tokenizer, trim_tokenizer
 
-# Compared on a tenth of the training part, never on held-out sentences.
+# Chosen by comparison on a tenth of the training part, never on held-out sentences.
 V1_VOCAB, V1_WIDTH, V1_HIDDEN = 4000, 64, 64
 V1_RECIPE = Recipe(epochs=10, learning_rate=3e-3, batch_size=64)
 
-# Customary values for fine-tuning; vocabulary and layers are what fits the size limit.
+# Usual values for fine-tuning. The size limit determines vocabulary and layers.
 V2_LAYERS = [0, 1, 2]
 V2_VOCAB = 5800
 V2_RECIPE = Recipe(epochs=3, learning_rate=1e-4)
@@ -86,7 +86,7 @@ def build_v2(folder: Path, work: Path, training: list[Sentence]) -> str:
 
 
 def report(folder: Path, held_out: list[Sentence], golden: list[Sentence]) -> dict:
-    """Measure one release as served, and print what was measured."""
+    """Measure a release with the served files. Print and return its accuracy."""
     release = Release(folder)
     scores = {"held_out": accuracy(release, held_out), "golden": accuracy(release, golden)}
     worst = check_batching(release, held_out)
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for v1/ and v2/")
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads")
-    parser.add_argument("--threads", type=int, default=2, help="results depend on it slightly")
+    parser.add_argument("--threads", type=int, default=2, help="threads; results vary slightly")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)

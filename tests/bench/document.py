@@ -1,4 +1,4 @@
-"""Renders results by the templates: the sections of docs/benchmarks.md, and a soak's table."""
+"""Renders results with the templates: the sections of docs/benchmarks.md, and a soak's table."""
 
 import tomllib
 from collections import Counter
@@ -31,7 +31,7 @@ NAMES = tomllib.loads(Path(__file__).with_name("names.toml").read_text())
 
 
 def render(result: dict[str, Any]) -> str:
-    """Returns the text of a result."""
+    """Returns the rendered text of a result."""
     values = {
         "models": _models,
         "overload": _overload,
@@ -43,7 +43,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def replace_section(document: str, section: str, text: str) -> str:
-    """Replaces the text of one section of a document, and returns the document."""
+    """Returns the document with another text for one section."""
     parts = [fill("head")]
     for name in SECTIONS:
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -55,12 +55,12 @@ def replace_section(document: str, section: str, text: str) -> str:
 
 
 def fill(template: str, **values: Any) -> str:
-    """Returns the text of a template with its values."""
+    """Returns a template with its placeholders replaced by the values."""
     return (TEMPLATES / f"{template}.md").read_text().format(**values).strip()
 
 
 def rows(lines: Iterable[Iterable[Any]]) -> str:
-    """Returns rows of a table."""
+    """Returns the rows of a Markdown table."""
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
 
@@ -80,27 +80,27 @@ def align(text: str) -> str:
     return "\n".join(parts)
 
 
-def machine(about: dict[str, Any]) -> str:
-    """Returns the data of the machine that was measured, as a list."""
-    others = about["used_by_others"]
-    told = {
-        "instruction_sets": instruction_sets(about["processor_flags"]),
-        "loads": ", ".join(f"{it:.2f}" for it in about["load_averages"]),
+def machine(description: dict[str, Any]) -> str:
+    """Returns the description of the machine as a list."""
+    others = description["used_by_others"]
+    values = {
+        "instruction_sets": instruction_sets(description["processor_flags"]),
+        "loads": ", ".join(f"{it:.2f}" for it in description["load_averages"]),
         "median": f"{median(others) * 100:.0f} %",
         "worst": f"{max(others) * 100:.0f} %",
         "verdict": "the machine was quiet" if max(others) < QUIET else NOISY,
     }
-    return fill("machine", **about, **told)
+    return fill("machine", **description, **values)
 
 
 def instruction_sets(flags: list[str]) -> str:
-    """Returns which instruction sets of names.toml a processor has, and which it lacks."""
+    """Returns the instruction sets of names.toml, each with `no` if the processor lacks it."""
     names = NAMES["instruction_sets"].items()
     return ", ".join(name if flag in flags else f"no {name}" for flag, name in names)
 
 
 def rate(per_second: float) -> str:
-    """Returns a rate, with one decimal below 1,000."""
+    """Returns a rate as text, with one decimal below 1,000."""
     return f"{per_second:.1f}" if per_second < 1000 else f"{per_second:,.0f}"
 
 
@@ -200,8 +200,10 @@ def _load(records: list[dict], load: str) -> dict[str, str]:
         for name, of in zip(NAMES["ways"].values(), failures, strict=True)
         for failure, count in sorted(of.items())
     ]
-    told = "\n".join(["What failed:\n", *failed]) if failed else "No request failed by any way."
-    return {"rows": rows(lines), "failures": told}
+    failures_text = (
+        "\n".join(["Failed requests:\n", *failed]) if failed else "No request failed by any way."
+    )
+    return {"rows": rows(lines), "failures": failures_text}
 
 
 def total(counts: Iterable[dict[str, int]]) -> Counter[str]:
@@ -210,7 +212,7 @@ def total(counts: Iterable[dict[str, int]]) -> Counter[str]:
 
 
 def time_ratio(dividend: float, divisor: float) -> str:
-    """Returns a ratio of times, or "" if one is missing or not positive."""
+    """Returns a ratio of two times as text; empty if one of them is missing or not positive."""
     return f"{dividend / divisor:.2f}" if dividend > 0 and divisor > 0 else ""
 
 
@@ -218,22 +220,22 @@ def _generator(figures: dict[str, Any]) -> dict[str, Any]:
     records = figures["records"]
     goals = goals_of("generator", figures)
     waiting = median_of(records, "waiting", target="fast", tool="deployer")
-    tables = {target: _beside(records, target) for target in ("fast", "closed", "open")}
-    told = rows([it.name, it.bound(), it.cell("deployer", 3)] for it in goals)
-    return figures["settings"] | tables | {"waiting": waiting, "goals": told}
+    tables = {target: _comparison_rows(records, target) for target in ("fast", "closed", "open")}
+    goal_rows = rows([it.name, it.bound(), it.cell("deployer", 3)] for it in goals)
+    return figures["settings"] | tables | {"waiting": waiting, "goals": goal_rows}
 
 
-def _beside(records: list[dict], target: str) -> str:
-    """Returns the rows of both tools, and of the server's own figures if there are any."""
+def _comparison_rows(records: list[dict], target: str) -> str:
+    """Returns the rows with the figures of both tools, and of the server if it has own figures."""
     lines = []
     for figure in ("per_second", "p50", "p90", "p99"):
         name, digits = ("requests/s", 0) if figure == "per_second" else (f"{figure}, ms", 1)
-        told = select(records, target=target)
-        by_tool = [median_of(told, figure, tool=it) for it in ("peer", "deployer")]
+        of_target = select(records, target=target)
+        by_tool = [median_of(of_target, figure, tool=it) for it in ("peer", "deployer")]
         cells = [f"{it:,.{digits}f}" for it in by_tool]
         cells.append(f"{median_ratio(records, figure, target):.2f}")
-        own = [it for it in select(told, tool="server") if figure in it]
-        if select(told, tool="server"):
+        own = [it for it in select(of_target, tool="server") if figure in it]
+        if select(of_target, tool="server"):
             cells.append(f"{median_of(own, figure):.1f}" if own else "")
         lines.append([name, *cells])
     return rows(lines)
@@ -241,5 +243,5 @@ def _beside(records: list[dict], target: str) -> str:
 
 def _soak(figures: dict[str, Any]) -> dict[str, Any]:
     minutes = enumerate(figures["minutes"], 1)
-    lines = [[minute, *(f"{held[it]:.1f} MB" for it in ENGINES)] for minute, held in minutes]
+    lines = [[minute, *(f"{memory[it]:.1f} MB" for it in ENGINES)] for minute, memory in minutes]
     return {"rows": rows(lines)}

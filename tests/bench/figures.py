@@ -1,4 +1,4 @@
-"""From raw rounds to the figures that are told, and to the goals that they reach or miss."""
+"""Computes figures from raw rounds, and compares them with the goals."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ ENGINES = ["onnxruntime", "rten"]
 GOALS = Path(__file__).with_name("goals.toml")
 
 Record = dict[str, Any]
-# A figure's name, and its value for each subject: an engine, or the deployer.
+# The value of each figure for each subject: an engine, the deployer, a way to switch, or a tool.
 Metrics = dict[str, dict[str, float]]
 
 
@@ -28,7 +28,7 @@ def distinct(records: list[Record], *keys: str) -> list[tuple]:
 
 
 def median(values: Iterable[float]) -> float:
-    """Returns the middle value, of an even number of values the mean of the middle two."""
+    """Returns the median; not a number if there are no values."""
     values = list(values)
     return statistics.median(values) if values else math.nan
 
@@ -52,16 +52,16 @@ def sum_of(records: list[Record], figure: str, **where: Any) -> int:
 
 
 def ratio(dividend: float, divisor: float) -> float:
-    """Returns the ratio; not a number where there is none."""
+    """Returns the ratio; not a number if the divisor is zero."""
     return dividend / divisor if divisor else math.nan
 
 
 def memory_of(processes: Iterable[Iterable[Any]]) -> int:
-    """Returns the bytes that processes hold together, from the mappings that psutil tells.
+    """Returns the memory of processes in bytes, from the memory maps of psutil.
 
-    What they share counts once. A page of a file counts whole even if other servers map the file,
-    such as a library: its proportional share (PSS) would make a server look smaller, the more other
-    servers run.
+    Memory that the processes share counts once. A page of a mapped file, such as a library, counts
+    in full even if other servers map it too. With its proportional share (PSS), a server would look
+    smaller the more other servers run.
     """
     own = 0
     files: dict[str, int] = {}
@@ -77,7 +77,7 @@ def memory_of(processes: Iterable[Iterable[Any]]) -> int:
 
 
 def metrics_of_models(figures: dict[str, Any]) -> Metrics:
-    """Returns the ratios to peers: MODEL.MIX.CONNECTIONS.RATIO, MODEL.RATIO and http.RATIO."""
+    """Returns the ratios to peers: MODEL.MIX.CONNECTIONS.RATIO, MODEL.RATIO, and http.RATIO."""
     records, servers = figures["records"], figures["servers"]
     http = medians(select(records, kind="http"), "server", "per_second")
     bare, own = (http[it]["per_second"] for it in ("bare", "rten"))
@@ -117,7 +117,7 @@ def metrics_of_models(figures: dict[str, Any]) -> Metrics:
 
 
 def metrics_of_overload(figures: dict[str, Any]) -> Metrics:
-    """Returns how the server fares beside the time before the overload."""
+    """Returns lost requests, and ratios to the time before the overload."""
     calm, meanwhile, after = (figures[it] for it in ("calm", "meanwhile", "first_second"))
     refused = sum(it for name, it in meanwhile["others"].items() if "status 429" in name)
     lost = sum(calm["others"].values()) + sum(meanwhile["others"].values()) - refused
@@ -130,7 +130,7 @@ def metrics_of_overload(figures: dict[str, Any]) -> Metrics:
 
 
 def metrics_of_switching(figures: dict[str, Any]) -> Metrics:
-    """Returns the requests that failed, by each way to switch and while nothing was switched."""
+    """Returns the failed requests of each way to switch, and those without a switch."""
     failed: dict[str, float] = defaultdict(int)
     for record in figures["switching"]:
         failed[record["way"]] += sum(record["failures"].values())
@@ -138,7 +138,7 @@ def metrics_of_switching(figures: dict[str, Any]) -> Metrics:
 
 
 def metrics_of_soak(figures: dict[str, Any]) -> Metrics:
-    """Returns how much memory grew, and the requests that failed."""
+    """Returns the growth of each engine's memory, and the failed requests."""
     first, last = figures["minutes"][0], figures["minutes"][-1]
     growth = {engine: ratio(last[engine], first[engine]) for engine in first}
     return {"growth": growth, "failed": {"wrk": figures["failed"]}}
@@ -177,17 +177,17 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Goal:
-    """Bounds of a metric for some subjects, and what each subject reached."""
+    """The bounds of a metric for some subjects, and the figure of each subject."""
 
     name: str
     at_least: dict[str, float]
     at_most: dict[str, float]
     reached: dict[str, float]
-    # Whether missing it fails the run.
+    # Whether a miss fails the run.
     must: bool
 
     def is_reached(self, subject: str) -> bool:
-        """Whether a subject's figure lies within its bounds."""
+        """Returns whether a subject's figure lies within its bounds."""
         least, most = self.at_least.get(subject, -math.inf), self.at_most.get(subject, math.inf)
         return least <= self.reached[subject] <= most
 
@@ -202,7 +202,7 @@ class Goal:
         return f"{sign} {first:.2f}{''.join(different)}"
 
     def cell(self, subject: str, digits: int) -> str:
-        """Returns a subject's figure, and whether it reached the goal if it has a bound."""
+        """Returns a subject's figure as text, with the verdict if the subject has a bound."""
         if subject not in self.reached:
             return ""
         verdict = ", reached" if self.is_reached(subject) else ", **missed**"
@@ -211,7 +211,7 @@ class Goal:
 
 
 def goals_of(section: str, figures: dict[str, Any]) -> list[Goal]:
-    """Returns the goals of a section; without those whose metric was not measured."""
+    """Returns the goals of a section, except those whose metric was not measured."""
     metrics = METRICS[section](figures)
     goals = []
     for it in tomllib.loads(GOALS.read_text())[section]:
@@ -222,7 +222,7 @@ def goals_of(section: str, figures: dict[str, Any]) -> list[Goal]:
 
 
 def missed(section: str, figures: dict[str, Any]) -> list[str]:
-    """Returns what fails the run: goals that must be reached and were not."""
+    """Returns a line for each missed goal that has `must`. Each of them fails the run."""
     return [
         f"{section}: {goal.name}: {subject}: {goal.cell(subject, 3)}; wanted: {goal.bound()}"
         for goal in goals_of(section, figures)

@@ -1,4 +1,4 @@
-"""The deployer's load generator beside wrk and oha, each on the same target in turns."""
+"""Compares the deployer's load generator with wrk and oha. They load the same target in turns."""
 
 import json
 import urllib.request
@@ -12,19 +12,19 @@ from models import RELEASES
 from programs import MeasurementError, Session, progress, read_json, rust_program
 from servers import Server
 
-# As many as the gate `load` uses by default.
+# The default concurrency of the gate `load`.
 CONNECTIONS = 500
 ROUNDS = 5
 SECONDS = 5
-# Requests per second in the open loop: within a stall more are due than there are connections.
+# Requests per second in the open loop. In a stall more requests are due than there are connections.
 RATE = 2_000
 
 
 def measure(session: Session) -> dict[str, Any]:
-    """Measures all targets."""
-    asked = bodies("twenty")
-    lines = session.write("texts.bodies", asked)
-    # In a shorter round of the open loop the first stall would not end in time.
+    """Measures with all targets."""
+    request_bodies = bodies("twenty")
+    lines = session.write("texts.bodies", request_bodies)
+    # At least 2 s: the first stall of the open loop ends after 1.5 s.
     seconds = session.choose(SECONDS, 2)
     rounds = session.choose(ROUNDS, 1)
     records: list[dict] = []
@@ -39,25 +39,25 @@ def measure(session: Session) -> dict[str, Any]:
             if target != "fast":
                 next_round(port)
             samples["deployer"] = generate(port, lines, seconds, rate, target == "fast")
-            # In the open loop the server knows nothing of requests that wait for a connection.
+            # In the open loop the server does not see requests that still wait for a connection.
             if target == "closed":
                 samples["server"] = next_round(port)
             if failed := [it for it in samples.values() if it.get("failed")]:
                 raise MeasurementError(f"requests failed: {failed}")
             if number:
                 records.extend({"target": target, "tool": it} | samples[it] for it in samples)
-        session.look_for_others()
+        session.record_other_load()
 
-    # As fast as it can, which what is left of the processor limits.
+    # As fast as possible, limited by the processor time that the server leaves.
     with Server(session, "rten", RELEASES["v1"]) as server:
         by_wrk = partial(wrk, server.port, "/predict", lines, CONNECTIONS, seconds)
         take_turns("fast", server.port, None, by_wrk)
-    # A server that leaves the processor free, so that both tools must see the same; then at a fixed
-    # rate, while the server stalls.
+    # This server leaves the processor free, so both tools must measure the same latencies. The
+    # first load is a closed loop. The second is an open loop, in which the server stalls.
     for target, rate, options in (("closed", None, []), ("open", RATE, ["--stalls"])):
         with rust_program("paced", *options) as paced:
             port = read_json(paced)["port"]
-            by_oha = partial(oha, port, asked[0], CONNECTIONS, seconds, rate)
+            by_oha = partial(oha, port, request_bodies[0], CONNECTIONS, seconds, rate)
             take_turns(target, port, rate, by_oha)
     settings = {"connections": CONNECTIONS, "rounds": ROUNDS, "seconds": SECONDS, "rate": RATE}
     return {"settings": settings, "records": records}
@@ -66,7 +66,7 @@ def measure(session: Session) -> dict[str, Any]:
 def generate(
     port: int, lines: Path, seconds: int, rate: float | None, corrected: bool
 ) -> dict[str, Any]:
-    """Loads a server with the deployer's generator; corrects its latencies as wrk does, or not."""
+    """Loads a server with the deployer's generator. `corrected`: correct latencies as wrk does."""
     load = ["--bodies", lines, "--connections", CONNECTIONS, "--seconds", seconds]
     load += ["--correct"] if corrected else []
     load += [] if rate is None else ["--rate", rate]
@@ -75,6 +75,6 @@ def generate(
 
 
 def next_round(port: int) -> dict[str, float]:
-    """Begins a round of the paced server, and returns the percentiles of the one before."""
+    """Begins a round of the paced server, and returns the percentiles of the previous round."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/round", timeout=10) as response:
         return json.load(response)

@@ -1,4 +1,4 @@
-"""The machine that the figures come from, and what else it was doing."""
+"""Describes the machine, and measures the load of other processes on it."""
 
 import os
 import platform
@@ -9,17 +9,17 @@ from typing import Any
 
 import psutil
 
-# Long enough to notice a compiler, short enough to repeat between rounds.
-LOOK_SECONDS = 0.5
+# Long enough to notice a compiler, and short enough to repeat between rounds.
+SAMPLE_SECONDS = 0.5
 
 
 def describe() -> dict[str, Any]:
-    """Returns the data of the machine, before anything is started."""
+    """Returns the data of the machine. Call it before the benchmark starts a program."""
     cpuinfo: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
         cpuinfo.setdefault(key.strip(), value.strip())
-    # `nginx -v` prints on standard error.
+    # `nginx -v` prints to standard error.
     nginx = subprocess.run(["nginx", "-v"], stderr=subprocess.PIPE, text=True, timeout=10)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -35,5 +35,5 @@ def describe() -> dict[str, Any]:
 
 
 def share_in_use() -> float:
-    """Returns the share of all cores that is in use. The benchmark must be idle meanwhile."""
-    return psutil.cpu_percent(interval=LOOK_SECONDS) / 100
+    """Returns the share of all cores that is in use. The benchmark itself must be idle."""
+    return psutil.cpu_percent(interval=SAMPLE_SECONDS) / 100

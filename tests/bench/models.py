@@ -1,4 +1,4 @@
-"""The model server beside its peers on the same models, and its HTTP beside a bare axum handler."""
+"""Compares the model server with its peers, and its HTTP part with a bare axum handler."""
 
 import signal
 import time
@@ -12,17 +12,17 @@ from servers import SERVERS, Server, texts_per_second
 
 ROUNDS = 3
 SECONDS = 2
-# Load before what counts: the memory of a server that was paused is cold.
+# Load before each measurement, because the caches of a paused server are cold.
 WARM_UP_SECONDS = 1
-# A server that goes on may have something to catch up with before its first request.
-PAUSE = 0.3
-# How often each server is started, after one start that does not count.
+# Seconds between SIGCONT and the load. A server may first catch up on work from its pause.
+PAUSE_AFTER_CONTINUE = 0.3
+# The number of measured starts of each server. One start before them does not count.
 STARTS = 3
-# The kinds of texts, and connections.
+# The mix of texts, and the number of connections.
 LOADS = [("twenty", 1), ("twenty", 32), ("twenty", 128), ("mixed", 32)]
 
 HTTP_CONNECTIONS = 128
-# The server reads, parses, refuses and counts it; no worker sees it.
+# The server parses this body and rejects it. It reaches no worker.
 HTTP_BODY = {"text": ""}
 
 RELEASES = {
@@ -31,13 +31,14 @@ RELEASES = {
     "minilm-fp32": REPOSITORY / "target/minilm/minilm/fp32",
     "minilm-int8": REPOSITORY / "target/minilm/minilm/int8",
 }
+# The releases with which the model server is compared with its peers.
 COMPARED = ["v1", "minilm-fp32", "minilm-int8"]
 
 
 def measure(session: Session) -> dict[str, Any]:
-    """Measures all servers on all models. The servers of a model run at once, and take turns."""
+    """Measures all servers with all models. The servers of a model all run, and take turns."""
     records = _measure_http(session)
-    session.look_for_others()
+    session.record_other_load()
     for model in session.choose(COMPARED, ["v1"]):
         records += _compare(session, model)
     settings = {"rounds": ROUNDS, "seconds": SECONDS, "warm_up": WARM_UP_SECONDS, "starts": STARTS}
@@ -46,7 +47,7 @@ def measure(session: Session) -> dict[str, Any]:
 
 
 def _measure_http(session: Session) -> list[dict]:
-    """Posts in turns what both refuse: the model server, and a bare axum handler."""
+    """Posts a body that both servers reject: the model server, and a bare axum handler."""
     rounds = session.choose(ROUNDS, 1)
     bodies = session.write("http.bodies", [HTTP_BODY])
     records = []
@@ -64,7 +65,7 @@ def _measure_http(session: Session) -> list[dict]:
 
 
 def _compare(session: Session, model: str) -> list[dict]:
-    keys = [key for key, about in SERVERS.items() if model in about.get("models", [model])]
+    keys = [key for key, entry in SERVERS.items() if model in entry.get("models", [model])]
     starts = session.choose(STARTS, 1)
     records: list[dict] = []
 
@@ -72,8 +73,8 @@ def _compare(session: Session, model: str) -> list[dict]:
         records.append({"kind": kind, "model": model, "server": server, **figures})
 
     with ExitStack() as stack:
-        running = []
-        # One more than counts: the first server to start reads the files from the disk.
+        running_servers = []
+        # Round 0 does not count, because it reads the files from the disk.
         for number in range(starts + 1):
             progress(f"{model}: start {number} of {starts}")
             for key in keys:
@@ -83,13 +84,13 @@ def _compare(session: Session, model: str) -> list[dict]:
                 if number < starts:
                     server.stop()
                 else:
-                    running.append(stack.enter_context(server))
+                    running_servers.append(stack.enter_context(server))
                     server.signal(signal.SIGSTOP)
         for mix, connections in session.choose(LOADS, LOADS[1:2]):
             case = {"model": model, "mix": mix, "connections": connections}
-            records += [case | it for it in _measure_case(session, case, running)]
-            session.look_for_others()
-        for server in running:
+            records += [case | it for it in _measure_case(session, case, running_servers)]
+            session.record_other_load()
+        for server in running_servers:
             record("memory", server.key, megabytes=server.memory())
     return records
 
@@ -97,23 +98,23 @@ def _compare(session: Session, model: str) -> list[dict]:
 def _measure_case(session: Session, case: dict, running: list[Server]) -> list[dict]:
     rounds = session.choose(ROUNDS, 1)
     seconds = session.choose(SECONDS, 1)
-    asked = texts(case["mix"])
-    lines = session.write("texts", asked)
+    mix_texts = texts(case["mix"])
+    lines = session.write("texts", mix_texts)
     bodies: dict[str, Path] = {
-        it.key: session.write(f"{it.key}.bodies", [it.body(text) for text in asked])
+        it.key: session.write(f"{it.key}.bodies", [it.body(text) for text in mix_texts])
         for it in running
     }
     load = f"{case['model']}, {case['mix']}, {case['connections']} connections"
     records = []
     for number in range(1, rounds + 1):
         progress(f"{load}, round {number} of {rounds}")
-        # No server is always the first after a pause.
+        # Rotated, so that not always the same server is the first of a round.
         for server in rotated(running, number):
             server.signal(signal.SIGCONT)
-            time.sleep(PAUSE)
-            to = (server.port, server.path, bodies[server.key], case["connections"])
-            wrk(*to, WARM_UP_SECONDS)
-            records.append({"kind": "load", "server": server.key, **wrk(*to, seconds)})
+            time.sleep(PAUSE_AFTER_CONTINUE)
+            target = (server.port, server.path, bodies[server.key], case["connections"])
+            wrk(*target, WARM_UP_SECONDS)
+            records.append({"kind": "load", "server": server.key, **wrk(*target, seconds)})
             server.signal(signal.SIGSTOP)
         for engine in ("onnxruntime", "rten"):
             rate = texts_per_second(engine, RELEASES[case["model"]], lines, seconds)

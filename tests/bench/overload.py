@@ -1,4 +1,4 @@
-"""The model server under four times the load that it can answer."""
+"""Measures the model server under four times the load that it can answer."""
 
 import os
 from collections import Counter
@@ -11,29 +11,30 @@ from models import RELEASES
 from programs import MeasurementError, Session, progress, read_json, rust_program
 from servers import Server
 
-# Clients before and after.
+# The number of clients before and after the overload.
 CALM_CLIENTS = 256
-# The queue's capacity: no calm client is ever turned away.
+# The queue's capacity in texts. It has room for all calm clients, so none of them is rejected.
 QUEUE = 256
+# The load in the overload, as a multiple of the rate before.
 FACTOR = 4
 SECONDS = 30
 OVERLOAD_CLIENTS = 1024
-# Texts that each of the server's cores answers at once when the queue is full.
+# The number of texts per forward pass on each of the server's cores when the queue is full.
 BATCH = 4
 
 
 def measure(session: Session) -> dict[str, Any]:
-    """Measures the server with the second release."""
+    """Measures the server with v2."""
     texts = session.write("texts.bodies", bodies("twenty"))
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise MeasurementError("one core is not enough for a server and its clients")
-    # Cores of their own: the clients would take from the server the cores that they ask for.
-    of_server, of_clients = cores[: len(cores) // 2], cores[len(cores) // 2 :]
-    with keep_to(of_server):
+        raise MeasurementError("one core is not enough: server and clients need separate cores")
+    # Server and clients have separate cores, because the clients would take time from the server.
+    server_cores, client_cores = cores[: len(cores) // 2], cores[len(cores) // 2 :]
+    with pinned_to(server_cores):
         server = Server(session, "onnxruntime", RELEASES["v2"], QUEUE_CAPACITY=str(QUEUE))
 
-    def ask(clients: int, pause: float, seconds: float) -> list[dict]:
+    def send_traffic(clients: int, pause: float, seconds: float) -> list[dict]:
         load = ["--connections", clients, "--pause-ms", pause * 1e3, "--seconds", seconds]
         with rust_program(
             "traffic", f"127.0.0.1:{server.port}", "--bodies", texts, *load
@@ -41,22 +42,22 @@ def measure(session: Session) -> dict[str, Any]:
             read_json(traffic)
             return read_json(traffic)
 
-    with server, keep_to(of_clients):
+    with server, pinned_to(client_cores):
         progress("overload: before")
-        answers = ask(CALM_CLIENTS, 0, session.choose(10, 2))
+        answers = send_traffic(CALM_CLIENTS, 0, session.choose(10, 2))
         # The first fifth warms up.
         calm = summarize(answers[len(answers) // 5 :])
-        session.look_for_others()
-        progress("overload: meanwhile")
-        # A client that is let in waits and asks nothing meanwhile, so the others have to ask more.
-        asking = OVERLOAD_CLIENTS - CALM_CLIENTS - BATCH * len(of_server)
-        pause = asking / (FACTOR * calm["answered"])
-        meanwhile = summarize(ask(OVERLOAD_CLIENTS, pause, session.choose(SECONDS, 3)))
-        progress("overload: afterwards")
-        answers = ask(CALM_CLIENTS, 0, 2)
+        session.record_other_load()
+        progress("overload: during")
+        # Clients whose requests are queued or in work send nothing: only the others make the load.
+        sending_clients = OVERLOAD_CLIENTS - CALM_CLIENTS - BATCH * len(server_cores)
+        pause = sending_clients / (FACTOR * calm["answered"])
+        meanwhile = summarize(send_traffic(OVERLOAD_CLIENTS, pause, session.choose(SECONDS, 3)))
+        progress("overload: after")
+        answers = send_traffic(CALM_CLIENTS, 0, 2)
         until = min(it["started"] for it in answers) + 1e9
         first_second = summarize([it for it in answers if it["started"] + it["took"] < until])
-    session.look_for_others()
+    session.record_other_load()
     return {
         "settings": dict(queue=QUEUE, clients=CALM_CLIENTS, factor=FACTOR, seconds=SECONDS),
         "calm": calm,
@@ -69,7 +70,7 @@ def summarize(answers: list[dict]) -> dict[str, Any]:
     """Returns rates, latencies of the predictions in milliseconds, and the other outcomes."""
     took = sorted(it["took"] / 1e6 for it in answers if "version" in it)
     if not took:
-        raise MeasurementError(f"none of {len(answers)} requests was answered")
+        raise MeasurementError(f"the server answered none of {len(answers)} requests")
     first = min(it["started"] for it in answers)
     seconds = (max(it["started"] + it["took"] for it in answers) - first) / 1e9
     return {
@@ -82,8 +83,8 @@ def summarize(answers: list[dict]) -> dict[str, Any]:
 
 
 @contextmanager
-def keep_to(cores: list[int]) -> Iterator[None]:
-    """Keeps the programs that are started meanwhile to these cores."""
+def pinned_to(cores: list[int]) -> Iterator[None]:
+    """Pins programs that are started in this context to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:

@@ -1,5 +1,5 @@
--- Has wrk post the lines of a file in turn, and print its figures as JSON in the last line: wrk's own
--- report is for people. Usage: wrk ... --script post.lua URL -- FILE
+-- Makes wrk post the lines of a file in turn, and print its figures as JSON in the last line. wrk's own
+-- report is not meant for programs. Usage: wrk ... --script post.lua URL -- FILE
 local requests, turn = {}, 0
 
 function init(arguments)

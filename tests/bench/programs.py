@@ -1,4 +1,4 @@
-"""Programs that the benchmark runs: where they are, on which ports, and how they end."""
+"""Starts and stops the programs of the benchmark, and chooses their ports."""
 
 import json
 import os
@@ -15,37 +15,37 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target")
 PROGRAMS = TARGET / "release"
 
-# Seconds for a program to end after it was told to: the stack stops three processes one by one.
-END_SECONDS = 30
+# Seconds that a program may take to stop. The stack stops three processes one by one.
+STOP_SECONDS = 30
 
-# Below the ports that the kernel gives to clients, and above those of the tests. Each is used once:
-# not every server can listen on a port that another one just left.
+# Below the kernel's ports for outgoing connections, and above the ports of the tests. Each is used
+# once, because not every server can listen on a port that another server has just left.
 _ports = iter(range(23_000, 32_000))
 
 T = TypeVar("T")
 
 
 class MeasurementError(Exception):
-    """Something could not be measured."""
+    """A measurement failed."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """What each measurement needs."""
+    """What every measurement needs: a scratch directory, and how long to measure."""
 
     scratch: Path
     quick: bool
-    # How long a soak takes.
+    # The duration of a soak, in minutes.
     minutes: int
-    # Notes the share of the cores that others use. Call it only while the benchmark is idle.
-    look_for_others: Callable[[], None]
+    # Records the share of the cores that other processes use. The benchmark must be idle meanwhile.
+    record_other_load: Callable[[], None]
 
-    def choose(self, whole: T, quick: T) -> T:
-        """Returns the setting for a whole run or for a quick one."""
-        return quick if self.quick else whole
+    def choose(self, full: T, quick: T) -> T:
+        """Returns the first value in a full run, and the second one in a quick run."""
+        return quick if self.quick else full
 
     def write(self, name: str, lines: list[Any]) -> Path:
-        """Writes a scratch file: texts as they are, and other values as JSON, one a line."""
+        """Writes a scratch file, one value per line: texts as they are, other values as JSON."""
         path = self.scratch / name
         texts = [it if isinstance(it, str) else json.dumps(it, ensure_ascii=False) for it in lines]
         path.write_text("\n".join(texts) + "\n")
@@ -53,7 +53,7 @@ class Session:
 
 
 def progress(text: str) -> None:
-    """Tells the person who waits what happens."""
+    """Prints a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -67,15 +67,15 @@ def free_port() -> int:
 
 
 def rotated(items: list[T], number: int) -> list[T]:
-    """Returns the items in the order of a round: each round begins with another one."""
+    """Returns the items rotated by `number`, so that each round begins with another item."""
     first = number % len(items)
     return items[first:] + items[:first]
 
 
 def run(command: list[Any], seconds: float, environment: dict | None = None, **options: Any) -> str:
-    """Runs a program that has to succeed within some seconds, and returns what it prints."""
+    """Runs a program, and returns its output. Raises if it fails or exceeds the time limit."""
     options |= {"env": {**os.environ, **(environment or {})}, "timeout": seconds}
-    ended = subprocess.run(
+    result = subprocess.run(
         [str(word) for word in command],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -83,18 +83,18 @@ def run(command: list[Any], seconds: float, environment: dict | None = None, **o
         process_group=0,
         **options,
     )
-    if ended.returncode != 0:
-        said = f"{ended.stdout}{ended.stderr}"
-        raise MeasurementError(f"{command[0]} ended with {ended.returncode}: {said}")
-    return ended.stdout
+    if result.returncode != 0:
+        output = f"{result.stdout}{result.stderr}"
+        raise MeasurementError(f"{command[0]} exited with {result.returncode}: {output}")
+    return result.stdout
 
 
 @contextmanager
-def started(command: list[Any], **options: Any) -> Iterator[subprocess.Popen]:
+def running(command: list[Any], **options: Any) -> Iterator[subprocess.Popen]:
     """Runs a program until the context ends.
 
-    It has a process group of its own, so that Ctrl-C reaches this program alone, which ends the
-    others in order.
+    The program has its own process group. So Ctrl-C reaches only the benchmark, which then stops
+    all programs in order.
     """
     words = [str(word) for word in command]
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0, **options)
@@ -103,9 +103,9 @@ def started(command: list[Any], **options: Any) -> Iterator[subprocess.Popen]:
     finally:
         try:
             process.terminate()
-            process.wait(END_SECONDS)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            progress(f"bench: {command[0]} did not end and was killed")
+            progress(f"bench: {command[0]} did not stop within {STOP_SECONDS} s and was killed")
         finally:
             process.kill()
             process.wait()
@@ -113,14 +113,14 @@ def started(command: list[Any], **options: Any) -> Iterator[subprocess.Popen]:
 
 @contextmanager
 def rust_program(*arguments: Any) -> Iterator[subprocess.Popen]:
-    """Runs a part of the benchmark that is written in Rust, until the context ends."""
+    """Runs a part of the Rust program `bench` until the context ends."""
     command = [PROGRAMS / "bench", *arguments]
-    with started(command, stdout=subprocess.PIPE, text=True) as process:
+    with running(command, stdout=subprocess.PIPE, text=True) as process:
         yield process
 
 
 def read_json(process: subprocess.Popen) -> Any:
-    """Returns the next line that a part prints, as JSON. The section's alarm bounds the wait."""
+    """Returns the next line of a program's output as JSON. The section's alarm bounds the wait."""
     line = process.stdout.readline() if process.stdout else ""
     if not line:
         raise MeasurementError(f"{process.args!r} ended without a result")

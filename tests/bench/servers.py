@@ -1,4 +1,4 @@
-"""Runs the servers that are compared."""
+"""Starts, measures, and stops the servers that are compared."""
 
 import http.client
 import os
@@ -18,14 +18,14 @@ from programs import PROGRAMS, REPOSITORY, MeasurementError, Session, free_port,
 
 SERVERS: dict[str, dict] = tomllib.loads(Path(__file__).with_name("servers.toml").read_text())
 
-# Seconds. No server takes longer to start, on however slow a machine.
-START = 60
-ASK_EVERY = 0.005
-STOP = 5
+# Seconds. On a slow machine too, each server starts within this time.
+START_TIMEOUT = 60
+POLL_INTERVAL = 0.005
+STOP_TIMEOUT = 5
 
 
 def model_environment(release: Path) -> dict[str, str]:
-    """Returns what tells this project's server which release to load: ROOT/NAME/VERSION."""
+    """Returns the variables with which the model server loads a release (ROOT/NAME/VERSION)."""
     return {
         "MODEL_VERSION": release.name,
         "MODEL_NAME": release.parent.name,
@@ -36,36 +36,36 @@ def model_environment(release: Path) -> dict[str, str]:
 
 OWN_SETTINGS = {
     "GRACE_SECONDS": "0",
-    # As in the image.
+    # The image sets these two as well.
     "MIMALLOC_PURGE_DELAY": "100",
     "MIMALLOC_ALLOW_THP": "0",
-    # The peers do not write a line for each request either.
+    # The peers do not log each request either.
     "REQUEST_LOG": "failures",
 }
 
 
 class Server:
-    """A server that answers; it runs until it is stopped or the context ends."""
+    """A running server that answers requests. It stops at the end of the context, or by `stop`."""
 
     def __init__(self, session: Session, key: str, release: Path, **settings: str):
-        about = SERVERS[key]
+        entry = SERVERS[key]
         self.key = key
         self.port = free_port()
-        self.path = about.get("path", "/predict")
-        self.takes_list = about.get("takes_list", False)
+        self.path = entry.get("path", "/predict")
+        self.takes_list = entry.get("takes_list", False)
         command: list[Any] = [PROGRAMS / "model-server"]
         environment = model_environment(release) | OWN_SETTINGS | {"PORT": str(self.port)}
-        if "peer" in about:
+        if "peer" in entry:
             program = REPOSITORY / "tests/bench/peers/run"
-            command = [program, about["peer"], release, self.port]
-            # Some peers leave files behind.
+            command = [program, entry["peer"], release, self.port]
+            # Some peers leave files in this directory.
             environment = {"TMPDIR": str(session.scratch)}
         log = session.scratch / f"server-{self.port}.log"
         began = time.monotonic()
         with log.open("w") as output:
             self.process = subprocess.Popen(
                 [str(word) for word in command],
-                env={**os.environ, **environment, **about["environment"], **settings},
+                env={**os.environ, **environment, **entry["environment"], **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -73,10 +73,10 @@ class Server:
             )
         try:
             while not self._answers():
-                if self.process.poll() is not None or time.monotonic() > began + START:
-                    said = log.read_text(errors="replace")
-                    raise MeasurementError(f"{about['name']} does not answer: {said}")
-                time.sleep(ASK_EVERY)
+                if self.process.poll() is not None or time.monotonic() > began + START_TIMEOUT:
+                    text = log.read_text(errors="replace")
+                    raise MeasurementError(f"{entry['name']} does not answer; its log: {text}")
+                time.sleep(POLL_INTERVAL)
         except BaseException:
             self.stop()
             raise
@@ -92,7 +92,7 @@ class Server:
         return False
 
     def memory(self) -> float:
-        """Returns the megabytes that its processes hold together."""
+        """Returns the memory of all processes of the server, in MB."""
         maps = []
         for process in self._processes():
             with suppress(psutil.Error):
@@ -100,32 +100,32 @@ class Server:
         return memory_of(maps) / 2**20
 
     def signal(self, number: int) -> None:
-        """Signals all processes.
+        """Sends a signal to all processes of the server.
 
-        SIGSTOP while it is not the server's turn, since some servers poll for work on the same
-        cores; SIGCONT to let it go on.
+        SIGSTOP pauses the server while another one is measured, because some servers poll for work
+        on the same cores. SIGCONT lets it continue.
         """
         for process in self._processes():
             with suppress(psutil.Error):
                 process.send_signal(number)
 
     def _processes(self) -> list[psutil.Process]:
-        """Returns the first process and all its descendants: some make sessions of their own."""
+        """Returns the first process and its descendants. Some of them start their own sessions."""
         with suppress(psutil.Error):
             first = psutil.Process(self.process.pid)
             return [first, *first.children(recursive=True)]
         return []
 
     def stop(self) -> None:
-        """Tells it to end, and kills the processes that do not."""
-        # Before: once the first process has ended, the others are not known as its descendants.
+        """Stops the server, and kills the processes that do not stop in time."""
+        # Before the signal: after the first process has ended, its descendants cannot be found.
         processes = self._processes()
         try:
-            # A stopped process heeds no other signal.
+            # A process that SIGSTOP has paused does not react to SIGTERM.
             self.signal(signal.SIGCONT)
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGTERM)
-            psutil.wait_procs(processes, STOP)
+            psutil.wait_procs(processes, STOP_TIMEOUT)
         finally:
             for process in processes:
                 with suppress(psutil.Error):
@@ -142,7 +142,7 @@ class Server:
 
 
 def texts_per_second(engine: str, release: Path, texts: Path, seconds: int) -> float:
-    """Returns what an engine reaches with no server around it, on texts in a file, one a line."""
+    """Returns the texts per second of an engine without a server, on the lines of a file."""
     command = [PROGRAMS / "model-server", "measure", "--engine", engine]
     command += ["--seconds", seconds, "--texts", texts]
     return float(run(command, 60, model_environment(release)).split()[0])

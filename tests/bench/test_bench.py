@@ -1,4 +1,4 @@
-"""Tests of what needs no server: reading, statistics, goals, rendering."""
+"""Tests of the parts that need no server: parsing, statistics, goals, and rendering."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import document
 import figures
 import load
 from programs import MeasurementError
-from switching import observe
+from switching import summarize_switch
 
 SAMPLE = {"per_second": 200.0, "succeeded_per_second": 180.0, "p50": 2.5, "p90": 6.0, "p99": 9.0}
 MACHINE = {
@@ -29,11 +29,11 @@ SERVERS = tomllib.loads(figures.GOALS.with_name("servers.toml").read_text())
 
 
 def models() -> dict:
-    """Returns results of all models in which peers reach half of what this project's servers do."""
+    """Returns results of all models in which peers have half the rate of this project's servers."""
     records = [{"kind": "http", "server": it, **SAMPLE} for it in ("bare", "rten")]
     for model in document.NAMES["models"]:
-        for key, about in SERVERS.items():
-            rate = 100.0 if "peer" in about else 200.0
+        for key, entry in SERVERS.items():
+            rate = 100.0 if "peer" in entry else 200.0
             of = {"model": model, "server": key}
             records.append({"kind": "start", **of, "seconds": 0.5})
             records.append({"kind": "memory", **of, "megabytes": 50.0})
@@ -41,14 +41,14 @@ def models() -> dict:
                 case = {**of, "mix": mix, "connections": connections}
                 sample = {**SAMPLE, "succeeded_per_second": rate, "failed": 0}
                 records.append({"kind": "load", **case, **sample})
-                if "peer" not in about:
+                if "peer" not in entry:
                     records.append({"kind": "engine", **case, "per_second": 250.0})
     settings = dict.fromkeys(("rounds", "seconds", "warm_up", "starts", "http_connections"), 3)
     return {"settings": settings, "servers": SERVERS, "records": records}
 
 
 def results() -> dict[str, dict]:
-    """Returns results of all sections, whose goals that must be reached are reached."""
+    """Returns results of all sections that reach each goal with `must`."""
     tools = ("peer", "deployer")
     pairs = [*product(("fast", "closed", "open"), tools), ("closed", "server")]
     records = [{"target": it, "tool": tool, **SAMPLE, "waiting": 500.0} for it, tool in pairs]
@@ -81,18 +81,18 @@ def render(what: str) -> str:
     return document.render({"what": what, "machine": MACHINE, "figures": results()[what]})
 
 
-class Reading(unittest.TestCase):
+class Parsing(unittest.TestCase):
     def test_wrk_figures_are_read_from_the_last_line(self):
-        told = (
+        line = (
             '{"requests": 1000, "failed": 100, "seconds": 5.0, "p50": 2.5, "p90": 6.0, "p99": 9.0}'
         )
-        self.assertEqual(load.read_wrk(f"Running 5s test\n{told}\n"), SAMPLE | {"failed": 100})
+        self.assertEqual(load.read_wrk(f"Running 5s test\n{line}\n"), SAMPLE | {"failed": 100})
 
     def test_wrk_report_without_figures_is_an_error(self):
         with self.assertRaises(MeasurementError):
             load.read_wrk("unable to connect to 127.0.0.1:1\n")
 
-    def test_oha_counts_refusals_and_errors_as_failed(self):
+    def test_oha_counts_rejections_and_errors_as_failed(self):
         latencies = {"p50": 0.0025, "p90": 0.006, "p95": 0.007, "p99": 0.009}
         report = {
             "latencyPercentiles": latencies,
@@ -126,20 +126,20 @@ class Figures(unittest.TestCase):
             self.assertEqual(names, [it["name"] for it in goals[section]])
             self.assertEqual(figures.missed(section, measured), [])
 
-    def test_lost_requests_and_slow_answers_in_overload_fail_the_run(self):
+    def test_overload_with_lost_requests_or_slow_answers_fails_the_run(self):
         overload = results()["overload"]
         overload["meanwhile"] |= {"p99": 10.4, "others": {"status 429": 7, "cannot connect": 1}}
         lost, slow = figures.missed("overload", overload)
         self.assertIn("neither an answer nor 429: onnxruntime: 1.000, **missed**", lost)
         self.assertIn("p99 before: onnxruntime: 1.156, **missed**; wanted: ≤ 1.15", slow)
 
-    def test_failures_by_flag_fail_the_run_and_failures_by_reload_do_not(self):
+    def test_switching_fails_the_run_for_failures_by_flag_but_not_by_reload(self):
         switching = results()["switching"]
         switching["switching"][1]["failures"] = {"connection closed": 2}
         (problem,) = figures.missed("switching", switching)
         self.assertIn("flag: 2.000, **missed**", problem)
 
-    def test_goal_is_missed_outside_its_bounds_and_untold_without_a_bound(self):
+    def test_goal_has_a_verdict_only_with_a_bound(self):
         least, reached = {"onnxruntime": 1.2, "rten": 1.05}, {"onnxruntime": 1.1, "rten": 1.1}
         goal = figures.Goal("", least, {}, reached, False)
         self.assertEqual(goal.bound(), "≥ 1.20; rten ≥ 1.05")
@@ -148,17 +148,17 @@ class Figures(unittest.TestCase):
         unbound = figures.Goal("", {"onnxruntime": 1.2}, {}, {"rten": 1.1}, False)
         self.assertEqual([unbound.cell(it, 2) for it in ("onnxruntime", "rten")], ["", "1.10"])
 
-    def test_only_requests_begun_after_the_return_are_late(self):
-        told = [(5, 100, "v1"), (12, 3, "v1"), (20, 2, "v2"), (99, 9, "v1")]
+    def test_switch_counts_requests_started_after_the_return_as_late(self):
+        records = [(5, 100, "v1"), (12, 3, "v1"), (20, 2, "v2"), (99, 9, "v1")]
         answers = [
             {"started": started * 1_000_000, "took": took * 1_000_000, "version": version}
-            for started, took, version in told
+            for started, took, version in records
         ]
-        seen = observe(answers, "v2", 0, int(10e6), int(100e6))
+        summary = summarize_switch(answers, "v2", 0, int(10e6), int(100e6))
         times = {"command": 10.0, "new_from_begin": 22.0, "new_from_return": 12.0}
-        self.assertEqual(seen, times | {"late": 1, "last_late": 2.0})
+        self.assertEqual(summary, times | {"late": 1, "last_late": 2.0})
         with self.assertRaises(MeasurementError):
-            observe(answers, "v3", 0, int(10e6), int(100e6))
+            summarize_switch(answers, "v3", 0, int(10e6), int(100e6))
 
 
 class Rendering(unittest.TestCase):
@@ -169,22 +169,22 @@ class Rendering(unittest.TestCase):
         self.assertRegex(text, r"v1, 128 connections: requests/s ÷ the best peer's +\| +≥ 4.00 \|")
         self.assertRegex(text, r"\| MOSEC, .*, batches of 8 +\| +100.0 \| +1.00 \| +\| +2.50 \|")
 
-    def test_switches_are_rendered_with_what_failed(self):
+    def test_switching_is_rendered_with_failures(self):
         text = render("switching")
         self.assertRegex(text, r"\| begin of the command .* 5.0 \(5.0\) .*\| +1.00 \|")
         self.assertIn("- rewrite, `nginx -s reload`: 3 × connection closed", text)
 
-    def test_each_other_section_is_rendered(self):
+    def test_overload_generator_and_soak_are_rendered(self):
         self.assertRegex(render("overload"), r"\| meanwhile .* 7 × status 429 Too Many Requests \|")
         self.assertRegex(render("generator"), r"\| p99, ms +\| +9.0 \| +9.0 \| +1.00 \| +9.0 \|")
         self.assertRegex(render("soak"), r"\| 2 +\| +50.0 MB \| +40.0 MB \|")
 
-    def test_columns_are_as_wide_as_their_widest_cell(self):
+    def test_table_columns_are_as_wide_as_their_widest_cell(self):
         text = document.align("before\n|  | a |\n|---|---:|\n| one | 12.5 |\nafter")
         expected = "before\n|     |    a |\n|-----|-----:|\n| one | 12.5 |\nafter"
         self.assertEqual(text, expected)
 
-    def test_section_is_replaced_and_the_others_stay(self):
+    def test_section_is_replaced_and_other_sections_stay(self):
         text = document.replace_section("", "switching", "old switching")
         text = document.replace_section(text, "models", "some models")
         text = document.replace_section(text, "switching", "new switching")
@@ -193,7 +193,7 @@ class Rendering(unittest.TestCase):
         self.assertIn("new switching", text)
         self.assertNotIn("old switching", text)
 
-    def test_no_ratio_to_a_time_before_the_return(self):
+    def test_time_ratio_is_empty_for_times_that_are_not_positive(self):
         self.assertEqual(document.time_ratio(3.0, 2.0), "1.50")
         self.assertEqual(document.time_ratio(3.0, -2.0), "")
         self.assertEqual(document.time_ratio(math.nan, 2.0), "")

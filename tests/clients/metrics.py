@@ -1,4 +1,4 @@
-"""Reads a server's metrics with the parsers of Python's prometheus_client, and checks their form.
+"""Parses a server's metrics with Python's prometheus_client, and checks their names, types, and format.
 
     pip install prometheus_client
     python tests/clients/metrics.py http://localhost:8081/metrics
@@ -33,60 +33,60 @@ EXPECTED = {
 }
 
 
-# A name in the older format, where a family is called as its samples are.
-SUFFIX = {"counter": "_total", "info": "_info"}
+# Suffixes of family names in format 0.0.4, where a family has the name of its samples.
+FAMILY_SUFFIX = {"counter": "_total", "info": "_info"}
 
 
-def ask(url, accept):
-    """The text, and what the server says that it is."""
+def fetch(url, accept):
+    """Returns the metrics as text, and their content type."""
     request = urllib.request.Request(url, headers={"accept": accept} if accept else {})
     with urllib.request.urlopen(request, timeout=10) as response:
         return response.read().decode(), response.headers["content-type"]
 
 
-def expect_older_format(text):
-    """Each line is one of version 0.0.4, and each sample belongs to the family above it."""
+def check_format_0_0_4(text):
+    """Checks that each line is valid in format 0.0.4, and that each sample belongs to the family above it."""
     expected = {
-        name + SUFFIX.get(kind, ""): "gauge" if kind == "info" else kind
+        name + FAMILY_SUFFIX.get(kind, ""): "gauge" if kind == "info" else kind
         for name, kind in EXPECTED.items()
     }
     seen, family = {}, None
     for line in text.splitlines():
         if help_line := re.fullmatch(r"# HELP ([a-z_]+) \S.*", line):
             family = help_line[1]
-            assert family not in seen, f"{family} is there twice"
+            assert family not in seen, f"the family {family} occurs twice"
         elif type_line := re.fullmatch(r"# TYPE ([a-z_]+) (counter|gauge|histogram)", line):
             assert type_line[1] == family, line
             seen[family] = type_line[2]
         else:
             sample = re.fullmatch(r"([a-z_]+)(\{[a-z_]+=\"[^\"]*\"(,[a-z_]+=\"[^\"]*\")*\})? [-+.\deE]+", line)
             assert sample, line
-            ends = ("_bucket", "_sum", "_count") if seen[family] == "histogram" else ("",)
-            assert sample[1] in [family + end for end in ends], line
+            suffixes = ("_bucket", "_sum", "_count") if seen[family] == "histogram" else ("",)
+            assert sample[1] in [family + suffix for suffix in suffixes], line
     assert seen == expected, {name for name in seen.items() ^ expected.items()}
-    # Its parser leaves the ending of counters out.
+    # The parser removes the suffix of counters.
     parsed = {family.name for family in prometheus(text)}
     assert parsed == {name.removesuffix("_total") for name in seen}, parsed
 
 
 def main(url):
-    # As Prometheus asks.
+    # Prometheus sends this header.
     accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4"
-    text, content_type = ask(url, accept)
+    text, content_type = fetch(url, accept)
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8", content_type
 
-    # This parser is strict: order of samples, buckets that only grow, units, the end.
+    # This parser also checks the order of samples, that bucket counts only grow, units, and the end marker.
     families = {family.name: family for family in open_metrics(text)}
     types = {name: family.type for name, family in families.items()}
     assert types == EXPECTED, {name for name in types.items() ^ EXPECTED.items()}
     for name, family in families.items():
         assert family.documentation, f"{name} has no help"
 
-    # As everybody else does.
+    # Other clients send no header, or ask for text.
     for accept in (None, "text/plain;version=0.0.4"):
-        text, content_type = ask(url, accept)
+        text, content_type = fetch(url, accept)
         assert content_type == "text/plain; version=0.0.4; charset=utf-8", content_type
-        expect_older_format(text)
+        check_format_0_0_4(text)
 
     samples = sum(len(family.samples) for family in families.values())
     print(f"{len(families)} families with {samples} samples: well formed in both formats")

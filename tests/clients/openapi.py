@@ -1,6 +1,6 @@
-"""Reads the server's OpenAPI document with a validator that others wrote.
+"""Checks the server's OpenAPI document with a third-party validator.
 
-Usage: openapi.py URL     such as: openapi.py http://localhost:8081
+Usage: openapi.py URL     for example: openapi.py http://localhost:8081
 """
 
 import json
@@ -9,8 +9,8 @@ from urllib.request import urlopen
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-with urlopen(f"{sys.argv[1]}/openapi.json") as answer:
-    document = json.load(answer)
+with urlopen(f"{sys.argv[1]}/openapi.json") as response:
+    document = json.load(response)
 OpenAPIV31SpecValidator(document).validate()
 assert document["openapi"].startswith("3.1"), document["openapi"]
 for path, operations in document["paths"].items():

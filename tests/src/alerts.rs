@@ -1,4 +1,4 @@
-//! A receiver of alerts.
+//! A webhook that receives alerts.
 
 use std::{
     net::SocketAddr,
@@ -15,27 +15,27 @@ type SharedInbox = Arc<Mutex<Inbox>>;
 
 #[derive(Default)]
 struct Inbox {
-    /// The number of alerts to reject first.
-    turn_away: usize,
-    alerts: Vec<Value>,
+    /// The number of alerts that are still rejected with 503.
+    rejections_left: usize,
+    accepted: Vec<Value>,
 }
 
-/// A webhook on its own port, until dropped.
-pub struct Receiver {
+/// A webhook on its own port. It stops when it is dropped.
+pub struct AlertReceiver {
     address: SocketAddr,
     inbox: SharedInbox,
     server: JoinHandle<std::io::Result<()>>,
 }
 
-impl Receiver {
-    /// Starts a receiver that rejects this many alerts first.
-    pub async fn start(turn_away: usize) -> anyhow::Result<Self> {
+impl AlertReceiver {
+    /// Starts a webhook that rejects the first `rejections` alerts with 503.
+    pub async fn start(rejections: usize) -> anyhow::Result<Self> {
         let inbox = SharedInbox::default();
-        lock(&inbox).turn_away = turn_away;
+        lock(&inbox).rejections_left = rejections;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let routes = Router::new()
-            .route("/alerts", post(take))
+            .route("/alerts", post(receive_alert))
             .with_state(Arc::clone(&inbox));
         let server = tokio::spawn(async move { axum::serve(listener, routes).await });
         Ok(Self {
@@ -45,37 +45,42 @@ impl Receiver {
         })
     }
 
-    /// The webhook's address.
+    /// The webhook's URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/alerts", self.address)
     }
 
-    /// Every accepted alert, in order.
+    /// All accepted alerts, in the order of their arrival.
     #[must_use]
     pub fn alerts(&self) -> Vec<Value> {
-        lock(&self.inbox).alerts.clone()
+        lock(&self.inbox).accepted.clone()
     }
 
-    /// Waits for an alert of this kind about this color. Returns how long that took.
-    pub async fn until(&self, kind: &str, color: &str) -> anyhow::Result<Duration> {
-        const PATIENCE: Duration = Duration::from_secs(40);
+    /// Waits for an alert of this kind about this color. Returns the time waited; fails after 40 s.
+    pub async fn wait_for_alert(&self, kind: &str, color: &str) -> anyhow::Result<Duration> {
+        const ALERT_TIMEOUT: Duration = Duration::from_secs(40);
 
         let began = Instant::now();
-        let is_it = |alert: &Value| alert["kind"] == kind && alert["color"] == color;
-        let come = async {
-            while !self.alerts().iter().any(is_it) {
+        let matches = |alert: &Value| alert["kind"] == kind && alert["color"] == color;
+        let received = async {
+            while !self.alerts().iter().any(matches) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, come)
+        tokio::time::timeout(ALERT_TIMEOUT, received)
             .await
-            .with_context(|| format!("no {kind} of {color} in {:?}", self.alerts()))?;
+            .with_context(|| {
+                format!(
+                    "no alert `{kind}` about {color} within {ALERT_TIMEOUT:?}; received: {:?}",
+                    self.alerts()
+                )
+            })?;
         Ok(began.elapsed())
     }
 }
 
-impl Drop for Receiver {
+impl Drop for AlertReceiver {
     fn drop(&mut self) {
         self.server.abort();
     }
@@ -85,12 +90,12 @@ fn lock(inbox: &SharedInbox) -> std::sync::MutexGuard<'_, Inbox> {
     inbox.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn take(State(inbox): State<SharedInbox>, Json(alert): Json<Value>) -> StatusCode {
+async fn receive_alert(State(inbox): State<SharedInbox>, Json(alert): Json<Value>) -> StatusCode {
     let mut inbox = lock(&inbox);
-    if inbox.turn_away > 0 {
-        inbox.turn_away -= 1;
+    if inbox.rejections_left > 0 {
+        inbox.rejections_left -= 1;
         return StatusCode::SERVICE_UNAVAILABLE;
     }
-    inbox.alerts.push(alert);
+    inbox.accepted.push(alert);
     StatusCode::OK
 }

@@ -1,90 +1,93 @@
-//! Faulty releases, selected by their version. They serve the second release's model through the real server,
-//! and misbehave at its edge.
+//! The faults of test releases. A release's version selects its fault.
+//!
+//! `faulty-server` runs the real model server with the model of v2, and changes its requests and responses.
 
 use std::time::Duration;
 
-/// The fault of a release.
+/// A fault of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It reports forever that it is not healthy.
+    /// The health check answers 503 forever.
     NeverHealthy,
-    /// It reports another version than the wanted one.
+    /// `/health` reports another version than the requested one.
     OtherVersion,
-    /// It reports a wrong digest.
+    /// Responses report a wrong digest.
     OtherDigest,
-    /// Every tenth request fails.
-    EveryTenth,
-    /// Every tenth of the first [`FIRST`] requests fails.
-    FailsAtFirst,
-    /// Every eighth label is inverted.
+    /// Every tenth prediction fails.
+    FailsEveryTenth,
+    /// Every tenth of the first [`FIRST_REQUESTS`] predictions fails.
+    FailsEarly,
+    /// Every eighth prediction has the opposite label.
     EveryEighthWrong,
-    /// Every text is negative.
+    /// Each prediction has the label `negative`.
     Biased,
-    /// Each prediction takes [`SLOWER`] longer.
+    /// Each prediction takes [`SLOW_DELAY`] longer.
     Slow,
-    /// One in [`SELDOM`] predictions for the deployer takes [`FAR_SLOWER`] longer.
-    SlowAtTimes,
-    /// With more than [`CROWD`] concurrent requests, one in [`SELDOM`] takes [`VERY_LONG`].
+    /// Each [`RARE_INTERVAL`]th prediction takes [`VERY_SLOW_DELAY`] longer, unless it came through the router.
+    RarelySlow,
+    /// With more than [`CONCURRENCY_THRESHOLD`] requests in flight, each [`RARE_INTERVAL`]th takes [`LOAD_DELAY`]
+    /// longer.
     SlowUnderLoad,
-    /// With more than [`CROWD`] concurrent requests, every tenth fails.
+    /// With more than [`CONCURRENCY_THRESHOLD`] requests in flight, every tenth fails.
     BreaksUnderLoad,
-    /// With more than [`CROWD`] concurrent requests, a few take [`STALL`].
+    /// With more than [`CONCURRENCY_THRESHOLD`] requests in flight, one in 500 takes [`STALL_DELAY`] longer.
     StallsUnderLoad,
-    /// Requests through the router fail.
+    /// All predictions through the router fail.
     FailsClients,
-    /// After [`ENOUGH`] requests every request fails.
+    /// After [`REQUESTS_BEFORE_FAULT`] predictions through the router, every prediction fails.
     FailsLater,
-    /// After [`MANY`] requests every fourth one through the router fails.
-    FailsAtLast,
-    /// After [`ENOUGH`] requests it reports that it has just started.
+    /// After [`REQUESTS_BEFORE_LATE_FAULT`] predictions through the router, every fourth one fails.
+    PartlyFailsLate,
+    /// After [`REQUESTS_BEFORE_FAULT`] predictions through the router, `/health` reports an uptime of zero.
     Restarts,
-    /// After [`ENOUGH`] requests the process exits.
+    /// After [`REQUESTS_BEFORE_FAULT`] predictions through the router, the process exits.
     ExitsLater,
-    /// After [`ENOUGH`] requests it answers nothing, health checks included.
+    /// After [`REQUESTS_BEFORE_FAULT`] predictions through the router, no request gets a response, health checks
+    /// included.
     HangsLater,
-    /// After [`ENOUGH`] requests it answers health checks only.
+    /// After [`REQUESTS_BEFORE_FAULT`] predictions through the router, only predictions get no response.
     StopsPredicting,
-    /// Each prediction through the router takes [`FAR_SLOWER`] longer.
+    /// Each prediction through the router takes [`VERY_SLOW_DELAY`] longer.
     SlowForClients,
-    /// Every text through the router is negative.
+    /// Each prediction through the router has the label `negative`.
     BiasedForClients,
-    /// Between two SIGUSR1 each prediction takes [`NEVER_IN_TIME`] longer.
-    SlowWhenTold,
+    /// SIGUSR1 turns this fault on and off: each prediction takes [`TIMEOUT_DELAY`] longer.
+    SlowAfterSignal,
 }
 
-/// Requests through the router after which the bake has certainly begun.
-pub const ENOUGH: u64 = 600;
-/// Requests through the router after which failures fill a window of seconds long before they matter over the
-/// whole bake.
-pub const MANY: u64 = 4_000;
-/// As many requests as the deployer sends first.
-pub const FIRST: u64 = 50;
-/// More often than one in a hundred, and too rare to change the median.
-pub const SELDOM: u64 = 30;
-/// Longer than a good release takes under the tests' load.
-pub const VERY_LONG: Duration = Duration::from_secs(8);
-/// More concurrent requests than any gate but `load` sends.
-pub const CROWD: u64 = 100;
-/// Longer than a good release takes for a single client.
-pub const SLOWER: Duration = Duration::from_millis(250);
+/// Predictions through the router before a fault begins. The bake has begun by then.
+pub const REQUESTS_BEFORE_FAULT: u64 = 600;
+/// Predictions through the router before a late fault begins. So many good requests precede the failures that a
+/// window of seconds reaches the error limit long before the whole bake does.
+pub const REQUESTS_BEFORE_LATE_FAULT: u64 = 4_000;
+/// The number of requests that the gate `smoke` sends.
+pub const FIRST_REQUESTS: u64 = 50;
+/// One request in this many is slow: enough to change p99, and too few to change the median.
+pub const RARE_INTERVAL: u64 = 30;
+/// Longer than the p99 limit of the gate `load` in these tests.
+pub const LOAD_DELAY: Duration = Duration::from_secs(8);
+/// A number of requests in flight that only the gate `load` exceeds.
+pub const CONCURRENCY_THRESHOLD: u64 = 100;
+/// Longer than a good release takes for a request without load.
+pub const SLOW_DELAY: Duration = Duration::from_millis(250);
 /// Longer than a good release takes on the busiest test machine.
-pub const FAR_SLOWER: Duration = Duration::from_millis(800);
-/// Longer than the deployer waits for a test request.
-pub const NEVER_IN_TIME: Duration = Duration::from_secs(3);
-/// Short enough not to fail by itself.
-pub const STALL: Duration = Duration::from_secs(2);
+pub const VERY_SLOW_DELAY: Duration = Duration::from_millis(800);
+/// Longer than the monitor's timeout for a test request.
+pub const TIMEOUT_DELAY: Duration = Duration::from_secs(3);
+/// Short enough that no request fails by a timeout.
+pub const STALL_DELAY: Duration = Duration::from_secs(2);
 
-/// The version of each fault.
-pub const NAMES: [&str; 22] = [
+/// The versions that select a fault.
+pub const VERSIONS: [&str; 22] = [
     "never-healthy",
     "other-version",
     "other-digest",
-    "every-tenth",
-    "fails-at-first",
+    "fails-every-tenth",
+    "fails-early",
     "every-eighth-wrong",
-    "slow-at-times",
+    "rarely-slow",
     "slow-under-load",
-    "fails-at-last",
+    "partly-fails-late",
     "restarts",
     "biased",
     "slow",
@@ -97,23 +100,23 @@ pub const NAMES: [&str; 22] = [
     "stops-predicting",
     "slow-for-clients",
     "biased-for-clients",
-    "slow-when-told",
+    "slow-after-signal",
 ];
 
 impl Fault {
-    /// The fault of a version; `None` for a good release.
+    /// Returns the fault that a version selects; `None` for a good release.
     #[must_use]
-    pub fn of(version: &str) -> Option<Self> {
+    pub fn from_version(version: &str) -> Option<Self> {
         Some(match version {
             "never-healthy" => Self::NeverHealthy,
             "other-version" => Self::OtherVersion,
             "other-digest" => Self::OtherDigest,
-            "every-tenth" => Self::EveryTenth,
-            "fails-at-first" => Self::FailsAtFirst,
+            "fails-every-tenth" => Self::FailsEveryTenth,
+            "fails-early" => Self::FailsEarly,
             "every-eighth-wrong" => Self::EveryEighthWrong,
-            "slow-at-times" => Self::SlowAtTimes,
+            "rarely-slow" => Self::RarelySlow,
             "slow-under-load" => Self::SlowUnderLoad,
-            "fails-at-last" => Self::FailsAtLast,
+            "partly-fails-late" => Self::PartlyFailsLate,
             "restarts" => Self::Restarts,
             "biased" => Self::Biased,
             "slow" => Self::Slow,
@@ -126,7 +129,7 @@ impl Fault {
             "stops-predicting" => Self::StopsPredicting,
             "slow-for-clients" => Self::SlowForClients,
             "biased-for-clients" => Self::BiasedForClients,
-            "slow-when-told" => Self::SlowWhenTold,
+            "slow-after-signal" => Self::SlowAfterSignal,
             _ => return None,
         })
     }

@@ -1,4 +1,4 @@
-//! The files of a stack: the shipped ones, with the stack's ports.
+//! Writes the files of a stack: the shipped files, with the stack's own ports.
 
 use std::{
     env, fs,
@@ -6,18 +6,15 @@ use std::{
     path::Path,
 };
 
-use crate::{
-    Bake, PortBlock, fault,
-    stack::{program, repository},
-};
+use crate::{BakeDuration, PortBlock, fault, program, repository};
 
-/// A release that this machine has and the image lacks.
-pub const NOT_IN_THE_IMAGE: &str = "not-in-the-image";
+/// A version that exists in the stack's models directory, and is missing in the image.
+pub const VERSION_NOT_IN_IMAGE: &str = "not-in-the-image";
 
 const COMMON_FILES: [&str; 4] = ["nginx.conf", "switch.conf", "public.conf", "control.conf"];
 
-/// nginx's files for processes, with the ports replaced.
-pub(crate) fn nginx_on_ports(directory: &Path, ports: &PortBlock) -> anyhow::Result<()> {
+/// Writes nginx's files for a stack of processes, with the stack's ports instead of the shipped ones.
+pub(crate) fn write_nginx_files(directory: &Path, ports: &PortBlock) -> anyhow::Result<()> {
     fs::create_dir(directory.join("nginx"))?;
     for name in COMMON_FILES.into_iter().chain(["addresses.conf"]) {
         let text = fs::read_to_string(repository().join("nginx").join(name))?
@@ -30,8 +27,12 @@ pub(crate) fn nginx_on_ports(directory: &Path, ports: &PortBlock) -> anyhow::Res
     Ok(())
 }
 
-/// compose.yaml and nginx's files as shipped. `.env` has what differs.
-pub(crate) fn compose(directory: &Path, ports: &PortBlock, project: &str) -> anyhow::Result<()> {
+/// Copies `compose.yaml` and nginx's files as they are shipped. `.env` sets the project, the ports, and the user.
+pub(crate) fn write_compose_files(
+    directory: &Path,
+    ports: &PortBlock,
+    project: &str,
+) -> anyhow::Result<()> {
     fs::copy(
         repository().join("compose.yaml"),
         directory.join("compose.yaml"),
@@ -65,28 +66,31 @@ pub(crate) fn compose(directory: &Path, ports: &PortBlock, project: &str) -> any
     Ok(())
 }
 
-/// The shipped releases, and the second one again under the name of each fault.
-pub(crate) fn models(directory: &Path) -> anyhow::Result<()> {
+/// Links the shipped releases, and v2 once more under each faulty version.
+pub(crate) fn link_models(directory: &Path) -> anyhow::Result<()> {
     let models = directory.join("models/sentiment");
     let shipped = repository().join("models/sentiment");
     fs::create_dir_all(&models)?;
     fs::copy(shipped.join("golden.jsonl"), models.join("golden.jsonl"))?;
     symlink(shipped.join("v1"), models.join("v1"))?;
-    for version in fault::NAMES.into_iter().chain(["v2", NOT_IN_THE_IMAGE]) {
+    for version in fault::VERSIONS
+        .into_iter()
+        .chain(["v2", VERSION_NOT_IN_IMAGE])
+    {
         symlink(shipped.join("v2"), models.join(version))?;
     }
     Ok(())
 }
 
-/// The fast gates. Tests of other gates name them.
-pub(crate) const FEW_GATES: &str = "[gates]\nrun = [\"identity\", \"reachable\", \"smoke\"]\n";
+/// Runs only the fast gates. A test of another gate sets `gates.run` itself.
+pub(crate) const FAST_GATES: &str = "[gates]\nrun = [\"identity\", \"reachable\", \"smoke\"]\n";
 
-/// deployer.toml: ports, and shorter waits than the defaults.
-pub(crate) fn settings(
+/// Writes `deployer.toml` with the stack's ports and shorter waits than the defaults.
+pub(crate) fn write_settings(
     directory: &Path,
     ports: &PortBlock,
     server: Option<&str>,
-    Bake(bake): Bake,
+    BakeDuration(bake): BakeDuration,
 ) -> anyhow::Result<()> {
     let command = match server {
         Some(server) => format!("command = [\"{}\"]", program(server)?.display()),
@@ -107,12 +111,12 @@ url = "http://127.0.0.1:{green}"
 [fleet.process]
 {command}
 
-{FEW_GATES}
+{FAST_GATES}
 [health]
 interval = "300ms"
 
-# Both releases share two cores with clients and whatever else runs, in builds that are hardly
-# optimized, and the second one is the larger model.
+# Both releases, the clients, and other tests share two cores. The builds have little optimization, and the
+# model of v2 is the larger one.
 [comparison]
 negligible = "100ms"
 

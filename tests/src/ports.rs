@@ -1,4 +1,4 @@
-//! Ports for stacks that run at the same time.
+//! Reserves ports, so that stacks can run at the same time.
 
 use std::{
     fs::{self, File},
@@ -8,27 +8,27 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Five free ports in a row, reserved until dropped.
+/// Five consecutive free ports. They stay reserved until this is dropped.
 #[derive(Debug)]
 pub struct PortBlock {
     first: u16,
-    /// The kernel releases the block when the process ends.
+    /// The kernel releases this lock when the process ends, even if it is killed.
     _lock: File,
 }
 
 impl PortBlock {
-    /// Below the range that the kernel gives to outgoing connections, so that none of them takes a port
-    /// meanwhile.
+    /// Below the range from which the kernel takes ports for outgoing connections. So no connection can take a
+    /// reserved port.
     const FIRST: u16 = 21_000;
     const BLOCKS: u16 = 200;
     const SIZE: u16 = 5;
 
-    /// Reserves a block that no other test holds and on which no process listens.
-    pub fn take() -> anyhow::Result<Self> {
+    /// Reserves a block that no other test holds, and on whose ports no process listens.
+    pub fn reserve() -> anyhow::Result<Self> {
         // One directory per user, because another user's lock files are not writable.
         let user = fs::metadata("/proc/self")?.uid();
         let directory = std::env::temp_dir().join(format!("blue-green-ports-{user}"));
-        fs::create_dir_all(&directory).context("cannot make a directory for port locks")?;
+        fs::create_dir_all(&directory).context("cannot create the directory for port locks")?;
         for number in 0..Self::BLOCKS {
             let lock = File::create(directory.join(number.to_string()))?;
             let first = Self::FIRST + number * Self::SIZE;
@@ -38,7 +38,11 @@ impl PortBlock {
                 return Ok(Self { first, _lock: lock });
             }
         }
-        anyhow::bail!("no {} free ports in a row", Self::SIZE)
+        anyhow::bail!(
+            "no {} consecutive ports are free from {} on: end the processes that listen there",
+            Self::SIZE,
+            Self::FIRST
+        )
     }
 
     /// All five ports.
@@ -46,19 +50,19 @@ impl PortBlock {
         self.first..self.first + Self::SIZE
     }
 
-    /// The port for clients.
+    /// The router's port for clients.
     #[must_use]
     pub fn router(&self) -> u16 {
         self.first
     }
 
-    /// The port of blue.
+    /// The port of the blue server.
     #[must_use]
     pub fn blue(&self) -> u16 {
         self.first + 1
     }
 
-    /// The port of green.
+    /// The port of the green server.
     #[must_use]
     pub fn green(&self) -> u16 {
         self.first + 2
@@ -70,7 +74,7 @@ impl PortBlock {
         self.first + 3
     }
 
-    /// The port for metrics of `deployer monitor`.
+    /// The port on which `deployer monitor` serves metrics.
     #[must_use]
     pub fn metrics(&self) -> u16 {
         self.first + 4

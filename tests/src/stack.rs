@@ -1,4 +1,4 @@
-//! A router and two colors in a temporary directory, run by the real deployer.
+//! A router and two colors in a temporary directory. The real deployer starts and stops them.
 
 use std::{
     ffi::OsStr,
@@ -15,36 +15,36 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{PortBlock, Traffic, layout};
+use crate::{PortBlock, Traffic, golden_bodies, layout, program};
 
 /// Longer than any command takes with the tests' settings.
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// The duration of the bake.
+/// The duration of a deployment's bake (`[bake]` in `deployer.toml`).
 #[derive(Debug, Clone, Copy)]
-pub struct Bake(pub Duration);
+pub struct BakeDuration(pub Duration);
 
-/// The result of a run of the deployer.
+/// The result of one run of the deployer.
 #[derive(Debug)]
-pub struct Run {
-    /// The exit code; -1 after a signal.
+pub struct DeployerRun {
+    /// The exit code; -1 if a signal ended the deployer.
     pub code: i32,
     /// Standard output.
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
-    /// When it returned.
+    /// When the deployer had exited.
     pub returned: Instant,
 }
 
-/// A stack. Dropping it stops everything that it started.
+/// A router and two colors with their files and ports. Dropping it stops all of its processes or containers.
 pub struct Stack {
     directory: TempDir,
     ports: PortBlock,
     fleet: Fleet,
 }
 
-/// What runs the services of a stack.
+/// The fleet that runs the services of a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fleet {
     Process,
@@ -61,129 +61,140 @@ impl Fleet {
 }
 
 impl Stack {
-    /// Creates a stack of processes in which `server` serves every release: `model-server` or `faulty-server`.
-    /// Starts nothing.
-    pub fn of_processes(server: &str, bake: Bake) -> anyhow::Result<Self> {
+    /// Creates a stack of processes, and starts none. The program `server` serves every release: `model-server`
+    /// or `faulty-server`.
+    pub fn with_processes(server: &str, bake: BakeDuration) -> anyhow::Result<Self> {
         let stack = Self::empty(Fleet::Process)?;
-        layout::nginx_on_ports(stack.directory.path(), &stack.ports)?;
-        layout::models(stack.directory.path())?;
-        layout::settings(stack.directory.path(), &stack.ports, Some(server), bake)?;
+        layout::write_nginx_files(stack.directory.path(), &stack.ports)?;
+        layout::link_models(stack.directory.path())?;
+        layout::write_settings(stack.directory.path(), &stack.ports, Some(server), bake)?;
         Ok(stack)
     }
 
-    /// Creates a stack of containers. The image `model-server` must exist.
-    pub fn of_containers(bake: Bake) -> anyhow::Result<Self> {
+    /// Creates a stack of containers, and starts none. The image `model-server` must exist.
+    pub fn with_containers(bake: BakeDuration) -> anyhow::Result<Self> {
         let stack = Self::empty(Fleet::Compose)?;
-        layout::compose(stack.directory.path(), &stack.ports, &stack.project()?)?;
-        layout::models(stack.directory.path())?;
-        layout::settings(stack.directory.path(), &stack.ports, None, bake)?;
+        layout::write_compose_files(stack.directory.path(), &stack.ports, &stack.project()?)?;
+        layout::link_models(stack.directory.path())?;
+        layout::write_settings(stack.directory.path(), &stack.ports, None, bake)?;
         Ok(stack)
     }
 
     fn empty(fleet: Fleet) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("blue-green-").tempdir()?;
-        // nginx's workers may run as another user, who must be able to search for the flags.
+        // nginx's workers may run as another user, who needs access to the flags.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         Ok(Self {
             directory,
-            ports: PortBlock::take()?,
+            ports: PortBlock::reserve()?,
             fleet,
         })
     }
 
-    /// The name of the Compose project.
+    /// Returns the name of the Compose project.
     fn project(&self) -> anyhow::Result<String> {
         let name = self
             .directory
             .path()
             .file_name()
-            .context("the directory has no name")?;
+            .context("the stack's directory has no name")?;
         // Compose allows lowercase letters only.
         Ok(name.to_string_lossy().to_lowercase())
     }
 
-    /// A path in the stack's directory.
+    /// Returns a path in the stack's directory.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// The stack's ports.
+    /// Returns the stack's ports.
     #[must_use]
     pub fn ports(&self) -> &PortBlock {
         &self.ports
     }
 
-    /// The router's address for clients.
+    /// Returns the router's address for clients.
     #[must_use]
-    pub fn router(&self) -> SocketAddr {
+    pub fn router_address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.ports.router()).into()
     }
 
-    /// Replaces all settings except addresses and programs by these sections of deployer.toml.
-    pub fn use_settings(&self, sections: &str) -> anyhow::Result<()> {
+    /// Replaces the sections of `deployer.toml` after the addresses and programs with these sections.
+    pub fn replace_settings(&self, sections: &str) -> anyhow::Result<()> {
         let path = self.path("deployer.toml");
         let settings = fs::read_to_string(&path)?;
         let (addresses, _) = settings
-            .split_once(layout::FEW_GATES)
-            .context("the settings name no gates")?;
+            .split_once(layout::FAST_GATES)
+            .context("deployer.toml has no section [gates]")?;
         Ok(fs::write(path, [addresses, sections].concat())?)
     }
 
-    /// Lets the router reach `port` instead of the first server of an upstream; if no process listens there,
-    /// instead of all its servers.
-    pub fn reach_another_in(&self, upstream: &str, port: u16) -> anyhow::Result<()> {
+    /// Points an upstream of the router to another port.
+    ///
+    /// `port` replaces green's port. The metrics port, on which no process listens, replaces blue's port too.
+    pub fn redirect_upstream(&self, upstream: &str, port: u16) -> anyhow::Result<()> {
         let path = self.path("nginx/addresses.conf");
         let text = fs::read_to_string(&path)?;
-        let begins = format!("upstream {upstream} {{");
-        let (before, rest) = text.split_once(&begins).context("no such upstream")?;
-        let (list, after) = rest.split_once("\n}").context("it does not end")?;
-        let mut list = list.replace(&format!(":{} ", self.ports.green()), &format!(":{port} "));
+        let header = format!("upstream {upstream} {{");
+        let (before, rest) = text
+            .split_once(&header)
+            .with_context(|| format!("addresses.conf has no upstream {upstream}"))?;
+        let (servers, after) = rest
+            .split_once("\n}")
+            .with_context(|| format!("upstream {upstream} has no closing brace"))?;
+        let mut servers =
+            servers.replace(&format!(":{} ", self.ports.green()), &format!(":{port} "));
         if port == self.ports.metrics() {
-            list = list.replace(&format!(":{} ", self.ports.blue()), &format!(":{port} "));
+            servers = servers.replace(&format!(":{} ", self.ports.blue()), &format!(":{port} "));
         }
         Ok(fs::write(
             path,
-            [before, &begins, &list, "\n}", after].concat(),
+            [before, &header, &servers, "\n}", after].concat(),
         )?)
     }
 
-    /// Starts traffic to the router, with real sentences.
-    pub fn traffic(&self, connections: usize, pause: Duration) -> anyhow::Result<Traffic> {
+    /// Starts client traffic to the router with the sentences of the golden set.
+    pub fn start_traffic(&self, connections: usize, pause: Duration) -> anyhow::Result<Traffic> {
         let bodies = golden_bodies()?;
-        Ok(Traffic::start(self.router(), connections, pause, bodies))
+        Ok(Traffic::start(
+            self.router_address(),
+            connections,
+            pause,
+            bodies,
+        ))
     }
 
-    /// Runs the deployer to its end.
-    pub async fn deployer(&self, arguments: &[&str]) -> anyhow::Result<Run> {
+    /// Runs the deployer, and waits until it exits.
+    pub async fn run_deployer(&self, arguments: &[&str]) -> anyhow::Result<DeployerRun> {
         let child = self.start_deployer(arguments)?;
-        Self::finish(child, arguments).await
+        Self::wait_for_exit(child, arguments).await
     }
 
-    /// The deployer with these arguments, to be run in the stack's directory.
-    pub fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+    /// Returns the command that runs the deployer with these arguments in the stack's directory.
+    pub fn deployer_command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
         let mut command = Command::new(program("deployer")?);
         command
             .args(arguments)
             .current_dir(self.directory.path())
             .env("DEPLOYER_FLEET", self.fleet.name())
-            // Tests stop colors often, and never while traffic may still arrive.
+            // Tests stop colors often. A short grace period is safe, because no traffic arrives at that time.
             .env("GRACE_SECONDS", "0.2");
         Ok(command)
     }
 
-    /// Starts the deployer. Dropping the child kills it.
+    /// Starts the deployer, and does not wait for it. Dropping the child kills it.
     pub fn start_deployer(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         self.start_deployer_with(arguments, &[])
     }
 
-    /// The same with more environment variables.
+    /// Starts the deployer with additional environment variables. Dropping the child kills it.
     pub fn start_deployer_with(
         &self,
         arguments: &[&str],
         environment: &[(&str, &OsStr)],
     ) -> anyhow::Result<Child> {
-        self.command(arguments)?
+        self.deployer_command(arguments)?
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -193,18 +204,26 @@ impl Stack {
             .context("cannot start the deployer")
     }
 
-    /// Sends a signal, by its name, to a started deployer.
-    pub fn tell(deployer: &Child, signal: &str) -> anyhow::Result<()> {
-        let pid = deployer.id().context("it has ended")?.to_string();
+    /// Sends a signal (a name such as `TERM`) to a started deployer.
+    pub fn signal_deployer(deployer: &Child, signal: &str) -> anyhow::Result<()> {
+        let pid = deployer
+            .id()
+            .context("the deployer has already exited")?
+            .to_string();
         send_signal(&pid, signal)
     }
 
-    /// Waits for a started deployer.
-    pub async fn finish(child: Child, arguments: &[&str]) -> anyhow::Result<Run> {
+    /// Waits until a started deployer exits. Fails after three minutes.
+    pub async fn wait_for_exit(child: Child, arguments: &[&str]) -> anyhow::Result<DeployerRun> {
         let output = tokio::time::timeout(COMMAND_TIMEOUT, child.wait_with_output())
             .await
-            .with_context(|| format!("`deployer {}` did not end", arguments.join(" ")))??;
-        Ok(Run {
+            .with_context(|| {
+                format!(
+                    "`deployer {}` did not exit within {COMMAND_TIMEOUT:?}",
+                    arguments.join(" ")
+                )
+            })??;
+        Ok(DeployerRun {
             returned: Instant::now(),
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -212,12 +231,12 @@ impl Stack {
         })
     }
 
-    /// Runs the deployer, and fails unless it exits with `code`.
-    pub async fn expect(&self, code: i32, arguments: &[&str]) -> anyhow::Result<Run> {
-        let run = self.deployer(arguments).await?;
+    /// Runs the deployer. Fails unless it exits with `code`.
+    pub async fn expect_exit(&self, code: i32, arguments: &[&str]) -> anyhow::Result<DeployerRun> {
+        let run = self.run_deployer(arguments).await?;
         anyhow::ensure!(
             run.code == code,
-            "`deployer {}` ended with {}, not {code}:\n{}{}",
+            "`deployer {}` exited with {}, not {code}:\n{}{}",
             arguments.join(" "),
             run.code,
             run.stderr,
@@ -226,44 +245,44 @@ impl Stack {
         Ok(run)
     }
 
-    /// The output of `deployer status --json`.
+    /// Returns the output of `deployer status --json`.
     pub async fn status(&self) -> anyhow::Result<Value> {
-        let run = self.expect(0, &["status", "--json"]).await?;
+        let run = self.expect_exit(0, &["status", "--json"]).await?;
         Ok(serde_json::from_str(&run.stdout)?)
     }
 
-    /// Waits until the deployment has reached `phase` or a later one.
-    pub async fn await_phase(&self, phase: &str) -> anyhow::Result<()> {
+    /// Waits until the deployment has reached `phase` or a later one. Fails after 30 s.
+    pub async fn wait_for_phase(&self, phase: &str) -> anyhow::Result<()> {
         const PHASES: [&str; 5] = ["planned", "starting", "healthy", "validated", "switched"];
 
-        let beyond = PHASES
+        let wanted = PHASES
             .iter()
             .position(|known| *known == phase)
-            .context("no such phase")?;
+            .with_context(|| format!("{phase:?} is not a phase"))?;
         let reached = async {
             loop {
                 let status = self.status().await?;
-                let now = status["last_deployment"]["phase"]
+                let current = status["last_deployment"]["phase"]
                     .as_str()
                     .unwrap_or_default();
-                if PHASES[beyond..].contains(&now) {
+                if PHASES[wanted..].contains(&current) {
                     return anyhow::Ok(());
                 }
             }
         };
         tokio::time::timeout(Duration::from_secs(30), reached)
             .await
-            .with_context(|| format!("the deployment did not reach {phase}"))?
+            .with_context(|| format!("the deployment did not reach {phase} within 30 s"))?
     }
 
-    /// The number of requests for `color` in the router's access log.
-    pub fn logged_for(&self, color: &str) -> anyhow::Result<usize> {
+    /// Returns how many requests in the router's access log were sent while `color` was active.
+    pub fn count_logged_requests(&self, color: &str) -> anyhow::Result<usize> {
         let log = fs::read_to_string(self.path("run/logs/access.log"))?;
         Ok(log.matches(&format!("\"wanted\":\"{color}\"")).count())
     }
 
-    /// The process of a service: a container's first one, or the one in the deployer's record.
-    pub fn process(&self, service: &str) -> anyhow::Result<u32> {
+    /// Returns the process ID of a service: from the container, or from the deployer's record of its processes.
+    pub fn service_pid(&self, service: &str) -> anyhow::Result<u32> {
         if self.fleet == Fleet::Compose {
             let container = self.docker(&["compose", "ps", "--quiet", service])?;
             let pid = self.docker(&["inspect", "--format", "{{.State.Pid}}", container.trim()])?;
@@ -273,21 +292,21 @@ impl Stack {
         let record: Value = serde_json::from_str(&fs::read_to_string(record)?)?;
         let pid = record["pid"]
             .as_u64()
-            .context("the record names no process")?;
+            .context("the record has no process ID")?;
         Ok(u32::try_from(pid)?)
     }
 
-    /// Waits until the process of a service has ended.
-    pub async fn until_ended(&self, service: &str) -> anyhow::Result<()> {
-        let pid = self.process(service)?;
-        let ended = async {
-            while runs(pid) {
+    /// Waits until the process of a service has exited. Fails after a minute.
+    pub async fn wait_until_exited(&self, service: &str) -> anyhow::Result<()> {
+        let pid = self.service_pid(service)?;
+        let exited = async {
+            while is_running(pid) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_mins(1), ended)
+        tokio::time::timeout(Duration::from_mins(1), exited)
             .await
-            .with_context(|| format!("{service} has not ended within a minute"))
+            .with_context(|| format!("{service} did not exit within a minute"))
     }
 
     /// Runs `docker` in the stack's directory.
@@ -306,15 +325,15 @@ impl Stack {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Sends a signal, by its name, to the process of a service.
-    pub fn signal(&self, service: &str, signal: &str) -> anyhow::Result<()> {
-        send_signal(&self.process(service)?.to_string(), signal)
+    /// Sends a signal (a name such as `TERM`) to the process of a service.
+    pub fn signal_service(&self, service: &str, signal: &str) -> anyhow::Result<()> {
+        send_signal(&self.service_pid(service)?.to_string(), signal)
     }
 }
 
-/// Sends a signal, by its name such as `TERM`, to a process.
+/// Sends a signal (a name such as `TERM`) to a process.
 pub fn send_signal(pid: &str, signal: &str) -> anyhow::Result<()> {
-    // The shell's built-in: a bare Debian has no program `kill`.
+    // `kill` is built into the shell. A bare Debian has no program of that name.
     let output = std::process::Command::new("sh")
         .args(["-c", "kill -s \"$1\" \"$2\"", "sh", signal, pid])
         .output()?;
@@ -327,78 +346,47 @@ pub fn send_signal(pid: &str, signal: &str) -> anyhow::Result<()> {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        let left = match self.fleet {
+        let leftovers = match self.fleet {
             Fleet::Process => self.stop_processes(),
             Fleet::Compose => self.stop_containers(),
         };
-        // A panic while panicking would hide the first one.
+        // A second panic would abort the test and hide the message of the first one.
         if !std::thread::panicking() {
             assert!(
-                matches!(&left, Ok(left) if left.is_empty()),
-                "left running: {left:?}"
+                matches!(&leftovers, Ok(leftovers) if leftovers.is_empty()),
+                "the stack did not stop: {leftovers:?} still runs"
             );
         }
     }
 }
 
 impl Stack {
-    /// Kills every process and names those that survive.
+    /// Stops every process. Returns the services whose processes still run.
     fn stop_processes(&self) -> anyhow::Result<String> {
         let services = ["blue", "green", "router"];
         for service in services {
-            // A frozen process does not react to a stop signal.
-            let _ = self.signal(service, "CONT");
+            // A process that is paused by SIGSTOP does not react to a stop signal.
+            let _ = self.signal_service(service, "CONT");
         }
         std::process::Command::new(program("deployer")?)
             .args(["--fleet", "process", "down"])
             .current_dir(self.directory.path())
             .output()?;
-        let alive = |service: &&str| self.process(service).is_ok_and(runs);
-        Ok(services.into_iter().filter(alive).collect())
+        let still_runs = |service: &&str| self.service_pid(service).is_ok_and(is_running);
+        Ok(services.into_iter().filter(still_runs).collect())
     }
 
-    /// Removes every container and network, and names the containers that remain.
+    /// Removes every container and network. Returns the containers that remain.
     fn stop_containers(&self) -> anyhow::Result<String> {
         let _ = self.docker(&["compose", "unpause"]);
         self.docker(&["compose", "down", "--timeout", "20"])?;
-        let ours = format!("label=com.docker.compose.project={}", self.project()?);
-        self.docker(&["ps", "--all", "--quiet", "--filter", &ours])
+        let of_this_project = format!("label=com.docker.compose.project={}", self.project()?);
+        self.docker(&["ps", "--all", "--quiet", "--filter", &of_this_project])
     }
 }
 
-/// Whether a process runs. A zombie does not.
-pub(crate) fn runs(pid: u32) -> bool {
+/// Returns whether a process runs. A zombie does not.
+pub(crate) fn is_running(pid: u32) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-/// The golden set as request bodies.
-pub fn golden_bodies() -> anyhow::Result<Vec<String>> {
-    let golden = fs::read_to_string(repository().join("models/sentiment/golden.jsonl"))?;
-    golden
-        .lines()
-        .map(|line| Ok(serde_json::from_str::<Value>(line)?["input"].to_string()))
-        .collect()
-}
-
-/// The root of the repository.
-#[must_use]
-pub fn repository() -> PathBuf {
-    let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
-    crate_directory
-        .parent()
-        .unwrap_or(crate_directory)
-        .to_owned()
-}
-
-/// A program of this workspace, from the build directory of this one.
-pub fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let this = std::env::current_exe()?;
-    this.ancestors()
-        .skip(1)
-        .map(|directory| directory.join(name))
-        .find(|path| path.is_file())
-        .with_context(|| {
-            format!("{name} is not built: run `cargo build --locked --all-targets` first")
-        })
 }

@@ -1,4 +1,4 @@
-//! Client traffic over keep-alive connections, with a record of every request.
+//! Sends client traffic over keep-alive connections, and records every request.
 
 use std::{
     collections::BTreeMap,
@@ -17,98 +17,96 @@ use hyper::{Request, StatusCode, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet};
 
-/// One request and its result.
+/// A request and its outcome.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    /// When the client began to send it.
+pub struct RequestRecord {
+    /// When the client began to send the request, or to connect for it.
     pub started: Instant,
-    /// How long the client waited.
-    pub took: Duration,
-    /// The version that answered with success, or the error.
+    /// How long the client waited for the outcome.
+    pub duration: Duration,
+    /// The version in the successful response, or the error.
     pub outcome: Result<String, String>,
 }
 
-/// Every request of a run, in the order of their ends.
+/// The record of all requests, in the order in which they ended.
 #[derive(Debug, Clone, Default)]
-pub struct Log {
+pub struct TrafficLog {
     /// The requests.
-    pub answers: Vec<Answer>,
+    pub requests: Vec<RequestRecord>,
 }
 
-impl Log {
-    /// Each kind of error with its count.
+impl TrafficLog {
+    /// Returns each error with its count.
     #[must_use]
     pub fn failures(&self) -> BTreeMap<&str, usize> {
         let mut failures = BTreeMap::new();
-        for answer in &self.answers {
-            if let Err(problem) = &answer.outcome {
-                *failures.entry(problem.as_str()).or_default() += 1;
+        for request in &self.requests {
+            if let Err(error) = &request.outcome {
+                *failures.entry(error.as_str()).or_default() += 1;
             }
         }
         failures
     }
 
-    /// The number of requests that each version answered.
+    /// Returns the number of requests that each version answered.
     #[must_use]
     pub fn by_version(&self) -> BTreeMap<&str, usize> {
         let mut versions = BTreeMap::new();
         for version in self
-            .answers
+            .requests
             .iter()
-            .filter_map(|answer| answer.outcome.as_deref().ok())
+            .filter_map(|request| request.outcome.as_deref().ok())
         {
             *versions.entry(version).or_default() += 1;
         }
         versions
     }
 
-    /// Fails if a request failed, and names the errors.
+    /// Fails if a request failed. The error lists all errors with their counts.
     pub fn ensure_none_failed(&self) -> anyhow::Result<()> {
         let failures = self.failures();
         anyhow::ensure!(
             failures.is_empty(),
-            "of {} requests: {failures:?}",
-            self.answers.len()
+            "of {} requests, some failed: {failures:?}",
+            self.requests.len()
         );
         Ok(())
     }
 
-    /// Fails unless requests were answered, all of them by `version`.
-    pub fn ensure_answered_by(&self, version: &str) -> anyhow::Result<()> {
+    /// Fails unless at least one request was answered, and all answered ones by `version`.
+    pub fn ensure_answered_only_by(&self, version: &str) -> anyhow::Result<()> {
         let versions = self.by_version();
         anyhow::ensure!(
             versions.keys().eq([&version]),
-            "answered by {versions:?}, not by {version} alone"
+            "answered by {versions:?}, not only by {version}"
         );
         Ok(())
     }
 
-    /// The requests that began at `from` or later and ended before `until`.
+    /// Returns the requests that began at `from` or later, and ended before `until`.
     ///
-    /// A request that began before `until` and ended later may have reached the router after the next switch,
-    /// so it says nothing about this one.
+    /// A request that began before `until` and ended later may have reached the router after the next switch.
+    /// So either version may answer it.
     #[must_use]
     pub fn between(&self, from: Instant, until: Instant) -> Self {
-        let within =
-            |answer: &&Answer| answer.started >= from && answer.started + answer.took < until;
+        let within = |it: &&RequestRecord| it.started >= from && it.started + it.duration < until;
         Self {
-            answers: self.answers.iter().filter(within).cloned().collect(),
+            requests: self.requests.iter().filter(within).cloned().collect(),
         }
     }
 }
 
-/// Traffic until it is stopped.
+/// Running client traffic.
 ///
-/// Each connection is one socket that the client keeps open. No request is repeated, so a reset connection
-/// counts as a failure.
+/// Each client keeps one connection open, and never retries. So a reset connection counts as a failure.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
-    log: Arc<Mutex<Log>>,
+    log: Arc<Mutex<TrafficLog>>,
     connections: JoinSet<()>,
 }
 
 impl Traffic {
-    /// Posts `bodies` to `/predict` over this many connections. Each one pauses after an answer.
+    /// Posts `bodies` to `/predict` over this many connections. Each client pauses after a response.
     #[must_use]
     pub fn start(
         router: SocketAddr,
@@ -117,7 +115,7 @@ impl Traffic {
         bodies: Vec<String>,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let log = Arc::new(Mutex::new(Log::default()));
+        let log = Arc::new(Mutex::new(TrafficLog::default()));
         let bodies: Arc<[Bytes]> = bodies.into_iter().map(Bytes::from).collect();
         let mut tasks = JoinSet::new();
         for number in 0..connections {
@@ -130,15 +128,15 @@ impl Traffic {
                     next += connections;
                     let started = Instant::now();
                     let outcome = predict(&mut connection, router, body).await;
-                    let answer = Answer {
+                    let record = RequestRecord {
                         started,
-                        took: started.elapsed(),
+                        duration: started.elapsed(),
                         outcome: outcome.map_err(|error| format!("{error:#}")),
                     };
                     log.lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .answers
-                        .push(answer);
+                        .requests
+                        .push(record);
                     tokio::time::sleep(pause).await;
                 }
             });
@@ -150,27 +148,27 @@ impl Traffic {
         }
     }
 
-    /// The number of requests so far.
+    /// Returns the number of requests that have ended.
     #[must_use]
     pub fn count(&self) -> usize {
         self.log
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .answers
+            .requests
             .len()
     }
 
-    /// A copy of the record so far.
+    /// Returns a copy of the record so far.
     #[must_use]
-    pub fn so_far(&self) -> Log {
+    pub fn snapshot(&self) -> TrafficLog {
         self.log
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    /// Waits until this many requests have ended.
-    pub async fn reach(&self, count: usize) -> anyhow::Result<()> {
+    /// Waits until this many requests have ended. Fails after two minutes.
+    pub async fn wait_for_requests(&self, count: usize) -> anyhow::Result<()> {
         let reached = async {
             while self.count() < count {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -180,21 +178,21 @@ impl Traffic {
             .await
             .with_context(|| {
                 format!(
-                    "only {} of {count} requests within two minutes",
+                    "only {} of {count} requests ended within two minutes",
                     self.count()
                 )
             })
     }
 
-    /// Lets every connection finish its request. Returns the record.
-    pub async fn stop(mut self) -> Log {
+    /// Stops the traffic after every client's current request. Returns the record.
+    pub async fn stop(mut self) -> TrafficLog {
         self.stop.store(true, Ordering::Relaxed);
         while self.connections.join_next().await.is_some() {}
         std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Longer than the router waits for a color that hangs.
+/// Longer than the router's timeout for a color that hangs.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(130);
 
 type Connection = SendRequest<Full<Bytes>>;
@@ -206,7 +204,7 @@ async fn predict(
 ) -> anyhow::Result<String> {
     tokio::time::timeout(CLIENT_TIMEOUT, send(connection, router, body))
         .await
-        .context("no answer within the client's patience")?
+        .context("no response within the client's timeout")?
 }
 
 async fn send(
@@ -214,10 +212,10 @@ async fn send(
     router: SocketAddr,
     body: Bytes,
 ) -> anyhow::Result<String> {
-    // A connection is reused after an answer with any status. A broken one is not.
+    // A connection is reused after a response with any status, but never after an error.
     let open = match connection.take() {
-        // The router announced that it closes the idle connection: reconnect.
-        Some(mut kept) => kept.ready().await.is_ok().then_some(kept),
+        // A connection that the router has closed while it was idle is replaced.
+        Some(mut idle) => idle.ready().await.is_ok().then_some(idle),
         None => None,
     };
     let mut sender = match open {
@@ -231,21 +229,21 @@ async fn send(
     let response = sender
         .send_request(request)
         .await
-        .context("the connection broke")?;
+        .context("the connection broke before the response")?;
     let status = response.status();
     let body = response
         .into_body()
         .collect()
         .await
-        .context("the answer broke off")?
+        .context("the connection broke during the response")?
         .to_bytes();
     *connection = Some(sender);
     anyhow::ensure!(status == StatusCode::OK, "status {status}");
-    let answer: serde_json::Value =
-        serde_json::from_slice(&body).context("the answer is not JSON")?;
-    let version = answer["model_version"]
+    let prediction: serde_json::Value =
+        serde_json::from_slice(&body).context("the response is not JSON")?;
+    let version = prediction["model_version"]
         .as_str()
-        .context("the answer names no version")?;
+        .context("the response has no model_version")?;
     Ok(version.to_owned())
 }
 
@@ -253,7 +251,7 @@ async fn connect(router: SocketAddr) -> anyhow::Result<Connection> {
     let stream = TcpStream::connect(router).await.context("cannot connect")?;
     stream.set_nodelay(true)?;
     let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the connection, which ends with its sender.
+    // This task ends with the connection, and the connection ends when its sender is dropped.
     tokio::spawn(driver);
     Ok(sender)
 }

@@ -1,4 +1,4 @@
-//! `deployer monitor`: alerts and actions when a color goes down, unnoticed by clients.
+//! `deployer monitor` sends alerts and acts when a color goes down. No client request may fail.
 
 use std::{
     fs,
@@ -6,38 +6,39 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Bake, Log, PortBlock, Receiver, Run, Stack, get};
+use end_to_end::{AlertReceiver, BakeDuration, DeployerRun, PortBlock, Stack, TrafficLog, get};
 use serde_json::Value;
 use tokio::process::Child;
 
-const SHORT: Bake = Bake(Duration::from_secs(1));
+const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(1));
 const PAUSE: Duration = Duration::from_millis(20);
-/// The time within which an alert must arrive.
-const SOON: Duration = Duration::from_secs(15);
+/// The time limit for an alert.
+const ALERT_LIMIT: Duration = Duration::from_secs(15);
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// v2 on green has the traffic, v1 on blue is its standby, and a monitor checks both.
-struct Monitored {
+/// A stack with a monitor and a receiver of its alerts.
+struct MonitoredStack {
     stack: Stack,
-    receiver: Receiver,
+    receiver: AlertReceiver,
     monitor: Child,
 }
 
-impl Monitored {
-    async fn begin(more: &[&str]) -> Result<Self> {
-        Self::begin_with(&["v2"], more).await
+impl MonitoredStack {
+    /// Starts a stack on which green is active with v2, and blue is its standby with v1.
+    async fn start(arguments: &[&str]) -> Result<Self> {
+        Self::start_with(&["v2"], arguments).await
     }
 
-    /// The same, with these releases deployed one after the other.
-    async fn begin_with(releases: &[&str], more: &[&str]) -> Result<Self> {
-        let stack = Stack::of_processes("faulty-server", SHORT)?;
-        stack.expect(0, &["up"]).await?;
+    /// Starts a stack, and deploys these releases one after the other.
+    async fn start_with(releases: &[&str], arguments: &[&str]) -> Result<Self> {
+        let stack = Stack::with_processes("faulty-server", SHORT_BAKE)?;
+        stack.expect_exit(0, &["up"]).await?;
         for release in releases {
             deploy(&stack, release).await?;
         }
-        let receiver = Receiver::start(0).await?;
-        let monitor = start(&stack, &receiver, more)?;
+        let receiver = AlertReceiver::start(0).await?;
+        let monitor = start_monitor(&stack, &receiver, arguments)?;
         Ok(Self {
             stack,
             receiver,
@@ -45,38 +46,41 @@ impl Monitored {
         })
     }
 
-    /// Stops the monitor like a service, which must not take long.
-    async fn end(self) -> Result {
-        Stack::tell(&self.monitor, "TERM")?;
-        let run = Stack::finish(self.monitor, &["monitor"]).await?;
+    /// Stops the monitor by SIGTERM, as systemd does. Fails unless it exits with 0.
+    async fn stop(self) -> Result {
+        Stack::signal_deployer(&self.monitor, "TERM")?;
+        let run = Stack::wait_for_exit(self.monitor, &["monitor"]).await?;
         ensure!(run.code == 0, "{run:?}");
         Ok(())
     }
 
-    async fn fit(&self, color: usize) -> Result<bool> {
+    /// Returns whether a color has its fit flag.
+    async fn is_fit(&self, color: usize) -> Result<bool> {
         let status = self.stack.status().await?;
-        status["colors"][color]["fit"].as_bool().context("no flag")
+        status["colors"][color]["fit"]
+            .as_bool()
+            .context("status does not say whether the color is fit")
     }
 }
 
-/// Without clients the bake ends inconclusively.
-async fn deploy(stack: &Stack, release: &str) -> Result<Run> {
+/// Deploys a release. Without clients the bake is inconclusive, so the settings promote it then.
+async fn deploy(stack: &Stack, release: &str) -> Result<DeployerRun> {
     let deploy = ["deploy", release, "--set", "bake.on_inconclusive=promote"];
-    stack.expect(0, &deploy).await
+    stack.expect_exit(0, &deploy).await
 }
 
-/// Detects within seconds that a color is down.
-const QUICK: [&str; 4] = [
+/// Settings with which the monitor detects within seconds that a color is down.
+const FAST_DETECTION: [&str; 4] = [
     "--set",
     "monitor.interval=200ms",
     "--set",
     "probe.timeout=1s",
 ];
 
-fn start(stack: &Stack, receiver: &Receiver, more: &[&str]) -> Result<Child> {
+fn start_monitor(stack: &Stack, receiver: &AlertReceiver, arguments: &[&str]) -> Result<Child> {
     let url = receiver.url();
     stack.start_deployer_with(
-        &[&["monitor"], &QUICK[..], more].concat(),
+        &[&["monitor"], &FAST_DETECTION[..], arguments].concat(),
         &[("DEPLOYER_ALERTS_WEBHOOK", url.as_ref())],
     )
 }
@@ -85,106 +89,121 @@ const BLUE: usize = 0;
 const GREEN: usize = 1;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frozen_standby_loses_fit_flag_until_well() -> Result {
-    let watched = Monitored::begin(&[]).await?;
-    let traffic = watched.stack.traffic(8, PAUSE)?;
-    ensure!(watched.fit(BLUE).await?, "v1 was promoted");
-    watched.stack.signal("blue", "STOP")?;
-    let took = watched.receiver.until("down", "blue").await?;
-    ensure!(took < SOON, "{took:?}");
-    ensure!(!watched.fit(BLUE).await?, "the flag is still there");
-    watched.stack.signal("blue", "CONT")?;
-    watched.receiver.until("up", "blue").await?;
-    until(async || watched.fit(BLUE).await).await?;
+async fn frozen_standby_loses_fit_flag_until_healthy() -> Result {
+    let monitored = MonitoredStack::start(&[]).await?;
+    let traffic = monitored.stack.start_traffic(8, PAUSE)?;
+    ensure!(monitored.is_fit(BLUE).await?, "blue lost its fit flag");
+    monitored.stack.signal_service("blue", "STOP")?;
+    let delay = monitored.receiver.wait_for_alert("down", "blue").await?;
+    ensure!(delay < ALERT_LIMIT, "{delay:?}");
+    ensure!(
+        !monitored.is_fit(BLUE).await?,
+        "blue still has its fit flag"
+    );
+    monitored.stack.signal_service("blue", "CONT")?;
+    monitored.receiver.wait_for_alert("up", "blue").await?;
+    wait_until(async || monitored.is_fit(BLUE).await).await?;
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    log.ensure_answered_by("v2")?;
-    let alerts = watched.receiver.alerts();
-    ensure!(alerts.len() == 2, "each is said once: {alerts:?}");
+    log.ensure_answered_only_by("v2")?;
+    let alerts = monitored.receiver.alerts();
+    ensure!(
+        alerts.len() == 2,
+        "expected one alert down and one alert up: {alerts:?}"
+    );
     ensure!(alerts[0]["schema"] == 1, "{alerts:?}");
-    watched.end().await
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_standby_is_restarted_with_restart_standby() -> Result {
-    // Its fit flag is gone before it is healthy again.
-    let slow_to_trust = ["--set", "monitor.rise=10"];
+    // With 10 good checks needed, the test can see the removed fit flag before it is set again.
+    let many_good_checks = ["--set", "monitor.rise=10"];
     let restart = ["--set", "monitor.restart_standby=true"];
-    let watched = Monitored::begin(&[restart, slow_to_trust].concat()).await?;
-    let traffic = watched.stack.traffic(8, PAUSE)?;
-    watched.stack.signal("blue", "KILL")?;
-    let took = watched.receiver.until("down", "blue").await?;
-    ensure!(took < SOON, "{took:?}");
-    until(async || Ok(!watched.fit(BLUE).await?)).await?;
-    watched.receiver.until("up", "blue").await?;
-    until(async || watched.fit(BLUE).await).await?;
+    let monitored = MonitoredStack::start(&[restart, many_good_checks].concat()).await?;
+    let traffic = monitored.stack.start_traffic(8, PAUSE)?;
+    monitored.stack.signal_service("blue", "KILL")?;
+    let delay = monitored.receiver.wait_for_alert("down", "blue").await?;
+    ensure!(delay < ALERT_LIMIT, "{delay:?}");
+    wait_until(async || Ok(!monitored.is_fit(BLUE).await?)).await?;
+    monitored.receiver.wait_for_alert("up", "blue").await?;
+    wait_until(async || monitored.is_fit(BLUE).await).await?;
     traffic.stop().await.ensure_none_failed()?;
-    watched.end().await
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_standby_loses_fit_flag_until_fast() -> Result {
-    let watched = Monitored::begin_with(&["slow-when-told", "v1"], &[]).await?;
-    let traffic = watched.stack.traffic(8, PAUSE)?;
-    ensure!(watched.fit(GREEN).await?, "it was promoted");
-    watched.stack.signal("green", "USR1")?;
-    let took = watched.receiver.until("down", "green").await?;
-    ensure!(took < SOON, "{took:?}");
-    until(async || Ok(!watched.fit(GREEN).await?)).await?;
-    watched.stack.signal("green", "USR1")?;
-    let took = watched.receiver.until("up", "green").await?;
-    ensure!(took < SOON, "{took:?}");
-    until(async || watched.fit(GREEN).await).await?;
+    let monitored = MonitoredStack::start_with(&["slow-after-signal", "v1"], &[]).await?;
+    let traffic = monitored.stack.start_traffic(8, PAUSE)?;
+    ensure!(monitored.is_fit(GREEN).await?, "green has no fit flag");
+    monitored.stack.signal_service("green", "USR1")?;
+    let delay = monitored.receiver.wait_for_alert("down", "green").await?;
+    ensure!(delay < ALERT_LIMIT, "{delay:?}");
+    wait_until(async || Ok(!monitored.is_fit(GREEN).await?)).await?;
+    monitored.stack.signal_service("green", "USR1")?;
+    let delay = monitored.receiver.wait_for_alert("up", "green").await?;
+    ensure!(delay < ALERT_LIMIT, "{delay:?}");
+    wait_until(async || monitored.is_fit(GREEN).await).await?;
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    log.ensure_answered_by("v1")?;
-    let alerts = watched.receiver.alerts();
-    ensure!(alerts.len() == 2, "each is said once: {alerts:?}");
-    watched.end().await
+    log.ensure_answered_only_by("v1")?;
+    let alerts = monitored.receiver.alerts();
+    ensure!(
+        alerts.len() == 2,
+        "expected one alert down and one alert up: {alerts:?}"
+    );
+    monitored.stop().await
 }
 
-/// Settings that stop a frozen color before clients time out.
+/// Settings with which a failover stops a frozen color within seconds, before requests time out.
 const FAILOVER: [&str; 4] = [
     "--set",
     "monitor.failover=true",
     "--set",
     "fleet.process.stop_timeout=2s",
 ];
-/// nginx's `proxy_read_timeout`.
+/// `proxy_read_timeout` in `nginx.conf`.
 const READ_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Requests hung on a frozen color, and the other color answered them long before nginx's timeout.
-fn ensure_repeated_in_time(log: &Log) -> Result {
+/// Fails unless requests hung on a frozen color, and the other color answered them long before nginx's timeout.
+fn ensure_hanging_requests_are_retried(log: &TrafficLog) -> Result {
     log.ensure_none_failed()?;
-    let longest = log.answers.iter().map(|answer| answer.took).max();
-    let longest = longest.context("no request was made")?;
-    ensure!(longest > Duration::from_secs(2), "none hung: {longest:?}");
+    let longest = log.requests.iter().map(|request| request.duration).max();
+    let longest = longest.context("no request was sent")?;
+    ensure!(
+        longest > Duration::from_secs(2),
+        "no request hung on the frozen color: {longest:?}"
+    );
     ensure!(longest < READ_TIMEOUT / 2, "{longest:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failover_leaves_a_frozen_active_color() -> Result {
-    let watched = Monitored::begin(&FAILOVER).await?;
-    let stack = &watched.stack;
-    let traffic = stack.traffic(8, PAUSE)?;
-    traffic.reach(200).await?;
+    let monitored = MonitoredStack::start(&FAILOVER).await?;
+    let stack = &monitored.stack;
+    let traffic = stack.start_traffic(8, PAUSE)?;
+    traffic.wait_for_requests(200).await?;
     let frozen = Instant::now();
-    stack.signal("green", "STOP")?;
-    watched.receiver.until("down", "green").await?;
-    watched.receiver.until("failover", "blue").await?;
-    ensure!(frozen.elapsed() < SOON, "{:?}", frozen.elapsed());
-    stack.until_ended("green").await?;
+    stack.signal_service("green", "STOP")?;
+    monitored.receiver.wait_for_alert("down", "green").await?;
+    monitored
+        .receiver
+        .wait_for_alert("failover", "blue")
+        .await?;
+    ensure!(frozen.elapsed() < ALERT_LIMIT, "{:?}", frozen.elapsed());
+    stack.wait_until_exited("green").await?;
     let stopped = Instant::now();
-    traffic.reach(traffic.count() + 200).await?;
+    traffic.wait_for_requests(traffic.count() + 200).await?;
     let log = traffic.stop().await;
-    ensure_repeated_in_time(&log)?;
+    ensure_hanging_requests_are_retried(&log)?;
     log.between(stopped, Instant::now())
-        .ensure_answered_by("v1")?;
+        .ensure_answered_only_by("v1")?;
     let status = stack.status().await?;
     ensure!(status["active"] == "blue", "{status}");
     ensure!(status["colors"][1]["fit"] == false, "{status}");
-    let history = stack.expect(0, &["history"]).await?.stdout;
+    let history = stack.expect_exit(0, &["history"]).await?.stdout;
     for words in [
         "failed over",
         "was down: ",
@@ -192,149 +211,157 @@ async fn failover_leaves_a_frozen_active_color() -> Result {
     ] {
         ensure!(history.contains(words), "{history}");
     }
-    let alerts = watched.receiver.alerts();
+    let alerts = monitored.receiver.alerts();
     let text = alerts.last().context("no alert")?["text"].to_string();
     ensure!(text.contains("what still runs of it is stopped"), "{text}");
-    // Once healthy, it is the standby.
-    stack.expect(0, &["up"]).await?;
-    watched.receiver.until("up", "green").await?;
-    until(async || watched.fit(GREEN).await).await?;
-    watched.end().await
+    // When green is healthy again, it becomes the standby.
+    stack.expect_exit(0, &["up"]).await?;
+    monitored.receiver.wait_for_alert("up", "green").await?;
+    wait_until(async || monitored.is_fit(GREEN).await).await?;
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_color_is_restarted_as_standby_after_failover() -> Result {
     let restart = ["--set", "monitor.restart_standby=true"];
-    let watched = Monitored::begin(&[&FAILOVER[..], &restart].concat()).await?;
-    let traffic = watched.stack.traffic(8, PAUSE)?;
-    watched.stack.signal("green", "STOP")?;
-    watched.receiver.until("failover", "blue").await?;
-    watched.receiver.until("up", "green").await?;
-    until(async || watched.fit(GREEN).await).await?;
-    ensure_repeated_in_time(&traffic.stop().await)?;
-    let alerts = watched.receiver.alerts();
+    let monitored = MonitoredStack::start(&[&FAILOVER[..], &restart].concat()).await?;
+    let traffic = monitored.stack.start_traffic(8, PAUSE)?;
+    monitored.stack.signal_service("green", "STOP")?;
+    monitored
+        .receiver
+        .wait_for_alert("failover", "blue")
+        .await?;
+    monitored.receiver.wait_for_alert("up", "green").await?;
+    wait_until(async || monitored.is_fit(GREEN).await).await?;
+    ensure_hanging_requests_are_retried(&traffic.stop().await)?;
+    let alerts = monitored.receiver.alerts();
     ensure!(
         alerts.len() == 3,
-        "what is under way is not interrupted: {alerts:?}"
+        "expected the alerts down, failover, and up: {alerts:?}"
     );
-    watched.end().await
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deployment_waits_for_a_monitor_that_stops_a_color() -> Result {
-    let long = ["--set", "fleet.process.stop_timeout=5s"];
-    let watched = Monitored::begin(&[&FAILOVER[..], &long].concat()).await?;
-    watched.stack.signal("green", "STOP")?;
-    watched.receiver.until("failover", "blue").await?;
-    let run = deploy(&watched.stack, "v2").await?;
+    let long_stop = ["--set", "fleet.process.stop_timeout=5s"];
+    let monitored = MonitoredStack::start(&[&FAILOVER[..], &long_stop].concat()).await?;
+    monitored.stack.signal_service("green", "STOP")?;
+    monitored
+        .receiver
+        .wait_for_alert("failover", "blue")
+        .await?;
+    let run = deploy(&monitored.stack, "v2").await?;
     ensure!(run.stderr.contains("waiting for `monitor` by"), "{run:?}");
     ensure!(!run.stderr.contains("was interrupted"), "{run:?}");
-    ensure!(watched.stack.status().await?["active"] == "green");
-    watched.end().await
+    ensure!(monitored.stack.status().await?["active"] == "green");
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_color_is_stopped_by_next_command_when_monitor_was_killed() -> Result {
-    let Monitored {
+    let MonitoredStack {
         stack, mut monitor, ..
-    } = Monitored::begin(&[]).await?;
+    } = MonitoredStack::start(&[]).await?;
     monitor.kill().await?;
-    let traffic = stack.traffic(8, PAUSE)?;
-    traffic.reach(200).await?;
-    let at = [("DEPLOYER_KILL_AT", "after flag green off".as_ref())];
-    let monitor =
-        stack.start_deployer_with(&[&["monitor"], &QUICK[..], &FAILOVER[..]].concat(), &at)?;
-    stack.signal("green", "STOP")?;
-    Stack::finish(monitor, &["monitor"]).await?;
+    let traffic = stack.start_traffic(8, PAUSE)?;
+    traffic.wait_for_requests(200).await?;
+    let kill = [("DEPLOYER_KILL_AT", "after flag green off".as_ref())];
+    let monitor = stack.start_deployer_with(
+        &[&["monitor"], &FAST_DETECTION[..], &FAILOVER[..]].concat(),
+        &kill,
+    )?;
+    stack.signal_service("green", "STOP")?;
+    Stack::wait_for_exit(monitor, &["monitor"]).await?;
     let recover = ["recover", "--set", "fleet.process.stop_timeout=2s"];
-    stack.expect(0, &recover).await?;
-    stack.until_ended("green").await?;
-    traffic.reach(traffic.count() + 200).await?;
-    ensure_repeated_in_time(&traffic.stop().await)?;
-    let again = stack.expect(0, &["recover"]).await?;
+    stack.expect_exit(0, &recover).await?;
+    stack.wait_until_exited("green").await?;
+    traffic.wait_for_requests(traffic.count() + 200).await?;
+    ensure_hanging_requests_are_retried(&traffic.stop().await)?;
+    let again = stack.expect_exit(0, &["recover"]).await?;
     ensure!(again.stdout.contains("nothing to recover"), "{again:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_active_color_is_only_alerted_without_failover() -> Result {
-    let watched = Monitored::begin(&[]).await?;
-    watched.stack.signal("green", "STOP")?;
-    watched.receiver.until("down", "green").await?;
-    watched.stack.signal("green", "CONT")?;
-    watched.receiver.until("up", "green").await?;
-    ensure!(watched.stack.status().await?["active"] == "green");
-    watched.end().await
+    let monitored = MonitoredStack::start(&[]).await?;
+    monitored.stack.signal_service("green", "STOP")?;
+    monitored.receiver.wait_for_alert("down", "green").await?;
+    monitored.stack.signal_service("green", "CONT")?;
+    monitored.receiver.wait_for_alert("up", "green").await?;
+    ensure!(monitored.stack.status().await?["active"] == "green");
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deployment_causes_no_alert_and_refused_candidate_never_stands_in() -> Result {
-    let watched = Monitored::begin(&[]).await?;
-    let run = watched
+    let monitored = MonitoredStack::start(&[]).await?;
+    let run = monitored
         .stack
-        .deployer(&["deploy", "never-healthy", "--set", "health.tries=8"])
+        .run_deployer(&["deploy", "never-healthy", "--set", "health.tries=8"])
         .await?;
     ensure!(run.code == 10, "{run:?}");
-    watched.stack.expect(0, &["deploy", "v1"]).await?;
-    let alerts = watched.receiver.alerts();
+    monitored.stack.expect_exit(0, &["deploy", "v1"]).await?;
+    let alerts = monitored.receiver.alerts();
     ensure!(alerts.is_empty(), "{alerts:?}");
-    ensure!(watched.fit(BLUE).await?, "v1 was promoted");
-    watched.end().await
+    ensure!(monitored.is_fit(BLUE).await?, "blue lost its fit flag");
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restarted_monitor_continues() -> Result {
-    let watched = Monitored::begin(&[]).await?;
-    watched.stack.signal("blue", "STOP")?;
-    watched.receiver.until("down", "blue").await?;
-    until(async || Ok(!watched.fit(BLUE).await?)).await?;
-    let Monitored {
+    let monitored = MonitoredStack::start(&[]).await?;
+    monitored.stack.signal_service("blue", "STOP")?;
+    monitored.receiver.wait_for_alert("down", "blue").await?;
+    wait_until(async || Ok(!monitored.is_fit(BLUE).await?)).await?;
+    let MonitoredStack {
         stack,
         receiver,
         mut monitor,
-    } = watched;
+    } = monitored;
     monitor.kill().await?;
-    let monitor = start(&stack, &receiver, &[])?;
-    stack.signal("blue", "CONT")?;
-    receiver.until("up", "blue").await?;
-    let watched = Monitored {
+    let monitor = start_monitor(&stack, &receiver, &[])?;
+    stack.signal_service("blue", "CONT")?;
+    receiver.wait_for_alert("up", "blue").await?;
+    let monitored = MonitoredStack {
         stack,
         receiver,
         monitor,
     };
-    until(async || watched.fit(BLUE).await).await?;
+    wait_until(async || monitored.is_fit(BLUE).await).await?;
     ensure!(
-        watched.receiver.alerts().len() == 2,
+        monitored.receiver.alerts().len() == 2,
         "{:?}",
-        watched.receiver.alerts()
+        monitored.receiver.alerts()
     );
-    watched.end().await
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_report_client_requests() -> Result {
-    let ports = PortBlock::take()?;
+    let ports = PortBlock::reserve()?;
     let address = format!("127.0.0.1:{}", ports.metrics());
     let setting = format!("monitor.metrics={address}");
-    let watched = Monitored::begin(&["--set", &setting]).await?;
+    let monitored = MonitoredStack::start(&["--set", &setting]).await?;
     let metrics = async || get(&address, "/metrics").await;
-    // The monitor ignores requests that were logged before it started: its first round must be over.
-    until(async || {
+    // The monitor counts only requests after its start, so its first round must be over before the traffic.
+    wait_until(async || {
         let text = metrics().await.unwrap_or_default();
         Ok(text.contains("deployer_active{color=\"green\"} 1"))
     })
     .await?;
-    let traffic = watched.stack.traffic(8, PAUSE)?;
-    traffic.reach(500).await?;
+    let traffic = monitored.stack.start_traffic(8, PAUSE)?;
+    traffic.wait_for_requests(500).await?;
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    until(async || {
+    wait_until(async || {
         let text = metrics().await?;
         let counted = text.lines().find_map(|line| {
             line.strip_prefix("deployer_requests_total{color=\"green\",version=\"v2\"} ")
         });
         let counted: usize = counted.unwrap_or("0").parse()?;
-        Ok(counted >= log.answers.len())
+        Ok(counted >= log.requests.len())
     })
     .await?;
     let text = metrics().await?;
@@ -350,151 +377,159 @@ async fn metrics_report_client_requests() -> Result {
     ] {
         ensure!(text.contains(line), "{line} is not in {text}");
     }
-    watched.end().await
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alert_test_retries_an_undelivered_alert() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    let nobody = stack.expect(2, &["alert-test"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    let no_receiver = stack.expect_exit(2, &["alert-test"]).await?;
     ensure!(
-        nobody.stderr.contains("alerts.webhook"),
+        no_receiver.stderr.contains("alerts.webhook"),
         "{}",
-        nobody.stderr
+        no_receiver.stderr
     );
-    let receiver = Receiver::start(0).await?;
+    let receiver = AlertReceiver::start(0).await?;
     let setting = format!("alerts.slack={}", receiver.url());
-    stack.expect(0, &["alert-test", "--set", &setting]).await?;
+    stack
+        .expect_exit(0, &["alert-test", "--set", &setting])
+        .await?;
     let text = receiver.alerts()[0]["text"].to_string();
     ensure!(text.contains("nothing is wrong"), "{text}");
-    let deaf = Receiver::start(1).await?;
-    let setting = format!("alerts.webhook={}", deaf.url());
-    let run = stack.expect(1, &["alert-test", "--set", &setting]).await?;
+    let rejecting = AlertReceiver::start(1).await?;
+    let setting = format!("alerts.webhook={}", rejecting.url());
+    let run = stack
+        .expect_exit(1, &["alert-test", "--set", &setting])
+        .await?;
     ensure!(run.stderr.contains("it answered 503"), "{}", run.stderr);
     ensure!(
-        !run.stderr.contains(&deaf.url()),
-        "the address is a secret: {}",
+        !run.stderr.contains(&rejecting.url()),
+        "the message contains the webhook's address, which is a secret: {}",
         run.stderr
     );
 
-    stack.expect(0, &["up"]).await?;
-    stack.expect(0, &["deploy", "v2"]).await?;
-    let busy = Receiver::start(2).await?;
-    let monitor = start(&stack, &busy, &[])?;
-    stack.signal("green", "STOP")?;
-    busy.until("down", "green").await?;
+    stack.expect_exit(0, &["up"]).await?;
+    stack.expect_exit(0, &["deploy", "v2"]).await?;
+    let rejecting_twice = AlertReceiver::start(2).await?;
+    let monitor = start_monitor(&stack, &rejecting_twice, &[])?;
+    stack.signal_service("green", "STOP")?;
+    rejecting_twice.wait_for_alert("down", "green").await?;
     drop(monitor);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn router_down_is_alerted_and_colors_stay_monitored() -> Result {
-    let ports = PortBlock::take()?;
+    let ports = PortBlock::reserve()?;
     let address = format!("127.0.0.1:{}", ports.metrics());
     let setting = format!("monitor.metrics={address}");
-    let watched = Monitored::begin(&["--set", &setting]).await?;
-    let shows = async |line: &str| Ok(get(&address, "/metrics").await?.contains(line));
-    watched.stack.signal("router", "TERM")?;
-    watched.stack.until_ended("router").await?;
-    let of_the_router = |kind: &'static str| {
-        let receiver = &watched.receiver;
-        until(async move || {
-            let is_it = |alert: &Value| alert["kind"] == kind && alert["color"].is_null();
-            Ok(receiver.alerts().iter().any(is_it))
+    let monitored = MonitoredStack::start(&["--set", &setting]).await?;
+    let metrics_contain = async |line: &str| Ok(get(&address, "/metrics").await?.contains(line));
+    monitored.stack.signal_service("router", "TERM")?;
+    monitored.stack.wait_until_exited("router").await?;
+    let wait_for_router_alert = |kind: &'static str| {
+        let receiver = &monitored.receiver;
+        wait_until(async move || {
+            let matches = |alert: &Value| alert["kind"] == kind && alert["color"].is_null();
+            Ok(receiver.alerts().iter().any(matches))
         })
     };
-    of_the_router("down").await?;
-    until(async || shows("deployer_router_up 0").await).await?;
-    watched.stack.signal("blue", "KILL")?;
-    watched.receiver.until("down", "blue").await?;
-    until(async || shows("deployer_up{color=\"blue\"} 0").await).await?;
-    until(async || shows("deployer_fit{color=\"blue\"} 0").await).await?;
-    until(async || shows("deployer_active{color=\"green\"} 1").await).await?;
-    watched.stack.expect(0, &["up"]).await?;
-    of_the_router("up").await?;
-    watched.receiver.until("up", "blue").await?;
-    until(async || watched.fit(BLUE).await).await?;
-    until(async || shows("deployer_router_up 1").await).await?;
-    watched.end().await
+    wait_for_router_alert("down").await?;
+    wait_until(async || metrics_contain("deployer_router_up 0").await).await?;
+    monitored.stack.signal_service("blue", "KILL")?;
+    monitored.receiver.wait_for_alert("down", "blue").await?;
+    wait_until(async || metrics_contain("deployer_up{color=\"blue\"} 0").await).await?;
+    wait_until(async || metrics_contain("deployer_fit{color=\"blue\"} 0").await).await?;
+    wait_until(async || metrics_contain("deployer_active{color=\"green\"} 1").await).await?;
+    monitored.stack.expect_exit(0, &["up"]).await?;
+    wait_for_router_alert("up").await?;
+    monitored.receiver.wait_for_alert("up", "blue").await?;
+    wait_until(async || monitored.is_fit(BLUE).await).await?;
+    wait_until(async || metrics_contain("deployer_router_up 1").await).await?;
+    monitored.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn undelivered_alert_is_sent_by_next_monitor() -> Result {
-    let watched = Monitored::begin(&[]).await?;
-    let Monitored {
+    let monitored = MonitoredStack::start(&[]).await?;
+    let MonitoredStack {
         stack, mut monitor, ..
-    } = watched;
+    } = monitored;
     monitor.kill().await?;
-    let deaf = Receiver::start(usize::MAX).await?;
-    let mut monitor = start(&stack, &deaf, &[])?;
-    stack.signal("blue", "STOP")?;
-    until(async || Ok(read(&stack, "state/alerts.json").contains("\"down\""))).await?;
+    let rejecting = AlertReceiver::start(usize::MAX).await?;
+    let mut monitor = start_monitor(&stack, &rejecting, &[])?;
+    stack.signal_service("blue", "STOP")?;
+    wait_until(async || Ok(read_file(&stack, "state/alerts.json").contains("\"down\""))).await?;
     monitor.kill().await?;
-    let kept: Value = serde_json::from_str(&read(&stack, "state/alerts.json"))?;
-    let receiver = Receiver::start(0).await?;
-    let monitor = start(&stack, &receiver, &[])?;
-    receiver.until("down", "blue").await?;
-    ensure!(receiver.alerts()[0]["at"] == kept[0][1]["at"], "{kept}");
-    stack.signal("blue", "CONT")?;
-    receiver.until("up", "blue").await?;
+    let undelivered: Value = serde_json::from_str(&read_file(&stack, "state/alerts.json"))?;
+    let receiver = AlertReceiver::start(0).await?;
+    let monitor = start_monitor(&stack, &receiver, &[])?;
+    receiver.wait_for_alert("down", "blue").await?;
+    ensure!(
+        receiver.alerts()[0]["at"] == undelivered[0][1]["at"],
+        "{undelivered}"
+    );
+    stack.signal_service("blue", "CONT")?;
+    receiver.wait_for_alert("up", "blue").await?;
     ensure!(receiver.alerts().len() == 2, "{:?}", receiver.alerts());
-    until(async || Ok(read(&stack, "state/alerts.json") == "[]")).await?;
-    Monitored {
+    wait_until(async || Ok(read_file(&stack, "state/alerts.json") == "[]")).await?;
+    MonitoredStack {
         stack,
         receiver,
         monitor,
     }
-    .end()
+    .stop()
     .await
 }
 
-fn read(stack: &Stack, name: &str) -> String {
+/// Returns the content of a file; an empty text if it does not exist.
+fn read_file(stack: &Stack, name: &str) -> String {
     fs::read_to_string(stack.path(name)).unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn interrupted_command_is_alerted_once() -> Result {
-    let watched = Monitored::begin(&[]).await?;
-    let stack = &watched.stack;
-    // A standby lost its flag because it was sick, while other commands hold and release the lock.
-    stack.signal("blue", "STOP")?;
-    watched.receiver.until("down", "blue").await?;
-    until(async || Ok(!watched.fit(BLUE).await?)).await?;
+    let monitored = MonitoredStack::start(&[]).await?;
+    let stack = &monitored.stack;
+    // Commands that end normally, and a standby that loses its fit flag, are no interrupted command.
+    stack.signal_service("blue", "STOP")?;
+    monitored.receiver.wait_for_alert("down", "blue").await?;
+    wait_until(async || Ok(!monitored.is_fit(BLUE).await?)).await?;
     stack
-        .expect(10, &["validate", "--set", "probe.timeout=300ms"])
+        .expect_exit(10, &["validate", "--set", "probe.timeout=300ms"])
         .await?;
     let hook = ["deploy", "v1", "--set", "hooks.before.starting=[\"false\"]"];
-    stack.expect(10, &hook).await?;
-    stack.signal("blue", "CONT")?;
-    watched.receiver.until("up", "blue").await?;
-    until(async || watched.fit(BLUE).await).await?;
+    stack.expect_exit(10, &hook).await?;
+    stack.signal_service("blue", "CONT")?;
+    monitored.receiver.wait_for_alert("up", "blue").await?;
+    wait_until(async || monitored.is_fit(BLUE).await).await?;
 
-    let at = [("DEPLOYER_KILL_AT", "after journal switched".as_ref())];
-    let deployer = stack.start_deployer_with(&["deploy", "v1"], &at)?;
-    Stack::finish(deployer, &["deploy", "v1"]).await?;
-    let interrupted = || {
-        let alerts = watched.receiver.alerts();
+    let kill = [("DEPLOYER_KILL_AT", "after journal switched".as_ref())];
+    let deployer = stack.start_deployer_with(&["deploy", "v1"], &kill)?;
+    Stack::wait_for_exit(deployer, &["deploy", "v1"]).await?;
+    let count_interrupted = || {
+        let alerts = monitored.receiver.alerts();
         alerts
             .iter()
             .filter(|it| it["kind"] == "interrupted")
             .count()
     };
-    until(async || Ok(interrupted() == 1)).await?;
-    stack.expect(0, &["recover"]).await?;
-    ensure!(interrupted() == 1);
+    wait_until(async || Ok(count_interrupted() == 1)).await?;
+    stack.expect_exit(0, &["recover"]).await?;
+    ensure!(count_interrupted() == 1);
     ensure!(stack.status().await?["active"] == "green");
-    watched.end().await
+    monitored.stop().await
 }
 
-/// Waits for a condition.
-async fn until(mut holds: impl AsyncFnMut() -> Result<bool>) -> Result {
+/// Waits for a condition. Fails after 30 s.
+async fn wait_until(mut condition: impl AsyncFnMut() -> Result<bool>) -> Result {
     let wait = async {
-        while !holds().await? {
+        while !condition().await? {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
     };
     tokio::time::timeout(Duration::from_secs(30), wait)
         .await
-        .context("it did not come to hold within 30 s")?
+        .context("the condition did not hold within 30 s")?
 }

@@ -1,4 +1,4 @@
-//! A server that receives more than it can answer, without a router.
+//! A server under overload, without a router: requests beyond the queue's capacity are rejected.
 
 use std::{
     process::Stdio,
@@ -9,20 +9,21 @@ use anyhow::{Context as _, ensure};
 use end_to_end::{PortBlock, Traffic, get, golden_bodies, program, repository};
 use tokio::process::Command;
 
-/// The queue's capacity; many times as many clients send at once.
-const QUEUE: usize = 16;
-const CLIENTS: usize = 8 * QUEUE;
-const OVERLOAD: Duration = Duration::from_secs(3);
+/// The capacity of the queue, in texts.
+const QUEUE_CAPACITY: usize = 16;
+/// Clients in the overload: many more than the queue's capacity.
+const CLIENTS: usize = 8 * QUEUE_CAPACITY;
+const OVERLOAD_DURATION: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overloaded_server_answers_or_rejects_and_recovers() -> anyhow::Result<()> {
-    let ports = PortBlock::take()?;
+    let ports = PortBlock::reserve()?;
     let address = format!("127.0.0.1:{}", ports.blue());
     let _server = Command::new(program("model-server")?)
         .args(["--model-version=v2", "--grace-seconds=0"])
         .args(["--inference-threads=1", "--max-batch-texts=1"])
         .arg(format!("--port={}", ports.blue()))
-        .arg(format!("--queue-capacity={QUEUE}"))
+        .arg(format!("--queue-capacity={QUEUE_CAPACITY}"))
         .arg(format!(
             "--model-root={}",
             repository().join("models").display()
@@ -42,24 +43,32 @@ async fn overloaded_server_answers_or_rejects_and_recovers() -> anyhow::Result<(
     };
     tokio::time::timeout(Duration::from_secs(30), ready)
         .await
-        .context("the server does not come up")??;
+        .context("the server is not ready after 30 s")??;
 
     let traffic = Traffic::start(address.parse()?, CLIENTS, Duration::ZERO, golden_bodies()?);
-    let began = Instant::now();
-    while began.elapsed() < OVERLOAD {
-        traffic.reach(traffic.count() + CLIENTS).await?;
+    let started = Instant::now();
+    while started.elapsed() < OVERLOAD_DURATION {
+        traffic.wait_for_requests(traffic.count() + CLIENTS).await?;
     }
     let log = traffic.stop().await;
     let failures = log.failures();
     ensure!(
         failures.keys().eq([&"status 429 Too Many Requests"]),
-        "nothing else than answers and 429: {failures:?}"
+        "only status 429 may reject a request: {failures:?}"
     );
-    ensure!(log.by_version().contains_key("v2"), "nobody was answered");
+    ensure!(
+        log.by_version().contains_key("v2"),
+        "no request was answered during the overload"
+    );
 
-    // As many clients as the queue's capacity are never rejected: nothing was left in the queue.
-    let traffic = Traffic::start(address.parse()?, QUEUE, Duration::ZERO, golden_bodies()?);
-    traffic.reach(20 * QUEUE).await?;
+    // The queue has room for one request per client. So a rejection would mean that old requests still fill it.
+    let traffic = Traffic::start(
+        address.parse()?,
+        QUEUE_CAPACITY,
+        Duration::ZERO,
+        golden_bodies()?,
+    );
+    traffic.wait_for_requests(20 * QUEUE_CAPACITY).await?;
     traffic.stop().await.ensure_none_failed()?;
     let health = get(&address, "/health").await?;
     ensure!(health.contains("\"error_count\":0"), "{health}");

@@ -1,83 +1,89 @@
-//! Model servers that stop one after the other while nginx sends them traffic.
+//! Model servers are stopped, one after the other, while nginx sends them traffic.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Bake, Stack};
+use end_to_end::{BakeDuration, Stack};
 use serde_json::Value;
 
 const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
-const RESETS_AT_MOST: usize = 1;
+/// See the end of the test.
+const MAX_RESETS: usize = 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_servers_under_load_cuts_no_request() -> anyhow::Result<()> {
-    let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(2)))?;
-    stack.expect(0, &["up"]).await?;
-    // Both colors have a promoted release, so each may stand in for the other.
-    stack.expect(0, &["deploy", "v2"]).await?;
-    let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
-    traffic.reach(500).await?;
-    stop(&stack, "green").await?;
-    traffic.reach(traffic.count() + 500).await?;
-    stack.expect(0, &["up"]).await?;
-    stack.expect(0, &["switch", "blue"]).await?;
-    traffic.reach(traffic.count() + 500).await?;
-    stop(&stack, "blue").await?;
-    traffic.reach(traffic.count() + 500).await?;
+    let stack = Stack::with_processes("model-server", BakeDuration(Duration::from_secs(2)))?;
+    stack.expect_exit(0, &["up"]).await?;
+    // Both colors hold a promoted release, so each is a fit standby of the other.
+    stack.expect_exit(0, &["deploy", "v2"]).await?;
+    let traffic = stack.start_traffic(CONNECTIONS, PAUSE)?;
+    traffic.wait_for_requests(500).await?;
+    stop_server(&stack, "green").await?;
+    traffic.wait_for_requests(traffic.count() + 500).await?;
+    stack.expect_exit(0, &["up"]).await?;
+    stack.expect_exit(0, &["switch", "blue"]).await?;
+    traffic.wait_for_requests(traffic.count() + 500).await?;
+    stop_server(&stack, "blue").await?;
+    traffic.wait_for_requests(traffic.count() + 500).await?;
     let log = traffic.stop().await;
     log.ensure_none_failed()?;
-    let answered = log.by_version();
+    let versions = log.by_version();
     ensure!(
-        answered.contains_key("v1") && answered.contains_key("v2"),
-        "both answered: {answered:?}"
+        versions.contains_key("v1") && versions.contains_key("v2"),
+        "both versions must answer, but only these did: {versions:?}"
     );
 
-    // The standby hides failures from clients; the router's log has each server's own answers.
+    // The standby hides a failed attempt from clients, but the access log has the status of each attempt.
     for port in [stack.ports().green(), stack.ports().blue()] {
         let attempts = attempts(&stack, port)?;
-        let well = |it: &&Attempt| it.status == "200";
+        let succeeded = |it: &&Attempt| it.status == "200";
         let refused = |it: &&Attempt| it.connected == "-";
         ensure!(
-            attempts.iter().filter(well).count() > 100,
-            "{port} was used"
+            attempts.iter().filter(succeeded).count() > 100,
+            "the server on port {port} answered at most 100 requests"
         );
-        ensure!(attempts.iter().any(|it| refused(&it)), "{port} was stopped");
+        ensure!(
+            attempts.iter().any(|it| refused(&it)),
+            "no attempt was refused, so the server on port {port} did not stop"
+        );
         let cut: Vec<_> = attempts
             .iter()
-            .filter(|it| !well(it) && !refused(it))
+            .filter(|it| !succeeded(it) && !refused(it))
             .collect();
         // The kernel accepts connections for the server, and resets one that arrives in the microseconds
         // between the server's last accept and the end of listening.
         ensure!(
-            cut.len() <= RESETS_AT_MOST,
-            "{port} accepted and did not answer: {cut:?}"
+            cut.len() <= MAX_RESETS,
+            "the server on port {port} accepted these and did not answer: {cut:?}"
         );
     }
     Ok(())
 }
 
-async fn stop(stack: &Stack, color: &str) -> anyhow::Result<()> {
-    stack.signal(color, "TERM")?;
-    stack.until_ended(color).await
+async fn stop_server(stack: &Stack, color: &str) -> anyhow::Result<()> {
+    stack.signal_service(color, "TERM")?;
+    stack.wait_until_exited(color).await
 }
 
-/// One attempt of the router at one server.
+/// One attempt of the router to get a response from a server.
 #[derive(Debug)]
 struct Attempt {
     status: String,
-    /// Seconds until the server had accepted the connection; `-` if it refused.
+    /// Seconds until the connection was established; `-` if the server refused it.
     connected: String,
 }
 
-/// All attempts of the router at the server on this port.
+/// Returns the router's attempts on the server on this port, from the access log.
 fn attempts(stack: &Stack, port: u16) -> anyhow::Result<Vec<Attempt>> {
     let address = format!("127.0.0.1:{port}");
     let mut attempts = Vec::new();
     for line in fs::read_to_string(stack.path("run/logs/access.log"))?.lines() {
         let line: Value = serde_json::from_str(line)?;
         let parts = |name: &str| {
-            let list = line[name].as_str().context("the line lacks a field")?;
+            let list = line[name]
+                .as_str()
+                .with_context(|| format!("a line of the access log has no {name}"))?;
             anyhow::Ok(list.split(", ").map(str::to_owned).collect::<Vec<_>>())
         };
         let statuses = parts("upstream_status")?;

@@ -3,35 +3,35 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{Bake, Stack};
+use end_to_end::{BakeDuration, Stack};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::ChildStdout,
 };
 
-const SHORT: Bake = Bake(Duration::from_secs(1));
+const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// Reads until a line contains these words.
-async fn until_shown(lines: &mut Lines<BufReader<ChildStdout>>, words: &str) -> Result {
-    let shown = async {
+/// Reads lines until one contains `expected`. Fails after 30 s.
+async fn wait_for_line(lines: &mut Lines<BufReader<ChildStdout>>, expected: &str) -> Result {
+    let found = async {
         while let Some(line) = lines.next_line().await? {
-            if line.contains(words) {
+            if line.contains(expected) {
                 return Ok(());
             }
         }
-        anyhow::bail!("it ended before it said {words:?}")
+        anyhow::bail!("the output ended before a line with {expected:?}")
     };
-    tokio::time::timeout(Duration::from_secs(30), shown)
+    tokio::time::timeout(Duration::from_secs(30), found)
         .await
-        .with_context(|| format!("it never said {words:?}"))?
+        .with_context(|| format!("no line with {expected:?} within 30 s"))?
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_watch_refreshes_until_stop_signal() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     for (arguments, [before, after]) in [
         (
             &["status", "--watch"][..],
@@ -42,15 +42,18 @@ async fn status_watch_refreshes_until_stop_signal() -> Result {
             ["\"active\":\"blue\"", "\"active\":\"green\""],
         ),
     ] {
-        stack.expect(0, &["switch", "blue"]).await?;
-        let mut watching = stack.start_deployer(arguments)?;
-        let output = watching.stdout.take().context("it has no output")?;
+        stack.expect_exit(0, &["switch", "blue"]).await?;
+        let mut status = stack.start_deployer(arguments)?;
+        let output = status
+            .stdout
+            .take()
+            .context("standard output is not piped")?;
         let mut lines = BufReader::new(output).lines();
-        until_shown(&mut lines, before).await?;
-        stack.expect(0, &["switch", "green"]).await?;
-        until_shown(&mut lines, after).await?;
-        Stack::tell(&watching, "TERM")?;
-        let run = Stack::finish(watching, arguments).await?;
+        wait_for_line(&mut lines, before).await?;
+        stack.expect_exit(0, &["switch", "green"]).await?;
+        wait_for_line(&mut lines, after).await?;
+        Stack::signal_deployer(&status, "TERM")?;
+        let run = Stack::wait_for_exit(status, arguments).await?;
         ensure!(run.code == 0, "{run:?}");
     }
     Ok(())

@@ -1,10 +1,12 @@
 //! The traits through which the deployer acts. `adapters` implements them; the tests have fakes.
 
+mod error;
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use thiserror::Error;
 
+pub use self::error::PortError;
 use crate::{
     color::Color,
     deployment::{phase::Phase, plan::Plan},
@@ -16,11 +18,6 @@ use crate::{
     examples::Example,
     release::Health,
 };
-
-/// Why a port failed, as a sentence for the person at the terminal.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub struct PortError(pub String);
 
 /// Directs traffic to one color.
 #[async_trait]
@@ -105,6 +102,8 @@ pub enum ServiceState {
     Running,
     /// It does not run, for this reason.
     Stopped(String),
+    /// It is paused, as this text describes: it answers nothing, and keeps its port.
+    Paused(String),
     /// Something else runs it, and this deployer cannot tell.
     Unmanaged,
 }

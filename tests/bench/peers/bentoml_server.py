@@ -1,4 +1,4 @@
-"""BentoML with its adaptive batching."""
+"""A BentoML server with adaptive batching."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What every peer does with a text: tokenize, run the graph, softmax. The same for all of them."""
+"""The classifier that all peers share: tokenize, run the graph, softmax."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 
 class Classifier:
-    """A release in this project's layout, on ONNX Runtime with `threads` threads a pass."""
+    """A release in this project's layout, on ONNX Runtime with `threads` threads per pass."""
 
     def __init__(self, threads: int):
         folder = Path(os.environ["MODEL_DIRECTORY"])
@@ -29,22 +29,23 @@ class Classifier:
         self.session = onnxruntime.InferenceSession(
             str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
-        self.inputs = [given.name for given in self.session.get_inputs()]
+        self.inputs = [tensor.name for tensor in self.session.get_inputs()]
+        # The first pass is slow, so it runs before the server accepts requests.
         self.classify(["The first text is never the fastest."])
 
     def classify(self, texts: list[str]) -> list[dict]:
-        """The answer for each text; all of them share one forward pass, padded to the longest."""
+        """Returns a prediction for each text. One padded forward pass runs all of them."""
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
         longest = max(map(len, rows))
         ids = np.zeros((len(rows), longest), np.int64)
         mask = np.zeros((len(rows), longest), np.int64)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = row
-            mask[place, : len(row)] = 1
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
+            mask[index, : len(row)] = 1
         tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         (logits,) = self.session.run(["logits"], {name: tensors[name] for name in self.inputs})
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = powers / powers.sum(axis=1, keepdims=True)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
         best = probabilities.argmax(axis=1)
         return [
             {

@@ -1,4 +1,4 @@
-"""FastAPI as most people write it: a plain handler, which runs in the framework's thread pool."""
+"""A FastAPI server with a plain handler, which runs in the framework's thread pool."""
 
 import os
 
@@ -6,7 +6,7 @@ from classifier import Classifier
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-# One worker uses all cores for one pass; several workers share them.
+# One worker uses all cores for one pass. Several workers share the cores.
 classifier = Classifier(threads=int(os.environ["THREADS"]))
 app = FastAPI()
 

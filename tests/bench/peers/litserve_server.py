@@ -1,4 +1,4 @@
-"""LitServe with its own batching."""
+"""A LitServe server with its own batching."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""MOSEC with its dynamic batching: a batch is taken when it is full or after the wait."""
+"""A MOSEC server with dynamic batching: it runs a batch when it is full, or after the wait."""
 
 import os
 

@@ -1,4 +1,4 @@
-//! The deployer's load generator against one address.
+//! Runs the deployer's load generator against one server.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -7,22 +7,23 @@ use serde_json::json;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The server
+    /// Address of the server
     address: SocketAddr,
 
-    /// Bodies of requests to /predict, one a line
+    /// File with the bodies of requests to /predict, one per line
     #[arg(long, value_name = "FILE")]
     bodies: PathBuf,
 
-    /// Requests at a time, each on a connection of its own
+    /// Number of connections, each with one request at a time
     #[arg(long)]
     connections: usize,
 
-    /// For how long requests are sent
+    /// Seconds for which requests are sent
     #[arg(long)]
     seconds: f64,
 
-    /// Requests per second (an open loop); by default as fast as they are answered (a closed loop)
+    /// Requests per second (open loop); without it, each connection sends the next request after a response (closed
+    /// loop)
     #[arg(long)]
     rate: Option<f64>,
 
@@ -31,7 +32,7 @@ pub(crate) struct Arguments {
     correct: bool,
 }
 
-/// Sends requests and prints a sample as `load.py` describes it.
+/// Sends requests, and prints a sample in the format that `load.py` describes.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let bodies = crate::read_bodies(&arguments.bodies)?;
     let examples: Vec<Example> = bodies
@@ -48,7 +49,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let load = generate(&url, &examples, None, plan).await?;
     let per_second = load.tally.requests as f64 / load.elapsed.as_secs_f64();
     let latencies = if arguments.correct {
-        // wrk takes the mean interval between the requests of a connection.
+        // Like wrk, this uses the mean interval between the requests of a connection.
         let interval = plan.concurrency as f64 / per_second.max(1.0);
         load.latencies.corrected(Duration::from_secs_f64(interval))
     } else {
@@ -63,7 +64,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         "p99": milliseconds(0.99),
         "failed": load.tally.failed,
         "errors": load.errors,
-        // By Little's law the connections that waited for an answer, in the mean.
+        // By Little's law: the mean number of connections that wait for a response.
         "waiting": per_second * load.latencies.mean().as_secs_f64(),
     }))
 }

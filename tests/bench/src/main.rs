@@ -1,5 +1,5 @@
-//! The parts of the benchmark that need the project's own code. `tests/bench/run.py` runs them, each as a
-//! process of its own, and reads what they print: JSON on standard output.
+//! The parts of the benchmark that need the project's Rust code. `tests/bench/run.py` runs each of them as a
+//! process, and reads the JSON that it prints to standard output.
 
 mod generate;
 mod targets;
@@ -9,7 +9,7 @@ use std::{fs, io::Write as _, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use end_to_end::{Bake, Stack};
+use end_to_end::{BakeDuration, Stack};
 use serde_json::{Value, json};
 use tokio::{
     runtime::Builder,
@@ -19,30 +19,30 @@ use tokio::{
 /// Parts of the benchmark. SIGTERM ends each of them.
 #[derive(Parser)]
 enum Part {
-    /// Serves a bare axum handler that parses a text and refuses it as the model server does
+    /// Serve a bare axum handler that parses a text and rejects it like the model server
     BareHandler,
 
-    /// Serves answers after random waits whose distribution is known
+    /// Serve responses after random waits with a known distribution
     Paced {
-        /// Begin with no request from 1.0 to 1.5 s and from 3.0 to 3.5 s of each round
+        /// Delay the requests that arrive from 1.0 to 1.5 s and from 3.0 to 3.5 s of each round
         #[arg(long)]
         stalls: bool,
     },
 
-    /// Runs the router and two model servers, v1 on blue and v2 on green
+    /// Run the router and two model servers, v1 on blue and v2 on green
     Stack,
 
-    /// Sends requests and accounts for each of them
+    /// Send requests and print a record of each
     Traffic(traffic::Arguments),
 
-    /// Sends requests with the deployer's load generator
+    /// Send requests with the deployer's load generator
     Generate(generate::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     let part = Part::parse();
     let mut runtime = match part {
-        // A client of many connections has the other cores.
+        // One thread, so that the client with its many connections has the other cores.
         Part::Paced { .. } => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
@@ -60,11 +60,11 @@ async fn run(part: Part) -> anyhow::Result<()> {
 }
 
 async fn run_stack() -> anyhow::Result<()> {
-    // Before anything is started: the default action would leave it running.
-    let stopped = stop_signal()?;
-    // The benchmark deploys nothing, so no deployment is watched.
-    let stack = Stack::of_processes("model-server", Bake(Duration::from_secs(1)))?;
-    stack.expect(0, &["up"]).await?;
+    // Handlers come first: by default a signal would end this program and leave the stack running.
+    let stop = stop_signal()?;
+    // The benchmark deploys nothing, so the duration of the bake has no effect.
+    let stack = Stack::with_processes("model-server", BakeDuration(Duration::from_secs(1)))?;
+    stack.expect_exit(0, &["up"]).await?;
     print(&json!({
         "directory": stack.path(""),
         "router": stack.ports().router(),
@@ -72,11 +72,11 @@ async fn run_stack() -> anyhow::Result<()> {
         "blue": stack.ports().blue(),
         "green": stack.ports().green(),
     }))?;
-    stopped.await;
+    stop.await;
     Ok(())
 }
 
-/// Resolves at SIGTERM or SIGINT, from the call on.
+/// Returns a future that resolves at the first SIGTERM or SIGINT after this call.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -88,15 +88,19 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Prints a value as one line.
+/// Prints a value as one line to standard output.
 fn print(value: &Value) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{value}").context("cannot write to standard output")
 }
 
-/// The lines of a file, each the body of a request.
+/// Returns the lines of a file. Each line is the body of a request.
 fn read_bodies(path: &Path) -> anyhow::Result<Vec<String>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    anyhow::ensure!(!text.is_empty(), "{} holds no bodies", path.display());
+    anyhow::ensure!(
+        !text.is_empty(),
+        "{} has no lines, but each line must be the body of a request",
+        path.display()
+    );
     Ok(text.lines().map(str::to_owned).collect())
 }

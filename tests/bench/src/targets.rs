@@ -1,4 +1,4 @@
-//! Servers without a model, for load.
+//! Servers without a model, as targets of load generators.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -19,29 +19,29 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// All connections come at once: one that finds no room in the queue is opened a second later, which would
-/// be seen as latency.
+/// Room for all connections, which a client opens at once. The kernel retries a connection that does not fit after a
+/// second, and that wait would count as latency.
 const BACKLOG: u32 = 4_096;
 
-/// Serves a handler with no model and nothing around it.
+/// Serves a handler that rejects every text, without a model and without middleware.
 pub(crate) async fn serve_bare_handler() -> anyhow::Result<()> {
-    serve(Router::new().route("/predict", post(refuse))).await
+    serve(Router::new().route("/predict", post(reject))).await
 }
 
-/// Serves `/predict` with waits of its own, and `/round`, which tells the latencies since it was last asked.
+/// Serves `/predict` with random waits. `/round` returns the latency percentiles since its previous call.
 pub(crate) async fn serve_paced(stalls: bool) -> anyhow::Result<()> {
-    let pace = Pace {
+    let state = PacedState {
         stalls,
         round: Mutex::default(),
     };
     let router = Router::new()
-        .route("/predict", post(answer))
+        .route("/predict", post(respond_after_wait))
         .route("/round", get(next_round))
-        .with_state(Arc::new(pace));
+        .with_state(Arc::new(state));
     serve(router).await
 }
 
-/// Serves on a free port, which it prints.
+/// Serves on a free loopback port, and prints the port.
 async fn serve(router: Router) -> anyhow::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
@@ -56,77 +56,79 @@ struct Request {
 }
 
 #[derive(Serialize)]
-struct Refusal {
+struct Rejection {
     error: &'static str,
     field: &'static str,
 }
 
-/// Parses the body and answers in the words of the model server.
-async fn refuse(Json(request): Json<Request>) -> (StatusCode, Json<Refusal>) {
-    let refusal = Refusal {
+/// Parses the body, and responds with the model server's message for a blank text.
+async fn reject(Json(request): Json<Request>) -> (StatusCode, Json<Rejection>) {
+    let rejection = Rejection {
         error: if request.text.trim().is_empty() {
             "text is blank; expected some words"
         } else {
-            "this handler refuses every text"
+            "this handler rejects every text"
         },
         field: "text",
     };
-    (StatusCode::BAD_REQUEST, Json(refusal))
+    (StatusCode::BAD_REQUEST, Json(rejection))
 }
 
-/// The shortest wait, and the mean of what comes on top: seconds.
+/// The shortest wait, and the mean of the exponentially distributed time beyond it, in seconds.
 const SHORTEST_WAIT: f64 = 0.05;
 const MEAN_BEYOND: f64 = 0.075;
-/// From when until when no request begins, in seconds since the first request of the round.
+/// The times during which arriving requests are delayed, in seconds since the first request of the round.
 const STALLS: [[f64; 2]; 2] = [[1.0, 1.5], [3.0, 3.5]];
 
-struct Pace {
+struct PacedState {
     stalls: bool,
     round: Mutex<Round>,
 }
 
 #[derive(Default)]
 struct Round {
-    first_asked: Option<Instant>,
+    first_arrival: Option<Instant>,
     requests: u64,
-    /// Milliseconds that each answer took by this server's clock.
-    took: Vec<f64>,
+    /// The latency of each response by this server's clock, in milliseconds.
+    latencies: Vec<f64>,
 }
 
-async fn answer(State(pace): State<Arc<Pace>>) -> StatusCode {
-    let asked = Instant::now();
-    let (first_asked, number) = {
-        let mut round = pace.round.lock().expect("no holder of the lock panics");
+async fn respond_after_wait(State(state): State<Arc<PacedState>>) -> StatusCode {
+    let arrival = Instant::now();
+    let (first_arrival, number) = {
+        let mut round = state.round.lock().expect("no holder of the lock panics");
         round.requests += 1;
-        (*round.first_asked.get_or_insert(asked), round.requests)
+        (*round.first_arrival.get_or_insert(arrival), round.requests)
     };
-    let second = (asked - first_asked).as_secs_f64();
+    let seconds = (arrival - first_arrival).as_secs_f64();
     let stall = STALLS
         .iter()
-        .find(|[from, until]| pace.stalls && (*from..*until).contains(&second));
+        .find(|[from, until]| state.stalls && (*from..*until).contains(&seconds));
     if let Some([_, until]) = stall {
-        sleep_until(first_asked + Duration::from_secs_f64(*until)).await;
+        sleep_until(first_arrival + Duration::from_secs_f64(*until)).await;
     }
     sleep(wait(number)).await;
-    let took = asked.elapsed().as_secs_f64() * 1e3;
-    let mut round = pace.round.lock().expect("no holder of the lock panics");
-    round.took.push(took);
+    let latency = arrival.elapsed().as_secs_f64() * 1e3;
+    let mut round = state.round.lock().expect("no holder of the lock panics");
+    round.latencies.push(latency);
     StatusCode::OK
 }
 
-/// Begins a round, and answers with the percentiles of the one before; `null` where there were no requests.
-async fn next_round(State(pace): State<Arc<Pace>>) -> Json<Value> {
-    let round = std::mem::take(&mut *pace.round.lock().expect("no holder of the lock panics"));
-    let mut took = round.took;
-    took.sort_by(f64::total_cmp);
-    let at = |percent: usize| took.get(took.len() * percent / 100);
+/// Begins a round, and returns the percentiles of the previous round; `null` if it had no requests.
+async fn next_round(State(state): State<Arc<PacedState>>) -> Json<Value> {
+    let round = std::mem::take(&mut *state.round.lock().expect("no holder of the lock panics"));
+    let mut latencies = round.latencies;
+    latencies.sort_by(f64::total_cmp);
+    let at = |percent: usize| latencies.get(latencies.len() * percent / 100);
     Json(json!({ "p50": at(50), "p90": at(90), "p99": at(99) }))
 }
 
-/// Returns the wait of the request with this number: exponentially distributed beyond the shortest wait, so
-/// that percentiles lie far apart and a tool that reports the wrong one is found out.
+/// Returns the wait of the request with this number.
+///
+/// Beyond the shortest wait it is exponentially distributed. So percentiles lie far apart, and a tool that reports a
+/// wrong percentile is detected.
 fn wait(number: u64) -> Duration {
-    /// A prime number: the steps visit each wait once, in an order that no client has.
+    /// A prime number, so that the steps visit each wait once, in an order that no client has.
     const WAITS: u64 = 1_009;
     const STEP: u64 = 619;
 

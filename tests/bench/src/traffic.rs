@@ -1,4 +1,4 @@
-//! Clients that account for each request, with the clock that Python reads as `time.monotonic_ns()`.
+//! Clients that record each request, with times of the clock that Python reads by `time.monotonic_ns()`.
 
 use std::{
     net::SocketAddr,
@@ -6,24 +6,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use end_to_end::{Answer, Traffic};
+use end_to_end::{RequestRecord, Traffic};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The server or router
+    /// Address of the server or router
     address: SocketAddr,
 
-    /// Bodies of requests to /predict, one a line
+    /// File with the bodies of requests to /predict, one per line
     #[arg(long, value_name = "FILE")]
     bodies: PathBuf,
 
-    /// Clients, each with a keep-alive connection
+    /// Number of clients, each with one keep-alive connection
     #[arg(long)]
     connections: usize,
 
-    /// Each client's pause after an answer
+    /// Pause of each client after a response, in milliseconds
     #[arg(long, default_value = "0")]
     pause_ms: f64,
 
@@ -31,23 +31,25 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "0", value_name = "REQUESTS")]
     ready_after: usize,
 
-    /// Stop after this time; by default at SIGTERM only
+    /// Stop after this many seconds; without it, only at SIGTERM
     #[arg(long)]
     seconds: Option<f64>,
 }
 
-/// Sends requests until it is told to stop, and prints the account: an array of objects with `started` and
-/// `took` in nanoseconds, and `version` of a success or `failure`.
+/// Sends requests until the stop signal or the time limit, and prints a record of each request.
+///
+/// The output is an array of objects. `started` and `took` are in nanoseconds. A successful request has `version`, a
+/// failed one has `failure`.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let stopped = crate::stop_signal()?;
+    let stop_signal = crate::stop_signal()?;
     let traffic = Traffic::start(
         arguments.address,
         arguments.connections,
         Duration::from_secs_f64(arguments.pause_ms / 1e3),
         crate::read_bodies(&arguments.bodies)?,
     );
-    let stop = async {
-        traffic.reach(arguments.ready_after).await?;
+    let time_limit = async {
+        traffic.wait_for_requests(arguments.ready_after).await?;
         crate::print(&json!({ "ready": true }))?;
         match arguments.seconds {
             Some(seconds) => tokio::time::sleep(Duration::from_secs_f64(seconds)).await,
@@ -56,15 +58,15 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         anyhow::Ok(())
     };
     tokio::select! {
-        ended = stop => ended?,
-        () = stopped => (),
+        result = time_limit => result?,
+        () = stop_signal => (),
     }
     let log = traffic.stop().await;
     let clock = Clock::now();
-    crate::print(&log.answers.iter().map(|it| clock.account(it)).collect())
+    crate::print(&log.requests.iter().map(|it| clock.to_json(it)).collect())
 }
 
-/// The same moment by Rust's clock, which hides its value, and by the system's.
+/// One moment on two clocks: as an `Instant`, whose value is hidden, and as nanoseconds of the monotonic clock.
 struct Clock {
     instant: Instant,
     nanoseconds: i64,
@@ -79,15 +81,16 @@ impl Clock {
         }
     }
 
-    fn account(&self, answer: &Answer) -> Value {
-        let ago = self.instant.saturating_duration_since(answer.started);
-        let (outcome, text) = match &answer.outcome {
+    /// Returns the record of a request as JSON.
+    fn to_json(&self, request: &RequestRecord) -> Value {
+        let ago = self.instant.saturating_duration_since(request.started);
+        let (outcome, text) = match &request.outcome {
             Ok(version) => ("version", version),
             Err(failure) => ("failure", failure),
         };
         json!({
             "started": i128::from(self.nanoseconds) - ago.as_nanos().cast_signed(),
-            "took": answer.took.as_nanos(),
+            "took": request.duration.as_nanos(),
             outcome: text,
         })
     }
@@ -98,19 +101,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn account_places_requests_on_the_system_clock() {
+    fn request_times_are_converted_to_the_monotonic_clock() {
         let started = Instant::now();
         let clock = Clock {
             instant: started + Duration::from_nanos(2_500),
             nanoseconds: 10_000,
         };
-        let account = clock.account(&Answer {
+        let record = clock.to_json(&RequestRecord {
             started,
-            took: Duration::from_micros(1),
+            duration: Duration::from_micros(1),
             outcome: Err("status 500".to_owned()),
         });
         assert_eq!(
-            account,
+            record,
             json!({ "started": 7_500, "took": 1_000, "failure": "status 500" })
         );
     }

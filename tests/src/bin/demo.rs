@@ -1,7 +1,7 @@
-//! `make demo`: a release is promoted under live traffic, a bad one is rolled back by itself, and one is
-//! refused.
+//! `make demo` deploys three releases under live traffic: one is promoted, one is rolled back automatically, and
+//! one is refused.
 //!
-//! No verdict depends on the speed of the machine: [`SETTINGS`] leave out everything that judges time.
+//! [`SETTINGS`] leave out every rule that judges time, so no verdict depends on the speed of the machine.
 
 use std::{
     fs,
@@ -12,9 +12,9 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, ensure};
-use end_to_end::{Bake, Log, Stack, Traffic, post_for_body, repository};
+use end_to_end::{BakeDuration, Stack, Traffic, TrafficLog, post_for_body, repository};
 
-/// Few enough to leave room on two busy cores.
+/// Few enough clients that two busy cores can also run the stack.
 const CONNECTIONS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(100);
 /// A sentence on which the releases disagree: v2 understands "not bad" as a phrase.
@@ -22,7 +22,7 @@ const SENTENCE: &str = r#"{"text":"Not bad at all."}"#;
 /// Longer than any command takes on a busy machine.
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Timeouts only bound waits here, and no gate compares latencies.
+/// Settings without a gate that compares latencies. Long timeouts only bound the waits.
 const SETTINGS: &str = r#"
 [gates]
 run = ["identity", "reachable", "smoke", "golden", "agreement", "load"]
@@ -48,12 +48,12 @@ negligible = "1h"
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // An interrupted demonstration still stops everything that it started.
-    let run = tokio::select! {
-        run = run() => run,
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("it was interrupted")),
+    // After Ctrl-C the stack is dropped too, which stops all of its processes.
+    let result = tokio::select! {
+        result = run() => result,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted by Ctrl-C")),
     };
-    match run {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("\nThe demonstration failed: {error:#}"));
@@ -63,124 +63,127 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
-    let began = Instant::now();
-    let stack = Stack::of_processes("faulty-server", Bake(Duration::ZERO))?;
-    stack.use_settings(SETTINGS)?;
+    let started = Instant::now();
+    let stack = Stack::with_processes("faulty-server", BakeDuration(Duration::ZERO))?;
+    stack.replace_settings(SETTINGS)?;
     say(&format!(
         "Blue, green, and nginx run as processes; clients use http://{}.\n\
-         Left out here, because they depend on how fast this machine is: the gates comparison and headroom, \
-         the load gate's p99, and the latency rule after the switch.",
-        stack.router()
+         Not used here, because they depend on the speed of this machine: the gates comparison and headroom, \
+         the p99 limit of the gate load, and the latency rule of the bake.",
+        stack.router_address()
     ));
 
-    heading("1. Blue serves v1, green is idle");
+    heading("1. Blue serves v1, and green is idle");
     step(&stack, 0, &["up"]).await?;
-    show_answer(stack.ports().router()).await?;
+    show_prediction(stack.ports().router()).await?;
 
     say(&format!(
-        "\n{CONNECTIONS} clients send sentences from now on, each over one keep-alive connection."
+        "\nFrom now on {CONNECTIONS} clients send sentences, each over one keep-alive connection."
     ));
-    let traffic = stack.traffic(CONNECTIONS, PAUSE)?;
-    traffic.reach(100).await?;
-    let steps = with_traffic(&stack, &traffic).await;
+    let traffic = stack.start_traffic(CONNECTIONS, PAUSE)?;
+    traffic.wait_for_requests(100).await?;
+    let steps = deploy_three_releases(&stack, &traffic).await;
     let log = traffic.stop().await;
     print_counts(&log);
-    let reports = keep_reports(&stack);
+    let reports = copy_reports(&stack);
     steps?;
 
-    ensure!(log.failures().is_empty(), "some requests failed");
+    ensure!(
+        log.failures().is_empty(),
+        "requests failed; the list is above"
+    );
     for version in ["v1", "v2"] {
         ensure!(
             log.by_version().contains_key(version),
-            "{version} never answered a client"
+            "{version} answered no client"
         );
     }
     say(&format!(
-        "\nNo request failed, and nothing is left running ({} s).\n\nReports:",
-        began.elapsed().as_secs()
+        "\nNo request failed, and all processes are stopped when this program ends ({} s).\n\nReports:",
+        started.elapsed().as_secs()
     ));
     let reports = reports?;
     for report in &reports {
         say(&format!("  {}", report.display()));
     }
     say(
-        "\nOpen the first report in a browser to see the evidence for v2; then try `make up FLEET=process` and \
-         `make deploy VERSION=v2 FLEET=process` (without FLEET with Docker).",
+        "\nOpen the first report in a browser: it shows the evidence for v2. Then try `make up FLEET=process` and \
+         `make deploy VERSION=v2 FLEET=process`. With Docker, leave out FLEET.",
     );
     Ok(())
 }
 
-async fn with_traffic(stack: &Stack, traffic: &Traffic) -> anyhow::Result<()> {
-    heading("2. v2 goes to green, is proven there, and takes all traffic");
+async fn deploy_three_releases(stack: &Stack, traffic: &Traffic) -> anyhow::Result<()> {
+    heading("2. v2 is started on green, passes the gates, and receives all traffic");
     step(stack, 0, &["deploy", "v2"]).await?;
-    show_answer(stack.ports().router()).await?;
+    show_prediction(stack.ports().router()).await?;
 
-    heading("3. A bad release passes every gate, fails its first clients, and is rolled back");
+    heading("3. A bad release passes every gate, fails client requests, and is rolled back");
     say(
-        "Its version is fails-clients. v2 stands in for it, so that its clients get answers all the same.",
+        "Its version is fails-clients. The standby v2 answers the failed requests, so no client sees a failure.",
     );
     step(stack, 20, &["deploy", "fails-clients"]).await?;
 
-    heading("4. A bad release is refused: it calls every text negative");
+    heading("4. A bad release is refused: it labels every text negative");
     step(stack, 10, &["deploy", "biased"]).await?;
 
-    heading("5. What is there now, and what clients got");
+    heading("5. What each color serves now, and what clients received");
     step(stack, 0, &["status"]).await?;
-    traffic.reach(traffic.count() + 100).await
+    traffic.wait_for_requests(traffic.count() + 100).await
 }
 
-/// Runs the deployer with its progress visible, and expects this exit code.
+/// Runs the deployer with visible progress. Fails unless it exits with `code`.
 async fn step(stack: &Stack, code: i32, arguments: &[&str]) -> anyhow::Result<()> {
     let command = format!("deployer {}", arguments.join(" "));
     say(&format!("$ {command}"));
-    let run = stack
-        .command(arguments)?
+    let process = stack
+        .deployer_command(arguments)?
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .status();
-    let status = tokio::time::timeout(COMMAND_TIMEOUT, run)
+    let status = tokio::time::timeout(COMMAND_TIMEOUT, process)
         .await
-        .with_context(|| format!("`{command}` did not end within {COMMAND_TIMEOUT:?}"))??;
+        .with_context(|| format!("`{command}` did not exit within {COMMAND_TIMEOUT:?}"))??;
     ensure!(
         status.code() == Some(code),
-        "`{command}` ended with {status}, not with {code}"
+        "`{command}` exited with {status}, not with {code}"
     );
     Ok(())
 }
 
-/// Shows the answer to a sentence, as a client receives it.
-async fn show_answer(port: u16) -> anyhow::Result<()> {
+/// Prints the prediction for a sentence, as a client receives it.
+async fn show_prediction(port: u16) -> anyhow::Result<()> {
     let address = format!("127.0.0.1:{port}");
-    let ask = post_for_body(&address, "/predict", SENTENCE);
-    let answer = tokio::time::timeout(COMMAND_TIMEOUT, ask)
+    let request = post_for_body(&address, "/predict", SENTENCE);
+    let prediction = tokio::time::timeout(COMMAND_TIMEOUT, request)
         .await
-        .context("the router did not answer")??;
+        .with_context(|| format!("the router did not answer within {COMMAND_TIMEOUT:?}"))??;
     say(&format!(
         "\n  POST /predict {SENTENCE}\n  -> {}",
-        answer.trim_end()
+        prediction.trim_end()
     ));
     Ok(())
 }
 
-fn print_counts(log: &Log) {
+fn print_counts(log: &TrafficLog) {
     let failures = log.failures();
     let failed: usize = failures.values().sum();
     say(&format!(
         "\n  requests sent {:>13}\n  requests failed {failed:>11}",
-        log.answers.len()
+        log.requests.len()
     ));
     for (version, count) in log.by_version() {
         say(&format!("  answered by {version:<8} {count:>6}"));
     }
-    for (problem, count) in failures {
-        say(&format!("  {count} x {problem}"));
+    for (error, count) in failures {
+        say(&format!("  {count} x {error}"));
     }
 }
 
-/// Moves the reports to a directory that survives the stack. Returns the pages, oldest first.
-fn keep_reports(stack: &Stack) -> anyhow::Result<Vec<PathBuf>> {
-    let kept = Path::new("target/demo");
-    let directory = repository().join(kept);
+/// Copies the reports to `target/demo`, because the stack's directory is deleted. Returns the pages, oldest first.
+fn copy_reports(stack: &Stack) -> anyhow::Result<Vec<PathBuf>> {
+    let relative = Path::new("target/demo");
+    let directory = repository().join(relative);
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
     }
@@ -189,7 +192,7 @@ fn keep_reports(stack: &Stack) -> anyhow::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(stack.path("state/reports"))? {
         let report = entry?;
         fs::copy(report.path(), directory.join(report.file_name()))?;
-        let path = kept.join(report.file_name());
+        let path = relative.join(report.file_name());
         if path
             .extension()
             .is_some_and(|extension| extension == "html")
@@ -206,6 +209,6 @@ fn heading(text: &str) {
 }
 
 fn say(text: &str) {
-    // A closed standard output must not end it with servers still running.
+    // `println!` would panic if standard output is closed, and the servers would go on running.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! The real model server behind a layer that misbehaves as the version says.
+//! The real model server, with a layer that injects the fault of the version.
 
 use std::{
     process::exit,
@@ -18,7 +18,8 @@ use axum::{
 };
 use clap::Parser;
 use end_to_end::fault::{
-    CROWD, ENOUGH, FAR_SLOWER, FIRST, Fault, MANY, NEVER_IN_TIME, SELDOM, SLOWER, STALL, VERY_LONG,
+    CONCURRENCY_THRESHOLD, FIRST_REQUESTS, Fault, LOAD_DELAY, RARE_INTERVAL, REQUESTS_BEFORE_FAULT,
+    REQUESTS_BEFORE_LATE_FAULT, SLOW_DELAY, STALL_DELAY, TIMEOUT_DELAY, VERY_SLOW_DELAY,
 };
 use http_body_util::BodyExt as _;
 use model_server::{ServeArguments, logging, run};
@@ -33,23 +34,26 @@ struct CommandLine {
 }
 
 #[derive(Clone)]
-struct Misbehavior {
+struct FaultState {
     fault: Option<Fault>,
+    /// The number of predictions.
     predictions: Arc<AtomicU64>,
-    /// The requests through the router.
+    /// The number of predictions that came through the router.
     routed: Arc<AtomicU64>,
+    /// The number of requests in flight.
     in_flight: Arc<AtomicU64>,
-    /// Whether it is slow after SIGUSR1.
+    /// Whether SIGUSR1 has turned [`Fault::SlowAfterSignal`] on.
     slow: Arc<AtomicBool>,
 }
 
-/// Counts a request while it is in flight.
+/// Counts a request until this is dropped.
 struct InFlight(Arc<AtomicU64>);
 
 impl InFlight {
+    /// Returns the guard, and the number of requests in flight.
     fn begin(counter: &Arc<AtomicU64>) -> (Self, u64) {
-        let now = counter.fetch_add(1, Ordering::Relaxed) + 1;
-        (Self(Arc::clone(counter)), now)
+        let count = counter.fetch_add(1, Ordering::Relaxed) + 1;
+        (Self(Arc::clone(counter)), count)
     }
 }
 
@@ -64,48 +68,51 @@ async fn main() -> anyhow::Result<()> {
     let CommandLine { serve, fault } = CommandLine::parse();
     let settings = serve.resolve()?;
     let _log = logging::start(settings.log_format);
-    let misbehavior = Misbehavior {
-        fault: Fault::of(&fault),
+    let state = FaultState {
+        fault: Fault::from_version(&fault),
         predictions: Arc::default(),
         routed: Arc::default(),
         in_flight: Arc::default(),
         slow: Arc::default(),
     };
-    let mut told = signal(SignalKind::user_defined1())?;
-    let slow = Arc::clone(&misbehavior.slow);
+    let mut toggle = signal(SignalKind::user_defined1())?;
+    let slow = Arc::clone(&state.slow);
     tokio::spawn(async move {
-        while told.recv().await.is_some() {
+        while toggle.recv().await.is_some() {
             slow.fetch_not(Ordering::Relaxed);
         }
     });
-    let wrap = |router: Router| router.layer(from_fn_with_state(misbehavior, misbehave));
+    let wrap = |router: Router| router.layer(from_fn_with_state(state, inject_fault));
     Ok(run(settings, wrap).await?)
 }
 
-async fn misbehave(
-    State(state): State<Misbehavior>,
+async fn inject_fault(
+    State(state): State<FaultState>,
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    const ROUTED: &str = "x-real-ip";
+    /// The router sets this header.
+    const ROUTER_HEADER: &str = "x-real-ip";
 
     let Some(fault) = state.fault else {
         return next.run(request).await;
     };
-    let predicting = request.uri().path() == "/predict";
-    let (counted, routed) = (
-        u64::from(predicting),
-        request.headers().contains_key(ROUTED),
+    let is_prediction = request.uri().path() == "/predict";
+    let (increment, routed) = (
+        u64::from(is_prediction),
+        request.headers().contains_key(ROUTER_HEADER),
     );
-    let number = state.predictions.fetch_add(counted, Ordering::Relaxed) + counted;
-    let routed_now = counted * u64::from(routed);
-    let routed_until_now = state.routed.fetch_add(routed_now, Ordering::Relaxed) + routed_now;
-    let (later, at_last) = (routed_until_now > ENOUGH, routed_until_now > MANY);
-    let (_in_flight, at_a_time) = InFlight::begin(&state.in_flight);
-    let crowded = at_a_time > CROWD;
-    let fails = || StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    let number = state.predictions.fetch_add(increment, Ordering::Relaxed) + increment;
+    let routed_increment = increment * u64::from(routed);
+    let routed_count =
+        state.routed.fetch_add(routed_increment, Ordering::Relaxed) + routed_increment;
+    let fault_has_begun = routed_count > REQUESTS_BEFORE_FAULT;
+    let late_fault_has_begun = routed_count > REQUESTS_BEFORE_LATE_FAULT;
+    let (_in_flight, in_flight_count) = InFlight::begin(&state.in_flight);
+    let under_load = in_flight_count > CONCURRENCY_THRESHOLD;
+    let failure = || StatusCode::INTERNAL_SERVER_ERROR.into_response();
     match fault {
-        Fault::NeverHealthy if !predicting => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Fault::NeverHealthy if !is_prediction => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         Fault::OtherVersion => {
             with_body(next.run(request).await, |text| {
                 text.replace("\"other-version\"", "\"stale\"")
@@ -118,57 +125,63 @@ async fn misbehave(
             })
             .await
         }
-        Fault::FailsAtFirst if predicting && number <= FIRST && number.is_multiple_of(10) => {
-            fails()
+        Fault::FailsEarly
+            if is_prediction && number <= FIRST_REQUESTS && number.is_multiple_of(10) =>
+        {
+            failure()
         }
-        Fault::EveryEighthWrong if predicting && number.is_multiple_of(8) => {
-            reversed(next.run(request).await).await
+        Fault::EveryEighthWrong if is_prediction && number.is_multiple_of(8) => {
+            with_opposite_label(next.run(request).await).await
         }
-        Fault::SlowAtTimes if predicting && !routed && number.is_multiple_of(SELDOM) => {
-            tokio::time::sleep(FAR_SLOWER).await;
+        Fault::RarelySlow if is_prediction && !routed && number.is_multiple_of(RARE_INTERVAL) => {
+            tokio::time::sleep(VERY_SLOW_DELAY).await;
             next.run(request).await
         }
-        Fault::SlowUnderLoad if crowded && number.is_multiple_of(SELDOM) => {
-            tokio::time::sleep(VERY_LONG).await;
+        Fault::SlowUnderLoad if under_load && number.is_multiple_of(RARE_INTERVAL) => {
+            tokio::time::sleep(LOAD_DELAY).await;
             next.run(request).await
         }
-        Fault::FailsAtLast if predicting && routed && at_last && number.is_multiple_of(4) => {
-            fails()
+        Fault::PartlyFailsLate
+            if is_prediction && routed && late_fault_has_begun && number.is_multiple_of(4) =>
+        {
+            failure()
         }
-        Fault::Restarts if !predicting && later => {
-            with_body(next.run(request).await, just_started).await
+        Fault::Restarts if !is_prediction && fault_has_begun => {
+            with_body(next.run(request).await, with_zero_uptime).await
         }
-        Fault::EveryTenth if predicting && number.is_multiple_of(10) => fails(),
-        Fault::Biased if predicting => negative(next.run(request).await).await,
-        Fault::BiasedForClients if predicting && routed => negative(next.run(request).await).await,
-        Fault::Slow if predicting => {
-            tokio::time::sleep(SLOWER).await;
+        Fault::FailsEveryTenth if is_prediction && number.is_multiple_of(10) => failure(),
+        Fault::Biased if is_prediction => with_negative_label(next.run(request).await).await,
+        Fault::BiasedForClients if is_prediction && routed => {
+            with_negative_label(next.run(request).await).await
+        }
+        Fault::Slow if is_prediction => {
+            tokio::time::sleep(SLOW_DELAY).await;
             next.run(request).await
         }
-        Fault::SlowForClients if predicting && routed => {
-            tokio::time::sleep(FAR_SLOWER).await;
+        Fault::SlowForClients if is_prediction && routed => {
+            tokio::time::sleep(VERY_SLOW_DELAY).await;
             next.run(request).await
         }
-        Fault::BreaksUnderLoad if crowded && number.is_multiple_of(10) => fails(),
-        Fault::StallsUnderLoad if crowded && number.is_multiple_of(500) => {
-            tokio::time::sleep(STALL).await;
+        Fault::BreaksUnderLoad if under_load && number.is_multiple_of(10) => failure(),
+        Fault::StallsUnderLoad if under_load && number.is_multiple_of(500) => {
+            tokio::time::sleep(STALL_DELAY).await;
             next.run(request).await
         }
-        Fault::FailsClients if predicting && routed => fails(),
-        Fault::FailsLater if predicting && later => fails(),
-        Fault::ExitsLater if predicting && later => exit(3),
-        Fault::HangsLater if later => std::future::pending().await,
-        Fault::StopsPredicting if predicting && later => std::future::pending().await,
-        Fault::SlowWhenTold if predicting && state.slow.load(Ordering::Relaxed) => {
-            tokio::time::sleep(NEVER_IN_TIME).await;
+        Fault::FailsClients if is_prediction && routed => failure(),
+        Fault::FailsLater if is_prediction && fault_has_begun => failure(),
+        Fault::ExitsLater if is_prediction && fault_has_begun => exit(3),
+        Fault::HangsLater if fault_has_begun => std::future::pending().await,
+        Fault::StopsPredicting if is_prediction && fault_has_begun => std::future::pending().await,
+        Fault::SlowAfterSignal if is_prediction && state.slow.load(Ordering::Relaxed) => {
+            tokio::time::sleep(TIMEOUT_DELAY).await;
             next.run(request).await
         }
         _ => next.run(request).await,
     }
 }
 
-/// The response with another label.
-async fn negative(mut response: Response<Body>) -> Response<Body> {
+/// Replaces the label in the response by `negative`.
+async fn with_negative_label(mut response: Response<Body>) -> Response<Body> {
     let label = HeaderValue::from_static("negative");
     response.headers_mut().insert("x-predicted-label", label);
     with_body(response, |text| {
@@ -177,8 +190,8 @@ async fn negative(mut response: Response<Body>) -> Response<Body> {
     .await
 }
 
-/// The response with the opposite label.
-async fn reversed(mut response: Response<Body>) -> Response<Body> {
+/// Replaces the label in the response by the opposite one.
+async fn with_opposite_label(mut response: Response<Body>) -> Response<Body> {
     const LABEL: &str = "x-predicted-label";
     let positive = response
         .headers()
@@ -195,8 +208,8 @@ async fn reversed(mut response: Response<Body>) -> Response<Body> {
     with_body(response, |text| text.replace(&field(label), &field(other))).await
 }
 
-/// The health response with an uptime of zero.
-fn just_started(health: &str) -> String {
+/// Sets the uptime in a health response to zero.
+fn with_zero_uptime(health: &str) -> String {
     const FIELD: &str = "\"uptime_seconds\":";
     let Some((before, rest)) = health.split_once(FIELD) else {
         return health.to_owned();
@@ -205,15 +218,16 @@ fn just_started(health: &str) -> String {
     format!("{before}{FIELD}0.0{}", &rest[end..])
 }
 
+/// Replaces the body of a response by `replace` of its text.
 async fn with_body(
     response: Response<Body>,
-    change: impl FnOnce(&str) -> String,
+    replace: impl FnOnce(&str) -> String,
 ) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let Ok(body) = body.collect().await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let text = change(&String::from_utf8_lossy(&body.to_bytes()));
+    let text = replace(&String::from_utf8_lossy(&body.to_bytes()));
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, Body::from(text))
 }

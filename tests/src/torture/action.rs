@@ -1,19 +1,19 @@
-//! The command that is killed, and where traffic is before it.
+//! The commands that are killed, and the state of the stack that each one needs.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tokio::process::Child;
 
-use super::{SHORT, Torture};
+use super::{FAST_DEPLOYMENT, Torture};
 use crate::Stack;
 
-/// Keeps a candidate with traffic from being promoted.
-const TAKEN_BACK: [&str; 2] = ["--set", "hooks.before.promoted=[\"false\"]"];
-/// Keeps a validated candidate from receiving traffic.
-const NOT_SWITCHED: [&str; 2] = ["--set", "hooks.before.switched=[\"false\"]"];
-/// Notices at once that a color is down, and fails over.
-const FAILING_OVER: [&str; 8] = [
+/// A hook that fails before the promotion, so the candidate is rolled back.
+const FORCE_ROLLBACK: [&str; 2] = ["--set", "hooks.before.promoted=[\"false\"]"];
+/// A hook that fails before the switch, so the candidate is refused.
+const FORCE_REFUSAL: [&str; 2] = ["--set", "hooks.before.switched=[\"false\"]"];
+/// Settings with which the monitor fails over within a second.
+const FAST_FAILOVER: [&str; 8] = [
     "--set",
     "monitor.failover=true",
     "--set",
@@ -24,7 +24,7 @@ const FAILING_OVER: [&str; 8] = [
     "monitor.rise=1",
 ];
 
-/// A command.
+/// A command that is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A deployment to green.
@@ -32,134 +32,137 @@ pub enum Action {
     /// A deployment to blue.
     DeployToBlue,
     /// A deployment to green that is refused after validation.
-    Refuse,
+    DeployAndRefuse,
     /// A deployment to green that is rolled back.
-    TakeBack,
+    DeployAndRollBack,
     /// `deployer rollback`, from green to blue.
     Rollback,
     /// `deployer switch green`.
     Switch,
-    /// `deployer recover` after a deployer that was killed right after the switch to green.
+    /// `deployer recover`, after a deployer was killed right after the switch to green.
     Recover,
-    /// `deployer monitor` when the active color, green, crashes.
+    /// `deployer monitor`, when green is active and crashes.
     FailOver,
 }
 
 impl Action {
-    /// The exit code without a kill.
-    pub(super) fn code(self) -> i32 {
+    /// Returns the exit code of the command if it is not killed.
+    pub(super) fn exit_code(self) -> i32 {
         match self {
-            Self::Refuse => 10,
-            Self::TakeBack => 20,
+            Self::DeployAndRefuse => 10,
+            Self::DeployAndRollBack => 20,
             _ => 0,
         }
     }
 
+    /// Returns the arguments of the command; `version` is the version to deploy.
     pub(super) fn arguments(self, version: &'static str) -> Vec<&'static str> {
         let deploy = ["deploy", version];
         match self {
-            Self::Deploy | Self::DeployToBlue => [&deploy, &SHORT[..]].concat(),
-            Self::Refuse => [&deploy, &SHORT[..], &NOT_SWITCHED].concat(),
-            Self::TakeBack => [&deploy, &SHORT[..], &TAKEN_BACK].concat(),
+            Self::Deploy | Self::DeployToBlue => [&deploy, &FAST_DEPLOYMENT[..]].concat(),
+            Self::DeployAndRefuse => [&deploy, &FAST_DEPLOYMENT[..], &FORCE_REFUSAL].concat(),
+            Self::DeployAndRollBack => [&deploy, &FAST_DEPLOYMENT[..], &FORCE_ROLLBACK].concat(),
             Self::Rollback => vec!["rollback"],
             Self::Switch => vec!["switch", "green"],
             Self::Recover => vec!["recover"],
-            Self::FailOver => [&["monitor"], &FAILING_OVER[..]].concat(),
+            Self::FailOver => [&["monitor"], &FAST_FAILOVER[..]].concat(),
         }
     }
 }
 
 impl Torture {
-    async fn has_traffic(&self, color: &str) -> anyhow::Result<bool> {
+    async fn is_active(&self, color: &str) -> anyhow::Result<bool> {
         Ok(self.stack.status().await?["active"] == color)
     }
 
-    async fn let_be_active(&self, color: &str) -> anyhow::Result<()> {
-        if !self.has_traffic(color).await? {
-            self.whole_deployment().await?;
+    async fn make_active(&self, color: &str) -> anyhow::Result<()> {
+        if !self.is_active(color).await? {
+            self.run_deployment().await?;
         }
         Ok(())
     }
 
-    /// Moves traffic to where the action begins. The names of kill points contain colors.
+    /// Moves traffic to the color with which the action begins.
+    ///
+    /// The names of kill points contain colors, so an action must always begin with the same one.
     pub(super) async fn prepare(&self, action: Action) -> anyhow::Result<()> {
         match action {
-            Action::Deploy | Action::Refuse | Action::TakeBack | Action::Switch => {
-                self.let_be_active("blue").await?;
+            Action::Deploy
+            | Action::DeployAndRefuse
+            | Action::DeployAndRollBack
+            | Action::Switch => {
+                self.make_active("blue").await?;
             }
-            Action::DeployToBlue => self.let_be_active("green").await?,
-            // These actions need a standby that may stand in.
+            Action::DeployToBlue => self.make_active("green").await?,
+            // These actions need a fit standby.
             Action::Rollback | Action::FailOver => {
                 let status = self.stack.status().await?;
                 if status["active"] != "green" || status["can_roll_back"] != true {
-                    self.let_be_active("blue").await?;
-                    self.whole_deployment().await?;
+                    self.make_active("blue").await?;
+                    self.run_deployment().await?;
                 }
             }
             Action::Recover => {
-                self.let_be_active("blue").await?;
+                self.make_active("blue").await?;
                 let arguments = Action::Deploy.arguments(self.next_version().await?);
-                let at = [("DEPLOYER_KILL_AT", "after journal switched".as_ref())];
-                let child = self.stack.start_deployer_with(&arguments, &at)?;
-                let run = Stack::finish(child, &arguments).await?;
-                ensure!(run.code == -1, "{run:?}");
+                let kill = [("DEPLOYER_KILL_AT", "after journal switched".as_ref())];
+                let child = self.stack.start_deployer_with(&arguments, &kill)?;
+                let run = Stack::wait_for_exit(child, &arguments).await?;
+                ensure!(run.code == -1, "the deployer was not killed: {run:?}");
             }
         }
-        if action == Action::Switch && !self.is_well("green").await? {
-            // A refused candidate is stopped.
-            self.stack.expect(0, &["up"]).await?;
+        if action == Action::Switch && !self.is_healthy("green").await? {
+            // An earlier refusal stopped green.
+            self.stack.expect_exit(0, &["up"]).await?;
         }
         Ok(())
     }
 
-    async fn is_well(&self, color: &str) -> anyhow::Result<bool> {
+    async fn is_healthy(&self, color: &str) -> anyhow::Result<bool> {
         let status = self.stack.status().await?;
-        let number = usize::from(color == "green");
-        Ok(status["colors"][number]["healthy"] == true)
+        let index = usize::from(color == "green");
+        Ok(status["colors"][index]["healthy"] == true)
     }
 
-    /// What happens to the colors while the command runs.
-    pub(super) async fn after_the_start(
-        &self,
-        action: Action,
-        child: &Child,
-    ) -> anyhow::Result<()> {
+    /// Causes the event that the action reacts to: for a failover, the crash of green.
+    pub(super) async fn trigger(&self, action: Action, child: &Child) -> anyhow::Result<()> {
         if action != Action::FailOver {
             return Ok(());
         }
-        self.stack.signal("green", "KILL")?;
-        self.stack.until_ended("green").await?;
-        // Without a kill, the action has ended when it is in the history.
-        let done = async {
-            while runs(child) && !self.failed_over().await? {
+        self.stack.signal_service("green", "KILL")?;
+        self.stack.wait_until_exited("green").await?;
+        // Without a kill, the monitor does not exit by itself: it is stopped after the failover.
+        let failed_over = async {
+            while is_running(child) && !self.failed_over().await? {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             anyhow::Ok(())
         };
-        tokio::time::timeout(Duration::from_secs(30), done)
+        tokio::time::timeout(Duration::from_secs(30), failed_over)
             .await
             .context("no failover within 30 s")??;
-        if runs(child) {
-            Stack::tell(child, "TERM")?;
+        if is_running(child) {
+            Stack::signal_deployer(child, "TERM")?;
         }
         Ok(())
     }
 
+    /// Returns whether blue is active and no move of traffic is pending.
     async fn failed_over(&self) -> anyhow::Result<bool> {
         let pending = self.stack.path("state/move.json").exists();
-        Ok(!pending && self.has_traffic("blue").await?)
+        Ok(!pending && self.is_active("blue").await?)
     }
 
-    /// Restarts colors, so that both run.
-    pub(super) async fn clear_up(&self, action: Action) -> anyhow::Result<()> {
+    /// Starts the color that a failover leaves stopped.
+    pub(super) async fn restart_colors(&self, action: Action) -> anyhow::Result<()> {
         if action == Action::FailOver {
-            self.stack.expect(0, &["up"]).await?;
+            self.stack.expect_exit(0, &["up"]).await?;
         }
         Ok(())
     }
 }
 
-/// Whether the process runs; it is collected later.
-fn runs(child: &Child) -> bool {
-    child.id().is_some_and(crate::stack::runs)
+/// Returns whether the process still runs. It does not reap the process: `Stack::wait_for_exit` does.
+fn is_running(child: &Child) -> bool {
+    child.id().is_some_and(crate::stack::is_running)
 }

@@ -1,26 +1,26 @@
-//! Killed deployers, as processes and under load.
+//! Deployers killed by SIGKILL, with real nginx and real servers under load.
 //!
-//! Every kill point and every pair of them is tested in the deployer's own process, on virtual time
-//! (`crates/deployer/src/commands/crash_safety`). A few tests here show the same with real nginx, real servers,
-//! and SIGKILL; [`slow`] has the others.
+//! `crates/deployer/src/commands/crash_safety` tests every kill point and every pair of them, in one process and on
+//! virtual time. The tests here repeat a few of these kills; [`slow`] repeats all single ones.
 
 mod slow;
 
 use std::time::Duration;
 
 use anyhow::ensure;
-use end_to_end::{Action, Bake, Stack, Torture};
+use end_to_end::{Action, BakeDuration, Stack, Torture};
 
-const SHORT: Bake = Bake(Duration::from_secs(1));
+const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(1));
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// At least one of each kind: a started process without a record, flags, journal, history, and pending move.
+/// At least one kill for each kind of state: a process without a record, a flag, the journal, the history, and a
+/// pending move.
 const KILLS: [(Action, &str); 8] = [
     (Action::Deploy, "after starting green"),
     (Action::Deploy, "after flag green on"),
-    (Action::Refuse, "before journal refused"),
-    (Action::TakeBack, "after flag green off"),
+    (Action::DeployAndRefuse, "before journal refused"),
+    (Action::DeployAndRollBack, "after flag green off"),
     (Action::Switch, "after flag green on"),
     (Action::Rollback, "before flag green off"),
     (Action::Recover, "after flag green off"),
@@ -29,19 +29,19 @@ const KILLS: [(Action, &str); 8] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_deployer_leaves_traffic_on_one_healthy_color() -> Result {
-    let mut torture = Torture::begin().await?;
+    let mut torture = Torture::start().await?;
     for (action, point) in KILLS {
         torture.kill_at(action, point).await?;
     }
-    let (_, log) = torture.end().await;
+    let (_, log) = torture.stop().await;
     log.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deployer_under_nohup_survives_its_terminal() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    let deployer = stack.command(&["deploy", "v2", "--bake", "4s"])?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let deployer = stack.deployer_command(&["deploy", "v2", "--bake", "4s"])?;
     let deployer = deployer.as_std();
     let child = tokio::process::Command::new("nohup")
         .arg(deployer.get_program())
@@ -57,9 +57,9 @@ async fn deployer_under_nohup_survives_its_terminal() -> Result {
         .stderr(std::process::Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    stack.await_phase("switched").await?;
-    Stack::tell(&child, "HUP")?;
-    let run = Stack::finish(child, &["deploy", "v2"]).await?;
+    stack.wait_for_phase("switched").await?;
+    Stack::signal_deployer(&child, "HUP")?;
+    let run = Stack::wait_for_exit(child, &["deploy", "v2"]).await?;
     ensure!(run.code == 0, "{run:?}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Problems of the router.
+//! `deployer doctor` on problems of the router and of nginx.
 
 use std::{
     fs::{self, Permissions},
@@ -9,74 +9,80 @@ use std::{
 use anyhow::ensure;
 use end_to_end::Stack;
 
-use super::{Result, SHORT, Stranger, only, wrong};
+use super::{FixedResponseServer, Result, SHORT_BAKE, ensure_only_finding, wrong_findings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_router_that_does_not_restart() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    stack.signal("router", "TERM")?;
-    stack.until_ended("router").await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    stack.signal_service("router", "TERM")?;
+    stack.wait_until_exited("router").await?;
     let path = stack.path("nginx/control.conf");
     let text = fs::read_to_string(&path)?;
     fs::write(&path, format!("{text}\nno_such_directive on;\n"))?;
-    stack.expect(1, &["up"]).await?;
-    let wrong = wrong(&stack, &[]).await?;
-    ensure!(wrong.len() == 2, "{wrong:#?}");
-    let not_in_order = "nginx.conf is not in order: ";
-    let last_words = "router       it does not run: process ";
-    for (wrong, words) in wrong.iter().zip([not_in_order, last_words]) {
-        ensure!(wrong.contains(words), "{words:?} is not in {wrong}");
+    stack.expect_exit(1, &["up"]).await?;
+    let findings = wrong_findings(&stack, &[]).await?;
+    ensure!(findings.len() == 2, "{findings:#?}");
+    let invalid_files = "nginx.conf is not in order: ";
+    let stopped_router = "router       it does not run: process ";
+    for (finding, expected) in findings.iter().zip([invalid_files, stopped_router]) {
         ensure!(
-            wrong.contains("unknown directive \"no_such_directive\""),
-            "{wrong}"
+            finding.contains(expected),
+            "{expected:?} is not in {finding}"
+        );
+        ensure!(
+            finding.contains("unknown directive \"no_such_directive\""),
+            "{finding}"
         );
     }
-    ensure!(wrong[1].contains("; its last log lines: "), "{wrong:#?}");
+    ensure!(
+        findings[1].contains("; its last log lines: "),
+        "{findings:#?}"
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_flags_that_the_router_does_not_see() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     fs::create_dir(stack.path("elsewhere"))?;
     let elsewhere = ["--set", "router.flags=elsewhere"];
-    only(&stack, &elsewhere, &["the router does not see the flags"]).await?;
+    ensure_only_finding(&stack, &elsewhere, &["the router does not see the flags"]).await?;
     fs::write(stack.path("elsewhere/green"), "")?;
-    let wrong = wrong(&stack, &elsewhere).await?;
-    ensure!(wrong.len() == 2, "{wrong:#?}");
-    let words = "elsewhere say green, but the router at";
-    ensure!(wrong[1].contains(words), "{wrong:#?}");
+    let findings = wrong_findings(&stack, &elsewhere).await?;
+    ensure!(findings.len() == 2, "{findings:#?}");
+    let expected = "elsewhere say green, but the router at";
+    ensure!(findings[1].contains(expected), "{findings:#?}");
 
-    let another = Stack::of_processes("model-server", SHORT)?;
-    another.expect(0, &["up"]).await?;
-    let url = format!("router.url=http://{}", another.router());
-    only(&stack, &["--set", &url], &["is router.url another router?"]).await
+    let another = Stack::with_processes("model-server", SHORT_BAKE)?;
+    another.expect_exit(0, &["up"]).await?;
+    let url = format!("router.url=http://{}", another.router_address());
+    ensure_only_finding(&stack, &["--set", &url], &["is router.url another router?"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_missing_old_or_invalid_nginx() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
     let missing = ["--set", "fleet.process.nginx=no-such-nginx"];
-    only(
+    ensure_only_finding(
         &stack,
         &missing,
         &["nginx", "no-such-nginx", "install nginx"],
     )
     .await?;
-    // The version of Debian 11 and Ubuntu 22.04.
+    // Debian 11 and Ubuntu 22.04 have this version.
     let old = stack.path("old-nginx");
     fs::write(&old, "#!/bin/sh\necho 'nginx version: nginx/1.18.0' >&2\n")?;
     fs::set_permissions(&old, Permissions::from_mode(0o755))?;
     let old = format!("fleet.process.nginx={}", old.display());
-    let words = ["nginx/1.18.0 is too old", "install nginx 1.22 or later"];
-    only(&stack, &["--set", &old], &words).await?;
+    let expected = ["nginx/1.18.0 is too old", "install nginx 1.22 or later"];
+    ensure_only_finding(&stack, &["--set", &old], &expected).await?;
     let path = stack.path("nginx/control.conf");
     let text = fs::read_to_string(&path)?;
     fs::write(&path, format!("{text}\nno_such_directive on;\n"))?;
-    only(
+    ensure_only_finding(
         &stack,
         &[],
         &["nginx", "is not in order", "no_such_directive"],
@@ -86,15 +92,17 @@ async fn doctor_names_missing_old_or_invalid_nginx() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_a_wrong_clock() -> Result {
-    let stack = Stack::of_processes("model-server", SHORT)?;
-    stack.expect(0, &["up"]).await?;
-    // A control port on a machine whose clock is in the year 2001.
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    // A control port whose responses have a date of the year 2001.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let control = format!("router.control=http://{}", listener.local_addr()?);
     let date = "Date: Mon, 01 Jan 2001 00:00:00 GMT";
-    let _control = Stranger::answer(listener, date, "")?;
-    let wrong = wrong(&stack, &["--set", &control]).await?.join("\n");
-    ensure!(wrong.contains("clock"), "{wrong}");
-    ensure!(wrong.contains("s ahead of this one"), "{wrong}");
+    let _control = FixedResponseServer::start(listener, date, "")?;
+    let findings = wrong_findings(&stack, &["--set", &control])
+        .await?
+        .join("\n");
+    ensure!(findings.contains("clock"), "{findings}");
+    ensure!(findings.contains("s ahead of this one"), "{findings}");
     Ok(())
 }

@@ -1,21 +1,21 @@
-//! Releases that are judged by their speed. Each test needs the machine for itself.
+//! Tests of gates that judge speed. No other test may run at the same time.
 
 use anyhow::{Context as _, ensure};
 use end_to_end::Stack;
 use serde_json::Value;
 
 use super::{
-    ALL, BAKE, CLIENTS, FEW, Faulty, LONG_PAUSE, PAUSE, Result, all_refused, deploy, findings,
-    rolled_back,
+    ALL_GATES, BAKE, CLIENTS, FEW_CLIENTS, Faulty, LONG_PAUSE, PAUSE, Result, deploy,
+    ensure_all_refused, ensure_rolled_back, verdicts,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
-    traffic.reach(300).await?;
-    let report = deploy(&stack, 0, "v2", &[ALL]).await?;
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
+    traffic.wait_for_requests(300).await?;
+    let report = deploy(&stack, 0, "v2", &[ALL_GATES]).await?;
     traffic.stop().await.ensure_none_failed()?;
     let gates = [
         "health",
@@ -31,31 +31,33 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
         "bake",
     ];
     ensure!(
-        findings(&report) == gates.map(|gate| (gate, "pass")),
+        verdicts(&report) == gates.map(|gate| (gate, "pass")),
         "{report:#}"
     );
     let numbers = |gate: &str| {
-        let judged = report["gates"].as_array().into_iter().flatten();
-        judged
+        let recorded = report["gates"].as_array().into_iter().flatten();
+        recorded
             .clone()
-            .find(|judged| judged["gate"] == gate)
-            .map(|judged| &judged["numbers"])
+            .find(|record| record["gate"] == gate)
+            .map(|record| &record["numbers"])
     };
-    let golden = numbers("golden").context("no golden set")?;
+    let golden = numbers("golden").context("the report has no gate golden")?;
     ensure!(
         golden["accuracy"].as_f64() > golden["active_accuracy"].as_f64(),
         "{golden}"
     );
-    let load = numbers("load").context("no load")?;
+    let load = numbers("load").context("the report has no gate load")?;
     ensure!(
         load["concurrency"] == 500.0 && load["failed"] == 0.0,
         "{load}"
     );
-    let shadow = numbers("shadow").context("no shadow")?;
+    let shadow = numbers("shadow").context("the report has no gate shadow")?;
     ensure!(shadow["requests"].as_f64() > Some(100.0), "{shadow}");
     ensure!(shadow["client_p99_during_seconds"].is_number(), "{shadow}");
     ensure!(!report["switched"].is_null(), "{report}");
-    let seconds = report["traffic"].as_array().context("no traffic")?;
+    let seconds = report["traffic"]
+        .as_array()
+        .context("the report has no traffic")?;
     for color in ["blue", "green"] {
         let of_color = seconds.iter().filter(|second| second["color"] == color);
         let requests: f64 = of_color
@@ -68,75 +70,75 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let all = [
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let releases = [
         Faulty {
             version: "breaks-under-load",
             gate: "load",
             settings: &["load.concurrency=150"],
-            because: "; status 500: ",
+            reason: "; status 500: ",
         },
         Faulty {
             version: "slow-under-load",
             gate: "load",
             settings: &["load.concurrency=150", "load.max_p99=7s"],
-            because: "(at most 7000 ms allowed)",
+            reason: "(at most 7000 ms allowed)",
         },
         Faulty {
             version: "slow",
             gate: "comparison",
             settings: &["comparison.negligible=100ms"],
-            because: "p50 ",
+            reason: "p50 ",
         },
         Faulty {
-            version: "slow-at-times",
+            version: "rarely-slow",
             gate: "comparison",
-            // Time for the 500 pairs that p99 needs, also on a slow machine. The gate ends with them.
+            // p99 needs 500 pairs. The duration is long enough for them on a slow machine; the gate ends with them.
             settings: &["comparison.negligible=100ms", "comparison.duration=40s"],
-            because: ", p99 ",
+            reason: ", p99 ",
         },
         Faulty {
             version: "stalls-under-load",
             gate: "headroom",
             settings: &["headroom.factor=100", "load.concurrency=500"],
-            because: "is not below the router's proxy_read_timeout, 120 s",
+            reason: "is not below the router's proxy_read_timeout, 120 s",
         },
     ];
-    all_refused(&stack, &all).await?;
+    ensure_all_refused(&stack, &releases).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(FEW, LONG_PAUSE)?;
-    traffic.reach(300).await?;
-    let all = [
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
+    traffic.wait_for_requests(300).await?;
+    let releases = [
         Faulty {
             version: "fails-clients",
             gate: "shadow",
             settings: &[],
-            because: "of copies, ",
+            reason: "of copies, ",
         },
         Faulty {
             version: "biased-for-clients",
             gate: "shadow",
             settings: &[],
-            because: "its labels are distributed otherwise",
+            reason: "its labels are distributed otherwise",
         },
         Faulty {
             version: "slow-for-clients",
             gate: "shadow",
             settings: &["shadow.negligible=400ms"],
-            because: "; p9",
+            reason: "; p9",
         },
     ];
-    let found = all_refused(&stack, &all).await?;
+    let gates = ensure_all_refused(&stack, &releases).await?;
     traffic.stop().await.ensure_none_failed()?;
-    // Copies of requests hung on the slow release; the clients' requests did not.
-    let numbers: &Value = &found[2]["numbers"];
+    // The copies waited for the slow release. The clients' own requests must not have waited.
+    let numbers: &Value = &gates[2]["numbers"];
     let figure = |name: &str| numbers[name].as_f64().context(name.to_owned());
     let candidate = figure("p90_seconds").or_else(|_| figure("p99_seconds"))?;
     ensure!(candidate > 0.8, "{numbers:#}");
@@ -151,12 +153,12 @@ async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bake_rolls_back_slow_release() -> Result {
-    let stack = Stack::of_processes("faulty-server", BAKE)?;
-    stack.expect(0, &["up"]).await?;
-    let traffic = stack.traffic(CLIENTS, PAUSE)?;
-    let because = "clients wait longer: p9";
-    // Waiting clients send few requests.
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(CLIENTS, PAUSE)?;
+    let reason = "clients wait longer: p9";
+    // Clients that wait send few requests, so the bake must be longer.
     let settings = ["bake.duration=10s"];
-    rolled_back(&stack, &traffic, "slow-for-clients", &settings, because).await?;
+    ensure_rolled_back(&stack, &traffic, "slow-for-clients", &settings, reason).await?;
     traffic.stop().await.ensure_none_failed()
 }

@@ -1,4 +1,4 @@
-//! The files on a laptop: a checkout, a model for tensors, and an image derived from the model server's.
+//! The files on a user's laptop: a checkout, a tensor model, and an image derived from the model server's image.
 
 use std::{fs, io::Write as _, path::Path, process::Command, time::SystemTime};
 
@@ -10,17 +10,17 @@ use crate::{
     machine::{Machine, run},
 };
 
-/// A fresh checkout with what `scripts/vm` needs.
+/// A copy of this checkout with only the files that `scripts/vm` needs.
 pub(crate) struct Checkout(TempDir);
 
 impl Checkout {
-    pub(crate) fn fresh() -> Result<Self> {
+    pub(crate) fn create() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut copy = Command::new("cp");
         copy.arg("-r");
         for name in ["compose.yaml", "nginx", "scripts", "models", ".env"] {
             let path = repository().join(name);
-            // Only a machine without a registry has settings.
+            // `.env` exists only on a machine that reaches no image registry.
             if path.exists() {
                 copy.arg(path);
             }
@@ -33,8 +33,8 @@ impl Checkout {
         self.0.path()
     }
 
-    /// Puts another release under this version.
-    pub(crate) fn mistake(&self, version: &str, other: &str) -> Result {
+    /// Replaces a version by the release of another version.
+    pub(crate) fn replace_version(&self, version: &str, other: &str) -> Result {
         let models = self.path().join("models/sentiment");
         fs::remove_dir_all(models.join(version))?;
         fs::rename(models.join(other), models.join(version))?;
@@ -42,20 +42,20 @@ impl Checkout {
     }
 }
 
-/// A service with a model for tensors, beside the service for texts.
-pub(crate) struct Tensors {
+/// A second service with a tensor model, beside the service with the text model.
+pub(crate) struct TensorService {
     models: TempDir,
     image: String,
 }
 
-impl Tensors {
-    /// Its port for clients.
+impl TensorService {
+    /// The service's port for clients.
     pub(crate) const PORT: u16 = 9080;
-    /// Its control port.
-    pub(crate) const INFER: &str = "/v2/models/tokens/infer";
+    /// The path of requests for predictions.
+    pub(crate) const INFER_PATH: &str = "/v2/models/tokens/infer";
 
-    /// The graphs of the shipped releases, as the model `tokens`, on `image`.
-    pub(crate) fn new(image: &Derived) -> Result<Self> {
+    /// Creates the model `tokens` from the graphs of the shipped releases. The service runs `image`.
+    pub(crate) fn new(image: &DerivedImage) -> Result<Self> {
         let models = tempfile::tempdir()?;
         let tokens = models.path().join("tokens");
         for version in ["v1", "v2"] {
@@ -63,7 +63,7 @@ impl Tensors {
             let graph = repository().join(format!("models/sentiment/{version}/model.onnx"));
             fs::copy(graph, tokens.join(version).join("model.onnx"))?;
         }
-        make_heavy(&tokens.join("v1/model.onnx"))?;
+        enlarge_graph(&tokens.join("v1/model.onnx"))?;
         fs::write(
             tokens.join("golden.jsonl"),
             format!("{{\"input\": {}}}\n", Self::request()),
@@ -74,36 +74,42 @@ impl Tensors {
         })
     }
 
-    /// Sets the modification time of the heavy graph.
-    pub(crate) fn touch(&self, when: SystemTime) -> Result {
+    /// Sets the modification time of the enlarged graph.
+    pub(crate) fn set_modification_time(&self, time: SystemTime) -> Result {
         let graph = self.models.path().join("tokens/v1/model.onnx");
         let file = fs::OpenOptions::new().append(true).open(graph)?;
-        Ok(file.set_modified(when)?)
+        Ok(file.set_modified(time)?)
     }
 
-    /// Three tokens.
+    /// Returns a request body with three tokens.
     pub(crate) fn request() -> serde_json::Value {
         let input = |name, data: [u8; 3]| serde_json::json!({"name": name, "datatype": "INT64", "shape": [1, 3], "data": data});
         serde_json::json!({"inputs": [input("input_ids", [2, 7, 3]), input("attention_mask", [1, 1, 1])]})
     }
 
-    /// `scripts/vm` of a checkout, for this service.
-    pub(crate) fn vm(&self, machine: &Machine, checkout: &Path, arguments: &[&str]) -> Command {
-        let mut vm = machine.vm_of(checkout, arguments);
-        vm.env("NAME", "second")
+    /// Returns the command that runs `scripts/vm` of a checkout for this service.
+    pub(crate) fn vm_command(
+        &self,
+        machine: &Machine,
+        checkout: &Path,
+        arguments: &[&str],
+    ) -> Command {
+        let mut command = machine.vm_command_of(checkout, arguments);
+        command
+            .env("NAME", "second")
             .env("PORT", Self::PORT.to_string())
             .env("MODEL", "tokens")
             .env("MODEL_ROOT", self.models.path())
             .env("IMAGE", &self.image);
-        vm
+        command
     }
 }
 
-/// Gives a graph a long, incompressible description, so that its upload takes long enough to be interrupted.
-fn make_heavy(graph: &Path) -> Result {
+/// Adds 32 MiB of random text to a graph, so that its upload takes long enough to be interrupted.
+fn enlarge_graph(graph: &Path) -> Result {
     const LENGTH: usize = 1 << 25;
-    // Field 6 of ONNX's ModelProto, `doc_string`, in Protocol Buffers' encoding, with its length in groups of
-    // seven bits.
+    // The field `doc_string` (number 6) of ONNX's ModelProto, encoded as Protocol Buffers define it. The length is
+    // a varint.
     let mut field = vec![6 << 3 | 2, 0x80, 0x80, 0x80, 0x10];
     debug_assert_eq!(LENGTH, 0x10 << 21);
     field.extend(std::iter::repeat_with(|| fastrand::alphanumeric() as u8).take(LENGTH));
@@ -114,10 +120,10 @@ fn make_heavy(graph: &Path) -> Result {
     Ok(())
 }
 
-/// An image with one small layer on top of the model server's, removed when dropped.
-pub(crate) struct Derived(pub(crate) String);
+/// An image with one small layer on top of the model server's image. It is removed when this is dropped.
+pub(crate) struct DerivedImage(pub(crate) String);
 
-impl Derived {
+impl DerivedImage {
     pub(crate) fn new() -> Result<Self> {
         let name = format!("model-server-derived-{}", std::process::id());
         let directory = tempfile::tempdir()?;
@@ -130,7 +136,7 @@ impl Derived {
     }
 }
 
-impl Drop for Derived {
+impl Drop for DerivedImage {
     fn drop(&mut self) {
         let _ = Command::new("docker")
             .args(["image", "rm", &self.0])

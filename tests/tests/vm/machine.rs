@@ -1,4 +1,4 @@
-//! A bare machine: a container that boots systemd, with sshd and a Docker engine of its own.
+//! A virtual machine for tests: a container that boots systemd, with sshd and its own Docker engine.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -16,11 +16,11 @@ use tempfile::TempDir;
 
 use crate::Result;
 
-/// The default port for clients.
+/// The default port of the service for clients.
 pub(crate) const PORT: u16 = 8080;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A machine that runs Debian and sshd, until dropped.
+/// A machine with Debian and sshd. It is removed when this is dropped.
 pub(crate) struct Machine {
     name: String,
     address: String,
@@ -38,7 +38,7 @@ impl Machine {
             .arg(&key))?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("blue-green-vm-{}-{number}", std::process::id());
-        // Dropped also if it does not boot.
+        // Created before the start, so that a machine that does not boot is removed too.
         let mut machine = Self {
             name,
             address: String::new(),
@@ -56,34 +56,34 @@ impl Machine {
         &self.address
     }
 
-    /// Its address for `HOST`.
+    /// Returns the machine's name for the variable `HOST` of `scripts/vm`.
     pub(crate) fn host(&self) -> String {
         format!("admin@{}", self.address)
     }
 
-    /// Runs a script there as root without SSH. The script ends at its first failure.
-    pub(crate) fn inside(&self, commands: &str) -> Result<String> {
+    /// Runs a script on the machine as root, without SSH. The script ends at its first failure. Returns its output.
+    pub(crate) fn run_as_root(&self, commands: &str) -> Result<String> {
         run(Command::new("docker").args(["exec", &self.name, "bash", "-ec", commands]))
     }
 
-    /// Waits for a condition there.
+    /// Waits until a shell condition holds on the machine. Fails after two minutes.
     pub(crate) fn wait_until(&self, condition: &str) -> Result {
         let wait = format!(
             "for _ in $(seq 600); do if {condition}; then exit; fi; sleep 0.2; done; exit 1"
         );
-        self.inside(&wait)
+        self.run_as_root(&wait)
             .map(drop)
-            .with_context(|| format!("it never came to this: {condition}"))
+            .with_context(|| format!("the condition did not hold in time: {condition}"))
     }
 
-    /// Copies a file or directory there.
-    pub(crate) fn put(&self, from: &Path, to: &str) -> Result {
+    /// Copies a file or directory to the machine.
+    pub(crate) fn copy_to(&self, from: &Path, to: &str) -> Result {
         let to = format!("{}:{to}", self.name);
         run(Command::new("docker").arg("cp").arg(from).arg(to)).map(drop)
     }
 
-    /// Copies a file or directory from there.
-    pub(crate) fn take(&self, from: &str, to: &Path) -> Result {
+    /// Copies a file or directory from the machine.
+    pub(crate) fn copy_from(&self, from: &str, to: &Path) -> Result {
         let from = format!("{}:{from}", self.name);
         run(Command::new("docker").arg("cp").arg(from).arg(to)).map(drop)
     }
@@ -99,13 +99,13 @@ impl Machine {
         )
     }
 
-    /// `scripts/vm` of this checkout.
-    pub(crate) fn vm(&self, arguments: &[&str]) -> Command {
-        self.vm_of(&repository(), arguments)
+    /// Returns the command that runs `scripts/vm` of this checkout for the machine.
+    pub(crate) fn vm_command(&self, arguments: &[&str]) -> Command {
+        self.vm_command_of(&repository(), arguments)
     }
 
-    /// `scripts/vm` of another checkout.
-    pub(crate) fn vm_of(&self, checkout: &Path, arguments: &[&str]) -> Command {
+    /// Returns the command that runs `scripts/vm` of another checkout for the machine.
+    pub(crate) fn vm_command_of(&self, checkout: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(checkout.join("scripts/vm"));
         command
             .args(arguments)
@@ -114,72 +114,81 @@ impl Machine {
         command
     }
 
-    /// Runs `scripts/vm`, and expects this exit code. Returns its output.
-    pub(crate) fn expect(&self, code: i32, arguments: &[&str]) -> Result<String> {
-        ends_with(code, &mut self.vm(arguments))
+    /// Runs `scripts/vm`. Fails unless it exits with `code`. Returns its output.
+    pub(crate) fn expect_exit(&self, code: i32, arguments: &[&str]) -> Result<String> {
+        expect_exit(code, &mut self.vm_command(arguments))
     }
 
-    /// Adds settings for the service's deployer.
-    pub(crate) fn set(&self, settings: &str) -> Result {
+    /// Appends settings to the service's `deployer.toml`.
+    pub(crate) fn add_settings(&self, settings: &str) -> Result {
         let file = "/opt/blue-green/deployer.toml";
-        self.inside(&format!("cat >>{file} <<'END'\n{settings}\nEND\n"))
+        self.run_as_root(&format!("cat >>{file} <<'END'\n{settings}\nEND\n"))
             .map(drop)
     }
 
-    /// Fills the disk of the deployer's files.
+    /// Mounts a file system of 20 MB at the state directory, which is less than a deployment needs.
     pub(crate) fn fill_disk(&self) -> Result {
         let state = "/opt/blue-green/state";
-        self.inside(&format!(
+        self.run_as_root(&format!(
             "cp -a {state} /root/state && mount -t tmpfs -o size=20m tmpfs {state} && cp -a /root/state/. {state} && chown blue-green: {state}"
         ))
         .map(drop)
     }
 
+    /// Reverts [`Self::fill_disk`].
     pub(crate) fn free_disk(&self) -> Result {
-        self.inside("umount -l /opt/blue-green/state").map(drop)
+        self.run_as_root("umount -l /opt/blue-green/state")
+            .map(drop)
     }
 
-    fn router(&self) -> Result<SocketAddr> {
+    fn router_address(&self) -> Result<SocketAddr> {
         Ok(format!("{}:{PORT}", self.address).parse()?)
     }
 
-    pub(crate) fn traffic(&self) -> Result<Traffic> {
-        Ok(Traffic::start(self.router()?, 8, PAUSE, golden_bodies()?))
+    pub(crate) fn start_traffic(&self) -> Result<Traffic> {
+        Ok(Traffic::start(
+            self.router_address()?,
+            8,
+            PAUSE,
+            golden_bodies()?,
+        ))
     }
 
-    /// Waits until the router answers with this version, and fails if another one answers before.
-    pub(crate) async fn until_served(&self, version: &str) -> Result {
+    /// Waits until the router answers. Fails if another version answers, or after three minutes.
+    pub(crate) async fn wait_until_served(&self, version: &str) -> Result {
         let deadline = Instant::now() + Duration::from_mins(3);
         loop {
-            let traffic = self.traffic()?;
-            let reached = traffic.reach(1).await;
+            let traffic = self.start_traffic()?;
+            let reached = traffic.wait_for_requests(1).await;
             let log = traffic.stop().await;
             if reached.is_ok() && !log.by_version().is_empty() {
-                return log.ensure_answered_by(version);
+                return log.ensure_answered_only_by(version);
             }
             ensure!(
                 Instant::now() < deadline,
-                "{version} does not answer: {:?}",
+                "{version} did not answer within three minutes: {:?}",
                 log.failures()
             );
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
-    /// Kills every SSH connection as soon as the condition holds there.
-    pub(crate) fn cut_when(&self, condition: &str) -> Result<Child> {
-        self.when(condition, "pkill -KILL -f '[s]shd: admin'")
+    /// Kills all SSH connections as soon as a shell condition holds on the machine.
+    ///
+    /// The returned process succeeds if it killed them.
+    pub(crate) fn break_connections_when(&self, condition: &str) -> Result<Child> {
+        self.run_when(condition, "pkill -KILL -f '[s]shd: admin'")
     }
 
-    /// The same, and sshd stays down until it is started again.
-    pub(crate) fn vanish_when(&self, condition: &str) -> Result<Child> {
-        self.when(
+    /// Kills all SSH connections and stops sshd as soon as a shell condition holds on the machine.
+    pub(crate) fn stop_ssh_when(&self, condition: &str) -> Result<Child> {
+        self.run_when(
             condition,
             "pkill -KILL -f '[s]shd: admin'; systemctl stop ssh",
         )
     }
 
-    fn when(&self, condition: &str, action: &str) -> Result<Child> {
+    fn run_when(&self, condition: &str, action: &str) -> Result<Child> {
         let script = format!(
             "for _ in $(seq 60000); do if {condition}; then {action}; exit 0; fi; sleep 0.002; done; exit 1"
         );
@@ -187,21 +196,21 @@ impl Machine {
         Ok(Command::new("docker").args(exec).spawn()?)
     }
 
-    /// Shows a deployment until it prints this, and then freezes: the connection stays open and dead.
-    pub(crate) fn frozen_viewer(&self, arguments: &[&str], until: &str) -> Result<Group> {
-        let mut viewer = self.vm(arguments);
-        let mut viewer = Group::spawn(viewer.stderr(Stdio::piped()))?;
-        let said = BufReader::new(viewer.0.stderr.take().context("no stderr")?);
-        for line in said.lines() {
-            if line?.contains(until) {
+    /// Runs `scripts/vm` until it prints a text, and then pauses it by SIGSTOP: its connection stays open, but dead.
+    pub(crate) fn pause_viewer_at(&self, arguments: &[&str], text: &str) -> Result<ProcessGroup> {
+        let mut viewer = self.vm_command(arguments);
+        let mut viewer = ProcessGroup::spawn(viewer.stderr(Stdio::piped()))?;
+        let stderr = BufReader::new(viewer.0.stderr.take().context("stderr is not piped")?);
+        for line in stderr.lines() {
+            if line?.contains(text) {
                 viewer.signal("STOP")?;
                 return Ok(viewer);
             }
         }
-        anyhow::bail!("it never said {until:?}")
+        anyhow::bail!("scripts/vm ended before it printed {text:?}")
     }
 
-    /// Reboots the machine.
+    /// Reboots the machine. Its address may change.
     pub(crate) fn reboot(&mut self) -> Result {
         run(Command::new("docker").args(["restart", &self.name]))?;
         let address = [
@@ -223,10 +232,10 @@ impl Drop for Machine {
     }
 }
 
-/// A command with all its child processes, killed when dropped.
-pub(crate) struct Group(Child);
+/// A command with all of its child processes. They are killed when this is dropped.
+pub(crate) struct ProcessGroup(Child);
 
-impl Group {
+impl ProcessGroup {
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         Ok(Self(command.process_group(0).spawn()?))
     }
@@ -237,34 +246,40 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let _ = self.signal("KILL");
         let _ = self.0.wait();
     }
 }
 
+/// Runs a command. Fails unless it succeeds. Returns its standard output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", words(&output));
+    ensure!(
+        output.status.success(),
+        "{command:?} failed: {}",
+        text_of(&output)
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command, and expects this exit code. Returns its output.
-pub(crate) fn ends_with(code: i32, command: &mut Command) -> Result<String> {
+/// Runs a command. Fails unless it exits with `code`. Returns its standard output and standard error.
+pub(crate) fn expect_exit(code: i32, command: &mut Command) -> Result<String> {
     let output = command.output()?;
-    let said = words(&output);
+    let text = text_of(&output);
     ensure!(
         output.status.code() == Some(code),
-        "{command:?} ended with {}, not {code}:\n{said}",
+        "{command:?} exited with {}, not {code}:\n{text}",
         output.status
     );
-    Ok(said)
+    Ok(text)
 }
 
-pub(crate) fn words(output: &Output) -> String {
+/// Returns standard output and standard error of a command.
+pub(crate) fn text_of(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]]
         .map(String::from_utf8_lossy)
         .concat()

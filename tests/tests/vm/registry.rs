@@ -1,4 +1,4 @@
-//! A registry on a machine's loopback, with a laptop's files beside it.
+//! An image registry on a machine's loopback, and `scripts/pin-images` on the same machine.
 
 use end_to_end::repository;
 
@@ -6,9 +6,9 @@ use crate::{Result, machine::Machine};
 
 const ADDRESS: &str = "localhost:5000";
 
-/// Debian's.
+/// Installs Debian's registry and starts it on port 5000.
 pub(crate) fn start(machine: &Machine) -> Result {
-    machine.inside(
+    machine.run_as_root(
         "apt-get install -y -qq --no-install-recommends docker-registry >/dev/null 2>&1
         systemctl disable --quiet --now docker-registry
         printf '%s\n' 'version: 0.1' 'storage: {filesystem: {rootdirectory: /var/lib/registry}}' \
@@ -18,10 +18,10 @@ pub(crate) fn start(machine: &Machine) -> Result {
     machine.wait_until("bash -c 'exec 3<>/dev/tcp/127.0.0.1/5000' 2>/dev/null")
 }
 
-/// Pushes an image under this name. Returns its reference by digest.
+/// Pushes an image under this name. Returns its reference with the digest.
 pub(crate) fn push(machine: &Machine, image: &str, name: &str) -> Result<String> {
     let name = format!("{ADDRESS}/{name}");
-    let digest = machine.inside(&format!(
+    let digest = machine.run_as_root(&format!(
         "docker tag {image} {name}
         docker push {name} | sed -n 's/.* digest: \\(sha256:[0-9a-f]*\\) .*/\\1/p'
         docker image rm {name} >/dev/null"
@@ -29,28 +29,29 @@ pub(crate) fn push(machine: &Machine, image: &str, name: &str) -> Result<String>
     Ok(format!("{name}@{}", digest.trim()))
 }
 
-/// The files of `scripts/pin-images`, on a machine that reaches the registry.
-pub(crate) struct Laptop<'a>(&'a Machine);
+/// The files that `scripts/pin-images` needs, on a machine that reaches the registry.
+pub(crate) struct PinningCheckout<'a>(&'a Machine);
 
-impl<'a> Laptop<'a> {
-    /// All base images are `base:1` of the registry, because the shipped ones are unreachable here.
-    pub(crate) fn on(machine: &'a Machine) -> Result<Self> {
-        machine.inside("mkdir -p /root/laptop/scripts /root/laptop/docker")?;
+impl<'a> PinningCheckout<'a> {
+    /// Copies the files. Each base image becomes `base:1` of the registry, because the machine cannot reach the
+    /// shipped ones.
+    pub(crate) fn create_on(machine: &'a Machine) -> Result<Self> {
+        machine.run_as_root("mkdir -p /root/checkout/scripts /root/checkout/docker")?;
         for name in ["scripts/pin-images", "docker/Dockerfile", "compose.yaml"] {
-            machine.put(&repository().join(name), &format!("/root/laptop/{name}"))?;
+            machine.copy_to(&repository().join(name), &format!("/root/checkout/{name}"))?;
         }
-        machine.inside(&format!(
-            "    cd /root/laptop
+        machine.run_as_root(&format!(
+            "    cd /root/checkout
             sed -i 's|^\\(ARG [A-Z]*_IMAGE=\\).*|\\1{ADDRESS}/base:1|' docker/Dockerfile
             sed -i 's|\\(ROUTER_IMAGE:-\\)[^}}]*|\\1{ADDRESS}/base:1|' compose.yaml"
         ))?;
         Ok(Self(machine))
     }
 
-    /// The pinned base images: three of the build, and the router's, as Compose reads them.
-    pub(crate) fn pin(&self) -> Result<Vec<String>> {
-        let images = self.0.inside(
-            "    cd /root/laptop
+    /// Runs `scripts/pin-images`. Returns the four pinned images: three of the build, and the router's.
+    pub(crate) fn pin_images(&self) -> Result<Vec<String>> {
+        let images = self.0.run_as_root(
+            "    cd /root/checkout
             scripts/pin-images 2>/dev/null
             sed -n 's/^ARG [A-Z]*_IMAGE=//p' docker/Dockerfile
             docker compose config --images router | sort -u",

@@ -2,6 +2,7 @@
 
 mod container;
 mod diagnosis;
+mod failure;
 mod variables;
 
 use std::{
@@ -58,11 +59,19 @@ impl ComposeFleet {
 
     fn keep(&self, variables: &[(&str, Option<&str>)]) -> Result<(), PortError> {
         let path = &self.settings.environment_file;
-        write_variables(path, variables)
-            .map_err(|error| PortError(format!("cannot write {}: {error}", path.display())))
+        write_variables(path, variables).map_err(|error| {
+            let message = format!("cannot write {}: {error}", path.display());
+            PortError::of_file(&error, message)
+        })
     }
 
     async fn compose(&self, arguments: &[&str]) -> Result<String, PortError> {
+        let (shown, command) = self.compose_command(arguments);
+        self.run(&shown, command).await
+    }
+
+    /// A command of Compose, and how it is shown to a person.
+    fn compose_command(&self, arguments: &[&str]) -> (String, Command) {
         let shown = format!("docker compose {}", arguments.join(" "));
         let directory = self.settings.file.parent().unwrap_or(Path::new("."));
         let mut command = Command::new("docker");
@@ -91,7 +100,7 @@ impl ComposeFleet {
             }
         }
         command.args(arguments);
-        self.run(&shown, command).await
+        (shown, command)
     }
 
     async fn docker(&self, arguments: &[&str]) -> Result<String, PortError> {
@@ -101,28 +110,39 @@ impl ComposeFleet {
             .await
     }
 
-    async fn run(&self, shown: &str, mut command: Command) -> Result<String, PortError> {
+    async fn run(&self, shown: &str, command: Command) -> Result<String, PortError> {
+        let printed = self.output(shown, command).await?;
+        printed.map_err(|errors| failure::of_docker(shown, &errors))
+    }
+
+    /// Runs a command. The inner result is what it printed if it succeeded, and its errors if it failed.
+    async fn output(
+        &self,
+        shown: &str,
+        mut command: Command,
+    ) -> Result<Result<String, String>, PortError> {
         command.stdin(Stdio::null()).kill_on_drop(true);
         let timeout = self.settings.timeout;
         let output = tokio::time::timeout(timeout, command.output())
             .await
             .map_err(|_| {
-                PortError(format!(
+                PortError::TimedOut(format!(
                     "`{shown}` did not end within {}",
                     humantime::format_duration(timeout)
                 ))
             })?
+            // The kernel also denies permission if a directory of PATH may not be searched and Docker is in none.
             .map_err(|error| {
-                PortError(format!(
+                PortError::NoProgram(format!(
                     "cannot run `{shown}`: {error}; is Docker installed?"
                 ))
             })?;
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok(if output.status.success() {
+            Ok(text(&output.stdout))
         } else {
-            let errors = String::from_utf8_lossy(&output.stderr);
-            Err(PortError(format!("`{shown}` failed: {}", errors.trim())))
-        }
+            Err(text(&output.stderr).trim().to_owned())
+        })
     }
 }
 
@@ -154,7 +174,7 @@ impl Fleet for ComposeFleet {
         );
         Err(match restored {
             Ok(()) => error,
-            Err(more) => PortError(format!("{error}; {more}")),
+            Err(more) => error.map_message(|message| format!("{message}; {more}")),
         })
     }
 
@@ -171,7 +191,7 @@ impl Fleet for ComposeFleet {
             Service::Router => None,
         };
         let state = parse_state(&printed).map_err(|error| {
-            PortError(format!(
+            PortError::Invalid(format!(
                 "cannot read what `docker compose ps` printed: {error}"
             ))
         })?;
@@ -254,7 +274,7 @@ impl ComposeFleet {
             .docker(&["inspect", "--format", "{{json .}}", id])
             .await?;
         serde_json::from_str(&printed).map(Some).map_err(|error| {
-            PortError(format!(
+            PortError::Invalid(format!(
                 "cannot read what `docker inspect` printed: {error}"
             ))
         })

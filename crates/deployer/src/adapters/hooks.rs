@@ -83,25 +83,21 @@ impl Hooks for Commands {
         };
         let timeout = self.settings.timeout;
         let failed = |problem: String| {
-            PortError(format!(
-                "the command {program} of hooks.{moment}, for {phase}, {problem}"
-            ))
+            format!("the command {program} of hooks.{moment}, for {phase}, {problem}")
         };
         let child = self
             .command(program, arguments, phase, plan, reason)
             .spawn()
-            .map_err(|error| failed(format!("cannot be run: {error}")))?;
+            .map_err(|error| PortError::NoProgram(failed(format!("cannot be run: {error}"))))?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let mut end = EndOfGroup(group);
         let output = tokio::time::timeout(timeout, child.wait_with_output())
             .await
             .map_err(|_| {
-                failed(format!(
-                    "did not end within {}",
-                    humantime::format_duration(timeout)
-                ))
+                let timeout = humantime::format_duration(timeout);
+                PortError::TimedOut(failed(format!("did not end within {timeout}")))
             })?
-            .map_err(|error| failed(format!("cannot be run: {error}")))?;
+            .map_err(|error| PortError::Other(failed(format!("cannot be run: {error}"))))?;
         // A program may leave processes running on purpose.
         end.0 = None;
         if output.status.success() {
@@ -110,7 +106,8 @@ impl Hooks for Commands {
         let errors = String::from_utf8_lossy(&output.stderr);
         let last = errors.trim().lines().next_back().unwrap_or_default();
         let colon = if last.is_empty() { "" } else { ": " };
-        Err(failed(format!("ended with {}{colon}{last}", output.status)))
+        let message = failed(format!("ended with {}{colon}{last}", output.status));
+        Err(PortError::ProgramFailed(message))
     }
 }
 
@@ -132,7 +129,7 @@ mod tests {
     use super::*;
     use crate::{color::Color, config, release::Release};
 
-    async fn run(command: &[&str]) -> (Result<(), String>, String) {
+    async fn run(command: &[&str]) -> (Result<(), PortError>, String) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("deployer.toml");
         let text =
@@ -154,7 +151,7 @@ mod tests {
             .run(HookPoint::Before, Phase::Switched, &plan, None)
             .await;
         let output = std::fs::read_to_string(directory.path().join("out")).unwrap_or_default();
-        (result.map_err(|error| error.to_string()), output)
+        (result, output)
     }
 
     #[tokio::test]
@@ -174,12 +171,22 @@ mod tests {
         let error_of = async |command: &[&str]| run(command).await.0.unwrap_err();
         let failing = error_of(&["sh", "-c", "echo not today >&2; exit 3"]).await;
         assert!(
-            failing.contains("hooks.before, for switched, ended with exit status: 3: not today"),
+            matches!(failing, PortError::ProgramFailed(_)),
+            "{failing:?}"
+        );
+        assert!(
+            failing
+                .to_string()
+                .contains("hooks.before, for switched, ended with exit status: 3: not today"),
             "{failing}"
         );
         let hanging = error_of(&["sh", "-c", "sleep 5 | sleep 5"]).await;
+        assert!(matches!(hanging, PortError::TimedOut(_)), "{hanging:?}");
+        let hanging = hanging.to_string();
         assert!(hanging.contains("did not end within 300ms"), "{hanging}");
         let missing = error_of(&["no-such-program"]).await;
+        assert!(matches!(missing, PortError::NoProgram(_)), "{missing:?}");
+        let missing = missing.to_string();
         assert!(
             missing.contains("no-such-program") && missing.contains("cannot be run"),
             "{missing}"

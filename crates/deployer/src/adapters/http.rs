@@ -55,18 +55,17 @@ impl HttpProbe {
         let Some(path) = &self.api_key_file else {
             return Ok(None);
         };
-        let problem = |what: String| {
-            let path = path.display();
-            PortError(format!("the API key ({path}, probe.api_key_file): {what}"))
-        };
-        let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+        let shown = format!("the API key ({}, probe.api_key_file)", path.display());
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| PortError::of_file(&error, format!("{shown}: {error}")))?;
+        let invalid = |what: &str| PortError::Invalid(format!("{shown}: {what}"));
         let key = text
             .lines()
             .map(str::trim)
             .find(|line| !line.is_empty() && !line.starts_with('#'))
-            .ok_or_else(|| problem("there is none in the file".to_owned()))?;
+            .ok_or_else(|| invalid("there is none in the file"))?;
         let mut header = HeaderValue::try_from(format!("Bearer {key}"))
-            .map_err(|_| problem("expected visible ASCII characters".to_owned()))?;
+            .map_err(|_| invalid("expected visible ASCII characters"))?;
         header.set_sensitive(true);
         Ok(Some(header))
     }
@@ -85,24 +84,21 @@ impl HttpProbe {
 impl Probe for HttpProbe {
     async fn health(&self, target: Target) -> Result<Health, PortError> {
         let url = format!("{}{}", self.base(target), self.health_path);
-        let (status, body) = answer(self.client.get(&url))
-            .await
-            .map_err(|problem| PortError(format!("GET {url} {problem}")))?;
+        let request = format!("GET {url}");
+        let (status, body) = answer(self.client.get(&url), &request).await?;
         if status == 200 {
             // A server that answers 200 with another body is healthy and reports nothing.
             Ok(read_health(
                 &serde_json::from_str(&body).unwrap_or_default(),
             ))
         } else {
-            Err(PortError(format!(
-                "GET {url} answered {status}{}",
-                excerpt(&body)
-            )))
+            Err(refused(&request, status, &body))
         }
     }
 
     async fn predict(&self, target: Target, example: &Example) -> Result<Prediction, PortError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
+        let shown = format!("POST {url}");
         let mut request = self
             .client
             .post(&url)
@@ -112,15 +108,10 @@ impl Probe for HttpProbe {
             request = request.header(AUTHORIZATION, authorization);
         }
         let began = Instant::now();
-        let (status, body) = answer(request)
-            .await
-            .map_err(|problem| PortError(format!("POST {url} {problem}")))?;
+        let (status, body) = answer(request, &shown).await?;
         let took = began.elapsed();
         if !(200..300).contains(&status) {
-            return Err(PortError(format!(
-                "POST {url} answered {status}{}",
-                excerpt(&body)
-            )));
+            return Err(refused(&shown, status, &body));
         }
         let body: Value = serde_json::from_str(&body).unwrap_or_default();
         Ok(Prediction {
@@ -174,7 +165,7 @@ fn builder(timeout: Duration) -> reqwest::ClientBuilder {
 fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, PortError> {
     builder
         .build()
-        .map_err(|error| PortError(format!("cannot set up HTTP: {}", cause(&error))))
+        .map_err(|error| PortError::Other(format!("cannot set up HTTP: {}", cause(&error))))
 }
 
 /// Reads each field by itself, so that a field of the wrong type does not hide the others.
@@ -206,18 +197,38 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
     innermost.to_string()
 }
 
-/// Returns the status and the whole body. The error follows a URL in a sentence.
-pub(super) async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, String), String> {
+/// Returns the status and the whole body. Errors name the request as `shown`, such as `GET http://127.0.0.1`.
+pub(super) async fn answer(
+    request: reqwest::RequestBuilder,
+    shown: &str,
+) -> Result<(u16, String), PortError> {
     let response = request
         .send()
         .await
-        .map_err(|error| format!("failed: {}", cause(&error)))?;
+        .map_err(|error| no_answer(&error, &format!("{shown} failed")))?;
     let status = response.status().as_u16();
     let body = response
         .text()
         .await
-        .map_err(|error| format!("answered {status}, then failed: {}", cause(&error)))?;
+        .map_err(|error| no_answer(&error, &format!("{shown} answered {status}, then failed")))?;
     Ok((status, body))
+}
+
+/// Why no whole answer came back.
+fn no_answer(error: &reqwest::Error, what: &str) -> PortError {
+    let message = format!("{what}: {}", cause(error));
+    if error.is_timeout() {
+        PortError::TimedOut(message)
+    } else {
+        PortError::Unreachable(message)
+    }
+}
+
+fn refused(request: &str, status: u16, body: &str) -> PortError {
+    PortError::Refused {
+        status,
+        message: format!("{request} answered {status}{}", excerpt(body)),
+    }
 }
 
 /// Formats the body of an answer to follow a sentence; empty if it is empty.
@@ -233,7 +244,73 @@ fn excerpt(body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    /// Sends a request to a server that sends `response` and closes the connection.
+    async fn answer_to(response: &'static [u8]) -> Result<(u16, String), PortError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // A connection that is closed with unread data is reset.
+            let _ = stream.read(&mut [0; 1024]).await.unwrap();
+            stream.write_all(response).await.unwrap();
+        });
+        let client = client(Duration::from_secs(10)).unwrap();
+        let answer = answer(client.get(&url), "GET it").await;
+        server.await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn closed_port_is_unreachable() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let client = client(Duration::from_secs(10)).unwrap();
+        let error = answer(client.get(&url), "GET it").await.unwrap_err();
+        let message = "GET it failed: Connection refused (os error 111)";
+        assert_eq!(error, PortError::Unreachable(message.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn silent_server_is_timed_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let client = client(Duration::from_millis(50)).unwrap();
+        let error = answer(client.get(&url), "GET it").await.unwrap_err();
+        let message = "GET it failed: timed out";
+        assert_eq!(error, PortError::TimedOut(message.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn response_that_breaks_off_is_unreachable() {
+        let error = answer_to(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, PortError::Unreachable(_)), "{error:?}");
+        let message = error.to_string();
+        let begin = "GET it answered 200, then failed: ";
+        assert!(message.starts_with(begin), "{message}");
+    }
+
+    #[tokio::test]
+    async fn response_without_success_is_refused_with_its_status() {
+        let response = b"HTTP/1.1 503 Busy\r\ncontent-length: 8\r\n\r\nloading\n";
+        let (status, body) = answer_to(response).await.unwrap();
+        let message = "GET it answered 503: loading".to_owned();
+        assert_eq!(
+            refused("GET it", status, &body),
+            PortError::Refused {
+                status: 503,
+                message
+            }
+        );
+    }
 
     #[test]
     fn health_field_of_wrong_type_does_not_hide_version() {

@@ -50,10 +50,10 @@ pub async fn generate(
 ) -> Result<LoadResult, PortError> {
     let uri: Uri = url
         .parse()
-        .map_err(|error| PortError(format!("cannot load {url}: {error}")))?;
+        .map_err(|error| PortError::Invalid(format!("cannot load {url}: {error}")))?;
     let authority = uri.authority().map(ToString::to_string);
     let Some(authority) = authority.filter(|_| uri.scheme() == Some(&Scheme::HTTP)) else {
-        return Err(PortError(format!(
+        return Err(PortError::Invalid(format!(
             "cannot load {url}: load is made over plain http:// alone"
         )));
     };
@@ -81,7 +81,7 @@ pub async fn generate(
         connections.spawn(Connection::new(Arc::clone(&target), number, plan).run());
     }
     while let Some(ended) = connections.join_next().await {
-        ended.map_err(|error| PortError(format!("the load ended early: {error}")))?;
+        ended.map_err(|error| PortError::Other(format!("the load ended early: {error}")))?;
     }
     let mut load = std::mem::take(&mut *target.load());
     load.elapsed = plan.duration;

@@ -23,10 +23,8 @@ pub fn trim_logs(settings: &Settings) -> Result<(), PortError> {
     for path in logs.into_iter().flatten() {
         nginx::request_log::AccessLog::trim(path, settings.keep.log_megabytes << 20).map_err(
             |error| {
-                PortError(format!(
-                    "cannot empty {}, which is large: {error}",
-                    path.display()
-                ))
+                let message = format!("cannot empty {}, which is large: {error}", path.display());
+                PortError::of_file(&error, message)
             },
         )?;
     }
@@ -70,5 +68,7 @@ pub async fn date_of(url: &str, timeout: std::time::Duration) -> Result<String, 
 /// Returns the body of a response with any status.
 pub async fn text_of(url: &str, timeout: std::time::Duration) -> Result<String, String> {
     let client = http::client(timeout).map_err(|error| error.to_string())?;
-    http::answer(client.get(url)).await.map(|(_, text)| text)
+    let answer = http::answer(client.get(url), &format!("GET {url}")).await;
+    let (_, text) = answer.map_err(|error| error.to_string())?;
+    Ok(text)
 }

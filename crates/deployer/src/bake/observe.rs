@@ -204,7 +204,7 @@ impl Rollout<'_> {
             .map_err(|_| format!("no answer within {}", humantime::format_duration(bound)))?
             .map_err(words)?;
         Ok(match state {
-            ServiceState::Stopped(how) => Some(how),
+            ServiceState::Stopped(how) | ServiceState::Paused(how) => Some(how),
             ServiceState::Running | ServiceState::Unmanaged => None,
         })
     }

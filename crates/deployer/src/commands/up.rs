@@ -86,7 +86,7 @@ async fn start_if_stopped(
 ) -> anyhow::Result<Release> {
     let (state, held_version) = ports.fleet.inspect(Service::Server(color)).await?;
     let release = held(settings, color, held_version);
-    if let ServiceState::Stopped(_) = state {
+    if let ServiceState::Stopped(_) | ServiceState::Paused(_) = state {
         reporter.report(&Event::Note {
             text: format!("starting {color} with {}", release.version),
         });
@@ -115,7 +115,7 @@ async fn await_router(ports: &Ports, settings: &Settings) -> anyhow::Result<Colo
             Err(error) => error,
         };
         let stopped = match ports.fleet.inspect(Service::Router).await? {
-            (ServiceState::Stopped(how), _) => Some(how),
+            (ServiceState::Stopped(how) | ServiceState::Paused(how), _) => Some(how),
             (ServiceState::Running | ServiceState::Unmanaged, _) => None,
         };
         if stopped.is_some() || Instant::now() >= deadline {

@@ -28,9 +28,9 @@ pub struct GatesSettings {
     pub on_inconclusive: OnInconclusiveGate,
 }
 
-/// The gates, in the order in which they run: cheap ones first.
+/// The gates, in the order in which they run: cheap ones first, and each after those whose measurements it uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum GateName {
     /// Name, version, and digest are the wanted ones.
     Identity,

@@ -17,7 +17,7 @@ pub struct MonitorSettings {
     pub fall: u32,
     /// So many passed checks in a row, and it is up again.
     pub rise: u32,
-    /// Whether a standby that does not run any more is started again.
+    /// Whether a standby that does not run is started.
     pub restart_standby: bool,
     /// Whether traffic moves to the standby by itself when the active color is down.
     pub failover: bool,

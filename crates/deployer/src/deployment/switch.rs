@@ -30,7 +30,7 @@ impl Rollout<'_> {
             return Err(format!("a person moved traffic to {now} meanwhile"));
         }
         // Another process on the candidate's port could have passed the gates in its place.
-        if let Ok((ServiceState::Stopped(how), _)) =
+        if let Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) =
             self.ports.fleet.inspect(Service::Server(idle)).await
         {
             return Err(format!("the candidate stopped: {how}"));

@@ -15,7 +15,7 @@ pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> 
     let wrong = |text: String, advice: String| Finding::wrong(color.name(), text, advice);
     let end_it = format!("end whatever listens at {url}, or give {color} another port");
     match (answer, state) {
-        (Ok(health), Ok((ServiceState::Stopped(how), _))) => {
+        (Ok(health), Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _))) => {
             let version = health.model_version;
             let version = version.unwrap_or_else(|| "another release".to_owned());
             let who = listening_ports::taken_by(url)
@@ -30,22 +30,15 @@ pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> 
             Finding::fine(color.name(), format!("{version} at {url}"))
         }
         (Err(_), Ok((ServiceState::Stopped(how), _))) => match listening_ports::taken_by(url) {
-            // Docker keeps the port of a paused container.
-            Some(who) if !how.starts_with("container paused") => wrong(
+            Some(who) => wrong(
                 format!("it does not run ({how}), and its port is taken: {who}"),
                 end_it,
             ),
-            _ => wrong(
-                format!(
-                    "it does not run: {how}{}",
-                    service_log::last_lines(ports, service).await
-                ),
-                format!(
-                    "`deployer up` starts it; `deployer deploy` puts another release there, unless {color} is active"
-                ),
-            ),
+            None => does_not_run(ports, color, &how).await,
         },
-        (Err(error), Ok(_)) => wrong(
+        // Docker keeps the port of a paused container.
+        (Err(_), Ok((ServiceState::Paused(how), _))) => does_not_run(ports, color, &how).await,
+        (Err(error), Ok((ServiceState::Running | ServiceState::Unmanaged, _))) => wrong(
             format!(
                 "it runs and is not healthy: {error}{}",
                 service_log::last_lines(ports, service).await
@@ -59,5 +52,95 @@ pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> 
             format!("it is not healthy, and whether it runs is not known: {error}"),
             "see to what else is wrong here first".to_owned(),
         ),
+    }
+}
+
+async fn does_not_run(ports: &Ports, color: Color, how: &str) -> Finding {
+    let words = service_log::last_lines(ports, Service::Server(color)).await;
+    Finding::wrong(
+        color.name(),
+        format!("it does not run: {how}{words}"),
+        format!(
+            "`deployer up` starts it; `deployer deploy` puts another release there, unless {color} is active"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, path::Path};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::{
+        adapters, config,
+        ports::{Fleet, PortError},
+    };
+
+    /// A fleet whose services are all in this state.
+    struct Services(ServiceState);
+
+    #[async_trait]
+    impl Fleet for Services {
+        async fn start_router(&self) -> Result<(), PortError> {
+            Ok(())
+        }
+
+        async fn start(&self, _color: Color, _version: &str) -> Result<(), PortError> {
+            Ok(())
+        }
+
+        async fn stop(&self, _service: Service) -> Result<(), PortError> {
+            Ok(())
+        }
+
+        async fn inspect(
+            &self,
+            _service: Service,
+        ) -> Result<(ServiceState, Option<String>), PortError> {
+            Ok((self.0.clone(), None))
+        }
+
+        async fn prune(&self, _keep: usize) -> Result<(), PortError> {
+            Ok(())
+        }
+
+        async fn diagnose(&self) -> Vec<Finding> {
+            Vec::new()
+        }
+
+        async fn logs(&self, _service: Service, _lines: usize) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    /// Examines blue in this state, while a silent process listens on its port.
+    async fn blue_with_taken_port(state: ServiceState) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("deployer.toml");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let text = format!(
+            "probe.timeout = \"50ms\"\nblue.url = \"http://{}\"\n",
+            listener.local_addr().unwrap()
+        );
+        std::fs::write(&file, text).unwrap();
+        let settings = config::load(Some(Path::new(&file)), &[]).unwrap();
+        let mut ports = adapters::connect(&settings).unwrap();
+        ports.fleet = Box::new(Services(state));
+        server(&settings, &ports, Color::Blue).await.text
+    }
+
+    #[tokio::test]
+    async fn port_of_stopped_color_is_taken_by_another_process() {
+        let text = blue_with_taken_port(ServiceState::Stopped("exit status: 3".to_owned())).await;
+        let begin = "it does not run (exit status: 3), and its port is taken: ";
+        assert!(text.starts_with(begin), "{text}");
+    }
+
+    #[tokio::test]
+    async fn paused_color_keeps_its_own_port() {
+        let text = blue_with_taken_port(ServiceState::Paused("container paused".to_owned())).await;
+        assert_eq!(text, "it does not run: container paused");
     }
 }

@@ -6,6 +6,8 @@ use jiff::{Timestamp, fmt::rfc2822};
 
 use crate::{adapters, config::Settings, deployment::preflight, doctor::finding::Finding};
 
+const CLOCK: &str = "clock";
+
 pub(crate) fn disk(directory: &Path, needed: u64) -> Finding {
     const TOPIC: &str = "disk";
 
@@ -24,27 +26,59 @@ pub(crate) fn disk(directory: &Path, needed: u64) -> Finding {
 
 /// Whether the router's clock agrees with this one. The log is read by time.
 pub(crate) async fn clock(settings: &Settings) -> Finding {
+    match adapters::date_of(&settings.router.control, settings.probe.timeout).await {
+        Ok(date) => judge_clock(&date, Timestamp::now()),
+        Err(error) => Finding::wrong(CLOCK, error, "`deployer up` starts the router"),
+    }
+}
+
+/// Compares the router's date with this machine's time `now`.
+fn judge_clock(date: &str, now: Timestamp) -> Finding {
     const TOLERABLE_SECONDS: i64 = 2;
 
-    match adapters::date_of(&settings.router.control, settings.probe.timeout).await {
-        Ok(date) => match rfc2822::parse(&date) {
-            Ok(there) => {
-                let apart = there.timestamp().as_second() - Timestamp::now().as_second();
-                if apart.abs() <= TOLERABLE_SECONDS {
-                    return Finding::fine("clock", "the router's and this one agree");
-                }
-                Finding::wrong(
-                    "clock",
-                    format!("the router's is {apart} s ahead of this one"),
-                    "set both by NTP: what clients saw before and after a switch is told apart by time",
-                )
-            }
-            Err(error) => Finding::wrong(
-                "clock",
+    let there = match rfc2822::parse(date) {
+        Ok(there) => there.timestamp(),
+        Err(error) => {
+            return Finding::wrong(
+                CLOCK,
                 format!("the router's date {date:?} is not understood: {error}"),
                 "is router.control an nginx?",
-            ),
-        },
-        Err(error) => Finding::wrong("clock", error, "`deployer up` starts the router"),
+            );
+        }
+    };
+    let apart = there.as_second() - now.as_second();
+    if apart.abs() <= TOLERABLE_SECONDS {
+        return Finding::fine(CLOCK, "the router's and this one agree");
+    }
+    Finding::wrong(
+        CLOCK,
+        format!("the router's is {apart} s ahead of this one"),
+        "set both by NTP: what clients saw before and after a switch is told apart by time",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_finding_tolerates_two_seconds() {
+        let now: Timestamp = "2026-01-01T12:00:10Z".parse().unwrap();
+        let text = |date| judge_clock(date, now).text;
+        for date in [
+            "Thu, 01 Jan 2026 12:00:08 GMT",
+            "Thu, 01 Jan 2026 12:00:12 GMT",
+        ] {
+            assert_eq!(text(date), "the router's and this one agree");
+        }
+        assert_eq!(
+            text("Thu, 01 Jan 2026 12:00:13 GMT"),
+            "the router's is 3 s ahead of this one"
+        );
+        assert_eq!(
+            text("Thu, 01 Jan 2026 12:00:07 GMT"),
+            "the router's is -3 s ahead of this one"
+        );
+        assert!(text("yesterday").starts_with("the router's date \"yesterday\" is not understood"));
     }
 }

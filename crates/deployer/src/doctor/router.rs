@@ -10,9 +10,12 @@ use crate::{
 const TOPIC: &str = "router";
 
 pub(crate) async fn router(settings: &Settings, ports: &Ports) -> Vec<Finding> {
-    if let Ok((ServiceState::Stopped(how), _)) = ports.fleet.inspect(Service::Router).await {
-        // A stopped router cannot be checked further.
-        return vec![stopped(settings, ports, &how).await];
+    // A router that does not run cannot be checked further.
+    match ports.fleet.inspect(Service::Router).await {
+        Ok((ServiceState::Stopped(how), _)) => return vec![stopped(settings, ports, &how).await],
+        // Docker keeps the ports of a paused container.
+        Ok((ServiceState::Paused(how), _)) => return vec![does_not_run(ports, &how).await],
+        Ok((ServiceState::Running | ServiceState::Unmanaged, _)) | Err(_) => {}
     }
     let router = &settings.router;
     vec![
@@ -29,14 +32,8 @@ async fn stopped(settings: &Settings, ports: &Ports, how: &str) -> Finding {
         .into_iter()
         .filter_map(|url| Some(format!("{url}: {}", listening_ports::taken_by(url)?)))
         .collect();
-    // Docker keeps the ports of a paused container.
-    if taken.is_empty() || how.starts_with("container paused") {
-        let words = service_log::last_lines(ports, Service::Router).await;
-        return Finding::wrong(
-            TOPIC,
-            format!("it does not run: {how}{words}"),
-            "fix what its last log lines say; `deployer up` starts it",
-        );
+    if taken.is_empty() {
+        return does_not_run(ports, how).await;
     }
     Finding::wrong(
         TOPIC,
@@ -45,6 +42,15 @@ async fn stopped(settings: &Settings, ports: &Ports, how: &str) -> Finding {
             taken.join("; ")
         ),
         "end whatever listens there, then `deployer up`; or give the router other ports (ROUTER_PORT and CONTROL_PORT in .env for Compose, nginx/addresses.conf otherwise), and say so in router.url and router.control",
+    )
+}
+
+async fn does_not_run(ports: &Ports, how: &str) -> Finding {
+    let words = service_log::last_lines(ports, Service::Router).await;
+    Finding::wrong(
+        TOPIC,
+        format!("it does not run: {how}{words}"),
+        "fix what its last log lines say; `deployer up` starts it",
     )
 }
 

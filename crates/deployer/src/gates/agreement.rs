@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn failed_answer_is_neither_flip_nor_agreement() {
-        let verdict = judge(|_| Err(PortError("timed out".to_owned())), 0.5);
+        let verdict = judge(|_| Err(PortError::TimedOut("timed out".to_owned())), 0.5);
         assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(verdict.evidence.flips.is_empty());
         assert_eq!(verdict.evidence.errors["timed out"], 200);

@@ -41,7 +41,7 @@ impl Gate for Healthy {
                 .health(Target::Server(candidate.color))
                 .await;
             // After the answer, which another process on the candidate's port may have given.
-            if let Ok((ServiceState::Stopped(how), _)) =
+            if let Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) =
                 candidate.ports.fleet.inspect(service).await
             {
                 return failed_with_logs(candidate, format!("it stopped while starting: {how}"))

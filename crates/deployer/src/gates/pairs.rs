@@ -69,7 +69,9 @@ async fn predict_on_both<'a>(candidate: &Candidate<'_>, example: &'a Example) ->
     let probe = &candidate.ports.probe;
     let active = async {
         if candidate.active_down {
-            return Err(PortError("the active color is down".to_owned()));
+            return Err(PortError::Unreachable(
+                "the active color is down".to_owned(),
+            ));
         }
         let target = Target::Server(candidate.color.other());
         probe.predict(target, example).await

@@ -1,7 +1,5 @@
 //! The actions of the monitor on a color that is down.
 
-use std::time::Duration;
-
 use crate::{
     adapters::alerts::Kind,
     color::Color,
@@ -14,7 +12,7 @@ use crate::{
     monitor::{
         color::index,
         service::{Monitor, lock},
-        standby::{FlagDecision, LastDeployment, failover},
+        standby::{FlagDecision, LastDeployment, failover, standby_needs_start},
     },
     ports::{Ports, Service, ServiceState},
     state::{
@@ -23,11 +21,8 @@ use crate::{
     },
 };
 
-/// The least time between two restarts of a standby.
-const BETWEEN_RESTARTS: Duration = Duration::from_mins(1);
-
 impl Monitor<'_> {
-    fn remember_removal(&mut self, color: Color, flag_removed: Option<LastDeployment>) {
+    fn set_flag_removed(&mut self, color: Color, flag_removed: Option<LastDeployment>) {
         self.state.colors[index(color)].flag_removed = flag_removed;
         self.save_state();
     }
@@ -43,7 +38,7 @@ impl Monitor<'_> {
         let fit = match self.color_memory(color).decide_flag(view) {
             FlagDecision::Keep => return,
             FlagDecision::Forget => {
-                self.remember_removal(color, None);
+                self.set_flag_removed(color, None);
                 return;
             }
             FlagDecision::Remove => false,
@@ -58,14 +53,14 @@ impl Monitor<'_> {
         }
         // Written before the flag is removed: a monitor that is killed in between removes it again.
         if !fit {
-            self.remember_removal(color, Some(last_deployment.clone()));
+            self.set_flag_removed(color, Some(last_deployment.clone()));
         }
         if let Err(error) = self.ports.router.set_fit(color, fit) {
             self.note(error.to_string());
             return;
         }
         if fit {
-            self.remember_removal(color, None);
+            self.set_flag_removed(color, None);
         }
         self.note(if fit {
             format!("{color} may stand in again")
@@ -108,7 +103,7 @@ impl Monitor<'_> {
                 self.failover_failed = false;
                 if proven {
                     let last_deployment = self.last_deployment();
-                    self.remember_removal(active, Some(last_deployment));
+                    self.set_flag_removed(active, Some(last_deployment));
                 }
                 let job = clean_up(self.ports, journal, self.reporter, moved);
                 self.job = Some(Box::pin(job));
@@ -147,16 +142,14 @@ impl Monitor<'_> {
         format!("{color}{} was down: {trouble}", monitored.shown_version())
     }
 
-    /// Restarts a standby that does not run.
-    pub(crate) fn restart(&mut self, standby: Color) {
+    /// Starts a standby that does not run. A color that is neither active nor a standby counts as up, so it is never
+    /// started.
+    pub(crate) fn start_stopped_standby(&mut self, standby: Color) {
         let monitored = &self.colors[index(standby)];
-        let recently = monitored
-            .restarted
-            .is_some_and(|at| at.elapsed() < BETWEEN_RESTARTS);
+        let since_restart = monitored.restarted.map(|at| at.elapsed());
         if self.settings.monitor.restart_standby
-            && !monitored.tracker.is_up()
-            && !recently
             && self.job.is_none()
+            && standby_needs_start(monitored.tracker.is_up(), since_restart)
         {
             let job = start_if_stopped(self.settings, self.ports, self.reporter, standby);
             self.job = Some(Box::pin(job));
@@ -193,12 +186,12 @@ async fn start_if_stopped(
     standby: Color,
 ) -> Option<Color> {
     let state = ports.fleet.inspect(Service::Server(standby)).await;
-    let Ok((ServiceState::Stopped(how), Some(version))) = state else {
+    let Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), Some(version))) = state else {
         return None;
     };
     let _lock = lock(settings, reporter)?;
-    // A candidate that was rolled back was stopped on purpose, as was the candidate of an unfinished
-    // deployment.
+    // The candidate of an unfinished deployment was stopped on purpose, and traffic may have moved before the lock was
+    // taken.
     let unfinished =
         matches!(journal::last_entry(&settings.state), Ok(Some(last)) if !last.phase.is_end());
     if unfinished || ports.router.active_by_flag() == standby {

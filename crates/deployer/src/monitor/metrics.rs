@@ -27,7 +27,7 @@ use crate::{
     config::Settings,
     monitor::color::{MonitoredColor, index},
     ports::Ports,
-    state::history,
+    state::history::{self, HistoryEntry},
 };
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -177,7 +177,9 @@ impl Metrics {
                 self.failures.get_or_create(&of).inc();
             }
         }
-        self.count_history(settings);
+        if let Ok(history) = history::read(&settings.state) {
+            self.count_history(&history.entries, Timestamp::now());
+        }
     }
 
     /// Updates whether the router answers.
@@ -185,16 +187,14 @@ impl Metrics {
         self.router_up.set(i64::from(answers));
     }
 
-    fn count_history(&self, settings: &Settings) {
-        let Ok(history) = history::read(&settings.state) else {
-            return;
-        };
+    /// Counts the deployments that are new since the last call, and the seconds from the last one to `now`.
+    fn count_history(&self, entries: &[HistoryEntry], now: Timestamp) {
         let mut counted_deployments = self
             .counted_deployments
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         // Traffic that a person or the monitor moved is no deployment.
-        let mut deployments = history.entries.iter().filter(|entry| entry.id.is_some());
+        let mut deployments = entries.iter().filter(|entry| entry.id.is_some());
         for entry in deployments.clone().skip(*counted_deployments) {
             let outcome = entry.action.words();
             self.deployments
@@ -204,7 +204,7 @@ impl Metrics {
         *counted_deployments = deployments.clone().count();
         let since = deployments
             .next_back()
-            .map_or(0, |last| Timestamp::now().as_second() - last.at.as_second());
+            .map_or(0, |last| now.as_second() - last.at.as_second());
         self.since_last.set(since);
     }
 }
@@ -256,6 +256,7 @@ mod tests {
     use tower_http::decompression::DecompressionLayer;
 
     use super::*;
+    use crate::state::history::Action;
 
     async fn text(response: Response<Body>) -> String {
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
@@ -286,6 +287,31 @@ mod tests {
         let request = scrape("/metrics").body(Body::empty()).unwrap();
         let decompressed = decompressing.oneshot(request).await.unwrap();
         assert_eq!(text(decompressed.map(Body::new)).await, plain);
+    }
+
+    #[test]
+    fn history_metrics_count_deployments_once_and_ignore_moves() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let switched = HistoryEntry {
+            at: at(150),
+            ..HistoryEntry::of_move(Action::Switched, Color::Blue, None, "by hand")
+        };
+        let promoted = HistoryEntry {
+            at: at(100),
+            action: Action::Promoted,
+            id: Some("19700101T000000.000Z-v2".to_owned()),
+            ..switched.clone()
+        };
+        let metrics = Metrics::default();
+        metrics.count_history(std::slice::from_ref(&switched), at(160));
+        assert_eq!(metrics.since_last.get(), 0);
+        for now in [160, 170] {
+            metrics.count_history(&[promoted.clone(), switched.clone()], at(now));
+            assert_eq!(metrics.since_last.get(), now - 100);
+        }
+        let outcome = Action::Promoted.words();
+        let label = OutcomeLabel { outcome };
+        assert_eq!(metrics.deployments.get_or_create(&label).get(), 1);
     }
 
     #[tokio::test]

@@ -176,7 +176,8 @@ impl Monitor<'_> {
         let holder = lock_holder::lock_holder(&self.settings.state);
         let busy = holder.as_ref().is_some_and(|it| !self.is_this(it));
         for color in Color::BOTH {
-            // A deployment replaces the idle color and checks it itself.
+            // A deployment replaces the idle color and checks it itself. A color that is neither active nor a standby may
+            // be down: its tracker is reset to up, so nothing below acts on it.
             let replaced =
                 busy && color != active && entry.as_ref().is_some_and(|it| replaces(it, color));
             if replaced
@@ -199,7 +200,7 @@ impl Monitor<'_> {
             if router_answers {
                 self.fail_over(active).await;
             }
-            self.restart(active.other());
+            self.start_stopped_standby(active.other());
             // The monitor's own action looks like an interrupted command until it ends.
             if holder.is_none() {
                 self.report_interruption(entry.as_ref());

@@ -1,5 +1,7 @@
 //! Decisions about a standby: its fit flag, and failover. Pure.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{color::Color, deployment::phase::Phase};
@@ -53,12 +55,19 @@ impl ColorMemory {
     #[must_use]
     pub fn decide_flag(&self, view: ColorView<'_>) -> FlagDecision {
         let ours = self.flag_removed.as_ref() == Some(view.last_deployment);
-        match (view.active || view.fit, self.flag_removed.is_some()) {
-            _ if !view.active && view.fit && !view.up => FlagDecision::Remove,
-            (true, true) => FlagDecision::Forget,
-            (false, true) if !ours => FlagDecision::Forget,
-            (false, true) if view.up => FlagDecision::Restore,
-            _ => FlagDecision::Keep,
+        if view.fit && !view.active && !view.up {
+            return FlagDecision::Remove;
+        }
+        if self.flag_removed.is_none() {
+            return FlagDecision::Keep;
+        }
+        if view.active || view.fit || !ours {
+            return FlagDecision::Forget;
+        }
+        if view.up {
+            FlagDecision::Restore
+        } else {
+            FlagDecision::Keep
         }
     }
 
@@ -67,6 +76,16 @@ impl ColorMemory {
     pub fn is_relevant(&self, view: ColorView<'_>) -> bool {
         view.active || view.fit || self.flag_removed.as_ref() == Some(view.last_deployment)
     }
+}
+
+/// The least time between two starts of a standby.
+const BETWEEN_STARTS: Duration = Duration::from_mins(1);
+
+/// Returns whether to start a standby that is down, if it does not run. `since_start` is the time since the monitor
+/// last started it; `None` if it never did.
+#[must_use]
+pub fn standby_needs_start(up: bool, since_start: Option<Duration>) -> bool {
+    !up && since_start.is_none_or(|since| since >= BETWEEN_STARTS)
 }
 
 /// Returns the color that traffic moves to because the active color is down; `None` if traffic stays.
@@ -83,6 +102,14 @@ pub fn failover(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn standby_is_started_at_most_once_a_minute() {
+        assert!(standby_needs_start(false, None));
+        assert!(standby_needs_start(false, Some(BETWEEN_STARTS)));
+        assert!(!standby_needs_start(false, Some(BETWEEN_STARTS / 2)));
+        assert!(!standby_needs_start(true, None));
+    }
 
     fn last_deployment(id: &str, phase: Phase) -> LastDeployment {
         LastDeployment {

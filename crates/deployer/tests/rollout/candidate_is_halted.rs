@@ -80,3 +80,29 @@ async fn silent_router_halts_the_deployment_after_failed_switch() {
         ["SwitchTo(Green) failed", "SwitchTo(Blue) failed"],
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn deployment_halts_when_fit_flag_stays_on_the_candidate() {
+    // At the end of the bake the flag is set although the call fails. The rollback then cannot remove it.
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
+            ALWAYS,
+            |call| *call == Call::SetFit(CANDIDATE, true),
+            CallFault::After,
+        )
+        .failing_calls(
+            1..usize::MAX,
+            |call| *call == Call::SetFit(CANDIDATE, false),
+            CallFault::Before,
+        )
+        .run()
+        .await;
+    assert_halted(
+        &finished,
+        [
+            "SetFit(Green, true) failed",
+            "traffic is back on blue, but green may still stand in for it",
+        ],
+    );
+    assert_eq!(finished.active, OLD);
+}

@@ -150,7 +150,7 @@ async fn refusal_holds_when_candidate_cannot_be_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn standby_is_untouched_when_its_fit_flag_cannot_be_removed() {
+async fn standby_is_untouched_when_it_stays_fit() {
     let finished = Deployment::of(Server::good())
         .failing_calls(
             ALWAYS,
@@ -165,7 +165,7 @@ async fn standby_is_untouched_when_its_fit_flag_cannot_be_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn standby_keeps_its_fit_flag_when_active_color_cannot_get_one() {
+async fn standby_stays_fit_when_active_color_cannot_become_fit() {
     let finished = Deployment::of(Server::good())
         .failing_calls(
             ALWAYS,

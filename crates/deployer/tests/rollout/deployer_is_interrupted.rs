@@ -129,7 +129,7 @@ async fn recover_moves_traffic_back_from_an_untested_candidate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_halts_on_untested_candidate_when_old_color_is_unhealthy() {
+async fn recover_halts_when_only_an_untested_candidate_is_healthy() {
     for phase in [Phase::Starting, Phase::Healthy] {
         let mut state = State::new(Server::good());
         state.move_traffic_to(CANDIDATE);

@@ -121,7 +121,7 @@ impl State {
             by_deployer,
             ..unanswered_request(wanted)
         };
-        let mut answer = Err(PortError("nobody answered".to_owned()));
+        let mut answer = Err(PortError::Unreachable("no server answered".to_owned()));
         for color in std::iter::once(wanted).chain(standby) {
             answer = self.server(color).predict(true);
             request.status = if answer.is_ok() { 200 } else { 500 };
@@ -247,7 +247,7 @@ impl FakePorts {
     ) -> Result<T, PortError> {
         let state = &mut *self.lock();
         let number = state.faults.count_call();
-        let failure = || Err(PortError(format!("{call:?} failed")));
+        let failure = || Err(PortError::Other(format!("{call:?} failed")));
         let result = match state.faults.fault_of(number, call) {
             Some(CallFault::Before) => failure(),
             Some(CallFault::After) => effect(state).and_then(|_| failure()),
@@ -373,7 +373,7 @@ impl Fleet for FakePorts {
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
         self.call(Call::Start(color, version.to_owned()), |state| {
             if state.candidate.fault == ServerFault::CannotStart {
-                return Err(PortError("no such image".to_owned()));
+                return Err(PortError::ProgramFailed("no such image".to_owned()));
             }
             *state.server(color) = state.candidate.started(version);
             Ok(())
@@ -468,7 +468,7 @@ impl Hooks for FakePorts {
         _: Option<&str>,
     ) -> Result<(), PortError> {
         if self.lock().failing_hook == Some((point, phase)) {
-            return Err(PortError("the hook fails".to_owned()));
+            return Err(PortError::ProgramFailed("the hook fails".to_owned()));
         }
         Ok(())
     }

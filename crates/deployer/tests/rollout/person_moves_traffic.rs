@@ -65,7 +65,7 @@ async fn candidate_loses_traffic_by_its_flag_when_router_is_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn candidate_is_not_promoted_when_a_person_moves_traffic_back() {
+async fn candidate_is_not_promoted_when_traffic_moves_back() {
     // With this bake the own requests alone suffice for a promotion.
     let mut deployment = Deployment::of(Server::good());
     deployment.settings.bake.duration = Duration::from_secs(30);

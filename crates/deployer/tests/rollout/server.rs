@@ -111,10 +111,12 @@ impl Server {
 
     pub(crate) fn health(&self) -> Result<Health, PortError> {
         match self.current_fault() {
-            ServerFault::Exited => return Err(PortError("connection refused".to_owned())),
-            ServerFault::Unhealthy => return Err(PortError("answered 503".to_owned())),
+            ServerFault::Exited => {
+                return Err(PortError::Unreachable("connection refused".to_owned()));
+            }
+            ServerFault::Unhealthy => return Err(refused(503, "answered 503")),
             _ if self.started.elapsed() < WARM_UP => {
-                return Err(PortError("answered 503, loading".to_owned()));
+                return Err(refused(503, "answered 503, loading"));
             }
             _ => {}
         }
@@ -152,7 +154,7 @@ impl Server {
     /// Answers one prediction. `through_router` is whether the request came through the router.
     pub(crate) fn predict(&mut self, through_router: bool) -> Result<Prediction, PortError> {
         if self.current_fault() == ServerFault::Exited {
-            return Err(PortError("connection refused".to_owned()));
+            return Err(PortError::Unreachable("connection refused".to_owned()));
         }
         self.requests += 1;
         let fails = match self.current_fault() {
@@ -167,7 +169,7 @@ impl Server {
         };
         self.failed += u64::from(fails);
         if fails {
-            return Err(PortError("answered 500".to_owned()));
+            return Err(refused(500, "answered 500"));
         }
         let (label, factor) = match self.current_fault() {
             ServerFault::PredictsWrongLabel => ("bad", 1),
@@ -205,4 +207,11 @@ impl Server {
 /// The digest of the files of `version`.
 pub(crate) fn digest(version: &str) -> String {
     format!("digest of {version}")
+}
+
+fn refused(status: u16, message: &str) -> PortError {
+    PortError::Refused {
+        status,
+        message: message.to_owned(),
+    }
 }

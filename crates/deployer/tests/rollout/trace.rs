@@ -133,6 +133,8 @@ impl Trace {
             ..
         } = *plan;
         let (mut started, mut validated, mut proven) = (false, false, false);
+        // A fit flag that cannot be removed stays, and the deployment halts.
+        let mut flag_stays = false;
         for (number, entry) in self.0.iter().enumerate() {
             let context = || format!("at {number}, {entry:?}, of {:#?}", self.0);
             match &entry.event {
@@ -157,6 +159,11 @@ impl Trace {
                 }
                 TraceEvent::PortCalled(Call::StartRouter, _) => {
                     panic!("the router was started {}", context())
+                }
+                TraceEvent::PortCalled(Call::SetFit(color, false), removed)
+                    if *color == candidate =>
+                {
+                    flag_stays = started && !removed;
                 }
                 // Recovery stops a candidate that the killed deployer may not have started yet.
                 TraceEvent::PhaseReached(Phase::Starting, _) => started = true,
@@ -193,8 +200,19 @@ impl Trace {
                 );
             } else if started {
                 assert!(
-                    !candidate_is_fit,
+                    !candidate_is_fit || flag_stays,
                     "the candidate is fit without traffic {}",
+                    context()
+                );
+            }
+            if let TraceEvent::PhaseReached(phase, _) = entry.event
+                && flag_stays
+                && phase.is_end()
+            {
+                assert_eq!(
+                    phase,
+                    Phase::Halted,
+                    "the deployment did not halt though the fit flag stays {}",
                     context()
                 );
             }

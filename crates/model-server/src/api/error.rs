@@ -24,7 +24,9 @@ pub(crate) enum ApiError {
     Unavailable(String),
     #[error("the queue is full; retry in a second")]
     QueueFull,
-    #[error("large requests in flight use all of MAX_PENDING_BYTES; retry in a second")]
+    #[error(
+        "the body does not fit into the memory that large bodies in flight leave; retry in a second"
+    )]
     MemoryExhausted,
     #[error("no prediction within {0:?}")]
     Timeout(Duration),
@@ -136,7 +138,8 @@ pub(crate) enum CommonErrors {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "these only describe what `ApiError` becomes")]
 pub(crate) enum InferenceErrors {
-    /// The server is overloaded. Retry after the seconds in `Retry-After`.
+    /// The queue is full, or large bodies in flight use the memory for bodies. Retry after the seconds in
+    /// `Retry-After`.
     #[response(status = 429)]
     Full(#[to_schema] ErrorBody),
     /// The server is loading, draining, or broken.

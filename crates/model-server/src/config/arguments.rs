@@ -130,7 +130,7 @@ pub struct ServeArguments {
     )]
     pub(crate) log_format: LogFormat,
 
-    /// Which requests are logged
+    /// Which requests are logged: all, or failures (status 500 and above)
     #[arg(long, env = "REQUEST_LOG", default_value = "all", value_name = "WHICH")]
     pub(crate) request_log: RequestLog,
 

@@ -147,7 +147,7 @@ impl Exposition {
         )?;
         families.counter(
             "model_server_engine_panics",
-            "Panics of the engine.",
+            "Batches whose first failure was a panic of the engine.",
             None,
             metrics.engine_panics.load(Ordering::Relaxed),
         )

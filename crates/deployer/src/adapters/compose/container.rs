@@ -62,9 +62,14 @@ pub(super) fn parse_state(printed: &str) -> Result<ServiceState, serde_json::Err
             state,
             exit_code,
             status,
-        }) => ServiceState::Stopped(format!(
-            "container {state}, exit code {exit_code} ({status})"
-        )),
+        }) => {
+            let how = format!("container {state}, exit code {exit_code} ({status})");
+            if state == "paused" {
+                ServiceState::Paused(how)
+            } else {
+                ServiceState::Stopped(how)
+            }
+        }
     })
 }
 
@@ -88,6 +93,16 @@ mod tests {
         assert_eq!(
             state(""),
             ServiceState::Stopped("there is no container".to_owned())
+        );
+    }
+
+    #[test]
+    fn paused_container_is_not_stopped() {
+        let printed =
+            r#"{"Name":"x","State":"paused","ExitCode":0,"Status":"Up 3 hours (Paused)"}"#;
+        assert_eq!(
+            parse_state(printed).unwrap(),
+            ServiceState::Paused("container paused, exit code 0 (Up 3 hours (Paused))".to_owned())
         );
     }
 

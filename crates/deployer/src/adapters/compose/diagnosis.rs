@@ -22,7 +22,7 @@ impl ComposeFleet {
         let format = "{{.Server.Version}}";
         let engine = self.docker(&["version", "--format", format]).await;
         let compose = self.docker(&["compose", "version", "--short"]).await;
-        if engine.as_ref().is_err_and(has_no_program) {
+        if matches!(engine, Err(PortError::NoProgram(_))) {
             return vec![judge_engine(engine)];
         }
         let usable = engine.is_ok() && compose.is_ok();
@@ -111,36 +111,33 @@ impl ComposeFleet {
             return None;
         };
         let in_router = |script| ["exec", "--no-TTY", "router", "sh", "-c", script];
-        Some(match self.compose(&in_router(TEST)).await {
-            Ok(_) => {
-                let version = self
-                    .compose(&in_router("nginx -v 2>&1"))
-                    .await
-                    .unwrap_or_default();
-                let version = version.trim();
-                Finding::fine(TOPIC, format!("{version}; its configuration is in order"))
-            }
-            Err(error) => {
-                let lines = self.logs(Service::Router, 3).await;
-                // The error begins with the whole command.
-                let reason = error.0.rsplit_once("` failed: ");
-                let reason = reason.map_or(error.0.as_str(), |(_, reason)| reason);
-                Finding::wrong(
-                    TOPIC,
-                    format!(
-                        "`nginx -t` in the router failed: {reason}{}",
-                        last_log_lines(&lines)
-                    ),
-                    "correct the files in nginx/, then `docker compose restart router`; until then nginx keeps the files that it has read",
-                )
-            }
-        })
+        let (shown, test) = self.compose_command(&in_router(TEST));
+        // These errors are nginx's, not Docker's.
+        let tested = self.output(&shown, test).await;
+        Some(
+            match tested.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(_) => {
+                    let version = self
+                        .compose(&in_router("nginx -v 2>&1"))
+                        .await
+                        .unwrap_or_default();
+                    let version = version.trim();
+                    Finding::fine(TOPIC, format!("{version}; its configuration is in order"))
+                }
+                Err(reason) => {
+                    let lines = self.logs(Service::Router, 3).await;
+                    Finding::wrong(
+                        TOPIC,
+                        format!(
+                            "`nginx -t` in the router failed: {reason}{}",
+                            last_log_lines(&lines)
+                        ),
+                        "correct the files in nginx/, then `docker compose restart router`; until then nginx keeps the files that it has read",
+                    )
+                }
+            },
+        )
     }
-}
-
-/// Returns whether the program `docker` is missing.
-fn has_no_program(error: &PortError) -> bool {
-    error.0.starts_with("cannot run")
 }
 
 fn judge_engine(output: Result<String, PortError>) -> Finding {
@@ -152,12 +149,15 @@ fn judge_engine(output: Result<String, PortError>) -> Finding {
     let version = match output {
         Ok(version) => version.trim().to_owned(),
         Err(error) => {
-            let advice = if has_no_program(&error) {
-                INSTALL
-            } else if error.0.contains("permission denied") {
-                MEMBER
-            } else {
-                START
+            let advice = match error {
+                PortError::NoProgram(_) => INSTALL,
+                PortError::PermissionDenied(_) => MEMBER,
+                PortError::Unreachable(_)
+                | PortError::TimedOut(_)
+                | PortError::Refused { .. }
+                | PortError::ProgramFailed(_)
+                | PortError::Invalid(_)
+                | PortError::Other(_) => START,
             };
             return Finding::wrong(TOPIC, format!("no engine: {error}"), advice);
         }
@@ -247,6 +247,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn engine_finding_advises_by_kind_of_error() {
+        let advice = |error| judge_engine(Err(error)).advice.unwrap();
+        let text = || "docker fails".to_owned();
+        assert!(advice(PortError::NoProgram(text())).starts_with("install Docker Engine"));
+        assert!(advice(PortError::PermissionDenied(text())).contains("usermod -aG docker"));
+        for error in [
+            PortError::Unreachable(text()),
+            PortError::TimedOut(text()),
+            PortError::ProgramFailed(text()),
+        ] {
+            assert!(advice(error).starts_with("start the engine"));
+        }
+    }
 
     /// No real container: some engines do not report `OOMKilled`, such as Docker 20.10 with cgroup version 1.
     #[test]

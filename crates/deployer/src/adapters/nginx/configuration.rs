@@ -57,12 +57,13 @@ fn collect(
     found: &mut Found,
 ) -> Result<(), PortError> {
     let text = fs::read_to_string(file).map_err(|error| {
-        PortError(format!(
+        let message = format!(
             "cannot read nginx's configuration (router.configuration) {}: {error}",
             file.display()
-        ))
+        );
+        PortError::of_file(&error, message)
     })?;
-    let wrong = |problem: String| PortError(format!("{}: {problem}", file.display()));
+    let wrong = |problem: String| PortError::Invalid(format!("{}: {problem}", file.display()));
     let time = |name: &str, value: &str| {
         duration(value).ok_or_else(|| wrong(format!("{name} {value} is not understood")))
     };

@@ -117,10 +117,11 @@ impl AccessLog {
     }
 
     fn unreadable(&self, error: &std::io::Error) -> PortError {
-        PortError(format!(
+        let message = format!(
             "cannot read the router's log {}: {error}; set router.access_log to \"\" to judge without it",
             self.path.display()
-        ))
+        );
+        PortError::of_file(error, message)
     }
 }
 

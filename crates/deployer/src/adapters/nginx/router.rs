@@ -22,6 +22,9 @@ use crate::{
     ports::{PortError, Router, RouterLimits},
 };
 
+/// Begins each error about the control port's answer.
+const UNKNOWN: &str = "the router does not report which color is active";
+
 /// The directory of the flag files. They decide where traffic goes.
 pub(crate) struct Flags(PathBuf);
 
@@ -91,19 +94,11 @@ impl Nginx {
 
     async fn answered(&self) -> Result<Color, PortError> {
         let url = format!("{}/active", self.control);
-        let unusable = |problem: String| {
-            PortError(format!(
-                "the router does not report which color is active: GET {url} {problem}"
-            ))
-        };
-        let (status, text) = answer(self.client.get(&url)).await.map_err(unusable)?;
-        match (status, text.trim()) {
-            (200, "blue") => Ok(Color::Blue),
-            (200, "green") => Ok(Color::Green),
-            (status, text) => Err(unusable(format!(
-                "answered {status} {text:?}, not blue or green"
-            ))),
-        }
+        let shown = format!("GET {url}");
+        let (status, text) = answer(self.client.get(&url), &shown)
+            .await
+            .map_err(|error| error.context(UNKNOWN))?;
+        active_color(&shown, status, text.trim())
     }
 }
 
@@ -111,33 +106,26 @@ impl Nginx {
 impl Router for Nginx {
     async fn check_flags(&self) -> Result<(), PortError> {
         let directory = &self.flags.0;
-        let here = directory.display();
         // A unique name: a command without the lock may check at the same time.
         let name = format!("probe-{:016x}", fastrand::u64(..));
         let path = directory.join(&name);
         let word = format!("{} {}", std::process::id(), jiff::Timestamp::now());
         remove_old_probes(directory);
         write_readable(&path, &word).map_err(|error| {
-            PortError(format!(
+            let message = format!(
                 "cannot write {}, where the router looks for its flags: {error}",
                 path.display()
-            ))
+            );
+            PortError::of_file(&error, message)
         })?;
         let url = format!("{}/{name}", self.control);
-        let seen = answer(self.client.get(&url)).await;
+        let seen = answer(self.client.get(&url), &format!("GET {url}")).await;
         let _ = fs::remove_file(&path);
-        match seen {
-            Ok((200, text)) if text == word => Ok(()),
-            Ok((403, _)) => Err(PortError(format!(
-                "the router may not read {here}: nginx runs as a user who must be able to search this directory and those above it (chmod a+x)"
-            ))),
-            Ok((status, _)) => Err(PortError(format!(
-                "the router does not see the flags in {here}: what was written there is not what GET {url} answered (status {status}). Is router.flags the directory that nginx was started with, router.control this router, and its control.conf of the deployer's version?"
-            ))),
-            Err(problem) => Err(PortError(format!(
-                "the router does not answer: GET {url} {problem}"
-            ))),
+        let (status, text) = seen.map_err(|error| error.context("the router does not answer"))?;
+        if status == 200 && text == word {
+            return Ok(());
         }
+        Err(unseen_flags(directory, &url, status))
     }
 
     async fn active(&self) -> Result<Color, PortError> {
@@ -145,7 +133,7 @@ impl Router for Nginx {
         if active_by_flag == answered {
             return Ok(answered);
         }
-        Err(PortError(format!(
+        Err(PortError::Invalid(format!(
             "the flags in {} say {active_by_flag}, but the router at {} answers {answered}: is this its flag directory, and may its workers search it?",
             self.flags.0.display(),
             self.control
@@ -165,7 +153,7 @@ impl Router for Nginx {
                 Err(error) => error.to_string(),
             };
             if Instant::now() >= deadline {
-                return Err(PortError(format!(
+                return Err(PortError::TimedOut(format!(
                     "the router was told to use {color} and did not confirm it: {problem}"
                 )));
             }
@@ -192,6 +180,33 @@ impl Router for Nginx {
     fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
         let configuration = self.configuration.as_deref();
         configuration.map(configuration::limits).transpose()
+    }
+}
+
+/// The color that the control port answered to the request `shown`.
+fn active_color(shown: &str, status: u16, text: &str) -> Result<Color, PortError> {
+    match (status, text) {
+        (200, "blue") => return Ok(Color::Blue),
+        (200, "green") => return Ok(Color::Green),
+        _ => {}
+    }
+    let message = format!("{UNKNOWN}: {shown} answered {status} {text:?}, not blue or green");
+    Err(match status {
+        200 => PortError::Invalid(message),
+        _ => PortError::Refused { status, message },
+    })
+}
+
+/// Why the router does not see the flags, by how it answered instead of with the probe.
+fn unseen_flags(directory: &Path, url: &str, status: u16) -> PortError {
+    let here = directory.display();
+    match status {
+        403 => PortError::PermissionDenied(format!(
+            "the router may not read {here}: nginx runs as a user who must be able to search this directory and those above it (chmod a+x)"
+        )),
+        _ => PortError::Invalid(format!(
+            "the router does not see the flags in {here}: what was written there is not what GET {url} answered (status {status}). Is router.flags the directory that nginx was started with, router.control this router, and its control.conf of the deployer's version?"
+        )),
     }
 }
 
@@ -239,16 +254,42 @@ fn set_flag(directory: &Path, name: &str, present: bool) -> Result<(), PortError
     kill_point::pass(format_args!("after {change}"));
     kept.map_err(|error| {
         let doing = if present { "create" } else { "remove" };
-        PortError(format!(
+        let message = format!(
             "cannot {doing} the router's flag {}: {error}",
             path.display()
-        ))
+        );
+        PortError::of_file(&error, message)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn router_answer_is_a_color_or_an_error_of_its_kind() {
+        let color = |status, text| active_color("GET /active", status, text);
+        assert_eq!(color(200, "blue"), Ok(Color::Blue));
+        assert_eq!(color(200, "green"), Ok(Color::Green));
+        let invalid = color(200, "hello").unwrap_err();
+        assert!(matches!(invalid, PortError::Invalid(_)), "{invalid:?}");
+        assert_eq!(
+            color(404, "blue"),
+            Err(PortError::Refused {
+                status: 404,
+                message: "the router does not report which color is active: GET /active answered 404 \"blue\", not blue or green".to_owned()
+            })
+        );
+    }
+
+    #[test]
+    fn unseen_flags_are_permission_denied_only_if_nginx_forbids() {
+        let error = |status| unseen_flags(Path::new("flags"), "http://control/probe", status);
+        assert!(matches!(error(403), PortError::PermissionDenied(_)));
+        for status in [200, 404] {
+            assert!(matches!(error(status), PortError::Invalid(_)));
+        }
+    }
 
     #[test]
     fn flag_can_be_set_and_unset_repeatedly() {

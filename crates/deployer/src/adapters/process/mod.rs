@@ -99,12 +99,12 @@ impl ProcessFleet {
             .get_program()
             .to_string_lossy()
             .into_owned();
-        let failed = |doing: &str, error: io::Error| {
-            PortError(format!(
-                "cannot {doing} {service_name} ({program}): {error}",
-                service_name = service.name()
-            ))
+        let message = |doing: &str, error: &io::Error| {
+            let name = service.name();
+            format!("cannot {doing} {name} ({program}): {error}")
         };
+        let failed =
+            |doing: &str, error: io::Error| PortError::of_file(&error, message(doing, &error));
         fs::create_dir_all(&self.directory).map_err(|error| failed("make a place for", error))?;
         let log = self.log_path(service);
         if log.exists() {
@@ -123,7 +123,7 @@ impl ProcessFleet {
             // Ctrl-C at the terminal is meant for the deployer only.
             .process_group(0)
             .spawn()
-            .map_err(|error| failed("start", error))?;
+            .map_err(|error| PortError::NoProgram(message("start", &error)))?;
         kill_point::pass(format_args!("after starting {}", service.name()));
         let pid = child.id().unwrap_or_default().cast_signed();
         let record = Record::of(pid, version);
@@ -195,12 +195,16 @@ impl Fleet for ProcessFleet {
         }
         let prefix = &self.settings.nginx_prefix;
         let configuration = self.nginx_configuration.as_ref().ok_or_else(|| {
-            PortError("the router cannot be started: router.configuration is not set".to_owned())
+            PortError::Invalid(
+                "the router cannot be started: router.configuration is not set".to_owned(),
+            )
         })?;
         for directory in ["flags", "logs"] {
             let path = prefix.join(directory);
-            fs::create_dir_all(&path)
-                .map_err(|error| PortError(format!("cannot create {}: {error}", path.display())))?;
+            fs::create_dir_all(&path).map_err(|error| {
+                let message = format!("cannot create {}: {error}", path.display());
+                PortError::of_file(&error, message)
+            })?;
         }
         // As root, nginx would run its workers as another user. A worker that cannot search the flag directory
         // sends all traffic to blue without an error.
@@ -226,7 +230,7 @@ impl Fleet for ProcessFleet {
         let service = Service::Server(color);
         self.stop(service).await?;
         let Some((program, arguments)) = self.settings.command.split_first() else {
-            return Err(PortError(
+            return Err(PortError::Invalid(
                 "fleet.process.command is empty: it must name the model server's program"
                     .to_owned(),
             ));
@@ -272,7 +276,7 @@ impl Fleet for ProcessFleet {
                 return Ok(());
             }
         }
-        Err(PortError(format!(
+        Err(PortError::TimedOut(format!(
             "{} (process {}) does not end, not even by SIGKILL",
             service.name(),
             record.pid
@@ -367,7 +371,7 @@ fn host_and_port(url: &str) -> Result<(String, String), PortError> {
         // The server listens on an address, not on a name.
         .map(|(host, port)| (host.replace("localhost", "127.0.0.1"), port.to_owned()))
         .ok_or_else(|| {
-            PortError(format!(
+            PortError::Invalid(format!(
                 "{url:?} does not name a port: expected for example http://127.0.0.1:8081"
             ))
         })

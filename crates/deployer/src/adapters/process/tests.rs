@@ -128,11 +128,9 @@ async fn reused_process_id_is_left_alone() {
 async fn missing_program_is_named_in_error() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = fleet(directory.path(), &["no-such-server"]);
-    let error = fleet
-        .start(Color::Blue, "v7")
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = fleet.start(Color::Blue, "v7").await.unwrap_err();
+    assert!(matches!(error, PortError::NoProgram(_)), "{error:?}");
+    let error = error.to_string();
     assert!(
         error.starts_with("cannot start blue (no-such-server)"),
         "{error}"

@@ -580,7 +580,7 @@ impl Probe for Simulation {
 }
 
 fn refused() -> PortError {
-    PortError("connection refused".to_owned())
+    PortError::Unreachable("connection refused".to_owned())
 }
 
 /// Hooks that fail before this phase.
@@ -596,7 +596,7 @@ impl Hooks for FailingHook {
         _reason: Option<&str>,
     ) -> Result<(), PortError> {
         if point == HookPoint::Before && self.0 == Some(phase) {
-            return Err(PortError("the hook fails".to_owned()));
+            return Err(PortError::ProgramFailed("the hook fails".to_owned()));
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ pub(super) struct ColorStatus {
     /// Whether it may stand in for the other color.
     pub(super) fit: bool,
     pub(super) healthy: bool,
-    /// Whether it does not run.
+    /// Whether it does not run, or is paused.
     pub(super) stopped: bool,
     /// Why it is not healthy, if it is not.
     pub(super) reason: Option<String>,
@@ -82,8 +82,9 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     let mut colors = [blue, green];
     match ports.request_log.as_ref().map(|log| log.new_requests()) {
         Some(Ok(requests)) => {
+            let now = Timestamp::now();
             for status in &mut colors {
-                status.clients = Some(clients(status.color, &requests));
+                status.clients = Some(clients(status.color, &requests, now));
             }
         }
         Some(Err(error)) => problems.push(error.to_string()),
@@ -104,8 +105,9 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     }
 }
 
-fn clients(color: Color, requests: &[Request]) -> Clients {
-    let now = Timestamp::now().as_millisecond() as f64 / 1000.0;
+/// What clients received in the last [`RECENT`] seconds before `now`.
+fn clients(color: Color, requests: &[Request], now: Timestamp) -> Clients {
+    let now = now.as_millisecond() as f64 / 1000.0;
     let read = requests.first().map_or(RECENT, |first| now - first.at);
     let recent = read.clamp(0.0, RECENT);
     let first = requests.partition_point(|request| request.at < now - recent);
@@ -136,12 +138,48 @@ async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> Color
         Ok(health) => status.health = health,
         Err(error) => {
             let state = ports.fleet.inspect(Service::Server(color)).await;
-            status.stopped = matches!(state, Ok((ServiceState::Stopped(_), _)));
-            status.reason = Some(match state {
-                Ok((ServiceState::Stopped(how), _)) => how,
-                _ => error.to_string(),
-            });
+            let how = match state {
+                Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) => Some(how),
+                Ok((ServiceState::Running | ServiceState::Unmanaged, _)) | Err(_) => None,
+            };
+            status.stopped = how.is_some();
+            status.reason = Some(how.unwrap_or_else(|| error.to_string()));
         }
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A request that ended at this time, in seconds since 1970.
+    fn request(at: f64) -> Request {
+        Request {
+            at,
+            by_deployer: false,
+            wanted: Color::Blue,
+            answered: Some(Color::Blue),
+            status: 200,
+            attempts: vec![Some(200)],
+            took: Some(Duration::from_millis(2)),
+            waited: Duration::from_millis(3),
+            label: None,
+        }
+    }
+
+    #[test]
+    fn client_figures_cover_only_recent_requests() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let figures = |at: &[f64]| {
+            let requests: Vec<Request> = at.iter().copied().map(request).collect();
+            let clients = clients(Color::Blue, &requests, now);
+            (clients.requests, clients.recent_seconds)
+        };
+        assert_eq!(figures(&[10.0, 699.0, 701.0, 999.0]), (2, 300.0));
+        assert_eq!(figures(&[880.0, 999.0]), (2, 120.0));
+        assert_eq!(figures(&[]), (0, 300.0));
+    }
 }

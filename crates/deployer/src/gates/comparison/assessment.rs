@@ -320,7 +320,7 @@ mod tests {
         for number in 0..1_000 {
             let answer = |fails: bool| {
                 if fails && number % one_in == 0 {
-                    return Err(PortError("timed out".to_owned()));
+                    return Err(PortError::TimedOut("timed out".to_owned()));
                 }
                 Ok(Prediction {
                     label: None,

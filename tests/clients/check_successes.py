@@ -1,6 +1,6 @@
-"""Fails unless a fuzzer's report has an answer 200 for every operation of an OpenAPI document.
+"""Fails unless a fuzzer's report has a response 200 for every operation of an OpenAPI document.
 
-Usage: answered.py OPENAPI.json REPORT.har
+Usage: check_successes.py OPENAPI.json REPORT.har
 """
 
 import json
@@ -18,15 +18,15 @@ for path, methods in document["paths"].items():
     pattern = re.compile(re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(path)))
     operations += [(method.upper(), path, pattern) for method in methods]
 
-answered = set()
+succeeded = set()
 for entry in entries:
     request, status = entry["request"], entry["response"]["status"]
     path = urlsplit(request["url"]).path
     for method, template, pattern in operations:
         if status == 200 and method == request["method"] and pattern.fullmatch(path):
-            answered.add((method, template))
+            succeeded.add((method, template))
 
-missing = [f"{method} {path}" for method, path, _ in operations if (method, path) not in answered]
+missing = [f"{method} {path}" for method, path, _ in operations if (method, path) not in succeeded]
 if missing:
-    sys.exit(f"never answered with 200: {', '.join(missing)}")
-print(f"{len(answered)} operations, each answered with 200 at least once, in {len(entries)} requests")
+    sys.exit(f"these operations never returned 200: {', '.join(missing)}")
+print(f"{len(succeeded)} operations, each returned 200 at least once, in {len(entries)} requests")
