@@ -307,9 +307,9 @@ mod tests {
 
     #[test]
     fn unknown_section_is_an_error() {
-        let error = parse_text("[baek]\nduration = \"5s\"").unwrap_err();
+        let error = parse_text("[baking]\nduration = \"5s\"").unwrap_err();
         assert!(
-            error.starts_with("deployer.toml, line 1: unknown key `baek`"),
+            error.starts_with("deployer.toml, line 1: unknown key `baking`"),
             "{error}"
         );
     }
