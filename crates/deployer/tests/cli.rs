@@ -1,4 +1,4 @@
-//! The command as a user meets it, as far as it goes without a router.
+//! Runs the `deployer` program without a router: help, arguments, settings, lock, and state files.
 
 use std::{
     path::Path,
@@ -9,7 +9,7 @@ use std::{
 use deployer::{config, state::journal::Journal};
 use tempfile::TempDir;
 
-/// Runs the deployer in `directory`, with nothing of the caller's settings.
+/// Runs the deployer in `directory`, without the `DEPLOYER_` variables of the caller.
 fn deployer(directory: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deployer"));
     for (name, _) in std::env::vars_os() {
@@ -25,24 +25,24 @@ fn deployer(directory: &Path, arguments: &[&str]) -> Output {
         .expect("the deployer can be run")
 }
 
-/// Standard output of a command that must succeed.
-fn shown(arguments: &[&str]) -> String {
+/// Runs a command that must succeed. Returns its standard output.
+fn stdout_of(arguments: &[&str]) -> String {
     let output = deployer(Path::new("."), arguments);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// Standard error of a command that must end with this code and print nothing else.
-fn ends_with(code: i32, directory: &Path, arguments: &[&str]) -> String {
+/// Runs a command that must exit with `code` and print nothing on standard output. Returns its standard error.
+fn stderr_of(code: i32, directory: &Path, arguments: &[&str]) -> String {
     let output = deployer(directory, arguments);
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
     String::from_utf8(output.stderr).expect("UTF-8")
 }
 
-/// A directory with settings that reach nothing, also where a router happens to run.
+/// A directory with settings whose addresses refuse connections, even on a machine that runs a router.
 fn directory() -> TempDir {
-    const NOWHERE: &str = "\
+    const UNREACHABLE: &str = "\
 [router]
 url = \"http://127.0.0.1:1\"
 control = \"http://127.0.0.1:1\"
@@ -55,14 +55,14 @@ kind = \"static\"
 ";
 
     let directory = tempfile::tempdir().expect("a directory");
-    std::fs::write(directory.path().join("deployer.toml"), NOWHERE).expect("a settings file");
+    std::fs::write(directory.path().join("deployer.toml"), UNREACHABLE).expect("a settings file");
     directory
 }
 
 #[test]
 fn help_lists_commands_and_exit_codes() {
-    let help = shown(&["--help"]);
-    for word in [
+    let help = stdout_of(&["--help"]);
+    for command in [
         "up",
         "deploy",
         "validate",
@@ -77,7 +77,10 @@ fn help_lists_commands_and_exit_codes() {
         "alert-test",
         "down",
     ] {
-        assert!(help.contains(&format!("\n  {word} ")), "{word}: {help}");
+        assert!(
+            help.contains(&format!("\n  {command} ")),
+            "{command}: {help}"
+        );
     }
     for line in [
         "   0  promoted, or done",
@@ -93,18 +96,18 @@ fn help_lists_commands_and_exit_codes() {
 
 #[test]
 fn deploy_help_lists_exit_codes() {
-    let help = shown(&["deploy", "--help"]);
+    let help = stdout_of(&["deploy", "--help"]);
     assert!(help.contains("  20  rolled back"), "{help}");
 }
 
 #[test]
-fn deploy_help_shows_environment_variable_and_true_default_of_each_flag() {
+fn deploy_help_shows_variable_and_default_of_each_flag() {
     let directory = directory();
     let empty = directory.path().join("empty.toml");
     std::fs::write(&empty, "").unwrap();
     let settings = config::load(Some(&empty), &[]).unwrap();
     let duration = |duration: Duration| humantime::format_duration(duration).to_string();
-    let help = shown(&["deploy", "--help"]);
+    let help = stdout_of(&["deploy", "--help"]);
     for (flag, variable, default) in [
         ("bake", "BAKE", duration(settings.bake.duration)),
         ("on-interrupt", "ON_INTERRUPT", "rollback".to_owned()),
@@ -112,15 +115,15 @@ fn deploy_help_shows_environment_variable_and_true_default_of_each_flag() {
         let (_, after) = help
             .split_once(&format!("--{flag} <"))
             .unwrap_or_else(|| panic!("--{flag} is missing: {help}"));
-        let about = after.split("\n      --").next().unwrap();
+        let description = after.split("\n      --").next().unwrap();
         assert!(
-            about.contains(&format!("[env: DEPLOYER_{variable}=")),
-            "{flag}: {about}"
+            description.contains(&format!("[env: DEPLOYER_{variable}=")),
+            "{flag}: {description}"
         );
         let default = format!("[default: {default}]");
         assert!(
-            about.contains(&default),
-            "{flag} without {default}: {about}"
+            description.contains(&default),
+            "{flag} without {default}: {description}"
         );
     }
 }
@@ -128,7 +131,7 @@ fn deploy_help_shows_environment_variable_and_true_default_of_each_flag() {
 #[test]
 fn invalid_arguments_exit_2_with_reason() {
     let directory = directory();
-    for (arguments, words) in [
+    for (arguments, expected) in [
         (["promote", "v2"].as_slice(), "unrecognized subcommand"),
         (&["switch"], "<COLOR>"),
         (&["switch", "red"], "[possible values: blue, green]"),
@@ -142,22 +145,22 @@ fn invalid_arguments_exit_2_with_reason() {
             "compose, process, static",
         ),
     ] {
-        let message = ends_with(2, directory.path(), arguments);
-        assert!(message.contains(words), "{arguments:?}: {message}");
+        let message = stderr_of(2, directory.path(), arguments);
+        assert!(message.contains(expected), "{arguments:?}: {message}");
     }
     assert!(!directory.path().join("state").exists());
 }
 
 #[test]
 fn missing_command_exits_2_with_help() {
-    let message = ends_with(2, Path::new("."), &[]);
+    let message = stderr_of(2, Path::new("."), &[]);
     assert!(message.contains("Usage: deployer"), "{message}");
 }
 
 #[test]
 fn setting_out_of_range_exits_2_without_changes() {
     let directory = directory();
-    let message = ends_with(
+    let message = stderr_of(
         2,
         directory.path(),
         &["deploy", "v2", "--set", "bake.failures=0"],
@@ -174,7 +177,7 @@ fn unknown_key_exits_2_and_names_the_line() {
     let directory = directory();
     let settings = "state = \"state\"\n\n[bake]\nlength = \"1s\"\n";
     std::fs::write(directory.path().join("deployer.toml"), settings).unwrap();
-    let message = ends_with(2, directory.path(), &["deploy", "v2"]);
+    let message = stderr_of(2, directory.path(), &["deploy", "v2"]);
     assert!(
         message.starts_with(
             "deployer: deployer.toml, line 4: unknown key `bake.length`; known here: "
@@ -186,7 +189,7 @@ fn unknown_key_exits_2_and_names_the_line() {
 
 #[test]
 fn missing_settings_file_exits_2_and_is_named() {
-    let message = ends_with(2, Path::new("."), &["status", "--config", "no/such.toml"]);
+    let message = stderr_of(2, Path::new("."), &["status", "--config", "no/such.toml"]);
     assert!(message.contains("no/such.toml"), "{message}");
 }
 
@@ -200,7 +203,7 @@ fn held_lock_exits_75_and_names_the_holder() {
         &["switch", "blue"],
         &["down"],
     ] {
-        let message = ends_with(75, directory.path(), arguments);
+        let message = stderr_of(75, directory.path(), arguments);
         assert!(
             message.starts_with("deployer: another deployer holds the lock: `deploy v7` by "),
             "{message}"
@@ -226,7 +229,7 @@ fn state_directory_flag_overrides_environment_and_file() {
         let output = command.args(["rollback"]).args(arguments).output().unwrap();
         output.status.code()
     };
-    // 75: the lock held above was met; 10: another directory's was free, and there is no router.
+    // 75: the lock of `elsewhere` is held. 10: the lock of `free` is not held, and no router answers.
     assert_eq!(code(None, &[]), Some(75));
     assert_eq!(code(Some("free"), &[]), Some(10));
     assert_eq!(code(Some("free"), &["--state", "elsewhere"]), Some(75));
@@ -260,7 +263,7 @@ fn status_works_with_a_damaged_journal() {
 #[test]
 fn completions_and_manual_pages_include_every_command() {
     for shell in ["bash", "zsh", "fish"] {
-        let script = shown(&["completions", shell]);
+        let script = stdout_of(&["completions", shell]);
         assert!(script.contains("rollback"), "{shell}: {script}");
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -291,7 +294,7 @@ fn set_flag_works_before_and_after_the_command() {
         ["--set", "load.speed=1", "status", "--set", "load.rate=2"],
         ["--set", "load.rate=2", "status", "--set", "load.speed=1"],
     ] {
-        let error = ends_with(2, directory.path(), &arguments);
+        let error = stderr_of(2, directory.path(), &arguments);
         assert!(error.contains("--set load.speed=1: unknown key"), "{error}");
     }
 }

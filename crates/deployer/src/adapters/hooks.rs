@@ -146,30 +146,30 @@ mod tests {
         hooks
             .run(HookPoint::After, Phase::Switched, &plan, None)
             .await
-            .expect("no command is set for this");
+            .expect("no hook is set for this point");
         let result = hooks
             .run(HookPoint::Before, Phase::Switched, &plan, None)
             .await;
-        let written = std::fs::read_to_string(directory.path().join("out")).unwrap_or_default();
-        (result, written)
+        let output = std::fs::read_to_string(directory.path().join("out")).unwrap_or_default();
+        (result, output)
     }
 
     #[tokio::test]
     async fn hook_receives_deployment_in_environment() {
-        let (result, written) = run(&[
+        let (result, output) = run(&[
             "sh",
             "-c",
             "echo $DEPLOYMENT_ID $DEPLOYMENT_PHASE $DEPLOYMENT_VERSION $DEPLOYMENT_CANDIDATE > out",
         ])
         .await;
         assert_eq!(result, Ok(()));
-        assert_eq!(written, "19700101T000000.000Z-v2 switched v2 green\n");
+        assert_eq!(output, "19700101T000000.000Z-v2 switched v2 green\n");
     }
 
     #[tokio::test]
     async fn hook_error_names_failure_timeout_and_missing_program() {
-        let problem = async |command: &[&str]| run(command).await.0.unwrap_err();
-        let failing = problem(&["sh", "-c", "echo not today >&2; exit 3"]).await;
+        let error_of = async |command: &[&str]| run(command).await.0.unwrap_err();
+        let failing = error_of(&["sh", "-c", "echo not today >&2; exit 3"]).await;
         assert!(
             matches!(failing, PortError::ProgramFailed(_)),
             "{failing:?}"
@@ -180,11 +180,11 @@ mod tests {
                 .contains("hooks.before, for switched, ended with exit status: 3: not today"),
             "{failing}"
         );
-        let hanging = problem(&["sh", "-c", "sleep 5 | sleep 5"]).await;
+        let hanging = error_of(&["sh", "-c", "sleep 5 | sleep 5"]).await;
         assert!(matches!(hanging, PortError::TimedOut(_)), "{hanging:?}");
         let hanging = hanging.to_string();
         assert!(hanging.contains("did not end within 300ms"), "{hanging}");
-        let missing = problem(&["no-such-program"]).await;
+        let missing = error_of(&["no-such-program"]).await;
         assert!(matches!(missing, PortError::NoProgram(_)), "{missing:?}");
         let missing = missing.to_string();
         assert!(

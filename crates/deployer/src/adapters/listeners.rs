@@ -68,8 +68,8 @@ mod tests {
         let [only] = &on(port)[..] else {
             panic!("{:?}", on(port));
         };
-        let this = format!("(process {})", std::process::id());
-        assert!(only.ends_with(&this), "{only}");
+        let test_process = format!("(process {})", std::process::id());
+        assert!(only.ends_with(&test_process), "{only}");
         drop(listener);
         assert_eq!(on(port), [""; 0]);
     }

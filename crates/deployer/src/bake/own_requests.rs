@@ -87,32 +87,32 @@ mod tests {
 
     #[test]
     fn logged_own_requests_use_the_public_path() {
-        let mut probes = OwnRequests::default();
-        assert!(!probes.answered(Duration::ZERO, 2));
-        assert!(probes.match_log(&[], SOON));
-        assert!(probes.match_log(&logged(2, true), LATE));
-        assert_eq!(probes.target(Color::Green), Target::Public);
-        assert_eq!(probes.sent(), 2);
+        let mut own_requests = OwnRequests::default();
+        assert!(!own_requests.answered(Duration::ZERO, 2));
+        assert!(own_requests.match_log(&[], SOON));
+        assert!(own_requests.match_log(&logged(2, true), LATE));
+        assert_eq!(own_requests.target(Color::Green), Target::Public);
+        assert_eq!(own_requests.sent(), 2);
     }
 
     #[test]
     fn unlogged_own_requests_go_to_candidate_until_log_recovers() {
-        let mut probes = OwnRequests::default();
-        probes.answered(Duration::ZERO, 2);
-        assert!(!probes.match_log(&logged(1, true), LATE));
-        let alone = Target::ThroughRouter(Color::Green);
-        assert_eq!(probes.target(Color::Green), alone);
-        assert!(probes.answered(LATE, 1));
-        assert!(!probes.match_log(&[], 2 * LATE));
-        assert!(probes.match_log(&logged(1, false), 2 * LATE));
-        assert_eq!(probes.target(Color::Green), Target::Public);
+        let mut own_requests = OwnRequests::default();
+        own_requests.answered(Duration::ZERO, 2);
+        assert!(!own_requests.match_log(&logged(1, true), LATE));
+        let candidate_only = Target::ThroughRouter(Color::Green);
+        assert_eq!(own_requests.target(Color::Green), candidate_only);
+        assert!(own_requests.answered(LATE, 1));
+        assert!(!own_requests.match_log(&[], 2 * LATE));
+        assert!(own_requests.match_log(&logged(1, false), 2 * LATE));
+        assert_eq!(own_requests.target(Color::Green), Target::Public);
     }
 
     #[test]
     fn unreadable_log_sends_own_requests_to_candidate() {
-        let mut probes = OwnRequests::default();
-        probes.log_unreadable();
-        let alone = Target::ThroughRouter(Color::Blue);
-        assert_eq!(probes.target(Color::Blue), alone);
+        let mut own_requests = OwnRequests::default();
+        own_requests.log_unreadable();
+        let candidate_only = Target::ThroughRouter(Color::Blue);
+        assert_eq!(own_requests.target(Color::Blue), candidate_only);
     }
 }

@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn settings_out_of_range_are_refused() {
-        for given in [
+        for setting in [
             "health.tries=0",
             "smoke.requests=0",
             "smoke.max_error_rate=1.0",
@@ -208,9 +208,9 @@ mod tests {
             "bake.duration=0s",
             "bake.window=10ms",
         ] {
-            let settings = load(None, &[given.to_owned()]).unwrap();
+            let settings = load(None, &[setting.to_owned()]).unwrap();
             let error = check(&settings).unwrap_err().to_string();
-            let (key, _) = given.split_once('=').unwrap();
+            let (key, _) = setting.split_once('=').unwrap();
             assert!(error.starts_with(&format!("{key} is ")), "{error}");
         }
     }

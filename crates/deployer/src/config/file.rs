@@ -238,20 +238,20 @@ mod tests {
         parse(Path::new("deployer.toml"), text, &[]).map_err(|error| error.to_string())
     }
 
-    fn parse_with(text: &str, over: &[&str]) -> Result<Settings, String> {
-        let over: Vec<String> = over.iter().map(ToString::to_string).collect();
-        parse(Path::new("deployer.toml"), text, &over).map_err(|error| error.to_string())
+    fn parse_with(text: &str, overrides: &[&str]) -> Result<Settings, String> {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        parse(Path::new("deployer.toml"), text, &overrides).map_err(|error| error.to_string())
     }
 
     #[test]
     fn set_flag_overrides_file() {
-        let given = [
+        let overrides = [
             "bake.duration=7s",
             "load.rate = 20.5",
             "gates.run=[\"load\"]",
             "load.inputs=more.jsonl",
         ];
-        let settings = parse_with("[bake]\nduration = \"5s\"", &given).unwrap();
+        let settings = parse_with("[bake]\nduration = \"5s\"", &overrides).unwrap();
         assert_eq!(settings.bake.duration, Duration::from_secs(7));
         assert!((settings.load.rate - 20.5).abs() < 1e-9);
         assert_eq!(settings.gates.run, [super::super::GateName::Load]);
@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn invalid_set_flag_is_named_in_error() {
-        let problem = |given| parse_with("", &["bake.failures=2", given]).unwrap_err();
-        for (given, words) in [
+        let error_of = |setting| parse_with("", &["bake.failures=2", setting]).unwrap_err();
+        for (setting, expected) in [
             (
                 "load.speed=3",
                 "unknown key `load.speed`; known here: concurrency",
@@ -274,9 +274,9 @@ mod tests {
             ("load.max_p99=soon", "invalid value"),
             ("gates.run=[\"luck\"]", "unknown variant `luck`"),
         ] {
-            let error = problem(given);
-            assert!(error.starts_with(&format!("--set {given}: ")), "{error}");
-            assert!(error.contains(words), "{error}");
+            let error = error_of(setting);
+            assert!(error.starts_with(&format!("--set {setting}: ")), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 
@@ -307,9 +307,9 @@ mod tests {
 
     #[test]
     fn unknown_section_is_an_error() {
-        let error = parse_text("[wacth]\nduration = \"5s\"").unwrap_err();
+        let error = parse_text("[baking]\nduration = \"5s\"").unwrap_err();
         assert!(
-            error.starts_with("deployer.toml, line 1: unknown key `wacth`"),
+            error.starts_with("deployer.toml, line 1: unknown key `baking`"),
             "{error}"
         );
     }
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn toml_syntax_error_names_line() {
-        let error = parse_text("state = \"x\"\n[watch").unwrap_err();
+        let error = parse_text("state = \"x\"\n[bake").unwrap_err();
         assert!(error.starts_with("deployer.toml, line 2: "), "{error}");
     }
 

@@ -138,7 +138,8 @@ mod tests {
         Phase::RolledBack,
         Phase::Halted,
     ];
-    const KNOWN_OR_NOT: [Option<bool>; 3] = [Some(true), Some(false), None];
+    /// Yes, no, and unknown.
+    const ANSWERS: [Option<bool>; 3] = [Some(true), Some(false), None];
 
     fn any_traffic() -> impl Strategy<Value = Traffic> {
         prop::sample::select(vec![
@@ -149,8 +150,8 @@ mod tests {
         ])
     }
 
-    fn known_or_not() -> impl Strategy<Value = Option<bool>> {
-        prop::sample::select(KNOWN_OR_NOT.to_vec())
+    fn any_answer() -> impl Strategy<Value = Option<bool>> {
+        prop::sample::select(ANSWERS.to_vec())
     }
 
     proptest! {
@@ -161,8 +162,8 @@ mod tests {
         fn ending_keeps_its_invariants(
             phase in prop::sample::select(PHASES.to_vec()),
             traffic in any_traffic(),
-            proven in known_or_not(),
-            healthy in known_or_not(),
+            proven in any_answer(),
+            healthy in any_answer(),
         ) {
             let end = ending(phase, traffic, proven, healthy);
 
@@ -177,18 +178,18 @@ mod tests {
             if traffic == Traffic::Mixed && !phase.is_end() {
                 prop_assert!(matches!(end, Ending::RollBack | Ending::Halt));
             }
-            // Traffic never moves to a sick color, and a person is called for no other reason.
+            // Traffic never moves back to an unhealthy color, and only such a color halts the deployment.
             if end == Ending::RollBack {
                 prop_assert_ne!(healthy, Some(false));
             }
             if end == Ending::Halt {
                 prop_assert_eq!(healthy, Some(false));
             }
-            // Traffic does not move away from a proven candidate that has it.
+            // A proven candidate that has the traffic keeps it.
             if promotable {
                 prop_assert!(!end.stops_candidate(phase));
             }
-            // No stopped candidate has the traffic: it is refused without it, or has lost it.
+            // A candidate that is stopped has no traffic: traffic never reached it, or moved back first.
             if end.stops_candidate(phase) && traffic == Traffic::Candidate {
                 prop_assert_eq!(end, Ending::RollBack);
             }
@@ -198,10 +199,10 @@ mod tests {
         }
 
         #[test]
-        fn unknown_is_never_better_than_the_worst_answer(
+        fn unknown_proof_counts_as_unproven(
             phase in prop::sample::select(PHASES.to_vec()),
             traffic in any_traffic(),
-            healthy in known_or_not(),
+            healthy in any_answer(),
         ) {
             let unknown = ending(phase, traffic, None, healthy);
             prop_assert_eq!(unknown, ending(phase, traffic, Some(false), healthy));
@@ -218,11 +219,11 @@ mod tests {
         let failure = |previous_healthy| Step::Failure { previous_healthy };
         prop_oneof![
             3 => Just(Step::Success),
-            2 => known_or_not().prop_map(failure),
+            2 => any_answer().prop_map(failure),
         ]
     }
 
-    /// Returns where the deployer itself has moved the traffic.
+    /// Returns where the deployer itself has put the traffic in this phase.
     fn traffic_in(phase: Phase) -> Traffic {
         match phase {
             Phase::Planned
@@ -240,52 +241,52 @@ mod tests {
         ending(phase, traffic_in(phase), Some(false), previous_healthy).phase()
     }
 
-    /// Returns every phase of a deployment that meets these steps.
-    fn walk(steps: &[Step]) -> Vec<Phase> {
-        let mut passed = vec![Phase::Planned];
+    /// Returns the phases of a deployment with these steps.
+    fn phases_of(steps: &[Step]) -> Vec<Phase> {
+        let mut phases = vec![Phase::Planned];
         for step in steps {
-            let now = passed[passed.len() - 1];
+            let now = phases[phases.len() - 1];
             let next = match *step {
                 Step::Success => now.on_success(),
                 Step::Failure { previous_healthy } => on_failure(now, previous_healthy),
             };
-            passed.extend(next);
+            phases.extend(next);
         }
-        passed
+        phases
     }
 
     proptest! {
         #[test]
         fn deployment_ends_within_five_steps(steps in prop::collection::vec(any_step(), 5..9)) {
-            let passed = walk(&steps);
-            prop_assert!(passed[passed.len() - 1].is_end(), "{passed:?}");
-            prop_assert!(passed.len() <= 6, "{passed:?}");
+            let phases = phases_of(&steps);
+            prop_assert!(phases[phases.len() - 1].is_end(), "{phases:?}");
+            prop_assert!(phases.len() <= 6, "{phases:?}");
         }
 
         #[test]
         fn traffic_moves_only_after_validation(steps in prop::collection::vec(any_step(), 0..9)) {
-            let passed = walk(&steps);
-            if let Some(moved) = passed.iter().position(|phase| traffic_in(*phase) != Traffic::Previous) {
-                prop_assert_eq!(passed[moved], Phase::Switched);
-                prop_assert_eq!(passed[moved - 1], Phase::Validated);
+            let phases = phases_of(&steps);
+            if let Some(moved) = phases.iter().position(|phase| traffic_in(*phase) != Traffic::Previous) {
+                prop_assert_eq!(phases[moved], Phase::Switched);
+                prop_assert_eq!(phases[moved - 1], Phase::Validated);
             }
         }
 
         #[test]
         fn refused_deployment_never_moved_traffic(steps in prop::collection::vec(any_step(), 0..9)) {
-            let passed = walk(&steps);
-            if passed.contains(&Phase::Refused) {
-                prop_assert!(passed.iter().all(|phase| traffic_in(*phase) == Traffic::Previous), "{passed:?}");
+            let phases = phases_of(&steps);
+            if phases.contains(&Phase::Refused) {
+                prop_assert!(phases.iter().all(|phase| traffic_in(*phase) == Traffic::Previous), "{phases:?}");
             }
         }
 
         #[test]
         fn failure_never_leaves_traffic_on_candidate(
             steps in prop::collection::vec(any_step(), 0..9),
-            previous_healthy in known_or_not(),
+            previous_healthy in any_answer(),
         ) {
-            let passed = walk(&steps);
-            if let Some(after) = on_failure(passed[passed.len() - 1], previous_healthy) {
+            let phases = phases_of(&steps);
+            if let Some(after) = on_failure(phases[phases.len() - 1], previous_healthy) {
                 prop_assert!(after.is_end());
                 prop_assert_ne!(traffic_in(after), Traffic::Candidate);
             }
@@ -295,7 +296,7 @@ mod tests {
         fn ended_deployment_stays_ended(steps in prop::collection::vec(any_step(), 5..9), more in any_step()) {
             let mut longer = steps.clone();
             longer.push(more);
-            prop_assert_eq!(walk(&steps), walk(&longer));
+            prop_assert_eq!(phases_of(&steps), phases_of(&longer));
         }
     }
 }

@@ -296,8 +296,12 @@ mod tests {
                 let started = phase != Phase::Planned;
                 let had_traffic = from && started || phase == Phase::Switched;
                 assert_eq!(end == Ending::Refuse, !had_traffic, "{phase} {from} {to}");
-                let kept = from && to && started;
-                assert_eq!(end == Ending::Halt, kept, "{phase} {from} {to}");
+                let candidate_keeps_traffic = from && to && started;
+                assert_eq!(
+                    end == Ending::Halt,
+                    candidate_keeps_traffic,
+                    "{phase} {from} {to}"
+                );
             }
         }
     }

@@ -78,7 +78,7 @@ mod tests {
         ports::{Fleet, PortError},
     };
 
-    /// Every service is in this state.
+    /// A fleet whose services are all in this state.
     struct Services(ServiceState);
 
     #[async_trait]

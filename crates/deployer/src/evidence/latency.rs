@@ -248,18 +248,19 @@ fn nanoseconds(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn hundred() -> Latencies {
+    /// 1 ms, 2 ms, and so on to 100 ms.
+    fn one_hundred_latencies() -> Latencies {
         (1..=100).map(Duration::from_millis).collect()
     }
 
     #[test]
     fn quantiles_have_three_digits() {
-        let latencies = hundred();
+        let latencies = one_hundred_latencies();
         for (quantile, milliseconds) in [(0.5, 50.0), (0.9, 90.0), (0.99, 99.0), (1.0, 100.0)] {
-            let seen = latencies.quantile(quantile).as_secs_f64() * 1000.0;
+            let measured = latencies.quantile(quantile).as_secs_f64() * 1000.0;
             assert!(
-                (seen / milliseconds - 1.0).abs() < 0.001,
-                "{quantile}: {seen}"
+                (measured / milliseconds - 1.0).abs() < 0.001,
+                "{quantile}: {measured}"
             );
         }
         assert_eq!(latencies.count(), 100);
@@ -268,12 +269,12 @@ mod tests {
     }
 
     #[test]
-    fn stuck_second_is_corrected_for_coordinated_omission() {
+    fn stuck_request_is_corrected_for_coordinated_omission() {
         let mut latencies: Latencies = (0..99).map(|_| Duration::from_millis(1)).collect();
         latencies.record(Duration::from_secs(1));
         let p90 = |latencies: &Latencies| latencies.quantile(0.9);
         assert!(p90(&latencies) < Duration::from_millis(2));
-        // The stuck request hides nearly a thousand others, of 1 ms, 2 ms, … 999 ms.
+        // The stuck request hides 999 requests, which would have waited 1 ms, 2 ms, and so on to 999 ms.
         let corrected = latencies.corrected(Duration::from_millis(1));
         assert!(corrected.count() > 1000);
         assert!(p90(&corrected) > Duration::from_millis(800));
@@ -281,7 +282,7 @@ mod tests {
 
     #[test]
     fn bins_contain_every_latency_in_order() {
-        let bins = hundred().bins();
+        let bins = one_hundred_latencies().bins();
         assert_eq!(bins.iter().map(|bin| bin.count).sum::<u64>(), 100);
         assert!(
             bins.windows(2)
@@ -296,7 +297,7 @@ mod tests {
         }
     }
 
-    /// This many latencies around this many milliseconds.
+    /// `count` latencies within 10 % of `milliseconds`.
     fn around(milliseconds: u64, count: u64) -> Latencies {
         (0..count)
             .map(|number| {
@@ -315,9 +316,9 @@ mod tests {
         };
         assert!(!compared(30).exceeds);
         assert!(compared(60).exceeds);
-        let words = compared(60).to_string();
+        let text = compared(60).to_string();
         assert_eq!(
-            words,
+            text,
             "p99 65.9 ms, the active release's 22.0 ms (at most 43.9 ms allowed)"
         );
     }

@@ -147,36 +147,39 @@ mod tests {
         let passed_over = || request(Some(green.other()), 200, &[Some(200)]);
         let answered = request(Some(green), 200, &[Some(200)]);
         let failed = request(Some(Color::Blue), 200, &[Some(500), Some(200)]);
-        for tried in [answered, failed] {
-            let mut first_try = FirstAttempt::default();
-            let mut left = |mut requests: Vec<Request>| {
-                first_try.exclude_before_first_attempt(green, &mut requests);
+        for attempt in [answered, failed] {
+            let mut first_attempt = FirstAttempt::default();
+            let mut remaining = |mut requests: Vec<Request>| {
+                first_attempt.exclude_before_first_attempt(green, &mut requests);
                 requests.iter().map(|it| it.at).collect::<Vec<_>>()
             };
-            assert_eq!(left(vec![at(1.0, passed_over())]), [0.0; 0]);
-            // One request began during the first attempt, the other one after it.
+            assert_eq!(remaining(vec![at(1.0, passed_over())]), [0.0; 0]);
+            // The request that ended at 2.05 s began during the first attempt, so it is excluded.
             let later = vec![
                 at(2.05, passed_over()),
-                at(2.0, tried),
+                at(2.0, attempt),
                 at(3.0, passed_over()),
             ];
-            assert_eq!(left(later), [2.0, 3.0]);
-            assert_eq!(left(vec![at(4.0, passed_over())]), [4.0]);
+            assert_eq!(remaining(later), [2.0, 3.0]);
+            assert_eq!(remaining(vec![at(4.0, passed_over())]), [4.0]);
         }
     }
 
     #[test]
     fn client_that_left_is_no_attempt() {
-        let gone = at(1.0, request(None, 499, &[None]));
-        let mut requests = vec![gone, at(2.0, request(Some(Color::Blue), 200, &[Some(200)]))];
+        let client_left = at(1.0, request(None, 499, &[None]));
+        let mut requests = vec![
+            client_left,
+            at(2.0, request(Some(Color::Blue), 200, &[Some(200)])),
+        ];
         FirstAttempt::default().exclude_before_first_attempt(Color::Green, &mut requests);
         assert_eq!(requests.len(), 1);
     }
 
     #[test]
     fn missing_answer_counts_as_failure() {
-        let nobody = request(None, 502, &[Some(502)]);
-        assert_eq!(nobody.outcome_for(Color::Green), Some(false));
+        let unanswered = request(None, 502, &[Some(502)]);
+        assert_eq!(unanswered.outcome_for(Color::Green), Some(false));
     }
 
     #[test]
@@ -193,7 +196,7 @@ mod tests {
 
     #[test]
     fn client_that_left_is_no_evidence() {
-        let gone = request(Some(Color::Green), 499, &[None]);
-        assert_eq!(gone.outcome_for(Color::Green), None);
+        let client_left = request(Some(Color::Green), 499, &[None]);
+        assert_eq!(client_left.outcome_for(Color::Green), None);
     }
 }

@@ -253,8 +253,9 @@ mod tests {
 
     use super::*;
 
-    #[expect(clippy::float_cmp, reason = "a difference of rounding is allowed for")]
-    fn about(value: f64, expected: f64, digits: i32) -> bool {
+    /// Returns whether both values are equal when rounded to this many digits.
+    #[expect(clippy::float_cmp, reason = "rounded values are compared")]
+    fn equal_rounded(value: f64, expected: f64, digits: i32) -> bool {
         let scale = 10_f64.powi(digits);
         (value * scale).round() == (expected * scale).round()
     }
@@ -268,13 +269,13 @@ mod tests {
         };
         let Interval { low, high } = wilson(tally, 1.96);
         assert!(
-            about(low, 0.0215, 4) && about(high, 0.1118, 4),
+            equal_rounded(low, 0.0215, 4) && equal_rounded(high, 0.1118, 4),
             "{low} {high}"
         );
     }
 
     #[test]
-    fn wilson_interval_without_requests_is_everything() {
+    fn wilson_interval_without_requests_is_zero_to_one() {
         let all = Interval {
             low: 0.0,
             high: 1.0,
@@ -284,9 +285,9 @@ mod tests {
 
     #[test]
     fn mcnemar_p_value_matches_binomial_tail() {
-        assert!(about(mcnemar(5, 0), 1.0 / 32.0, 6));
-        assert!(about(mcnemar(9, 1), 11.0 / 1024.0, 6));
-        assert!(about(mcnemar(0, 7), 1.0, 6));
+        assert!(equal_rounded(mcnemar(5, 0), 1.0 / 32.0, 6));
+        assert!(equal_rounded(mcnemar(9, 1), 11.0 / 1024.0, 6));
+        assert!(equal_rounded(mcnemar(0, 7), 1.0, 6));
         assert!(mcnemar(3, 3) > 0.5);
     }
 
@@ -303,9 +304,12 @@ mod tests {
 
     #[test]
     fn stability_index_matches_formula() {
-        // Large counts, so that the added half does not show: 50/50 against 60/40.
+        // 50/50 against 60/40. With counts this large, the added 0.5 is negligible.
         let index = stability_index(&[500_000, 500_000], &[600_000, 400_000]);
-        assert!(about(index, 0.1 * (0.6_f64 / 0.4).ln(), 4), "{index}");
+        assert!(
+            equal_rounded(index, 0.1 * (0.6_f64 / 0.4).ln(), 4),
+            "{index}"
+        );
     }
 
     #[test]
@@ -316,7 +320,7 @@ mod tests {
         assert!(drift_of_labels(&before, &before).index.abs() < 1e-12);
     }
 
-    /// This many answers with this many labels, some far rarer than others.
+    /// The counts of `labels` labels among `answers` answers; some labels are far rarer than others.
     fn labeled(random: &mut fastrand::Rng, labels: u64, answers: u64) -> BTreeMap<String, u64> {
         let mut counts = BTreeMap::new();
         for _ in 0..answers {

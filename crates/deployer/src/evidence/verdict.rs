@@ -143,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    fn tally() -> impl Strategy<Value = Tally> {
+    fn any_tally() -> impl Strategy<Value = Tally> {
         (0_u64..10_000).prop_flat_map(|requests| {
             (0..=requests).prop_map(move |failed| Tally { requests, failed })
         })
@@ -151,27 +151,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_more_failure_never_turns_fail_into_pass(seen in tally(), limit in 0.0..1.0_f64) {
-            prop_assume!(seen.requests >= 20);
-            let mut worse = seen;
+        fn one_more_failure_never_turns_fail_into_pass(tally in any_tally(), limit in 0.0..1.0_f64) {
+            prop_assume!(tally.requests >= 20);
+            let mut worse = tally;
             worse.count(false);
-            if Verdict::of_error_rate(seen, limit, 20).conclusion == Conclusion::Fail {
+            if Verdict::of_error_rate(tally, limit, 20).conclusion == Conclusion::Fail {
                 prop_assert_eq!(Verdict::of_error_rate(worse, limit, 20).conclusion, Conclusion::Fail);
             }
         }
 
         #[test]
         fn stricter_limit_never_passes_more(
-            seen in tally(), limit in 0.0..0.9_f64, looser_by in 0.0..0.1_f64,
+            tally in any_tally(), limit in 0.0..0.9_f64, looser_by in 0.0..0.1_f64,
         ) {
-            if Verdict::of_error_rate(seen, limit + looser_by, 20).conclusion == Conclusion::Fail {
-                prop_assert_eq!(Verdict::of_error_rate(seen, limit, 20).conclusion, Conclusion::Fail);
+            if Verdict::of_error_rate(tally, limit + looser_by, 20).conclusion == Conclusion::Fail {
+                prop_assert_eq!(Verdict::of_error_rate(tally, limit, 20).conclusion, Conclusion::Fail);
             }
         }
 
         #[test]
-        fn too_few_requests_never_pass(seen in tally(), limit in 0.0..1.0_f64) {
-            let verdict = Verdict::of_error_rate(seen, limit, seen.requests + 1);
+        fn too_few_requests_never_pass(tally in any_tally(), limit in 0.0..1.0_f64) {
+            let verdict = Verdict::of_error_rate(tally, limit, tally.requests + 1);
             prop_assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
             prop_assert!(!verdict.lets_through());
         }

@@ -349,17 +349,17 @@ mod tests {
         );
     }
 
-    /// Verdicts on 1,000 candidates on 480 inputs. Their true accuracy is this much lower; besides, each
-    /// release is right on `churn` inputs where the other is wrong.
-    fn passed(drop: f64, churn: f64) -> usize {
+    /// Returns how many of 1,000 candidates pass on 480 inputs. A candidate wins a share `churn / 2` of the inputs,
+    /// and loses a share `churn / 2 + drop`.
+    fn count_passes(drop: f64, churn: f64) -> usize {
         let mut random = fastrand::Rng::with_seed(4);
         (0..1_000)
             .filter(|_| {
                 let (mut lost, mut won, mut both) = (0, 0, 0);
                 for _ in 0..480 {
                     match random.f64() {
-                        at if at < drop + churn / 2.0 => lost += 1,
-                        at if at < drop + churn => won += 1,
+                        draw if draw < drop + churn / 2.0 => lost += 1,
+                        draw if draw < drop + churn => won += 1,
                         _ => both += 1,
                     }
                 }
@@ -368,18 +368,24 @@ mod tests {
             .count()
     }
 
-    /// At a churn of 14 in 100 inputs, one equal release in 24 is inconclusive: more inputs are needed.
+    /// The churn stops at 0.1: at 0.14 one equal candidate in 24 is inconclusive, and needs more inputs.
     #[test]
     fn golden_rarely_errs_on_equal_and_worse_releases() {
         for churn in [0.02, 0.05, 0.1] {
-            let (equal, better) = (passed(0.0, churn), passed(-0.01, churn));
-            assert!(equal >= 980, "{equal} equal ones of 1000 pass at {churn}");
+            let (equal, better) = (count_passes(0.0, churn), count_passes(-0.01, churn));
+            assert!(
+                equal >= 980,
+                "{equal} of 1000 equal candidates pass at churn {churn}"
+            );
             assert!(
                 better >= 990,
-                "{better} better ones of 1000 pass at {churn}"
+                "{better} of 1000 better candidates pass at churn {churn}"
             );
-            let worse = passed(RULED_OUT * settings().max_drop, churn);
-            assert!(worse <= 10, "{worse} worse ones of 1000 pass at {churn}");
+            let worse = count_passes(RULED_OUT * settings().max_drop, churn);
+            assert!(
+                worse <= 10,
+                "{worse} of 1000 worse candidates pass at churn {churn}"
+            );
         }
     }
 }

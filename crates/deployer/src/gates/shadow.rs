@@ -213,7 +213,8 @@ mod tests {
     use super::*;
     use crate::evidence::tally::Tally;
 
-    /// A sample with this many requests and failures; the others take this long, and one in this many is "yes".
+    /// A sample with this many requests and failures. The other requests take this long, and `yes` of them have
+    /// the label "yes".
     fn sample(requests: u64, failed: u64, milliseconds: u64, yes: u64) -> TrafficSample {
         let answered = requests - failed;
         let latencies = (0..answered).map(|_| Duration::from_millis(milliseconds));
@@ -225,7 +226,7 @@ mod tests {
         }
     }
 
-    /// The verdict on these copies, beside a thousand client requests of 20 ms each, half of them "yes".
+    /// The verdict on these copies, next to 1,000 client requests of 20 ms each, half of them with the label "yes".
     fn judge(copied: &TrafficSample) -> Verdict {
         let settings = ShadowSettings {
             duration: Duration::from_secs(30),
@@ -255,7 +256,7 @@ mod tests {
 
     #[test]
     fn failed_slow_or_drifting_copies_fail() {
-        for (copied, words) in [
+        for (copied, expected) in [
             (
                 sample(1_000, 100, 20, 450),
                 "of copies, 100 of 1000 requests failed",
@@ -268,7 +269,7 @@ mod tests {
         ] {
             let verdict = judge(&copied);
             assert_eq!(verdict.conclusion, Conclusion::Fail, "{}", verdict.summary);
-            assert!(verdict.summary.contains(words), "{}", verdict.summary);
+            assert!(verdict.summary.contains(expected), "{}", verdict.summary);
         }
     }
 
@@ -286,12 +287,12 @@ mod tests {
     #[test]
     fn uncompared_copies_are_reported() {
         let warnings = judge(&sample(99, 0, 20, 50)).warnings;
-        for words in [
+        for expected in [
             "latency was not compared: 99",
             "labels were not compared: 99",
         ] {
             assert!(
-                warnings.iter().any(|warning| warning.starts_with(words)),
+                warnings.iter().any(|warning| warning.starts_with(expected)),
                 "{warnings:?}"
             );
         }

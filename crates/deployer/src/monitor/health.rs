@@ -61,7 +61,7 @@ mod tests {
     fn health_changes_after_fall_and_rise_checks() {
         let (pass, fail) = (true, false);
         let changed = changes(&[fail, fail, pass, fail, fail, fail, pass, fail, pass, pass]);
-        let at: Vec<usize> = (0..10).filter(|number| changed[*number]).collect();
-        assert_eq!(at, [5, 9]);
+        let changed_at: Vec<usize> = (0..10).filter(|number| changed[*number]).collect();
+        assert_eq!(changed_at, [5, 9]);
     }
 }

@@ -283,10 +283,10 @@ mod tests {
         let request = request.body(Body::empty()).unwrap();
         let compressed = service.clone().oneshot(request).await.unwrap();
         assert_eq!(compressed.headers()[header::CONTENT_ENCODING], "gzip");
-        let unpacking = DecompressionLayer::new().layer(service);
+        let decompressing = DecompressionLayer::new().layer(service);
         let request = scrape("/metrics").body(Body::empty()).unwrap();
-        let unpacked = unpacking.oneshot(request).await.unwrap();
-        assert_eq!(text(unpacked.map(Body::new)).await, plain);
+        let decompressed = decompressing.oneshot(request).await.unwrap();
+        assert_eq!(text(decompressed.map(Body::new)).await, plain);
     }
 
     #[test]

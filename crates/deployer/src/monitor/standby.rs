@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn sick_standby_loses_fit_flag_until_well() {
+    fn unhealthy_standby_loses_fit_flag_until_healthy() {
         let now = last_deployment("a", Phase::Promoted);
         let view = |fit, up| ColorView {
             active: false,
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn monitor_forgets_fit_flag_after_a_deployment() {
+    fn removed_fit_flag_is_forgotten_after_a_deployment() {
         let then = last_deployment("a", Phase::Promoted);
         for now in [
             last_deployment("a", Phase::RolledBack),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn fit_flag_of_sick_active_color_is_kept() {
+    fn fit_flag_of_unhealthy_active_color_is_kept() {
         let now = last_deployment("a", Phase::Promoted);
         let view = ColorView {
             active: true,

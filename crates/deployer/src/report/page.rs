@@ -267,12 +267,12 @@ mod tests {
                 luminance(colors.split(", ").nth(scheme).unwrap())
             };
             for ground in ["ground", "card"] {
-                for words in ["ink", "faint", "good", "bad", "open", "active", "candidate"] {
-                    let [one, other] = [ground, words].map(|name| luminance_of(name) + 0.05);
-                    let contrast = one.max(other) / one.min(other);
+                for text in ["ink", "faint", "good", "bad", "open", "active", "candidate"] {
+                    let [first, second] = [ground, text].map(|name| luminance_of(name) + 0.05);
+                    let contrast = first.max(second) / first.min(second);
                     assert!(
                         contrast >= 4.5,
-                        "{words} on {ground} in scheme {scheme}: {contrast:.2}"
+                        "{text} on {ground} in scheme {scheme}: {contrast:.2}"
                     );
                 }
             }
@@ -311,7 +311,7 @@ mod tests {
         };
         record.phases.push(rolled_back(5));
         assert_eq!(moments(&record), 6);
-        // By a later command.
+        // A rollback long after the deployment, by a later command, is outside of the charts.
         record.phases = vec![rolled_back(500)];
         assert_eq!(moments(&record), 3);
     }

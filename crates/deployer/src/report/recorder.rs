@@ -238,7 +238,11 @@ mod tests {
         );
         assert_eq!(read.gates[0].verdict, Conclusion::Fail);
         assert!(read.gates[0].started.is_some());
-        assert_eq!(read.gates[0].numbers.len(), 1, "JSON knows no infinity");
+        assert_eq!(
+            read.gates[0].numbers.len(),
+            1,
+            "JSON has no infinity, so the ratio is left out"
+        );
         assert_eq!(read.switched, None);
         let [second] = read.traffic[..] else {
             panic!("{:?}", read.traffic)
@@ -246,8 +250,8 @@ mod tests {
         assert_eq!((second.requests, second.failed), (2, 1));
         let page = fs::read_to_string(reports.page(&plan.id)).unwrap();
         assert!(page.contains("right on 1 of 3 inputs"), "{page}");
-        for elsewhere in ["http:", "https:", "src=", "href=", "@import", "url("] {
-            assert!(!page.contains(elsewhere), "{elsewhere} in {page}");
+        for external in ["http:", "https:", "src=", "href=", "@import", "url("] {
+            assert!(!page.contains(external), "{external} in {page}");
         }
     }
 
@@ -256,16 +260,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
         let plan = plan();
-        let killed = Recorder::new(reports.clone());
-        killed.report(&Event::Planned { plan: &plan });
-        record(&killed, Phase::Planned, None);
-        let next = Recorder::new(reports.clone());
-        next.report(&Event::Resumed {
+        let first = Recorder::new(reports.clone());
+        first.report(&Event::Planned { plan: &plan });
+        record(&first, Phase::Planned, None);
+        let second = Recorder::new(reports.clone());
+        second.report(&Event::Resumed {
             plan: &plan,
             phase: Phase::Planned,
             since: Timestamp::now(),
         });
-        record(&next, Phase::Refused, Some("the deployer was interrupted"));
+        record(
+            &second,
+            Phase::Refused,
+            Some("the deployer was interrupted"),
+        );
         let read = reports.read(Some(&plan.id)).unwrap();
         let phases: Vec<Phase> = read.phases.iter().map(|reached| reached.phase).collect();
         assert_eq!(phases, [Phase::Planned, Phase::Refused]);
@@ -276,9 +284,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
         let plan = plan();
-        let killed = Recorder::new(reports.clone());
-        killed.report(&Event::Planned { plan: &plan });
-        record(&killed, Phase::Planned, None);
+        let first = Recorder::new(reports.clone());
+        first.report(&Event::Planned { plan: &plan });
+        record(&first, Phase::Planned, None);
         reports.end(&plan.id, Phase::Refused, "by hand").unwrap();
         let read = reports.read(None).unwrap();
         assert_eq!(read.headline(), "sentiment v2 refused: by hand");
@@ -286,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn unwritable_report_is_reported_and_ends_nothing() {
+    fn unwritable_report_is_a_problem_of_the_recorder() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("reports"), "in the way").unwrap();
         let recorder = Recorder::new(Reports::of(directory.path()));

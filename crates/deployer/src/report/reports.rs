@@ -203,8 +203,8 @@ mod tests {
                 ..Record::new(plan.clone())
             })
             .unwrap();
-        let problem = reports.read(Some(&plan.id)).unwrap_err().to_string();
-        assert!(problem.ends_with("its schema is 2, not 1"), "{problem}");
+        let error = reports.read(Some(&plan.id)).unwrap_err().to_string();
+        assert!(error.ends_with("its schema is 2, not 1"), "{error}");
     }
 
     #[test]
@@ -231,20 +231,20 @@ mod tests {
     fn missing_and_damaged_reports_are_named_in_error() {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
-        let problem = |id| reports.read(id).unwrap_err().to_string();
+        let error_of = |id| reports.read(id).unwrap_err().to_string();
         assert!(
-            problem(None).contains("holds no report"),
+            error_of(None).contains("holds no report"),
             "{}",
-            problem(None)
+            error_of(None)
         );
-        assert!(problem(Some("20260101T000000Z-v2")).starts_with("cannot read the report"));
-        assert!(problem(Some("../deployment")).contains("expected the identifier"));
+        assert!(error_of(Some("20260101T000000Z-v2")).starts_with("cannot read the report"));
+        assert!(error_of(Some("../deployment")).contains("expected the identifier"));
         fs::create_dir(directory.path().join("reports")).unwrap();
         fs::write(reports.data("x"), "{\"schema\": 1}").unwrap();
         assert!(
-            problem(Some("x")).contains("is not a report"),
+            error_of(Some("x")).contains("is not a report"),
             "{}",
-            problem(Some("x"))
+            error_of(Some("x"))
         );
     }
 }

@@ -205,8 +205,8 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         assert_eq!(read(state.path()).unwrap(), History::default());
         let entries = [switched(Color::Green), switched(Color::Blue)];
-        for entries in &entries {
-            append(state.path(), entries).unwrap();
+        for entry in &entries {
+            append(state.path(), entry).unwrap();
         }
         assert_eq!(read(state.path()).unwrap().entries, entries);
     }
@@ -215,13 +215,13 @@ mod tests {
     fn torn_history_line_is_reported_and_others_are_kept() {
         let state = tempfile::tempdir().unwrap();
         append(state.path(), &switched(Color::Green)).unwrap();
-        let whole = fs::read_to_string(path(state.path())).unwrap();
-        fs::write(path(state.path()), format!("{whole}{}", &whole[..30])).unwrap();
+        let text = fs::read_to_string(path(state.path())).unwrap();
+        fs::write(path(state.path()), format!("{text}{}", &text[..30])).unwrap();
         assert_eq!(read(state.path()).unwrap().torn, [2]);
         append(state.path(), &switched(Color::Blue)).unwrap();
         let read = read(state.path()).unwrap();
         assert_eq!(read.torn, [2]);
-        let colors: Vec<Color> = read.entries.iter().map(|entries| entries.color).collect();
+        let colors: Vec<Color> = read.entries.iter().map(|entry| entry.color).collect();
         assert_eq!(colors, [Color::Green, Color::Blue]);
     }
 }

@@ -1,101 +1,108 @@
-//! A bad candidate and no way back: a person is needed, and nothing is made worse meanwhile.
+//! Deployments that halt: the candidate fails, and traffic cannot move back. A person must act.
 
 use deployer::{deployment::phase::Phase, ports::Service};
 
 use crate::{
-    deployment::{ALWAYS, CANDIDATE, Deployment, Ended, OLD},
-    history::Call,
-    script::Fault,
-    server::{Server, Trouble},
+    deployment::{ALWAYS, CANDIDATE, Deployment, FinishedDeployment, OLD},
+    faults::CallFault,
+    server::{Server, ServerFault},
+    trace::Call,
 };
 
-/// Nothing was stopped, and the reason tells the trouble, the obstacle and what to do.
-fn assert_halted(ended: &Ended, words: [&str; 2]) {
-    for words in words {
-        ended.assert(Phase::Halted, words);
+/// Asserts that no server was stopped, and that the reason names the failure, the obstacle, and the next step.
+fn assert_halted(finished: &FinishedDeployment, reasons: [&str; 2]) {
+    for reason in reasons {
+        finished.assert_outcome(Phase::Halted, reason);
     }
-    ended.assert(
+    finished.assert_outcome(
         Phase::Halted,
         "repair one color, then `deployer switch COLOR`",
     );
     for color in [OLD, CANDIDATE] {
-        assert_eq!(ended.count(&Call::Stop(Service::Server(color))), 0);
+        assert_eq!(finished.count(&Call::Stop(Service::Server(color))), 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn traffic_stays_when_both_colors_are_sick() {
-    let ended = Deployment::of(Server::later(2, Trouble::FailsClients))
-        .then(
-            |call| *call == Call::PointAt(CANDIDATE),
-            |state| state.blue.trouble = Trouble::Unhealthy,
+async fn traffic_stays_when_both_colors_are_unhealthy() {
+    let finished = Deployment::of(Server::with_fault_after(2, ServerFault::FailsClients))
+        .interfere_after(
+            |call| *call == Call::SwitchTo(CANDIDATE),
+            |state| state.blue.fault = ServerFault::Unhealthy,
         )
         .run()
         .await;
     assert_halted(
-        &ended,
+        &finished,
         [
             "requests failed",
             "the rollback failed: blue is sick too: answered 503",
         ],
     );
-    assert_eq!(ended.active, CANDIDATE);
-    assert_eq!(ended.count(&Call::PointAt(OLD)), 0);
+    assert_eq!(finished.active, CANDIDATE);
+    assert_eq!(finished.count(&Call::SwitchTo(OLD)), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn unconfirmed_rollback_halts() {
-    for fault in [Fault::Before, Fault::After] {
-        let ended = Deployment::of(Server::later(2, Trouble::Exited))
-            .failing(ALWAYS, |call| *call == Call::PointAt(OLD), fault)
+async fn unconfirmed_rollback_halts_the_deployment() {
+    for fault in [CallFault::Before, CallFault::After] {
+        let finished = Deployment::of(Server::with_fault_after(2, ServerFault::Exited))
+            .failing_calls(ALWAYS, |call| *call == Call::SwitchTo(OLD), fault)
             .run()
             .await;
         assert_halted(
-            &ended,
+            &finished,
             [
                 "it stopped: exit code 3",
-                "the rollback failed: PointAt(Blue) failed",
+                "the rollback failed: SwitchTo(Blue) failed",
             ],
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_router_after_failed_switch_halts() {
-    let ended = Deployment::of(Server::good())
-        .failing(
+async fn silent_router_halts_the_deployment_after_failed_switch() {
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
             ALWAYS,
-            |call| matches!(call, Call::PointAt(_)),
-            Fault::After,
+            |call| matches!(call, Call::SwitchTo(_)),
+            CallFault::After,
         )
-        .failing(1..usize::MAX, |call| *call == Call::Active, Fault::Before)
-        .run()
-        .await;
-    assert_halted(&ended, ["PointAt(Green) failed", "PointAt(Blue) failed"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn fit_flag_that_stays_on_the_candidate_halts() {
-    // The flag is set at the end of the bake although the call fails. Then the rollback cannot remove it.
-    let ended = Deployment::of(Server::good())
-        .failing(
-            ALWAYS,
-            |call| *call == Call::SetFit(CANDIDATE, true),
-            Fault::After,
-        )
-        .failing(
+        .failing_calls(
             1..usize::MAX,
-            |call| *call == Call::SetFit(CANDIDATE, false),
-            Fault::Before,
+            |call| *call == Call::Active,
+            CallFault::Before,
         )
         .run()
         .await;
     assert_halted(
-        &ended,
+        &finished,
+        ["SwitchTo(Green) failed", "SwitchTo(Blue) failed"],
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn deployment_halts_when_fit_flag_stays_on_the_candidate() {
+    // At the end of the bake the flag is set although the call fails. The rollback then cannot remove it.
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
+            ALWAYS,
+            |call| *call == Call::SetFit(CANDIDATE, true),
+            CallFault::After,
+        )
+        .failing_calls(
+            1..usize::MAX,
+            |call| *call == Call::SetFit(CANDIDATE, false),
+            CallFault::Before,
+        )
+        .run()
+        .await;
+    assert_halted(
+        &finished,
         [
             "SetFit(Green, true) failed",
             "traffic is back on blue, but green may still stand in for it",
         ],
     );
-    assert_eq!(ended.active, OLD);
+    assert_eq!(finished.active, OLD);
 }

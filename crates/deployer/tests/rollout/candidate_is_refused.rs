@@ -1,4 +1,4 @@
-//! Everything that turns a candidate down before it ever has traffic.
+//! Deployments that are refused: the candidate never has traffic.
 
 use std::time::Duration;
 
@@ -8,67 +8,77 @@ use deployer::{
 };
 
 use crate::{
-    deployment::{ALWAYS, CANDIDATE, Deployment, Ended, OLD},
-    history::Call,
-    script::Fault,
-    server::{Server, Trouble},
+    deployment::{ALWAYS, CANDIDATE, Deployment, FinishedDeployment, OLD},
+    faults::CallFault,
+    server::{Server, ServerFault},
+    trace::Call,
 };
 
 const STOP: Call = Call::Stop(Service::Server(CANDIDATE));
 
-/// The candidate was turned down, removed, and the flags never named it.
-fn assert_removed(ended: &Ended, words: &str) {
-    ended.assert(Phase::Refused, words);
-    assert_eq!(ended.count(&STOP), 1);
-    assert_eq!(ended.count(&Call::PointAt(CANDIDATE)), 0);
-    assert_eq!(ended.history.last().fit, [OLD]);
+/// Asserts that the candidate was refused and stopped, never had traffic, and is not fit.
+fn assert_refused_and_stopped(finished: &FinishedDeployment, reason: &str) {
+    finished.assert_outcome(Phase::Refused, reason);
+    assert_eq!(finished.count(&STOP), 1);
+    assert_eq!(finished.count(&Call::SwitchTo(CANDIDATE)), 0);
+    assert_eq!(finished.trace.last().fit, [OLD]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn deployment_is_refused_when_active_color_is_sick() {
+async fn deployment_is_refused_when_active_color_is_unhealthy() {
     let mut deployment = Deployment::of(Server::good());
-    deployment.state.blue.trouble = Trouble::Unhealthy;
-    let ended = deployment.run().await;
-    ended.assert(
+    deployment.state.blue.fault = ServerFault::Unhealthy;
+    let finished = deployment.run().await;
+    finished.assert_outcome(
         Phase::Refused,
         "the active color blue is not healthy, so nothing could be compared or rolled back to: answered 503",
     );
-    assert!(!ended.history.touched_anything(), "{:#?}", ended.history);
+    assert!(!finished.trace.changed_anything(), "{:#?}", finished.trace);
 }
 
 #[tokio::test(start_paused = true)]
 async fn candidate_is_refused_when_it_cannot_start() {
-    let ended = Deployment::of(Server::with(Trouble::CannotStart))
+    let finished = Deployment::of(Server::with_fault(ServerFault::CannotStart))
         .run()
         .await;
-    assert_removed(&ended, "no such image");
+    assert_refused_and_stopped(&finished, "no such image");
 }
 
 #[tokio::test(start_paused = true)]
 async fn candidate_is_refused_with_log_lines_when_never_healthy() {
-    let ended = Deployment::of(Server::with(Trouble::Unhealthy)).run().await;
-    assert_removed(
-        &ended,
+    let finished = Deployment::of(Server::with_fault(ServerFault::Unhealthy))
+        .run()
+        .await;
+    assert_refused_and_stopped(
+        &finished,
         "health: not healthy after 5 tries, 3s apart: answered 503",
     );
-    ended.assert(Phase::Refused, "these are its last log lines");
+    finished.assert_outcome(Phase::Refused, "these are its last log lines");
     let health = Call::Health(Target::Server(CANDIDATE));
-    assert_eq!(ended.count(&health), 5);
+    assert_eq!(finished.count(&health), 5);
 }
 
 #[tokio::test(start_paused = true)]
-async fn candidate_is_refused_at_once_when_it_stops() {
-    let ended = Deployment::of(Server::with(Trouble::Exited)).run().await;
-    assert_removed(&ended, "it stopped while starting: exit code 3");
-    ended.assert(Phase::Refused, "these are its last log lines");
-    assert!(ended.took < Duration::from_secs(1), "{:?}", ended.took);
+async fn candidate_is_refused_at_once_when_it_exits() {
+    let finished = Deployment::of(Server::with_fault(ServerFault::Exited))
+        .run()
+        .await;
+    assert_refused_and_stopped(&finished, "it stopped while starting: exit code 3");
+    finished.assert_outcome(Phase::Refused, "these are its last log lines");
+    assert!(
+        finished.took < Duration::from_secs(1),
+        "{:?}",
+        finished.took
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn candidate_is_refused_when_it_reports_another_version() {
-    let ended = Deployment::of(Server::with(Trouble::IsStale)).run().await;
-    assert_removed(
-        &ended,
+    let finished = Deployment::of(Server::with_fault(ServerFault::ReportsStaleVersion))
+        .run()
+        .await;
+    assert_refused_and_stopped(
+        &finished,
         "identity: it reports version stale, but v2 is wanted",
     );
 }
@@ -77,60 +87,60 @@ async fn candidate_is_refused_when_it_reports_another_version() {
 async fn candidate_is_refused_when_router_reaches_another_server() {
     let mut deployment = Deployment::of(Server::good());
     deployment.state.router_reaches = Some(Server::good().started("v0"));
-    let ended = deployment.run().await;
-    assert_removed(
-        &ended,
+    let finished = deployment.run().await;
+    assert_refused_and_stopped(
+        &finished,
         "reachable: the router reaches another server: it reports version v0, but v2 is wanted",
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn candidate_is_refused_when_router_does_not_reach_it() {
-    let ended = Deployment::of(Server::good())
-        .failing(
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
             ALWAYS,
             |call| *call == Call::Health(Target::ThroughRouter(CANDIDATE)),
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    assert_removed(&ended, "reachable: the router does not reach it");
+    assert_refused_and_stopped(&finished, "reachable: the router does not reach it");
 }
 
 #[tokio::test(start_paused = true)]
 async fn candidate_is_refused_when_smoke_fails() {
-    let ended = Deployment::of(Server::with(Trouble::FailsOneIn(5)))
+    let finished = Deployment::of(Server::with_fault(ServerFault::FailsOneIn(5)))
         .run()
         .await;
-    assert_removed(
-        &ended,
+    assert_refused_and_stopped(
+        &finished,
         "smoke: 2 of 10 requests failed (20.0 %, at most 5.0 % allowed); for example: answered 500",
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn candidate_is_refused_when_switch_fails_before_traffic_moves() {
-    let ended = Deployment::of(Server::good())
-        .failing(
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
             ALWAYS,
-            |call| *call == Call::PointAt(CANDIDATE),
-            Fault::Before,
+            |call| *call == Call::SwitchTo(CANDIDATE),
+            CallFault::Before,
         )
         .run()
         .await;
-    ended.assert(Phase::Refused, "PointAt(Green) failed");
-    assert_eq!(ended.count(&STOP), 1);
-    assert_eq!(ended.count(&Call::PointAt(OLD)), 0);
+    finished.assert_outcome(Phase::Refused, "SwitchTo(Green) failed");
+    assert_eq!(finished.count(&STOP), 1);
+    assert_eq!(finished.count(&Call::SwitchTo(OLD)), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn refusal_holds_when_candidate_cannot_be_stopped() {
-    let ended = Deployment::of(Server::with(Trouble::IsStale))
-        .failing(ALWAYS, |call| *call == STOP, Fault::Before)
+    let finished = Deployment::of(Server::with_fault(ServerFault::ReportsStaleVersion))
+        .failing_calls(ALWAYS, |call| *call == STOP, CallFault::Before)
         .run()
         .await;
-    ended.assert(Phase::Refused, "stale");
-    let notes = ended.history.notes();
+    finished.assert_outcome(Phase::Refused, "stale");
+    let notes = finished.trace.notes();
     assert!(
         notes
             .iter()
@@ -140,31 +150,31 @@ async fn refusal_holds_when_candidate_cannot_be_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn standby_is_untouched_when_its_flag_cannot_be_removed() {
-    let ended = Deployment::of(Server::good())
-        .failing(
+async fn standby_is_untouched_when_it_stays_fit() {
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
             ALWAYS,
             |call| *call == Call::SetFit(CANDIDATE, false),
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    ended.assert(Phase::Refused, "SetFit(Green, false) failed");
-    assert_eq!(ended.count(&STOP), 0);
-    assert_eq!(ended.history.last().fit, [CANDIDATE, OLD]);
+    finished.assert_outcome(Phase::Refused, "SetFit(Green, false) failed");
+    assert_eq!(finished.count(&STOP), 0);
+    assert_eq!(finished.trace.last().fit, [CANDIDATE, OLD]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn standby_keeps_its_flag_when_active_color_gets_none() {
-    let ended = Deployment::of(Server::good())
-        .failing(
+async fn standby_stays_fit_when_active_color_cannot_become_fit() {
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
             ALWAYS,
             |call| *call == Call::SetFit(OLD, true),
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    ended.assert(Phase::Refused, "SetFit(Blue, true) failed");
-    assert_eq!(ended.count(&STOP), 0);
-    assert!(ended.history.last().fit.contains(&CANDIDATE));
+    finished.assert_outcome(Phase::Refused, "SetFit(Blue, true) failed");
+    assert_eq!(finished.count(&STOP), 0);
+    assert!(finished.trace.last().fit.contains(&CANDIDATE));
 }

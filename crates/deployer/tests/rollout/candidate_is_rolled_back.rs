@@ -1,4 +1,4 @@
-//! Everything that takes the traffic from a candidate again.
+//! Deployments that are rolled back after the switch.
 
 use deployer::{
     deployment::phase::Phase,
@@ -6,274 +6,275 @@ use deployer::{
 };
 
 use crate::{
-    deployment::{ALWAYS, CANDIDATE, Deployment, Ended, OLD},
+    deployment::{ALWAYS, CANDIDATE, Deployment, FinishedDeployment, OLD},
     fake_ports::passed_over_at,
-    history::{Call, Happened},
-    script::Fault,
-    server::{Server, Trouble},
+    faults::CallFault,
+    server::{Server, ServerFault},
+    trace::{Call, TraceEvent},
 };
 
-/// Traffic went back before the candidate was stopped, and the candidate may not stand in.
-fn assert_given_back(ended: &Ended, words: &str) {
-    ended.assert(Phase::RolledBack, words);
-    let at = |call| ended.history.position(&call).expect("the call was made");
-    let back = at(Call::PointAt(OLD));
-    assert!(back < at(Call::Stop(Service::Server(CANDIDATE))));
-    let moment = &ended.history.0[back];
-    assert_eq!(moment.active, OLD);
-    assert_eq!(moment.fit, [OLD]);
-    assert_eq!(ended.active, OLD);
+/// Asserts that traffic moved back before the candidate was stopped, and that the candidate is not fit.
+fn assert_rolled_back(finished: &FinishedDeployment, reason: &str) {
+    finished.assert_outcome(Phase::RolledBack, reason);
+    let at = |call| finished.trace.position(&call).expect("the call was made");
+    let moved_back = at(Call::SwitchTo(OLD));
+    assert!(moved_back < at(Call::Stop(Service::Server(CANDIDATE))));
+    let entry = &finished.trace.0[moved_back];
+    assert_eq!(entry.active, OLD);
+    assert_eq!(entry.fit, [OLD]);
+    assert_eq!(finished.active, OLD);
 }
 
-/// Two until it is healthy, one for its identity, one to know it again behind the router.
-const CHECKS_BEFORE_THE_WATCH: usize = 4;
+/// Health checks of the candidate before the bake: two until it is healthy, one for `identity`, and one for
+/// `reachable`.
+const CHECKS_BEFORE_BAKE: usize = 4;
 
-/// How long the candidate was watched.
-fn observations(ended: &Ended) -> usize {
-    ended
-        .history
+/// How many observations the bake made, one per second.
+fn observations(finished: &FinishedDeployment) -> usize {
+    finished
+        .trace
         .0
         .iter()
-        .filter(|moment| matches!(moment.happened, Happened::MonitoredColor(_)))
+        .filter(|entry| matches!(entry.event, TraceEvent::BakeObserved(_)))
         .count()
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_release_answering_clients_rolls_back_at_once() {
+async fn candidate_is_rolled_back_when_another_release_answers_clients() {
     let mut deployment = Deployment::of(Server::good());
-    deployment.state.public_answers = Some(OLD);
-    let ended = deployment.run().await;
-    assert_given_back(
-        &ended,
+    deployment.state.public_color = Some(OLD);
+    let finished = deployment.run().await;
+    assert_rolled_back(
+        &finished,
         "after the switch clients are answered by another release: it reports version v1, but v2 is wanted",
     );
-    assert_eq!(observations(&ended), 0);
+    assert_eq!(observations(&finished), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn unanswered_clients_roll_back_at_once() {
-    let ended = Deployment::of(Server::good())
-        .failing(
+async fn candidate_is_rolled_back_when_clients_get_no_answer() {
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
             ALWAYS,
             |call| *call == Call::Health(Target::Public),
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    assert_given_back(&ended, "after the switch clients are not answered");
-    assert_eq!(observations(&ended), 0);
+    assert_rolled_back(&finished, "after the switch clients are not answered");
+    assert_eq!(observations(&finished), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn failures_hidden_by_standby_roll_back() {
-    let ended = Deployment::of(Server::later(3, Trouble::FailsClients))
+    let finished = Deployment::of(Server::with_fault_after(3, ServerFault::FailsClients))
         .run()
         .await;
-    assert_given_back(&ended, "requests failed (");
-    ended.assert(Phase::RolledBack, "at most 5.0 % allowed");
+    assert_rolled_back(&finished, "requests failed (");
+    finished.assert_outcome(Phase::RolledBack, "at most 5.0 % allowed");
     assert!(
-        !ended.outcome.reason.contains("counters"),
+        !finished.outcome.reason.contains("counters"),
         "{}",
-        ended.outcome.reason
+        finished.outcome.reason
     );
-    assert!(observations(&ended) <= 6, "{}", observations(&ended));
+    assert!(observations(&finished) <= 6, "{}", observations(&finished));
 }
 
 #[tokio::test(start_paused = true)]
 async fn passed_over_candidate_is_rolled_back_after_first_attempt() {
-    // In a year that no test sees.
+    // Later than every first attempt.
     let passed_over = vec![passed_over_at(1e12); 1_000];
-    let ended = Deployment::of(Server::good())
-        .then(
+    let finished = Deployment::of(Server::good())
+        .interfere_after(
             |call| *call == Call::Predict(Target::Public),
-            |state| state.log.extend(passed_over),
+            |state| state.unread_requests.extend(passed_over),
         )
         .run()
         .await;
-    assert_given_back(&ended, "requests failed (");
+    assert_rolled_back(&finished, "requests failed (");
 }
 
 #[tokio::test(start_paused = true)]
 async fn failures_of_own_requests_roll_back() {
     let candidate = Server {
-        tells_counters: false,
-        ..Server::later(0, Trouble::FailsClients)
+        reports_counters: false,
+        ..Server::with_fault_after(0, ServerFault::FailsClients)
     };
-    let ended = Deployment::of(candidate).quiet().run().await;
-    assert_given_back(&ended, "requests failed (100.0 %");
-    ended.assert(Phase::RolledBack, "own requests were added");
+    let finished = Deployment::of(candidate).without_clients().run().await;
+    assert_rolled_back(&finished, "requests failed (100.0 %");
+    finished.assert_outcome(Phase::RolledBack, "own requests were added");
 }
 
 #[tokio::test(start_paused = true)]
 async fn failures_in_own_counters_roll_back() {
-    let ended = Deployment::of(Server::later(2, Trouble::CountsFailures))
+    let finished = Deployment::of(Server::with_fault_after(2, ServerFault::CountsFailures))
         .run()
         .await;
-    assert_given_back(&ended, "by its own counters, ");
-    assert!(observations(&ended) < 10, "{}", observations(&ended));
+    assert_rolled_back(&finished, "by its own counters, ");
+    assert!(observations(&finished) < 10, "{}", observations(&finished));
 }
 
 #[tokio::test(start_paused = true)]
 async fn three_failed_health_checks_roll_back() {
-    let ended = Deployment::of(Server::good())
-        .quiet()
-        .failing(
-            CHECKS_BEFORE_THE_WATCH + 4..usize::MAX,
+    let finished = Deployment::of(Server::good())
+        .without_clients()
+        .failing_calls(
+            CHECKS_BEFORE_BAKE + 4..usize::MAX,
             |call| *call == Call::Health(Target::Server(CANDIDATE)),
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    assert_given_back(
-        &ended,
+    assert_rolled_back(
+        &finished,
         "bake, after 6 s: 3 checks in a row failed, the last one: health check failed",
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn three_failed_test_requests_roll_back() {
-    let smoke_tests = 10;
-    let ended = Deployment::of(Server::good())
-        .quiet()
-        .failing(
-            smoke_tests + 4..usize::MAX,
+    let smoke_requests = 10;
+    let finished = Deployment::of(Server::good())
+        .without_clients()
+        .failing_calls(
+            smoke_requests + 4..usize::MAX,
             |call| *call == Call::Predict(Target::Server(CANDIDATE)),
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    assert_given_back(
-        &ended,
+    assert_rolled_back(
+        &finished,
         "3 checks in a row failed, the last one: test request failed",
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopped_process_rolls_back_at_once() {
-    let ended = Deployment::of(Server::later(4, Trouble::Exited))
-        .quiet()
+async fn exited_candidate_is_rolled_back_at_once() {
+    let finished = Deployment::of(Server::with_fault_after(4, ServerFault::Exited))
+        .without_clients()
         .run()
         .await;
-    assert_given_back(&ended, "bake, after 4 s: it stopped: exit code 3");
+    assert_rolled_back(&finished, "bake, after 4 s: it stopped: exit code 3");
 }
 
 #[tokio::test(start_paused = true)]
-async fn hanging_engine_does_not_delay_the_rollback() {
-    let ended = Deployment::of(Server::later(4, Trouble::Exited))
-        .quiet()
-        .then(
-            |call| *call == Call::PointAt(CANDIDATE),
-            |state| state.engine_hangs = true,
+async fn hanging_fleet_does_not_delay_the_rollback() {
+    let finished = Deployment::of(Server::with_fault_after(4, ServerFault::Exited))
+        .without_clients()
+        .interfere_after(
+            |call| *call == Call::SwitchTo(CANDIDATE),
+            |state| state.fleet_hangs = true,
         )
         .run()
         .await;
-    // The look at 4 s waits for the engine for 2 s more; then what the probes met decides.
-    assert_given_back(&ended, "bake, after 6 s: ");
+    // The observation at 4 s waits 2 s for the fleet. Then the failed checks decide.
+    assert_rolled_back(&finished, "bake, after 6 s: ");
 }
 
 #[tokio::test(start_paused = true)]
 async fn falling_uptime_rolls_back() {
-    let ended = Deployment::of(Server::later(4, Trouble::WasRestarted))
+    let finished = Deployment::of(Server::with_fault_after(4, ServerFault::Restarted))
         .run()
         .await;
-    assert_given_back(&ended, "so it crashed and was started again");
+    assert_rolled_back(&finished, "so it crashed and was started again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn release_with_too_little_evidence_is_not_promoted() {
-    let mut deployment = Deployment::of(Server::good()).quiet();
+async fn candidate_is_rolled_back_with_too_few_requests() {
+    let mut deployment = Deployment::of(Server::good()).without_clients();
     deployment.settings.bake.min_requests = 1_000_000;
-    let ended = deployment.run().await;
-    assert_given_back(&ended, "are needed to judge");
-    // Ten seconds, extended twice.
-    assert_eq!(observations(&ended), 31);
+    let finished = deployment.run().await;
+    assert_rolled_back(&finished, "are needed to judge");
+    // The bake of 10 s was extended twice.
+    assert_eq!(observations(&finished), 31);
 }
 
 #[tokio::test(start_paused = true)]
 async fn own_requests_find_failures_when_log_is_unreadable() {
     let candidate = Server {
-        tells_counters: false,
-        ..Server::later(0, Trouble::FailsClients)
+        reports_counters: false,
+        ..Server::with_fault_after(0, ServerFault::FailsClients)
     };
     // The log is read twice before the switch, and never again.
-    let ended = Deployment::of(candidate)
-        .failing(
+    let finished = Deployment::of(candidate)
+        .failing_calls(
             2..usize::MAX,
             |call| *call == Call::NewRequests,
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    assert_given_back(&ended, "requests failed (100.0 %");
+    assert_rolled_back(&finished, "requests failed (100.0 %");
 }
 
 #[tokio::test(start_paused = true)]
 async fn own_requests_find_failures_that_nginx_does_not_log() {
     let candidate = Server {
-        tells_counters: false,
-        ..Server::later(0, Trouble::FailsClients)
+        reports_counters: false,
+        ..Server::with_fault_after(0, ServerFault::FailsClients)
     };
     let mut deployment = Deployment::of(candidate);
-    deployment.state.logs = false;
-    assert_given_back(&deployment.run().await, "requests failed (100.0 %");
+    deployment.state.writes_log = false;
+    assert_rolled_back(&deployment.run().await, "requests failed (100.0 %");
 }
 
 #[tokio::test(start_paused = true)]
-async fn unreadable_log_at_the_switch_does_not_fail() {
-    let ended = Deployment::of(Server::good())
-        .failing(1..2, |call| *call == Call::NewRequests, Fault::Before)
+async fn unreadable_log_at_the_switch_is_tolerated() {
+    let finished = Deployment::of(Server::good())
+        .failing_calls(1..2, |call| *call == Call::NewRequests, CallFault::Before)
         .run()
         .await;
-    ended.assert(Phase::Promoted, "baked for 10 s");
+    finished.assert_outcome(Phase::Promoted, "baked for 10 s");
 }
 
 #[tokio::test(start_paused = true)]
-async fn sickness_in_the_last_second_prolongs_the_bake() {
-    let tenth_look = CHECKS_BEFORE_THE_WATCH + 9;
-    let ended = Deployment::of(Server::good())
-        .failing(
-            tenth_look..usize::MAX,
+async fn failed_check_in_the_last_second_prolongs_the_bake() {
+    let tenth_observation = CHECKS_BEFORE_BAKE + 9;
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
+            tenth_observation..usize::MAX,
             |call| *call == Call::Health(Target::Server(CANDIDATE)),
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    assert_given_back(&ended, "bake, after 11 s: 3 checks in a row failed");
+    assert_rolled_back(&finished, "bake, after 11 s: 3 checks in a row failed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn switch_is_undone_when_it_fails_after_traffic_moved() {
-    let ended = Deployment::of(Server::good())
-        .failing(
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
             ALWAYS,
-            |call| *call == Call::PointAt(CANDIDATE),
-            Fault::After,
+            |call| *call == Call::SwitchTo(CANDIDATE),
+            CallFault::After,
         )
         .run()
         .await;
-    assert_given_back(&ended, "PointAt(Green) failed");
+    assert_rolled_back(&finished, "SwitchTo(Green) failed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn candidate_is_rolled_back_when_it_cannot_become_fit() {
-    for fault in [Fault::Before, Fault::After] {
-        let ended = Deployment::of(Server::good())
-            .failing(ALWAYS, |call| *call == Call::SetFit(CANDIDATE, true), fault)
+    for fault in [CallFault::Before, CallFault::After] {
+        let finished = Deployment::of(Server::good())
+            .failing_calls(ALWAYS, |call| *call == Call::SetFit(CANDIDATE, true), fault)
             .run()
             .await;
-        assert_given_back(&ended, "SetFit(Green, true) failed");
+        assert_rolled_back(&finished, "SetFit(Green, true) failed");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn rollback_retries_a_hiccup_of_the_old_color() {
-    let ended = Deployment::of(Server::later(4, Trouble::Exited))
-        .failing(
+async fn rollback_retries_failed_health_check_of_old_color() {
+    let finished = Deployment::of(Server::with_fault_after(4, ServerFault::Exited))
+        .failing_calls(
             1..3,
             |call| *call == Call::Health(Target::Server(OLD)),
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    assert_given_back(&ended, "it stopped");
+    assert_rolled_back(&finished, "it stopped");
 }

@@ -1,4 +1,4 @@
-//! A deployer that is killed in the middle, and the next run that clears up after it.
+//! Recovery of deployments whose deployer was killed.
 
 use std::time::Duration;
 
@@ -11,22 +11,23 @@ use deployer::{
 use proptest::prelude::*;
 
 use crate::{
-    deployment::{CANDIDATE, Deployment, Left, OLD, plan},
-    fake_ports::{Scene, State},
-    history::Call,
+    deployment::{CANDIDATE, Deployment, InterruptedDeployment, OLD, plan},
+    fake_ports::{FakePorts, State},
+    faults::CallFault,
     port_fails::on_virtual_time,
-    script::Fault,
-    server::{Server, Trouble},
+    server::{Server, ServerFault},
+    trace::Call,
 };
 
-fn left_in(phase: Phase, state: State) -> Left {
+/// A deployment that was interrupted after the journal recorded `phase`.
+fn interrupted_in(phase: Phase, state: State) -> InterruptedDeployment {
     let directory = tempfile::tempdir().expect("a directory for the journal");
     let journal = Journal::lock(directory.path(), "deploy v2").expect("a lock");
     journal
         .record_phase(&plan(), phase, None)
         .expect("an entry");
-    Left {
-        scene: Scene::new(state),
+    InterruptedDeployment {
+        fake_ports: FakePorts::new(state),
         outcome: None,
         took: Duration::ZERO,
         directory,
@@ -34,29 +35,29 @@ fn left_in(phase: Phase, state: State) -> Left {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_leaves_a_finished_deployment() {
+async fn recover_changes_nothing_after_a_finished_deployment() {
     for phase in [
         Phase::Promoted,
         Phase::Refused,
         Phase::RolledBack,
         Phase::Halted,
     ] {
-        let left = left_in(phase, State::new(Server::good()));
-        left.recover().await.unwrap();
-        assert_eq!(left.last().unwrap().phase, phase);
-        assert!(!left.scene.lock().history.touched_anything());
+        let interrupted = interrupted_in(phase, State::new(Server::good()));
+        interrupted.recover().await.unwrap();
+        assert_eq!(interrupted.last_entry().unwrap().phase, phase);
+        assert!(!interrupted.fake_ports.lock().trace.changed_anything());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn recover_keeps_traffic_on_a_proven_candidate() {
     let mut state = State::new(Server::good());
-    state.give_traffic_to(CANDIDATE);
-    let left = left_in(Phase::Switched, state);
+    state.move_traffic_to(CANDIDATE);
+    let interrupted = interrupted_in(Phase::Switched, state);
     tokio::time::advance(Duration::from_mins(1)).await;
-    assert_eq!(left.recover().await.unwrap(), Recovery::Fine);
-    assert_eq!(left.last().unwrap().phase, Phase::Promoted);
-    let state = left.scene.lock();
+    assert_eq!(interrupted.recover().await.unwrap(), Recovery::Fine);
+    assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Promoted);
+    let state = interrupted.fake_ports.lock();
     assert_eq!(state.active, CANDIDATE);
     assert_eq!(state.fit, [OLD, CANDIDATE]);
 }
@@ -65,101 +66,113 @@ async fn recover_keeps_traffic_on_a_proven_candidate() {
 async fn recover_rolls_back_an_unproven_candidate() {
     for phase in [Phase::Validated, Phase::Switched] {
         let mut state = State::new(Server::good());
-        state.give_traffic_to(CANDIDATE);
+        state.move_traffic_to(CANDIDATE);
         state.fit = vec![OLD];
-        let left = left_in(phase, state);
+        let interrupted = interrupted_in(phase, state);
         tokio::time::advance(Duration::from_mins(1)).await;
-        assert_eq!(left.recover().await.unwrap(), Recovery::RolledBack(OLD));
-        assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
-        assert_eq!(left.scene.lock().active, OLD);
+        assert_eq!(
+            interrupted.recover().await.unwrap(),
+            Recovery::RolledBack(OLD)
+        );
+        assert_eq!(interrupted.last_entry().unwrap().phase, Phase::RolledBack);
+        assert_eq!(interrupted.fake_ports.lock().active, OLD);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn killed_recovery_still_records_that_traffic_moved() {
     let mut state = State::new(Server::good());
-    state.give_traffic_to(CANDIDATE);
+    state.move_traffic_to(CANDIDATE);
     state.fit = vec![OLD];
-    let left = left_in(Phase::Validated, state);
+    let interrupted = interrupted_in(Phase::Validated, state);
     tokio::time::advance(Duration::from_mins(1)).await;
-    // Traffic is moved back, and then the deployer is gone: the next one finds what it wrote before.
-    left.settle_until(|call| *call == Call::PointAt(OLD)).await;
-    assert_eq!(left.scene.lock().active, OLD);
-    assert_eq!(left.last().unwrap().phase, Phase::Switched);
-    left.recover().await.unwrap();
-    assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
+    // The recovery journals `Switched` before it moves traffic back, so the next recovery knows that traffic moved.
+    interrupted
+        .recover_and_kill_after(|call| *call == Call::SwitchTo(OLD))
+        .await;
+    assert_eq!(interrupted.fake_ports.lock().active, OLD);
+    assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Switched);
+    interrupted.recover().await.unwrap();
+    assert_eq!(interrupted.last_entry().unwrap().phase, Phase::RolledBack);
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_keeps_traffic_that_a_person_moved_to_an_untouched_standby() {
+async fn recover_keeps_traffic_on_untouched_standby() {
     let mut state = State::new(Server::good());
-    state.give_traffic_to(CANDIDATE);
-    let left = left_in(Phase::Planned, state);
-    assert_eq!(left.recover().await.unwrap(), Recovery::Fine);
-    assert_eq!(left.last().unwrap().phase, Phase::Refused);
-    let state = left.scene.lock();
+    state.move_traffic_to(CANDIDATE);
+    let interrupted = interrupted_in(Phase::Planned, state);
+    assert_eq!(interrupted.recover().await.unwrap(), Recovery::Fine);
+    assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Refused);
+    let state = interrupted.fake_ports.lock();
     assert_eq!(state.active, CANDIDATE);
-    assert_eq!(state.history.count(&Call::PointAt(OLD)), 0);
+    assert_eq!(state.trace.count(&Call::SwitchTo(OLD)), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_returns_traffic_that_a_person_gave_to_an_untested_candidate() {
+async fn recover_moves_traffic_back_from_an_untested_candidate() {
     for phase in [Phase::Starting, Phase::Healthy] {
         let mut state = State::new(Server::good());
-        state.give_traffic_to(CANDIDATE);
-        let left = left_in(phase, state);
+        state.move_traffic_to(CANDIDATE);
+        let interrupted = interrupted_in(phase, state);
         tokio::time::advance(Duration::from_mins(1)).await;
-        assert_eq!(left.recover().await.unwrap(), Recovery::RolledBack(OLD));
-        assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
-        let state = left.scene.lock();
+        assert_eq!(
+            interrupted.recover().await.unwrap(),
+            Recovery::RolledBack(OLD)
+        );
+        assert_eq!(interrupted.last_entry().unwrap().phase, Phase::RolledBack);
+        let state = interrupted.fake_ports.lock();
         assert_eq!(state.active, OLD);
         assert_eq!(state.fit, [OLD]);
-        let at = |call| state.history.position(&call);
-        assert!(at(Call::PointAt(OLD)) < at(Call::Stop(Service::Server(CANDIDATE))));
+        let at = |call| state.trace.position(&call);
+        assert!(at(Call::SwitchTo(OLD)) < at(Call::Stop(Service::Server(CANDIDATE))));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_leaves_traffic_on_an_untested_candidate_when_old_color_is_sick() {
+async fn recover_halts_when_only_an_untested_candidate_is_healthy() {
     for phase in [Phase::Starting, Phase::Healthy] {
         let mut state = State::new(Server::good());
-        state.give_traffic_to(CANDIDATE);
-        state.blue.trouble = Trouble::Unhealthy;
-        let left = left_in(phase, state);
+        state.move_traffic_to(CANDIDATE);
+        state.blue.fault = ServerFault::Unhealthy;
+        let interrupted = interrupted_in(phase, state);
         tokio::time::advance(Duration::from_mins(1)).await;
-        let recovery = left.recover().await.unwrap();
+        let recovery = interrupted.recover().await.unwrap();
         assert!(matches!(recovery, Recovery::Halted(_)), "{recovery:?}");
-        assert_eq!(left.last().unwrap().phase, Phase::Halted);
-        let state = left.scene.lock();
+        assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Halted);
+        let state = interrupted.fake_ports.lock();
         assert_eq!(state.active, CANDIDATE);
         let stopped = Call::Stop(Service::Server(CANDIDATE));
-        assert_eq!(state.history.count(&stopped), 0);
+        assert_eq!(state.trace.count(&stopped), 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn killed_recovery_never_promotes_an_untested_candidate_with_a_fit_flag() {
+async fn killed_recovery_never_promotes_an_untested_fit_candidate() {
     for phase in [Phase::Starting, Phase::Healthy, Phase::Validated] {
         let mut state = State::new(Server::good());
-        state.give_traffic_to(CANDIDATE);
-        let left = left_in(phase, state);
+        state.move_traffic_to(CANDIDATE);
+        let interrupted = interrupted_in(phase, state);
         tokio::time::advance(Duration::from_mins(1)).await;
-        left.settle_until(|call| *call == Call::Health(Target::Server(OLD)))
+        interrupted
+            .recover_and_kill_after(|call| *call == Call::Health(Target::Server(OLD)))
             .await;
-        assert_eq!(left.scene.lock().active, CANDIDATE);
-        assert_eq!(left.last().unwrap().phase, Phase::Switched);
-        assert_eq!(left.recover().await.unwrap(), Recovery::RolledBack(OLD));
-        assert_eq!(left.scene.lock().active, OLD);
+        assert_eq!(interrupted.fake_ports.lock().active, CANDIDATE);
+        assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Switched);
+        assert_eq!(
+            interrupted.recover().await.unwrap(),
+            Recovery::RolledBack(OLD)
+        );
+        assert_eq!(interrupted.fake_ports.lock().active, OLD);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn deployer_killed_during_rollback_has_rolled_back() {
+async fn recover_completes_a_killed_rollback() {
     let mut state = State::new(Server::good());
     state.fit = vec![OLD];
-    let left = left_in(Phase::Switched, state);
-    left.recover().await.unwrap();
-    assert_eq!(left.last().unwrap().phase, Phase::RolledBack);
+    let interrupted = interrupted_in(Phase::Switched, state);
+    interrupted.recover().await.unwrap();
+    assert_eq!(interrupted.last_entry().unwrap().phase, Phase::RolledBack);
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,16 +180,16 @@ async fn recover_restores_fit_flag_of_untouched_standby() {
     for (was_fit, fit) in [(true, vec![OLD, CANDIDATE]), (false, vec![OLD])] {
         let mut state = State::new(Server::good());
         state.fit = vec![OLD];
-        let left = left_in(Phase::Planned, state);
+        let interrupted = interrupted_in(Phase::Planned, state);
         let plan = Plan {
             idle_was_fit: was_fit,
             ..plan()
         };
-        let journal = Journal::lock(left.directory.path(), "deploy v2").expect("a lock");
+        let journal = Journal::lock(interrupted.directory.path(), "deploy v2").expect("a lock");
         journal.record_phase(&plan, Phase::Planned, None).unwrap();
         drop(journal);
-        left.recover().await.unwrap();
-        assert_eq!(left.scene.lock().fit, fit);
+        interrupted.recover().await.unwrap();
+        assert_eq!(interrupted.fake_ports.lock().fit, fit);
     }
 }
 
@@ -185,56 +198,56 @@ async fn recover_bakes_again_with_on_interrupt_continue() {
     let mut state = State::new(Server::good());
     state.green = Server::good().started("v2");
     state.fit = vec![OLD];
-    state.give_traffic_to(CANDIDATE);
-    let left = left_in(Phase::Switched, state);
+    state.move_traffic_to(CANDIDATE);
+    let interrupted = interrupted_in(Phase::Switched, state);
     tokio::time::advance(Duration::from_mins(1)).await;
-    let outcome = left.resume().await;
+    let outcome = interrupted.resume().await;
     assert_eq!(outcome.phase, Phase::Promoted, "{}", outcome.reason);
-    assert_eq!(left.last().unwrap().phase, Phase::Promoted);
-    assert!(left.scene.lock().fit.contains(&CANDIDATE));
+    assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Promoted);
+    assert!(interrupted.fake_ports.lock().fit.contains(&CANDIDATE));
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_halts_when_old_color_is_sick() {
+async fn recover_halts_when_old_color_is_unhealthy() {
     let mut state = State::new(Server::good());
-    state.give_traffic_to(CANDIDATE);
+    state.move_traffic_to(CANDIDATE);
     state.fit = vec![OLD];
-    state.blue.trouble = Trouble::Unhealthy;
-    let left = left_in(Phase::Switched, state);
-    let Recovery::Halted(reason) = left.recover().await.unwrap() else {
-        panic!("it did not halt");
+    state.blue.fault = ServerFault::Unhealthy;
+    let interrupted = interrupted_in(Phase::Switched, state);
+    let Recovery::Halted(reason) = interrupted.recover().await.unwrap() else {
+        panic!("the recovery did not halt");
     };
     assert!(reason.contains("blue is sick too"), "{reason}");
     assert!(reason.contains("`deployer switch COLOR`"), "{reason}");
-    assert_eq!(left.last().unwrap().phase, Phase::Halted);
-    assert_eq!(left.scene.lock().active, CANDIDATE);
+    assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Halted);
+    assert_eq!(interrupted.fake_ports.lock().active, CANDIDATE);
 }
 
 proptest! {
     #[test]
     fn killed_deployer_leaves_traffic_on_a_proven_release(
-        at in 0_usize..90,
-        when in prop::sample::select(vec![Fault::Before, Fault::After]),
-        later in prop::option::of(0_u64..12),
-        quiet in any::<bool>(),
+        call_number in 0_usize..90,
+        side in prop::sample::select(vec![CallFault::Before, CallFault::After]),
+        failing_after in prop::option::of(0_u64..12),
+        without_clients in any::<bool>(),
     ) {
         on_virtual_time(async move {
-            let candidate = later.map_or_else(Server::good, |seconds| {
-                Server::later(seconds, Trouble::PredictsNothing)
+            let candidate = failing_after.map_or_else(Server::good, |seconds| {
+                Server::with_fault_after(seconds, ServerFault::FailsPredictions)
             });
             let mut deployment = Deployment::of(candidate);
-            deployment.state.script.killed = Some((at, when));
-            if quiet {
-                deployment = deployment.quiet();
+            deployment.state.faults.kill_at = Some((call_number, side));
+            if without_clients {
+                deployment = deployment.without_clients();
             }
-            let left = deployment.run_while_it_lives().await;
-            let before = left.last().map(|entry| entry.phase);
-            left.recover().await.expect("the old color is healthy");
+            let interrupted = deployment.run_to_end_or_kill().await;
+            let before = interrupted.last_entry().map(|entry| entry.phase);
+            interrupted.recover().await.expect("the old color is healthy");
 
-            let after = left.last().map(|entry| entry.phase);
-            let state = left.scene.lock();
-            state.history.assert_sound_throughout(&plan());
-            let stops = |color| state.history.count(&Call::Stop(Service::Server(color)));
+            let after = interrupted.last_entry().map(|entry| entry.phase);
+            let state = interrupted.fake_ports.lock();
+            state.trace.assert_invariants(&plan());
+            let stops = |color| state.trace.count(&Call::Stop(Service::Server(color)));
             match before {
                 Some(phase) if phase.is_end() => assert_eq!(after, before),
                 Some(Phase::Switched) => {
@@ -246,7 +259,7 @@ proptest! {
             assert_eq!(state.active, if promoted { CANDIDATE } else { OLD });
             assert_eq!(stops(OLD), 0);
             for color in Color::BOTH {
-                let started = state.history.count(&Call::Start(color, "v2".to_owned()));
+                let started = state.trace.count(&Call::Start(color, "v2".to_owned()));
                 assert_eq!(started, usize::from(color == CANDIDATE && started > 0));
             }
         });

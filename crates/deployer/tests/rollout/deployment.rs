@@ -1,4 +1,4 @@
-//! One deployment of v2 to green while blue serves v1, and what came of it.
+//! A deployment of v2 to green, while blue serves v1, on fake ports and virtual time.
 
 use std::{cell::RefCell, ops::Range, sync::Arc, time::Duration};
 
@@ -20,46 +20,47 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::{
-    fake_ports::{Scene, State},
-    history::{Call, Collector, History},
-    script::{Action, Failing, Fault, Which},
+    fake_ports::{FakePorts, State},
+    faults::{CallFault, CallMatcher, FailingCalls, Interference},
     server::{Server, digest},
+    trace::{Call, Collector, Trace},
 };
 
-/// The color that has the traffic.
+/// The color that has the traffic before the deployment.
 pub(crate) const OLD: Color = Color::Blue;
-/// The color that gets the candidate.
+/// The color that the deployer starts the candidate on.
 pub(crate) const CANDIDATE: Color = Color::Green;
 
-/// Every call picked.
+/// The numbers of all matching calls.
 pub(crate) const ALWAYS: Range<usize> = 0..usize::MAX;
 
-/// A deployment to be run.
+/// A deployment that has not started.
 pub(crate) struct Deployment {
     pub(crate) state: State,
     pub(crate) settings: Settings,
-    pub(crate) readable_log: bool,
+    pub(crate) has_request_log: bool,
     pub(crate) active_down: bool,
-    /// When somebody wants the deployer to end, since the deployment began.
-    pub(crate) told_to_stop_at: Vec<Duration>,
+    /// When the deployer receives a stop signal, since the deployment began.
+    pub(crate) shutdown_signals: Vec<Duration>,
     pub(crate) directory: TempDir,
 }
 
-/// A deployment that ended.
-pub(crate) struct Ended {
+/// A deployment that ran to its end.
+pub(crate) struct FinishedDeployment {
     pub(crate) outcome: Outcome,
-    pub(crate) history: History,
+    pub(crate) trace: Trace,
     pub(crate) active: Color,
-    /// By the deployer's clock.
+    /// On virtual time.
     pub(crate) took: Duration,
     pub(crate) journal: Option<Entry>,
-    /// Whether clients' requests are still copied.
-    pub(crate) left_shadow: bool,
+    /// Whether the router still copies requests.
+    pub(crate) shadow_is_on: bool,
 }
 
-/// A deployment whose deployer may have died, and the world that it left behind.
-pub(crate) struct Left {
-    pub(crate) scene: Scene,
+/// A deployment whose deployer may have been killed, and the state that a recovery finds.
+pub(crate) struct InterruptedDeployment {
+    pub(crate) fake_ports: FakePorts,
+    /// `None` if the deployer was killed.
     pub(crate) outcome: Option<Outcome>,
     pub(crate) took: Duration,
     pub(crate) directory: TempDir,
@@ -74,7 +75,7 @@ pub(crate) fn plan() -> Plan {
     Plan::new(Timestamp::UNIX_EPOCH, OLD, release)
 }
 
-/// A hundred inputs to which "good" is right.
+/// 100 test inputs with the expected label "good".
 fn examples() -> Examples {
     let example = |number: u32| Example {
         body: number.to_string(),
@@ -89,7 +90,8 @@ fn examples() -> Examples {
 }
 
 impl Deployment {
-    /// Ten seconds of watching, five tries to become healthy, ten test requests; busy clients.
+    /// A deployment with a bake of 10 s, 5 health checks at the start, 10 smoke requests, and 50 client
+    /// requests per second.
     pub(crate) fn of(candidate: Server) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the journal");
         let file = directory.path().join("deployer.toml");
@@ -101,91 +103,101 @@ impl Deployment {
         Self {
             state: State::new(candidate),
             settings: config::load(Some(&file), &[]).expect("valid settings"),
-            readable_log: true,
+            has_request_log: true,
             active_down: false,
-            told_to_stop_at: Vec::new(),
+            shutdown_signals: Vec::new(),
             directory,
         }
     }
 
-    /// Of the calls picked, the ones with these numbers fail.
-    pub(crate) fn failing(mut self, numbers: Range<usize>, which: Which, fault: Fault) -> Self {
-        self.state.script.failing.push(Failing {
-            which,
+    /// Injects a fault into the matching calls with these numbers.
+    pub(crate) fn failing_calls(
+        mut self,
+        numbers: Range<usize>,
+        matcher: CallMatcher,
+        fault: CallFault,
+    ) -> Self {
+        self.state.faults.failing.push(FailingCalls {
+            matcher,
             numbers,
             fault,
-            seen: 0,
+            matched: 0,
         });
         self
     }
 
-    /// Somebody does this right after the first call picked.
-    pub(crate) fn then(
+    /// Changes the state once, right after the first matching call.
+    pub(crate) fn interfere_after(
         mut self,
-        which: Which,
-        deed: impl FnOnce(&mut State) + Send + 'static,
+        matcher: CallMatcher,
+        interference: impl FnOnce(&mut State) + Send + 'static,
     ) -> Self {
-        let deed: Action = Box::new(deed);
-        self.state.script.deed = Some((which, deed));
+        let interference: Interference = Box::new(interference);
+        self.state.faults.interference = Some((matcher, interference));
         self
     }
 
-    /// These gates are asked, in the order in which the deployer asks them.
-    pub(crate) fn asking(mut self, gates: &[GateName]) -> Self {
+    /// Runs these gates.
+    pub(crate) fn with_gates(mut self, gates: &[GateName]) -> Self {
         self.settings.gates.run = gates.to_vec();
         self
     }
 
-    /// Nobody but the deployer sends requests.
-    pub(crate) fn quiet(mut self) -> Self {
+    /// No client sends requests.
+    pub(crate) fn without_clients(mut self) -> Self {
         self.state.clients_per_second = 0.0;
         self
     }
 
-    pub(crate) fn without_a_log(mut self) -> Self {
-        self.readable_log = false;
+    pub(crate) fn without_request_log(mut self) -> Self {
+        self.has_request_log = false;
         self
     }
 
-    /// Runs it, and asserts what must be true of every deployment.
-    pub(crate) async fn run(self) -> Ended {
-        let ended = self.run_with_interference().await;
-        ended.history.assert_sound_throughout(&plan());
-        ended
-            .history
-            .assert_sound_at_the_end(&plan(), &ended.outcome);
-        let journal = ended.journal.as_ref().expect("a journal was kept");
-        assert_eq!(journal.phase, ended.outcome.phase);
-        assert_eq!(journal.reason.as_ref(), Some(&ended.outcome.reason));
-        ended
+    /// Runs the deployment to its end, and asserts the invariants of every deployment.
+    pub(crate) async fn run(self) -> FinishedDeployment {
+        let finished = self.run_with_interference().await;
+        finished.trace.assert_invariants(&plan());
+        finished
+            .trace
+            .assert_final_state(&plan(), &finished.outcome);
+        let journal = finished.journal.as_ref().expect("a journal entry");
+        assert_eq!(journal.phase, finished.outcome.phase);
+        assert_eq!(journal.reason.as_ref(), Some(&finished.outcome.reason));
+        finished
     }
 
-    /// Runs it where others than the deployer change the world, so that less must be true.
-    pub(crate) async fn run_with_interference(self) -> Ended {
-        let left = self.run_while_it_lives().await;
-        let state = left.scene.lock();
-        Ended {
-            outcome: left.outcome.clone().expect("nobody killed it"),
-            history: state.history.clone(),
+    /// Runs the deployment to its end without asserting the invariants: interference may break them.
+    pub(crate) async fn run_with_interference(self) -> FinishedDeployment {
+        let interrupted = self.run_to_end_or_kill().await;
+        let state = interrupted.fake_ports.lock();
+        FinishedDeployment {
+            outcome: interrupted
+                .outcome
+                .clone()
+                .expect("the deployer was not killed"),
+            trace: state.trace.clone(),
             active: state.active,
-            took: left.took,
-            left_shadow: state.shadow,
-            journal: journal::last_entry(left.directory.path()).ok().flatten(),
+            took: interrupted.took,
+            shadow_is_on: state.shadow,
+            journal: journal::last_entry(interrupted.directory.path())
+                .ok()
+                .flatten(),
         }
     }
 
-    /// Runs it to its end or to the call that its deployer does not survive.
-    pub(crate) async fn run_while_it_lives(self) -> Left {
-        const FOREVER: Duration = Duration::from_mins(10);
+    /// Runs the deployment to its end, or to the call at which the deployer is killed.
+    pub(crate) async fn run_to_end_or_kill(self) -> InterruptedDeployment {
+        const TIMEOUT: Duration = Duration::from_mins(10);
 
-        // Both colors have been up for a while.
+        // Both colors have finished loading, and clients have sent requests.
         tokio::time::advance(Duration::from_mins(1)).await;
         let began = Instant::now();
-        let signals = RefCell::new(self.told_to_stop_at.into_iter());
-        let scene = Scene::new(self.state);
+        let signals = RefCell::new(self.shutdown_signals.into_iter());
+        let fake_ports = FakePorts::new(self.state);
         let path = self.directory.path().to_owned();
         let reporter = Collector {
-            scene: scene.clone(),
+            fake_ports: fake_ports.clone(),
             directory: path.clone(),
         };
         let run = async {
@@ -195,7 +207,7 @@ impl Deployment {
                 plan: &plan(),
                 active_down: self.active_down,
                 examples: &examples(),
-                ports: &scene.ports(self.readable_log),
+                ports: &fake_ports.ports(self.has_request_log),
                 journal: &journal,
                 reporter: &reporter,
             };
@@ -211,9 +223,9 @@ impl Deployment {
                 })
                 .await
         };
-        let outcome = tokio::time::timeout(FOREVER, run).await.ok();
-        Left {
-            scene,
+        let outcome = tokio::time::timeout(TIMEOUT, run).await.ok();
+        InterruptedDeployment {
+            fake_ports,
             outcome,
             took: began.elapsed(),
             directory: self.directory,
@@ -221,49 +233,49 @@ impl Deployment {
     }
 }
 
-impl Ended {
-    /// It ended like this, for a reason that contains these words.
-    pub(crate) fn assert(&self, phase: Phase, words: &str) {
+impl FinishedDeployment {
+    /// Asserts the last phase, and that the reason contains `reason`.
+    pub(crate) fn assert_outcome(&self, phase: Phase, reason: &str) {
         assert_eq!(self.outcome.phase, phase, "{}", self.outcome.reason);
         assert!(
-            self.outcome.reason.contains(words),
-            "{words:?} is not in {:?}",
+            self.outcome.reason.contains(reason),
+            "{reason:?} is not in {:?}",
             self.outcome.reason
         );
     }
 
     pub(crate) fn count(&self, call: &Call) -> usize {
-        self.history.count(call)
+        self.trace.count(call)
     }
 }
 
-impl Left {
-    /// The next run of the deployer settles what this one left.
+impl InterruptedDeployment {
+    /// Recovers the state with a new deployer.
     pub(crate) async fn recover(&self) -> anyhow::Result<recover::Recovery> {
         let journal = Journal::lock(self.directory.path(), "deploy v3").expect("a lock");
         let reporter = Collector {
-            scene: self.scene.clone(),
+            fake_ports: self.fake_ports.clone(),
             directory: self.directory.path().to_owned(),
         };
-        self.scene.lock().script.killed = None;
-        recover::recover(&self.scene.ports(true), &journal, &reporter).await
+        self.fake_ports.lock().faults.kill_at = None;
+        recover::recover(&self.fake_ports.ports(true), &journal, &reporter).await
     }
 
-    /// The next run settles it, and is killed right after the first call picked.
-    pub(crate) async fn settle_until(&self, which: Which) {
-        let die: Action = Box::new(|state| state.script.dead = true);
-        self.scene.lock().script.deed = Some((which, die));
-        let settled = tokio::time::timeout(Duration::from_mins(5), self.recover()).await;
-        assert!(settled.is_err(), "it lived on");
-        self.scene.lock().script.dead = false;
+    /// Recovers the state, and kills the recovering deployer right after the first matching call.
+    pub(crate) async fn recover_and_kill_after(&self, matcher: CallMatcher) {
+        let kill: Interference = Box::new(|state| state.faults.killed = true);
+        self.fake_ports.lock().faults.interference = Some((matcher, kill));
+        let recovered = tokio::time::timeout(Duration::from_mins(5), self.recover()).await;
+        assert!(recovered.is_err(), "the recovery was not killed");
+        self.fake_ports.lock().faults.killed = false;
     }
 
-    /// The next run goes on watching the candidate.
+    /// Resumes the bake with a new deployer.
     pub(crate) async fn resume(&self) -> Outcome {
         let journal = Journal::lock(self.directory.path(), "recover").expect("a lock");
         let deployment = Deployment::of(Server::good());
         let reporter = Collector {
-            scene: self.scene.clone(),
+            fake_ports: self.fake_ports.clone(),
             directory: self.directory.path().to_owned(),
         };
         Rollout {
@@ -271,7 +283,7 @@ impl Left {
             plan: &plan(),
             active_down: false,
             examples: &examples(),
-            ports: &self.scene.ports(true),
+            ports: &self.fake_ports.ports(true),
             journal: &journal,
             reporter: &reporter,
         }
@@ -279,7 +291,7 @@ impl Left {
         .await
     }
 
-    pub(crate) fn last(&self) -> Option<Entry> {
+    pub(crate) fn last_entry(&self) -> Option<Entry> {
         journal::last_entry(self.directory.path()).expect("a readable journal")
     }
 }

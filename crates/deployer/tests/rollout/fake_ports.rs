@@ -1,4 +1,4 @@
-//! The ports on one shared state, which keeps a history of its own.
+//! Fake ports. They share one simulated state, apply the injected faults, and record every call in the trace.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -17,7 +17,7 @@ use deployer::{
     examples::Example,
     ports::{
         Fleet, HookPoint, Hooks, PortError, Ports, Prediction, Probe, RequestLog, Router,
-        RouterLimits, Service, ServiceState as Doing, Target,
+        RouterLimits, Service, ServiceState, Target,
     },
     release::Health,
 };
@@ -26,47 +26,47 @@ use tokio::time::Instant;
 
 use crate::{
     deployment::{CANDIDATE, OLD},
-    history::{Call, Happened, History, Moment},
-    script::{Fault, Script},
-    server::{Server, Trouble},
+    faults::{CallFault, InjectedFaults},
+    server::{Server, ServerFault},
+    trace::{Call, Trace, TraceEntry, TraceEvent},
 };
 
-/// Everything that there is.
+/// The simulated router, servers, clients, and logs.
 pub(crate) struct State {
     pub(crate) active: Color,
     pub(crate) fit: Vec<Color>,
     pub(crate) blue: Server,
     pub(crate) green: Server,
-    /// What `start` starts.
+    /// The server that `start` starts.
     pub(crate) candidate: Server,
-    /// The version that the router reaches instead of what runs.
+    /// A server that the router reaches instead of the wanted color.
     pub(crate) router_reaches: Option<Server>,
-    /// The color that answers clients instead of the active one.
-    pub(crate) public_answers: Option<Color>,
-    /// The access log that was not read yet.
-    pub(crate) log: Vec<Request>,
-    /// All that was ever logged.
-    pub(crate) logged: Vec<Request>,
-    /// Whether the router writes to its log.
-    pub(crate) logs: bool,
-    /// Whether clients' requests are copied to the idle color.
+    /// The color that answers public health checks instead of the active one.
+    pub(crate) public_color: Option<Color>,
+    /// Logged requests that were not read yet.
+    pub(crate) unread_requests: Vec<Request>,
+    /// All logged requests.
+    pub(crate) logged_requests: Vec<Request>,
+    /// Whether the router writes its access log.
+    pub(crate) writes_log: bool,
+    /// Whether the router copies requests to the idle color.
     pub(crate) shadow: bool,
-    /// What was logged of the copies.
+    /// Logged copies that were not read yet.
     pub(crate) shadow_log: Vec<Request>,
-    /// The hook that fails.
+    /// Where a hook fails.
     pub(crate) failing_hook: Option<(HookPoint, Phase)>,
-    /// Whether what runs the services never tells how they are.
-    pub(crate) engine_hangs: bool,
+    /// Whether `inspect` never returns.
+    pub(crate) fleet_hangs: bool,
     pub(crate) clients_per_second: f64,
-    clients_until: Instant,
-    pub(crate) script: Script,
-    pub(crate) history: History,
+    clients_simulated_until: Instant,
+    pub(crate) faults: InjectedFaults,
+    pub(crate) trace: Trace,
 }
 
 impl State {
-    /// Blue has the traffic, green is its standby.
+    /// Blue has the traffic, and green is its standby.
     pub(crate) fn new(candidate: Server) -> Self {
-        let long_ago = Instant::now();
+        let now = Instant::now();
         Self {
             active: Color::Blue,
             fit: Color::BOTH.to_vec(),
@@ -74,18 +74,18 @@ impl State {
             green: Server::good().started("v0"),
             candidate,
             router_reaches: None,
-            public_answers: None,
-            log: Vec::new(),
-            logged: Vec::new(),
-            logs: true,
+            public_color: None,
+            unread_requests: Vec::new(),
+            logged_requests: Vec::new(),
+            writes_log: true,
             shadow: false,
             shadow_log: Vec::new(),
             failing_hook: None,
-            engine_hangs: false,
+            fleet_hangs: false,
             clients_per_second: 50.0,
-            clients_until: long_ago,
-            script: Script::default(),
-            history: History::default(),
+            clients_simulated_until: now,
+            faults: InjectedFaults::default(),
+            trace: Trace::default(),
         }
     }
 
@@ -96,32 +96,32 @@ impl State {
         }
     }
 
-    pub(crate) fn record(&mut self, happened: Happened) {
-        let moment = Moment {
-            happened,
+    pub(crate) fn record(&mut self, event: TraceEvent) {
+        let entry = TraceEntry {
+            event,
             active: self.active,
             fit: self.fit.clone(),
         };
-        self.history.0.push(moment);
+        self.trace.0.push(entry);
     }
 
-    pub(crate) fn give_traffic_to(&mut self, color: Color) {
+    pub(crate) fn move_traffic_to(&mut self, color: Color) {
         if self.active != color {
             self.active = color;
             self.server(color).active_since = Some(Instant::now());
         }
     }
 
-    /// One prediction through the router, with the standby where it is fit, and a line in the log.
+    /// Sends one prediction through the router, which logs it, and repeats a failure on a fit standby.
     fn request(&mut self, by_deployer: bool) -> Result<Prediction, PortError> {
         let wanted = self.active;
         let standby = Some(wanted.other()).filter(|color| self.fit.contains(color));
         let mut request = Request {
             at: Timestamp::now().as_millisecond() as f64 / 1e3,
             by_deployer,
-            ..unanswered(wanted)
+            ..unanswered_request(wanted)
         };
-        let mut answer = Err(PortError::Unreachable("nobody answered".to_owned()));
+        let mut answer = Err(PortError::Unreachable("no server answered".to_owned()));
         for color in std::iter::once(wanted).chain(standby) {
             answer = self.server(color).predict(true);
             request.status = if answer.is_ok() { 200 } else { 500 };
@@ -134,17 +134,17 @@ impl State {
                 break;
             }
         }
-        if self.logs {
-            self.log.push(request.clone());
-            self.logged.push(request);
+        if self.writes_log {
+            self.unread_requests.push(request.clone());
+            self.logged_requests.push(request);
         }
         if self.shadow {
-            self.copy_to_the_idle_color();
+            self.copy_to_idle_color();
         }
         answer
     }
 
-    fn copy_to_the_idle_color(&mut self) {
+    fn copy_to_idle_color(&mut self) {
         let idle = self.active.other();
         let answer = self.server(idle).predict(true);
         let status = if answer.is_ok() { 200 } else { 500 };
@@ -154,14 +154,14 @@ impl State {
             attempts: vec![Some(status)],
             label: answer.as_ref().ok().and_then(|answer| answer.label.clone()),
             took: answer.ok().map(|answer| answer.took),
-            ..unanswered(idle)
+            ..unanswered_request(idle)
         });
     }
 
-    /// The requests that clients sent since the last time.
-    fn catch_up_with_clients(&mut self) {
-        let elapsed = self.clients_until.elapsed().as_secs_f64();
-        self.clients_until = Instant::now();
+    /// Sends the requests that clients have sent since the last call of this function.
+    fn simulate_clients(&mut self) {
+        let elapsed = self.clients_simulated_until.elapsed().as_secs_f64();
+        self.clients_simulated_until = Instant::now();
         let mut due = elapsed * self.clients_per_second;
         while due >= 1.0 {
             let _ = self.request(false);
@@ -177,7 +177,7 @@ impl State {
                 None => self.server(color).health(),
             },
             Target::Public => {
-                let color = self.public_answers.unwrap_or(self.active);
+                let color = self.public_color.unwrap_or(self.active);
                 let standby = color.other();
                 match self.server(color).health() {
                     Err(_) if self.fit.contains(&standby) => self.server(standby).health(),
@@ -188,8 +188,8 @@ impl State {
     }
 }
 
-/// A request that nobody has answered.
-pub(crate) fn unanswered(wanted: Color) -> Request {
+/// A request that no server answered.
+pub(crate) fn unanswered_request(wanted: Color) -> Request {
     Request {
         at: 0.0,
         by_deployer: false,
@@ -203,22 +203,22 @@ pub(crate) fn unanswered(wanted: Color) -> Request {
     }
 }
 
-/// A request that the router gave to the old release without trying the candidate.
+/// A request at this Unix time that the router sent to the old color without trying the candidate.
 pub(crate) fn passed_over_at(seconds: f64) -> Request {
     Request {
         at: seconds,
         answered: Some(OLD),
         status: 200,
         attempts: vec![Some(200)],
-        ..unanswered(CANDIDATE)
+        ..unanswered_request(CANDIDATE)
     }
 }
 
-/// The state, shared by all ports.
+/// All ports, on one shared state.
 #[derive(Clone)]
-pub(crate) struct Scene(Arc<Mutex<State>>);
+pub(crate) struct FakePorts(Arc<Mutex<State>>);
 
-impl Scene {
+impl FakePorts {
     pub(crate) fn new(state: State) -> Self {
         Self(Arc::new(Mutex::new(state)))
     }
@@ -227,12 +227,11 @@ impl Scene {
         self.0.lock().expect("no fake panics")
     }
 
-    /// The ports.
-    pub(crate) fn ports(&self, readable_log: bool) -> Ports {
-        let traffic: Box<dyn RequestLog> = Box::new(self.clone());
+    pub(crate) fn ports(&self, has_request_log: bool) -> Ports {
+        let request_log: Box<dyn RequestLog> = Box::new(self.clone());
         Ports {
             router: Box::new(self.clone()),
-            request_log: readable_log.then_some(traffic),
+            request_log: has_request_log.then_some(request_log),
             shadow_log: Some(Box::new(ShadowLog(self.clone()))),
             fleet: Box::new(self.clone()),
             probe: Box::new(self.clone()),
@@ -240,40 +239,40 @@ impl Scene {
         }
     }
 
-    /// Uses a port, as far as the script lets it.
+    /// Makes a call with the injected faults, and records it.
     fn attempt<T>(
         &self,
         call: &Call,
         effect: impl FnOnce(&mut State) -> Result<T, PortError>,
     ) -> Result<T, PortError> {
         let state = &mut *self.lock();
-        let number = state.script.count();
+        let number = state.faults.count_call();
         let failure = || Err(PortError::Other(format!("{call:?} failed")));
-        let result = match state.script.fault(number, call) {
-            Some(Fault::Before) => failure(),
-            Some(Fault::After) => effect(state).and_then(|_| failure()),
+        let result = match state.faults.fault_of(number, call) {
+            Some(CallFault::Before) => failure(),
+            Some(CallFault::After) => effect(state).and_then(|_| failure()),
             None => effect(state),
         };
-        state.record(Happened::Called(call.clone(), result.is_ok()));
-        if let Some(deed) = state.script.deed_after(call) {
-            deed(state);
-            state.record(Happened::Told);
+        state.record(TraceEvent::PortCalled(call.clone(), result.is_ok()));
+        if let Some(interference) = state.faults.take_interference(call) {
+            interference(state);
+            state.record(TraceEvent::Other);
         }
         result
     }
 
-    /// Uses a port that can be waited for; a deployer that was killed waits forever.
+    /// Makes an async call. A killed deployer waits forever.
     async fn call<T>(
         &self,
         call: Call,
         effect: impl FnOnce(&mut State) -> Result<T, PortError>,
     ) -> Result<T, PortError> {
-        let killed = self.lock().script.killed_at_the_next_call();
-        if killed == Some(Fault::Before) {
+        let kill = self.lock().faults.kill_at_next_call();
+        if kill == Some(CallFault::Before) {
             std::future::pending::<()>().await;
         }
         let result = self.attempt(&call, effect);
-        if killed == Some(Fault::After) || self.lock().script.dead {
+        if kill == Some(CallFault::After) || self.lock().faults.killed {
             std::future::pending::<()>().await;
         }
         result
@@ -281,7 +280,7 @@ impl Scene {
 }
 
 #[async_trait]
-impl Router for Scene {
+impl Router for FakePorts {
     async fn check_flags(&self) -> Result<(), PortError> {
         Ok(())
     }
@@ -291,10 +290,10 @@ impl Router for Scene {
     }
 
     async fn switch_to(&self, color: Color) -> Result<Color, PortError> {
-        self.call(Call::PointAt(color), |state| {
-            state.catch_up_with_clients();
+        self.call(Call::SwitchTo(color), |state| {
+            state.simulate_clients();
             let displaced = state.active;
-            state.give_traffic_to(color);
+            state.move_traffic_to(color);
             Ok(displaced)
         })
         .await
@@ -321,7 +320,7 @@ impl Router for Scene {
 
     fn set_shadow(&self, on: bool) -> Result<(), PortError> {
         self.attempt(&Call::SetShadow(on), |state| {
-            state.catch_up_with_clients();
+            state.simulate_clients();
             state.shadow = on;
             Ok(())
         })
@@ -338,8 +337,8 @@ impl Router for Scene {
     }
 }
 
-/// What was logged of copies.
-struct ShadowLog(Scene);
+/// The log of copied requests.
+struct ShadowLog(FakePorts);
 
 impl RequestLog for ShadowLog {
     fn new_requests(&self) -> Result<Vec<Request>, PortError> {
@@ -351,29 +350,29 @@ impl RequestLog for ShadowLog {
     }
 }
 
-impl RequestLog for Scene {
+impl RequestLog for FakePorts {
     fn new_requests(&self) -> Result<Vec<Request>, PortError> {
         let read = |state: &mut State| {
-            state.catch_up_with_clients();
-            Ok(std::mem::take(&mut state.log))
+            state.simulate_clients();
+            Ok(std::mem::take(&mut state.unread_requests))
         };
         self.attempt(&Call::NewRequests, read)
     }
 
     fn recent_requests(&self) -> Result<Vec<Request>, PortError> {
-        Ok(self.lock().logged.clone())
+        Ok(self.lock().logged_requests.clone())
     }
 }
 
 #[async_trait]
-impl Fleet for Scene {
+impl Fleet for FakePorts {
     async fn start_router(&self) -> Result<(), PortError> {
         self.call(Call::StartRouter, |_| Ok(())).await
     }
 
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
         self.call(Call::Start(color, version.to_owned()), |state| {
-            if state.candidate.trouble == Trouble::CannotStart {
+            if state.candidate.fault == ServerFault::CannotStart {
                 return Err(PortError::ProgramFailed("no such image".to_owned()));
             }
             *state.server(color) = state.candidate.started(version);
@@ -386,27 +385,27 @@ impl Fleet for Scene {
         self.call(Call::Stop(service), |state| {
             if let Service::Server(color) = service {
                 let server = state.server(color);
-                (server.trouble, server.later) = (Trouble::Exited, None);
+                (server.fault, server.later_fault) = (ServerFault::Exited, None);
             }
             Ok(())
         })
         .await
     }
 
-    async fn inspect(&self, service: Service) -> Result<(Doing, Option<String>), PortError> {
-        if self.lock().engine_hangs {
+    async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError> {
+        if self.lock().fleet_hangs {
             std::future::pending::<()>().await;
         }
         self.call(Call::Inspect(service), |state| {
             let Service::Server(color) = service else {
-                return Ok((Doing::Running, None));
+                return Ok((ServiceState::Running, None));
             };
             let server = state.server(color);
-            let doing = match server.trouble() {
-                Trouble::Exited => Doing::Stopped("exit code 3".to_owned()),
-                _ => Doing::Running,
+            let state = match server.current_fault() {
+                ServerFault::Exited => ServiceState::Stopped("exit code 3".to_owned()),
+                _ => ServiceState::Running,
             };
-            Ok((doing, Some(server.version.clone())))
+            Ok((state, Some(server.version.clone())))
         })
         .await
     }
@@ -420,15 +419,15 @@ impl Fleet for Scene {
     }
 
     async fn logs(&self, service: Service, _lines: usize) -> Vec<String> {
-        let last_words = vec!["these are its last log lines".to_owned()];
-        self.call(Call::Logs(service), |_| Ok(last_words))
+        let lines = vec!["these are its last log lines".to_owned()];
+        self.call(Call::Logs(service), |_| Ok(lines))
             .await
             .unwrap_or_default()
     }
 }
 
 #[async_trait]
-impl Probe for Scene {
+impl Probe for FakePorts {
     async fn health(&self, target: Target) -> Result<Health, PortError> {
         self.call(Call::Health(target), |state| state.health(target))
             .await
@@ -449,9 +448,9 @@ impl Probe for Scene {
         _: Arc<[Example]>,
         plan: LoadPlan,
     ) -> Result<LoadResult, PortError> {
-        self.call(Call::LoadResult(target), |state| {
+        self.call(Call::Load(target), |state| {
             let Target::Server(color) = target else {
-                panic!("load is made on a server alone, not on {target:?}");
+                panic!("load must go to a server itself, not to {target:?}");
             };
             Ok(state.server(color).load(plan))
         })
@@ -460,7 +459,7 @@ impl Probe for Scene {
 }
 
 #[async_trait]
-impl Hooks for Scene {
+impl Hooks for FakePorts {
     async fn run(
         &self,
         point: HookPoint,

@@ -1,4 +1,4 @@
-//! The gates, one candidate for each that fails it and nothing else.
+//! The gates: for each gate a candidate that fails only this gate.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use deployer::{
 };
 
 use crate::{
-    deployment::{ALWAYS, Deployment, Ended},
-    history::{Call, Happened},
-    script::{Fault, Which},
-    server::{Server, Trouble},
+    deployment::{ALWAYS, Deployment, FinishedDeployment},
+    faults::{CallFault, CallMatcher},
+    server::{Server, ServerFault},
+    trace::{Call, TraceEvent},
 };
 
-const ALL: [GateName; 9] = [
+const ALL_GATES: [GateName; 9] = [
     GateName::Identity,
     GateName::Reachable,
     GateName::Smoke,
@@ -27,27 +27,32 @@ const ALL: [GateName; 9] = [
     GateName::Shadow,
 ];
 
-/// What was concluded before the switch.
-fn findings(ended: &Ended) -> Vec<(&'static str, Conclusion)> {
-    let judged = ended
-        .history
+/// The conclusions of the gates before the switch.
+fn conclusions(finished: &FinishedDeployment) -> Vec<(&'static str, Conclusion)> {
+    let gates = finished
+        .trace
         .0
         .iter()
-        .filter_map(|moment| match moment.happened {
-            Happened::Judged(gate, conclusion) => Some((gate, conclusion)),
+        .filter_map(|entry| match entry.event {
+            TraceEvent::GateFinished(gate, conclusion) => Some((gate, conclusion)),
             _ => None,
         });
-    judged
+    gates
         .filter(|(gate, _)| !["health", "bake"].contains(gate))
         .collect()
 }
 
-/// It passed every gate before `gate`, which found this.
-fn assert_stopped_by(ended: &Ended, gate: &str, conclusion: Conclusion, words: &str) {
-    ended.assert(Phase::Refused, &format!("{gate}: "));
-    ended.assert(Phase::Refused, words);
-    let findings = findings(ended);
-    let (last, before) = findings.split_last().expect("some gate was asked");
+/// Asserts that the candidate passed every gate before `gate`, which refused it with this conclusion.
+fn assert_refused_by(
+    finished: &FinishedDeployment,
+    gate: &str,
+    conclusion: Conclusion,
+    reason: &str,
+) {
+    finished.assert_outcome(Phase::Refused, &format!("{gate}: "));
+    finished.assert_outcome(Phase::Refused, reason);
+    let conclusions = conclusions(finished);
+    let (last, before) = conclusions.split_last().expect("a gate ran");
     assert_eq!(*last, (gate, conclusion));
     assert!(
         before
@@ -57,21 +62,21 @@ fn assert_stopped_by(ended: &Ended, gate: &str, conclusion: Conclusion, words: &
     );
 }
 
-fn everything(candidate: Server) -> Deployment {
-    let mut deployment = Deployment::of(candidate).asking(&ALL);
+fn with_all_gates(candidate: Server) -> Deployment {
+    let mut deployment = Deployment::of(candidate).with_gates(&ALL_GATES);
     deployment.settings.agreement.min_agreement = 0.5;
     deployment
 }
 
 #[tokio::test(start_paused = true)]
 async fn good_release_passes_every_gate_in_order() {
-    let mut order = ALL.to_vec();
+    let mut order = ALL_GATES.to_vec();
     order.reverse();
-    let mut deployment = everything(Server::good());
+    let mut deployment = with_all_gates(Server::good());
     deployment.settings.gates.run = order;
-    let ended = deployment.run().await;
-    ended.assert(Phase::Promoted, "baked for 10 s");
-    let wanted = [
+    let finished = deployment.run().await;
+    finished.assert_outcome(Phase::Promoted, "baked for 10 s");
+    let expected = [
         "identity",
         "reachable",
         "smoke",
@@ -83,16 +88,18 @@ async fn good_release_passes_every_gate_in_order() {
         "shadow",
     ];
     assert_eq!(
-        findings(&ended),
-        wanted.map(|gate| (gate, Conclusion::Pass))
+        conclusions(&finished),
+        expected.map(|gate| (gate, Conclusion::Pass))
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn golden_gate_refuses_wrong_release() {
-    let ended = everything(Server::with(Trouble::IsWrong)).run().await;
-    assert_stopped_by(
-        &ended,
+    let finished = with_all_gates(Server::with_fault(ServerFault::PredictsWrongLabel))
+        .run()
+        .await;
+    assert_refused_by(
+        &finished,
         "golden",
         Conclusion::Fail,
         "right on 0 of 100 inputs",
@@ -101,14 +108,14 @@ async fn golden_gate_refuses_wrong_release() {
 
 #[tokio::test(start_paused = true)]
 async fn agreement_gate_refuses_below_min_agreement() {
-    let mut gates = ALL.to_vec();
+    let mut gates = ALL_GATES.to_vec();
     gates.retain(|gate| *gate != GateName::Golden);
-    let ended = everything(Server::with(Trouble::IsWrong))
-        .asking(&gates)
+    let finished = with_all_gates(Server::with_fault(ServerFault::PredictsWrongLabel))
+        .with_gates(&gates)
         .run()
         .await;
-    assert_stopped_by(
-        &ended,
+    assert_refused_by(
+        &finished,
         "agreement",
         Conclusion::Fail,
         "the same label as the active release on 0 of 100",
@@ -117,11 +124,11 @@ async fn agreement_gate_refuses_below_min_agreement() {
 
 #[tokio::test(start_paused = true)]
 async fn load_gate_refuses_release_that_breaks_under_load() {
-    let ended = everything(Server::with(Trouble::FailsUnderLoad))
+    let finished = with_all_gates(Server::with_fault(ServerFault::FailsUnderLoad))
         .run()
         .await;
-    assert_stopped_by(
-        &ended,
+    assert_refused_by(
+        &finished,
         "load",
         Conclusion::Fail,
         "100 of 1000 requests failed (10.0 %, at most 1.0 % allowed); status 503: 100",
@@ -129,10 +136,12 @@ async fn load_gate_refuses_release_that_breaks_under_load() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_release_is_stopped_by_the_comparison() {
-    let ended = everything(Server::with(Trouble::IsSlow(20))).run().await;
-    assert_stopped_by(
-        &ended,
+async fn comparison_gate_refuses_slow_release() {
+    let finished = with_all_gates(Server::with_fault(ServerFault::Slow(20)))
+        .run()
+        .await;
+    assert_refused_by(
+        &finished,
         "comparison",
         Conclusion::Fail,
         "p50 20.00 times the active release's 10.0 ms",
@@ -141,11 +150,11 @@ async fn a_slow_release_is_stopped_by_the_comparison() {
 
 #[tokio::test(start_paused = true)]
 async fn headroom_gate_refuses_release_near_router_timeout() {
-    let mut deployment = everything(Server::with(Trouble::StallsUnderLoad));
+    let mut deployment = with_all_gates(Server::with_fault(ServerFault::StallsUnderLoad));
     deployment.settings.load.max_p99 = Duration::from_mins(2);
-    let ended = deployment.run().await;
-    assert_stopped_by(
-        &ended,
+    let finished = deployment.run().await;
+    assert_refused_by(
+        &finished,
         "headroom",
         Conclusion::Fail,
         "is not below the router's proxy_read_timeout, 120 s",
@@ -154,17 +163,19 @@ async fn headroom_gate_refuses_release_near_router_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn shadow_gate_refuses_release_that_fails_client_requests() {
-    let ended = everything(Server::with(Trouble::FailsClients)).run().await;
-    assert_stopped_by(&ended, "shadow", Conclusion::Fail, "of copies, ");
-    assert_eq!(ended.count(&Call::SetShadow(true)), 1);
-    assert!(!ended.left_shadow, "copies were left on");
+    let finished = with_all_gates(Server::with_fault(ServerFault::FailsClients))
+        .run()
+        .await;
+    assert_refused_by(&finished, "shadow", Conclusion::Fail, "of copies, ");
+    assert_eq!(finished.count(&Call::SetShadow(true)), 1);
+    assert!(!finished.shadow_is_on, "the router still copies requests");
 }
 
 #[tokio::test(start_paused = true)]
 async fn inconclusive_gate_refuses_unless_settings_proceed() {
-    let mut refused = everything(Server::good());
+    let mut refused = with_all_gates(Server::good());
     refused.settings.shadow.min_requests = 1_000_000;
-    assert_stopped_by(
+    assert_refused_by(
         &refused.run().await,
         "shadow",
         Conclusion::Inconclusive,
@@ -175,62 +186,66 @@ async fn inconclusive_gate_refuses_unless_settings_proceed() {
     proceeding
         .run()
         .await
-        .assert(Phase::Promoted, "baked for 10 s");
+        .assert_outcome(Phase::Promoted, "baked for 10 s");
 }
 
-/// Goes on where a question stays open.
+/// A good release with `gates.on_inconclusive = "proceed"`.
 fn proceeding() -> Deployment {
-    let mut deployment = everything(Server::good());
+    let mut deployment = with_all_gates(Server::good());
     deployment.settings.gates.on_inconclusive = OnInconclusiveGate::Proceed;
     deployment
 }
 
 #[tokio::test(start_paused = true)]
 async fn leftover_copies_end_before_the_switch() {
-    let faults: [(Which, Fault); 2] = [
-        (|call| *call == Call::SetShadow(false), Fault::Before),
-        (|call| *call == Call::SetShadow(true), Fault::After),
+    let faults: [(CallMatcher, CallFault); 2] = [
+        (|call| *call == Call::SetShadow(false), CallFault::Before),
+        (|call| *call == Call::SetShadow(true), CallFault::After),
     ];
-    for (which, fault) in faults {
-        let ended = proceeding().failing(0..1, which, fault).run().await;
-        ended.assert(Phase::Promoted, "baked for 10 s");
+    for (matcher, fault) in faults {
+        let finished = proceeding().failing_calls(0..1, matcher, fault).run().await;
+        finished.assert_outcome(Phase::Promoted, "baked for 10 s");
         let shadow = Some(&("shadow", Conclusion::Inconclusive));
-        assert_eq!(findings(&ended).last(), shadow);
-        assert!(!ended.left_shadow, "copies were left on");
+        assert_eq!(conclusions(&finished).last(), shadow);
+        assert!(!finished.shadow_is_on, "the router still copies requests");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_that_cannot_end_refuse_the_release() {
-    let ended = proceeding()
-        .failing(
+async fn release_is_refused_when_copies_cannot_end() {
+    let finished = proceeding()
+        .failing_calls(
             ALWAYS,
             |call| *call == Call::SetShadow(false),
-            Fault::Before,
+            CallFault::Before,
         )
         .run()
         .await;
-    ended.assert(Phase::Refused, "SetShadow(false) failed");
-    assert!(ended.left_shadow);
-    assert!(ended.history.notes().contains(&"SetShadow(false) failed"));
+    finished.assert_outcome(Phase::Refused, "SetShadow(false) failed");
+    assert!(finished.shadow_is_on);
+    assert!(finished.trace.notes().contains(&"SetShadow(false) failed"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_release_is_rolled_back_when_no_gate_caught_it() {
-    let mut deployment = Deployment::of(Server::later(1, Trouble::IsSlow(8)));
-    // Clients have been served for long enough to tell.
+async fn slow_release_is_rolled_back_during_the_bake() {
+    let mut deployment = Deployment::of(Server::with_fault_after(1, ServerFault::Slow(8)));
+    // Enough client requests before the switch for a comparison of latencies.
     deployment.state.clients_per_second = 200.0;
-    let ended = deployment.run().await;
-    ended.assert(Phase::RolledBack, "clients wait longer: p99 80");
-    assert!(ended.took < Duration::from_secs(10), "{:?}", ended.took);
+    let finished = deployment.run().await;
+    finished.assert_outcome(Phase::RolledBack, "clients wait longer: p99 80");
+    assert!(
+        finished.took < Duration::from_secs(10),
+        "{:?}",
+        finished.took
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn label_drift_rolls_back() {
-    let ended = Deployment::of(Server::later(1, Trouble::IsWrong))
+async fn release_is_rolled_back_after_label_drift() {
+    let finished = Deployment::of(Server::with_fault_after(1, ServerFault::PredictsWrongLabel))
         .run()
         .await;
-    ended.assert(
+    finished.assert_outcome(
         Phase::RolledBack,
         "the labels differ from those before the switch: bad",
     );

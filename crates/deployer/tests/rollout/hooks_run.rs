@@ -1,43 +1,44 @@
-//! Commands of one's own around the phases, and a fix for an active color that is down.
+//! Hooks around the phases, and deployments with `--active-down`.
 
 use deployer::{
     config::GateName, deployment::phase::Phase, evidence::verdict::Conclusion, ports::HookPoint,
 };
 
 use crate::{
-    deployment::{CANDIDATE, Deployment, Ended, OLD},
-    history::{Happened, Moment},
-    server::{Server, Trouble},
+    deployment::{CANDIDATE, Deployment, FinishedDeployment, OLD},
+    server::{Server, ServerFault},
+    trace::{TraceEntry, TraceEvent},
 };
 
-async fn with_failing_hook(point: HookPoint, phase: Phase) -> Ended {
+/// Deploys a good release with a hook that fails here.
+async fn deploy_with_failing_hook(point: HookPoint, phase: Phase) -> FinishedDeployment {
     let mut deployment = Deployment::of(Server::good());
     deployment.state.failing_hook = Some((point, phase));
     deployment.run().await
 }
 
 #[tokio::test(start_paused = true)]
-async fn failing_hook_before_the_switch_refuses() {
+async fn failing_hook_refuses_the_release_before_the_switch() {
     for phase in [
         Phase::Starting,
         Phase::Healthy,
         Phase::Validated,
         Phase::Switched,
     ] {
-        let ended = with_failing_hook(HookPoint::Before, phase).await;
-        ended.assert(Phase::Refused, "the hook fails");
-        assert_eq!(ended.active, OLD);
+        let finished = deploy_with_failing_hook(HookPoint::Before, phase).await;
+        finished.assert_outcome(Phase::Refused, "the hook fails");
+        assert_eq!(finished.active, OLD);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn failing_hook_before_promotion_rolls_back() {
-    let ended = with_failing_hook(HookPoint::Before, Phase::Promoted).await;
-    ended.assert(Phase::RolledBack, "the hook fails");
+async fn failing_hook_rolls_back_before_promotion() {
+    let finished = deploy_with_failing_hook(HookPoint::Before, Phase::Promoted).await;
+    finished.assert_outcome(Phase::RolledBack, "the hook fails");
 }
 
 #[tokio::test(start_paused = true)]
-async fn failing_hook_after_a_phase_is_noted() {
+async fn failing_hook_is_only_noted_after_a_phase() {
     for phase in [
         Phase::Starting,
         Phase::Healthy,
@@ -45,41 +46,37 @@ async fn failing_hook_after_a_phase_is_noted() {
         Phase::Switched,
         Phase::Promoted,
     ] {
-        let ended = with_failing_hook(HookPoint::After, phase).await;
-        assert_eq!(ended.outcome.phase, Phase::Promoted);
-        assert_eq!(ended.history.notes(), ["the hook fails"]);
+        let finished = deploy_with_failing_hook(HookPoint::After, phase).await;
+        assert_eq!(finished.outcome.phase, Phase::Promoted);
+        assert_eq!(finished.trace.notes(), ["the hook fails"]);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn active_down_deploys_while_active_color_is_down() {
-    let mut deployment = Deployment::of(Server::good()).asking(&[
+    let mut deployment = Deployment::of(Server::good()).with_gates(&[
         GateName::Identity,
         GateName::Golden,
         GateName::Agreement,
         GateName::Comparison,
     ]);
     deployment.active_down = true;
-    deployment.state.blue.trouble = Trouble::Exited;
+    deployment.state.blue.fault = ServerFault::Exited;
     deployment.state.fit = Vec::new();
-    let ended = deployment.run_with_interference().await;
+    let finished = deployment.run_with_interference().await;
     assert_eq!(
-        ended.outcome.phase,
+        finished.outcome.phase,
         Phase::Promoted,
         "{}",
-        ended.outcome.reason
+        finished.outcome.reason
     );
-    assert_eq!(ended.active, CANDIDATE);
+    assert_eq!(finished.active, CANDIDATE);
     let conclusion = |name| {
-        let judged = ended
-            .history
-            .0
-            .iter()
-            .find_map(|moment| match moment.happened {
-                Happened::Judged(gate, conclusion) if gate == name => Some(conclusion),
-                _ => None,
-            });
-        judged.expect("the gate was judged")
+        let found = finished.trace.0.iter().find_map(|entry| match entry.event {
+            TraceEvent::GateFinished(gate, conclusion) if gate == name => Some(conclusion),
+            _ => None,
+        });
+        found.expect("a conclusion of the gate")
     };
     assert_eq!(conclusion("golden"), Conclusion::Pass);
     assert_eq!(conclusion("agreement"), Conclusion::Skipped);
@@ -90,29 +87,29 @@ async fn active_down_deploys_while_active_color_is_down() {
 async fn active_down_does_not_replace_a_serving_standby() {
     let mut deployment = Deployment::of(Server::good());
     deployment.active_down = true;
-    deployment.state.blue.trouble = Trouble::Exited;
-    let ended = deployment.run_with_interference().await;
-    ended.assert(Phase::Refused, "`deployer switch green` first");
-    assert!(!ended.history.touched_anything(), "{:#?}", ended.history);
+    deployment.state.blue.fault = ServerFault::Exited;
+    let finished = deployment.run_with_interference().await;
+    finished.assert_outcome(Phase::Refused, "`deployer switch green` first");
+    assert!(!finished.trace.changed_anything(), "{:#?}", finished.trace);
 }
 
 #[tokio::test(start_paused = true)]
 async fn active_down_still_compares_with_healthy_active_color() {
-    let mut deployment = Deployment::of(Server::good()).asking(&[GateName::Agreement]);
+    let mut deployment = Deployment::of(Server::good()).with_gates(&[GateName::Agreement]);
     deployment.active_down = true;
-    let ended = deployment.run().await;
+    let finished = deployment.run().await;
     assert_eq!(
-        ended.outcome.phase,
+        finished.outcome.phase,
         Phase::Promoted,
         "{}",
-        ended.outcome.reason
+        finished.outcome.reason
     );
-    let judged = |moment: &Moment| match moment.happened {
-        Happened::Judged("agreement", conclusion) => Some(conclusion),
+    let agreement = |entry: &TraceEntry| match entry.event {
+        TraceEvent::GateFinished("agreement", conclusion) => Some(conclusion),
         _ => None,
     };
-    let conclusion = ended.history.0.iter().find_map(judged);
+    let conclusion = finished.trace.0.iter().find_map(agreement);
     assert_eq!(conclusion, Some(Conclusion::Pass));
-    let notes = ended.history.notes();
+    let notes = finished.trace.notes();
     assert!(notes[0].contains("not down"), "{notes:?}");
 }

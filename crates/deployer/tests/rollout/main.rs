@@ -1,5 +1,5 @@
-//! Whole deployments in a world of fakes and on virtual time: what is done, in which order, and
-//! where traffic is at every moment of it.
+//! Complete deployments on fake ports and virtual time. The tests check the outcome, the order of port calls,
+//! and which color has the traffic after each call.
 
 mod candidate_is_halted;
 mod candidate_is_promoted;
@@ -9,10 +9,10 @@ mod deployer_is_interrupted;
 mod deployer_shuts_down;
 mod deployment;
 mod fake_ports;
+mod faults;
 mod gates_run;
-mod history;
 mod hooks_run;
 mod person_moves_traffic;
 mod port_fails;
-mod script;
 mod server;
+mod trace;

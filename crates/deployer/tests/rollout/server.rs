@@ -1,4 +1,4 @@
-//! A model server that misbehaves as told.
+//! A simulated model server with an injected fault.
 
 use std::time::Duration;
 
@@ -9,54 +9,54 @@ use deployer::{
 };
 use tokio::time::Instant;
 
-/// A server is healthy this long after its start: at the second try with the tests' settings.
+/// How long a server loads before it is healthy. With the settings of these tests the second check passes.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// What is wrong with a server.
+/// The fault of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// It is as it should be.
-    Nothing,
-    /// It cannot even be started.
+pub(crate) enum ServerFault {
+    /// It has no fault.
+    None,
+    /// The fleet cannot start it.
     CannotStart,
     /// It is not running.
     Exited,
     /// It runs and answers every health check with 503.
     Unhealthy,
-    /// It is healthy and answers every prediction with 500.
-    PredictsNothing,
-    /// One in so many predictions fails.
+    /// It is healthy, and answers every prediction with 500.
+    FailsPredictions,
+    /// One in this many predictions fails.
     FailsOneIn(u64),
-    /// Clients get 500, the deployer does not.
+    /// Predictions through the router get 500; predictions from the deployer itself succeed.
     FailsClients,
-    /// Its own counters rise by a failure with every second request, and nobody else sees it.
+    /// It answers each prediction, and counts every second one as failed.
     CountsFailures,
-    /// It reports another version.
-    IsStale,
-    /// It crashed and was started again when the trouble began.
-    WasRestarted,
-    /// It gives every input the wrong label.
-    IsWrong,
-    /// It takes this many times as long as it should.
-    IsSlow(u32),
-    /// Under load it answers 503.
+    /// It reports the version "stale" and the digest of that version.
+    ReportsStaleVersion,
+    /// It crashed and was restarted at the moment at which this fault began.
+    Restarted,
+    /// It predicts a wrong label for every input.
+    PredictsWrongLabel,
+    /// A prediction takes this many times as long.
+    Slow(u32),
+    /// Under load it answers every tenth request with 503.
     FailsUnderLoad,
-    /// Under load it answers one request after a minute.
+    /// Under load it answers one request after 1 min.
     StallsUnderLoad,
 }
 
-/// How long a prediction takes.
-const TOOK: Duration = Duration::from_millis(10);
+/// How long a prediction takes without a fault.
+const PREDICTION_LATENCY: Duration = Duration::from_millis(10);
 
-/// A model server.
+/// A simulated model server.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     pub(crate) version: String,
-    pub(crate) trouble: Trouble,
-    /// What goes wrong so long after it got the traffic.
-    pub(crate) later: Option<(Duration, Trouble)>,
-    /// Whether it tells how much it did and how long it is up.
-    pub(crate) tells_counters: bool,
+    pub(crate) fault: ServerFault,
+    /// A fault that begins this long after the server received the traffic.
+    pub(crate) later_fault: Option<(Duration, ServerFault)>,
+    /// Whether its health response contains counters and uptime.
+    pub(crate) reports_counters: bool,
     pub(crate) started: Instant,
     pub(crate) active_since: Option<Instant>,
     pub(crate) requests: u64,
@@ -67,9 +67,9 @@ impl Server {
     pub(crate) fn good() -> Self {
         Self {
             version: String::new(),
-            trouble: Trouble::Nothing,
-            later: None,
-            tells_counters: true,
+            fault: ServerFault::None,
+            later_fault: None,
+            reports_counters: true,
             started: Instant::now(),
             active_since: None,
             requests: 0,
@@ -77,23 +77,23 @@ impl Server {
         }
     }
 
-    /// Has this trouble from its start.
-    pub(crate) fn with(trouble: Trouble) -> Self {
+    /// A server that has this fault from its start.
+    pub(crate) fn with_fault(fault: ServerFault) -> Self {
         Self {
-            trouble,
+            fault,
             ..Self::good()
         }
     }
 
-    /// Has this trouble so many seconds after it got the traffic.
-    pub(crate) fn later(seconds: u64, trouble: Trouble) -> Self {
+    /// A server whose fault begins this many seconds after it received the traffic.
+    pub(crate) fn with_fault_after(seconds: u64, fault: ServerFault) -> Self {
         Self {
-            later: Some((Duration::from_secs(seconds), trouble)),
+            later_fault: Some((Duration::from_secs(seconds), fault)),
             ..Self::good()
         }
     }
 
-    /// Started just now.
+    /// Returns this server with `version`, started now.
     pub(crate) fn started(&self, version: &str) -> Self {
         Self {
             version: version.to_owned(),
@@ -102,24 +102,26 @@ impl Server {
         }
     }
 
-    pub(crate) fn trouble(&self) -> Trouble {
-        match (self.later, self.active_since) {
-            (Some((after, trouble)), Some(since)) if since.elapsed() >= after => trouble,
-            _ => self.trouble,
+    pub(crate) fn current_fault(&self) -> ServerFault {
+        match (self.later_fault, self.active_since) {
+            (Some((after, fault)), Some(since)) if since.elapsed() >= after => fault,
+            _ => self.fault,
         }
     }
 
     pub(crate) fn health(&self) -> Result<Health, PortError> {
-        match self.trouble() {
-            Trouble::Exited => return Err(PortError::Unreachable("connection refused".to_owned())),
-            Trouble::Unhealthy => return Err(refused(503, "answered 503")),
+        match self.current_fault() {
+            ServerFault::Exited => {
+                return Err(PortError::Unreachable("connection refused".to_owned()));
+            }
+            ServerFault::Unhealthy => return Err(refused(503, "answered 503")),
             _ if self.started.elapsed() < WARM_UP => {
                 return Err(refused(503, "answered 503, loading"));
             }
             _ => {}
         }
-        let version = match self.trouble() {
-            Trouble::IsStale => "stale",
+        let version = match self.current_fault() {
+            ServerFault::ReportsStaleVersion => "stale",
             _ => &self.version,
         };
         let health = Health {
@@ -128,7 +130,7 @@ impl Server {
             model_digest: Some(digest(version)),
             ..Health::default()
         };
-        Ok(if self.tells_counters {
+        Ok(if self.reports_counters {
             Health {
                 uptime_seconds: Some(self.uptime().as_secs_f64()),
                 request_count: Some(self.requests),
@@ -141,25 +143,25 @@ impl Server {
     }
 
     fn uptime(&self) -> Duration {
-        match (self.trouble(), self.later, self.active_since) {
-            (Trouble::WasRestarted, Some((after, _)), Some(since)) => {
+        match (self.current_fault(), self.later_fault, self.active_since) {
+            (ServerFault::Restarted, Some((after, _)), Some(since)) => {
                 since.elapsed().saturating_sub(after)
             }
             _ => self.started.elapsed(),
         }
     }
 
-    /// Answers one prediction; `client` tells whether it came through the router.
-    pub(crate) fn predict(&mut self, client: bool) -> Result<Prediction, PortError> {
-        if self.trouble() == Trouble::Exited {
+    /// Answers one prediction. `through_router` is whether the request came through the router.
+    pub(crate) fn predict(&mut self, through_router: bool) -> Result<Prediction, PortError> {
+        if self.current_fault() == ServerFault::Exited {
             return Err(PortError::Unreachable("connection refused".to_owned()));
         }
         self.requests += 1;
-        let fails = match self.trouble() {
-            Trouble::PredictsNothing | Trouble::Unhealthy => true,
-            Trouble::FailsOneIn(requests) => self.requests.is_multiple_of(requests),
-            Trouble::FailsClients => client,
-            Trouble::CountsFailures => {
+        let fails = match self.current_fault() {
+            ServerFault::FailsPredictions | ServerFault::Unhealthy => true,
+            ServerFault::FailsOneIn(requests) => self.requests.is_multiple_of(requests),
+            ServerFault::FailsClients => through_router,
+            ServerFault::CountsFailures => {
                 self.failed += self.requests % 2;
                 false
             }
@@ -169,19 +171,19 @@ impl Server {
         if fails {
             return Err(refused(500, "answered 500"));
         }
-        let (label, slower) = match self.trouble() {
-            Trouble::IsWrong => ("bad", 1),
-            Trouble::IsSlow(slower) => ("good", slower),
+        let (label, factor) = match self.current_fault() {
+            ServerFault::PredictsWrongLabel => ("bad", 1),
+            ServerFault::Slow(factor) => ("good", factor),
             _ => ("good", 1),
         };
         Ok(Prediction {
             label: Some(label.to_owned()),
             confidence: Some(0.9),
-            took: TOOK * slower,
+            took: PREDICTION_LATENCY * factor,
         })
     }
 
-    /// Answers as much load as it is given.
+    /// Answers 1,000 requests of a load test.
     pub(crate) fn load(&self, plan: LoadPlan) -> LoadResult {
         let mut load = LoadResult {
             elapsed: plan.duration,
@@ -189,11 +191,13 @@ impl Server {
             ..LoadResult::default()
         };
         for number in 0..1_000 {
-            match self.trouble() {
-                Trouble::FailsUnderLoad if number % 10 == 0 => load.failed("status 503"),
-                Trouble::StallsUnderLoad if number == 0 => load.answered(Duration::from_mins(1)),
-                Trouble::IsSlow(slower) => load.answered(TOOK * slower),
-                _ => load.answered(TOOK),
+            match self.current_fault() {
+                ServerFault::FailsUnderLoad if number % 10 == 0 => load.failed("status 503"),
+                ServerFault::StallsUnderLoad if number == 0 => {
+                    load.answered(Duration::from_mins(1));
+                }
+                ServerFault::Slow(factor) => load.answered(PREDICTION_LATENCY * factor),
+                _ => load.answered(PREDICTION_LATENCY),
             }
         }
         load

@@ -263,7 +263,7 @@ mod tests {
         }
     }
 
-    /// Some engines do not report this, such as 20.10 with cgroup version 1.
+    /// No real container: some engines do not report `OOMKilled`, such as Docker 20.10 with cgroup version 1.
     #[test]
     fn out_of_memory_kill_is_named() {
         let container = json!({
@@ -272,10 +272,10 @@ mod tests {
             "Config": {"Image": "model-server:latest", "StopTimeout": 45, "Env": []},
         });
         let container: Container = serde_json::from_value(container).unwrap();
-        let judged = judge("blue", "container blue".to_owned(), &container);
+        let finding = judge("blue", "container blue".to_owned(), &container);
         let text = "restarting: it was killed because it wanted more memory than it may have";
-        assert_eq!(judged.text, text);
+        assert_eq!(finding.text, text);
         let advice = "raise COLOR_MEMORY in .env, or deploy a smaller model";
-        assert_eq!(judged.advice.as_deref(), Some(advice));
+        assert_eq!(finding.advice.as_deref(), Some(advice));
     }
 }

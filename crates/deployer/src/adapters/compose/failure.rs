@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_that_fails_otherwise_is_a_failed_program() {
+    fn docker_with_another_error_is_a_failed_program() {
         let errors = "Error response from daemon: No such image: model-server:v9";
         assert!(matches!(of_version(errors), PortError::ProgramFailed(_)));
     }

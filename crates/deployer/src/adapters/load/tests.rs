@@ -29,13 +29,13 @@ fn plan() -> LoadPlan {
     }
 }
 
-/// Delays with a known distribution in milliseconds: this many of 500 requests each.
+/// The known distribution: of 500 requests, how many are answered after how many milliseconds.
 const DELAYS: [(u64, u64); 4] = [(400, 200), (75, 250), (24, 400), (1, 700)];
 
-/// Answers after the delay of this request.
-async fn known(asked: Arc<AtomicU64>) -> StatusCode {
-    // Steps of a prime number visit all 500 in an order that no client has.
-    let mut number = asked.fetch_add(1, Ordering::Relaxed) * 199 % 500;
+/// Answers a request after its delay.
+async fn answer_late(received: Arc<AtomicU64>) -> StatusCode {
+    // Steps of a prime number visit all 500 requests in an order that matches no client.
+    let mut number = received.fetch_add(1, Ordering::Relaxed) * 199 % 500;
     let mut delay = Duration::ZERO;
     for (count, milliseconds) in DELAYS {
         delay = Duration::from_millis(milliseconds);
@@ -48,10 +48,10 @@ async fn known(asked: Arc<AtomicU64>) -> StatusCode {
     StatusCode::OK
 }
 
-/// On virtual time, which passes only while server and generator wait, so a busy machine changes nothing.
-async fn the_known_percentiles_are_found(rate: Option<f64>) {
-    let asked = Arc::new(AtomicU64::new(0));
-    let answer = move || known(Arc::clone(&asked));
+/// Runs on virtual time, which passes only while server and generator wait. A busy machine changes nothing.
+async fn assert_known_percentiles_are_measured(rate: Option<f64>) {
+    let received = Arc::new(AtomicU64::new(0));
+    let answer = move || answer_late(Arc::clone(&received));
     let url = serve(Router::new().route("/predict", post(answer))).await;
     let plan = LoadPlan {
         concurrency: 90,
@@ -62,23 +62,26 @@ async fn the_known_percentiles_are_found(rate: Option<f64>) {
     let load = generate(&url, &example(), None, plan).await.unwrap();
     assert!(load.errors.is_empty(), "{:?}", load.errors);
     assert!(load.tally.requests >= 1_200, "{:?}", load.tally);
-    let found = [(0.5, 200.0), (0.9, 250.0), (0.99, 400.0), (0.999, 700.0)].map(
+    let measured = [(0.5, 200.0), (0.9, 250.0), (0.99, 400.0), (0.999, 700.0)].map(
         |(quantile, milliseconds)| {
-            let seen = load.latencies.quantile(quantile).as_secs_f64() * 1e3;
-            (quantile, seen, seen / milliseconds - 1.0)
+            let measured = load.latencies.quantile(quantile).as_secs_f64() * 1e3;
+            (quantile, measured, measured / milliseconds - 1.0)
         },
     );
-    assert!(found.iter().all(|(.., off)| off.abs() < 0.02), "{found:?}");
+    assert!(
+        measured.iter().all(|(.., error)| error.abs() < 0.02),
+        "{measured:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn closed_loop_measures_known_percentiles() {
-    the_known_percentiles_are_found(None).await;
+    assert_known_percentiles_are_measured(None).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn open_loop_measures_known_percentiles() {
-    the_known_percentiles_are_found(Some(300.0)).await;
+    assert_known_percentiles_are_measured(Some(300.0)).await;
 }
 
 #[tokio::test]
@@ -105,9 +108,9 @@ async fn open_loop_counts_every_due_request_when_server_freezes() {
 
 #[tokio::test]
 async fn late_answer_does_not_lower_throughput() {
-    static ASKED: AtomicU64 = AtomicU64::new(0);
+    static RECEIVED: AtomicU64 = AtomicU64::new(0);
     let answer = || async {
-        let late = ASKED.fetch_add(1, Ordering::Relaxed) == 10;
+        let late = RECEIVED.fetch_add(1, Ordering::Relaxed) == 10;
         sleep(Duration::from_millis(if late { 2_000 } else { 10 })).await;
         StatusCode::OK
     };
@@ -118,7 +121,7 @@ async fn late_answer_does_not_lower_throughput() {
     };
     let load = generate(&url, &example(), None, plan).await.unwrap();
     let answered = (load.tally.requests - load.tally.failed) as f64;
-    // Requests in flight at the end, and the late one, are left out.
+    // The throughput excludes the late answer and requests in flight at the end.
     let rate = load.throughput() * 0.5;
     assert!(
         (answered - 9.0..answered).contains(&rate),
@@ -128,7 +131,7 @@ async fn late_answer_does_not_lower_throughput() {
 
 #[tokio::test]
 async fn open_loop_latency_counts_from_due_time() {
-    // Answers at once, except for the first request, which blocks the others.
+    // The server answers nothing for 1 s, and then every waiting request at once.
     let gate = Arc::new(tokio::sync::RwLock::new(()));
     let held = Arc::clone(&gate).write_owned().await;
     let answer = move || async move {
@@ -141,15 +144,15 @@ async fn open_loop_latency_counts_from_due_time() {
         rate: Some(100.0),
         ..plan()
     };
-    let opens = async {
+    let release = async {
         sleep(Duration::from_secs(1)).await;
         drop(held);
     };
     let examples = example();
-    let (load, ()) = tokio::join!(generate(&url, &examples, None, plan), opens);
+    let (load, ()) = tokio::join!(generate(&url, &examples, None, plan), release);
     let load = load.unwrap();
     assert_eq!(load.tally.requests, 200);
-    // Due at 0, 10, 20 ms, and so on; all are answered after 1 s, so half of them are late.
+    // The requests are due at 0, 10, 20 ms, and so on. Those due in the first second are late: half of them.
     let p25 = load.latencies.quantile(0.25);
     assert!(p25 < Duration::from_millis(100), "{p25:?}");
     let p75 = load.latencies.quantile(0.75).as_millis();
@@ -158,9 +161,9 @@ async fn open_loop_latency_counts_from_due_time() {
 
 #[tokio::test]
 async fn load_failures_are_counted_by_kind() {
-    static ASKED: AtomicU64 = AtomicU64::new(0);
+    static RECEIVED: AtomicU64 = AtomicU64::new(0);
     let answer = || async {
-        match ASKED.fetch_add(1, Ordering::Relaxed) % 4 {
+        match RECEIVED.fetch_add(1, Ordering::Relaxed) % 4 {
             0 => StatusCode::TOO_MANY_REQUESTS,
             1 => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::OK,

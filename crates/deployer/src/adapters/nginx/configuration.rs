@@ -256,21 +256,23 @@ mod tests {
     #[test]
     fn keepalive_timeout_of_upstreams_is_read() {
         let idle = |text| limits_of(&[("nginx.conf", text)]).unwrap().upstream_idle;
-        let clients = "http { keepalive_timeout 75s; upstream blue { server 127.0.0.1; } }";
-        assert_eq!(idle(clients), None);
-        let kept = "http { keepalive_timeout 75s; upstream blue { keepalive 8; } }";
-        assert_eq!(idle(kept), Some(Duration::from_mins(1)));
-        let said = "upstream a { keepalive_timeout 20s; } upstream b { keepalive_timeout 5s; }";
-        assert_eq!(idle(said), Some(Duration::from_secs(20)));
+        let client_timeout_only =
+            "http { keepalive_timeout 75s; upstream blue { server 127.0.0.1; } }";
+        assert_eq!(idle(client_timeout_only), None);
+        let default_timeout = "http { keepalive_timeout 75s; upstream blue { keepalive 8; } }";
+        assert_eq!(idle(default_timeout), Some(Duration::from_mins(1)));
+        let two_timeouts =
+            "upstream a { keepalive_timeout 20s; } upstream b { keepalive_timeout 5s; }";
+        assert_eq!(idle(two_timeouts), Some(Duration::from_secs(20)));
     }
 
     #[test]
     fn unlimited_next_upstream_timeout_is_none() {
-        let end = |text| limits_of(&[("nginx.conf", text)]).unwrap().next_upstream;
-        assert_eq!(end("proxy_next_upstream_timeout 0;"), None);
-        let shortest =
+        let next_upstream = |text| limits_of(&[("nginx.conf", text)]).unwrap().next_upstream;
+        assert_eq!(next_upstream("proxy_next_upstream_timeout 0;"), None);
+        let two_timeouts =
             "proxy_next_upstream_timeout 9s; location / { proxy_next_upstream_timeout 3s; }";
-        assert_eq!(end(shortest), Some(Duration::from_secs(3)));
+        assert_eq!(next_upstream(two_timeouts), Some(Duration::from_secs(3)));
     }
 
     #[test]

@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(
             log.new_requests().unwrap().len(),
             1,
-            "what was logged lately"
+            "the requests logged before the log was opened"
         );
         assert_eq!(log.new_requests().unwrap().len(), 0);
         write!(file, "{LINE}\n{}", &LINE[..40]).unwrap();
@@ -267,7 +267,7 @@ mod tests {
     fn recent_requests_are_read_again_and_unparsable_lines_counted() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
-        std::fs::write(&path, format!("{LINE}\nno line of ours\n{LINE}\n")).unwrap();
+        std::fs::write(&path, format!("{LINE}\nnot a log line\n{LINE}\n")).unwrap();
         let log = AccessLog::new(&path);
         assert_eq!(log.new_requests().unwrap().len(), 2);
         assert_eq!(log.unparsable_lines(), 1);
@@ -304,10 +304,10 @@ mod tests {
         let path = directory.path().join("access.log");
         let file = File::create(&path).unwrap();
         // A sparse file, which takes no disk space.
-        for (length, left) in [(1 << 20, 1 << 20), (1 << 29, 0)] {
+        for (length, expected) in [(1 << 20, 1 << 20), (1 << 29, 0)] {
             file.set_len(length).unwrap();
             AccessLog::trim(&path, 1 << 28).unwrap();
-            assert_eq!(path.metadata().unwrap().len(), left);
+            assert_eq!(path.metadata().unwrap().len(), expected);
         }
     }
 

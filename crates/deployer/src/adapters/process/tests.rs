@@ -53,7 +53,7 @@ async fn exit_status_and_last_log_lines_are_reported() {
     );
     fleet.start(Color::Blue, "v7").await.unwrap();
     let record = fleet.record(BLUE).unwrap();
-    // Only `gone_by` and `inspect` collect the exit status, so waiting must not swallow it.
+    // `inspect` must find the exit status, so this loop waits without collecting it.
     while record.alive().is_some() {
         tokio::task::yield_now().await;
     }
@@ -70,13 +70,13 @@ async fn exit_status_is_reported_at_any_moment() {
     let fleet = fleet(directory.path(), &["sh", "-c", "exit 3"]);
     for _ in 0..100 {
         fleet.start(Color::Blue, "v7").await.unwrap();
-        let told = loop {
+        let state = loop {
             match fleet.inspect(BLUE).await.unwrap().0 {
                 ServiceState::Running => tokio::task::yield_now().await,
-                told => break told,
+                state => break state,
             }
         };
-        assert_eq!(told, ServiceState::Stopped("exit status: 3".to_owned()));
+        assert_eq!(state, ServiceState::Stopped("exit status: 3".to_owned()));
     }
 }
 
@@ -100,12 +100,12 @@ async fn process_is_killed_when_it_ignores_sigterm() {
 async fn reused_process_id_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = fleet(directory.path(), &["sleep", "60"]);
-    let mut innocent = std::process::Command::new("sleep")
+    let mut unrelated = std::process::Command::new("sleep")
         .arg("60")
         .spawn()
         .unwrap();
     let record = Record {
-        pid: innocent.id().cast_signed(),
+        pid: unrelated.id().cast_signed(),
         started_at_tick: 1,
         version: None,
     };
@@ -117,11 +117,11 @@ async fn reused_process_id_is_left_alone() {
     .unwrap();
     fleet.stop(BLUE).await.unwrap();
     assert!(
-        innocent.try_wait().unwrap().is_none(),
-        "a stranger was ended"
+        unrelated.try_wait().unwrap().is_none(),
+        "an unrelated process was killed"
     );
-    innocent.kill().unwrap();
-    innocent.wait().unwrap();
+    unrelated.kill().unwrap();
+    unrelated.wait().unwrap();
 }
 
 #[tokio::test]
@@ -194,18 +194,18 @@ fn color_url_without_port_is_refused() {
 async fn process_is_found_by_environment_without_record() {
     let directory = tempfile::tempdir().unwrap();
     let command = ["sleep", "60"];
-    let killed = fleet(directory.path(), &command);
-    killed.start(Color::Blue, "v7").await.unwrap();
-    fs::remove_file(killed.record_path(BLUE)).unwrap();
-    let next = fleet(directory.path(), &command);
+    let earlier = fleet(directory.path(), &command);
+    earlier.start(Color::Blue, "v7").await.unwrap();
+    fs::remove_file(earlier.record_path(BLUE)).unwrap();
+    let later = fleet(directory.path(), &command);
     assert_eq!(
-        next.inspect(BLUE).await.unwrap(),
+        later.inspect(BLUE).await.unwrap(),
         (ServiceState::Running, Some("v7".to_owned()))
     );
-    next.start(Color::Blue, "v8").await.unwrap();
+    later.start(Color::Blue, "v8").await.unwrap();
     assert!(
-        killed.exit_status(BLUE).is_some(),
-        "the one before lives on"
+        earlier.exit_status(BLUE).is_some(),
+        "the earlier process still runs"
     );
-    next.stop(BLUE).await.unwrap();
+    later.stop(BLUE).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! The judge with good and bad releases.
+//! Verdicts on good and bad releases.
 
 use proptest::prelude::*;
 
@@ -27,8 +27,8 @@ fn bake() -> Bake {
     Bake::new(settings(), TrafficSample::default())
 }
 
-/// Extends the bake while the end is inconclusive.
-fn extending() -> Bake {
+/// A bake that is extended while its end is inconclusive.
+fn extending_bake() -> Bake {
     let settings = BakeSettings {
         on_inconclusive: OnInconclusive::Extend,
         ..settings()
@@ -36,7 +36,7 @@ fn extending() -> Bake {
     Bake::new(settings, TrafficSample::default())
 }
 
-fn seen(requests: u64, failed: u64) -> TrafficSample {
+fn sample(requests: u64, failed: u64) -> TrafficSample {
     TrafficSample {
         tally: Tally { requests, failed },
         ..TrafficSample::default()
@@ -45,14 +45,14 @@ fn seen(requests: u64, failed: u64) -> TrafficSample {
 
 fn observation(requests: u64, failed: u64) -> Observation {
     Observation {
-        traffic: seen(requests, failed),
+        traffic: sample(requests, failed),
         health: Some(Ok(Health::default())),
         request: Some(Ok(())),
         ..Observation::default()
     }
 }
 
-fn healthy(requests: u64, errors: u64, uptime: f64) -> Observation {
+fn observed_counters(requests: u64, errors: u64, uptime: f64) -> Observation {
     let health = Health {
         request_count: Some(requests),
         error_count: Some(errors),
@@ -148,8 +148,8 @@ fn stopped_candidate_fails_at_once() {
 #[test]
 fn restart_counts_as_crash() {
     let mut bake = bake();
-    bake.record(healthy(60, 0, 8.0));
-    bake.record(healthy(2, 0, 0.5));
+    bake.record(observed_counters(60, 0, 8.0));
+    bake.record(observed_counters(2, 0, 0.5));
     let verdict = bake.verdict(Duration::from_secs(2)).unwrap();
     assert!(verdict.summary.contains("crashed"), "{}", verdict.summary);
 }
@@ -178,23 +178,23 @@ fn restart_is_detected_by_falling_counters() {
     for (requests, errors) in [(40, 0), (130, 1)] {
         let mut bake = bake();
         for (requests, errors) in [(120, 3), (requests, errors)] {
-            let mut observation = healthy(requests, errors, 0.0);
+            let mut observation = observed_counters(requests, errors, 0.0);
             if let Some(Ok(health)) = &mut observation.health {
                 health.uptime_seconds = None;
             }
             bake.record(observation);
         }
         let verdict = bake.verdict(Duration::from_secs(2)).unwrap();
-        let words = "it stopped: its own counters fell from 120 requests and 3 failures to ";
-        assert!(verdict.summary.starts_with(words), "{}", verdict.summary);
+        let expected = "it stopped: its own counters fell from 120 requests and 3 failures to ";
+        assert!(verdict.summary.starts_with(expected), "{}", verdict.summary);
     }
 }
 
 #[test]
 fn counters_are_judged_by_their_increase() {
     let mut bake = bake();
-    bake.record(healthy(1_000_000, 0, 1.0));
-    bake.record(healthy(1_000_100, 15, 2.0));
+    bake.record(observed_counters(1_000_000, 0, 1.0));
+    bake.record(observed_counters(1_000_100, 15, 2.0));
     assert_eq!(
         conclusion(&mut bake, Duration::from_secs(2)),
         Some(Conclusion::Fail)
@@ -204,8 +204,8 @@ fn counters_are_judged_by_their_increase() {
 #[test]
 fn counters_alone_promote_without_a_log() {
     let mut bake = bake();
-    bake.record(healthy(50, 0, 1.0));
-    bake.record(healthy(250, 0, 2.0));
+    bake.record(observed_counters(50, 0, 1.0));
+    bake.record(observed_counters(250, 0, 2.0));
     let verdict = bake.verdict(MINUTE).unwrap();
     assert_eq!(verdict.conclusion, Conclusion::Pass);
     assert!(
@@ -224,7 +224,7 @@ fn successful_own_requests_alone_do_not_promote() {
                 requests: 4,
                 failed: 0,
             },
-            ..healthy(50 + 4 * number, 0, 1.0)
+            ..observed_counters(50 + 4 * number, 0, 1.0)
         });
     }
     assert_eq!(
@@ -266,9 +266,9 @@ fn no_requests_are_inconclusive() {
 fn quiet_service_gets_enough_own_requests_for_a_verdict() {
     let mut bake = bake();
     assert_eq!(bake.missing_requests(), 0);
-    for look_number in 1..=60 {
+    for number in 1..=60 {
         bake.record(observation(bake.missing_requests() as u64, 0));
-        assert!(bake.missing_requests() <= 5, "observation {look_number}");
+        assert!(bake.missing_requests() <= 5, "observation {number}");
     }
     assert_eq!(conclusion(&mut bake, MINUTE), Some(Conclusion::Pass));
 }
@@ -341,7 +341,7 @@ fn recent_errors_fail_despite_earlier_success() {
 
 #[test]
 fn inconclusive_bake_is_extended_twice() {
-    let mut bake = extending();
+    let mut bake = extending_bake();
     bake.record(observation(100, 7));
     assert_eq!(conclusion(&mut bake, MINUTE), None);
     assert_eq!(bake.until(), 2 * MINUTE);
@@ -358,15 +358,15 @@ fn inconclusive_bake_is_extended_twice() {
 
 #[test]
 fn verdict_during_extension_ends_the_bake() {
-    let mut bake = extending();
+    let mut bake = extending_bake();
     bake.record(observation(100, 7));
     assert_eq!(conclusion(&mut bake, MINUTE), None);
     bake.record(observation(1_000, 10));
     assert_eq!(conclusion(&mut bake, 2 * MINUTE), Some(Conclusion::Pass));
 }
 
-/// A sample of a release that takes this many milliseconds and answers "yes" with this share.
-fn served(milliseconds: u64, requests: u64, yes: u64) -> TrafficSample {
+/// A sample of a release whose predictions take this long, with `yes` labels "yes" and the others "no".
+fn labeled_sample(milliseconds: u64, requests: u64, yes: u64) -> TrafficSample {
     TrafficSample {
         tally: Tally {
             requests,
@@ -380,7 +380,8 @@ fn served(milliseconds: u64, requests: u64, yes: u64) -> TrafficSample {
     }
 }
 
-fn compared(before: TrafficSample, since: TrafficSample) -> Verdict {
+/// The verdict on `since`, compared with the traffic before the switch.
+fn verdict_on(before: TrafficSample, since: TrafficSample) -> Verdict {
     let mut bake = Bake::new(settings(), before);
     bake.record(Observation {
         traffic: since,
@@ -393,34 +394,46 @@ fn compared(before: TrafficSample, since: TrafficSample) -> Verdict {
 
 #[test]
 fn latency_far_above_baseline_fails() {
-    let verdict = compared(served(20, 1_000, 500), served(60, 1_000, 500));
+    let verdict = verdict_on(
+        labeled_sample(20, 1_000, 500),
+        labeled_sample(60, 1_000, 500),
+    );
     assert_eq!(verdict.conclusion, Conclusion::Fail);
     assert!(
         verdict.summary.starts_with("clients wait longer: p99 60"),
         "{}",
         verdict.summary
     );
-    let verdict = compared(served(20, 1_000, 500), served(30, 1_000, 500));
+    let verdict = verdict_on(
+        labeled_sample(20, 1_000, 500),
+        labeled_sample(30, 1_000, 500),
+    );
     assert_eq!(verdict.conclusion, Conclusion::Pass);
     assert!(verdict.numbers["p99_seconds"] > verdict.numbers["active_p99_seconds"]);
 }
 
 #[test]
 fn label_drift_fails() {
-    let verdict = compared(served(20, 1_000, 500), served(20, 1_000, 950));
+    let verdict = verdict_on(
+        labeled_sample(20, 1_000, 500),
+        labeled_sample(20, 1_000, 950),
+    );
     assert_eq!(verdict.conclusion, Conclusion::Fail);
     assert!(
         verdict.summary.contains("yes 95 %, no 5 % instead of "),
         "{}",
         verdict.summary
     );
-    let verdict = compared(served(20, 1_000, 500), served(20, 1_000, 600));
+    let verdict = verdict_on(
+        labeled_sample(20, 1_000, 500),
+        labeled_sample(20, 1_000, 600),
+    );
     assert_eq!(verdict.conclusion, Conclusion::Pass);
 }
 
 #[test]
 fn missing_baseline_is_reported_and_not_compared() {
-    let verdict = compared(served(1, 99, 50), served(60, 1_000, 950));
+    let verdict = verdict_on(labeled_sample(1, 99, 50), labeled_sample(60, 1_000, 950));
     assert_eq!(verdict.conclusion, Conclusion::Pass);
     assert!(
         verdict.warnings[0].starts_with("latency was not compared: 99 requests before the switch"),
@@ -454,7 +467,7 @@ fn unreadable_evidence_is_reported_and_does_not_fail() {
 
 /// Bakes a release with this error rate and this many client requests per second. Latencies (with a long tail)
 /// and labels have the same distribution as before the switch.
-fn simulated(
+fn simulate_bake(
     random: &mut fastrand::Rng,
     error_rate: f64,
     requests: u64,
@@ -467,13 +480,15 @@ fn simulated(
     let mut bake = Bake::new(settings, before.clone());
     for second in 0.. {
         let at = Duration::from_secs(second);
-        let mut seen = drawn(random, requests, error_rate);
-        // Own requests through the router fill missing traffic.
-        let probes = bake.missing_requests() as u64;
-        seen.tally.add(drawn(random, probes, error_rate).tally);
+        let mut traffic = draw_sample(random, requests, error_rate);
+        // The deployer adds own requests where client traffic is missing.
+        let own_requests = bake.missing_requests() as u64;
+        traffic
+            .tally
+            .add(draw_sample(random, own_requests, error_rate).tally);
         bake.record(Observation {
             at,
-            traffic: seen,
+            traffic,
             ..observation(0, 0)
         });
         if let Some(verdict) = bake.verdict(at) {
@@ -483,51 +498,52 @@ fn simulated(
     unreachable!("every bake ends")
 }
 
-fn drawn(random: &mut fastrand::Rng, requests: u64, error_rate: f64) -> TrafficSample {
-    let mut seen = TrafficSample::default();
+fn draw_sample(random: &mut fastrand::Rng, requests: u64, error_rate: f64) -> TrafficSample {
+    let mut sample = TrafficSample::default();
     for _ in 0..requests {
         let succeeded = random.f64() >= error_rate;
-        seen.tally.count(succeeded);
+        sample.tally.count(succeeded);
         if succeeded {
             // Log-normal: p99 is ten times the median.
             let normal: f64 = (0..12).map(|_| random.f64()).sum::<f64>() - 6.0;
-            seen.latencies
+            sample
+                .latencies
                 .record(Duration::from_secs_f64(0.02 * normal.exp()));
             let label = if random.f64() < 0.7 { "yes" } else { "no" };
-            *seen.labels.entry(label.to_owned()).or_default() += 1;
+            *sample.labels.entry(label.to_owned()).or_default() += 1;
         }
     }
-    seen
+    sample
 }
 
-/// Returns how many of these bakes end with a promotion.
-fn promoted(watches: usize, error_rate: f64, requests: u64) -> usize {
+/// Returns how many of `bakes` end with a pass.
+fn promoted(bakes: usize, error_rate: f64, requests: u64) -> usize {
     let mut random = fastrand::Rng::with_seed(11);
-    let before = drawn(&mut random, 40 * requests, 0.0);
-    (0..watches)
-        .filter(|_| simulated(&mut random, error_rate, requests, &before) == Conclusion::Pass)
+    let before = draw_sample(&mut random, 40 * requests, 0.0);
+    (0..bakes)
+        .filter(|_| simulate_bake(&mut random, error_rate, requests, &before) == Conclusion::Pass)
         .count()
 }
 
-/// At most one bake in a hundred is wrong about half or three times the allowed error rate, with little and
-/// with much traffic (200 bakes each).
+/// At most one of 100 bakes rolls back a release with half the allowed error rate or less, or promotes one with
+/// three times that rate. Tried with 200 bakes for each traffic and rate.
 #[test]
 fn bakes_are_wrong_in_at_most_one_of_a_hundred() {
-    const WATCHES: usize = 200;
+    const BAKES: usize = 200;
 
     let allowed = settings().max_error_rate;
     for requests in [0, 5, 30] {
-        let curve = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0]
-            .map(|times| (times, promoted(WATCHES, times * allowed, requests)));
-        for (times, promoted) in curve {
-            let wrong = match times {
-                ..=0.5 => WATCHES - promoted,
+        let promotions = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0]
+            .map(|multiple| (multiple, promoted(BAKES, multiple * allowed, requests)));
+        for (multiple, promoted) in promotions {
+            let wrong = match multiple {
+                ..=0.5 => BAKES - promoted,
                 3.0.. => promoted,
                 _ => 0,
             };
             assert!(
-                wrong * 100 <= WATCHES,
-                "at {requests} requests/s, promotions by the times of the limit: {curve:?}"
+                wrong * 100 <= BAKES,
+                "at {requests} requests/s, promotions by multiple of the allowed rate: {promotions:?}"
             );
         }
     }
@@ -535,7 +551,7 @@ fn bakes_are_wrong_in_at_most_one_of_a_hundred() {
 
 proptest! {
     #[test]
-    fn the_end_always_brings_a_verdict(observations in prop::collection::vec((0_u64..50, 0_u64..3, any::<bool>()), 0..40)) {
+    fn bake_always_ends_with_a_verdict(observations in prop::collection::vec((0_u64..50, 0_u64..3, any::<bool>()), 0..40)) {
         let mut bake = bake();
         for (requests, failed, checked) in observations {
             let health = checked.then(|| Ok(Health::default()));
@@ -545,7 +561,7 @@ proptest! {
     }
 
     #[test]
-    fn a_release_without_a_failure_is_never_rolled_back_early(
+    fn release_without_failures_is_never_rolled_back_early(
         observations in prop::collection::vec(0_u64..50, 0..40), at in 0_u64..60,
     ) {
         let mut bake = bake();

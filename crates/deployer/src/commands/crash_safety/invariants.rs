@@ -1,4 +1,4 @@
-//! Invariants of a machine whose deployer was killed, and of a recovered one.
+//! Invariants of a machine after a kill, and of a recovered machine.
 
 use crate::{
     color::Color,
@@ -12,9 +12,9 @@ use crate::{
 };
 
 impl Machine {
-    /// Holds at every moment: clients are answered, flags and `status` agree, and only proven releases stand
-    /// in.
-    pub(super) async fn assert_true(&self) {
+    /// Asserts what holds at every moment: a server answers clients, `deployer status` agrees with the flags, and
+    /// only proven releases are fit.
+    pub(super) async fn assert_invariants(&self) {
         let status = self.status().await;
         let flags = self.flags();
         let active = flags.active();
@@ -24,121 +24,134 @@ impl Machine {
             "the lock is held: {status:#}"
         );
         assert_eq!(status["problems"], serde_json::json!([]), "{status:#}");
-        let answers = self.answers_clients();
-        assert!(answers.is_some(), "no server answers clients: {status:#}");
+        let public_version = self.public_version();
+        assert!(
+            public_version.is_some(),
+            "no server answers clients: {status:#}"
+        );
         for color in Color::BOTH {
-            let (server, said) = (self.server(color), &status["colors"][index(color)]);
-            assert_eq!(said["fit"], flags.is_fit(color), "{status:#}");
-            assert_eq!(said["healthy"], server.runs.is_some(), "{status:#}");
-            let Some(version) = server.runs else { continue };
-            assert_eq!(said["model_version"], *version, "{status:#}");
+            let (server, reported) = (self.server(color), &status["colors"][index(color)]);
+            assert_eq!(reported["fit"], flags.is_fit(color), "{status:#}");
+            assert_eq!(reported["healthy"], server.running.is_some(), "{status:#}");
+            let Some(version) = server.running else {
+                continue;
+            };
+            assert_eq!(reported["model_version"], *version, "{status:#}");
             if color == active {
-                assert_eq!(answers.as_ref(), Some(&version), "{status:#}");
+                assert_eq!(public_version.as_ref(), Some(&version), "{status:#}");
             }
             if flags.is_fit(color) {
                 assert!(
                     self.is_proven(color, &version),
-                    "fit and not proven: {status:#}"
+                    "{version} is fit and not proven: {status:#}"
                 );
             }
         }
         let standby = active.other();
-        let can_roll_back = flags.is_fit(standby) && self.server(standby).runs.is_some();
+        let can_roll_back = flags.is_fit(standby) && self.server(standby).running.is_some();
         assert_eq!(status["can_roll_back"], can_roll_back, "{status:#}");
     }
 
-    /// Holds after `deployer recover`: traffic is on one healthy color, journal and history agree, nothing is
-    /// left to do, and the next deployment succeeds.
-    pub(super) async fn assert_settled(&self) {
-        self.assert_true().await;
+    /// Asserts the recovered state: one healthy and proven color has the traffic, journal and history agree,
+    /// `deployer recover` has nothing to do, and the next deployment is promoted.
+    pub(super) async fn assert_recovered(&self) {
+        self.assert_invariants().await;
         let active = self.flags().active();
-        let version = self.server(active).runs;
+        let version = self.server(active).running;
         let version = version.unwrap_or_else(|| panic!("{active} is active and does not run"));
         assert!(
             self.is_proven(active, &version),
             "{version} has the traffic and was not proven"
         );
-        assert!(!self.has("state/move.json"), "a pending move is left");
-        assert!(!self.has("flags/shadow"), "copies are still made");
-        self.assert_told(active);
+        assert!(
+            !self.file_exists("state/move.json"),
+            "a pending move is left"
+        );
+        assert!(
+            !self.file_exists("flags/shadow"),
+            "the router still copies requests"
+        );
+        self.assert_recorded_once(active);
         self.assert_nothing_to_recover().await;
         self.assert_next_deployment_is_promoted(active).await;
     }
 
-    fn last(&self) -> Option<Entry> {
+    fn last_entry(&self) -> Option<Entry> {
         journal::last_entry(&self.settings.state).expect("a journal")
     }
 
-    /// Journal and history record the end once.
-    fn assert_told(&self, active: Color) {
-        let read = history::read(&self.settings.state).expect("a history");
-        assert!(read.torn.is_empty(), "{read:#?}");
-        let past = read.entries;
-        for lines in past.windows(2) {
-            let [one, two] = [&lines[0], &lines[1]].map(|it| (it.action, it.color, &it.id));
-            assert_ne!(one, two, "told twice");
+    /// Asserts that journal and history record the end of the deployment once.
+    fn assert_recorded_once(&self, active: Color) {
+        let history = history::read(&self.settings.state).expect("a history");
+        assert!(history.torn.is_empty(), "{history:#?}");
+        let entries = history.entries;
+        for pair in entries.windows(2) {
+            let [earlier, later] = [&pair[0], &pair[1]].map(|it| (it.action, it.color, &it.id));
+            assert_ne!(earlier, later, "the history has the same entry twice");
         }
-        let Some(Entry { plan, phase, .. }) = self.last() else {
-            // Nothing was deployed yet; a person may have moved traffic.
-            let moved = past.last().map_or(Color::Blue, |last| last.color);
-            assert_eq!(active, moved);
-            assert!(past.iter().all(|it| it.id.is_none()), "{past:#?}");
+        let Some(Entry { plan, phase, .. }) = self.last_entry() else {
+            // No deployment has begun. A person may have moved traffic.
+            let expected = entries.last().map_or(Color::Blue, |last| last.color);
+            assert_eq!(active, expected);
+            assert!(entries.iter().all(|it| it.id.is_none()), "{entries:#?}");
             return;
         };
-        let last = past.last().expect("a history");
+        let last = entries.last().expect("a history");
         match phase {
-            // Traffic moved outside of a deployment since.
+            // Since the deployment, a person or the monitor moved traffic.
             _ if last.id.is_none() => assert_eq!(active, last.color),
             Phase::Promoted => assert_eq!(active, plan.idle),
             Phase::Refused | Phase::RolledBack => assert_eq!(active, plan.active),
             _ => panic!("unexpected last phase: {phase}"),
         }
-        let ends = past
+        let ends = entries
             .iter()
             .filter(|it| it.id.as_ref() == Some(&plan.id) && Action::of(phase) == Some(it.action));
         assert_eq!(
             ends.count(),
             1,
-            "{phase} of {} is not told once: {past:#?}",
+            "the history does not record {phase} of {} once: {entries:#?}",
             plan.id
         );
     }
 
-    /// A second `deployer recover` finds and changes nothing.
+    /// Asserts that another `deployer recover` changes nothing.
     async fn assert_nothing_to_recover(&self) {
         let before = self.snapshot();
         let run = self.run(Command::Recover, None).await;
-        let text = run.succeeded("recover");
+        let text = run.assert_success("recover");
         assert!(text.contains("nothing to recover"), "{text}");
-        assert_eq!(run.points, [""; 0], "it changed something");
+        assert_eq!(run.points, [""; 0], "`recover` passed a kill point");
         assert!(
             before.files().eq(self.snapshot().files()),
-            "it changed a file"
+            "`recover` changed a file"
         );
     }
 
     async fn assert_next_deployment_is_promoted(&self, active: Color) {
         let run = self.run(Command::Deploy("next"), None).await;
-        run.succeeded("deploy next");
-        self.assert_true().await;
-        let entry = self.last().map(|it| (it.plan.release.version, it.phase));
+        run.assert_success("deploy next");
+        self.assert_invariants().await;
+        let entry = self
+            .last_entry()
+            .map(|it| (it.plan.release.version, it.phase));
         assert_eq!(entry, Some(("next".to_owned(), Phase::Promoted)));
         let flags = self.flags();
         assert_eq!(flags.active(), active.other());
-        assert_eq!(self.answers_clients().as_deref(), Some("next"));
+        assert_eq!(self.public_version().as_deref(), Some("next"));
         assert!(Color::BOTH.into_iter().all(|color| flags.is_fit(color)));
     }
 }
 
 impl super::machine::Run {
-    /// The output of a command that must have succeeded.
-    pub(super) fn succeeded(&self, command: &str) -> String {
+    /// Asserts that the command succeeded. Returns its output.
+    pub(super) fn assert_success(&self, command: &str) -> String {
         match &self.ending {
-            Ending::CommandOutput(Ok(done)) => {
-                assert_eq!(done.code, exit_code::FINE, "{command}: {}", done.text);
-                done.text.clone()
+            Ending::Completed(Ok(output)) => {
+                assert_eq!(output.code, exit_code::FINE, "{command}: {}", output.text);
+                output.text.clone()
             }
-            Ending::CommandOutput(Err(error)) => panic!("{command} failed: {error}"),
+            Ending::Completed(Err(error)) => panic!("{command} failed: {error}"),
             Ending::Killed => panic!("{command} was killed"),
         }
     }

@@ -1,5 +1,5 @@
-//! A machine in a temporary directory. Flag directory, journal, history, pending move, reports, and lock are
-//! real. Servers and router are simulated; the router obeys the flags.
+//! A machine in a temporary directory. Flags, journal, history, pending move, reports, and lock are real files.
+//! Servers and router are simulated; the router obeys the flags.
 
 use std::{
     any::Any,
@@ -39,29 +39,31 @@ use crate::{
 /// The panic payload of a killed command.
 struct Killed;
 
-/// A server: the running version, and the last started version.
+/// A simulated server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Server {
-    pub(super) runs: Option<String>,
-    recorded: String,
+    /// The running version.
+    pub(super) running: Option<String>,
+    /// The version that the fleet recorded at the last start.
+    recorded_version: String,
 }
 
 impl Server {
     fn started(version: &str) -> Self {
         Self {
-            runs: Some(version.to_owned()),
-            recorded: version.to_owned(),
+            running: Some(version.to_owned()),
+            recorded_version: version.to_owned(),
         }
     }
 }
 
-/// What outlives a deployer: files by path, and servers.
+/// The state that outlives a deployer: files by path, and servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Snapshot {
     files: BTreeMap<PathBuf, Vec<u8>>,
     servers: [Server; 2],
-    /// Releases that may stand in: the first active one, each one that finished its bake and its hook, and each
-    /// one that a person switched to.
+    /// Releases that may be fit: the first active one, each one that finished its bake and its hook, and each one
+    /// that a person switched to.
     proven: Vec<(Color, String)>,
 }
 
@@ -79,9 +81,9 @@ impl Snapshot {
 pub(super) enum Command {
     /// `deployer deploy VERSION`
     Deploy(&'static str),
-    /// The same with a hook that fails before this phase.
+    /// `deployer deploy VERSION` with a hook that fails before this phase.
     DeployWithFailingHook(&'static str, Phase),
-    /// The same with a router that lets another release answer after the switch.
+    /// `deployer deploy VERSION` with a router that lets another release answer after the switch.
     DeployBehindWrongRouter(&'static str),
     /// `deployer rollback`
     Rollback,
@@ -97,19 +99,20 @@ pub(super) enum Command {
 
 /// How a command ended.
 pub(super) enum Ending {
-    /// By itself.
-    CommandOutput(anyhow::Result<CommandOutput>),
-    /// It was killed.
+    /// The command ended by itself.
+    Completed(anyhow::Result<CommandOutput>),
+    /// The command was killed.
     Killed,
 }
 
 /// An ended command.
 pub(super) struct Run {
-    /// The kill points that it passed. If it was killed, the last one is where.
+    /// The passed kill points. A killed command was killed at the last one.
     pub(super) points: Vec<String>,
     pub(super) ending: Ending,
 }
 
+/// A machine with two servers, a router, and the files of the deployer.
 pub(super) struct Machine {
     directory: TempDir,
     pub(super) settings: Settings,
@@ -177,8 +180,8 @@ impl Machine {
         }
     }
 
-    /// A machine in this state.
-    pub(super) fn of(snapshot: &Snapshot) -> Self {
+    /// A machine with the files and servers of the snapshot.
+    pub(super) fn restore(snapshot: &Snapshot) -> Self {
         let machine = Self::with(snapshot.servers.clone());
         machine
             .simulation
@@ -202,8 +205,7 @@ impl Machine {
         self.simulation.flags()
     }
 
-    /// Whether a file exists.
-    pub(super) fn has(&self, path: &str) -> bool {
+    pub(super) fn file_exists(&self, path: &str) -> bool {
         self.directory.path().join(path).exists()
     }
 
@@ -211,14 +213,14 @@ impl Machine {
         self.simulation.servers()[index(color)].clone()
     }
 
-    /// The server on `color` crashes.
+    /// Crashes the server on `color`.
     pub(super) fn crash(&self, color: Color) {
-        self.simulation.servers()[index(color)].runs = None;
+        self.simulation.servers()[index(color)].running = None;
     }
 
     /// The version that answers clients.
-    pub(super) fn answers_clients(&self) -> Option<String> {
-        self.simulation.answering(Target::Public)
+    pub(super) fn public_version(&self) -> Option<String> {
+        self.simulation.version_at(Target::Public)
     }
 
     pub(super) fn is_proven(&self, color: Color, version: &str) -> bool {
@@ -231,45 +233,46 @@ impl Machine {
     /// that they change nothing that outlives the process.
     pub(super) async fn run(&self, command: Command, kill_at: Option<usize>) -> Run {
         let points = Rc::new(RefCell::new(Vec::new()));
-        let left = Rc::new(RefCell::new(None));
-        let observed = in_process::observe({
-            let (points, left, simulation) =
-                (points.clone(), left.clone(), self.simulation.clone());
+        let at_kill = Rc::new(RefCell::new(None));
+        let observer = in_process::observe({
+            let (points, at_kill, simulation) =
+                (points.clone(), at_kill.clone(), self.simulation.clone());
             move |name| {
                 assert!(
-                    simulation.answering(Target::Public).is_some(),
+                    simulation.version_at(Target::Public).is_some(),
                     "no server answers clients at {name:?}"
                 );
                 let number = points.borrow().len();
                 points.borrow_mut().push(name.to_owned());
                 if kill_at == Some(number) {
-                    *left.borrow_mut() = Some(simulation.snapshot());
-                    // Without the panic hook, which would print thousands of messages.
+                    *at_kill.borrow_mut() = Some(simulation.snapshot());
+                    // Skips the panic hook, which would print thousands of messages.
                     resume_unwind(Box::new(Killed));
                 }
             }
         });
-        let ended = AssertUnwindSafe(self.execute(command)).catch_unwind().await;
-        drop(observed);
+        let result = AssertUnwindSafe(self.execute(command)).catch_unwind().await;
+        drop(observer);
         let points = points.take();
-        let ending = match ended {
-            Ok(done) => Ending::CommandOutput(done),
+        let ending = match result {
+            Ok(output) => Ending::Completed(output),
             Err(payload) => {
-                self.assert_killed(payload, left.take().as_ref());
+                self.assert_killed(payload, at_kill.take().as_ref());
                 Ending::Killed
             }
         };
         Run { points, ending }
     }
 
-    fn assert_killed(&self, payload: Box<dyn Any + Send>, left: Option<&Snapshot>) {
+    /// Asserts that the panic is the kill, and that unwinding changed nothing since.
+    fn assert_killed(&self, payload: Box<dyn Any + Send>, at_kill: Option<&Snapshot>) {
         if !payload.is::<Killed>() {
             resume_unwind(payload);
         }
         assert_eq!(
-            left,
+            at_kill,
             Some(&self.snapshot()),
-            "a `Drop` impl changed it, which SIGKILL would not"
+            "a `Drop` implementation changed the machine; SIGKILL would skip it"
         );
     }
 
@@ -283,10 +286,10 @@ impl Machine {
             Command::DeployWithFailingHook(_, phase) => Some(phase),
             _ => None,
         };
-        let reporter = Witness::of(&simulation, hook);
+        let reporter = ProofRecorder::new(&simulation, hook);
         let ports = simulation.ports(hook);
-        let words = format!("{command:?}");
-        let lock = || Journal::lock(&settings.state, &words);
+        let command_line = format!("{command:?}");
+        let lock = || Journal::lock(&settings.state, &command_line);
         match command {
             Command::Deploy(version)
             | Command::DeployWithFailingHook(version, _)
@@ -304,8 +307,8 @@ impl Machine {
             Command::Rollback => rollback::run(&settings, &lock()?, &ports, &reporter).await,
             Command::Switch(color) => {
                 // `deployer switch` needs no proof: the user vouches for the release.
-                if let Some(version) = self.server(color).runs {
-                    simulation.trust(color, version);
+                if let Some(version) = self.server(color).running {
+                    simulation.mark_proven(color, version);
                 }
                 switch::run(color, &lock()?, &ports, &reporter).await
             }
@@ -316,10 +319,10 @@ impl Machine {
                 recover::run(&settings, &journal, &ports, &reporter).await
             }
             Command::Monitor => {
-                const LONG_ENOUGH: Duration = Duration::from_secs(5);
+                const MONITOR_TIME: Duration = Duration::from_secs(5);
                 let monitor = monitor::run(&settings, &ports, &reporter);
-                match tokio::time::timeout(LONG_ENOUGH, monitor).await {
-                    Ok(ended) => ended,
+                match tokio::time::timeout(MONITOR_TIME, monitor).await {
+                    Ok(output) => output,
                     Err(_) => Ok(CommandOutput::success("stopped")),
                 }
             }
@@ -329,29 +332,29 @@ impl Machine {
     /// The output of `deployer status --json`.
     pub(super) async fn status(&self) -> serde_json::Value {
         let ports = self.simulation.clone().ports(None);
-        let done = status::run(&self.settings, &ports).await;
-        done.expect("a status").object
+        let output = status::run(&self.settings, &ports).await;
+        output.expect("a status").object
     }
 }
 
-/// Records which release finishes its bake, unless a hook blocks its promotion.
-struct Witness {
+/// Marks a release as proven when it finishes its bake, unless a hook blocks its promotion.
+struct ProofRecorder {
     simulation: Simulation,
-    hook: Option<Phase>,
+    failing_hook: Option<Phase>,
     candidate: Mutex<Option<(Color, String)>>,
 }
 
-impl Witness {
-    fn of(simulation: &Simulation, hook: Option<Phase>) -> Self {
+impl ProofRecorder {
+    fn new(simulation: &Simulation, failing_hook: Option<Phase>) -> Self {
         Self {
             simulation: simulation.clone(),
-            hook,
+            failing_hook,
             candidate: Mutex::new(None),
         }
     }
 }
 
-impl Reporter for Witness {
+impl Reporter for ProofRecorder {
     fn report(&self, event: &Event<'_>) {
         let mut candidate = self.candidate.lock().expect("no panic");
         match event {
@@ -361,9 +364,9 @@ impl Reporter for Witness {
             Event::GateFinished {
                 gate: "bake",
                 verdict,
-            } if verdict.lets_through() && self.hook != Some(Phase::Promoted) => {
+            } if verdict.lets_through() && self.failing_hook != Some(Phase::Promoted) => {
                 let (color, version) = candidate.clone().expect("a candidate");
-                self.simulation.trust(color, version);
+                self.simulation.mark_proven(color, version);
             }
             _ => {}
         }
@@ -404,10 +407,10 @@ impl Simulation {
         let proven = self.proven.lock().expect("no panic");
         proven
             .iter()
-            .any(|(of, it)| (*of, it.as_str()) == (color, version))
+            .any(|(on, of)| (*on, of.as_str()) == (color, version))
     }
 
-    fn trust(&self, color: Color, version: String) {
+    fn mark_proven(&self, color: Color, version: String) {
         self.proven.lock().expect("no panic").push((color, version));
     }
 
@@ -423,16 +426,17 @@ impl Simulation {
         }
     }
 
-    fn answering(&self, target: Target) -> Option<String> {
+    /// The version that answers at `target`.
+    fn version_at(&self, target: Target) -> Option<String> {
         let servers = self.servers();
-        let runs = |color| servers[index(color)].runs.clone();
+        let running = |color| servers[index(color)].running.clone();
         match target {
-            Target::Server(color) | Target::ThroughRouter(color) => runs(color),
+            Target::Server(color) | Target::ThroughRouter(color) => running(color),
             Target::Public => {
                 let active = self.flags().active();
                 let standby = active.other();
-                let stands_in = self.flags().is_fit(standby);
-                runs(active).or_else(|| runs(standby).filter(|_| stands_in))
+                let standby_is_fit = self.flags().is_fit(standby);
+                running(active).or_else(|| running(standby).filter(|_| standby_is_fit))
             }
         }
     }
@@ -500,9 +504,9 @@ impl Fleet for Simulation {
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
         self.stop(Service::Server(color)).await?;
         kill_point::pass(format_args!("before starting {color}"));
-        self.servers()[index(color)].runs = Some(version.to_owned());
+        self.servers()[index(color)].running = Some(version.to_owned());
         kill_point::pass(format_args!("after starting {color}"));
-        version.clone_into(&mut self.servers()[index(color)].recorded);
+        version.clone_into(&mut self.servers()[index(color)].recorded_version);
         Ok(())
     }
 
@@ -511,7 +515,7 @@ impl Fleet for Simulation {
             panic!("no command but `down` stops the router");
         };
         kill_point::pass(format_args!("before stopping {color}"));
-        self.servers()[index(color)].runs = None;
+        self.servers()[index(color)].running = None;
         kill_point::pass(format_args!("after stopping {color}"));
         Ok(())
     }
@@ -521,11 +525,11 @@ impl Fleet for Simulation {
             return Ok((ServiceState::Running, None));
         };
         let server = self.servers()[index(color)].clone();
-        let state = match server.runs {
+        let state = match server.running {
             Some(_) => ServiceState::Running,
-            None => ServiceState::Stopped("it is gone".to_owned()),
+            None => ServiceState::Stopped("it crashed".to_owned()),
         };
-        Ok((state, Some(server.recorded)))
+        Ok((state, Some(server.recorded_version)))
     }
 
     async fn prune(&self, _keep: usize) -> Result<(), PortError> {
@@ -544,7 +548,7 @@ impl Fleet for Simulation {
 #[async_trait]
 impl Probe for Simulation {
     async fn health(&self, target: Target) -> Result<Health, PortError> {
-        let mut version = self.answering(target).ok_or_else(refused)?;
+        let mut version = self.version_at(target).ok_or_else(refused)?;
         let wrong = self.wrong_router && target == Target::Public;
         if wrong && !self.is_proven(self.active_by_flag(), &version) {
             "another".clone_into(&mut version);
@@ -557,7 +561,7 @@ impl Probe for Simulation {
     }
 
     async fn predict(&self, target: Target, _example: &Example) -> Result<Prediction, PortError> {
-        self.answering(target).ok_or_else(refused)?;
+        self.version_at(target).ok_or_else(refused)?;
         Ok(Prediction {
             label: Some("positive".to_owned()),
             confidence: Some(0.9),
@@ -571,7 +575,7 @@ impl Probe for Simulation {
         _examples: Arc<[Example]>,
         _plan: LoadPlan,
     ) -> Result<LoadResult, PortError> {
-        panic!("no gate of these tests makes load")
+        panic!("the gates of these tests send no load")
     }
 }
 
@@ -579,7 +583,7 @@ fn refused() -> PortError {
     PortError::Unreachable("connection refused".to_owned())
 }
 
-/// A hook that fails before this phase.
+/// Hooks that fail before this phase.
 struct FailingHook(Option<Phase>);
 
 #[async_trait]

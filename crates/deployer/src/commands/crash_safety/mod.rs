@@ -1,5 +1,5 @@
-//! Kills deployers at every kill point, and then kills the next command at each of its own kill points. Every
-//! leftover is recovered.
+//! Kills a deployer at every kill point, then the next command at each of its own kill points. Asserts that
+//! every state left by the kills is recovered.
 //!
 //! All commands run in this process, on virtual time, with real files (see [`machine`]). `tests/tests/` kills
 //! real deployers at some of the same points.
@@ -19,19 +19,19 @@ use crate::{
     exit_code,
 };
 
-/// The number of kills.
+/// How many kills were tried.
 #[derive(Debug, Default)]
 struct Kills {
-    /// Of the first command.
+    /// Kills of the first command.
     points: usize,
-    /// Of the first command and then of the next one.
+    /// Kills of the first command, followed by a kill of the next one.
     pairs: usize,
 }
 
-/// What a deployer does when it is killed, and where traffic is before.
+/// The command that is killed, and the state before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scene {
-    /// The first deployment: no color stands in yet.
+enum Scenario {
+    /// The first deployment: no standby is fit yet.
     FirstDeployment,
     /// A deployment to green.
     DeploymentToGreen,
@@ -41,21 +41,21 @@ enum Scene {
     Refusal,
     /// A deployment whose hook fails after the switch.
     AutomaticRollback,
-    /// A deployment after whose switch another release answers clients.
+    /// A deployment in which another release answers clients after the switch.
     WrongRouter,
     /// `deployer rollback`, from green to blue.
-    RollbackByHand,
+    ManualRollback,
     /// `deployer switch green`.
     Switch,
     /// `deployer recover` after a deployer that was killed right after the switch.
     Recovery,
-    /// The same with `--on-interrupt continue`.
-    ResumedWatch,
+    /// `deployer recover --on-interrupt continue` after the same kill.
+    ResumedBake,
     /// `deployer monitor` when the active color, green, has crashed.
     Failover,
 }
 
-impl Scene {
+impl Scenario {
     fn command(self) -> Command {
         match self {
             Self::FirstDeployment | Self::DeploymentToGreen | Self::DeploymentToBlue => {
@@ -64,16 +64,16 @@ impl Scene {
             Self::Refusal => Command::DeployWithFailingHook("v4", Phase::Switched),
             Self::AutomaticRollback => Command::DeployWithFailingHook("v4", Phase::Promoted),
             Self::WrongRouter => Command::DeployBehindWrongRouter("v4"),
-            Self::RollbackByHand => Command::Rollback,
+            Self::ManualRollback => Command::Rollback,
             Self::Switch => Command::Switch(Color::Green),
             Self::Recovery => Command::Recover,
-            Self::ResumedWatch => Command::Resume,
+            Self::ResumedBake => Command::Resume,
             Self::Failover => Command::Monitor,
         }
     }
 
-    /// The exit code of the command if it is not killed.
-    fn code(self) -> u8 {
+    /// The exit code of the command when it is not killed.
+    fn exit_code(self) -> u8 {
         match self {
             Self::Refusal => exit_code::REFUSED,
             Self::AutomaticRollback | Self::WrongRouter => exit_code::ROLLED_BACK,
@@ -81,7 +81,8 @@ impl Scene {
         }
     }
 
-    async fn begin(self) -> Snapshot {
+    /// The state before the command.
+    async fn initial_state(self) -> Snapshot {
         match self {
             Self::FirstDeployment => Machine::fresh().snapshot(),
             Self::DeploymentToGreen
@@ -89,10 +90,10 @@ impl Scene {
             | Self::AutomaticRollback
             | Self::WrongRouter
             | Self::Switch => blue_active().await,
-            Self::DeploymentToBlue | Self::RollbackByHand => green_active().await,
-            Self::Recovery | Self::ResumedWatch => killed_after_the_switch().await,
+            Self::DeploymentToBlue | Self::ManualRollback => green_active().await,
+            Self::Recovery | Self::ResumedBake => killed_after_switch().await,
             Self::Failover => {
-                let machine = Machine::of(&green_active().await);
+                let machine = Machine::restore(&green_active().await);
                 machine.crash(Color::Green);
                 machine.snapshot()
             }
@@ -100,72 +101,77 @@ impl Scene {
     }
 }
 
-/// Green has the traffic with v2; blue stands in with v1.
+/// v2 on green has the traffic; v1 on blue is the fit standby.
 async fn green_active() -> Snapshot {
     let machine = Machine::fresh();
     let deployed = machine.run(Command::Deploy("v2"), None).await;
-    deployed.succeeded("deploy v2");
+    deployed.assert_success("deploy v2");
     machine.snapshot()
 }
 
-/// Blue has the traffic with v3; green stands in with v2.
+/// v3 on blue has the traffic; v2 on green is the fit standby.
 async fn blue_active() -> Snapshot {
-    let machine = Machine::of(&green_active().await);
+    let machine = Machine::restore(&green_active().await);
     let deployed = machine.run(Command::Deploy("v3"), None).await;
-    deployed.succeeded("deploy v3");
+    deployed.assert_success("deploy v3");
     machine.snapshot()
 }
 
 /// The deployer of v4 was killed right after the switch to green.
-async fn killed_after_the_switch() -> Snapshot {
-    let begin = blue_active().await;
+async fn killed_after_switch() -> Snapshot {
+    let initial = blue_active().await;
     let deploy = Command::Deploy("v4");
-    let points = Machine::of(&begin).run(deploy, None).await.points;
+    let points = Machine::restore(&initial).run(deploy, None).await.points;
     let switched = points
         .iter()
         .position(|point| point == "after journal switched");
-    let machine = Machine::of(&begin);
-    killed(&machine, deploy, switched.expect("a kill point"), &points).await
+    let machine = Machine::restore(&initial);
+    kill_at(&machine, deploy, switched.expect("a kill point"), &points).await
 }
 
-/// Kills the command of a scene at each of its kill points, and the next command at each of its own.
-async fn kill_everywhere(scene: Scene, next: &[Command]) -> Kills {
-    let (begin, first) = (scene.begin().await, scene.command());
-    let whole = Machine::of(&begin);
-    let run = whole.run(first, None).await;
-    assert_eq!(code_of(&run), Some(scene.code()), "{first:?}");
-    whole.assert_settled().await;
+/// Kills the command of a scenario at each of its kill points, and each next command at each of its own.
+async fn kill_at_every_point(scenario: Scenario, next: &[Command]) -> Kills {
+    let (initial, first) = (scenario.initial_state().await, scenario.command());
+    let unkilled = Machine::restore(&initial);
+    let run = unkilled.run(first, None).await;
+    assert_eq!(exit_code_of(&run), Some(scenario.exit_code()), "{first:?}");
+    unkilled.assert_recovered().await;
     let mut kills = Kills::default();
     for (number, point) in run.points.iter().enumerate() {
-        let machine = Machine::of(&begin);
-        let what = format!("{first:?}, killed at {point:?}");
-        let left = killed(&machine, first, number, &run.points).await;
+        let machine = Machine::restore(&initial);
+        let context = format!("{first:?}, killed at {point:?}");
+        let after_kill = kill_at(&machine, first, number, &run.points).await;
         kills.points += 1;
         for next in next {
-            kills.pairs += kill_next(&left, *next, &what).await;
+            kills.pairs += kill_next_command(&after_kill, *next, &context).await;
         }
     }
     kills
 }
 
-/// Runs `next` after a killed deployer: to its end, and killed at each of its kill points. Returns the number
-/// of kill points.
-async fn kill_next(left: &Snapshot, next: Command, what: &str) -> usize {
-    let machine = Machine::of(left);
-    let whole = machine.run(next, None).await;
-    let what = format!("{what}, then {next:?}");
-    recovered(&machine, &what).await;
-    for (number, point) in whole.points.iter().enumerate() {
-        let machine = Machine::of(left);
-        killed(&machine, next, number, &whole.points).await;
-        recovered(&machine, &format!("{what}, killed at {point:?}")).await;
+/// Runs `next` on the state after a kill: once to its end, and once for each of its kill points. Returns the
+/// number of kill points.
+async fn kill_next_command(after_kill: &Snapshot, next: Command, context: &str) -> usize {
+    let machine = Machine::restore(after_kill);
+    let unkilled = machine.run(next, None).await;
+    let context = format!("{context}, then {next:?}");
+    assert_recovers(&machine, &context).await;
+    for (number, point) in unkilled.points.iter().enumerate() {
+        let machine = Machine::restore(after_kill);
+        kill_at(&machine, next, number, &unkilled.points).await;
+        assert_recovers(&machine, &format!("{context}, killed at {point:?}")).await;
     }
-    whole.points.len()
+    unkilled.points.len()
 }
 
-/// Kills a command at the kill point with this number, and checks that it passed the same points as without the
-/// kill. Returns the machine.
-async fn killed(machine: &Machine, command: Command, number: usize, points: &[String]) -> Snapshot {
+/// Kills a command at the kill point with this number, and asserts that it passed the same kill points as
+/// without the kill. Returns the state after the kill.
+async fn kill_at(
+    machine: &Machine,
+    command: Command,
+    number: usize,
+    points: &[String],
+) -> Snapshot {
     let run = machine.run(command, Some(number)).await;
     assert!(
         matches!(run.ending, Ending::Killed),
@@ -175,110 +181,119 @@ async fn killed(machine: &Machine, command: Command, number: usize, points: &[St
     assert_eq!(
         run.points,
         points[..=number],
-        "{command:?} went another way"
+        "{command:?} passed other kill points than without the kill"
     );
-    machine.assert_true().await;
+    machine.assert_invariants().await;
     machine.snapshot()
 }
 
-/// Recovers with `deployer recover`, and with the monitor if the active color is down. A failed assertion names
-/// commands and kill points.
-async fn recovered(machine: &Machine, what: &str) {
+/// Asserts that `deployer recover` recovers the machine, together with the monitor if the active color is down.
+/// A failure names the commands and kill points in `context`.
+async fn assert_recovers(machine: &Machine, context: &str) {
     let recovery = async {
         machine
             .run(Command::Recover, None)
             .await
-            .succeeded("recover");
+            .assert_success("recover");
         let active = machine.flags().active();
-        if machine.server(active).runs.is_none() {
-            machine.assert_true().await;
+        if machine.server(active).running.is_none() {
+            machine.assert_invariants().await;
             machine
                 .run(Command::Monitor, None)
                 .await
-                .succeeded("monitor");
-            assert_ne!(machine.flags().active(), active, "no failover");
+                .assert_success("monitor");
+            assert_ne!(
+                machine.flags().active(),
+                active,
+                "the monitor did not fail over"
+            );
         }
-        machine.assert_settled().await;
+        machine.assert_recovered().await;
     };
     if let Err(panic) = AssertUnwindSafe(recovery).catch_unwind().await {
         let text = panic
             .downcast_ref::<String>()
-            .map_or("it panicked", String::as_str);
-        panic!("{what}: {text}");
+            .map_or("a panic without a message", String::as_str);
+        panic!("{context}: {text}");
     }
 }
 
-fn code_of(run: &Run) -> Option<u8> {
+fn exit_code_of(run: &Run) -> Option<u8> {
     match &run.ending {
-        Ending::CommandOutput(Ok(done)) => Some(done.code),
+        Ending::Completed(Ok(output)) => Some(output.code),
         _ => None,
     }
 }
 
-/// Asserts that every pair of kills of a scene is recovered, and that the number of kill points has not fallen.
-async fn every_pair_is_recovered(scene: Scene, next: &[Command], points: usize, pairs: usize) {
-    // Boxed: it holds the futures of all commands.
-    let kills = Box::pin(kill_everywhere(scene, next)).await;
+/// Asserts that every pair of kills of a scenario is recovered, and that the number of kill points has not fallen.
+async fn assert_every_pair_is_recovered(
+    scenario: Scenario,
+    next: &[Command],
+    points: usize,
+    pairs: usize,
+) {
+    // Boxed: the future holds the futures of all commands, and is large.
+    let kills = Box::pin(kill_at_every_point(scenario, next)).await;
     assert!(kills.points >= points, "{kills:?}");
     assert!(kills.pairs >= pairs, "{kills:?}");
 }
 
-/// Kills the command, then `deployer recover`.
-async fn recovered_when_recovery_is_killed(scene: Scene, points: usize, pairs: usize) {
-    every_pair_is_recovered(scene, &[Command::Recover], points, pairs).await;
+/// Kills the command of the scenario, and then `deployer recover`.
+async fn assert_recovered_when_recovery_is_killed(scenario: Scenario, points: usize, pairs: usize) {
+    assert_every_pair_is_recovered(scenario, &[Command::Recover], points, pairs).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn first_deployment_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::FirstDeployment, 26, 140).await;
+    assert_recovered_when_recovery_is_killed(Scenario::FirstDeployment, 26, 140).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn deployment_to_green_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::DeploymentToGreen, 26, 152).await;
+    assert_recovered_when_recovery_is_killed(Scenario::DeploymentToGreen, 26, 152).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn deployment_to_blue_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::DeploymentToBlue, 26, 152).await;
+    assert_recovered_when_recovery_is_killed(Scenario::DeploymentToBlue, 26, 152).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn refusal_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::Refusal, 22, 100).await;
+    assert_recovered_when_recovery_is_killed(Scenario::Refusal, 22, 100).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn automatic_rollback_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::AutomaticRollback, 30, 176).await;
+    assert_recovered_when_recovery_is_killed(Scenario::AutomaticRollback, 30, 176).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn wrong_router_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::WrongRouter, 30, 176).await;
+    assert_recovered_when_recovery_is_killed(Scenario::WrongRouter, 30, 176).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn rollback_by_hand_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::RollbackByHand, 12, 88).await;
+async fn manual_rollback_is_recovered_from_every_pair_of_kills() {
+    assert_recovered_when_recovery_is_killed(Scenario::ManualRollback, 12, 88).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn switch_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::Switch, 12, 76).await;
+    assert_recovered_when_recovery_is_killed(Scenario::Switch, 12, 76).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn recovery_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::Recovery, 10, 46).await;
+    assert_recovered_when_recovery_is_killed(Scenario::Recovery, 10, 46).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn resumed_bake_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::ResumedWatch, 6, 22).await;
+    assert_recovered_when_recovery_is_killed(Scenario::ResumedBake, 6, 22).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn failover_is_recovered_from_every_pair_of_kills() {
-    recovered_when_recovery_is_killed(Scene::Failover, 16, 120).await;
+    assert_recovered_when_recovery_is_killed(Scenario::Failover, 16, 120).await;
 }

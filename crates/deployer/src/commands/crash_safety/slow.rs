@@ -1,12 +1,12 @@
-//! The command after a killed deployer need not be `deployer recover`: every other command that moves traffic
-//! is killed at each of its kill points too.
+//! The command after a killed deployer is any other command that moves traffic, and is killed at each of its own
+//! kill points.
 
 use crate::{
     color::Color,
-    commands::crash_safety::{Scene, every_pair_is_recovered, machine::Command},
+    commands::crash_safety::{Scenario, assert_every_pair_is_recovered, machine::Command},
 };
 
-const NEXT: [Command; 6] = [
+const NEXT_COMMANDS: [Command; 6] = [
     Command::Resume,
     Command::Rollback,
     Command::Switch(Color::Blue),
@@ -17,55 +17,55 @@ const NEXT: [Command; 6] = [
 
 #[tokio::test(start_paused = true)]
 async fn first_deployment_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::FirstDeployment, &NEXT, 26, 1704).await;
+    assert_every_pair_is_recovered(Scenario::FirstDeployment, &NEXT_COMMANDS, 26, 1704).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn deployment_to_green_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::DeploymentToGreen, &NEXT, 26, 1816).await;
+    assert_every_pair_is_recovered(Scenario::DeploymentToGreen, &NEXT_COMMANDS, 26, 1816).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn deployment_to_blue_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::DeploymentToBlue, &NEXT, 26, 1816).await;
+    assert_every_pair_is_recovered(Scenario::DeploymentToBlue, &NEXT_COMMANDS, 26, 1816).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn refusal_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::Refusal, &NEXT, 22, 1356).await;
+    assert_every_pair_is_recovered(Scenario::Refusal, &NEXT_COMMANDS, 22, 1356).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn automatic_rollback_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::AutomaticRollback, &NEXT, 30, 1968).await;
+    assert_every_pair_is_recovered(Scenario::AutomaticRollback, &NEXT_COMMANDS, 30, 1968).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn wrong_router_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::WrongRouter, &NEXT, 30, 1968).await;
+    assert_every_pair_is_recovered(Scenario::WrongRouter, &NEXT_COMMANDS, 30, 1968).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn rollback_by_hand_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::RollbackByHand, &NEXT, 12, 836).await;
+async fn manual_rollback_is_recovered_when_any_command_after_it_is_killed() {
+    assert_every_pair_is_recovered(Scenario::ManualRollback, &NEXT_COMMANDS, 12, 836).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn switch_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::Switch, &NEXT, 12, 902).await;
+    assert_every_pair_is_recovered(Scenario::Switch, &NEXT_COMMANDS, 12, 902).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn recovery_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::Recovery, &NEXT, 10, 546).await;
+    assert_every_pair_is_recovered(Scenario::Recovery, &NEXT_COMMANDS, 10, 546).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn resumed_bake_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::ResumedWatch, &NEXT, 6, 394).await;
+    assert_every_pair_is_recovered(Scenario::ResumedBake, &NEXT_COMMANDS, 6, 394).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn failover_is_recovered_when_any_command_after_it_is_killed() {
-    every_pair_is_recovered(Scene::Failover, &NEXT, 16, 1146).await;
+    assert_every_pair_is_recovered(Scenario::Failover, &NEXT_COMMANDS, 16, 1146).await;
 }

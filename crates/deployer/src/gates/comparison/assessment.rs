@@ -222,9 +222,9 @@ fn percentiles(pairs: usize) -> [Vec<&'static Percentile>; 2] {
 mod tests {
     use super::*;
 
-    /// The verdict on a candidate with this latency ratio to an active release of about `base` seconds, with a
-    /// tail.
-    fn judge(base: f64, slower: f64, pairs: usize) -> Verdict {
+    /// The verdict on a candidate whose latency is `ratio` times that of an active release. The active release
+    /// takes about `base` seconds, and three times as long for one request in 50.
+    fn judge(base: f64, ratio: f64, pairs: usize) -> Verdict {
         let mut random = fastrand::Rng::with_seed(7);
         let mut draw = |factor: f64| {
             let tail = if random.f64() < 0.02 { 3.0 } else { 1.0 };
@@ -232,7 +232,7 @@ mod tests {
         };
         let samples = Samples {
             active: (0..pairs).map(|_| draw(1.0)).collect(),
-            candidate: (0..pairs).map(|_| draw(slower)).collect(),
+            candidate: (0..pairs).map(|_| draw(ratio)).collect(),
             ..Samples::default()
         };
         assess(&settings(), &samples)
@@ -314,8 +314,8 @@ mod tests {
         );
     }
 
-    /// The verdict on a candidate that is as fast as the active release, but fails one request in this many.
-    fn failing(one_in: usize, active_too: bool) -> Verdict {
+    /// The verdict on a candidate that is as fast as the active release, and fails one request in `one_in`.
+    fn judge_failures(one_in: usize, active_too: bool) -> Verdict {
         let mut samples = Samples::default();
         for number in 0..1_000 {
             let answer = |fails: bool| {
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn unanswered_requests_count_as_slow() {
-        let verdict = failing(50, false);
+        let verdict = judge_failures(50, false);
         assert_eq!(verdict.conclusion, Conclusion::Fail);
         assert!(
             verdict
@@ -350,13 +350,13 @@ mod tests {
 
     #[test]
     fn failures_too_rare_for_p99_count_beyond_chance() {
-        assert_eq!(failing(120, false).conclusion, Conclusion::Fail);
-        assert_eq!(failing(400, false).conclusion, Conclusion::Pass);
+        assert_eq!(judge_failures(120, false).conclusion, Conclusion::Fail);
+        assert_eq!(judge_failures(400, false).conclusion, Conclusion::Pass);
     }
 
     #[test]
     fn failures_of_both_releases_do_not_fail_the_gate() {
-        assert_ne!(failing(120, true).conclusion, Conclusion::Fail);
-        assert_eq!(failing(400, true).conclusion, Conclusion::Pass);
+        assert_ne!(judge_failures(120, true).conclusion, Conclusion::Fail);
+        assert_eq!(judge_failures(400, true).conclusion, Conclusion::Pass);
     }
 }
