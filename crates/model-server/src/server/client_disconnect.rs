@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderValue, Request, Uri};
+use opentelemetry::trace::TraceId;
 use tower_http::on_early_drop::{OnDropCallback, OnFutureDrop};
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     metrics::counters::{CLIENT_CLOSED_REQUEST, TrackedRequest},
     server::{observe::track, request_id::X_REQUEST_ID, request_log::RequestLine},
     state::ServerState,
-    telemetry::trace_context::{TraceId, TraceParent},
+    telemetry::trace_context::caller_span,
 };
 
 /// Creates a [`ClientDisconnect`] for each request. It counts the request with status 499.
@@ -33,7 +34,7 @@ impl<B> OnFutureDrop<B> for OnClientDisconnect {
         let line = is_logged.then(|| LineParts {
             id: request.headers().get(X_REQUEST_ID).cloned(),
             unmatched: (!tracked.is_matched()).then(|| request.uri().clone()),
-            trace: TraceParent::of(request.headers()).map(|parent| parent.trace),
+            trace: caller_span(request.headers()).map(|span| span.trace_id()),
         });
         ClientDisconnect {
             state,

@@ -17,6 +17,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, Uri},
     response::Response,
 };
+use opentelemetry::trace::SpanContext;
 use tower::{Layer, Service};
 
 use crate::{
@@ -30,10 +31,7 @@ use crate::{
         request_log::{RequestLine, milliseconds},
     },
     state::ServerState,
-    telemetry::{
-        trace_context::TraceParent,
-        tracer::{FinishedRequest, trace_state},
-    },
+    telemetry::{trace_context::caller_span, tracer::FinishedRequest},
 };
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -111,7 +109,8 @@ where
 struct ObservedRequest {
     state: Arc<ServerState>,
     request: TrackedRequest,
-    parent: Option<TraceParent>,
+    /// The caller's span.
+    parent: Option<SpanContext>,
     /// Set if traces are on.
     traced: Option<Box<Traced>>,
     /// The URI, if the request matches no route.
@@ -122,7 +121,6 @@ struct ObservedRequest {
 struct Traced {
     began: SystemTime,
     uri: Uri,
-    state: Option<String>,
 }
 
 /// Returns what the counters need of a request.
@@ -140,12 +138,11 @@ impl ObservedRequest {
         Self {
             state,
             request: tracked,
-            parent: TraceParent::of(request.headers()),
+            parent: caller_span(request.headers()),
             traced: traces.then(|| {
                 Box::new(Traced {
                     began: SystemTime::now(),
                     uri: request.uri().clone(),
-                    state: trace_state(request.headers()),
                 })
             }),
             unmatched: (!tracked.is_matched()).then(|| request.uri().clone()),
@@ -163,8 +160,7 @@ impl ObservedRequest {
         let parts = self.state.telemetry.as_ref().zip(self.traced.as_deref());
         let trace = parts.map(|(telemetry, traced)| {
             telemetry.record(&FinishedRequest {
-                parent: self.parent,
-                state: traced.state.as_deref(),
+                parent: self.parent.as_ref(),
                 method: self.request.method,
                 route: self
                     .unmatched
@@ -189,7 +185,7 @@ impl ObservedRequest {
                 times,
                 error,
                 reason: details.and_then(|it| it.failure.as_deref()),
-                trace: trace.or(self.parent.map(|parent| parent.trace)),
+                trace: trace.or(self.parent.as_ref().map(SpanContext::trace_id)),
             }
             .log();
         }

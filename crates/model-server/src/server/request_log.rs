@@ -1,12 +1,10 @@
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Uri};
+use opentelemetry::trace::TraceId;
 use tracing::field;
 
-use crate::{
-    metrics::counters::CLIENT_CLOSED_REQUEST, scheduler::stage_times::StageTimes,
-    telemetry::trace_context::TraceId,
-};
+use crate::{metrics::counters::CLIENT_CLOSED_REQUEST, scheduler::stage_times::StageTimes};
 
 /// How much of an unknown path is logged.
 const LONGEST_PATH: usize = 256;

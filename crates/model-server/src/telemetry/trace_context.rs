@@ -1,96 +1,103 @@
-use std::fmt;
-
 use axum::http::{HeaderMap, HeaderName};
+use opentelemetry::{
+    Context,
+    propagation::{Extractor, TextMapPropagator as _},
+    trace::{SpanContext, TraceContextExt as _},
+};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Length of a version 00 header, and of the fields that later versions must start with.
 const LENGTH: usize = 55;
 
-/// The caller's span, by W3C Trace Context (<https://www.w3.org/TR/trace-context/>).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TraceParent {
-    /// The trace of the request.
-    pub(crate) trace: TraceId,
-    /// The caller's span.
-    pub(crate) span: u64,
-    /// Whether the caller records its span.
-    pub(crate) sampled: bool,
+/// Returns the caller's span, by W3C Trace Context (<https://www.w3.org/TR/trace-context/>). Returns `None` if
+/// `traceparent` is missing or invalid; a new trace begins then.
+pub(crate) fn caller_span(headers: &HeaderMap) -> Option<SpanContext> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    let (Some(parent), None) = (values.next(), values.next()) else {
+        // Two headers are invalid.
+        return None;
+    };
+    let parent = parent.to_str().ok().filter(|it| is_well_formed(it))?;
+    let state = trace_state(headers);
+    let context = TraceContextPropagator::new()
+        .extract_with_context(&Context::new(), &CallerHeaders { parent, state });
+    let span = context.span().span_context().clone();
+    span.is_valid().then_some(span)
 }
 
-/// A trace ID, displayed as W3C Trace Context writes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TraceId(pub(crate) u128);
-
-impl fmt::Display for TraceId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:032x}", self.0)
-    }
+/// Whether `traceparent` has the right digits and lengths. The propagator also accepts numbers of other lengths or
+/// with a plus sign, a version in upper case, and a dash at the end.
+fn is_well_formed(parent: &str) -> bool {
+    let Some((fields, rest)) = parent.as_bytes().split_at_checked(LENGTH) else {
+        return false;
+    };
+    let mut places = fields.iter().enumerate();
+    let valid = places.all(|(place, byte)| match place {
+        2 | 35 | 52 => *byte == b'-',
+        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+    });
+    // Later versions may append fields.
+    valid && (rest.is_empty() || (rest[0] == b'-' && !fields.starts_with(b"00")))
 }
 
-impl TraceParent {
-    /// Reads `traceparent`. Returns `None` if it is missing or invalid; a new trace begins then.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all(TRACEPARENT).iter();
-        match (values.next(), values.next()) {
-            (Some(value), None) => Self::parse(value.as_bytes()),
-            // Two headers are invalid.
+/// Joins all values of `tracestate`, as W3C Trace Context requires.
+fn trace_state(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all(TRACESTATE).iter();
+    let values: Vec<&str> = values.map(|it| it.to_str().ok()).collect::<Option<_>>()?;
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+/// The caller's headers, as the propagator reads them.
+struct CallerHeaders<'a> {
+    parent: &'a str,
+    state: Option<String>,
+}
+
+impl Extractor for CallerHeaders<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        match key {
+            "traceparent" => Some(self.parent),
+            "tracestate" => self.state.as_deref(),
             _ => None,
         }
     }
 
-    fn parse(value: &[u8]) -> Option<Self> {
-        let (fields, rest) = value.split_at_checked(LENGTH)?;
-        let dashes = [2, 35, 52].iter().all(|place| fields[*place] == b'-');
-        let version = number(&fields[..2])?;
-        // Later versions may append fields.
-        let whole = match version {
-            0 => rest.is_empty(),
-            0xff => false,
-            _ => rest.is_empty() || rest[0] == b'-',
-        };
-        let trace = number(&fields[3..35])?;
-        let span = u64::try_from(number(&fields[36..52])?).ok()?;
-        let flags = number(&fields[53..])?;
-        (dashes && whole && trace != 0 && span != 0).then_some(Self {
-            trace: TraceId(trace),
-            span,
-            sampled: flags & 1 == 1,
-        })
+    fn keys(&self) -> Vec<&str> {
+        vec!["traceparent", "tracestate"]
     }
-}
-
-/// Parses hexadecimal digits; only lower case is valid.
-fn number(digits: &[u8]) -> Option<u128> {
-    let small = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
-    let digits = std::str::from_utf8(digits).ok()?;
-    digits
-        .bytes()
-        .all(|digit| small(&digit))
-        .then(|| u128::from_str_radix(digits, 16).ok())?
 }
 
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use opentelemetry::trace::{SpanId, TraceFlags, TraceState};
     use proptest::proptest;
 
     use super::*;
 
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
+    /// Returns `None` also for bytes that no header may contain.
+    fn parse(value: &[u8]) -> Option<SpanContext> {
+        let value = HeaderValue::from_bytes(value).ok()?;
+        caller_span(&HeaderMap::from_iter([(TRACEPARENT, value)]))
+    }
+
     #[test]
     fn traceparent_has_trace_span_and_flags() {
-        let parent = TraceParent::parse(GOOD.as_bytes()).unwrap();
-        assert_eq!(parent.trace.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_eq!(parent.span, 0x00f0_67aa_0ba9_02b7);
-        assert!(parent.sampled);
+        let parent = parse(GOOD.as_bytes()).unwrap();
+        assert_eq!(
+            parent.trace_id().to_string(),
+            "4bf92f3577b34da6a3ce929d0e0e4736"
+        );
+        assert_eq!(parent.span_id(), SpanId::from(0x00f0_67aa_0ba9_02b7));
+        assert!(parent.is_sampled() && parent.is_remote());
         for (flags, sampled) in [("00", false), ("02", false), ("03", true), ("ff", true)] {
             let value = format!("{}{flags}", &GOOD[..53]);
-            assert_eq!(
-                TraceParent::parse(value.as_bytes()).unwrap().sampled,
-                sampled
-            );
+            assert_eq!(parse(value.as_bytes()).unwrap().is_sampled(), sampled);
         }
     }
 
@@ -101,10 +108,10 @@ mod tests {
             format!("cc{}-what-will-be", &GOOD[2..]),
             format!("fe{}-", &GOOD[2..]),
         ] {
-            assert!(TraceParent::parse(value.as_bytes()).is_some(), "{value}");
+            assert!(parse(value.as_bytes()).is_some(), "{value}");
         }
         let glued = format!("01{}x", &GOOD[2..]);
-        assert_eq!(TraceParent::parse(glued.as_bytes()), None);
+        assert_eq!(parse(glued.as_bytes()), None);
     }
 
     #[test]
@@ -114,6 +121,7 @@ mod tests {
             "00",
             &GOOD[..54],
             &format!("{GOOD}0"),
+            &format!("{GOOD}-"),
             &format!("{GOOD}-00"),
             &GOOD.to_uppercase(),
             &GOOD.replace('-', "_"),
@@ -121,36 +129,52 @@ mod tests {
             &GOOD.replace("4bf9", "4bg9"),
             &format!("ff{}", &GOOD[2..]),
             &format!("0x{}", &GOOD[2..]),
+            &format!("0A{}", &GOOD[2..]),
+            "00-42-42-1",
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0g",
         ] {
-            assert_eq!(TraceParent::parse(value.as_bytes()), None, "{value}");
+            assert_eq!(parse(value.as_bytes()), None, "{value}");
         }
     }
 
     #[test]
     fn duplicate_traceparent_is_ignored() {
         let mut headers = HeaderMap::new();
-        assert_eq!(TraceParent::of(&headers), None);
+        assert_eq!(caller_span(&headers), None);
         headers.append(TRACEPARENT, HeaderValue::from_static(GOOD));
-        assert!(TraceParent::of(&headers).is_some());
+        assert!(caller_span(&headers).is_some());
         headers.append(TRACEPARENT, HeaderValue::from_static(GOOD));
-        assert_eq!(TraceParent::of(&headers), None);
+        assert_eq!(caller_span(&headers), None);
+    }
+
+    #[test]
+    fn tracestate_headers_are_joined_and_invalid_ones_ignored() {
+        let state = |values: &[&'static str]| {
+            let parent = [(TRACEPARENT, HeaderValue::from_static(GOOD))];
+            let states = values.iter().map(|it| HeaderValue::from_static(it));
+            let headers = parent.into_iter().chain(states.map(|it| (TRACESTATE, it)));
+            let span = caller_span(&headers.collect()).unwrap();
+            span.trace_state().header()
+        };
+        assert_eq!(state(&[]), "");
+        assert_eq!(state(&["a=1,b=2", "c=3"]), "a=1,b=2,c=3");
+        assert_eq!(state(&["no state"]), "");
     }
 
     proptest! {
         #[test]
-        fn traceparent_parser_never_panics(value in proptest::collection::vec(0_u8.., 0..80)) {
-            let _ = TraceParent::parse(&value);
+        fn traceparent_parser_never_panics(value in proptest::collection::vec(b' '.., 0..80)) {
+            let _ = parse(&value);
         }
 
         #[test]
         fn traceparent_round_trips(trace in 1_u128.., span in 1_u64.., flags in 0_u8..) {
             let value = format!("00-{trace:032x}-{span:016x}-{flags:02x}");
-            let sampled = flags & 1 == 1;
-            let parent = TraceParent { trace: TraceId(trace), span, sampled };
-            assert_eq!(TraceParent::parse(value.as_bytes()), Some(parent));
+            let sampled = TraceFlags::new(flags) & TraceFlags::SAMPLED;
+            let parent = SpanContext::new(trace.into(), span.into(), sampled, true, TraceState::NONE);
+            assert_eq!(parse(value.as_bytes()), Some(parent));
         }
     }
 }

@@ -4,17 +4,16 @@
 //! that cannot be exported in time are dropped: a slow or dead collector does not delay requests.
 
 use std::{
-    str::FromStr as _,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
 };
 
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{StatusCode, Uri};
 use opentelemetry::{
     Context, KeyValue,
     trace::{
-        Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags,
-        TraceState, Tracer as _, TracerProvider as _,
+        Span as _, SpanContext, SpanKind, Status, TraceContextExt as _, TraceId, Tracer as _,
+        TracerProvider as _,
     },
 };
 use opentelemetry_otlp::{Protocol, WithExportConfig as _};
@@ -29,7 +28,6 @@ use tracing::{info, warn};
 use crate::{
     config::{Settings, parsers::check_endpoint},
     scheduler::stage_times::StageTimes,
-    telemetry::trace_context::{TraceId, TraceParent},
 };
 
 /// How long the shutdown waits for the last export.
@@ -47,9 +45,7 @@ pub(crate) struct Telemetry {
 #[derive(Debug)]
 pub(crate) struct FinishedRequest<'a> {
     /// The caller's span.
-    pub(crate) parent: Option<TraceParent>,
-    /// The caller's `tracestate`, passed on as it is.
-    pub(crate) state: Option<&'a str>,
+    pub(crate) parent: Option<&'a SpanContext>,
     /// GET, POST, and so on.
     pub(crate) method: &'static str,
     /// The route, if the request matches one.
@@ -103,16 +99,7 @@ impl Telemetry {
     pub(crate) fn record(&self, request: &FinishedRequest) -> TraceId {
         let caller = match request.parent {
             None => Context::new(),
-            Some(parent) => Context::new().with_remote_span_context(SpanContext::new(
-                parent.trace.0.into(),
-                SpanId::from(parent.span),
-                TraceFlags::default().with_sampled(parent.sampled),
-                true,
-                request
-                    .state
-                    .and_then(|it| TraceState::from_str(it).ok())
-                    .unwrap_or_default(),
-            )),
+            Some(parent) => Context::new().with_remote_span_context(parent.clone()),
         };
         let ended = request.began + request.took;
         let name = match request.route {
@@ -124,9 +111,7 @@ impl Telemetry {
             .with_kind(SpanKind::Server)
             .with_start_time(request.began)
             .start_with_context(&self.tracer, &caller);
-        let trace = TraceId(u128::from_be_bytes(
-            span.span_context().trace_id().to_bytes(),
-        ));
+        let trace = span.span_context().trace_id();
         if !span.is_recording() {
             return trace;
         }
@@ -218,13 +203,6 @@ fn resource() -> Resource {
         own.push(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
     }
     Resource::builder().with_attributes(own).build()
-}
-
-/// Joins all values of `tracestate`, as W3C Trace Context requires.
-pub(crate) fn trace_state(headers: &HeaderMap) -> Option<String> {
-    let values = headers.get_all("tracestate").iter();
-    let values: Vec<&str> = values.map(|it| it.to_str().ok()).collect::<Option<_>>()?;
-    (!values.is_empty()).then(|| values.join(","))
 }
 
 /// Logs when exports begin to fail, and when they succeed again.
