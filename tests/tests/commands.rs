@@ -142,7 +142,7 @@ async fn full_disk_during_deployment_keeps_the_proven_release() -> Result {
     let ballast = disk.fill()?;
     let run = Stack::wait_for_exit(deployer, &arguments).await?;
     ensure!(run.code == 1, "{run:?}");
-    ensure!(run.stdout.contains("could not be written down"), "{run:?}");
+    ensure!(run.stdout.contains("could not be recorded"), "{run:?}");
     let status = stack.status().await?;
     ensure!(status["active"] == "green", "{status}");
     ensure!(status["colors"][1]["fit"] == true, "{status}");

@@ -195,7 +195,7 @@ async fn deployment_halts_when_both_colors_are_sick() -> Result {
     let run = Stack::wait_for_exit(deployer, &["deploy", "fails-later"]).await?;
     traffic.stop().await;
     ensure!(run.code == 30, "{run:?}");
-    ensure!(run.stderr.contains("blue is sick too"), "{run:?}");
+    ensure!(run.stderr.contains("blue is unhealthy too"), "{run:?}");
     let status = stack.status().await?;
     ensure!(status["active"] == "green", "{status}");
     ensure!(status["colors"][1]["healthy"] == true, "{status}");

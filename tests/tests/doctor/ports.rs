@@ -67,7 +67,12 @@ async fn doctor_names_process_on_router_ports() -> Result {
     for port in [stack.ports().router(), stack.ports().control()] {
         let _listener = listen_on(port).await?;
         let taken = format!("its port is taken: http://127.0.0.1:{port}: ");
-        let expected = ["router", &taken, &process, "end whatever listens there"];
+        let expected = [
+            "router",
+            &taken,
+            &process,
+            "stop the program that listens there",
+        ];
         ensure_only_finding(&stack, &[], &expected).await?;
     }
     Ok(())

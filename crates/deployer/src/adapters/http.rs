@@ -63,7 +63,7 @@ impl HttpProbe {
             .lines()
             .map(str::trim)
             .find(|line| !line.is_empty() && !line.starts_with('#'))
-            .ok_or_else(|| invalid("there is none in the file"))?;
+            .ok_or_else(|| invalid("the file has none"))?;
         let mut header = HeaderValue::try_from(format!("Bearer {key}"))
             .map_err(|_| invalid("expected visible ASCII characters"))?;
         header.set_sensitive(true);

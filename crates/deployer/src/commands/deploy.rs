@@ -105,7 +105,7 @@ pub(super) fn done(
     );
     let mut code = exit_code::of(outcome.phase);
     if let Some(problem) = &outcome.unwritten {
-        text = format!("{text}, but this could not be written down: {problem}");
+        text = format!("{text}, but this could not be recorded: {problem}");
         // A program that reads only the exit code must notice that the end was not recorded.
         if code == exit_code::FINE {
             code = exit_code::UNEXPECTED;

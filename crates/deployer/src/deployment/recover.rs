@@ -123,7 +123,7 @@ fn reason(end: Ending, traffic: Traffic, plan: &Plan, obstacle: Option<String>) 
             format!("{interrupted} after the bake, before the promotion was recorded")
         }
         (Ending::Refuse, Traffic::Candidate) => format!(
-            "{interrupted}; a person moved traffic to {} by hand, where it stays",
+            "{interrupted}; a person moved traffic to {}, where it stays",
             plan.idle
         ),
         (Ending::Keep | Ending::Refuse, _) => format!("{interrupted}; traffic never moved"),

@@ -45,7 +45,7 @@ pub async fn check_previous(ports: &Ports, plan: &Plan) -> Result<(), String> {
         }
         tokio::time::sleep(PAUSE).await;
     }
-    Err(format!("{active} is sick too: {problem}"))
+    Err(format!("{active} is unhealthy too: {problem}"))
 }
 
 /// Moves traffic to the color that had it before `plan`. The error says what is not as it was before.

@@ -13,7 +13,7 @@ pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> 
     let state = ports.fleet.inspect(service).await;
     let url = &settings.color(color).url;
     let wrong = |text: String, advice: String| Finding::wrong(color.name(), text, advice);
-    let end_it = format!("end whatever listens at {url}, or give {color} another port");
+    let end_it = format!("stop the program that listens at {url}, or give {color} another port");
     match (answer, state) {
         (Ok(health), Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _))) => {
             let version = health.model_version;

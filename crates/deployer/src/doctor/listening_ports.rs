@@ -68,7 +68,7 @@ pub(crate) async fn metrics(settings: &Settings) -> Option<Finding> {
         (_, Some(who)) => Finding::wrong(
             TOPIC,
             format!("{url}, where `deployer monitor` is to serve, is taken: {who}"),
-            "end whatever listens there, or give monitor.metrics another port; then start `deployer monitor` again",
+            "stop the program that listens there, or give monitor.metrics another port; then start `deployer monitor` again",
         ),
         (_, None) => Finding::wrong(
             TOPIC,

@@ -41,7 +41,7 @@ async fn stopped(settings: &Settings, ports: &Ports, how: &str) -> Finding {
             "it does not run ({how}), and its port is taken: {}",
             taken.join("; ")
         ),
-        "end whatever listens there, then `deployer up`; or give the router other ports (ROUTER_PORT and CONTROL_PORT in .env for Compose, nginx/addresses.conf otherwise), and say so in router.url and router.control",
+        "stop the program that listens there, then `deployer up`; or give the router other ports (ROUTER_PORT and CONTROL_PORT in .env for Compose, nginx/addresses.conf otherwise), and say so in router.url and router.control",
     )
 }
 

@@ -146,7 +146,7 @@ fn of_a_server(
         unless(
             request < read,
             format!(
-                "{color} answers within {} (REQUEST_TIMEOUT_SECONDS), and the router gives up after {} (proxy_read_timeout): what is slow is asked twice, and clients do not learn why it failed",
+                "{color} answers within {} (REQUEST_TIMEOUT_SECONDS), and the router gives up after {} (proxy_read_timeout): a slow request is sent twice, and its client does not learn why it failed",
                 words(request),
                 words(read)
             ),

@@ -29,7 +29,7 @@ impl Gate for Identity {
             Ok(health) => compare(candidate.release, &health),
             Err(error) => Verdict::new(
                 Conclusion::Fail,
-                format!("it could not be asked who it is: {error}"),
+                format!("its identity could not be read: {error}"),
             ),
         }
     }

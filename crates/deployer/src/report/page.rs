@@ -43,7 +43,7 @@ pub(super) fn html(record: &Record) -> String {
                 }
                 (facts(record))
                 h2 { "Evidence" }
-                @if gates.is_empty() { p { "No gate was asked." } }
+                @if gates.is_empty() { p { "No gate ran." } }
                 @for judged in gates { (gate(judged)) }
                 (traffic(record))
                 @for judged in gates.iter().filter(|judged| !judged.flips.is_empty()) {

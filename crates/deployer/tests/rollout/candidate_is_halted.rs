@@ -36,7 +36,7 @@ async fn traffic_stays_when_both_colors_are_unhealthy() {
         &finished,
         [
             "requests failed",
-            "the rollback failed: blue is sick too: answered 503",
+            "the rollback failed: blue is unhealthy too: answered 503",
         ],
     );
     assert_eq!(finished.active, CANDIDATE);

@@ -217,7 +217,7 @@ async fn recover_halts_when_old_color_is_unhealthy() {
     let Recovery::Halted(reason) = interrupted.recover().await.unwrap() else {
         panic!("the recovery did not halt");
     };
-    assert!(reason.contains("blue is sick too"), "{reason}");
+    assert!(reason.contains("blue is unhealthy too"), "{reason}");
     assert!(reason.contains("`deployer switch COLOR`"), "{reason}");
     assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Halted);
     assert_eq!(interrupted.fake_ports.lock().active, CANDIDATE);
