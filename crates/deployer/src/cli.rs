@@ -134,9 +134,6 @@ pub enum Command {
     Report {
         /// Identifier of the deployment [default: the last one]
         id: Option<String>,
-        /// Open the report in the browser
-        #[arg(long)]
-        open: bool,
     },
     /// Move all traffic back to the previous release, at once
     Rollback,

@@ -147,7 +147,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
             )
             .await
         }
-        Command::Report { id, open } => report::run(settings, id.as_deref(), *open).await,
+        Command::Report { id } => report::run(settings, id.as_deref()),
         Command::Doctor => doctor::run(settings, &ports()?).await,
         Command::Monitor => monitor::run(settings, &ports()?, reporter).await,
         Command::AlertTest => alert_test::run(settings).await,
