@@ -1,5 +1,6 @@
 //! The signals that end the deployer.
 
+use procfs::process::Process;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Resolves on SIGINT (Ctrl-C), SIGTERM, or SIGHUP (the terminal closes).
@@ -14,8 +15,10 @@ pub(crate) async fn shutdown() {
 /// Resolves when the process receives the signal. Never resolves if the parent process ignored the signal, as
 /// `nohup` does.
 async fn received(kind: SignalKind) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if is_handled(&status, kind.as_raw_value())
+    let status = Process::myself().and_then(|process| process.status());
+    // Without /proc, no signal counts as ignored.
+    let ignored = status.map_or(0, |status| status.sigign);
+    if is_handled(ignored, kind.as_raw_value())
         && let Ok(mut signals) = signal(kind)
     {
         signals.recv().await;
@@ -24,11 +27,9 @@ async fn received(kind: SignalKind) {
     std::future::pending::<()>().await;
 }
 
-/// Returns whether a process with this status (`proc_pid_status(5)`) does not ignore the signal.
-fn is_handled(status: &str, signal: i32) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.unwrap_or(0) & (1 << (signal - 1)) == 0
+/// Returns whether a signal is not in a mask of ignored signals (`SigIgn` in `proc_pid_status(5)`).
+fn is_handled(ignored: u64, signal: i32) -> bool {
+    ignored & (1 << (signal - 1)) == 0
 }
 
 #[cfg(test)]
@@ -37,11 +38,10 @@ mod tests {
 
     #[test]
     fn signal_ignored_by_parent_process_is_not_handled() {
-        let status = "Name:\tdeployer\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000004000\n";
         let hangup = SignalKind::hangup().as_raw_value();
         let terminate = SignalKind::terminate().as_raw_value();
-        assert!(!is_handled(status, hangup));
-        assert!(is_handled(status, terminate));
-        assert!(is_handled("", hangup));
+        assert!(!is_handled(0x1001, hangup));
+        assert!(is_handled(0x1001, terminate));
+        assert!(is_handled(0, hangup));
     }
 }

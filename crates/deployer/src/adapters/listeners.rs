@@ -1,60 +1,39 @@
 //! Which processes listen on a port of this machine.
 
-use std::{fs, path::PathBuf};
+use procfs::{
+    net::{TcpState, tcp, tcp6},
+    process::{FDTarget, Process, all_processes},
+};
 
-/// The processes that listen on a TCP port, as `nginx (process 12)`. Of processes that this user may not
-/// inspect, only the user is named.
+/// The processes that listen on a TCP port, as `nginx (process 12)`. If this user may not inspect a process, its user is
+/// named instead.
 pub(crate) fn on(port: u16) -> Vec<String> {
-    let mut found: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| {
-            let lines = table.lines().skip(1);
-            lines
-                .filter_map(|line| socket(line, port))
-                .map(|(inode, user)| owner(&inode).unwrap_or_else(|| hidden(&user)))
-                .collect::<Vec<_>>()
-        })
+    let sockets = [tcp(), tcp6()].into_iter().flatten().flatten();
+    let mut found: Vec<String> = sockets
+        .filter(|socket| socket.state == TcpState::Listen && socket.local_address.port() == port)
+        .map(|socket| owner(socket.inode).unwrap_or_else(|| hidden(socket.uid)))
         .collect();
     found.sort();
     found.dedup();
     found
 }
 
-/// The inode and the user of a socket that listens on `port`, from a line of `/proc/net/tcp` (proc(5)).
-fn socket(line: &str, port: u16) -> Option<(String, String)> {
-    const LISTEN: &str = "0A";
-
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let (_, local) = fields.get(1)?.rsplit_once(':')?;
-    let listens = *fields.get(3)? == LISTEN && u16::from_str_radix(local, 16) == Ok(port);
-    let (user, inode) = (fields.get(7)?, fields.get(9)?);
-    listens.then(|| ((*inode).to_owned(), (*user).to_owned()))
-}
-
 /// Only root may list the open files of other users' processes.
-fn hidden(user: &str) -> String {
+fn hidden(user: u32) -> String {
     format!("a process of user {user} that this user may not look into (`sudo ss -ltnp` names it)")
 }
 
 /// The first process that has this socket open. nginx's workers share theirs.
-fn owner(inode: &str) -> Option<String> {
-    let socket = PathBuf::from(format!("socket:[{inode}]"));
-    let mut pids: Vec<u32> = fs::read_dir("/proc")
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    pids.sort_unstable();
-    let pid = pids.into_iter().find(|pid| {
-        let files = fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten();
-        files
-            .filter_map(|file| fs::read_link(file.ok()?.path()).ok())
-            .any(|file| file == socket)
-    })?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(format!("{} (process {pid})", name.trim()))
+fn owner(inode: u64) -> Option<String> {
+    let mut processes: Vec<Process> = all_processes().ok()?.filter_map(Result::ok).collect();
+    processes.sort_unstable_by_key(Process::pid);
+    let has_it = |process: &Process| {
+        let mut files = process.fd().into_iter().flatten().filter_map(Result::ok);
+        files.any(|file| file.target == FDTarget::Socket(inode))
+    };
+    let process = processes.into_iter().find(has_it)?;
+    let name = process.stat().ok()?.comm;
+    Some(format!("{name} (process {})", process.pid()))
 }
 
 #[cfg(test)]
