@@ -73,7 +73,7 @@ def main(url: str, model: str, version: str) -> None:
         all_logits.append(result.as_numpy("logits"))
     assert all_logits[0].shape == (1, 2) and np.allclose(all_logits[0], all_logits[1], atol=1e-6), all_logits
 
-    expect_error("no model", lambda: client.get_model_metadata("other"))
+    expect_error("is not served here", lambda: client.get_model_metadata("other"))
     expect_error("version", lambda: client.infer(model, [text_tensor(True)], model_version="v999"))
     expect_error("missing", lambda: client.infer(model, token_tensors(True, token_input_names)[:1]) if len(token_input_names) > 1 else client.infer(model, []))
     unknown = [triton.InferRequestedOutput("nothing")]
