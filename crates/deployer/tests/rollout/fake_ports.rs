@@ -1,4 +1,5 @@
-//! Fake ports. They share one simulated state, apply the injected faults, and record every call in the trace.
+//! Fake ports. They share one simulated state, apply the injected faults, and record every call in the trace. One
+//! file, because all of them share that state.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},

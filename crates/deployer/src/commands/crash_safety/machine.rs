@@ -1,5 +1,5 @@
 //! A machine in a temporary directory. Flags, journal, history, pending move, reports, and lock are real files.
-//! Servers and router are simulated; the router obeys the flags.
+//! Servers and router are simulated; the router obeys the flags. One file, because all of it shares one state.
 
 use std::{
     any::Any,
