@@ -37,7 +37,12 @@ impl<'a> PinningCheckout<'a> {
     /// shipped ones.
     pub(crate) fn create_on(machine: &'a Machine) -> Result<Self> {
         machine.run_as_root("mkdir -p /root/checkout/scripts /root/checkout/docker")?;
-        for name in ["scripts/pin-images", "docker/Dockerfile", "compose.yaml"] {
+        for name in [
+            "scripts/pin-images",
+            "docker/Dockerfile",
+            "compose.yaml",
+            "server.env",
+        ] {
             machine.copy_to(&repository().join(name), &format!("/root/checkout/{name}"))?;
         }
         machine.run_as_root(&format!(
