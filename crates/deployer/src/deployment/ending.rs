@@ -86,14 +86,14 @@ impl Ending {
 /// | `Validated` | `Candidate`, `Unknown` | return |
 /// | `Switched` | `Candidate`, and the candidate is proven | `Promote` |
 /// | `Switched` | any other | return |
-/// | any that is no end | `Mixed` | return |
+/// | any but an end | `Mixed` | return |
 ///
 /// "Return" is `Halt` if the previous color is known to be sick, and `RollBack` otherwise.
 ///
 /// - `Planned`: no server was touched, so the idle color still runs its earlier release. A person who moved
 ///   traffic there sent it to a release that this deployment says nothing about.
 /// - `Starting`, `Healthy`: only a person moves traffic now, by the flag. The candidate has not passed its gates,
-///   so it loses the traffic. An unreachable router is no sign that traffic moved.
+///   so it loses the traffic. An unreachable router does not mean that traffic moved.
 /// - `Validated`: the next step is the switch. A router that does not answer may have obeyed.
 #[must_use]
 pub fn ending(

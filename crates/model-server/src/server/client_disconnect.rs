@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderValue, Request, Uri};
-use opentelemetry::trace::TraceId;
+use opentelemetry::trace::{SpanContext, TraceId};
 use tower_http::on_early_drop::{OnDropCallback, OnFutureDrop};
 
 use crate::{
@@ -11,7 +11,6 @@ use crate::{
     metrics::counters::{CLIENT_CLOSED_REQUEST, TrackedRequest},
     server::{observe::track, request_id::X_REQUEST_ID, request_log::RequestLine},
     state::ServerState,
-    telemetry::trace_context::caller_span,
 };
 
 /// Creates a [`ClientDisconnect`] for each request. It counts the request with status 499.
@@ -34,7 +33,7 @@ impl<B> OnFutureDrop<B> for OnClientDisconnect {
         let line = is_logged.then(|| LineParts {
             id: request.headers().get(X_REQUEST_ID).cloned(),
             unmatched: (!tracked.is_matched()).then(|| request.uri().clone()),
-            trace: caller_span(request.headers()).map(|span| span.trace_id()),
+            trace: request.extensions().get().map(SpanContext::trace_id),
         });
         ClientDisconnect {
             state,

@@ -101,7 +101,7 @@ pub(crate) async fn serve(
 ///
 /// Overdue connections are found by periodic sweeps, because a timer for each request head is a considerable
 /// part of the cost of a small request.
-pub(crate) struct Connections {
+struct Connections {
     tasks: JoinSet<()>,
     pending_heads: HashMap<Id, Arc<PendingHead>>,
     idle: Duration,
@@ -174,7 +174,7 @@ fn accept_backlog(listener: TcpListener) -> Vec<TcpStream> {
 
 /// What every connection needs.
 #[derive(Clone)]
-pub(crate) struct ConnectionServer {
+struct ConnectionServer {
     http: http1::Builder,
     service: HttpService,
     idle: Duration,

@@ -77,8 +77,12 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let observed = ObservedRequest::new(Arc::clone(&self.state), &request);
+        // For the layer that logs a client that disconnects.
+        if let Some(parent) = &observed.parent {
+            request.extensions_mut().insert(parent.clone());
+        }
         ObserveFuture {
             observed,
             inner: self.inner.call(request),

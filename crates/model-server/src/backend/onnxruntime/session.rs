@@ -137,7 +137,7 @@ impl OnnxRuntimeModel {
 }
 
 /// Weights by name, shared by several sessions.
-pub(crate) type SharedWeights = Vec<(String, Arc<DynValue>)>;
+type SharedWeights = Vec<(String, Arc<DynValue>)>;
 
 pub(crate) fn build(
     environment: &Environment,
@@ -184,7 +184,7 @@ impl Model for OnnxRuntimeModel {
 }
 
 /// The engine of one worker. All of them share the sessions.
-pub(crate) struct OnnxRuntimeEngine(Arc<OnnxRuntimeModel>);
+struct OnnxRuntimeEngine(Arc<OnnxRuntimeModel>);
 
 impl Engine for OnnxRuntimeEngine {
     fn run(
