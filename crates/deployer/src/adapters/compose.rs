@@ -24,7 +24,7 @@ use crate::{
     color::Color,
     config::{ComposeSettings, Settings},
     doctor::finding::Finding,
-    ports::{Fleet, PortError, Service, ServiceState},
+    ports::{Fleet, FleetDiagnosis, PortError, Service, ServiceState},
 };
 
 /// Runs `docker compose`.
@@ -231,7 +231,10 @@ impl Fleet for ComposeFleet {
         }
         self.docker(&NAMELESS).await.map(drop)
     }
+}
 
+#[async_trait]
+impl FleetDiagnosis for ComposeFleet {
     async fn diagnose(&self) -> Vec<Finding> {
         self.examine().await
     }

@@ -12,6 +12,7 @@ mod static_fleet;
 mod user_agent;
 mod version;
 
+use self::nginx::{flags::FlagDirectory, request_log::AccessLog};
 use crate::{
     config::{FleetKind, Settings},
     ports::{Fleet, PortError, Ports, RequestLog},
@@ -21,12 +22,10 @@ use crate::{
 pub fn trim_logs(settings: &Settings) -> Result<(), PortError> {
     let logs = [&settings.router.access_log, &settings.router.shadow_log];
     for path in logs.into_iter().flatten() {
-        nginx::request_log::AccessLog::trim(path, settings.keep.log_megabytes << 20).map_err(
-            |error| {
-                let message = format!("cannot empty {}, which is large: {error}", path.display());
-                PortError::of_file(&error, message)
-            },
-        )?;
+        AccessLog::trim(path, settings.keep.log_megabytes << 20).map_err(|error| {
+            let message = format!("cannot empty {}, which is large: {error}", path.display());
+            PortError::of_file(&error, message)
+        })?;
     }
     Ok(())
 }
@@ -41,12 +40,13 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
     };
     let log = |path: &Option<std::path::PathBuf>| {
         path.as_ref().map(|path| {
-            let log: Box<dyn RequestLog> = Box::new(nginx::request_log::AccessLog::new(path));
+            let log: Box<dyn RequestLog> = Box::new(AccessLog::new(path));
             log
         })
     };
     Ok(Ports {
         router: Box::new(nginx::router::Nginx::new(settings)?),
+        flags: Box::new(FlagDirectory::new(settings.router.flags.clone())),
         request_log: log(&settings.router.access_log),
         shadow_log: log(&settings.router.shadow_log),
         fleet,

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use crate::{
     color::Color,
     doctor::finding::Finding,
-    ports::{Fleet, PortError, Service, ServiceState},
+    ports::{Fleet, FleetDiagnosis, PortError, Service, ServiceState},
 };
 
 /// Starts and stops nothing.
@@ -35,7 +35,10 @@ impl Fleet for StaticFleet {
     async fn prune(&self, _keep: usize) -> Result<(), PortError> {
         Ok(())
     }
+}
 
+#[async_trait]
+impl FleetDiagnosis for StaticFleet {
     async fn diagnose(&self) -> Vec<Finding> {
         Vec::new()
     }

@@ -14,7 +14,7 @@ use crate::{
     deployment::rollout::{Rollout, rounded, words},
     event::Event,
     evidence::{
-        request::{FirstAttempt, Request},
+        request::FirstAttempt,
         sample::TrafficSample,
         tally::Tally,
         verdict::{Conclusion, Verdict},
@@ -57,12 +57,14 @@ impl Rollout<'_> {
             if own_requests.answered(observation.at, count) {
                 observation.traffic.tally.add(answers);
             }
-            if let Err(error) = self.read_into(
+            let read = self.read_into(
                 &mut observation,
                 &mut own_requests,
                 &mut first_attempt,
                 since,
-            ) && !std::mem::replace(&mut error_reported, true)
+            );
+            if let Err(error) = read.await
+                && !std::mem::replace(&mut error_reported, true)
             {
                 self.reporter.report(&Event::Note { text: error });
             }
@@ -91,14 +93,14 @@ impl Rollout<'_> {
     }
 
     /// Adds the requests that the router logged.
-    fn read_into(
+    async fn read_into(
         &self,
         observation: &mut Observation,
         own_requests: &mut OwnRequests,
         first_attempt: &mut FirstAttempt,
         since: Option<f64>,
     ) -> Result<(), String> {
-        match self.read_log() {
+        match self.requests.new_requests().await {
             Some(Ok(mut requests)) => {
                 requests.retain(|request| since.is_none_or(|since| request.at >= since));
                 if !own_requests.match_log(&requests, observation.at) {
@@ -114,6 +116,7 @@ impl Rollout<'_> {
             }
             // Neither good nor bad news: own requests and counters remain.
             Some(Err(error)) => {
+                let error = error.to_string();
                 own_requests.log_unreadable();
                 observation.unread.push(error.clone());
                 Err(error)
@@ -127,7 +130,7 @@ impl Rollout<'_> {
 
     /// Returns a warning if log lines could not be parsed.
     fn unparsable_lines(&self) -> Option<String> {
-        let count = self.ports.request_log.as_ref()?.unparsable_lines();
+        let count = self.requests.unparsable_lines();
         (count > 0).then(|| {
             format!(
                 "unparsable lines of the router's log: {count} (nginx/ and the deployer belong together)"
@@ -209,27 +212,20 @@ impl Rollout<'_> {
         })
     }
 
-    /// Returns what was logged since the last call; `None` if there is no log.
-    pub(crate) fn read_log(&self) -> Option<Result<Vec<Request>, String>> {
-        let requests = self.ports.request_log.as_ref()?.new_requests();
-        if let Ok(requests) = &requests {
-            self.reporter.report(&Event::RequestsLogged { requests });
-        }
-        Some(requests.map_err(words))
-    }
-
     /// What clients recently received from the active release.
-    pub(crate) fn before(&self) -> TrafficSample {
-        let requests = self.read_log().and_then(Result::ok).unwrap_or_default();
+    pub(crate) async fn before(&self) -> TrafficSample {
+        let requests = self.requests.new_requests().await;
+        let requests = requests.and_then(Result::ok).unwrap_or_default();
         TrafficSample::recent(self.plan.active, &requests)
     }
 
     /// The same, with requests from the time of the gates if there were too few before. Otherwise without them,
     /// because the gates are a load that clients feel.
-    pub(crate) fn before_and_since(&self, before: TrafficSample) -> TrafficSample {
-        let log = self.ports.request_log.as_ref();
-        let again = log.filter(|_| !before.is_comparable());
-        match again.map(|log| log.recent_requests()) {
+    pub(crate) async fn before_and_since(&self, before: TrafficSample) -> TrafficSample {
+        if before.is_comparable() {
+            return before;
+        }
+        match self.requests.recent_requests().await {
             Some(Ok(requests)) => TrafficSample::recent(self.plan.active, &requests),
             _ => before,
         }
@@ -237,16 +233,11 @@ impl Rollout<'_> {
 
     /// What clients received from the active release before the switch at `switched` (seconds since 1970), read
     /// from the log alone.
-    pub(crate) fn traffic_before(&self, switched: f64) -> TrafficSample {
+    pub(crate) async fn traffic_before(&self, switched: f64) -> TrafficSample {
         /// Longer than any request that was in flight at the switch.
         const INTERLEAVED: f64 = 30.0;
 
-        let Some(Ok(mut requests)) = self
-            .ports
-            .request_log
-            .as_ref()
-            .map(|it| it.recent_requests())
-        else {
+        let Some(Ok(mut requests)) = self.requests.recent_requests().await else {
             return TrafficSample::default();
         };
         let active = self.plan.active;

@@ -17,6 +17,7 @@ use crate::{
         plan::Plan,
         preflight,
         recover::{self, Recovery},
+        request_reader::RequestReader,
         rollout::{Outcome, Rollout},
     },
     event::{Event, Reporter},
@@ -59,7 +60,7 @@ async fn prove_and_switch(
     let recorder = Recorder::new(reports.clone());
     let reporter = &Reporters(vec![terminal, &recorder]);
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
-    stop_leftover_shadow(ports, reporter);
+    stop_leftover_shadow(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
     if let Recovery::Halted(reason) = recover::recover(ports, journal, reporter).await? {
         return Err(CommandError::halted(reason));
@@ -71,6 +72,7 @@ async fn prove_and_switch(
         active_down,
         examples: &examples,
         ports,
+        requests: RequestReader::new(ports, reporter),
         journal,
         reporter,
     }
@@ -138,7 +140,11 @@ pub(super) async fn prepare(
     };
     let release = wanted(settings, version).map_err(CommandError::usage)?;
     Ok(Plan {
-        idle_was_fit: ports.router.is_fit(idle),
+        idle_was_fit: ports
+            .flags
+            .is_fit(idle)
+            .await
+            .map_err(CommandError::refused)?,
         ..Plan::new(Timestamp::now(), active, release)
     })
 }

@@ -6,6 +6,7 @@ use crate::{
     deployment::{
         phase::Phase,
         recover::{self, Recovery},
+        request_reader::RequestReader,
         rollout::Rollout,
         traffic_mover::TrafficMover,
     },
@@ -26,7 +27,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<CommandOutput> {
     let recorder = Recorder::new(Reports::of(&settings.state));
     let reporter = &Reporters(vec![terminal, &recorder]);
-    stop_leftover_shadow(ports, reporter);
+    stop_leftover_shadow(ports, reporter).await;
     let completed = resume_move(journal, ports, reporter).await?;
     let last = match (journal.last()?, completed) {
         (Some(last), _) if !last.phase.is_end() => last,
@@ -102,6 +103,7 @@ async fn resume_bake(
         active_down: false,
         examples: &examples,
         ports,
+        requests: RequestReader::new(ports, reporter),
         journal,
         reporter,
     };
@@ -116,5 +118,5 @@ async fn continues(settings: &Settings, ports: &Ports, last: &Entry) -> bool {
     settings.bake.on_interrupt == OnInterrupt::Continue
         && last.phase == Phase::Switched
         && ports.router.active().await.ok() == Some(last.plan.idle)
-        && !ports.router.is_fit(last.plan.idle)
+        && ports.flags.is_fit(last.plan.idle).await == Ok(false)
 }

@@ -27,7 +27,7 @@ pub(super) async fn run(
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
     let recorder = Recorder::new(Reports::of(&settings.state));
-    stop_leftover_shadow(ports, reporter);
+    stop_leftover_shadow(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
     // A rollback must not wait for an unreadable journal.
     let unfinished = match journal.last() {
@@ -56,7 +56,8 @@ pub(super) async fn run(
     }
     let active = ports.router.active().await.map_err(CommandError::refused)?;
     let previous = active.other();
-    if !ports.router.is_fit(previous) {
+    let fit = ports.flags.is_fit(previous).await;
+    if !fit.map_err(CommandError::refused)? {
         return Err(CommandError::refused(format!(
             "nothing to roll back to: {previous} holds no release that was promoted; `deployer switch {previous}` moves traffic to it all the same"
         )));

@@ -8,8 +8,8 @@ use crate::{
 
 /// Ends the copies of client requests to the idle color. Called first by a command that holds the lock: only a
 /// killed deployer can have left them on.
-pub(super) fn stop_leftover_shadow(ports: &Ports, reporter: &dyn Reporter) {
-    if let Err(error) = ports.router.set_shadow(false) {
+pub(super) async fn stop_leftover_shadow(ports: &Ports, reporter: &dyn Reporter) {
+    if let Err(error) = ports.flags.set_shadow(false).await {
         reporter.report(&Event::Note {
             text: error.to_string(),
         });

@@ -18,7 +18,7 @@ pub(super) async fn run(
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    stop_leftover_shadow(ports, reporter);
+    stop_leftover_shadow(ports, reporter).await;
     let traffic_mover = TrafficMover {
         ports,
         journal,

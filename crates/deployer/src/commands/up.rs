@@ -7,7 +7,7 @@ use crate::{
     color::Color,
     commands::{output::CommandOutput, steps::stop_leftover_shadow},
     config::Settings,
-    deployment::preflight,
+    deployment::{preflight, request_reader::RequestReader},
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
@@ -21,13 +21,13 @@ pub(super) async fn run(
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    stop_leftover_shadow(ports, reporter);
+    stop_leftover_shadow(ports, reporter).await;
     if let Err(full) = preflight::room(&settings.state, settings.min_free_megabytes) {
         // After a reboot everything must start all the same.
         reporter.report(&Event::Note { text: full });
     }
     // Clients first. The standby starts when clients can be served, and may be sick.
-    let active_by_flag = ports.router.active_by_flag();
+    let active_by_flag = ports.flags.active().await?;
     let serving = start_if_stopped(ports, settings, active_by_flag, reporter).await?;
     ports.fleet.start_router().await?;
     let active = await_router(ports, settings).await?;
@@ -44,6 +44,7 @@ pub(super) async fn run(
             color,
             release,
             ports,
+            requests: &RequestReader::new(ports, reporter),
             examples: &Examples::default(),
             before: &TrafficSample::default(),
             earlier: &[],

@@ -10,7 +10,7 @@ use crate::{
         steps::stop_leftover_shadow,
     },
     config::{GateName, Settings},
-    deployment::gate_runner::GateRunner,
+    deployment::{gate_runner::GateRunner, request_reader::RequestReader},
     event::{Event, Reporter},
     evidence::{sample::TrafficSample, verdict::Conclusion},
     examples::Examples,
@@ -34,7 +34,7 @@ pub(super) async fn run(
         settings.gates.run = only.to_vec();
     }
     let examples = Examples::read(&settings).map_err(CommandError::usage)?;
-    stop_leftover_shadow(ports, terminal);
+    stop_leftover_shadow(ports, terminal).await;
     let active = ports.router.active().await.map_err(CommandError::refused)?;
     let color = active.other();
     let version = match version {
@@ -42,25 +42,28 @@ pub(super) async fn run(
         None => held_version(ports, &settings, color).await,
     };
     let release = wanted(&settings, version).map_err(CommandError::usage)?;
-    let before = recent_traffic(active, ports, terminal);
     let verdicts = Verdicts::default();
+    let reporter = &Reporters(vec![terminal, &verdicts]);
+    let requests = RequestReader::new(ports, reporter);
+    let before = recent_traffic(active, &requests, terminal).await;
     let gate_runner = GateRunner {
         settings: &settings,
         color,
         release: &release,
         examples: &examples,
         ports,
+        requests: &requests,
         before: &before,
         active_down: false,
         keep_going,
-        reporter: &Reporters(vec![terminal, &verdicts]),
+        reporter,
     };
     let passed = tokio::select! {
         passed = gate_runner.run(gates::selected_gates(&settings)) => passed,
         () = shutdown() => Err("the deployer received a stop signal".to_owned()),
     };
     // An interrupted gate may have left the copies on.
-    ports.router.set_shadow(false)?;
+    ports.flags.set_shadow(false).await?;
     let (version, gates) = (&release.version, verdicts.records());
     let passed = passed.and_then(|()| proven(&gates));
     let (code, text) = match &passed {
@@ -81,8 +84,12 @@ pub(super) async fn run(
 
 /// What clients recently received from the active release. An unreadable log is reported and is neither good nor
 /// bad news: the gates that send requests remain.
-fn recent_traffic(active: Color, ports: &Ports, terminal: &dyn Reporter) -> TrafficSample {
-    let requests = match ports.request_log.as_ref().map(|log| log.recent_requests()) {
+async fn recent_traffic(
+    active: Color,
+    requests: &RequestReader<'_>,
+    terminal: &dyn Reporter,
+) -> TrafficSample {
+    let requests = match requests.recent_requests().await {
         Some(Ok(requests)) => requests,
         Some(Err(error)) => {
             let text = error.to_string();

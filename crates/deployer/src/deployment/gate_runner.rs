@@ -3,6 +3,7 @@
 use crate::{
     color::Color,
     config::{OnInconclusiveGate, Settings},
+    deployment::request_reader::RequestReader,
     event::{Event, Reporter},
     evidence::{
         sample::TrafficSample,
@@ -26,6 +27,8 @@ pub struct GateRunner<'a> {
     pub examples: &'a Examples,
     /// The ports.
     pub ports: &'a Ports,
+    /// Reads what clients are answered.
+    pub requests: &'a RequestReader<'a>,
     /// What clients recently received from the active release.
     pub before: &'a TrafficSample,
     /// Whether the active release is known to be down.
@@ -55,6 +58,7 @@ impl GateRunner<'_> {
                 color: self.color,
                 release: self.release,
                 ports: self.ports,
+                requests: self.requests,
                 examples: self.examples,
                 before: self.before,
                 earlier: &earlier,

@@ -75,18 +75,19 @@ async fn end_deployment(
         }
     };
     let words = |error: PortError| error.to_string();
-    note(ports.router.set_shadow(false).map_err(words));
+    note(ports.flags.set_shadow(false).await.map_err(words));
     if phase == Phase::Planned {
-        note(restore_standby(ports, plan).map_err(words));
+        note(restore_standby(ports, plan).await.map_err(words));
     }
     let traffic = Traffic::on(ports.router.active().await?, plan);
     // A switched candidate receives this flag only at the end of its bake.
-    let proven = ports.router.is_fit(plan.idle);
-    let decide = |previous_healthy| ending(phase, traffic, Some(proven), previous_healthy);
+    let fit = ports.flags.is_fit(plan.idle).await;
+    let proven = fit.map_err(|error| note(Err(words(error)))).ok();
+    let decide = |previous_healthy| ending(phase, traffic, proven, previous_healthy);
     let (end, obstacle) = match decide(None) {
         Ending::RollBack if traffic != Traffic::Previous => {
             if phase != Phase::Switched {
-                note(record_switched(ports, journal, plan));
+                note(record_switched(ports, journal, plan).await);
             }
             roll_back(ports, plan, decide).await
         }

@@ -9,9 +9,9 @@ use crate::{
 };
 
 /// Sets the idle color's fit flag again if it had one before a deployment that did not touch the color.
-pub fn restore_standby(ports: &Ports, plan: &Plan) -> Result<(), PortError> {
+pub async fn restore_standby(ports: &Ports, plan: &Plan) -> Result<(), PortError> {
     if plan.idle_was_fit {
-        ports.router.set_fit(plan.idle, true)?;
+        ports.flags.set_fit(plan.idle, true).await?;
     }
     Ok(())
 }
@@ -21,9 +21,10 @@ pub fn restore_standby(ports: &Ports, plan: &Plan) -> Result<(), PortError> {
 ///
 /// Removes the candidate's fit flag first. A candidate of this phase that has traffic and the flag counts as
 /// proven.
-pub fn record_switched(ports: &Ports, journal: &Journal, plan: &Plan) -> Result<(), String> {
-    if ports.router.is_fit(plan.idle) {
-        let unfit = ports.router.set_fit(plan.idle, false);
+pub async fn record_switched(ports: &Ports, journal: &Journal, plan: &Plan) -> Result<(), String> {
+    // Also if the flag cannot be read.
+    if ports.flags.is_fit(plan.idle).await != Ok(false) {
+        let unfit = ports.flags.set_fit(plan.idle, false).await;
         unfit.map_err(|error| error.to_string())?;
     }
     let written = journal.record_phase(plan, Phase::Switched, None);
@@ -52,7 +53,7 @@ pub async fn check_previous(ports: &Ports, plan: &Plan) -> Result<(), String> {
 pub async fn return_traffic(ports: &Ports, plan: &Plan) -> Result<(), String> {
     let Plan { active, idle, .. } = *plan;
     // First, so that the sick color does not stand in. Traffic moves also if the flag cannot be removed.
-    let unfit = ports.router.set_fit(idle, false);
+    let unfit = ports.flags.set_fit(idle, false).await;
     let switched = ports.router.switch_to(active).await;
     switched.map_err(|error| error.to_string())?;
     unfit.map_err(|error| {

@@ -13,6 +13,7 @@ use crate::{
         gate_runner::GateRunner,
         phase::Phase,
         plan::Plan,
+        request_reader::RequestReader,
         return_traffic::{record_switched, restore_standby, roll_back},
     },
     event::{Event, Reporter},
@@ -49,6 +50,8 @@ pub struct Rollout<'a> {
     pub examples: &'a Examples,
     /// The ports.
     pub ports: &'a Ports,
+    /// Reads what clients were answered.
+    pub requests: RequestReader<'a>,
     /// The journal.
     pub journal: &'a Journal,
     /// Receives the events.
@@ -74,8 +77,11 @@ impl Rollout<'_> {
         // Earlier log lines may be about another release that had this color and the traffic.
         let switched = self.journal.last().ok().flatten();
         let switched = switched.map(|entry| seconds(entry.since));
-        let before = switched.map(|at| self.traffic_before(at));
-        let advance = self.bake_and_promote(&phase, before.unwrap_or_default(), switched);
+        let before = match switched {
+            Some(at) => self.traffic_before(at).await,
+            None => TrafficSample::default(),
+        };
+        let advance = self.bake_and_promote(&phase, before, switched);
         self.run_until_shutdown(&phase, advance, shutdown).await
     }
 
@@ -117,14 +123,14 @@ impl Rollout<'_> {
         self.reach(phase, Phase::Planned)?;
         let active_down = self.active_is_down().await?;
 
-        let before = self.before();
+        let before = self.before().await;
         self.hook_before(Phase::Starting).await?;
 
         // Before `Starting`: if a flag cannot be changed, the standby is still untouched and must not be
         // stopped.
-        let router = &self.ports.router;
-        router.set_fit(active, !active_down).map_err(words)?;
-        router.set_fit(idle, false).map_err(words)?;
+        let flags = &self.ports.flags;
+        flags.set_fit(active, !active_down).await.map_err(words)?;
+        flags.set_fit(idle, false).await.map_err(words)?;
 
         self.reach(phase, Phase::Starting)?;
         self.hook_after(Phase::Starting, None).await;
@@ -139,6 +145,7 @@ impl Rollout<'_> {
             release,
             examples: self.examples,
             ports: self.ports,
+            requests: &self.requests,
             before: &before,
             active_down,
             keep_going: false,
@@ -154,13 +161,13 @@ impl Rollout<'_> {
             .await?;
         // The gate `shadow` may have failed to end the copies and have been let through as inconclusive. After
         // the switch the copies would go to the release that was replaced.
-        router.set_shadow(false).map_err(words)?;
+        flags.set_shadow(false).await.map_err(words)?;
 
         self.hook_before(Phase::Validated).await?;
         self.reach(phase, Phase::Validated)?;
         self.hook_after(Phase::Validated, None).await;
         self.hook_before(Phase::Switched).await?;
-        let before = self.before_and_since(before);
+        let before = self.before_and_since(before).await;
         let since = self.switch().await?;
 
         self.reach(phase, Phase::Switched)?;
@@ -184,7 +191,9 @@ impl Rollout<'_> {
             ));
         }
         // The standby answers every client. Replacing it would be an outage.
-        if self.ports.router.is_fit(idle) && self.check_health(idle).await.is_ok() {
+        if self.ports.flags.is_fit(idle).await.map_err(words)?
+            && self.check_health(idle).await.is_ok()
+        {
             return Err(format!(
                 "{active} is down, and {idle} answers every client in its place: run `deployer switch {idle}` first, then this deployment goes to {active}"
             ));
@@ -220,7 +229,7 @@ impl Rollout<'_> {
         let summary = summary?;
         self.hook_before(Phase::Promoted).await?;
         self.confirm_traffic_stayed().await?;
-        let fit = self.ports.router.set_fit(self.plan.idle, true);
+        let fit = self.ports.flags.set_fit(self.plan.idle, true).await;
         fit.map_err(words)?;
         phase.set(Phase::Promoted);
         Ok(summary)
@@ -243,7 +252,7 @@ impl Rollout<'_> {
         let (end, obstacle) = match decide(None) {
             Ending::RollBack => {
                 if phase != Phase::Switched
-                    && let Err(text) = record_switched(self.ports, self.journal, self.plan)
+                    && let Err(text) = record_switched(self.ports, self.journal, self.plan).await
                 {
                     self.note(text);
                 }
@@ -255,10 +264,10 @@ impl Rollout<'_> {
         // An interrupted gate may have left the copies on. No later command ends what a finished deployment
         // leaves, so this happens before the end is written.
         if phase != Phase::Planned {
-            self.note_failure(self.ports.router.set_shadow(false));
+            self.note_failure(self.ports.flags.set_shadow(false).await);
         }
         // Gives the report what clients received until now.
-        drop(self.read_log());
+        drop(self.requests.new_requests().await);
         let reason = match obstacle {
             None => reason,
             Some(obstacle) => format!(
@@ -268,7 +277,7 @@ impl Rollout<'_> {
         let outcome = self.end(end.phase().unwrap_or(phase), reason);
         // Traffic first, cleanup last.
         if phase == Phase::Planned {
-            self.note_failure(restore_standby(self.ports, self.plan));
+            self.note_failure(restore_standby(self.ports, self.plan).await);
         }
         // Stopping the candidate ends the requests that hang on it; the router repeats them on the other color.
         if end.stops_candidate(phase)
@@ -284,11 +293,12 @@ impl Rollout<'_> {
     async fn observe_traffic(&self, phase: Phase) -> Traffic {
         match phase {
             Phase::Starting | Phase::Healthy | Phase::Validated => {
-                let router = &self.ports.router;
-                match router.active().await {
+                match self.ports.router.active().await {
                     Ok(color) => Traffic::on(color, self.plan),
-                    Err(_) if router.active_by_flag() == self.plan.idle => Traffic::Mixed,
-                    Err(_) => Traffic::Unknown,
+                    Err(_) => match self.ports.flags.active().await {
+                        Ok(color) if color == self.plan.idle => Traffic::Mixed,
+                        Ok(_) | Err(_) => Traffic::Unknown,
+                    },
                 }
             }
             // Before, no server is touched. Afterward, a rollback does not wait for the router's answer.

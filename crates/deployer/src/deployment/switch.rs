@@ -36,10 +36,10 @@ impl Rollout<'_> {
             return Err(format!("the candidate stopped: {how}"));
         }
         // Log lines from before the switch are not evidence about this candidate.
-        let unread = self.read_log().and_then(Result::err);
+        let unread = self.requests.new_requests().await.and_then(Result::err);
         let since = unread.as_ref().map(|_| seconds(Timestamp::now()));
-        if let Some(text) = unread {
-            self.note(text);
+        if let Some(error) = unread {
+            self.note(error.to_string());
         }
         let from = self.ports.router.switch_to(idle).await.map_err(words)?;
         self.reporter

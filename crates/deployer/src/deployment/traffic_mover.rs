@@ -63,13 +63,15 @@ impl TrafficMover<'_> {
         to: Color,
         reason: &str,
     ) -> Result<PendingCleanup, PortError> {
+        let fit = self.ports.flags.is_fit(from).await;
         let traffic_move = TrafficMove {
             action,
             from,
             to,
             reason: reason.to_owned(),
             at: Timestamp::now(),
-            from_was_fit: self.ports.router.is_fit(from),
+            // Unreadable counts as unfit: a rollback must not wait, and an undone move then sets no flag.
+            from_was_fit: fit == Ok(true),
         };
         self.note_failure(self.journal.begin_move(&traffic_move));
         self.move_flags(&traffic_move).await?;
@@ -120,7 +122,7 @@ impl TrafficMover<'_> {
         let resume = moved || go_on && self.is_healthy(traffic_move.to).await;
         if !resume {
             if traffic_move.from_was_fit {
-                self.ports.router.set_fit(traffic_move.from, true)?;
+                self.ports.flags.set_fit(traffic_move.from, true).await?;
             }
             self.note_failure(self.journal.finish_move());
             self.note(format!(
@@ -149,7 +151,7 @@ impl TrafficMover<'_> {
         } = traffic_move;
         // First, so that a sick color does not stand in. After `deployer switch` the color is not sick.
         if action != Action::Switched {
-            self.ports.router.set_fit(from, false)?;
+            self.ports.flags.set_fit(from, false).await?;
         }
         let displaced = self.ports.router.switch_to(to).await?;
         if displaced != to {

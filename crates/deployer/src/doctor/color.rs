@@ -75,7 +75,7 @@ mod tests {
     use super::*;
     use crate::{
         adapters, config,
-        ports::{Fleet, PortError},
+        ports::{Fleet, FleetDiagnosis, PortError},
     };
 
     /// A fleet whose services are all in this state.
@@ -105,7 +105,10 @@ mod tests {
         async fn prune(&self, _keep: usize) -> Result<(), PortError> {
             Ok(())
         }
+    }
 
+    #[async_trait]
+    impl FleetDiagnosis for Services {
         async fn diagnose(&self) -> Vec<Finding> {
             Vec::new()
         }

@@ -14,7 +14,7 @@ const TOPIC: &str = "time limits";
 
 pub(crate) async fn time_limits(settings: &Settings, ports: &Ports) -> Vec<Finding> {
     let mut findings = of_the_settings(settings);
-    let router = match ports.router.limits() {
+    let router = match ports.router.limits().await {
         Ok(router) => router,
         Err(error) => {
             findings.push(Finding::wrong(

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     color::Color,
+    deployment::request_reader::RequestReader,
     event::Reporter,
     evidence::{sample::TrafficSample, verdict::Verdict},
     examples::Examples,
@@ -19,6 +20,8 @@ pub struct Candidate<'a> {
     pub release: &'a Release,
     /// The ports. A gate sends requests and never moves traffic.
     pub ports: &'a Ports,
+    /// Reads what clients are answered.
+    pub requests: &'a RequestReader<'a>,
     /// The test inputs.
     pub examples: &'a Examples,
     /// What clients recently received from the active release.

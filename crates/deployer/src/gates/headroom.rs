@@ -69,7 +69,7 @@ impl Gate for Headroom {
                 Err(verdict) => return verdict,
             },
         };
-        let limit = match candidate.ports.router.limits() {
+        let limit = match candidate.ports.router.limits().await {
             Ok(Some(limits)) => limits.read.as_secs_f64(),
             Ok(None) => return Verdict::skipped("router.configuration is not set"),
             Err(error) => return Verdict::new(Conclusion::Inconclusive, error.to_string()),

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use crate::{
     config::ShadowSettings,
-    event::Event,
     evidence::{
         details::Evidence,
         latency::{LatencyLimit, milliseconds},
@@ -32,15 +31,15 @@ impl Shadow {
         Self { settings }
     }
 
-    /// Returns what the candidate answered to copies, and what clients received meanwhile.
+    /// Returns what the candidate answered to copies, and what clients received at the same time.
     async fn mirror(
         &self,
         candidate: &Candidate<'_>,
-        logs: [&dyn RequestLog; 2],
+        shadow_log: &dyn RequestLog,
     ) -> Result<[TrafficSample; 2], PortError> {
-        let sample = self.copy(candidate, logs).await;
+        let sample = self.copy(candidate, shadow_log).await;
         // Also after a failure, which may have turned the copies on.
-        candidate.ports.router.set_shadow(false)?;
+        candidate.ports.flags.set_shadow(false).await?;
         sample
     }
 
@@ -48,30 +47,27 @@ impl Shadow {
     async fn copy(
         &self,
         candidate: &Candidate<'_>,
-        [shadow_log, access_log]: [&dyn RequestLog; 2],
+        shadow_log: &dyn RequestLog,
     ) -> Result<[TrafficSample; 2], PortError> {
         const PAUSE: Duration = Duration::from_secs(1);
 
+        let new_requests = async || match candidate.requests.new_requests().await {
+            Some(requests) => requests,
+            None => Ok(Vec::new()),
+        };
         // Earlier log lines are not evidence about this candidate.
-        shadow_log.new_requests()?;
-        let requests = access_log.new_requests()?;
-        candidate.reporter.report(&Event::RequestsLogged {
-            requests: &requests,
-        });
-        candidate.ports.router.set_shadow(true)?;
+        let mut next = shadow_log.read(None).await?.next;
+        new_requests().await?;
+        candidate.ports.flags.set_shadow(true).await?;
         let (mut copied, mut original) = (TrafficSample::default(), TrafficSample::default());
         let until = Instant::now() + self.settings.duration;
         while Instant::now() < until {
             tokio::time::sleep(PAUSE.min(until - Instant::now())).await;
-            let requests = access_log.new_requests()?;
-            candidate.reporter.report(&Event::RequestsLogged {
-                requests: &requests,
-            });
-            original.add(&TrafficSample::of(candidate.color.other(), &requests));
-            copied.add(&TrafficSample::of(
-                candidate.color,
-                &shadow_log.new_requests()?,
-            ));
+            let originals = new_requests().await?;
+            original.add(&TrafficSample::of(candidate.color.other(), &originals));
+            let part = shadow_log.read(Some(next)).await?;
+            copied.add(&TrafficSample::of(candidate.color, &part.requests));
+            next = part.next;
         }
         Ok([copied, original])
     }
@@ -193,13 +189,10 @@ impl Gate for Shadow {
 
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let ports = candidate.ports;
-        let (Some(shadow_log), Some(access_log)) = (&ports.shadow_log, &ports.request_log) else {
+        let (Some(shadow_log), Some(_)) = (&ports.shadow_log, &ports.request_log) else {
             return Verdict::skipped("router.access_log or router.shadow_log is not set");
         };
-        match self
-            .mirror(candidate, [shadow_log.as_ref(), access_log.as_ref()])
-            .await
-        {
+        match self.mirror(candidate, shadow_log.as_ref()).await {
             Ok([copied, original]) => self.assess(&copied, &original, candidate.before),
             Err(error) => Verdict::new(Conclusion::Inconclusive, error.to_string()),
         }

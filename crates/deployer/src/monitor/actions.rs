@@ -28,13 +28,15 @@ impl Monitor<'_> {
     }
 
     /// Removes the fit flag of a sick standby, and restores it when the standby is well.
-    pub(crate) fn update_fit_flag(
+    pub(crate) async fn update_fit_flag(
         &mut self,
         color: Color,
         active: Color,
         last_deployment: &LastDeployment,
     ) {
-        let view = self.view(color, active, last_deployment);
+        let Some(view) = self.view(color, active, last_deployment).await else {
+            return;
+        };
         let fit = match self.color_memory(color).decide_flag(view) {
             FlagDecision::Keep => return,
             FlagDecision::Forget => {
@@ -46,7 +48,7 @@ impl Monitor<'_> {
         };
         let Some(_lock) = self.lock() else { return };
         // A deployment or a move may have happened before the lock was taken.
-        if self.ports.router.active_by_flag() != active
+        if self.ports.flags.active().await != Ok(active)
             || self.last_deployment() != *last_deployment
         {
             return;
@@ -55,7 +57,7 @@ impl Monitor<'_> {
         if !fit {
             self.set_flag_removed(color, Some(last_deployment.clone()));
         }
-        if let Err(error) = self.ports.router.set_fit(color, fit) {
+        if let Err(error) = self.ports.flags.set_fit(color, fit).await {
             self.note(error.to_string());
             return;
         }
@@ -71,7 +73,7 @@ impl Monitor<'_> {
 
     /// Moves traffic away from an active color that is down.
     pub(crate) async fn fail_over(&mut self, active: Color) {
-        let Some(to) = self.failover_target(active) else {
+        let Some(to) = self.failover_target(active).await else {
             return;
         };
         let Some(journal) = self.lock() else { return };
@@ -89,7 +91,8 @@ impl Monitor<'_> {
             return;
         }
         // Only a proven release may stand in later. Having had traffic is no proof.
-        let proven = self.ports.router.is_fit(active) || was_promoted(&journal, active);
+        let proven =
+            self.ports.flags.is_fit(active).await == Ok(true) || was_promoted(&journal, active);
         let down = self.describe_outage(active);
         let reason = match self.settings.fleet.kind {
             FleetKind::Static => down.clone(),
@@ -124,9 +127,9 @@ impl Monitor<'_> {
     }
 
     /// Returns the color to which traffic moves if `active` is down and the other color can stand in.
-    fn failover_target(&mut self, active: Color) -> Option<Color> {
+    async fn failover_target(&mut self, active: Color) -> Option<Color> {
         let standby = active.other();
-        let fit = self.ports.router.is_fit(standby);
+        let fit = self.ports.flags.is_fit(standby).await == Ok(true);
         let up = self.colors[index(active)].tracker.is_up();
         let well = self.colors[index(standby)].is_well();
         if up {
@@ -194,7 +197,7 @@ async fn start_if_stopped(
     // taken.
     let unfinished =
         matches!(journal::last_entry(&settings.state), Ok(Some(last)) if !last.phase.is_end());
-    if unfinished || ports.router.active_by_flag() == standby {
+    if unfinished || ports.flags.active().await != Ok(standby.other()) {
         return None;
     }
     let note = |text: String| reporter.report(&Event::Note { text });

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, ServiceExt, extract::Request, http::header, routing::get};
+use axum::{Router, ServiceExt, http::header, routing::get};
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -24,10 +24,9 @@ use tower_http::{
 
 use crate::{
     color::Color,
-    config::Settings,
+    evidence::request::Request as LoggedRequest,
     monitor::color::{MonitoredColor, index},
-    ports::Ports,
-    state::history::{self, HistoryEntry},
+    state::history::HistoryEntry,
 };
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -135,13 +134,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Updates the metrics from a round of checks and from the requests logged since the last one.
-    pub(crate) fn update(
+    /// Updates what is known of the colors. `fit` says which of them may stand in.
+    pub(crate) fn update_colors(
         &self,
-        settings: &Settings,
-        ports: &Ports,
         active: Color,
         colors: &[MonitoredColor; 2],
+        fit: [bool; 2],
     ) {
         for color in Color::BOTH {
             let monitored = &colors[index(color)];
@@ -153,13 +151,13 @@ impl Metrics {
             };
             set(&self.active, color == active);
             set(&self.up, monitored.is_well());
-            set(&self.fit, ports.router.is_fit(color));
+            set(&self.fit, fit[index(color)]);
         }
-        let requests = ports
-            .request_log
-            .as_ref()
-            .map(|traffic| traffic.new_requests());
-        for request in requests.and_then(Result::ok).unwrap_or_default() {
+    }
+
+    /// Counts requests that were not counted yet.
+    pub(crate) fn count_requests(&self, requests: &[LoggedRequest], colors: &[MonitoredColor; 2]) {
+        for request in requests {
             let Some(good) = request.outcome_for(request.wanted) else {
                 continue;
             };
@@ -177,9 +175,6 @@ impl Metrics {
                 self.failures.get_or_create(&of).inc();
             }
         }
-        if let Ok(history) = history::read(&settings.state) {
-            self.count_history(&history.entries, Timestamp::now());
-        }
     }
 
     /// Updates whether the router answers.
@@ -188,7 +183,7 @@ impl Metrics {
     }
 
     /// Counts the deployments that are new since the last call, and the seconds from the last one to `now`.
-    fn count_history(&self, entries: &[HistoryEntry], now: Timestamp) {
+    pub(crate) fn count_history(&self, entries: &[HistoryEntry], now: Timestamp) {
         let mut counted_deployments = self
             .counted_deployments
             .lock()
@@ -215,7 +210,7 @@ pub(crate) async fn serve(listener: Option<TcpListener>, metrics: &Metrics) -> a
         return std::future::pending().await;
     };
     let service = service(&metrics.registry);
-    let service = ServiceExt::<Request>::into_make_service(service);
+    let service = ServiceExt::<axum::extract::Request>::into_make_service(service);
     match axum::serve(listener, service).await {
         Ok(()) => anyhow::anyhow!("metrics are not served any more"),
         Err(error) => anyhow::anyhow!("metrics cannot be served: {error}"),

@@ -2,6 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
     time::{Instant, MissedTickBehavior},
@@ -16,6 +17,7 @@ use crate::{
     config::Settings,
     deployment::phase::Phase,
     event::Reporter,
+    evidence::request::Request,
     examples::{Example, Examples},
     monitor::{
         color::{MonitoredColor, index},
@@ -26,6 +28,7 @@ use crate::{
     ports::{PortError, Ports, Target},
     release::Health,
     state::{
+        history,
         journal::{self, Entry},
         lock_holder, traffic_move,
     },
@@ -67,6 +70,7 @@ pub(crate) async fn run(
         failover_failed: false,
         job: None,
         trimmed: None,
+        read_up_to: None,
         metrics: &metrics,
     };
     let receivers = match &monitor.alerts.names()[..] {
@@ -120,7 +124,7 @@ async fn check(ports: &Ports, color: Color, example: Option<&Example>) -> Result
 impl Monitor<'_> {
     async fn run_until(&mut self, shutdown: impl Future<Output = ()>) {
         // Requests logged before the start are not new.
-        let _ = self.ports.request_log.as_ref().map(|it| it.new_requests());
+        self.read_log().await;
         let mut ticks = tokio::time::interval(self.settings.monitor.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (ports, example) = (self.ports, self.example);
@@ -167,7 +171,15 @@ impl Monitor<'_> {
         }
         let router_answers = active.is_ok();
         // If the router is down, the flags say which color is active.
-        let active = active.unwrap_or_else(|_| self.ports.router.active_by_flag());
+        let active = match active {
+            Ok(active) => Ok(active),
+            Err(_) => self.ports.flags.active().await,
+        };
+        let Ok(active) = active else {
+            // The alert above has said so. Nothing is done to colors whose flags are unknown.
+            self.metrics.update_router(false);
+            return;
+        };
         let entry = journal::last_entry(&self.settings.state).ok().flatten();
         let last_deployment = entry
             .as_ref()
@@ -180,11 +192,9 @@ impl Monitor<'_> {
             // be down: its tracker is reset to up, so nothing below acts on it.
             let replaced =
                 busy && color != active && entry.as_ref().is_some_and(|it| replaces(it, color));
-            if replaced
-                || !self
-                    .color_memory(color)
-                    .is_relevant(self.view(color, active, &last_deployment))
-            {
+            let view = self.view(color, active, &last_deployment).await;
+            let relevant = view.is_none_or(|view| self.color_memory(color).is_relevant(view));
+            if replaced || !relevant {
                 self.reset(color);
                 continue;
             }
@@ -195,7 +205,7 @@ impl Monitor<'_> {
         }
         if !busy {
             for color in Color::BOTH {
-                self.update_fit_flag(color, active, &last_deployment);
+                self.update_fit_flag(color, active, &last_deployment).await;
             }
             if router_answers {
                 self.fail_over(active).await;
@@ -203,13 +213,41 @@ impl Monitor<'_> {
             self.start_stopped_standby(active.other());
             // The monitor's own action looks like an interrupted command until it ends.
             if holder.is_none() {
-                self.report_interruption(entry.as_ref());
+                self.report_interruption(entry.as_ref()).await;
             }
             self.trim_logs();
         }
-        let (settings, ports) = (self.settings, self.ports);
-        self.metrics.update(settings, ports, active, &self.colors);
+        self.update_metrics(active, router_answers).await;
+    }
+
+    async fn update_metrics(&mut self, active: Color, router_answers: bool) {
+        let requests = self.read_log().await;
+        let flags = &self.ports.flags;
+        let fit = [
+            flags.is_fit(Color::Blue).await == Ok(true),
+            flags.is_fit(Color::Green).await == Ok(true),
+        ];
+        self.metrics.update_colors(active, &self.colors, fit);
+        self.metrics.count_requests(&requests, &self.colors);
+        if let Ok(history) = history::read(&self.settings.state) {
+            self.metrics
+                .count_history(&history.entries, Timestamp::now());
+        }
         self.metrics.update_router(router_answers);
+    }
+
+    /// Returns what was logged since the last call; nothing if the log cannot be read.
+    async fn read_log(&mut self) -> Vec<Request> {
+        let Some(log) = &self.ports.request_log else {
+            return Vec::new();
+        };
+        match log.read(self.read_up_to).await {
+            Ok(part) => {
+                self.read_up_to = Some(part.next);
+                part.requests
+            }
+            Err(_) => Vec::new(),
+        }
     }
 
     /// Forgets the earlier checks of a color.
@@ -241,7 +279,7 @@ impl Monitor<'_> {
     }
 
     /// Alerts once that a command was interrupted and that no other command has completed it.
-    fn report_interruption(&mut self, entry: Option<&Entry>) {
+    async fn report_interruption(&mut self, entry: Option<&Entry>) {
         let state = &self.settings.state;
         let pending =
             traffic_move::read(state).map(|pending| (pending.at.to_string(), pending.words()));
@@ -269,7 +307,7 @@ impl Monitor<'_> {
         self.save_state();
         // The interrupted command may have left copies of requests on.
         if self.lock().is_some()
-            && let Err(error) = self.ports.router.set_shadow(false)
+            && let Err(error) = self.ports.flags.set_shadow(false).await
         {
             self.note(error.to_string());
         }

@@ -18,7 +18,7 @@ use crate::{
         standby::{ColorMemory, ColorView, LastDeployment},
         state::MonitorState,
     },
-    ports::Ports,
+    ports::{LogCursor, Ports},
     state::{
         journal::{self, Entry, Journal, JournalError},
         lock_holder::{LockHolder, MONITOR},
@@ -47,6 +47,8 @@ pub(super) struct Monitor<'a> {
     /// An action that runs in the background.
     pub(super) job: Option<BackgroundJob<'a>>,
     pub(super) trimmed: Option<Instant>,
+    /// The position in the router's log up to which requests are counted.
+    pub(super) read_up_to: Option<LogCursor>,
     pub(super) metrics: &'a Metrics,
 }
 
@@ -66,18 +68,21 @@ impl Monitor<'_> {
             .unwrap_or_default()
     }
 
-    pub(super) fn view<'b>(
+    /// What is known of a color for a decision; `None` if its fit flag cannot be read: then the
+    /// router's state cannot be read either, which is an alert.
+    pub(super) async fn view<'b>(
         &self,
         color: Color,
         active: Color,
         last_deployment: &'b LastDeployment,
-    ) -> ColorView<'b> {
-        ColorView {
+    ) -> Option<ColorView<'b>> {
+        let fit = self.ports.flags.is_fit(color).await.ok()?;
+        Some(ColorView {
             active: color == active,
-            fit: self.ports.router.is_fit(color),
+            fit,
             up: self.colors[index(color)].tracker.is_up(),
             last_deployment,
-        }
+        })
     }
 
     pub(super) fn color_memory(&self, color: Color) -> &ColorMemory {

@@ -178,7 +178,7 @@ async fn failures_logged_before_the_switch_are_ignored() {
         attempts: vec![Some(502)],
         ..unanswered_request(CANDIDATE)
     };
-    deployment.state.unread_requests = vec![failed_request; 1_000];
+    deployment.state.logged_requests = vec![failed_request; 1_000];
     deployment
         .run()
         .await
@@ -191,7 +191,7 @@ async fn requests_passed_over_because_of_previous_release_are_ignored() {
     Deployment::of(Server::good())
         .interfere_after(
             |call| *call == Call::SwitchTo(CANDIDATE),
-            |state| state.unread_requests.extend(passed_over),
+            |state| state.logged_requests.extend(passed_over),
         )
         .run()
         .await
@@ -200,7 +200,7 @@ async fn requests_passed_over_because_of_previous_release_are_ignored() {
 
 #[tokio::test(start_paused = true)]
 async fn unreadable_log_is_noted_and_replaced_by_own_requests() {
-    let is_log_read = |call: &Call| *call == Call::NewRequests;
+    let is_log_read = |call: &Call| *call == Call::ReadLog;
     let finished = Deployment::of(Server::good())
         .failing_calls(2..usize::MAX, is_log_read, CallFault::Before)
         .run()
@@ -208,7 +208,7 @@ async fn unreadable_log_is_noted_and_replaced_by_own_requests() {
     finished.assert_outcome(Phase::Promoted, "own requests were added");
     assert!(finished.count(&CANDIDATE_ONLY) >= 200);
     let notes = finished.trace.notes();
-    assert!(notes.contains(&"NewRequests failed"), "{notes:?}");
+    assert!(notes.contains(&"ReadLog failed"), "{notes:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,7 +218,7 @@ async fn own_requests_and_counters_judge_without_log() {
         .run()
         .await;
     finished.assert_outcome(Phase::Promoted, "own requests were added");
-    assert_eq!(finished.count(&Call::NewRequests), 0);
+    assert_eq!(finished.count(&Call::ReadLog), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -239,7 +239,7 @@ async fn release_is_promoted_when_log_is_never_readable() {
     let finished = Deployment::of(Server::good())
         .failing_calls(
             0..usize::MAX,
-            |call| *call == Call::NewRequests,
+            |call| *call == Call::ReadLog,
             CallFault::Before,
         )
         .run()

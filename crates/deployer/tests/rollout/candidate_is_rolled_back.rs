@@ -87,7 +87,7 @@ async fn passed_over_candidate_is_rolled_back_after_first_attempt() {
     let finished = Deployment::of(Server::good())
         .interfere_after(
             |call| *call == Call::Predict(Target::Public),
-            |state| state.unread_requests.extend(passed_over),
+            |state| state.logged_requests.extend(passed_over),
         )
         .run()
         .await;
@@ -200,7 +200,7 @@ async fn own_requests_find_failures_when_log_is_unreadable() {
     let finished = Deployment::of(candidate)
         .failing_calls(
             2..usize::MAX,
-            |call| *call == Call::NewRequests,
+            |call| *call == Call::ReadLog,
             CallFault::Before,
         )
         .run()
@@ -222,7 +222,7 @@ async fn own_requests_find_failures_that_nginx_does_not_log() {
 #[tokio::test(start_paused = true)]
 async fn unreadable_log_at_the_switch_is_tolerated() {
     let finished = Deployment::of(Server::good())
-        .failing_calls(1..2, |call| *call == Call::NewRequests, CallFault::Before)
+        .failing_calls(1..2, |call| *call == Call::ReadLog, CallFault::Before)
         .run()
         .await;
     finished.assert_outcome(Phase::Promoted, "baked for 10 s");

@@ -9,6 +9,7 @@ use deployer::{
         phase::Phase,
         plan::Plan,
         recover,
+        request_reader::RequestReader,
         rollout::{Outcome, Rollout},
     },
     examples::{Example, Examples},
@@ -202,12 +203,14 @@ impl Deployment {
         };
         let run = async {
             let journal = Journal::lock(&path, "deploy v2").expect("a lock");
+            let ports = fake_ports.ports(self.has_request_log);
             let rollout = Rollout {
                 settings: &self.settings,
                 plan: &plan(),
                 active_down: self.active_down,
                 examples: &examples(),
-                ports: &fake_ports.ports(self.has_request_log),
+                ports: &ports,
+                requests: RequestReader::new(&ports, &reporter),
                 journal: &journal,
                 reporter: &reporter,
             };
@@ -223,7 +226,7 @@ impl Deployment {
                 })
                 .await
         };
-        let outcome = tokio::time::timeout(TIMEOUT, run).await.ok();
+        let outcome = tokio::time::timeout(TIMEOUT, Box::pin(run)).await.ok();
         InterruptedDeployment {
             fake_ports,
             outcome,
@@ -278,12 +281,14 @@ impl InterruptedDeployment {
             fake_ports: self.fake_ports.clone(),
             directory: self.directory.path().to_owned(),
         };
+        let ports = self.fake_ports.ports(true);
         Rollout {
             settings: &deployment.settings,
             plan: &plan(),
             active_down: false,
             examples: &examples(),
-            ports: &self.fake_ports.ports(true),
+            ports: &ports,
+            requests: RequestReader::new(&ports, &reporter),
             journal: &journal,
             reporter: &reporter,
         }

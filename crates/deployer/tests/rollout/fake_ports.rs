@@ -17,8 +17,8 @@ use deployer::{
     },
     examples::Example,
     ports::{
-        Fleet, HookPoint, Hooks, PortError, Ports, Prediction, Probe, RequestLog, Router,
-        RouterLimits, Service, ServiceState, Target,
+        Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart, PortError, Ports,
+        Prediction, Probe, RequestLog, Router, RouterLimits, Service, ServiceState, Target,
     },
     release::Health,
 };
@@ -44,15 +44,13 @@ pub(crate) struct State {
     pub(crate) router_reaches: Option<Server>,
     /// The color that answers public health checks instead of the active one.
     pub(crate) public_color: Option<Color>,
-    /// Logged requests that were not read yet.
-    pub(crate) unread_requests: Vec<Request>,
     /// All logged requests.
     pub(crate) logged_requests: Vec<Request>,
     /// Whether the router writes its access log.
     pub(crate) writes_log: bool,
     /// Whether the router copies requests to the idle color.
     pub(crate) shadow: bool,
-    /// Logged copies that were not read yet.
+    /// All logged copies.
     pub(crate) shadow_log: Vec<Request>,
     /// Where a hook fails.
     pub(crate) failing_hook: Option<(HookPoint, Phase)>,
@@ -76,7 +74,6 @@ impl State {
             candidate,
             router_reaches: None,
             public_color: None,
-            unread_requests: Vec::new(),
             logged_requests: Vec::new(),
             writes_log: true,
             shadow: false,
@@ -136,7 +133,6 @@ impl State {
             }
         }
         if self.writes_log {
-            self.unread_requests.push(request.clone());
             self.logged_requests.push(request);
         }
         if self.shadow {
@@ -232,6 +228,7 @@ impl FakePorts {
         let request_log: Box<dyn RequestLog> = Box::new(self.clone());
         Ports {
             router: Box::new(self.clone()),
+            flags: Box::new(self.clone()),
             request_log: has_request_log.then_some(request_log),
             shadow_log: Some(Box::new(ShadowLog(self.clone()))),
             fleet: Box::new(self.clone()),
@@ -300,34 +297,7 @@ impl Router for FakePorts {
         .await
     }
 
-    fn active_by_flag(&self) -> Color {
-        self.lock().active
-    }
-
-    fn is_fit(&self, color: Color) -> bool {
-        self.lock().fit.contains(&color)
-    }
-
-    fn set_fit(&self, color: Color, fit: bool) -> Result<(), PortError> {
-        let set = |state: &mut State| {
-            state.fit.retain(|other| *other != color);
-            if fit {
-                state.fit.push(color);
-            }
-            Ok(())
-        };
-        self.attempt(&Call::SetFit(color, fit), set)
-    }
-
-    fn set_shadow(&self, on: bool) -> Result<(), PortError> {
-        self.attempt(&Call::SetShadow(on), |state| {
-            state.simulate_clients();
-            state.shadow = on;
-            Ok(())
-        })
-    }
-
-    fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
+    async fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
         let read = Duration::from_mins(2);
         Ok(Some(RouterLimits {
             read,
@@ -338,30 +308,72 @@ impl Router for FakePorts {
     }
 }
 
-/// The log of copied requests.
-struct ShadowLog(FakePorts);
-
-impl RequestLog for ShadowLog {
-    fn new_requests(&self) -> Result<Vec<Request>, PortError> {
-        Ok(std::mem::take(&mut self.0.lock().shadow_log))
+#[async_trait]
+impl Flags for FakePorts {
+    async fn active(&self) -> Result<Color, PortError> {
+        Ok(self.lock().active)
     }
 
-    fn recent_requests(&self) -> Result<Vec<Request>, PortError> {
-        self.new_requests()
+    async fn is_fit(&self, color: Color) -> Result<bool, PortError> {
+        Ok(self.lock().fit.contains(&color))
+    }
+
+    async fn set_fit(&self, color: Color, fit: bool) -> Result<(), PortError> {
+        self.call(Call::SetFit(color, fit), |state| {
+            state.fit.retain(|other| *other != color);
+            if fit {
+                state.fit.push(color);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn is_shadow(&self) -> Result<bool, PortError> {
+        Ok(self.lock().shadow)
+    }
+
+    async fn set_shadow(&self, on: bool) -> Result<(), PortError> {
+        self.call(Call::SetShadow(on), |state| {
+            state.simulate_clients();
+            state.shadow = on;
+            Ok(())
+        })
+        .await
     }
 }
 
-impl RequestLog for FakePorts {
-    fn new_requests(&self) -> Result<Vec<Request>, PortError> {
-        let read = |state: &mut State| {
-            state.simulate_clients();
-            Ok(std::mem::take(&mut state.unread_requests))
-        };
-        self.attempt(&Call::NewRequests, read)
-    }
+/// The log of copied requests.
+struct ShadowLog(FakePorts);
 
-    fn recent_requests(&self) -> Result<Vec<Request>, PortError> {
-        Ok(self.lock().logged_requests.clone())
+#[async_trait]
+impl RequestLog for ShadowLog {
+    async fn read(&self, after: Option<LogCursor>) -> Result<LogPart, PortError> {
+        Ok(part(&self.0.lock().shadow_log, after))
+    }
+}
+
+#[async_trait]
+impl RequestLog for FakePorts {
+    async fn read(&self, after: Option<LogCursor>) -> Result<LogPart, PortError> {
+        self.call(Call::ReadLog, |state| {
+            state.simulate_clients();
+            Ok(part(&state.logged_requests, after))
+        })
+        .await
+    }
+}
+
+/// The requests of a log after this position.
+fn part(logged: &[Request], after: Option<LogCursor>) -> LogPart {
+    let position = |count: usize| LogCursor::at(count as u64);
+    let read = (0..=logged.len())
+        .rev()
+        .find(|count| after.is_none_or(|after| position(*count) == after));
+    LogPart {
+        requests: logged[after.and(read).unwrap_or_default()..].to_vec(),
+        unparsable: 0,
+        next: position(logged.len()),
     }
 }
 
@@ -414,7 +426,10 @@ impl Fleet for FakePorts {
     async fn prune(&self, _keep: usize) -> Result<(), PortError> {
         Ok(())
     }
+}
 
+#[async_trait]
+impl FleetDiagnosis for FakePorts {
     async fn diagnose(&self) -> Vec<Finding> {
         Vec::new()
     }

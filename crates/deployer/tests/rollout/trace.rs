@@ -19,7 +19,7 @@ pub(crate) enum Call {
     Active,
     SwitchTo(Color),
     SetFit(Color, bool),
-    NewRequests,
+    ReadLog,
     StartRouter,
     Start(Color, String),
     Stop(Service),

@@ -7,7 +7,7 @@ use crate::{
     },
     deployment::preflight,
     doctor::finding::{Finding, last_log_lines},
-    ports::{Fleet as _, PortError, Service, ServiceState},
+    ports::{Fleet as _, FleetDiagnosis as _, PortError, Service, ServiceState},
 };
 
 /// The version of Debian 11 and 12. Older versions are untested.

@@ -2,91 +2,31 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use serde::Deserialize;
 
 use crate::{
     adapters::user_agent::USER_AGENT,
     color::Color,
     evidence::request::Request,
-    ports::{PortError, RequestLog},
+    ports::{LogCursor, LogPart, PortError, RequestLog},
 };
 
-/// A log, and the position up to which it was read.
-pub(in crate::adapters) struct AccessLog {
-    path: PathBuf,
-    position: Mutex<Position>,
-}
-
-/// The position up to which it was read.
-#[derive(Debug, Clone, Copy)]
-struct Position {
-    offset: u64,
-    /// Whether the position may be inside a line.
-    within_a_line: bool,
-    /// Unparsable lines before the position.
-    strange: u64,
-}
-
-impl Position {
-    /// A position before the end of a file of this size from which recent requests can be read.
-    fn recent_requests(length: u64) -> Self {
-        /// About ten thousand requests.
-        const RECENT: u64 = 4 * 1024 * 1024;
-
-        let offset = length.saturating_sub(RECENT);
-        Self {
-            offset,
-            within_a_line: offset > 0,
-            strange: 0,
-        }
-    }
-
-    /// Returns the requests after the position, and the new position.
-    fn read(mut self, file: &mut File) -> std::io::Result<(Vec<Request>, Self)> {
-        file.seek(SeekFrom::Start(self.offset))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        // nginx flushes whole lines, but a reader may still find half of one.
-        let complete = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |last| last + 1);
-        self.offset += complete as u64;
-        let text = String::from_utf8_lossy(&bytes[..complete]);
-        let mut lines = text.lines();
-        if self.within_a_line && complete > 0 {
-            lines.next();
-            self.within_a_line = false;
-        }
-        let mut requests = Vec::new();
-        for line in lines {
-            match parse(line) {
-                Some(request) => requests.push(request),
-                None => self.strange += 1,
-            }
-        }
-        Ok((requests, self))
-    }
-}
+/// A log of nginx.
+pub(in crate::adapters) struct AccessLog(PathBuf);
 
 impl AccessLog {
-    /// Opens a log at a position from which recent requests can be read.
     pub(in crate::adapters) fn new(path: &Path) -> Self {
-        let length = path.metadata().map_or(0, |metadata| metadata.len());
-        Self {
-            path: path.to_owned(),
-            position: Mutex::new(Position::recent_requests(length)),
-        }
+        Self(path.to_owned())
     }
 
     /// Empties the log if it is larger than `limit` bytes. nginx appends, so it continues at the beginning.
-    pub(in crate::adapters) fn trim(path: &Path, limit: u64) -> std::io::Result<()> {
+    pub(in crate::adapters) fn trim(path: &Path, limit: u64) -> io::Result<()> {
         match path.metadata() {
             Ok(metadata) if metadata.len() > limit => {
                 OpenOptions::new().write(true).open(path)?.set_len(0)
@@ -95,47 +35,56 @@ impl AccessLog {
         }
     }
 
-    fn position(&self) -> MutexGuard<'_, Position> {
-        self.position.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// Reads from the byte `after` on, or recent requests.
+    fn read_from(&self, after: Option<u64>) -> io::Result<LogPart> {
+        /// About ten thousand requests.
+        const RECENT: u64 = 4 * 1024 * 1024;
 
-    fn read_on(&self) -> std::io::Result<Vec<Request>> {
-        let mut position = self.position();
-        let mut file = File::open(&self.path)?;
-        if file.metadata()?.len() < position.offset {
-            (position.offset, position.within_a_line) = (0, false);
+        let mut file = File::open(&self.0)?;
+        let length = file.metadata()?.len();
+        let recent = length.saturating_sub(RECENT);
+        let start = match after {
+            Some(after) if after <= length => after,
+            Some(_) => 0,
+            None => recent,
+        };
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        // nginx flushes whole lines, but a reader may still find half of one.
+        let complete = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |last| last + 1);
+        let text = String::from_utf8_lossy(&bytes[..complete]);
+        // The recent part of a long log begins within a line.
+        let within_a_line = after.is_none() && recent > 0;
+        let (mut requests, mut unparsable) = (Vec::new(), 0);
+        for line in text.lines().skip(usize::from(within_a_line)) {
+            match parse(line) {
+                Some(request) => requests.push(request),
+                None => unparsable += 1,
+            }
         }
-        let (requests, next) = position.read(&mut file)?;
-        *position = next;
-        Ok(requests)
-    }
-
-    fn read_again(&self) -> std::io::Result<Vec<Request>> {
-        let mut file = File::open(&self.path)?;
-        let position = Position::recent_requests(file.metadata()?.len());
-        Ok(position.read(&mut file)?.0)
-    }
-
-    fn unreadable(&self, error: &std::io::Error) -> PortError {
-        let message = format!(
-            "cannot read the router's log {}: {error}; set router.access_log to \"\" to judge without it",
-            self.path.display()
-        );
-        PortError::of_file(error, message)
+        Ok(LogPart {
+            requests,
+            unparsable,
+            next: LogCursor::at(start + complete as u64),
+        })
     }
 }
 
+#[async_trait]
 impl RequestLog for AccessLog {
-    fn new_requests(&self) -> Result<Vec<Request>, PortError> {
-        self.read_on().map_err(|error| self.unreadable(&error))
-    }
-
-    fn recent_requests(&self) -> Result<Vec<Request>, PortError> {
-        self.read_again().map_err(|error| self.unreadable(&error))
-    }
-
-    fn unparsable_lines(&self) -> u64 {
-        self.position().strange
+    async fn read(&self, after: Option<LogCursor>) -> Result<LogPart, PortError> {
+        self.read_from(after.map(LogCursor::position))
+            .map_err(|error| {
+                let message = format!(
+                    "cannot read the router's log {}: {error}; set router.access_log to \"\" to judge without it",
+                    self.0.display()
+                );
+                PortError::of_file(&error, message)
+            })
     }
 }
 
@@ -243,59 +192,62 @@ mod tests {
         );
     }
 
-    #[test]
-    fn new_requests_returns_each_complete_line_once() {
+    /// Reads on from a position. Returns the number of requests, of unparsable lines, and the new position.
+    async fn read(log: &AccessLog, after: Option<LogCursor>) -> (usize, u64, Option<LogCursor>) {
+        let part = log.read(after).await.unwrap();
+        (part.requests.len(), part.unparsable, Some(part.next))
+    }
+
+    #[tokio::test]
+    async fn cursor_returns_each_complete_line_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let mut file = File::create(&path).unwrap();
         writeln!(file, "{LINE}").unwrap();
         let log = AccessLog::new(&path);
-        assert_eq!(
-            log.new_requests().unwrap().len(),
-            1,
-            "the requests logged before the log was opened"
-        );
-        assert_eq!(log.new_requests().unwrap().len(), 0);
+        let (requests, _, next) = read(&log, None).await;
+        assert_eq!(requests, 1, "the requests logged before");
+        assert_eq!(read(&log, next).await, (0, 0, next));
         write!(file, "{LINE}\n{}", &LINE[..40]).unwrap();
-        assert_eq!(log.new_requests().unwrap().len(), 1);
-        assert_eq!(log.new_requests().unwrap().len(), 0);
+        let (requests, _, next) = read(&log, next).await;
+        assert_eq!(requests, 1);
+        assert_eq!(read(&log, next).await, (0, 0, next));
         writeln!(file, "{}", &LINE[40..]).unwrap();
-        assert_eq!(log.new_requests().unwrap().len(), 1);
+        assert_eq!(read(&log, next).await.0, 1);
     }
 
-    #[test]
-    fn recent_requests_are_read_again_and_unparsable_lines_counted() {
+    #[tokio::test]
+    async fn readers_of_one_log_do_not_disturb_each_other() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         std::fs::write(&path, format!("{LINE}\nnot a log line\n{LINE}\n")).unwrap();
         let log = AccessLog::new(&path);
-        assert_eq!(log.new_requests().unwrap().len(), 2);
-        assert_eq!(log.unparsable_lines(), 1);
-        assert_eq!(log.recent_requests().unwrap().len(), 2);
-        assert_eq!(log.new_requests().unwrap().len(), 0);
-        assert_eq!(log.unparsable_lines(), 1);
+        let (requests, unparsable, next) = read(&log, None).await;
+        assert_eq!((requests, unparsable), (2, 1));
+        assert_eq!(read(&log, None).await, (2, 1, next));
+        assert_eq!(read(&log, next).await, (0, 0, next));
     }
 
-    #[test]
-    fn long_log_is_read_from_a_line_boundary_near_its_end() {
+    #[tokio::test]
+    async fn long_log_is_read_from_a_line_boundary_near_its_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         std::fs::write(&path, format!("{LINE}\n").repeat(20_000)).unwrap();
-        let log = AccessLog::new(&path);
-        let read = log.new_requests().unwrap().len();
-        assert!((8_000..20_000).contains(&read), "{read}");
-        assert_eq!(log.unparsable_lines(), 0);
+        let (requests, unparsable, _) = read(&AccessLog::new(&path), None).await;
+        assert!((8_000..20_000).contains(&requests), "{requests}");
+        assert_eq!(unparsable, 0);
     }
 
-    #[test]
-    fn truncated_log_is_read_from_its_beginning() {
+    #[tokio::test]
+    async fn emptied_log_is_read_from_its_beginning() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         std::fs::write(&path, format!("{LINE}\n{LINE}\n")).unwrap();
         let log = AccessLog::new(&path);
-        assert_eq!(log.new_requests().unwrap().len(), 2);
+        let (requests, _, next) = read(&log, None).await;
+        assert_eq!(requests, 2);
         std::fs::write(&path, format!("{LINE}\n")).unwrap();
-        assert_eq!(log.new_requests().unwrap().len(), 1);
+        assert_eq!(read(&log, next).await.0, 1);
     }
 
     #[test]
@@ -311,11 +263,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn missing_log_is_named_in_error() {
-        let error = AccessLog::new(Path::new("no/such.log"))
-            .new_requests()
-            .unwrap_err();
+    #[tokio::test]
+    async fn missing_log_is_named_in_error() {
+        let log = AccessLog::new(Path::new("no/such.log"));
+        let error = log.read(None).await.unwrap_err();
         assert!(error.to_string().contains("no/such.log"));
     }
 }

@@ -1,8 +1,7 @@
-//! The router: flag files that nginx tests for each request, and its control port.
+//! The router: nginx and its control port.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,67 +13,19 @@ use tokio::time::Instant;
 use crate::{
     adapters::{
         http::{answer, client},
-        nginx::configuration,
+        nginx::{configuration, flags::FlagDirectory},
     },
     color::Color,
     config::Settings,
-    kill_point,
-    ports::{PortError, Router, RouterLimits},
+    ports::{Flags as _, PortError, Router, RouterLimits},
 };
 
 /// Begins each error about the control port's answer.
 const UNKNOWN: &str = "the router does not report which color is active";
 
-/// The directory of the flag files. They decide where traffic goes.
-pub(crate) struct Flags(PathBuf);
-
-impl Flags {
-    /// The flags in this directory.
-    pub(crate) fn of(directory: PathBuf) -> Self {
-        Self(directory)
-    }
-
-    /// The color that has the traffic.
-    pub(crate) fn active(&self) -> Color {
-        if self.0.join("green").exists() {
-            Color::Green
-        } else {
-            Color::Blue
-        }
-    }
-
-    /// Directs all traffic to `color` from the next request on.
-    pub(crate) fn activate(&self, color: Color) -> Result<(), PortError> {
-        set_flag(&self.0, "green", color == Color::Green)
-    }
-
-    /// Returns whether `color` may stand in for the other color.
-    pub(crate) fn is_fit(&self, color: Color) -> bool {
-        self.0.join(fit_flag(color)).exists()
-    }
-
-    /// Sets whether `color` may stand in for the other color.
-    pub(crate) fn set_fit(&self, color: Color, fit: bool) -> Result<(), PortError> {
-        set_flag(&self.0, fit_flag(color), fit)
-    }
-
-    /// Sets whether the idle color receives a copy of each client request.
-    pub(crate) fn set_shadow(&self, on: bool) -> Result<(), PortError> {
-        const NAME: &str = "shadow";
-
-        // Every command with the lock calls this, and there is rarely anything to remove; before the first `up`
-        // there is not even a directory. A flag that a power cut restores is removed later.
-        let absent = matches!(self.0.join(NAME).try_exists(), Ok(false));
-        if !on && absent {
-            return Ok(());
-        }
-        set_flag(&self.0, NAME, on)
-    }
-}
-
 /// nginx with this project's configuration.
 pub(in crate::adapters) struct Nginx {
-    flags: Flags,
+    flags: FlagDirectory,
     configuration: Option<PathBuf>,
     control: String,
     confirm_timeout: Duration,
@@ -84,7 +35,7 @@ pub(in crate::adapters) struct Nginx {
 impl Nginx {
     pub(in crate::adapters) fn new(settings: &Settings) -> Result<Self, PortError> {
         Ok(Self {
-            flags: Flags::of(settings.router.flags.clone()),
+            flags: FlagDirectory::new(settings.router.flags.clone()),
             configuration: settings.router.configuration.clone(),
             control: settings.router.control.clone(),
             confirm_timeout: settings.router.confirm_timeout,
@@ -105,7 +56,7 @@ impl Nginx {
 #[async_trait]
 impl Router for Nginx {
     async fn check_flags(&self) -> Result<(), PortError> {
-        let directory = &self.flags.0;
+        let directory = self.flags.path();
         // A unique name: a command without the lock may check at the same time.
         let name = format!("probe-{:016x}", fastrand::u64(..));
         let path = directory.join(&name);
@@ -129,13 +80,13 @@ impl Router for Nginx {
     }
 
     async fn active(&self) -> Result<Color, PortError> {
-        let (active_by_flag, answered) = (self.active_by_flag(), self.answered().await?);
+        let (active_by_flag, answered) = (self.flags.active().await?, self.answered().await?);
         if active_by_flag == answered {
             return Ok(answered);
         }
         Err(PortError::Invalid(format!(
             "the flags in {} say {active_by_flag}, but the router at {} answers {answered}: is this its flag directory, and may its workers search it?",
-            self.flags.0.display(),
+            self.flags.path().display(),
             self.control
         )))
     }
@@ -143,7 +94,7 @@ impl Router for Nginx {
     async fn switch_to(&self, color: Color) -> Result<Color, PortError> {
         const PAUSE: Duration = Duration::from_millis(20);
 
-        let displaced = self.active_by_flag();
+        let displaced = self.flags.active().await?;
         self.flags.activate(color)?;
         let deadline = Instant::now() + self.confirm_timeout;
         loop {
@@ -161,23 +112,7 @@ impl Router for Nginx {
         }
     }
 
-    fn active_by_flag(&self) -> Color {
-        self.flags.active()
-    }
-
-    fn is_fit(&self, color: Color) -> bool {
-        self.flags.is_fit(color)
-    }
-
-    fn set_fit(&self, color: Color, fit: bool) -> Result<(), PortError> {
-        self.flags.set_fit(color, fit)
-    }
-
-    fn set_shadow(&self, on: bool) -> Result<(), PortError> {
-        self.flags.set_shadow(on)
-    }
-
-    fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
+    async fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
         let configuration = self.configuration.as_deref();
         configuration.map(configuration::limits).transpose()
     }
@@ -230,38 +165,6 @@ fn write_readable(path: &Path, text: &str) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644))
 }
 
-fn fit_flag(color: Color) -> &'static str {
-    match color {
-        Color::Blue => "fit-blue",
-        Color::Green => "fit-green",
-    }
-}
-
-/// Creates or removes a flag durably.
-fn set_flag(directory: &Path, name: &str, present: bool) -> Result<(), PortError> {
-    let path = directory.join(name);
-    let change = format!("flag {name} {}", if present { "on" } else { "off" });
-    kill_point::pass(format_args!("before {change}"));
-    let changed = if present {
-        File::create(&path).map(drop)
-    } else {
-        fs::remove_file(&path).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })
-    };
-    let kept = changed.and_then(|()| File::open(directory)?.sync_all());
-    kill_point::pass(format_args!("after {change}"));
-    kept.map_err(|error| {
-        let doing = if present { "create" } else { "remove" };
-        let message = format!(
-            "cannot {doing} the router's flag {}: {error}",
-            path.display()
-        );
-        PortError::of_file(&error, message)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,25 +192,5 @@ mod tests {
         for status in [200, 404] {
             assert!(matches!(error(status), PortError::Invalid(_)));
         }
-    }
-
-    #[test]
-    fn flag_can_be_set_and_unset_repeatedly() {
-        let directory = tempfile::tempdir().unwrap();
-        for present in [true, true, false, false, true] {
-            set_flag(directory.path(), "green", present).unwrap();
-            assert_eq!(directory.path().join("green").exists(), present);
-        }
-    }
-
-    #[test]
-    fn missing_flag_directory_is_named_in_error() {
-        let error = set_flag(Path::new("no/such"), "green", true)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("cannot create the router's flag no/such/green"),
-            "{error}"
-        );
     }
 }

@@ -35,7 +35,7 @@ use crate::{
     config::{ProcessSettings, Settings},
     doctor::finding::{Finding, last_log_lines},
     kill_point,
-    ports::{Fleet, PortError, Service, ServiceState},
+    ports::{Fleet, FleetDiagnosis, PortError, Service, ServiceState},
     state::atomic_file,
 };
 
@@ -301,7 +301,10 @@ impl Fleet for ProcessFleet {
     async fn prune(&self, _keep: usize) -> Result<(), PortError> {
         Ok(())
     }
+}
 
+#[async_trait]
+impl FleetDiagnosis for ProcessFleet {
     async fn diagnose(&self) -> Vec<Finding> {
         const ADVICE: &str = "install nginx 1.22 or later, or set fleet.process.nginx to it";
         // As in nginx.conf.

@@ -18,7 +18,7 @@ use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use crate::{
-    adapters::nginx::router::Flags,
+    adapters::nginx::flags::FlagDirectory,
     color::Color,
     commands::{deploy, monitor, output::CommandOutput, recover, rollback, status, switch},
     config::{self, OnInterrupt, Settings},
@@ -29,8 +29,8 @@ use crate::{
     examples::Example,
     kill_point::{self, in_process},
     ports::{
-        Fleet, HookPoint, Hooks, PortError, Ports, Prediction, Probe, Router, RouterLimits,
-        Service, ServiceState, Target,
+        Fleet, FleetDiagnosis, HookPoint, Hooks, PortError, Ports, Prediction, Probe, Router,
+        RouterLimits, Service, ServiceState, Target,
     },
     release::Health,
     state::journal::Journal,
@@ -110,6 +110,26 @@ pub(super) struct Run {
     /// The passed kill points. A killed command was killed at the last one.
     pub(super) points: Vec<String>,
     pub(super) ending: Ending,
+}
+
+/// The flags as nginx sees them.
+pub(super) struct SetFlags {
+    green: bool,
+    fit: [bool; 2],
+}
+
+impl SetFlags {
+    pub(super) fn active(&self) -> Color {
+        if self.green {
+            Color::Green
+        } else {
+            Color::Blue
+        }
+    }
+
+    pub(super) fn is_fit(&self, color: Color) -> bool {
+        self.fit[index(color)]
+    }
 }
 
 /// A machine with two servers, a router, and the files of the deployer.
@@ -201,7 +221,7 @@ impl Machine {
         self.simulation.snapshot()
     }
 
-    pub(super) fn flags(&self) -> Flags {
+    pub(super) fn flags(&self) -> SetFlags {
         self.simulation.flags()
     }
 
@@ -387,6 +407,7 @@ impl Simulation {
     fn ports(&self, failing_hook: Option<Phase>) -> Ports {
         Ports {
             router: Box::new(self.clone()),
+            flags: Box::new(self.flag_directory()),
             request_log: None,
             shadow_log: None,
             fleet: Box::new(self.clone()),
@@ -395,8 +416,16 @@ impl Simulation {
         }
     }
 
-    fn flags(&self) -> Flags {
-        Flags::of(self.directory.join("flags"))
+    fn flag_directory(&self) -> FlagDirectory {
+        FlagDirectory::new(self.directory.join("flags"))
+    }
+
+    fn flags(&self) -> SetFlags {
+        let is_set = |name| self.directory.join("flags").join(name).exists();
+        SetFlags {
+            green: is_set("green"),
+            fit: ["fit-blue", "fit-green"].map(is_set),
+        }
     }
 
     fn servers(&self) -> MutexGuard<'_, [Server; 2]> {
@@ -465,32 +494,16 @@ impl Router for Simulation {
     }
 
     async fn active(&self) -> Result<Color, PortError> {
-        Ok(self.active_by_flag())
+        Ok(self.flags().active())
     }
 
     async fn switch_to(&self, color: Color) -> Result<Color, PortError> {
-        let displaced = self.active_by_flag();
-        self.flags().activate(color)?;
+        let displaced = self.flags().active();
+        self.flag_directory().activate(color)?;
         Ok(displaced)
     }
 
-    fn active_by_flag(&self) -> Color {
-        self.flags().active()
-    }
-
-    fn is_fit(&self, color: Color) -> bool {
-        self.flags().is_fit(color)
-    }
-
-    fn set_fit(&self, color: Color, fit: bool) -> Result<(), PortError> {
-        self.flags().set_fit(color, fit)
-    }
-
-    fn set_shadow(&self, on: bool) -> Result<(), PortError> {
-        self.flags().set_shadow(on)
-    }
-
-    fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
+    async fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
         Ok(None)
     }
 }
@@ -535,7 +548,10 @@ impl Fleet for Simulation {
     async fn prune(&self, _keep: usize) -> Result<(), PortError> {
         Ok(())
     }
+}
 
+#[async_trait]
+impl FleetDiagnosis for Simulation {
     async fn diagnose(&self) -> Vec<Finding> {
         Vec::new()
     }
@@ -550,7 +566,7 @@ impl Probe for Simulation {
     async fn health(&self, target: Target) -> Result<Health, PortError> {
         let mut version = self.version_at(target).ok_or_else(refused)?;
         let wrong = self.wrong_router && target == Target::Public;
-        if wrong && !self.is_proven(self.active_by_flag(), &version) {
+        if wrong && !self.is_proven(self.flags().active(), &version) {
             "another".clone_into(&mut version);
         }
         Ok(Health {

@@ -7,7 +7,7 @@ use crate::{
     color::Color,
     config::Settings,
     evidence::{request::Request, sample::TrafficSample},
-    ports::{Ports, Service, ServiceState, Target},
+    ports::{LogPart, Ports, Service, ServiceState, Target},
     release::Health,
     state::{
         journal::{self, Entry},
@@ -51,8 +51,8 @@ pub(super) struct Clients {
 pub(super) struct ColorStatus {
     pub(super) color: Color,
     pub(super) url: String,
-    /// Whether it may stand in for the other color.
-    pub(super) fit: bool,
+    /// Whether it may stand in for the other color; `None` if the flag cannot be read.
+    pub(super) fit: Option<bool>,
     pub(super) healthy: bool,
     /// Whether it does not run, or is paused.
     pub(super) stopped: bool,
@@ -80,8 +80,12 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         .ok()
         .flatten();
     let mut colors = [blue, green];
-    match ports.request_log.as_ref().map(|log| log.new_requests()) {
-        Some(Ok(requests)) => {
+    let log = match &ports.request_log {
+        Some(log) => Some(log.read(None).await),
+        None => None,
+    };
+    match log {
+        Some(Ok(LogPart { requests, .. })) => {
             let now = Timestamp::now();
             for status in &mut colors {
                 status.clients = Some(clients(status.color, &requests, now));
@@ -95,7 +99,7 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         can_roll_back: active.is_some_and(|active| {
             colors
                 .iter()
-                .any(|status| status.color != active && status.healthy && status.fit)
+                .any(|status| status.color != active && status.healthy && status.fit == Some(true))
         }),
         active,
         problems,
@@ -127,7 +131,7 @@ async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> Color
     let mut status = ColorStatus {
         color,
         url: settings.color(color).url.clone(),
-        fit: ports.router.is_fit(color),
+        fit: ports.flags.is_fit(color).await.ok(),
         healthy: answer.is_ok(),
         stopped: false,
         reason: None,

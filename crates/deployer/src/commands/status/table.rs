@@ -102,10 +102,10 @@ fn write_row(
 
 fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 11] {
     let role = match (active, color.fit) {
-        (None, _) => UNKNOWN,
         (Some(active), _) if active == color.color => "active",
-        (Some(_), true) => "standby",
-        (Some(_), false) => "idle",
+        (Some(_), Some(true)) => "standby",
+        (Some(_), Some(false)) => "idle",
+        (Some(_), None) | (None, _) => UNKNOWN,
     };
     let shown = |value: Option<String>| value.unwrap_or_else(|| UNKNOWN.to_owned());
     let health = &color.health;
@@ -119,7 +119,12 @@ fn cells(color: &ColorStatus, active: Option<Color>) -> [String; 11] {
     [
         color.color.to_string(),
         role.to_owned(),
-        if color.fit { "yes" } else { "no" }.to_owned(),
+        match color.fit {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => UNKNOWN,
+        }
+        .to_owned(),
         health_in_a_word(color).to_owned(),
         shown(health.model_version.clone()),
         shown(
@@ -157,7 +162,7 @@ mod tests {
         ColorStatus {
             color,
             url: "http://127.0.0.1:8081".to_owned(),
-            fit,
+            fit: Some(fit),
             healthy: true,
             stopped: false,
             reason: None,

@@ -1,0 +1,76 @@
+//! The services: the two servers and the router.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{color::Color, doctor::finding::Finding, ports::PortError};
+
+/// A service of a fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// A model server.
+    Server(Color),
+    /// nginx.
+    Router,
+}
+
+impl Service {
+    /// The service's name in the Compose file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server(color) => color.name(),
+            Self::Router => "router",
+        }
+    }
+}
+
+/// The state of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceState {
+    /// It runs.
+    Running,
+    /// It does not run, for this reason.
+    Stopped(String),
+    /// It is paused, as this text describes: it answers nothing, and keeps its port.
+    Paused(String),
+    /// Something else runs it, and this deployer cannot tell.
+    Unmanaged,
+}
+
+/// Starts and stops services.
+#[async_trait]
+pub trait Fleet: FleetDiagnosis {
+    /// Starts the router if it does not run.
+    async fn start_router(&self) -> Result<(), PortError>;
+
+    /// Replaces what `color` runs by `version`. The server may still be unhealthy when this returns.
+    async fn start(&self, color: Color, version: &str) -> Result<(), PortError>;
+
+    /// Stops a service and lets it finish its requests within a time limit. Succeeds if the service does not
+    /// run.
+    async fn stop(&self, service: Service) -> Result<(), PortError>;
+
+    /// Returns the state of a service, and for a server the version that was last started there.
+    async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError>;
+
+    /// Removes the artifacts of earlier releases that no service uses, except the `keep` newest.
+    async fn prune(&self, keep: usize) -> Result<(), PortError>;
+}
+
+/// Tells a person more about the services. What cannot be read is left out.
+#[async_trait]
+pub trait FleetDiagnosis: Send + Sync {
+    /// Checks what runs the services: versions, configuration, and how containers exited.
+    async fn diagnose(&self) -> Vec<Finding>;
+
+    /// Returns the last log lines of a service, oldest first.
+    async fn logs(&self, service: Service, lines: usize) -> Vec<String>;
+
+    /// Returns how long the server of a color may take to stop before it is killed; `None` if it does not run or this
+    /// deployer cannot tell.
+    async fn stop_timeout(&self, _color: Color) -> Option<Duration> {
+        None
+    }
+}
