@@ -66,9 +66,9 @@ async fn preflight_problems_are_named_before_any_change() -> Result {
     ensure_refused(&stack, &unreachable, 10, "Connection refused").await?;
 
     // The first write of the journal fails as on a full disk.
-    symlink("/dev/full", stack.path("state/deployment.json.new"))?;
+    symlink("/dev/full", stack.path("state/journal.json.new"))?;
     ensure_refused(&stack, &[], 10, "No space left on device").await?;
-    fs::remove_file(stack.path("state/deployment.json.new"))?;
+    fs::remove_file(stack.path("state/journal.json.new"))?;
 
     traffic.stop().await.ensure_none_failed()?;
     stack.expect_exit(0, &["deploy", "v2"]).await?;

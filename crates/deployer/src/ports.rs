@@ -1,16 +1,20 @@
 //! The traits through which the deployer acts. `adapters` implements them; the tests have fakes.
 
+mod clock;
 mod error;
 mod fleet;
 mod hooks;
+mod journal;
 mod probe;
 mod request_log;
 mod router;
 
 pub use self::{
+    clock::Clock,
     error::PortError,
     fleet::{Fleet, FleetDiagnosis, Service, ServiceState},
     hooks::{HookPoint, Hooks},
+    journal::{JournalError, JournalStore, Lock, LockGuard},
     probe::{Prediction, Probe, Target},
     request_log::{LogCursor, LogPart, RequestLog},
     router::{Flags, Router, RouterLimits},
@@ -32,4 +36,10 @@ pub struct Ports {
     pub probe: Box<dyn Probe>,
     /// Runs the hooks.
     pub hooks: Box<dyn Hooks>,
+    /// Lets one deployer act at a time.
+    pub lock: Box<dyn Lock>,
+    /// Keeps the journal and the history.
+    pub journal: Box<dyn JournalStore>,
+    /// Tells the time.
+    pub clock: Box<dyn Clock>,
 }

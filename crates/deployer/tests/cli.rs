@@ -6,8 +6,23 @@ use std::{
     time::Duration,
 };
 
-use deployer::{config, state::journal::Journal};
+use deployer::{
+    adapters::StateDirectory,
+    config,
+    ports::{Lock as _, LockGuard},
+};
+use futures_util::FutureExt as _;
 use tempfile::TempDir;
+
+/// Holds the lock of this state directory, as `deployer deploy v7` would.
+fn hold_lock(state: &Path) -> LockGuard {
+    let acquired = StateDirectory::new(state)
+        .acquire("deploy v7")
+        .now_or_never();
+    acquired
+        .expect("a free lock is not waited for")
+        .expect("a lock")
+}
 
 /// Runs the deployer in `directory`, without the `DEPLOYER_` variables of the caller.
 fn deployer(directory: &Path, arguments: &[&str]) -> Output {
@@ -196,7 +211,7 @@ fn missing_settings_file_exits_2_and_is_named() {
 #[test]
 fn held_lock_exits_75_and_names_the_holder() {
     let directory = directory();
-    let _held = Journal::lock(&directory.path().join("state"), "deploy v7").unwrap();
+    let _held = hold_lock(&directory.path().join("state"));
     for arguments in [
         ["deploy", "v2"].as_slice(),
         &["rollback"],
@@ -216,7 +231,7 @@ fn held_lock_exits_75_and_names_the_holder() {
 #[test]
 fn state_directory_flag_overrides_environment_and_file() {
     let directory = directory();
-    let _held = Journal::lock(&directory.path().join("elsewhere"), "deploy v7").unwrap();
+    let _held = hold_lock(&directory.path().join("elsewhere"));
     let file = directory.path().join("deployer.toml");
     let settings = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("state = \"elsewhere\"\n{settings}")).unwrap();
@@ -238,7 +253,7 @@ fn state_directory_flag_overrides_environment_and_file() {
 #[test]
 fn status_works_while_another_deployer_holds_the_lock() {
     let directory = directory();
-    let _held = Journal::lock(&directory.path().join("state"), "deploy v7").unwrap();
+    let _held = hold_lock(&directory.path().join("state"));
     let output = deployer(directory.path(), &["status"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
@@ -248,16 +263,16 @@ fn status_works_with_a_damaged_journal() {
     let directory = directory();
     let state = directory.path().join("state");
     std::fs::create_dir(&state).unwrap();
-    std::fs::write(state.join("deployment.json"), "{\"plan\":").unwrap();
+    std::fs::write(state.join("journal.json"), "{\"plan\":").unwrap();
     let output = deployer(directory.path(), &["status"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("COLOR"), "{text}");
-    assert!(text.contains("deployment.json is not a journal"), "{text}");
+    assert!(text.contains("journal.json is not a journal"), "{text}");
 
     let output = deployer(directory.path(), &["status", "--json"]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("deployment.json is not a journal"), "{text}");
+    assert!(text.contains("journal.json is not a journal"), "{text}");
 }
 
 #[test]

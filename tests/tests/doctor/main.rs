@@ -188,7 +188,7 @@ async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
     fs::write(stack.path("state/history.jsonl"), "{\"at\":\"2026")?;
     ensure_only_finding(&stack, &[], &["history", "are torn"]).await?;
     fs::remove_file(stack.path("state/history.jsonl"))?;
-    fs::write(stack.path("state/deployment.json"), "{")?;
+    fs::write(stack.path("state/journal.json"), "{")?;
     ensure_only_finding(&stack, &[], &["is not a journal"]).await
 }
 

@@ -1,6 +1,7 @@
 //! Implementations of the ports: nginx, HTTP, processes, and Docker Compose.
 
 pub mod alerts;
+mod clock;
 mod compose;
 mod hooks;
 mod http;
@@ -8,11 +9,13 @@ pub(crate) mod listeners;
 pub mod load;
 pub(crate) mod nginx;
 mod process;
+mod state_directory;
 mod static_fleet;
 mod user_agent;
 mod version;
 
 use self::nginx::{flags::FlagDirectory, request_log::AccessLog};
+pub use self::{clock::SystemClock, state_directory::StateDirectory};
 use crate::{
     config::{FleetKind, Settings},
     ports::{Fleet, PortError, Ports, RequestLog},
@@ -52,6 +55,9 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
         fleet,
         probe: Box::new(probe),
         hooks: Box::new(hooks::Commands::new(settings)),
+        lock: Box::new(StateDirectory::new(&settings.state)),
+        journal: Box::new(StateDirectory::new(&settings.state)),
+        clock: Box::new(SystemClock),
     })
 }
 

@@ -1,14 +1,13 @@
 //! `deployer alert-test`
 
-use jiff::Timestamp;
-
 use crate::{
     adapters::alerts::{Alert, Alerts, Kind},
     commands::output::{CommandError, CommandOutput},
     config::Settings,
+    ports::Ports,
 };
 
-pub(super) async fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
+pub(super) async fn run(settings: &Settings, ports: &Ports) -> anyhow::Result<CommandOutput> {
     // A person waits for the result.
     let mut settings = settings.clone();
     settings.alerts.tries = 1;
@@ -21,7 +20,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
     }
     alerts.send(&Alert {
         kind: Kind::Test,
-        at: Timestamp::now(),
+        at: ports.clock.now(),
         color: None,
         text: "this is a test alert; nothing is wrong".to_owned(),
     });

@@ -1,6 +1,5 @@
 //! `deployer deploy [VERSION]`
 
-use jiff::Timestamp;
 use model_repository::ReleaseDirectory;
 use serde_json::json;
 
@@ -34,7 +33,7 @@ pub(super) async fn run(
     settings: &Settings,
     version: Option<String>,
     active_down: bool,
-    journal: &Journal,
+    journal: &Journal<'_>,
     ports: &Ports,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
@@ -52,7 +51,7 @@ async fn prove_and_switch(
     settings: &Settings,
     version: Option<String>,
     active_down: bool,
-    journal: &Journal,
+    journal: &Journal<'_>,
     ports: &Ports,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
@@ -62,7 +61,7 @@ async fn prove_and_switch(
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
     stop_leftover_shadow(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
-    if let Recovery::Halted(reason) = recover::recover(ports, journal, reporter).await? {
+    if let Recovery::Halted(reason) = recover::recover(ports, journal, &reports, reporter).await? {
         return Err(CommandError::halted(reason));
     }
     let plan = prepare(settings, ports, version, active_down).await?;
@@ -145,7 +144,7 @@ pub(super) async fn prepare(
             .is_fit(idle)
             .await
             .map_err(CommandError::refused)?,
-        ..Plan::new(Timestamp::now(), active, release)
+        ..Plan::new(ports.clock.now(), active, release)
     })
 }
 

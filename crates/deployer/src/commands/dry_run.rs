@@ -12,7 +12,6 @@ use crate::{
     deployment::plan::Plan,
     examples::Examples,
     ports::{Ports, Target},
-    state::{journal, lock_holder, traffic_move},
 };
 
 /// Describes the steps of a deployment. Changes nothing.
@@ -23,7 +22,7 @@ pub(super) async fn run(
     ports: &Ports,
 ) -> anyhow::Result<CommandOutput> {
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
-    let mut steps = unfinished_work(settings)?;
+    let mut steps = unfinished_work(ports).await?;
     let plan = prepare(settings, ports, version, active_down).await?;
     steps.push(check_active(plan.active, active_down, ports).await?);
     steps.extend(deployment(&plan, settings, &examples));
@@ -41,20 +40,19 @@ pub(super) async fn run(
 }
 
 /// What must end, or be completed, before a deployment begins.
-fn unfinished_work(settings: &Settings) -> anyhow::Result<Vec<String>> {
+async fn unfinished_work(ports: &Ports) -> anyhow::Result<Vec<String>> {
     let mut steps = Vec::new();
-    if let Some(holder) = lock_holder::lock_holder(&settings.state) {
+    if let Some(holder) = ports.lock.holder().await {
         steps.push(format!("wait: another deployer holds the lock: {holder}"));
     }
-    if let Some(last) = journal::last_entry(&settings.state)?
-        && !last.phase.is_end()
-    {
-        let (id, phase) = (last.plan.id, last.phase);
+    let entries = ports.journal.read().await?;
+    if let Some(last) = entries.unfinished_deployment() {
+        let (id, phase) = (&last.plan.id, last.phase);
         steps.push(format!(
             "complete deployment {id}, whose last phase is {phase}"
         ));
     }
-    if let Some(pending) = traffic_move::read(&settings.state) {
+    if let Some(pending) = entries.traffic_move {
         steps.push(format!("complete {}", pending.words()));
     }
     Ok(steps)

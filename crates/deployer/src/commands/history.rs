@@ -2,16 +2,10 @@
 
 use serde_json::json;
 
-use crate::{
-    commands::output::{CommandError, CommandOutput},
-    config::Settings,
-    state::history::{self, HistoryEntry},
-};
+use crate::{commands::output::CommandOutput, ports::Ports, state::history::HistoryEntry};
 
-pub(super) fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
-    let path = history::path(&settings.state);
-    let read = history::read(&settings.state)
-        .map_err(|error| CommandError::usage(format!("cannot read {}: {error}", path.display())))?;
+pub(super) async fn run(ports: &Ports) -> anyhow::Result<CommandOutput> {
+    let read = ports.journal.read_history().await?;
     let mut lines: Vec<String> = Vec::new();
     if read.entries.is_empty() {
         lines.push("no action yet".to_owned());
@@ -24,8 +18,7 @@ pub(super) fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
     lines.extend(read.entries.iter().map(line));
     for number in &read.torn {
         lines.push(format!(
-            "line {number} of {} is torn and was skipped",
-            path.display()
+            "line {number} of history.jsonl is torn and was skipped"
         ));
     }
     Ok(CommandOutput::success(lines.join("\n")).with_object(json!({

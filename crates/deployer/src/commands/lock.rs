@@ -1,12 +1,13 @@
 //! How a command takes the lock.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::{
     event::{Event, Reporter},
-    state::journal::{Journal, JournalError},
+    ports::{JournalError, Ports},
+    state::journal::Journal,
 };
 
 /// The monitor usually releases the lock well within this time.
@@ -14,18 +15,18 @@ pub(super) const MAX_WAIT_FOR_MONITOR: Duration = Duration::from_mins(1);
 
 /// Takes the lock for a command. Waits for a monitor that starts or stops a color, because no person started
 /// that.
-pub(super) async fn lock(
-    state: &Path,
+pub(super) async fn lock<'a>(
+    ports: &'a Ports,
     command: &str,
     max_wait: Duration,
     reporter: &dyn Reporter,
-) -> Result<Journal, JournalError> {
+) -> Result<Journal<'a>, JournalError> {
     const PAUSE: Duration = Duration::from_millis(100);
 
     let deadline = Instant::now() + max_wait;
     let mut announced = false;
     loop {
-        let monitor = match Journal::lock(state, command) {
+        let monitor = match Journal::lock(ports, command).await {
             Err(JournalError::Busy {
                 holder: Some(holder),
             }) if holder.is_monitor() && Instant::now() < deadline => holder,
@@ -42,37 +43,47 @@ pub(super) async fn lock(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::report::Reporters;
+    use crate::{adapters, config, report::Reporters};
 
     const LONG: Duration = Duration::from_mins(10);
+
+    /// The ports of an installation whose state is in this directory.
+    fn ports(state: &Path) -> Ports {
+        let file = state.join("deployer.toml");
+        std::fs::write(&file, "state = \".\"\n").unwrap();
+        adapters::connect(&config::load(Some(&file), &[]).unwrap()).unwrap()
+    }
+
+    /// Why the lock is refused to `deploy v2`.
+    async fn refusal(ports: &Ports, max_wait: Duration) -> String {
+        let refused = lock(ports, "deploy v2", max_wait, &Reporters(Vec::new())).await;
+        refused.map(drop).unwrap_err().to_string()
+    }
 
     #[tokio::test]
     async fn command_waits_for_the_monitor_until_timeout() {
         let state = tempfile::tempdir().unwrap();
-        let no_reporter = Reporters(Vec::new());
-        let held = Journal::lock(state.path(), "monitor").unwrap();
-        let error = lock(state.path(), "deploy v2", Duration::ZERO, &no_reporter)
-            .await
-            .unwrap_err()
-            .to_string();
+        let ports = ports(state.path());
+        let held = Journal::lock(&ports, "monitor").await.unwrap();
+        let error = refusal(&ports, Duration::ZERO).await;
         assert!(error.contains("`monitor` by"), "{error}");
         assert!(error.contains("starting or stopping a color"), "{error}");
-        let (locked, ()) =
-            tokio::join!(lock(state.path(), "deploy v2", LONG, &no_reporter), async {
-                drop(held);
-            });
-        locked.unwrap();
+        let no_reporter = Reporters(Vec::new());
+        let (locked, ()) = tokio::join!(lock(&ports, "deploy v2", LONG, &no_reporter), async {
+            drop(held);
+        });
+        locked.map(drop).unwrap();
     }
 
     #[tokio::test]
     async fn command_does_not_wait_for_another_command() {
         let state = tempfile::tempdir().unwrap();
-        let _held = Journal::lock(state.path(), "deploy v1").unwrap();
-        let error = lock(state.path(), "deploy v2", LONG, &Reporters(Vec::new()))
-            .await
-            .unwrap_err()
-            .to_string();
+        let ports = ports(state.path());
+        let _held = Journal::lock(&ports, "deploy v1").await.unwrap();
+        let error = refusal(&ports, LONG).await;
         assert!(error.ends_with("; try again when it is done"), "{error}");
     }
 }

@@ -35,8 +35,8 @@ use crate::{
     config::{self, SettingsError},
     event::Reporter,
     exit_code,
+    ports::JournalError,
     report::{JsonLines, Terminal},
-    state::journal::JournalError,
 };
 
 /// Runs one command. Progress goes to stderr, the result to stdout.
@@ -86,20 +86,20 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
     }
     config::check(&settings)?;
     let settings = &settings;
+    let ports = &adapters::connect(settings)?;
     let (terminal, lines) = (Terminal::new(), JsonLines);
     let reporter: &dyn Reporter = if global.json { &lines } else { &terminal };
     let lock = async || {
         let words = command.words();
-        lock(&settings.state, &words, MAX_WAIT_FOR_MONITOR, reporter).await
+        lock(ports, &words, MAX_WAIT_FOR_MONITOR, reporter).await
     };
-    let ports = || adapters::connect(settings);
     match &command {
         Command::Deploy {
             version,
             active_down,
             dry_run: true,
             ..
-        } => dry_run::run(settings, version.clone(), *active_down, &ports()?).await,
+        } => dry_run::run(settings, version.clone(), *active_down, ports).await,
         Command::Deploy {
             version,
             active_down,
@@ -110,27 +110,27 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
                 version.clone(),
                 *active_down,
                 &lock().await?,
-                &ports()?,
+                ports,
                 reporter,
             )
             .await
         }
-        Command::Recover { .. } => {
-            recover::run(settings, &lock().await?, &ports()?, reporter).await
-        }
+        Command::Recover { .. } => recover::run(settings, &lock().await?, ports, reporter).await,
         Command::Up => {
             let _lock = lock().await?;
-            up::run(settings, &ports()?, reporter).await
+            up::run(settings, ports, reporter).await
         }
         Command::Rollback => {
             let journal = lock().await;
             let journal = journal.map_err(|error| rollback::explain_failure(settings, error))?;
-            rollback::run(settings, &journal, &ports()?, reporter).await
+            rollback::run(settings, &journal, ports, reporter).await
         }
-        Command::Switch { color } => switch::run(*color, &lock().await?, &ports()?, reporter).await,
-        Command::Status { watch: false } => status::run(settings, &ports()?).await,
-        Command::Status { watch: true } => status::watch(settings, global.json).await,
-        Command::History => history::run(settings),
+        Command::Switch { color } => {
+            switch::run(settings, *color, &lock().await?, ports, reporter).await
+        }
+        Command::Status { watch: false } => status::run(settings, ports).await,
+        Command::Status { watch: true } => status::watch(settings, ports, global.json).await,
+        Command::History => history::run(ports).await,
         Command::Validate {
             version,
             only,
@@ -142,18 +142,18 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
                 version.clone(),
                 only,
                 *keep_going,
-                &ports()?,
+                ports,
                 reporter,
             )
             .await
         }
         Command::Report { id } => report::run(settings, id.as_deref()),
-        Command::Doctor => doctor::run(settings, &ports()?).await,
-        Command::Monitor => monitor::run(settings, &ports()?, reporter).await,
-        Command::AlertTest => alert_test::run(settings).await,
+        Command::Doctor => doctor::run(settings, ports).await,
+        Command::Monitor => monitor::run(settings, ports, reporter).await,
+        Command::AlertTest => alert_test::run(settings, ports).await,
         Command::Down => {
             let _lock = lock().await?;
-            down::run(&ports()?).await
+            down::run(ports).await
         }
         Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
     }

@@ -15,21 +15,22 @@ use crate::{
     ports::Ports,
     report::{Recorder, Reporters, Reports},
     shutdown::shutdown,
-    state::journal::{Entry, Journal},
+    state::journal::{DeploymentEntry, Journal},
 };
 
 /// Completes or undoes what a killed deployer left.
 pub(super) async fn run(
     settings: &Settings,
-    journal: &Journal,
+    journal: &Journal<'_>,
     ports: &Ports,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    let recorder = Recorder::new(Reports::of(&settings.state));
+    let reports = Reports::of(&settings.state);
+    let recorder = Recorder::new(reports.clone());
     let reporter = &Reporters(vec![terminal, &recorder]);
     stop_leftover_shadow(ports, reporter).await;
-    let completed = resume_move(journal, ports, reporter).await?;
-    let last = match (journal.last()?, completed) {
+    let completed = resume_move(journal, ports, &reports, reporter).await?;
+    let last = match (journal.read().await?.deployment, completed) {
         (Some(last), _) if !last.phase.is_end() => last,
         (_, Some(completed)) => return Ok(CommandOutput::success(completed)),
         (None, None) => {
@@ -49,10 +50,11 @@ pub(super) async fn run(
     if continues(settings, ports, &last).await {
         return resume_bake(settings, journal, ports, terminal, &last, &recorder).await;
     }
-    if let Recovery::Halted(reason) = recover::recover(ports, journal, reporter).await? {
+    if let Recovery::Halted(reason) = recover::recover(ports, journal, &reports, reporter).await? {
         return Err(CommandError::halted(reason));
     }
-    let phase = journal.last()?.map_or(last.phase, |entry| entry.phase);
+    let ended = journal.read().await?.deployment;
+    let phase = ended.map_or(last.phase, |entry| entry.phase);
     Ok(CommandOutput::success(format!(
         "recovered: deployment {} is {phase}",
         last.plan.id
@@ -62,16 +64,18 @@ pub(super) async fn run(
 /// Completes or undoes a move of traffic that a killed command left. Returns the result to print; `None` if
 /// there was no move.
 async fn resume_move(
-    journal: &Journal,
+    journal: &Journal<'_>,
     ports: &Ports,
+    reports: &Reports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Option<String>> {
-    let Some(pending) = journal.pending_move() else {
+    let Some(pending) = journal.read().await?.traffic_move else {
         return Ok(None);
     };
     let traffic_mover = TrafficMover {
         ports,
         journal,
+        reports,
         reporter,
     };
     let resumed = traffic_mover.resume(true).await;
@@ -82,14 +86,14 @@ async fn resume_move(
 /// Starts the bake of the last deployment again.
 async fn resume_bake(
     settings: &Settings,
-    journal: &Journal,
+    journal: &Journal<'_>,
     ports: &Ports,
     terminal: &dyn Reporter,
-    last: &Entry,
+    last: &DeploymentEntry,
     recorder: &Recorder,
 ) -> anyhow::Result<CommandOutput> {
     let reporter = &Reporters(vec![terminal, recorder]);
-    let Entry {
+    let DeploymentEntry {
         ref plan,
         phase,
         since,
@@ -114,7 +118,7 @@ async fn resume_bake(
 
 /// Returns whether the bake continues: the candidate has the traffic, was not promoted, and the settings say
 /// so.
-async fn continues(settings: &Settings, ports: &Ports, last: &Entry) -> bool {
+async fn continues(settings: &Settings, ports: &Ports, last: &DeploymentEntry) -> bool {
     settings.bake.on_interrupt == OnInterrupt::Continue
         && last.phase == Phase::Switched
         && ports.router.active().await.ok() == Some(last.plan.idle)

@@ -12,35 +12,33 @@ use crate::{
     },
     event::{Event, Reporter},
     exit_code,
-    ports::Ports,
+    ports::{JournalError, Ports},
     report::{Recorder, Reporters, Reports},
     state::{
         history::Action,
-        journal::{Journal, JournalError},
+        journal::{Journal, JournalEntries},
     },
 };
 
 pub(super) async fn run(
     settings: &Settings,
-    journal: &Journal,
+    journal: &Journal<'_>,
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    let recorder = Recorder::new(Reports::of(&settings.state));
+    let reports = &Reports::of(&settings.state);
+    let recorder = Recorder::new(reports.clone());
     stop_leftover_shadow(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
     // A rollback must not wait for an unreadable journal.
-    let unfinished = match journal.last() {
-        Ok(last) => last.is_some_and(|entry| !entry.phase.is_end()),
-        Err(error) => {
-            let text = error.to_string();
-            reporter.report(&Event::Note { text });
-            false
-        }
-    };
-    if unfinished || journal.pending_move().is_some() {
+    let entries = journal.read().await.unwrap_or_else(|error| {
+        let text = error.to_string();
+        reporter.report(&Event::Note { text });
+        JournalEntries::default()
+    });
+    if entries.unfinished_deployment().is_some() || entries.traffic_move.is_some() {
         let reporter = &Reporters(vec![reporter, &recorder]);
-        match recover::recover(ports, journal, reporter).await? {
+        match recover::recover(ports, journal, reports, reporter).await? {
             Recovery::Halted(reason) => return Err(CommandError::halted(reason)),
             // The recovery was the rollback.
             Recovery::RolledBack(color) => {
@@ -70,6 +68,7 @@ pub(super) async fn run(
     let traffic_mover = TrafficMover {
         ports,
         journal,
+        reports,
         reporter,
     };
     let moved = traffic_mover.move_and_clean_up(Action::RolledBack, active, previous, "by hand");

@@ -6,15 +6,18 @@ use crate::{
         output::{CommandError, CommandOutput},
         steps::{served_version, stop_leftover_shadow},
     },
+    config::Settings,
     deployment::traffic_mover::TrafficMover,
     event::Reporter,
     ports::Ports,
+    report::Reports,
     state::{history::Action, journal::Journal},
 };
 
 pub(super) async fn run(
+    settings: &Settings,
     color: Color,
-    journal: &Journal,
+    journal: &Journal<'_>,
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
@@ -22,6 +25,7 @@ pub(super) async fn run(
     let traffic_mover = TrafficMover {
         ports,
         journal,
+        reports: &Reports::of(&settings.state),
         reporter,
     };
     // A person now says where traffic goes; an interrupted move no longer counts.
@@ -36,7 +40,8 @@ pub(super) async fn run(
         ))
     })?;
     // Recorded also if traffic stays, so that the next deployment does not move it away.
-    let unfinished = matches!(journal.last(), Ok(Some(last)) if !last.phase.is_end());
+    let entries = journal.read().await.unwrap_or_default();
+    let unfinished = entries.unfinished_deployment().is_some();
     if active != color || unfinished {
         let moved = traffic_mover.move_and_clean_up(Action::Switched, active, color, "by hand");
         moved.await.map_err(CommandError::halted)?;

@@ -11,9 +11,10 @@ use crate::{
     },
     event::{Event, Reporter},
     ports::{PortError, Ports, Service},
+    report::Reports,
     state::{
         history::Action,
-        journal::{Entry, Journal},
+        journal::{DeploymentEntry, Journal},
     },
 };
 
@@ -34,34 +35,34 @@ pub enum Recovery {
 /// person gave it the traffic by `deployer switch`. An unfinished rollback, switch, or failover is resumed first.
 pub async fn recover(
     ports: &Ports,
-    journal: &Journal,
+    journal: &Journal<'_>,
+    reports: &Reports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<Recovery> {
     let traffic_mover = TrafficMover {
         ports,
         journal,
+        reports,
         reporter,
     };
     let finished = match traffic_mover.resume(true).await? {
         Some(pending) if pending.action == Action::RolledBack => Recovery::RolledBack(pending.to),
         _ => Recovery::Fine,
     };
-    match journal.last()? {
-        Some(entry) if !entry.phase.is_end() => {
-            end_deployment(ports, journal, reporter, &entry).await
-        }
-        _ => Ok(finished),
+    match journal.read().await?.unfinished_deployment() {
+        Some(entry) => end_deployment(ports, journal, reporter, entry).await,
+        None => Ok(finished),
     }
 }
 
 /// Ends the unfinished deployment of this entry.
 async fn end_deployment(
     ports: &Ports,
-    journal: &Journal,
+    journal: &Journal<'_>,
     reporter: &dyn Reporter,
-    entry: &Entry,
+    entry: &DeploymentEntry,
 ) -> anyhow::Result<Recovery> {
-    let Entry {
+    let DeploymentEntry {
         ref plan,
         phase,
         since,
@@ -95,7 +96,7 @@ async fn end_deployment(
     };
     let ended = end.phase().unwrap_or(phase);
     let reason = reason(end, traffic, plan, obstacle);
-    let written = journal.record_phase(plan, ended, Some(&reason));
+    let written = journal.record_phase(plan, ended, Some(&reason)).await;
     note(written.map_err(|error| error.to_string()));
     // Requests may still hang on the candidate. The router repeats them on the color that has the traffic.
     if end.stops_candidate(phase) {

@@ -21,13 +21,17 @@ pub async fn restore_standby(ports: &Ports, plan: &Plan) -> Result<(), PortError
 ///
 /// Removes the candidate's fit flag first. A candidate of this phase that has traffic and the flag counts as
 /// proven.
-pub async fn record_switched(ports: &Ports, journal: &Journal, plan: &Plan) -> Result<(), String> {
+pub async fn record_switched(
+    ports: &Ports,
+    journal: &Journal<'_>,
+    plan: &Plan,
+) -> Result<(), String> {
     // Also if the flag cannot be read.
     if ports.flags.is_fit(plan.idle).await != Ok(false) {
         let unfit = ports.flags.set_fit(plan.idle, false).await;
         unfit.map_err(|error| error.to_string())?;
     }
-    let written = journal.record_phase(plan, Phase::Switched, None);
+    let written = journal.record_phase(plan, Phase::Switched, None).await;
     written.map_err(|error| error.to_string())
 }
 

@@ -53,7 +53,7 @@ pub struct Rollout<'a> {
     /// Reads what clients were answered.
     pub requests: RequestReader<'a>,
     /// The journal.
-    pub journal: &'a Journal,
+    pub journal: &'a Journal<'a>,
     /// Receives the events.
     pub reporter: &'a dyn Reporter,
 }
@@ -75,8 +75,10 @@ impl Rollout<'_> {
     pub async fn resume<F: Future<Output = ()>>(self, shutdown: impl Fn() -> F) -> Outcome {
         let phase = Cell::new(Phase::Switched);
         // Earlier log lines may be about another release that had this color and the traffic.
-        let switched = self.journal.last().ok().flatten();
-        let switched = switched.map(|entry| seconds(entry.since));
+        let switched = self.journal.read().await.ok();
+        let switched = switched
+            .and_then(|entries| entries.deployment)
+            .map(|entry| seconds(entry.since));
         let before = match switched {
             Some(at) => self.traffic_before(at).await,
             None => TrafficSample::default(),
@@ -105,7 +107,7 @@ impl Rollout<'_> {
             }
         };
         let outcome = match advanced {
-            Ok(reason) => self.end(Phase::Promoted, reason),
+            Ok(reason) => self.end(Phase::Promoted, reason).await,
             Err(reason) => self.handle_failure(phase.get(), reason).await,
         };
         self.hook_after(outcome.phase, Some(&outcome.reason)).await;
@@ -120,7 +122,7 @@ impl Rollout<'_> {
             ref release,
             ..
         } = *self.plan;
-        self.reach(phase, Phase::Planned)?;
+        self.reach(phase, Phase::Planned).await?;
         let active_down = self.active_is_down().await?;
 
         let before = self.before().await;
@@ -132,7 +134,7 @@ impl Rollout<'_> {
         flags.set_fit(active, !active_down).await.map_err(words)?;
         flags.set_fit(idle, false).await.map_err(words)?;
 
-        self.reach(phase, Phase::Starting)?;
+        self.reach(phase, Phase::Starting).await?;
         self.hook_after(Phase::Starting, None).await;
         self.ports
             .fleet
@@ -154,7 +156,7 @@ impl Rollout<'_> {
         gate_runner.await_healthy().await?;
 
         self.hook_before(Phase::Healthy).await?;
-        self.reach(phase, Phase::Healthy)?;
+        self.reach(phase, Phase::Healthy).await?;
         self.hook_after(Phase::Healthy, None).await;
         gate_runner
             .run(gates::selected_gates(self.settings))
@@ -164,13 +166,13 @@ impl Rollout<'_> {
         flags.set_shadow(false).await.map_err(words)?;
 
         self.hook_before(Phase::Validated).await?;
-        self.reach(phase, Phase::Validated)?;
+        self.reach(phase, Phase::Validated).await?;
         self.hook_after(Phase::Validated, None).await;
         self.hook_before(Phase::Switched).await?;
         let before = self.before_and_since(before).await;
         let since = self.switch().await?;
 
-        self.reach(phase, Phase::Switched)?;
+        self.reach(phase, Phase::Switched).await?;
         self.bake_and_promote(phase, before, since).await
     }
 
@@ -274,7 +276,7 @@ impl Rollout<'_> {
                 "{reason}; the rollback failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
             ),
         };
-        let outcome = self.end(end.phase().unwrap_or(phase), reason);
+        let outcome = self.end(end.phase().unwrap_or(phase), reason).await;
         // Traffic first, cleanup last.
         if phase == Phase::Planned {
             self.note_failure(restore_standby(self.ports, self.plan).await);
@@ -312,7 +314,7 @@ impl Rollout<'_> {
     }
 
     /// Writes `next` to the journal.
-    fn reach(&self, phase: &Cell<Phase>, next: Phase) -> Result<(), String> {
+    async fn reach(&self, phase: &Cell<Phase>, next: Phase) -> Result<(), String> {
         let now = phase.get();
         debug_assert!(
             now == next || now.on_success() == Some(next),
@@ -320,6 +322,7 @@ impl Rollout<'_> {
         );
         self.journal
             .record_phase(self.plan, next, None)
+            .await
             .map_err(words)?;
         phase.set(next);
         self.reporter.report(&Event::PhaseReached {
@@ -354,9 +357,12 @@ impl Rollout<'_> {
         self.reporter.report(&Event::Note { text });
     }
 
-    fn end(&self, phase: Phase, reason: String) -> Outcome {
+    async fn end(&self, phase: Phase, reason: String) -> Outcome {
         // Traffic is where the outcome says, whether or not the journal can be written.
-        let written = self.journal.record_phase(self.plan, phase, Some(&reason));
+        let written = self
+            .journal
+            .record_phase(self.plan, phase, Some(&reason))
+            .await;
         let unwritten = written.err().map(words);
         if let Some(text) = unwritten.clone() {
             self.note(text);

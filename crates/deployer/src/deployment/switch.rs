@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::{
     deployment::{
         plan::Plan,
@@ -37,7 +35,7 @@ impl Rollout<'_> {
         }
         // Log lines from before the switch are not evidence about this candidate.
         let unread = self.requests.new_requests().await.and_then(Result::err);
-        let since = unread.as_ref().map(|_| seconds(Timestamp::now()));
+        let since = unread.as_ref().map(|_| seconds(self.ports.clock.now()));
         if let Some(error) = unread {
             self.note(error.to_string());
         }

@@ -1,7 +1,5 @@
 //! Moves traffic outside of a deployment: `rollback`, `switch`, and the monitor's failover.
 
-use jiff::Timestamp;
-
 use crate::{
     color::Color,
     deployment::{
@@ -9,11 +7,11 @@ use crate::{
         phase::Phase,
     },
     event::{Event, Reporter},
-    ports::{PortError, Ports, Service, Target},
+    ports::{JournalError, PortError, Ports, Service, Target},
     report::Reports,
     state::{
         history::{Action, HistoryEntry},
-        journal::{Journal, JournalError},
+        journal::Journal,
         traffic_move::TrafficMove,
     },
 };
@@ -23,7 +21,9 @@ pub struct TrafficMover<'a> {
     /// The ports.
     pub ports: &'a Ports,
     /// The journal.
-    pub journal: &'a Journal,
+    pub journal: &'a Journal<'a>,
+    /// The reports, one of which may be about a deployment that the move ends.
+    pub reports: &'a Reports,
     /// Receives the events.
     pub reporter: &'a dyn Reporter,
 }
@@ -69,11 +69,11 @@ impl TrafficMover<'_> {
             from,
             to,
             reason: reason.to_owned(),
-            at: Timestamp::now(),
+            at: self.ports.clock.now(),
             // Unreadable counts as unfit: a rollback must not wait, and an undone move then sets no flag.
             from_was_fit: fit == Ok(true),
         };
-        self.note_failure(self.journal.begin_move(&traffic_move));
+        self.note_failure(self.journal.begin_move(&traffic_move).await);
         self.move_flags(&traffic_move).await?;
         Ok(PendingCleanup {
             written: self.record(&traffic_move).await,
@@ -103,7 +103,7 @@ impl TrafficMover<'_> {
             ));
         }
         if written {
-            self.note_failure(self.journal.finish_move());
+            self.note_failure(self.journal.finish_move().await);
         }
     }
 
@@ -113,7 +113,9 @@ impl TrafficMover<'_> {
     /// color is healthy. Otherwise the move is undone. A failover is never completed: the monitor decides
     /// again.
     pub async fn resume(&self, go_on: bool) -> Result<Option<TrafficMove>, PortError> {
-        let Some(traffic_move) = self.journal.pending_move() else {
+        // Who writes the journal next reports that it is unreadable.
+        let pending = self.journal.read().await.ok();
+        let Some(traffic_move) = pending.and_then(|entries| entries.traffic_move) else {
             return Ok(None);
         };
         let words = traffic_move.words();
@@ -124,7 +126,7 @@ impl TrafficMover<'_> {
             if traffic_move.from_was_fit {
                 self.ports.flags.set_fit(traffic_move.from, true).await?;
             }
-            self.note_failure(self.journal.finish_move());
+            self.note_failure(self.journal.finish_move().await);
             self.note(format!(
                 "{words} was interrupted before traffic moved, and was undone"
             ));
@@ -171,7 +173,7 @@ impl TrafficMover<'_> {
     /// Records the move in journal and history, once even if called twice. Returns whether both could be
     /// written.
     async fn record(&self, traffic_move: &TrafficMove) -> bool {
-        let noted = self.update_last_deployment(traffic_move);
+        let noted = self.update_last_deployment(traffic_move).await;
         let written = if matches!(noted, Ok(true)) && traffic_move.action == Action::RolledBack {
             Ok(())
         } else {
@@ -184,9 +186,9 @@ impl TrafficMover<'_> {
     }
 
     async fn append_history(&self, traffic_move: &TrafficMove) -> Result<(), JournalError> {
-        let entries = self.journal.history()?;
+        let entries = self.journal.history().await?;
         let is_this_move =
-            |line: &HistoryEntry| line.action == traffic_move.action && line.at >= traffic_move.at;
+            |line: &HistoryEntry| (line.action, line.at) == (traffic_move.action, traffic_move.at);
         if entries.iter().any(is_this_move) {
             return Ok(());
         }
@@ -196,18 +198,16 @@ impl TrafficMover<'_> {
             .health(Target::Server(traffic_move.to))
             .await;
         let version = health.ok().and_then(|health| health.model_version);
-        let line = HistoryEntry::of_move(
-            traffic_move.action,
-            traffic_move.to,
-            version,
-            &traffic_move.reason,
-        );
-        self.journal.append_history(&line)
+        let line = HistoryEntry::of_move(traffic_move, version);
+        self.journal.append_history(&line).await
     }
 
     /// Ends or reverts the last deployment, if the move does. Returns whether it did.
-    fn update_last_deployment(&self, traffic_move: &TrafficMove) -> Result<bool, JournalError> {
-        let Some(entry) = self.journal.last()? else {
+    async fn update_last_deployment(
+        &self,
+        traffic_move: &TrafficMove,
+    ) -> Result<bool, JournalError> {
+        let Some(entry) = self.journal.read().await?.deployment else {
             return Ok(false);
         };
         let &TrafficMove { from, to, .. } = traffic_move;
@@ -227,9 +227,11 @@ impl TrafficMover<'_> {
             Phase::Refused => "the deployer was interrupted; it never moved traffic",
             _ => &traffic_move.reason,
         };
-        self.journal.record_phase(&entry.plan, end, Some(reason))?;
+        self.journal
+            .record_phase(&entry.plan, end, Some(reason))
+            .await?;
         // A report that cannot be written is only reported.
-        if let Err(error) = Reports::of(self.journal.state()).end(&entry.plan.id, end, reason) {
+        if let Err(error) = self.reports.end(&entry.plan.id, end, reason) {
             self.note(error.to_string());
         }
         Ok(true)

@@ -3,7 +3,7 @@
 use crate::{
     adapters::alerts::Kind,
     color::Color,
-    config::{FleetKind, Settings},
+    config::FleetKind,
     deployment::{
         phase::Phase,
         traffic_mover::{PendingCleanup, TrafficMover},
@@ -15,10 +15,8 @@ use crate::{
         standby::{FlagDecision, LastDeployment, failover, standby_needs_start},
     },
     ports::{Ports, Service, ServiceState},
-    state::{
-        history::Action,
-        journal::{self, Journal},
-    },
+    report::Reports,
+    state::{history::Action, journal::Journal},
 };
 
 impl Monitor<'_> {
@@ -46,10 +44,12 @@ impl Monitor<'_> {
             FlagDecision::Remove => false,
             FlagDecision::Restore => true,
         };
-        let Some(_lock) = self.lock() else { return };
+        let Some(_lock) = self.lock().await else {
+            return;
+        };
         // A deployment or a move may have happened before the lock was taken.
         if self.ports.flags.active().await != Ok(active)
-            || self.last_deployment() != *last_deployment
+            || self.last_deployment().await != *last_deployment
         {
             return;
         }
@@ -76,10 +76,14 @@ impl Monitor<'_> {
         let Some(to) = self.failover_target(active).await else {
             return;
         };
-        let Some(journal) = self.lock() else { return };
+        let Some(journal) = self.lock().await else {
+            return;
+        };
+        let reports = Reports::of(&self.settings.state);
         let traffic_mover = TrafficMover {
             ports: self.ports,
             journal: &journal,
+            reports: &reports,
             reporter: self.reporter,
         };
         // Completes or undoes what an interrupted command left.
@@ -91,8 +95,8 @@ impl Monitor<'_> {
             return;
         }
         // Only a proven release may stand in later. Having had traffic is no proof.
-        let proven =
-            self.ports.flags.is_fit(active).await == Ok(true) || was_promoted(&journal, active);
+        let proven = self.ports.flags.is_fit(active).await == Ok(true)
+            || was_promoted(&journal, active).await;
         let down = self.describe_outage(active);
         let reason = match self.settings.fleet.kind {
             FleetKind::Static => down.clone(),
@@ -105,10 +109,10 @@ impl Monitor<'_> {
             Ok(moved) => {
                 self.failover_failed = false;
                 if proven {
-                    let last_deployment = self.last_deployment();
+                    let last_deployment = self.last_deployment().await;
                     self.set_flag_removed(active, Some(last_deployment));
                 }
-                let job = clean_up(self.ports, journal, self.reporter, moved);
+                let job = clean_up(self.ports, journal, reports, self.reporter, moved);
                 self.job = Some(Box::pin(job));
                 format!("all traffic moved to {to}, since {reason}")
             }
@@ -154,50 +158,48 @@ impl Monitor<'_> {
             && self.job.is_none()
             && standby_needs_start(monitored.tracker.is_up(), since_restart)
         {
-            let job = start_if_stopped(self.settings, self.ports, self.reporter, standby);
+            let job = start_if_stopped(self.ports, self.reporter, standby);
             self.job = Some(Box::pin(job));
         }
     }
 }
 
 /// Returns whether the last deployment promoted the release that `color` runs.
-fn was_promoted(journal: &Journal, color: Color) -> bool {
-    let last = journal.last().ok().flatten();
+async fn was_promoted(journal: &Journal<'_>, color: Color) -> bool {
+    let last = journal.read().await.unwrap_or_default().deployment;
     last.is_some_and(|last| last.phase == Phase::Promoted && last.plan.idle == color)
 }
 
 /// Stops the color that traffic left. Holds the lock until then.
 async fn clean_up(
     ports: &Ports,
-    journal: Journal,
+    journal: Journal<'_>,
+    reports: Reports,
     reporter: &dyn Reporter,
     pending: PendingCleanup,
 ) -> Option<Color> {
     let traffic_mover = TrafficMover {
         ports,
         journal: &journal,
+        reports: &reports,
         reporter,
     };
     traffic_mover.clean_up(pending).await;
     None
 }
 
-async fn start_if_stopped(
-    settings: &Settings,
-    ports: &Ports,
-    reporter: &dyn Reporter,
-    standby: Color,
-) -> Option<Color> {
+async fn start_if_stopped(ports: &Ports, reporter: &dyn Reporter, standby: Color) -> Option<Color> {
     let state = ports.fleet.inspect(Service::Server(standby)).await;
     let Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), Some(version))) = state else {
         return None;
     };
-    let _lock = lock(settings, reporter)?;
+    let _lock = lock(ports, reporter).await?;
     // The candidate of an unfinished deployment was stopped on purpose, and traffic may have moved before the lock was
     // taken.
-    let unfinished =
-        matches!(journal::last_entry(&settings.state), Ok(Some(last)) if !last.phase.is_end());
-    if unfinished || ports.flags.active().await != Ok(standby.other()) {
+    let entries = ports.journal.read().await.unwrap_or_default();
+    if entries.unfinished_deployment().is_some()
+        || ports.flags.active().await != Ok(standby.other())
+    {
         return None;
     }
     let note = |text: String| reporter.report(&Event::Note { text });

@@ -251,7 +251,7 @@ mod tests {
     use tower_http::decompression::DecompressionLayer;
 
     use super::*;
-    use crate::state::history::Action;
+    use crate::state::{history::Action, traffic_move::TrafficMove};
 
     async fn text(response: Response<Body>) -> String {
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
@@ -287,10 +287,15 @@ mod tests {
     #[test]
     fn history_metrics_count_deployments_once_and_ignore_moves() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let switched = HistoryEntry {
+        let by_hand = TrafficMove {
+            action: Action::Switched,
+            from: Color::Green,
+            to: Color::Blue,
+            reason: "by hand".to_owned(),
             at: at(150),
-            ..HistoryEntry::of_move(Action::Switched, Color::Blue, None, "by hand")
+            from_was_fit: true,
         };
+        let switched = HistoryEntry::of_move(&by_hand, None);
         let promoted = HistoryEntry {
             at: at(100),
             action: Action::Promoted,

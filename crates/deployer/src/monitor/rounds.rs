@@ -2,7 +2,6 @@
 
 use std::{pin::pin, time::Duration};
 
-use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
     time::{Instant, MissedTickBehavior},
@@ -27,11 +26,7 @@ use crate::{
     },
     ports::{PortError, Ports, Target},
     release::Health,
-    state::{
-        history,
-        journal::{self, Entry},
-        lock_holder, traffic_move,
-    },
+    state::journal::{DeploymentEntry, JournalEntries},
 };
 
 /// Time between two checks of the size of the router's logs.
@@ -180,18 +175,16 @@ impl Monitor<'_> {
             self.metrics.update_router(false);
             return;
         };
-        let entry = journal::last_entry(&self.settings.state).ok().flatten();
-        let last_deployment = entry
-            .as_ref()
-            .map(Entry::last_deployment)
-            .unwrap_or_default();
-        let holder = lock_holder::lock_holder(&self.settings.state);
+        let entries = self.ports.journal.read().await.unwrap_or_default();
+        let last_deployment = entries.last_deployment();
+        let holder = self.ports.lock.holder().await;
         let busy = holder.as_ref().is_some_and(|it| !self.is_this(it));
         for color in Color::BOTH {
             // A deployment replaces the idle color and checks it itself. A color that is neither active nor a standby may
             // be down: its tracker is reset to up, so nothing below acts on it.
+            let unfinished = entries.unfinished_deployment();
             let replaced =
-                busy && color != active && entry.as_ref().is_some_and(|it| replaces(it, color));
+                busy && color != active && unfinished.is_some_and(|it| replaces(it, color));
             let view = self.view(color, active, &last_deployment).await;
             let relevant = view.is_none_or(|view| self.color_memory(color).is_relevant(view));
             if replaced || !relevant {
@@ -213,7 +206,7 @@ impl Monitor<'_> {
             self.start_stopped_standby(active.other());
             // The monitor's own action looks like an interrupted command until it ends.
             if holder.is_none() {
-                self.report_interruption(entry.as_ref()).await;
+                self.report_interruption(&entries).await;
             }
             self.trim_logs();
         }
@@ -229,9 +222,9 @@ impl Monitor<'_> {
         ];
         self.metrics.update_colors(active, &self.colors, fit);
         self.metrics.count_requests(&requests, &self.colors);
-        if let Ok(history) = history::read(&self.settings.state) {
-            self.metrics
-                .count_history(&history.entries, Timestamp::now());
+        if let Ok(history) = self.ports.journal.read_history().await {
+            let now = self.ports.clock.now();
+            self.metrics.count_history(&history.entries, now);
         }
         self.metrics.update_router(router_answers);
     }
@@ -279,11 +272,10 @@ impl Monitor<'_> {
     }
 
     /// Alerts once that a command was interrupted and that no other command has completed it.
-    async fn report_interruption(&mut self, entry: Option<&Entry>) {
-        let state = &self.settings.state;
-        let pending =
-            traffic_move::read(state).map(|pending| (pending.at.to_string(), pending.words()));
-        let deployment = entry.filter(|entry| !entry.phase.is_end()).map(|entry| {
+    async fn report_interruption(&mut self, entries: &JournalEntries) {
+        let pending = entries.traffic_move.as_ref();
+        let pending = pending.map(|pending| (pending.at.to_string(), pending.words()));
+        let deployment = entries.unfinished_deployment().map(|entry| {
             let (id, phase) = (&entry.plan.id, entry.phase);
             (
                 format!("{id} {phase}"),
@@ -306,7 +298,7 @@ impl Monitor<'_> {
         self.state.interrupted = key;
         self.save_state();
         // The interrupted command may have left copies of requests on.
-        if self.lock().is_some()
+        if self.lock().await.is_some()
             && let Err(error) = self.ports.flags.set_shadow(false).await
         {
             self.note(error.to_string());
@@ -327,6 +319,6 @@ impl Monitor<'_> {
 }
 
 /// Returns whether an unfinished deployment replaces what `color` runs.
-fn replaces(entry: &Entry, color: Color) -> bool {
-    entry.plan.idle == color && entry.phase != Phase::Planned && !entry.phase.is_end()
+fn replaces(unfinished: &DeploymentEntry, color: Color) -> bool {
+    unfinished.plan.idle == color && unfinished.phase != Phase::Planned
 }

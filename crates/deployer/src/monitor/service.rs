@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 
-use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
@@ -18,9 +17,9 @@ use crate::{
         standby::{ColorMemory, ColorView, LastDeployment},
         state::MonitorState,
     },
-    ports::{LogCursor, Ports},
+    ports::{JournalError, LogCursor, Ports},
     state::{
-        journal::{self, Entry, Journal, JournalError},
+        journal::Journal,
         lock_holder::{LockHolder, MONITOR},
     },
 };
@@ -52,20 +51,16 @@ pub(super) struct Monitor<'a> {
     pub(super) metrics: &'a Metrics,
 }
 
-impl Monitor<'_> {
+impl<'a> Monitor<'a> {
     /// Returns whether this monitor holds the lock, for its background action.
     pub(super) fn is_this(&self, holder: &LockHolder) -> bool {
-        let this = LockHolder::this(MONITOR);
-        self.job.is_some()
-            && (&holder.command, &holder.by, holder.pid) == (&this.command, &this.by, this.pid)
+        let this = LockHolder::this(MONITOR, holder.since);
+        self.job.is_some() && *holder == this
     }
 
-    pub(super) fn last_deployment(&self) -> LastDeployment {
-        let entry = journal::last_entry(&self.settings.state).ok().flatten();
-        entry
-            .as_ref()
-            .map(Entry::last_deployment)
-            .unwrap_or_default()
+    pub(super) async fn last_deployment(&self) -> LastDeployment {
+        let entries = self.ports.journal.read().await.unwrap_or_default();
+        entries.last_deployment()
     }
 
     /// What is known of a color for a decision; `None` if its fit flag cannot be read: then the
@@ -90,15 +85,15 @@ impl Monitor<'_> {
     }
 
     /// Returns the journal, or `None` if another deployer holds the lock.
-    pub(super) fn lock(&self) -> Option<Journal> {
-        lock(self.settings, self.reporter)
+    pub(super) async fn lock(&self) -> Option<Journal<'a>> {
+        lock(self.ports, self.reporter).await
     }
 
     pub(super) fn alert(&self, kind: Kind, color: Option<Color>, text: String) {
         self.note(text.clone());
         self.alerts.send(&Alert {
             kind,
-            at: Timestamp::now(),
+            at: self.ports.clock.now(),
             color,
             text,
         });
@@ -116,8 +111,8 @@ impl Monitor<'_> {
 }
 
 /// Takes the lock for the monitor. Returns `None` if another deployer holds it.
-pub(super) fn lock(settings: &Settings, reporter: &dyn Reporter) -> Option<Journal> {
-    match Journal::lock(&settings.state, MONITOR) {
+pub(super) async fn lock<'a>(ports: &'a Ports, reporter: &dyn Reporter) -> Option<Journal<'a>> {
+    match Journal::lock(ports, MONITOR).await {
         Ok(journal) => Some(journal),
         Err(JournalError::Busy { .. }) => None,
         Err(error) => {

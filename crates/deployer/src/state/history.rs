@@ -1,19 +1,12 @@
 //! The history: one line for each action that concerns traffic.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    path::{Path, PathBuf},
-};
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     color::Color,
     deployment::{phase::Phase, plan::Plan},
-    kill_point,
-    state::lock_holder::current_user,
+    state::{lock_holder::current_user, traffic_move::TrafficMove},
 };
 
 /// What was done.
@@ -108,19 +101,20 @@ impl HistoryEntry {
         })
     }
 
-    /// A move of traffic to `color` outside of a deployment.
+    /// A move of traffic outside of a deployment, at the time when it was planned. `version` is what the color that
+    /// receives the traffic serves.
     #[must_use]
-    pub fn of_move(action: Action, color: Color, version: Option<String>, reason: &str) -> Self {
+    pub fn of_move(traffic_move: &TrafficMove, version: Option<String>) -> Self {
         Self {
-            at: Timestamp::now(),
-            action,
+            at: traffic_move.at,
+            action: traffic_move.action,
             id: None,
-            color,
+            color: traffic_move.to,
             version,
             digest: None,
             seconds: None,
             by: current_user(),
-            reason: Some(reason.to_owned()),
+            reason: Some(traffic_move.reason.clone()),
         }
     }
 }
@@ -132,96 +126,4 @@ pub struct History {
     pub entries: Vec<HistoryEntry>,
     /// The numbers of invalid lines, counted from 1: torn by a full disk or a power cut, or edited.
     pub torn: Vec<usize>,
-}
-
-/// The history file of a state directory.
-#[must_use]
-pub fn path(state: &Path) -> PathBuf {
-    state.join("history.jsonl")
-}
-
-/// Appends one line durably.
-pub fn append(state: &Path, entries: &HistoryEntry) -> io::Result<()> {
-    let path = path(state);
-    let new = !path.exists();
-    let mut file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(&path)?;
-    let mut line = serde_json::to_string(entries)?;
-    line.push('\n');
-    if is_torn(&mut file)? {
-        // The torn line stays a line of its own.
-        line.insert(0, '\n');
-    }
-    kill_point::pass(format_args!("before history {}", entries.action.words()));
-    file.write_all(line.as_bytes())?;
-    file.sync_all()?;
-    if new {
-        File::open(state)?.sync_all()?;
-    }
-    kill_point::pass(format_args!("after history {}", entries.action.words()));
-    Ok(())
-}
-
-/// Reads the history; empty if there is none yet.
-pub fn read(state: &Path) -> io::Result<History> {
-    let bytes = match fs::read(path(state)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(History::default()),
-        read => read?,
-    };
-    let mut read = History::default();
-    for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
-        match serde_json::from_str(line) {
-            Ok(entries) => read.entries.push(entries),
-            Err(_) => read.torn.push(number + 1),
-        }
-    }
-    Ok(read)
-}
-
-/// Returns whether the last line lacks its end.
-fn is_torn(file: &mut File) -> io::Result<bool> {
-    if file.seek(SeekFrom::End(0))? == 0 {
-        return Ok(false);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn switched(color: Color) -> HistoryEntry {
-        HistoryEntry::of_move(Action::Switched, color, Some("v2".to_owned()), "by hand")
-    }
-
-    #[test]
-    fn history_is_read_in_order() {
-        let state = tempfile::tempdir().unwrap();
-        assert_eq!(read(state.path()).unwrap(), History::default());
-        let entries = [switched(Color::Green), switched(Color::Blue)];
-        for entry in &entries {
-            append(state.path(), entry).unwrap();
-        }
-        assert_eq!(read(state.path()).unwrap().entries, entries);
-    }
-
-    #[test]
-    fn torn_history_line_is_reported_and_others_are_kept() {
-        let state = tempfile::tempdir().unwrap();
-        append(state.path(), &switched(Color::Green)).unwrap();
-        let text = fs::read_to_string(path(state.path())).unwrap();
-        fs::write(path(state.path()), format!("{text}{}", &text[..30])).unwrap();
-        assert_eq!(read(state.path()).unwrap().torn, [2]);
-        append(state.path(), &switched(Color::Blue)).unwrap();
-        let read = read(state.path()).unwrap();
-        assert_eq!(read.torn, [2]);
-        let colors: Vec<Color> = read.entries.iter().map(|entry| entry.color).collect();
-        assert_eq!(colors, [Color::Green, Color::Blue]);
-    }
 }

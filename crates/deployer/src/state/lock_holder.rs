@@ -1,11 +1,6 @@
 //! Who holds the lock.
 
-use std::{
-    env, fmt,
-    fs::{self, File, TryLockError},
-    path::Path,
-    process,
-};
+use std::{env, fmt, process};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -27,14 +22,14 @@ pub struct LockHolder {
 }
 
 impl LockHolder {
-    /// This process, running `command`.
+    /// This process, running `command` since `since`.
     #[must_use]
-    pub fn this(command: &str) -> Self {
+    pub fn this(command: &str, since: Timestamp) -> Self {
         Self {
             command: command.to_owned(),
             by: current_user(),
             pid: process::id(),
-            since: Timestamp::now(),
+            since,
         }
     }
 
@@ -62,18 +57,4 @@ pub fn current_user() -> String {
         env::var("USER").unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
     let system = rustix::system::uname();
     format!("{user}@{}", system.nodename().to_string_lossy())
-}
-
-/// Returns the holder of the lock in `directory`; `None` if the lock is free.
-#[must_use]
-pub fn lock_holder(directory: &Path) -> Option<LockHolder> {
-    let path = directory.join("lock");
-    match File::open(&path).ok()?.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => read_holder(&path),
-        _ => None,
-    }
-}
-
-pub(super) fn read_holder(path: &Path) -> Option<LockHolder> {
-    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }

@@ -1,19 +1,9 @@
-//! A move of traffic outside of a deployment, written before the first flag changes, so that the next command
-//! understands it if the deployer is killed.
-
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+//! A move of traffic outside of a deployment: an entry of the journal.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    color::Color,
-    kill_point,
-    state::{atomic_file, history::Action},
-};
+use crate::{color::Color, state::history::Action};
 
 /// A move of traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,34 +32,4 @@ impl TrafficMove {
             _ => "`deployer rollback`".to_owned(),
         }
     }
-}
-
-fn path(state: &Path) -> PathBuf {
-    state.join("move.json")
-}
-
-/// Writes the move durably.
-pub(crate) fn write(state: &Path, traffic_move: &TrafficMove) -> io::Result<()> {
-    let text = serde_json::to_string_pretty(traffic_move)?;
-    kill_point::pass("before move");
-    atomic_file::replace(&path(state), &text)?;
-    kill_point::pass("after move");
-    Ok(())
-}
-
-/// Reads the pending move; `None` if there is none or the file is invalid.
-#[must_use]
-pub fn read(state: &Path) -> Option<TrafficMove> {
-    serde_json::from_str(&fs::read_to_string(path(state)).ok()?).ok()
-}
-
-/// Removes the move after it was completed and recorded.
-pub(crate) fn remove(state: &Path) -> io::Result<()> {
-    kill_point::pass("before move off");
-    match fs::remove_file(path(state)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    kill_point::pass("after move off");
-    Ok(())
 }

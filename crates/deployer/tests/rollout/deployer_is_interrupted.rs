@@ -1,6 +1,6 @@
 //! Recovery of deployments whose deployer was killed.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use deployer::{
     color::Color,
@@ -19,15 +19,21 @@ use crate::{
     trace::Call,
 };
 
+/// Records that a deployment reached this phase, as its deployer would.
+async fn record(fake_ports: &FakePorts, state: &Path, plan: &Plan, phase: Phase) {
+    let ports = fake_ports.ports(state, true);
+    let journal = Journal::lock(&ports, "deploy v2").await.expect("a lock");
+    let recorded = journal.record_phase(plan, phase, None).await;
+    recorded.expect("an entry");
+}
+
 /// A deployment that was interrupted after the journal recorded `phase`.
-fn interrupted_in(phase: Phase, state: State) -> InterruptedDeployment {
+async fn interrupted_in(phase: Phase, state: State) -> InterruptedDeployment {
     let directory = tempfile::tempdir().expect("a directory for the journal");
-    let journal = Journal::lock(directory.path(), "deploy v2").expect("a lock");
-    journal
-        .record_phase(&plan(), phase, None)
-        .expect("an entry");
+    let fake_ports = FakePorts::new(state);
+    record(&fake_ports, directory.path(), &plan(), phase).await;
     InterruptedDeployment {
-        fake_ports: FakePorts::new(state),
+        fake_ports,
         outcome: None,
         took: Duration::ZERO,
         directory,
@@ -42,7 +48,7 @@ async fn recover_changes_nothing_after_a_finished_deployment() {
         Phase::RolledBack,
         Phase::Halted,
     ] {
-        let interrupted = interrupted_in(phase, State::new(Server::good()));
+        let interrupted = interrupted_in(phase, State::new(Server::good())).await;
         interrupted.recover().await.unwrap();
         assert_eq!(interrupted.last_entry().unwrap().phase, phase);
         assert!(!interrupted.fake_ports.lock().trace.changed_anything());
@@ -53,7 +59,7 @@ async fn recover_changes_nothing_after_a_finished_deployment() {
 async fn recover_keeps_traffic_on_a_proven_candidate() {
     let mut state = State::new(Server::good());
     state.move_traffic_to(CANDIDATE);
-    let interrupted = interrupted_in(Phase::Switched, state);
+    let interrupted = interrupted_in(Phase::Switched, state).await;
     tokio::time::advance(Duration::from_mins(1)).await;
     assert_eq!(interrupted.recover().await.unwrap(), Recovery::Fine);
     assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Promoted);
@@ -68,7 +74,7 @@ async fn recover_rolls_back_an_unproven_candidate() {
         let mut state = State::new(Server::good());
         state.move_traffic_to(CANDIDATE);
         state.fit = vec![OLD];
-        let interrupted = interrupted_in(phase, state);
+        let interrupted = interrupted_in(phase, state).await;
         tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(
             interrupted.recover().await.unwrap(),
@@ -84,7 +90,7 @@ async fn killed_recovery_still_records_that_traffic_moved() {
     let mut state = State::new(Server::good());
     state.move_traffic_to(CANDIDATE);
     state.fit = vec![OLD];
-    let interrupted = interrupted_in(Phase::Validated, state);
+    let interrupted = interrupted_in(Phase::Validated, state).await;
     tokio::time::advance(Duration::from_mins(1)).await;
     // The recovery journals `Switched` before it moves traffic back, so the next recovery knows that traffic moved.
     interrupted
@@ -100,7 +106,7 @@ async fn killed_recovery_still_records_that_traffic_moved() {
 async fn recover_keeps_traffic_on_untouched_standby() {
     let mut state = State::new(Server::good());
     state.move_traffic_to(CANDIDATE);
-    let interrupted = interrupted_in(Phase::Planned, state);
+    let interrupted = interrupted_in(Phase::Planned, state).await;
     assert_eq!(interrupted.recover().await.unwrap(), Recovery::Fine);
     assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Refused);
     let state = interrupted.fake_ports.lock();
@@ -113,7 +119,7 @@ async fn recover_moves_traffic_back_from_an_untested_candidate() {
     for phase in [Phase::Starting, Phase::Healthy] {
         let mut state = State::new(Server::good());
         state.move_traffic_to(CANDIDATE);
-        let interrupted = interrupted_in(phase, state);
+        let interrupted = interrupted_in(phase, state).await;
         tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(
             interrupted.recover().await.unwrap(),
@@ -134,7 +140,7 @@ async fn recover_halts_when_only_an_untested_candidate_is_healthy() {
         let mut state = State::new(Server::good());
         state.move_traffic_to(CANDIDATE);
         state.blue.fault = ServerFault::Unhealthy;
-        let interrupted = interrupted_in(phase, state);
+        let interrupted = interrupted_in(phase, state).await;
         tokio::time::advance(Duration::from_mins(1)).await;
         let recovery = interrupted.recover().await.unwrap();
         assert!(matches!(recovery, Recovery::Halted(_)), "{recovery:?}");
@@ -151,7 +157,7 @@ async fn killed_recovery_never_promotes_an_untested_fit_candidate() {
     for phase in [Phase::Starting, Phase::Healthy, Phase::Validated] {
         let mut state = State::new(Server::good());
         state.move_traffic_to(CANDIDATE);
-        let interrupted = interrupted_in(phase, state);
+        let interrupted = interrupted_in(phase, state).await;
         tokio::time::advance(Duration::from_mins(1)).await;
         interrupted
             .recover_and_kill_after(|call| *call == Call::Health(Target::Server(OLD)))
@@ -170,7 +176,7 @@ async fn killed_recovery_never_promotes_an_untested_fit_candidate() {
 async fn recover_completes_a_killed_rollback() {
     let mut state = State::new(Server::good());
     state.fit = vec![OLD];
-    let interrupted = interrupted_in(Phase::Switched, state);
+    let interrupted = interrupted_in(Phase::Switched, state).await;
     interrupted.recover().await.unwrap();
     assert_eq!(interrupted.last_entry().unwrap().phase, Phase::RolledBack);
 }
@@ -180,14 +186,13 @@ async fn recover_restores_fit_flag_of_untouched_standby() {
     for (was_fit, fit) in [(true, vec![OLD, CANDIDATE]), (false, vec![OLD])] {
         let mut state = State::new(Server::good());
         state.fit = vec![OLD];
-        let interrupted = interrupted_in(Phase::Planned, state);
+        let interrupted = interrupted_in(Phase::Planned, state).await;
         let plan = Plan {
             idle_was_fit: was_fit,
             ..plan()
         };
-        let journal = Journal::lock(interrupted.directory.path(), "deploy v2").expect("a lock");
-        journal.record_phase(&plan, Phase::Planned, None).unwrap();
-        drop(journal);
+        let state = interrupted.directory.path();
+        record(&interrupted.fake_ports, state, &plan, Phase::Planned).await;
         interrupted.recover().await.unwrap();
         assert_eq!(interrupted.fake_ports.lock().fit, fit);
     }
@@ -199,7 +204,7 @@ async fn recover_bakes_again_with_on_interrupt_continue() {
     state.green = Server::good().started("v2");
     state.fit = vec![OLD];
     state.move_traffic_to(CANDIDATE);
-    let interrupted = interrupted_in(Phase::Switched, state);
+    let interrupted = interrupted_in(Phase::Switched, state).await;
     tokio::time::advance(Duration::from_mins(1)).await;
     let outcome = interrupted.resume().await;
     assert_eq!(outcome.phase, Phase::Promoted, "{}", outcome.reason);
@@ -213,7 +218,7 @@ async fn recover_halts_when_old_color_is_unhealthy() {
     state.move_traffic_to(CANDIDATE);
     state.fit = vec![OLD];
     state.blue.fault = ServerFault::Unhealthy;
-    let interrupted = interrupted_in(Phase::Switched, state);
+    let interrupted = interrupted_in(Phase::Switched, state).await;
     let Recovery::Halted(reason) = interrupted.recover().await.unwrap() else {
         panic!("the recovery did not halt");
     };

@@ -1,8 +1,9 @@
 //! A deployment of v2 to green, while blue serves v1, on fake ports and virtual time.
 
-use std::{cell::RefCell, ops::Range, sync::Arc, time::Duration};
+use std::{cell::RefCell, ops::Range, path::Path, sync::Arc, time::Duration};
 
 use deployer::{
+    adapters::StateDirectory,
     color::Color,
     config::{self, GateName, Settings},
     deployment::{
@@ -13,9 +14,12 @@ use deployer::{
         rollout::{Outcome, Rollout},
     },
     examples::{Example, Examples},
+    ports::JournalStore as _,
     release::Release,
-    state::journal::{self, Entry, Journal},
+    report::Reports,
+    state::journal::{DeploymentEntry, Journal},
 };
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -53,7 +57,7 @@ pub(crate) struct FinishedDeployment {
     pub(crate) active: Color,
     /// On virtual time.
     pub(crate) took: Duration,
-    pub(crate) journal: Option<Entry>,
+    pub(crate) journal: Option<DeploymentEntry>,
     /// Whether the router still copies requests.
     pub(crate) shadow_is_on: bool,
 }
@@ -181,9 +185,7 @@ impl Deployment {
             active: state.active,
             took: interrupted.took,
             shadow_is_on: state.shadow,
-            journal: journal::last_entry(interrupted.directory.path())
-                .ok()
-                .flatten(),
+            journal: last_entry(interrupted.directory.path()),
         }
     }
 
@@ -202,8 +204,8 @@ impl Deployment {
             directory: path.clone(),
         };
         let run = async {
-            let journal = Journal::lock(&path, "deploy v2").expect("a lock");
-            let ports = fake_ports.ports(self.has_request_log);
+            let ports = fake_ports.ports(&path, self.has_request_log);
+            let journal = Journal::lock(&ports, "deploy v2").await.expect("a lock");
             let rollout = Rollout {
                 settings: &self.settings,
                 plan: &plan(),
@@ -255,13 +257,15 @@ impl FinishedDeployment {
 impl InterruptedDeployment {
     /// Recovers the state with a new deployer.
     pub(crate) async fn recover(&self) -> anyhow::Result<recover::Recovery> {
-        let journal = Journal::lock(self.directory.path(), "deploy v3").expect("a lock");
+        let ports = self.fake_ports.ports(self.directory.path(), true);
+        let journal = Journal::lock(&ports, "deploy v3").await.expect("a lock");
         let reporter = Collector {
             fake_ports: self.fake_ports.clone(),
             directory: self.directory.path().to_owned(),
         };
         self.fake_ports.lock().faults.kill_at = None;
-        recover::recover(&self.fake_ports.ports(true), &journal, &reporter).await
+        let reports = Reports::of(self.directory.path());
+        recover::recover(&ports, &journal, &reports, &reporter).await
     }
 
     /// Recovers the state, and kills the recovering deployer right after the first matching call.
@@ -275,13 +279,13 @@ impl InterruptedDeployment {
 
     /// Resumes the bake with a new deployer.
     pub(crate) async fn resume(&self) -> Outcome {
-        let journal = Journal::lock(self.directory.path(), "recover").expect("a lock");
+        let ports = self.fake_ports.ports(self.directory.path(), true);
+        let journal = Journal::lock(&ports, "recover").await.expect("a lock");
         let deployment = Deployment::of(Server::good());
         let reporter = Collector {
             fake_ports: self.fake_ports.clone(),
             directory: self.directory.path().to_owned(),
         };
-        let ports = self.fake_ports.ports(true);
         Rollout {
             settings: &deployment.settings,
             plan: &plan(),
@@ -296,7 +300,14 @@ impl InterruptedDeployment {
         .await
     }
 
-    pub(crate) fn last_entry(&self) -> Option<Entry> {
-        journal::last_entry(self.directory.path()).expect("a readable journal")
+    pub(crate) fn last_entry(&self) -> Option<DeploymentEntry> {
+        last_entry(self.directory.path())
     }
+}
+
+/// The last deployment in the journal; `None` if the journal is empty or unreadable.
+pub(crate) fn last_entry(state: &Path) -> Option<DeploymentEntry> {
+    let state = StateDirectory::new(state);
+    let read = state.read().now_or_never().expect("a file is read at once");
+    read.ok()?.deployment
 }

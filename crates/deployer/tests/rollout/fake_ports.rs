@@ -2,12 +2,14 @@
 //! file, because all of them share that state.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use deployer::{
+    adapters::StateDirectory,
     color::Color,
     deployment::{phase::Phase, plan::Plan},
     doctor::finding::Finding,
@@ -17,8 +19,8 @@ use deployer::{
     },
     examples::Example,
     ports::{
-        Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart, PortError, Ports,
-        Prediction, Probe, RequestLog, Router, RouterLimits, Service, ServiceState, Target,
+        Clock, Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart, PortError,
+        Ports, Prediction, Probe, RequestLog, Router, RouterLimits, Service, ServiceState, Target,
     },
     release::Health,
 };
@@ -115,7 +117,7 @@ impl State {
         let wanted = self.active;
         let standby = Some(wanted.other()).filter(|color| self.fit.contains(color));
         let mut request = Request {
-            at: Timestamp::now().as_millisecond() as f64 / 1e3,
+            at: VirtualClock.now().as_millisecond() as f64 / 1e3,
             by_deployer,
             ..unanswered_request(wanted)
         };
@@ -224,7 +226,8 @@ impl FakePorts {
         self.0.lock().expect("no fake panics")
     }
 
-    pub(crate) fn ports(&self, has_request_log: bool) -> Ports {
+    /// The ports of a deployer with this state directory, whose files are real.
+    pub(crate) fn ports(&self, state: &Path, has_request_log: bool) -> Ports {
         let request_log: Box<dyn RequestLog> = Box::new(self.clone());
         Ports {
             router: Box::new(self.clone()),
@@ -234,6 +237,9 @@ impl FakePorts {
             fleet: Box::new(self.clone()),
             probe: Box::new(self.clone()),
             hooks: Box::new(self.clone()),
+            lock: Box::new(StateDirectory::new(state)),
+            journal: Box::new(StateDirectory::new(state)),
+            clock: Box::new(VirtualClock),
         }
     }
 
@@ -274,6 +280,19 @@ impl FakePorts {
             std::future::pending::<()>().await;
         }
         result
+    }
+}
+
+/// A clock that follows tokio's virtual time. Each thread runs one test.
+struct VirtualClock;
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Timestamp {
+        thread_local! {
+            static BEGAN: Instant = Instant::now();
+        }
+        let elapsed = BEGAN.with(Instant::elapsed);
+        Timestamp::UNIX_EPOCH + elapsed
     }
 }
 

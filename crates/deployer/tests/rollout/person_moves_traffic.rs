@@ -87,7 +87,7 @@ async fn candidate_is_not_promoted_when_traffic_moves_back() {
 #[tokio::test(start_paused = true)]
 async fn deployment_is_refused_when_journal_is_unwritable() {
     let deployment = Deployment::of(Server::good());
-    std::fs::create_dir(deployment.directory.path().join("deployment.json")).unwrap();
+    std::fs::create_dir(deployment.directory.path().join("journal.json")).unwrap();
     let finished = deployment.run_with_interference().await;
     finished.assert_outcome(Phase::Refused, "cannot write");
     assert!(!finished.trace.changed_anything(), "{:#?}", finished.trace);
@@ -98,7 +98,7 @@ async fn unwritten_promotion_is_reported_and_completed_later() {
     let deployment = Deployment::of(Server::good());
     let directory = deployment.directory.path().to_owned();
     // Like a full disk: no new file can be written, and existing files can be read.
-    let blocked = directory.join("deployment.json.new");
+    let blocked = directory.join("journal.json.new");
     let interrupted = deployment
         .interfere_after(
             |call| *call == Call::SetFit(CANDIDATE, true),
@@ -112,7 +112,7 @@ async fn unwritten_promotion_is_reported_and_completed_later() {
     assert!(unwritten.contains("cannot write"), "{unwritten}");
     assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Switched);
 
-    std::fs::remove_dir(directory.join("deployment.json.new")).unwrap();
+    std::fs::remove_dir(directory.join("journal.json.new")).unwrap();
     interrupted.recover().await.unwrap();
     assert_eq!(interrupted.last_entry().unwrap().phase, Phase::Promoted);
     assert_eq!(interrupted.fake_ports.lock().active, CANDIDATE);
@@ -121,7 +121,7 @@ async fn unwritten_promotion_is_reported_and_completed_later() {
 #[tokio::test(start_paused = true)]
 async fn switch_is_undone_when_journal_is_unwritable() {
     let deployment = Deployment::of(Server::good());
-    let journal = deployment.directory.path().join("deployment.json");
+    let journal = deployment.directory.path().join("journal.json");
     let finished = deployment
         .interfere_after(
             |call| *call == Call::SwitchTo(CANDIDATE),

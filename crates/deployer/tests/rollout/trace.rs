@@ -8,9 +8,9 @@ use deployer::{
     event::{Event, Reporter},
     evidence::verdict::Conclusion,
     ports::{Service, Target},
-    state::journal,
 };
 
+use crate::deployment::last_entry;
 use crate::fake_ports::FakePorts;
 
 /// A call of a port.
@@ -288,7 +288,7 @@ impl Reporter for Collector {
     fn report(&self, event: &Event<'_>) {
         let recorded = match event {
             Event::PhaseReached { phase, .. } => {
-                let entry = journal::last_entry(&self.directory).ok().flatten();
+                let entry = last_entry(&self.directory);
                 TraceEvent::PhaseReached(*phase, entry.map(|entry| entry.phase))
             }
             Event::GateFinished { gate, verdict } => {

@@ -5,10 +5,8 @@ use crate::{
     commands::crash_safety::machine::{Command, Ending, Machine, index},
     deployment::phase::Phase,
     exit_code,
-    state::{
-        history::{self, Action},
-        journal::{self, Entry},
-    },
+    ports::JournalStore as _,
+    state::{history::Action, journal::DeploymentEntry},
 };
 
 impl Machine {
@@ -63,33 +61,32 @@ impl Machine {
             self.is_proven(active, &version),
             "{version} has the traffic and was not proven"
         );
-        assert!(
-            !self.file_exists("state/move.json"),
-            "a pending move is left"
-        );
+        let entries = self.journal().read().await.expect("a journal");
+        assert_eq!(entries.traffic_move, None, "a pending move is left");
         assert!(
             !self.file_exists("flags/shadow"),
             "the router still copies requests"
         );
-        self.assert_recorded_once(active);
+        self.assert_recorded_once(active).await;
         self.assert_nothing_to_recover().await;
         self.assert_next_deployment_is_promoted(active).await;
     }
 
-    fn last_entry(&self) -> Option<Entry> {
-        journal::last_entry(&self.settings.state).expect("a journal")
+    async fn last_entry(&self) -> Option<DeploymentEntry> {
+        let entries = self.journal().read().await;
+        entries.expect("a journal").deployment
     }
 
     /// Asserts that journal and history record the end of the deployment once.
-    fn assert_recorded_once(&self, active: Color) {
-        let history = history::read(&self.settings.state).expect("a history");
+    async fn assert_recorded_once(&self, active: Color) {
+        let history = self.journal().read_history().await.expect("a history");
         assert!(history.torn.is_empty(), "{history:#?}");
         let entries = history.entries;
         for pair in entries.windows(2) {
             let [earlier, later] = [&pair[0], &pair[1]].map(|it| (it.action, it.color, &it.id));
             assert_ne!(earlier, later, "the history has the same entry twice");
         }
-        let Some(Entry { plan, phase, .. }) = self.last_entry() else {
+        let Some(DeploymentEntry { plan, phase, .. }) = self.last_entry().await else {
             // No deployment has begun. A person may have moved traffic.
             let expected = entries.last().map_or(Color::Blue, |last| last.color);
             assert_eq!(active, expected);
@@ -134,6 +131,7 @@ impl Machine {
         self.assert_invariants().await;
         let entry = self
             .last_entry()
+            .await
             .map(|it| (it.plan.release.version, it.phase));
         assert_eq!(entry, Some(("next".to_owned(), Phase::Promoted)));
         let flags = self.flags();

@@ -1,4 +1,4 @@
-//! A machine in a temporary directory. Flags, journal, history, pending move, reports, and lock are real files.
+//! A machine in a temporary directory. Flags, journal, history, reports, and lock are real files.
 //! Servers and router are simulated; the router obeys the flags. One file, because all of it shares one state.
 
 use std::{
@@ -18,7 +18,7 @@ use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use crate::{
-    adapters::nginx::flags::FlagDirectory,
+    adapters::{StateDirectory, SystemClock, nginx::flags::FlagDirectory},
     color::Color,
     commands::{deploy, monitor, output::CommandOutput, recover, rollback, status, switch},
     config::{self, OnInterrupt, Settings},
@@ -29,8 +29,8 @@ use crate::{
     examples::Example,
     kill_point::{self, in_process},
     ports::{
-        Fleet, FleetDiagnosis, HookPoint, Hooks, PortError, Ports, Prediction, Probe, Router,
-        RouterLimits, Service, ServiceState, Target,
+        Fleet, FleetDiagnosis, HookPoint, Hooks, JournalStore, PortError, Ports, Prediction, Probe,
+        Router, RouterLimits, Service, ServiceState, Target,
     },
     release::Health,
     state::journal::Journal,
@@ -225,6 +225,11 @@ impl Machine {
         self.simulation.flags()
     }
 
+    /// The state directory, without the lock.
+    pub(super) fn journal(&self) -> impl JournalStore {
+        self.simulation.state_directory()
+    }
+
     pub(super) fn file_exists(&self, path: &str) -> bool {
         self.directory.path().join(path).exists()
     }
@@ -309,7 +314,7 @@ impl Machine {
         let reporter = ProofRecorder::new(&simulation, hook);
         let ports = simulation.ports(hook);
         let command_line = format!("{command:?}");
-        let lock = || Journal::lock(&settings.state, &command_line);
+        let lock = || Journal::lock(&ports, &command_line);
         match command {
             Command::Deploy(version)
             | Command::DeployWithFailingHook(version, _)
@@ -318,23 +323,23 @@ impl Machine {
                     &settings,
                     Some(version.to_owned()),
                     false,
-                    &lock()?,
+                    &lock().await?,
                     &ports,
                     &reporter,
                 )
                 .await
             }
-            Command::Rollback => rollback::run(&settings, &lock()?, &ports, &reporter).await,
+            Command::Rollback => rollback::run(&settings, &lock().await?, &ports, &reporter).await,
             Command::Switch(color) => {
                 // `deployer switch` needs no proof: the user vouches for the release.
                 if let Some(version) = self.server(color).running {
                     simulation.mark_proven(color, version);
                 }
-                switch::run(color, &lock()?, &ports, &reporter).await
+                switch::run(&settings, color, &lock().await?, &ports, &reporter).await
             }
-            Command::Recover => recover::run(&settings, &lock()?, &ports, &reporter).await,
+            Command::Recover => recover::run(&settings, &lock().await?, &ports, &reporter).await,
             Command::Resume => {
-                let journal = lock()?;
+                let journal = lock().await?;
                 settings.bake.on_interrupt = OnInterrupt::Continue;
                 recover::run(&settings, &journal, &ports, &reporter).await
             }
@@ -413,7 +418,14 @@ impl Simulation {
             fleet: Box::new(self.clone()),
             probe: Box::new(self.clone()),
             hooks: Box::new(FailingHook(failing_hook)),
+            lock: Box::new(self.state_directory()),
+            journal: Box::new(self.state_directory()),
+            clock: Box::new(SystemClock),
         }
+    }
+
+    fn state_directory(&self) -> StateDirectory {
+        StateDirectory::new(&self.directory.join("state"))
     }
 
     fn flag_directory(&self) -> FlagDirectory {

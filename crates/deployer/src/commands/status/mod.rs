@@ -5,10 +5,7 @@ mod table;
 
 use std::{io::IsTerminal as _, time::Duration};
 
-use jiff::Timestamp;
-
 use crate::{
-    adapters,
     commands::{
         output::{CommandOutput, print},
         status::reading::read_status,
@@ -26,20 +23,27 @@ pub(super) async fn run(settings: &Settings, ports: &Ports) -> anyhow::Result<Co
 }
 
 /// `deployer status --watch`: refreshes until a stop signal.
-pub(super) async fn watch(settings: &Settings, json: bool) -> anyhow::Result<CommandOutput> {
+pub(super) async fn watch(
+    settings: &Settings,
+    ports: &Ports,
+    json: bool,
+) -> anyhow::Result<CommandOutput> {
     const PAUSE: Duration = Duration::from_secs(2);
     const HOME: &str = "\x1b[H\x1b[2J";
 
     let live = std::io::stdout().is_terminal();
     let show = async {
         loop {
-            // New ports each time, because a log returns only what is new.
-            let done = run(settings, &adapters::connect(settings)?).await?;
+            let done = run(settings, ports).await?;
             if json {
                 print(&done.object.to_string());
             } else {
                 let home = if live { HOME } else { "" };
-                print(&format!("{home}{:.0}\n\n{}\n", Timestamp::now(), done.text));
+                print(&format!(
+                    "{home}{:.0}\n\n{}\n",
+                    ports.clock.now(),
+                    done.text
+                ));
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -9,10 +9,7 @@ use crate::{
     evidence::{request::Request, sample::TrafficSample},
     ports::{LogPart, Ports, Service, ServiceState, Target},
     release::Health,
-    state::{
-        journal::{self, Entry},
-        lock_holder::{self, LockHolder},
-    },
+    state::{journal::DeploymentEntry, lock_holder::LockHolder},
 };
 
 /// What clients received is shown for this many seconds.
@@ -31,7 +28,7 @@ pub(super) struct Status {
     pub(super) can_roll_back: bool,
     /// The holder of the lock.
     pub(super) lock_holder: Option<LockHolder>,
-    pub(super) last_deployment: Option<Entry>,
+    pub(super) last_deployment: Option<DeploymentEntry>,
 }
 
 /// What clients received from a color, from the router's log.
@@ -75,10 +72,9 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     let active = active
         .map_err(|error| problems.push(format!("where traffic goes is not known: {error}")))
         .ok();
-    let last_deployment = journal::last_entry(&settings.state)
-        .map_err(|error| problems.push(error.to_string()))
-        .ok()
-        .flatten();
+    let entries = ports.journal.read().await;
+    let entries = entries.map_err(|error| problems.push(error.to_string()));
+    let last_deployment = entries.unwrap_or_default().deployment;
     let mut colors = [blue, green];
     let log = match &ports.request_log {
         Some(log) => Some(log.read(None).await),
@@ -86,7 +82,7 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     };
     match log {
         Some(Ok(LogPart { requests, .. })) => {
-            let now = Timestamp::now();
+            let now = ports.clock.now();
             for status in &mut colors {
                 status.clients = Some(clients(status.color, &requests, now));
             }
@@ -104,7 +100,7 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         active,
         problems,
         colors,
-        lock_holder: lock_holder::lock_holder(&settings.state),
+        lock_holder: ports.lock.holder().await,
         last_deployment,
     }
 }

@@ -1,0 +1,269 @@
+//! The state directory: lock, journal, and history as files.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::{
+    ports::{JournalError, JournalStore, Lock, LockGuard},
+    state::{
+        atomic_file,
+        history::{History, HistoryEntry},
+        journal::JournalEntries,
+        lock_holder::LockHolder,
+    },
+};
+
+/// The files of one installation. The lock is the kernel's, which releases it when the process ends.
+#[derive(Debug, Clone)]
+pub struct StateDirectory(PathBuf);
+
+impl StateDirectory {
+    /// The state in this directory, which need not exist yet.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self(directory.to_owned())
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    fn journal_file(&self) -> PathBuf {
+        self.0.join("journal.json")
+    }
+
+    fn history_file(&self) -> PathBuf {
+        self.0.join("history.jsonl")
+    }
+}
+
+#[async_trait]
+impl Lock for StateDirectory {
+    async fn acquire(&self, command: &str) -> Result<LockGuard, JournalError> {
+        /// A process that reads the lock's holder takes the lock for a moment.
+        const PATIENCE: Duration = Duration::from_millis(300);
+        const PAUSE: Duration = Duration::from_millis(10);
+
+        fs::create_dir_all(&self.0).map_err(storage("create", &self.0))?;
+        let path = self.lock_file();
+        let mut lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(storage("open", &path))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let holder = read_holder(&path).map(Box::new);
+                    return Err(JournalError::Busy { holder });
+                }
+                Err(TryLockError::Error(source)) => return Err(storage("lock", &path)(source)),
+            }
+        }
+        let holder = LockHolder::this(command, Timestamp::now());
+        let holder = serde_json::to_string(&holder).unwrap_or_default();
+        // Informs other users only: a full disk must not block a rollback.
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| lock.write_all(holder.as_bytes()));
+        Ok(LockGuard::new(lock))
+    }
+
+    async fn holder(&self) -> Option<LockHolder> {
+        let path = self.lock_file();
+        match File::open(&path).ok()?.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => read_holder(&path),
+            _ => None,
+        }
+    }
+}
+
+#[async_trait]
+impl JournalStore for StateDirectory {
+    async fn read(&self) -> Result<JournalEntries, JournalError> {
+        let path = self.journal_file();
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                serde_json::from_str(&text).map_err(|source| JournalError::Damaged { path, source })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(JournalEntries::default()),
+            Err(source) => Err(storage("read", &path)(source)),
+        }
+    }
+
+    async fn write(&self, entries: &JournalEntries) -> Result<(), JournalError> {
+        let path = self.journal_file();
+        let written = serde_json::to_string_pretty(entries)
+            .map_err(io::Error::from)
+            .and_then(|text| atomic_file::replace(&path, &text));
+        written.map_err(storage("write", &path))
+    }
+
+    async fn read_history(&self) -> Result<History, JournalError> {
+        let path = self.history_file();
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(History::default());
+            }
+            read => read.map_err(storage("read", &path))?,
+        };
+        let mut read = History::default();
+        for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
+            match serde_json::from_str(line) {
+                Ok(entry) => read.entries.push(entry),
+                Err(_) => read.torn.push(number + 1),
+            }
+        }
+        Ok(read)
+    }
+
+    async fn append_history(&self, entry: &HistoryEntry) -> Result<(), JournalError> {
+        append(&self.0, &self.history_file(), entry)
+            .map_err(storage("add to", &self.history_file()))
+    }
+}
+
+/// Appends one line durably.
+fn append(directory: &Path, path: &Path, entry: &HistoryEntry) -> io::Result<()> {
+    let new = !path.exists();
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(path)?;
+    let mut line = serde_json::to_string(entry)?;
+    line.push('\n');
+    if is_torn(&mut file)? {
+        // The torn line stays a line of its own.
+        line.insert(0, '\n');
+    }
+    file.write_all(line.as_bytes())?;
+    file.sync_all()?;
+    if new {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Returns whether the last line lacks its end.
+fn is_torn(file: &mut File) -> io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
+fn read_holder(path: &Path) -> Option<LockHolder> {
+    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
+}
+
+fn storage(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::Storage {
+        doing,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        color::Color,
+        state::{history::Action, traffic_move::TrafficMove},
+    };
+
+    fn switched(to: Color) -> HistoryEntry {
+        let traffic_move = TrafficMove {
+            action: Action::Switched,
+            from: to.other(),
+            to,
+            reason: "by hand".to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            from_was_fit: true,
+        };
+        HistoryEntry::of_move(&traffic_move, Some("v2".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn busy_lock_error_names_the_holder() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let held = state.acquire("deploy v2").await.unwrap();
+        let error = state.acquire("rollback").await.map(drop).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("`deploy v2` by"), "{error}");
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        drop(held);
+        state.acquire("rollback").await.map(drop).unwrap();
+    }
+
+    #[tokio::test]
+    async fn lock_holder_is_visible_until_release() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        assert_eq!(state.holder().await, None);
+        let held = state.acquire("deploy v2").await.unwrap();
+        let holder = state.holder().await.unwrap();
+        assert_eq!(holder.command, "deploy v2");
+        assert!(holder.by.contains('@'), "{holder}");
+        drop(held);
+        assert_eq!(state.holder().await, None);
+    }
+
+    #[tokio::test]
+    async fn damaged_journal_error_says_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("journal.json"), "{\"deployment\":").unwrap();
+        let error = StateDirectory::new(directory.path()).read().await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("journal.json"), "{error}");
+        assert!(error.contains("deployer status"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn history_is_read_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        assert_eq!(state.read_history().await.unwrap(), History::default());
+        let entries = [switched(Color::Green), switched(Color::Blue)];
+        for entry in &entries {
+            state.append_history(entry).await.unwrap();
+        }
+        assert_eq!(state.read_history().await.unwrap().entries, entries);
+    }
+
+    #[tokio::test]
+    async fn torn_history_line_is_reported_and_others_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        state.append_history(&switched(Color::Green)).await.unwrap();
+        let path = state.history_file();
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{text}{}", &text[..30])).unwrap();
+        assert_eq!(state.read_history().await.unwrap().torn, [2]);
+        state.append_history(&switched(Color::Blue)).await.unwrap();
+        let read = state.read_history().await.unwrap();
+        assert_eq!(read.torn, [2]);
+        let colors: Vec<Color> = read.entries.iter().map(|entry| entry.color).collect();
+        assert_eq!(colors, [Color::Green, Color::Blue]);
+    }
+}
