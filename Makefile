@@ -4,12 +4,12 @@
 FLEET ?=
 # The deployer program. To use an installed one: make DEPLOYER=deployer ...
 DEPLOYER ?= target/debug/deployer
-# Remote machines: `make ship HOST=user@vm` (see scripts/vm). Only HOST on the command line counts, because HOST in the
-# environment is a setting of the model server.
+# Remote machines: `make ship HOST=user@vm` (see scripts/vm). HOST in the environment is ignored, because it is a setting of
+# the model server.
 VM = $(if $(findstring command,$(origin HOST)),$(HOST))
 FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 
-# The programs to build first: the deployer, unless it is an installed one, and for the process fleet the model server.
+# The programs to build first: the deployer unless it is an installed one, and the model server for the process fleet.
 # --bin names them, so that every target selects the same features. With -p, cargo would compile dependencies again.
 PROGRAMS = $(if $(VM),,$(if $(filter target/debug/%,$(DEPLOYER)),--bin deployer) $(if $(filter process,$(FLEET)),--bin model-server))
 
@@ -35,16 +35,16 @@ up: programs ## Start the router and both colors
 down: programs ## Stop the router and both colors
 	$(if $(VM),scripts/vm down,$(DEPLOYER) down $(FLEET_FLAG))
 
-deploy: programs ## Deploy VERSION to the idle color: run the gates, switch, bake
+deploy: programs ## Start VERSION on the idle color, run the gates, switch, and bake
 	$(if $(VM),scripts/vm deploy $(VERSION),$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG))
 
 rollback: programs ## Move all traffic back to the previous release
 	$(if $(VM),scripts/vm rollback,$(DEPLOYER) rollback $(FLEET_FLAG))
 
-provision: ## Prepare the machine HOST=user@vm for the service
+provision: ## Prepare a machine for the service: HOST=user@vm
 	@$(if $(VM),,echo "usage: make provision HOST=user@vm" >&2; exit 2;) scripts/vm provision
 
-ship: ## Send VERSION to HOST=user@vm over SSH, and deploy it there
+ship: ## Provision a new machine, send VERSION to it over SSH, and deploy it there: HOST=user@vm
 	@$(if $(VM),,echo "usage: make ship HOST=user@vm VERSION=v2" >&2; exit 2;) scripts/vm ship $(VERSION)
 
 recover: programs ## Complete or undo the work of a killed deployer
@@ -56,7 +56,7 @@ status: programs ## Show what each color serves and where traffic goes
 history: programs ## Show all changes: who, what, when, and why
 	$(if $(VM),scripts/vm history,$(DEPLOYER) history)
 
-doctor: programs ## Find problems of this installation
+doctor: programs ## Find problems of the installation, and say how to solve them
 	$(if $(VM),scripts/vm doctor,$(DEPLOYER) doctor $(FLEET_FLAG))
 
 logs: ## Follow the logs of the router and both colors
@@ -65,10 +65,10 @@ logs: ## Follow the logs of the router and both colors
 images: ## Build the Docker images
 	docker/build
 
-test: ## Run the tests that must pass after every change (about 15 minutes)
+test: ## Run the tests that must pass after every change
 	scripts/test
 
-test-all: ## Run the longer tests: image build in Docker, virtual machine, bare machine, an hour of kills
+test-all: ## Run the longer tests: image build in Docker, virtual machine, bare machine, kills for an hour
 	scripts/test-all
 
 e2e: ## Run only the end-to-end tests; build the images first
@@ -78,7 +78,7 @@ e2e: ## Run only the end-to-end tests; build the images first
 lint: ## Check format, lints, dependencies, scripts, and spelling
 	scripts/lint
 
-bench: ## Measure serving beside its peers, overload, and switching; rewrite docs/benchmarks.md
+bench: ## Measure the model server beside others, overload, and switching; rewrite docs/benchmarks.md
 	scripts/bench
 
 soak: ## Load the model server for an hour; fail if its memory grows
