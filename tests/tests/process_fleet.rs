@@ -184,7 +184,7 @@ async fn good_release_is_not_blamed_for_the_previous_one() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deployment_halts_when_both_colors_are_sick() -> Result {
+async fn deployment_halts_when_both_colors_are_unhealthy() -> Result {
     let stack = Stack::with_processes("faulty-server", LONG_BAKE)?;
     stack.expect_exit(0, &["up"]).await?;
     let deployer = stack.start_deployer(&["deploy", "fails-later"])?;

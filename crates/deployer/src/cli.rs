@@ -85,7 +85,7 @@ Exit codes:
    2  wrong arguments or settings; nothing was changed
   10  refused: traffic never moved
   20  rolled back: the release received traffic and lost it again
-  30  halted: a person is needed
+  30  halted: a person is needed; the message says for what
   75  another deployer holds the lock";
 
 /// The commands.
@@ -93,7 +93,7 @@ Exit codes:
 pub enum Command {
     /// Start the router and both colors if they are not running
     Up,
-    /// Start a release on the idle color, prove it, switch all traffic to it, and bake
+    /// Start a release on the idle color, run the gates, switch all traffic to it, and bake
     #[command(after_help = EXIT_CODES)]
     Deploy {
         /// Version to deploy [default: the version that the idle color holds]
@@ -118,8 +118,8 @@ pub enum Command {
         #[command(flatten)]
         overrides: Box<DeployOverrides>,
     },
-    /// Run the gates on the release that the idle color runs; start nothing and move no traffic
-    #[command(after_help = "Exit codes: 0 passed, 10 not passed.")]
+    /// Run the gates on the release of the idle color, without starting a server or moving traffic
+    #[command(after_help = "Exit codes: 0 passed, 10 not passed, 2 and 75 as for deploy.")]
     Validate {
         /// Version that the idle color must run [default: the version that it holds]
         version: Option<String>,
@@ -130,14 +130,16 @@ pub enum Command {
         #[arg(long)]
         keep_going: bool,
     },
-    /// Show the report of a deployment
+    /// Show the verdicts of a deployment, and the path of its report
     Report {
         /// Identifier of the deployment [default: the last one]
         id: Option<String>,
     },
     /// Move all traffic back to the previous release, at once
+    #[command(after_help = EXIT_CODES)]
     Rollback,
     /// Move all traffic to a healthy color, without gates or a bake
+    #[command(after_help = EXIT_CODES)]
     Switch {
         /// The color that receives all traffic
         color: Color,
@@ -151,9 +153,9 @@ pub enum Command {
     /// Show who changed what, when, and why
     History,
     /// Find problems of this installation, and say how to solve them
-    #[command(after_help = "Exit codes: 0 nothing is wrong, 1 something is.")]
+    #[command(after_help = "Exit codes: 0 no problem, 1 problems found.")]
     Doctor,
-    /// Check both colors all the time: send alerts, and keep a sick standby from standing in
+    /// Check both colors all the time: send alerts, and remove the fit flag of a standby that is down
     Monitor,
     /// Send a test alert to every receiver
     AlertTest,

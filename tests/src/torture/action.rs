@@ -149,8 +149,8 @@ impl Torture {
 
     /// Returns whether blue is active and no move of traffic is pending.
     async fn failed_over(&self) -> anyhow::Result<bool> {
-        let pending = self.stack.path("state/move.json").exists();
-        Ok(!pending && self.is_active("blue").await?)
+        let status = self.stack.status().await?;
+        Ok(status["traffic_move"].is_null() && status["active"] == "blue")
     }
 
     /// Starts the color that a failover leaves stopped.

@@ -27,8 +27,8 @@ impl Torture {
         let recovered = self.stack.status().await?;
         self.check_status(&recovered, active_is_up).await?;
         ensure!(
-            !self.stack.path("state/move.json").exists(),
-            "state/move.json still exists: a move of traffic is pending"
+            recovered["traffic_move"].is_null(),
+            "a move of traffic is pending: {recovered}"
         );
         ensure!(
             !self.stack.path("run/flags/shadow").exists(),

@@ -171,7 +171,7 @@ async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
     // The recovery stopped green, because it refused the candidate.
     stack.expect_exit(0, &["up"]).await?;
 
-    let kill = [("DEPLOYER_KILL_AT", "after move".as_ref())];
+    let kill = [("DEPLOYER_KILL_AT", "after journal move".as_ref())];
     let deployer = stack.start_deployer_with(&["switch", "green"], &kill)?;
     Stack::wait_for_exit(deployer, &["switch", "green"]).await?;
     let expected = [

@@ -23,7 +23,7 @@ async fn doctor_names_router_that_does_not_restart() -> Result {
     stack.expect_exit(1, &["up"]).await?;
     let findings = wrong_findings(&stack, &[]).await?;
     ensure!(findings.len() == 2, "{findings:#?}");
-    let invalid_files = "nginx.conf is not in order: ";
+    let invalid_files = "nginx.conf is invalid: ";
     let stopped_router = "router       it does not run: process ";
     for (finding, expected) in findings.iter().zip([invalid_files, stopped_router]) {
         ensure!(
@@ -82,12 +82,7 @@ async fn doctor_names_missing_old_or_invalid_nginx() -> Result {
     let path = stack.path("nginx/control.conf");
     let text = fs::read_to_string(&path)?;
     fs::write(&path, format!("{text}\nno_such_directive on;\n"))?;
-    ensure_only_finding(
-        &stack,
-        &[],
-        &["nginx", "is not in order", "no_such_directive"],
-    )
-    .await
+    ensure_only_finding(&stack, &[], &["nginx", "is invalid", "no_such_directive"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -126,7 +126,7 @@ async fn shadow_refuses_faulty_releases_and_clients_do_not_wait_for_copies() -> 
             version: "biased-for-clients",
             gate: "shadow",
             settings: &[],
-            reason: "its labels are distributed otherwise",
+            reason: "its labels are distributed differently",
         },
         Faulty {
             version: "slow-for-clients",

@@ -166,7 +166,7 @@ async fn shadow_refuses_release_that_is_slow_for_clients() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shadow_refuses_release_with_label_drift() -> Result {
-    let reason = "its labels are distributed otherwise";
+    let reason = "its labels are distributed differently";
     ensure_only_gate_fails("shadow", ["v1", "biased-for-clients"], &[], reason).await
 }
 

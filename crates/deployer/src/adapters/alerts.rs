@@ -144,9 +144,7 @@ async fn deliver(
                 Err(problem) if tried == tries => {
                     // The address is a secret.
                     let name = receiver.name;
-                    warn(&format!(
-                        "an alert was not taken by alerts.{name}: {problem}"
-                    ));
+                    warn(&format!("alerts.{name} did not accept an alert: {problem}"));
                     all_taken = false;
                 }
                 Err(_) => {

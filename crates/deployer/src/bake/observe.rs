@@ -114,7 +114,7 @@ impl Rollout<'_> {
                     .add(&TrafficSample::of(self.plan.idle, &requests));
                 Ok(())
             }
-            // Neither good nor bad news: own requests and counters remain.
+            // Neither passes nor fails the release: own requests and counters remain.
             Some(Err(error)) => {
                 let error = error.to_string();
                 own_requests.log_unreadable();
@@ -220,7 +220,7 @@ impl Rollout<'_> {
     }
 
     /// The same, with requests from the time of the gates if there were too few before. Otherwise without them,
-    /// because the gates are a load that clients feel.
+    /// because the gates are a load that slows clients down.
     pub(crate) async fn before_and_since(&self, before: TrafficSample) -> TrafficSample {
         if before.is_comparable() {
             return before;

@@ -63,7 +63,7 @@ async fn check_active(active: Color, active_down: bool, ports: &Ports) -> anyhow
     match ports.probe.health(Target::Server(active)).await {
         Ok(_) => Ok(format!("ask whether {active} is healthy: it is now")),
         Err(error) if active_down => Ok(format!(
-            "leave out what compares with {active}, which is down: {error}"
+            "skip the gates that need {active}, which is down: {error}"
         )),
         Err(error) => Err(CommandError::refused(format!(
             "nothing was changed; a deployment would be refused: the active color {active} is not healthy: {error}"
@@ -85,7 +85,7 @@ fn deployment(plan: &Plan, settings: &Settings, examples: &Examples) -> Vec<Stri
         .map_or("not checked", |digest| &digest[..12]);
     let mut steps = vec![
         format!(
-            "start {} {} on {idle}, which may not stand in from then on; its model's digest: {digest}",
+            "start {} {} on {idle}, and remove its fit flag; its model's digest: {digest}",
             release.model, release.version
         ),
         format!(
@@ -109,7 +109,7 @@ fn deployment(plan: &Plan, settings: &Settings, examples: &Examples) -> Vec<Stri
             bake.max_error_rate * 100.0,
             bake.failures
         ),
-        format!("keep {active} warm, fit to stand in"),
+        format!("keep {active} running as the standby"),
     ]);
     steps
 }
@@ -123,7 +123,7 @@ fn hooks(settings: &Settings) -> Vec<String> {
             .iter()
             .filter_map(|(phase, command)| {
                 let program = command.first()?;
-                Some(format!("on the way, run {program} {moment} {phase}"))
+                Some(format!("run {program} {moment} the phase {phase}"))
             })
             .collect();
         lines.sort();
@@ -141,13 +141,14 @@ fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> St
         GateName::Reachable => "reachable: the router reaches it".to_owned(),
         GateName::Smoke => format!("smoke: {} test requests", settings.smoke.requests),
         GateName::Golden => format!(
-            "golden: right on {:.1} % of {} labeled inputs, and as often as the active release",
+            "golden: right on {:.1} % of {} labeled inputs, and at most {:.1} points less often than the active release",
             settings.golden.min_accuracy * 100.0,
             examples
                 .golden
                 .iter()
                 .filter(|it| it.expect.is_some())
-                .count()
+                .count(),
+            settings.golden.max_drop * 100.0
         ),
         GateName::Agreement => format!("agreement: {} inputs to both", examples.agreement.len()),
         GateName::Load => format!(

@@ -57,7 +57,7 @@ pub(super) async fn run(
     let fit = ports.flags.is_fit(previous).await;
     if !fit.map_err(CommandError::refused)? {
         return Err(CommandError::refused(format!(
-            "nothing to roll back to: {previous} holds no release that was promoted; `deployer switch {previous}` moves traffic to it all the same"
+            "nothing to roll back to: {previous} holds no release that was promoted; `deployer switch {previous}` moves traffic to it without this check"
         )));
     }
     let version = served_version(ports, previous).await.map_err(|error| {

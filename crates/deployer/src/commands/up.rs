@@ -23,10 +23,10 @@ pub(super) async fn run(
 ) -> anyhow::Result<CommandOutput> {
     stop_leftover_shadow(ports, reporter).await;
     if let Err(full) = preflight::room(&settings.state, settings.min_free_megabytes) {
-        // After a reboot everything must start all the same.
+        // After a reboot everything must start nevertheless.
         reporter.report(&Event::Note { text: full });
     }
-    // Clients first. The standby starts when clients can be served, and may be sick.
+    // Clients first. The standby starts when clients can be served, and may be unhealthy.
     let active_by_flag = ports.flags.active().await?;
     let serving = start_if_stopped(ports, settings, active_by_flag, reporter).await?;
     ports.fleet.start_router().await?;
@@ -61,7 +61,7 @@ pub(super) async fn run(
         if verdict.lets_through() {
             continue;
         }
-        // `deployer monitor` handles a sick standby. A sick active color is an error.
+        // `deployer monitor` handles a standby that is down. An active color that is down is an error.
         if color == active {
             return Err(anyhow!(
                 "{color} is active and not healthy: {}",

@@ -14,7 +14,7 @@ pub(super) fn empty_is_no_address<'de, D: Deserializer<'de>>(
     }
     let address = text.parse().map_err(|_| {
         serde::de::Error::custom(format!(
-            "{text:?} is no address with a port, such as 127.0.0.1:9109"
+            "{text:?} is not an IP address with a port, such as 127.0.0.1:9109"
         ))
     })?;
     Ok(Some(address))

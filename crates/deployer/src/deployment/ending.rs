@@ -88,7 +88,7 @@ impl Ending {
 /// | `Switched` | any other | return |
 /// | any but an end | `Mixed` | return |
 ///
-/// "Return" is `Halt` if the previous color is known to be sick, and `RollBack` otherwise.
+/// "Return" is `Halt` if the previous color is known to be unhealthy, and `RollBack` otherwise.
 ///
 /// - `Planned`: no server was touched, so the idle color still runs its earlier release. A person who moved
 ///   traffic there sent it to a release that this deployment says nothing about.

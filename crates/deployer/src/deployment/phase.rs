@@ -1,4 +1,4 @@
-//! The phases of a deployment. A phase is a state of the world, not a step of the program.
+//! The phases of a deployment. A phase says what is true of servers and traffic, not which step runs.
 
 use std::fmt;
 

@@ -97,7 +97,7 @@ pub async fn check_same_router(
         (Some(before), Some(public), Some(after)) if before <= after => {
             (before..=after).contains(&public)
         }
-        // The server reports no uptime, or was restarted meanwhile.
+        // The server reports no uptime, or was restarted in between.
         _ => true,
     };
     if same_release && same_process {

@@ -56,7 +56,7 @@ pub async fn check_previous(ports: &Ports, plan: &Plan) -> Result<(), String> {
 /// Moves traffic to the color that had it before `plan`. The error says what is not as it was before.
 pub async fn return_traffic(ports: &Ports, plan: &Plan) -> Result<(), String> {
     let Plan { active, idle, .. } = *plan;
-    // First, so that the sick color does not stand in. Traffic moves also if the flag cannot be removed.
+    // First, so that the failed color does not stand in. Traffic moves also if the flag cannot be removed.
     let unfit = ports.flags.set_fit(idle, false).await;
     let switched = ports.router.switch_to(active).await;
     switched.map_err(|error| error.to_string())?;

@@ -161,8 +161,8 @@ impl Rollout<'_> {
         gate_runner
             .run(gates::selected_gates(self.settings))
             .await?;
-        // The gate `shadow` may have failed to end the copies and have been let through as inconclusive. After
-        // the switch the copies would go to the release that was replaced.
+        // If the gate `shadow` could not end the copies, its verdict is inconclusive, and the settings may let it
+        // pass. After the switch the copies would go to the release that was replaced.
         flags.set_shadow(false).await.map_err(words)?;
 
         self.hook_before(Phase::Validated).await?;
@@ -241,7 +241,9 @@ impl Rollout<'_> {
     async fn confirm_traffic_stayed(&self) -> Result<(), String> {
         let active = self.plan.active;
         if self.ports.router.active().await.ok() == Some(active) {
-            return Err(format!("a person moved traffic back to {active} meanwhile"));
+            return Err(format!(
+                "a person moved traffic back to {active} during the deployment"
+            ));
         }
         Ok(())
     }

@@ -25,7 +25,9 @@ impl Rollout<'_> {
         } = *self.plan;
         let now = self.ports.router.active().await.map_err(words)?;
         if now != active {
-            return Err(format!("a person moved traffic to {now} meanwhile"));
+            return Err(format!(
+                "a person moved traffic to {now} during the deployment"
+            ));
         }
         // Another process on the candidate's port could have passed the gates in its place.
         if let Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) =

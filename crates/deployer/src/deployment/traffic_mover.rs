@@ -135,7 +135,7 @@ impl TrafficMover<'_> {
         self.note(format!("{words} was interrupted and is being completed"));
         self.move_flags(&traffic_move).await?;
         let written = self.record(&traffic_move).await;
-        // This may be much later. A color that has recovered meanwhile has answered its hanging requests.
+        // This may be much later. A color that has recovered in between has answered its hanging requests.
         let requests_hang =
             traffic_move.action == Action::FailedOver && !self.is_healthy(traffic_move.from).await;
         self.clean_up(PendingCleanup {
@@ -151,7 +151,7 @@ impl TrafficMover<'_> {
         let &TrafficMove {
             from, to, action, ..
         } = traffic_move;
-        // First, so that a sick color does not stand in. After `deployer switch` the color is not sick.
+        // First, so that a failed color does not stand in. After `deployer switch` the color has not failed.
         if action != Action::Switched {
             self.ports.flags.set_fit(from, false).await?;
         }

@@ -50,7 +50,7 @@ pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> 
         // An earlier finding says why the state is unknown.
         (Err(error), Err(_)) => wrong(
             format!("it is not healthy, and whether it runs is not known: {error}"),
-            "see to what else is wrong here first".to_owned(),
+            "solve the other problems of this list first".to_owned(),
         ),
     }
 }

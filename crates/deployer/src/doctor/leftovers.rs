@@ -10,12 +10,12 @@ pub(crate) async fn leftovers(ports: &Ports) -> Vec<Finding> {
         Ok(entries) => {
             findings.push(match (&entries.deployment, holder) {
                 (Some(last), Some(holder)) if !last.phase.is_end() => {
-                    Finding::fine("deployment", format!("going on: {holder}"))
+                    Finding::fine("deployment", format!("running: {holder}"))
                 }
                 (Some(last), None) if !last.phase.is_end() => Finding::wrong(
                     "deployment",
                     format!("{} was interrupted; last seen {}", last.plan.id, last.phase),
-                    "`deployer recover` brings it to an end",
+                    "`deployer recover` completes or undoes it",
                 ),
                 (Some(last), _) => Finding::fine(
                     "deployment",
@@ -27,7 +27,7 @@ pub(crate) async fn leftovers(ports: &Ports) -> Vec<Finding> {
                 findings.push(Finding::wrong(
                     "deployment",
                     format!("{} was interrupted", pending.words()),
-                    "`deployer recover` brings it to an end",
+                    "`deployer recover` completes or undoes it",
                 ));
             }
         }

@@ -37,7 +37,10 @@ pub(crate) async fn of_the_router(settings: &Settings, url: &str, whose: &str) -
             format!("no process listens at {url}, where {whose} expect the router"),
             "`deployer up` starts the router; or correct router.url and router.control",
         ),
-        Some([]) => Finding::fine(TOPIC, format!("{url}: no process, passed on by the kernel")),
+        Some([]) => Finding::fine(
+            TOPIC,
+            format!("{url}: no process; the kernel forwards connections"),
+        ),
         Some(processes) => Finding::fine(TOPIC, format!("{url}: {}", processes.join(", "))),
     }
 }

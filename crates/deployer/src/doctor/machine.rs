@@ -53,7 +53,7 @@ fn judge_clock(date: &str, now: Timestamp) -> Finding {
     Finding::wrong(
         CLOCK,
         format!("the router's is {apart} s ahead of this one"),
-        "set both by NTP: what clients saw before and after a switch is told apart by time",
+        "set both by NTP: the deployer separates requests before and after a switch by their time",
     )
 }
 

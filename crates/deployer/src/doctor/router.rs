@@ -87,7 +87,7 @@ async fn clients(settings: &Settings, ports: &Ports) -> Finding {
         Err(error) => Finding::wrong(
             TOPIC,
             error,
-            "correct router.url and router.control, or see to the active color",
+            "correct router.url and router.control, or repair the active color",
         ),
     }
 }

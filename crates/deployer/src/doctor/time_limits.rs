@@ -86,7 +86,7 @@ fn of_the_router(settings: &Settings, router: RouterLimits) -> Vec<Finding> {
         unless(
             load.timeout <= router.read,
             format!(
-                "load.timeout ({}) is longer than the router waits ({}): the load gate lets through what clients are refused",
+                "load.timeout ({}) is longer than the router waits ({}): the gate `load` can pass a release whose clients get timeouts",
                 words(load.timeout),
                 words(router.read)
             ),
@@ -168,7 +168,7 @@ fn of_a_server(
                 words(grace),
                 words(killed_after)
             ),
-            "raise the one, or lower GRACE_SECONDS",
+            "raise the time to stop (stop_grace_period of the service, or fleet.process.stop_timeout), or lower GRACE_SECONDS",
         ),
     ];
     contradictions.into_iter().flatten().collect()

@@ -22,7 +22,7 @@ use crate::{
 const FLIPS: usize = 50;
 /// The least number of inputs that both releases answered.
 const ENOUGH: usize = 50;
-/// The number of equally wide classes of the active release's confidence.
+/// The number of equally large classes of the active release's confidence.
 const CLASSES: usize = 10;
 
 /// Compares labels. The correct labels need not be known.
@@ -89,7 +89,7 @@ impl Agreement {
         if let Some(drift) = drift_of_confidence(&compared) {
             if drift > self.settings.warn_drift {
                 verdict.warnings.push(format!(
-                    "its confidence is distributed otherwise than the active release's (population stability index {drift:.2})"
+                    "its confidence is distributed differently from the active release's (population stability index {drift:.2})"
                 ));
             }
             verdict = verdict.with("confidence_drift", drift);

@@ -116,7 +116,7 @@ impl Shadow {
         };
         let Some(compared) = limit.compare_tails(&copied.latencies, &original.latencies) else {
             verdict.warnings.push(format!(
-                "latency was not compared: {} copies were answered, and {} requests meanwhile",
+                "latency was not compared: {} copies and {} requests were answered",
                 copied.latencies.count(),
                 original.latencies.count()
             ));
@@ -138,7 +138,7 @@ impl Shadow {
     ) -> bool {
         if copied.labels().min(original.labels()) < ENOUGH_LABELS {
             verdict.warnings.push(format!(
-                "labels were not compared: {} of copies and {} of requests meanwhile, {ENOUGH_LABELS} of each are needed",
+                "labels were not compared: {} of copies and {} of requests, {ENOUGH_LABELS} of each are needed",
                 copied.labels(),
                 original.labels()
             ));
@@ -153,7 +153,7 @@ impl Shadow {
         if drift.exceeds(limit) {
             let _ = write!(
                 verdict.summary,
-                "; its labels are distributed otherwise than the active release's (population stability index {:.2}, at most {limit} allowed, and {:.2} for chance)",
+                "; its labels are distributed differently from the active release's (population stability index {:.2}, at most {limit} allowed, and {:.2} for chance)",
                 drift.index, drift.by_chance
             );
         }
@@ -161,7 +161,7 @@ impl Shadow {
     }
 }
 
-/// Adds how long clients waited before the copies and meanwhile.
+/// Adds how long clients waited before and during the copies.
 fn add_cost_to_clients(before: &TrafficSample, during: &TrafficSample, verdict: &mut Verdict) {
     if before.waits.count() == 0 || during.waits.count() == 0 {
         return;
@@ -171,7 +171,7 @@ fn add_cost_to_clients(before: &TrafficSample, during: &TrafficSample, verdict: 
     verdict.numbers.insert("client_p99_during_seconds", with);
     let _ = write!(
         verdict.summary,
-        "; the clients' p99 was {} before and {} meanwhile",
+        "; the clients' p99 was {} before the copies and {} during them",
         milliseconds(without),
         milliseconds(with)
     );
@@ -239,9 +239,9 @@ mod tests {
         assert_eq!(verdict.conclusion, Conclusion::Pass, "{}", verdict.summary);
         assert!(verdict.warnings.is_empty(), "{:?}", verdict.warnings);
         assert!(
-            verdict
-                .summary
-                .ends_with("the clients' p99 was 20.0 ms before and 20.0 ms meanwhile"),
+            verdict.summary.ends_with(
+                "the clients' p99 was 20.0 ms before the copies and 20.0 ms during them"
+            ),
             "{}",
             verdict.summary
         );
@@ -257,7 +257,7 @@ mod tests {
             (sample(1_000, 0, 60, 500), "p99 60"),
             (
                 sample(1_000, 0, 20, 950),
-                "its labels are distributed otherwise",
+                "its labels are distributed differently",
             ),
         ] {
             let verdict = judge(&copied);

@@ -25,7 +25,7 @@ impl Monitor<'_> {
         self.save_state();
     }
 
-    /// Removes the fit flag of a sick standby, and restores it when the standby is well.
+    /// Removes the fit flag of a standby that is down, and restores it when the standby is up.
     pub(crate) async fn update_fit_flag(
         &mut self,
         color: Color,

@@ -1,4 +1,4 @@
-//! `deployer monitor`: checks both colors all the time, sends alerts, and keeps a sick standby from standing in.
+//! `deployer monitor`: checks both colors all the time, sends alerts, and removes the fit flag of a standby that is down.
 
 mod actions;
 mod color;

@@ -69,11 +69,11 @@ pub(crate) async fn run(
         metrics: &metrics,
     };
     let receivers = match &monitor.alerts.names()[..] {
-        [] => "nobody".to_owned(),
-        names => names.join(" and "),
+        [] => "no receiver of alerts is set".to_owned(),
+        names => format!("alerts go to {}", names.join(" and ")),
     };
     monitor.note(format!(
-        "monitoring both colors every {}; {} failed checks in a row mean down; alerts go to {receivers}",
+        "monitoring both colors every {}; {} failed checks in a row mean down; {receivers}",
         humantime::format_duration(settings.monitor.interval),
         settings.monitor.fall
     ));

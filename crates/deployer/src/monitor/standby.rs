@@ -39,9 +39,9 @@ pub struct ColorView<'a> {
 /// What to do about a color's fit flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlagDecision {
-    /// Remove it: the standby is sick.
+    /// Remove it: the standby is down.
     Remove,
-    /// Restore it: the standby is well again.
+    /// Restore it: the standby is up again.
     Restore,
     /// Forget that it was removed: a deployment or a person changed traffic or the flag since.
     Forget,

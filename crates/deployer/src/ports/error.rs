@@ -49,7 +49,7 @@ impl PortError {
         }
     }
 
-    /// Says in front of the sentence what failed because of this. Keeps the kind.
+    /// Prepends what failed because of this. Keeps the kind.
     pub(crate) fn context(self, what: &str) -> Self {
         self.map_message(|message| format!("{what}: {message}"))
     }

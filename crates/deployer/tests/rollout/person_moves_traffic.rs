@@ -35,7 +35,7 @@ async fn traffic_moves_back_from_unvalidated_candidate() {
         .await;
     finished.assert_outcome(
         Phase::RolledBack,
-        "a person moved traffic to green meanwhile",
+        "a person moved traffic to green during the deployment",
     );
     assert_eq!(finished.active, OLD);
     assert_never_stopped_under_traffic(&finished);
@@ -78,7 +78,7 @@ async fn candidate_is_not_promoted_when_traffic_moves_back() {
         .await;
     finished.assert_outcome(
         Phase::RolledBack,
-        "a person moved traffic back to blue meanwhile",
+        "a person moved traffic back to blue during the deployment",
     );
     assert_eq!(finished.active, OLD);
     assert!(!finished.trace.last().fit.contains(&CANDIDATE));

@@ -122,7 +122,7 @@ impl ComposeFleet {
                         .await
                         .unwrap_or_default();
                     let version = version.trim();
-                    Finding::fine(TOPIC, format!("{version}; its configuration is in order"))
+                    Finding::fine(TOPIC, format!("{version}; its configuration is valid"))
                 }
                 Err(reason) => {
                     let lines = self.logs(Service::Router, 3).await;
@@ -226,7 +226,7 @@ fn judge(name: &str, topic: String, container: &Container) -> Finding {
         _ if !state.error.is_empty() => Finding::wrong(
             topic,
             format!("{status}: Docker could not start it: {}", state.error),
-            format!("see to what Docker says; {start}"),
+            format!("solve what Docker reports; {start}"),
         ),
         // Some engines do not report the kernel's reason.
         _ if code == 137 => Finding::wrong(

@@ -330,7 +330,7 @@ impl FleetDiagnosis for ProcessFleet {
             .arg(configuration);
         let shown = configuration.display().to_string();
         let tested = match run(&mut test).await {
-            Ok(_) => Finding::fine("nginx", format!("{shown} is in order")),
+            Ok(_) => Finding::fine("nginx", format!("{shown} is valid")),
             Err(problem) => {
                 // Log lines of a stopped router are reported with the router.
                 let words = match self.record(Service::Router).and_then(|it| it.alive()) {
@@ -339,7 +339,7 @@ impl FleetDiagnosis for ProcessFleet {
                 };
                 Finding::wrong(
                     "nginx",
-                    format!("{shown} is not in order: {problem}{words}"),
+                    format!("{shown} is invalid: {problem}{words}"),
                     "correct that file; a running router keeps the files that it has read",
                 )
             }

@@ -9,7 +9,7 @@ use crate::{
     evidence::{request::Request, sample::TrafficSample},
     ports::{LogPart, Ports, Service, ServiceState, Target},
     release::Health,
-    state::{journal::DeploymentEntry, lock_holder::LockHolder},
+    state::{journal::DeploymentEntry, lock_holder::LockHolder, traffic_move::TrafficMove},
 };
 
 /// What clients received is shown for this many seconds.
@@ -29,6 +29,8 @@ pub(super) struct Status {
     /// The holder of the lock.
     pub(super) lock_holder: Option<LockHolder>,
     pub(super) last_deployment: Option<DeploymentEntry>,
+    /// A move of traffic that was begun and not finished.
+    pub(super) traffic_move: Option<TrafficMove>,
 }
 
 /// What clients received from a color, from the router's log.
@@ -74,7 +76,7 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         .ok();
     let entries = ports.journal.read().await;
     let entries = entries.map_err(|error| problems.push(error.to_string()));
-    let last_deployment = entries.unwrap_or_default().deployment;
+    let entries = entries.unwrap_or_default();
     let mut colors = [blue, green];
     let log = match &ports.request_log {
         Some(log) => Some(log.read(None).await),
@@ -101,7 +103,8 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         problems,
         colors,
         lock_holder: ports.lock.holder().await,
-        last_deployment,
+        last_deployment: entries.deployment,
+        traffic_move: entries.traffic_move,
     }
 }
 

@@ -53,14 +53,17 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         }
     }
     if let Some(holder) = &status.lock_holder {
-        writeln!(text, "\nat work: {holder}")?;
+        writeln!(text, "\nrunning: {holder}")?;
+    }
+    let under_way = match status.lock_holder {
+        Some(_) => "it is running",
+        None => "it was interrupted: `deployer recover` completes or undoes it",
+    };
+    if let Some(pending) = &status.traffic_move {
+        writeln!(text, "\n{}: {under_way}", pending.words())?;
     }
     match &status.last_deployment {
         Some(entry) => {
-            let under_way = match status.lock_holder {
-                Some(_) => "it is going on",
-                None => "it was interrupted: `deployer recover` brings it to an end",
-            };
             let reason = entry.reason.as_deref().unwrap_or(under_way);
             writeln!(
                 text,
@@ -196,6 +199,7 @@ mod tests {
             can_roll_back: true,
             lock_holder: None,
             last_deployment: None,
+            traffic_move: None,
         };
         let text = render(&status);
         let row = |name: &str| {
