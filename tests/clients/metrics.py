@@ -8,8 +8,7 @@ import re
 import sys
 import urllib.request
 
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
-from prometheus_client.parser import text_string_to_metric_families as prometheus
+from prometheus_client.parser import text_string_to_metric_families as parse
 
 EXPECTED = {
     "model": "info",
@@ -31,7 +30,6 @@ EXPECTED = {
     "process_start_time_seconds": "gauge",
     "process_uptime_seconds": "gauge",
 }
-
 
 # Suffixes of family names in format 0.0.4, where a family has the name of its samples.
 FAMILY_SUFFIX = {"counter": "_total", "info": "_info"}
@@ -64,32 +62,45 @@ def check_format_0_0_4(text):
             suffixes = ("_bucket", "_sum", "_count") if seen[family] == "histogram" else ("",)
             assert sample[1] in [family + suffix for suffix in suffixes], line
     assert seen == expected, {name for name in seen.items() ^ expected.items()}
-    # The parser removes the suffix of counters.
-    parsed = {family.name for family in prometheus(text)}
-    assert parsed == {name.removesuffix("_total") for name in seen}, parsed
+
+
+def check_histogram(family):
+    """Checks for each series that bucket bounds ascend, that bucket counts only grow, and that the last one is the count."""
+    series = {}
+    for sample in family.samples:
+        labels = tuple(sorted(item for item in sample.labels.items() if item[0] != "le"))
+        kind = sample.name.removeprefix(family.name)
+        series.setdefault(labels, {}).setdefault(kind, []).append((sample.labels.get("le"), sample.value))
+    for labels, samples in series.items():
+        bounds = [float(bound) for bound, _ in samples["_bucket"]]
+        counts = [count for _, count in samples["_bucket"]]
+        assert bounds == sorted(set(bounds)) and bounds[-1] == float("inf"), (family.name, labels, bounds)
+        assert counts == sorted(counts), (family.name, labels, counts)
+        [(_, total)], [(_, _)] = samples["_count"], samples["_sum"]
+        assert counts[-1] == total, (family.name, labels, counts, total)
 
 
 def main(url):
-    # Prometheus sends this header.
-    accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4"
-    text, content_type = fetch(url, accept)
-    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8", content_type
-
-    # This parser also checks the order of samples, that bucket counts only grow, units, and the end marker.
-    families = {family.name: family for family in open_metrics(text)}
-    types = {name: family.type for name, family in families.items()}
-    assert types == EXPECTED, {name for name in types.items() ^ EXPECTED.items()}
-    for name, family in families.items():
-        assert family.documentation, f"{name} has no help"
-
-    # Other clients send no header, or ask for text.
-    for accept in (None, "text/plain;version=0.0.4"):
+    # Prometheus sends the last header. It reads this format as well.
+    for accept in (
+        None,
+        "text/plain;version=0.0.4",
+        "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4",
+    ):
         text, content_type = fetch(url, accept)
         assert content_type == "text/plain; version=0.0.4; charset=utf-8", content_type
         check_format_0_0_4(text)
+        # The parser removes the suffix of counters.
+        families = {family.name: family for family in parse(text)}
+        expected = {name + "_info" * (kind == "info") for name, kind in EXPECTED.items()}
+        assert set(families) == expected, set(families) ^ expected
+        for name, family in families.items():
+            assert family.documentation, f"{name} has no help"
+            if family.type == "histogram":
+                check_histogram(family)
 
     samples = sum(len(family.samples) for family in families.values())
-    print(f"{len(families)} families with {samples} samples: well formed in both formats")
+    print(f"{len(families)} families with {samples} samples: well formed")
 
 
 if __name__ == "__main__":

@@ -261,7 +261,7 @@ async fn dry_run_prints_the_plan_and_changes_nothing() -> Result {
         "start sentiment v2 on green",
         "gate smoke: 50 test requests",
         "move all traffic from blue to green",
-        "run approve-deployment before switched",
+        "run approve-deployment before the phase switched",
     ] {
         ensure!(run.stdout.contains(words), "{words}: {}", run.stdout);
     }

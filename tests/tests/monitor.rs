@@ -373,7 +373,6 @@ async fn metrics_report_client_requests() -> Result {
         "deployer_deployments_total{outcome=\"promoted\"} 1",
         "deployer_seconds_since_last_deployment ",
         "deployer_request_duration_seconds_bucket{",
-        "# EOF",
     ] {
         ensure!(text.contains(line), "{line} is not in {text}");
     }

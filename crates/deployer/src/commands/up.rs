@@ -38,44 +38,51 @@ pub(super) async fn run(
         });
         held(settings, active.other(), None)
     });
-    for color in [active, active.other()] {
-        let release = if color == active { &serving } else { &standby };
-        let candidate = Candidate {
-            color,
-            release,
-            ports,
-            requests: &RequestReader::new(ports, reporter),
-            examples: &Examples::default(),
-            before: &TrafficSample::default(),
-            earlier: &[],
-            active_down: false,
-            reporter,
-        };
-        let verdict = Healthy::new(settings.health.clone())
-            .judge(&candidate)
-            .await;
-        reporter.report(&Event::GateFinished {
-            gate: color.name(),
-            verdict: &verdict,
-        });
-        if verdict.lets_through() {
-            continue;
-        }
-        // `deployer monitor` handles a standby that is down. An active color that is down is an error.
-        if color == active {
-            return Err(anyhow!(
-                "{color} is active and not healthy: {}",
-                verdict.summary
-            ));
-        }
+    let health = await_healthy(settings, ports, active, &serving, reporter).await;
+    health.map_err(|error| anyhow!("{active} is active and not healthy: {error}"))?;
+    // `deployer monitor` handles a standby that is down.
+    let health = await_healthy(settings, ports, active.other(), &standby, reporter).await;
+    if let Err(error) = health {
         reporter.report(&Event::Note {
-            text: format!("{color} cannot stand in: {}", verdict.summary),
+            text: format!("{} cannot stand in: {error}", active.other()),
         });
     }
     Ok(CommandOutput::success(format!(
         "up: {} serves {active}",
         settings.router.url
     )))
+}
+
+/// Waits until the color is healthy. The error says why it is not.
+async fn await_healthy(
+    settings: &Settings,
+    ports: &Ports,
+    color: Color,
+    release: &Release,
+    reporter: &dyn Reporter,
+) -> Result<(), String> {
+    let candidate = Candidate {
+        color,
+        release,
+        ports,
+        requests: &RequestReader::new(ports, reporter),
+        examples: &Examples::default(),
+        before: &TrafficSample::default(),
+        earlier: &[],
+        active_down: false,
+        reporter,
+    };
+    let gate = Healthy::new(settings.health.clone());
+    let verdict = gate.judge(&candidate).await;
+    reporter.report(&Event::GateFinished {
+        gate: color.name(),
+        verdict: &verdict,
+    });
+    if verdict.lets_through() {
+        Ok(())
+    } else {
+        Err(verdict.summary)
+    }
 }
 
 /// Starts the last release of `color` unless it runs. Returns the release.

@@ -8,7 +8,10 @@ use std::{
 use axum::{Router, ServiceExt, http::header, routing::get};
 use jiff::Timestamp;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{
+        EncodeLabelSet,
+        prometheus_text::{CONTENT_TYPE, encode},
+    },
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -28,8 +31,6 @@ use crate::{
     monitor::color::{MonitoredColor, index},
     state::history::HistoryEntry,
 };
-
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ColorLabel {

@@ -155,15 +155,7 @@ impl Monitor<'_> {
         for (monitored, answer) in self.colors.iter_mut().zip(colors) {
             monitored.record(answer);
         }
-        if self.router.record(active.is_ok()) {
-            let (kind, text) = match &active {
-                Ok(_) => (Kind::Up, "the router answers again".to_owned()),
-                Err(error) => (Kind::Down, format!("the router is down: {error}")),
-            };
-            self.alert(kind, None, text);
-            self.state.set_down(None, active.is_err());
-            self.save_state();
-        }
+        self.record_router(&active);
         let router_answers = active.is_ok();
         // If the router is down, the flags say which color is active.
         let active = match active {
@@ -241,6 +233,20 @@ impl Monitor<'_> {
             }
             Err(_) => Vec::new(),
         }
+    }
+
+    /// Alerts if the router went down or up.
+    fn record_router(&mut self, active: &Result<Color, PortError>) {
+        if !self.router.record(active.is_ok()) {
+            return;
+        }
+        let (kind, text) = match active {
+            Ok(_) => (Kind::Up, "the router answers again".to_owned()),
+            Err(error) => (Kind::Down, format!("the router is down: {error}")),
+        };
+        self.alert(kind, None, text);
+        self.state.set_down(None, active.is_err());
+        self.save_state();
     }
 
     /// Forgets the earlier checks of a color.

@@ -1,19 +1,20 @@
 //! The server's metrics. Handlers report what happened to a request, and do not name metrics.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use axum::http::{Method, StatusCode};
-
-use crate::{
-    metrics::{
-        histogram::{Histogram, TEXTS, TIMES, TOKENS},
-        label_table::LabelTable,
-    },
-    scheduler::stage_times::StageTimes,
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
+
+use crate::scheduler::stage_times::StageTimes;
 
 /// The route label of requests that match no route.
 const UNMATCHED: &str = "unmatched";
@@ -21,52 +22,60 @@ const UNMATCHED: &str = "unmatched";
 /// The status of requests whose client disconnected before the response, as in nginx's log.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
+/// Buckets of durations in seconds, from 50 µs to 100 s.
+const TIMES: [f64; 19] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0, 30.0, 100.0,
+];
+
+/// Buckets of texts in a batch.
+const TEXTS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+
+/// Buckets of tokens in a batch.
+const TOKENS: [f64; 12] = [
+    16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0, 2_048.0, 4_096.0, 8_192.0, 16_384.0, 32_768.0,
+];
+
 /// What the server counts since its start.
+///
+/// Labels have few values: routes come from the router, the rest is fixed. None comes from clients.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    pub(super) started: Instant,
+    started: Instant,
     pub(super) started_at: SystemTime,
-    pub(super) requests: AtomicU64,
-    pub(super) errors: AtomicU64,
-    pub(super) in_flight: AtomicU64,
-    /// More rows than there are routes. They come from the router, not from clients.
-    pub(super) routes: LabelTable<Route, 32>,
-    pub(super) unmatched: Route,
-    pub(super) error_kinds: LabelTable<ErrorKind, 48>,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    in_flight: AtomicU64,
+    pub(super) responses: Family<ResponseLabels, Counter>,
+    pub(super) latency: Family<RouteLabel, Histogram>,
+    pub(super) error_kinds: Family<KindLabel, Counter>,
     pub(super) queue: Histogram,
     pub(super) tokenize: Histogram,
     pub(super) inference: Histogram,
     pub(super) batch_texts: Histogram,
     pub(super) batch_tokens: Histogram,
-    pub(super) padding: AtomicU64,
-    pub(super) engine_panics: AtomicU64,
+    pub(super) padding: Counter,
+    pub(super) engine_panics: Counter,
 }
 
-/// The metrics of one route.
-#[derive(Debug)]
-pub(super) struct Route {
-    pub(super) path: String,
-    pub(super) is_probe: bool,
-    /// Whether it is a route for predictions.
-    pub(super) predicts: bool,
-    /// Enough rows for each combination of method and status.
-    pub(super) answers: LabelTable<Answers, 64>,
-    pub(super) latency: Histogram,
+/// The labels of a response.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ResponseLabels {
+    route: Arc<str>,
+    method: &'static str,
+    code: u16,
 }
 
-/// Responses of a route with one status to one method.
-#[derive(Debug)]
-pub(super) struct Answers {
-    pub(super) method: &'static str,
-    pub(super) code: u16,
-    pub(super) count: AtomicU64,
+/// The route of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RouteLabel {
+    route: Arc<str>,
 }
 
-/// Requests that failed with one kind of error.
-#[derive(Debug)]
-pub(super) struct ErrorKind {
-    pub(super) name: &'static str,
-    pub(super) count: AtomicU64,
+/// The kind of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct KindLabel {
+    kind: &'static str,
 }
 
 /// The counters at one moment.
@@ -100,39 +109,22 @@ impl Metrics {
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
-            routes: LabelTable::new(),
-            unmatched: Route::new(UNMATCHED),
-            error_kinds: LabelTable::new(),
-            queue: Histogram::new(&TIMES),
-            tokenize: Histogram::new(&TIMES),
-            inference: Histogram::new(&TIMES),
-            batch_texts: Histogram::new(&TEXTS),
-            batch_tokens: Histogram::new(&TOKENS),
-            padding: AtomicU64::new(0),
-            engine_panics: AtomicU64::new(0),
-        }
-    }
-
-    /// Returns what the counters need of a request: its route, its method, and its start time.
-    pub(crate) fn track(&self, path: Option<&str>, method: &Method) -> TrackedRequest {
-        let index = path.and_then(|path| {
-            self.routes
-                .index_of(|route| route.path == path, || Route::new(path))
-        });
-        let route = self.route_at(index);
-        let method = method_name(method);
-        TrackedRequest {
-            route: index,
-            is_probe: route.is_probe,
-            is_for_prediction: route.predicts && method == "POST",
-            method,
-            began: Instant::now(),
+            responses: Family::default(),
+            latency: Family::new_with_constructor(|| Histogram::new(TIMES)),
+            error_kinds: Family::default(),
+            queue: Histogram::new(TIMES),
+            tokenize: Histogram::new(TIMES),
+            inference: Histogram::new(TIMES),
+            batch_texts: Histogram::new(TEXTS),
+            batch_tokens: Histogram::new(TOKENS),
+            padding: Counter::default(),
+            engine_panics: Counter::default(),
         }
     }
 
     /// Counts the arrival of a request. A call of [`Self::answered`] or [`Self::client_disconnected`] must
     /// follow.
-    pub(crate) fn arrived(&self, request: TrackedRequest) {
+    pub(crate) fn arrived(&self, request: &TrackedRequest) {
         if request.is_for_prediction {
             self.requests.fetch_add(1, Ordering::Relaxed);
             self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -143,14 +135,14 @@ impl Metrics {
     /// Returns how long the request took.
     pub(crate) fn answered(
         &self,
-        request: TrackedRequest,
+        request: &TrackedRequest,
         status: StatusCode,
         error: Option<&'static str>,
         times: Option<StageTimes>,
     ) -> Duration {
         if let Some(times) = times {
-            self.queue.observe_time(times.queue);
-            self.tokenize.observe_time(times.tokenize);
+            self.queue.observe(times.queue.as_secs_f64());
+            self.tokenize.observe(times.tokenize.as_secs_f64());
         }
         if let Some(error) = error {
             self.count_error(error);
@@ -163,70 +155,47 @@ impl Metrics {
 
     /// Counts a request whose client disconnected before the response, which is not an error. Returns how long
     /// the client waited.
-    pub(crate) fn client_disconnected(&self, request: TrackedRequest) -> Duration {
+    pub(crate) fn client_disconnected(&self, request: &TrackedRequest) -> Duration {
         self.ended(request, CLIENT_CLOSED_REQUEST)
     }
 
-    fn ended(&self, request: TrackedRequest, code: u16) -> Duration {
+    fn ended(&self, request: &TrackedRequest, code: u16) -> Duration {
         let took = request.began.elapsed();
         if request.is_for_prediction {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
-        let route = self.route_at(request.route);
-        let method = request.method;
-        let answers = route.answers.find(
-            |answers| answers.code == code && answers.method == method,
-            || Answers {
-                method,
-                code,
-                count: AtomicU64::new(0),
-            },
-        );
-        if let Some(answers) = answers {
-            answers.count.fetch_add(1, Ordering::Relaxed);
-        }
-        route.latency.observe_time(took);
+        let label = RouteLabel {
+            route: Arc::clone(&request.route),
+        };
+        let seconds = took.as_secs_f64();
+        self.latency.get_or_create(&label).observe(seconds);
+        let labels = ResponseLabels {
+            route: label.route,
+            method: request.method,
+            code,
+        };
+        self.responses.get_or_create(&labels).inc();
         took
     }
 
-    /// The route of a request, or `unmatched`.
-    pub(crate) fn path(&self, request: TrackedRequest) -> &str {
-        &self.route_at(request.route).path
-    }
-
-    fn route_at(&self, index: Option<usize>) -> &Route {
-        let route = index.and_then(|index| self.routes.get(index));
-        route.unwrap_or(&self.unmatched)
-    }
-
     /// Counts an error of one kind.
-    pub(crate) fn count_error(&self, name: &'static str) {
-        let kind = self.error_kinds.find(
-            |kind| kind.name == name,
-            || ErrorKind {
-                name,
-                count: AtomicU64::new(0),
-            },
-        );
-        if let Some(kind) = kind {
-            kind.count.fetch_add(1, Ordering::Relaxed);
-        }
+    pub(crate) fn count_error(&self, kind: &'static str) {
+        self.error_kinds.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// Counts a panic of the engine.
     pub(crate) fn engine_panicked(&self) {
-        self.engine_panics.fetch_add(1, Ordering::Relaxed);
+        self.engine_panics.inc();
     }
 
     /// Records a forward pass: its texts, its tokens without and with padding, and its duration.
     pub(crate) fn forward_pass(&self, texts: usize, tokens: usize, padded: usize, took: Duration) {
-        self.inference.observe_time(took);
-        self.batch_texts.observe_count(texts);
+        self.inference.observe(took.as_secs_f64());
+        self.batch_texts.observe(texts as f64);
         // A pass of tensors has no tokens.
         if padded > 0 {
-            self.batch_tokens.observe_count(padded);
-            let padding = u64::try_from(padded.saturating_sub(tokens)).unwrap_or(u64::MAX);
-            self.padding.fetch_add(padding, Ordering::Relaxed);
+            self.batch_tokens.observe(padded as f64);
+            self.padding.inc_by(padded.saturating_sub(tokens) as u64);
         }
     }
 
@@ -248,24 +217,6 @@ impl Metrics {
     }
 }
 
-impl Route {
-    fn new(path: &str) -> Self {
-        // Health checks and scrapes repeat all the time, so they are not logged.
-        let is_probe = matches!(
-            path,
-            "/health" | "/livez" | "/readyz" | "/startupz" | "/metrics"
-        ) || path.starts_with("/v2/health/")
-            || (path.starts_with("/v2/models/") && path.ends_with("/ready"));
-        Self {
-            path: path.to_owned(),
-            is_probe,
-            predicts: path == "/predict" || path.ends_with("/infer"),
-            answers: LabelTable::new(),
-            latency: Histogram::new(&TIMES),
-        }
-    }
-}
-
 /// A standard method or `_OTHER`, so that clients cannot create labels.
 fn method_name(method: &Method) -> &'static str {
     match *method {
@@ -283,11 +234,13 @@ fn method_name(method: &Method) -> &'static str {
 }
 
 /// A request between its arrival and its response.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct TrackedRequest {
-    /// The index of its route; `None` if it matches none.
-    route: Option<usize>,
-    /// Whether it is a health check or a scrape.
+    /// Its route, or `unmatched`.
+    pub(crate) route: Arc<str>,
+    /// Whether it matches a route.
+    pub(crate) is_matched: bool,
+    /// Whether it is a health check or a scrape. These repeat all the time, so they are not logged.
     pub(crate) is_probe: bool,
     /// Whether it is a prediction request.
     is_for_prediction: bool,
@@ -297,9 +250,24 @@ pub(crate) struct TrackedRequest {
 }
 
 impl TrackedRequest {
-    /// Whether the request matches a route.
-    pub(crate) fn is_matched(&self) -> bool {
-        self.route.is_some()
+    /// A request that arrives now; `path` is that of its route.
+    pub(crate) fn new(path: Option<&str>, method: &Method) -> Self {
+        let method = method_name(method);
+        let route = path.unwrap_or(UNMATCHED);
+        let is_probe = matches!(
+            route,
+            "/health" | "/livez" | "/readyz" | "/startupz" | "/metrics"
+        ) || route.starts_with("/v2/health/")
+            || (route.starts_with("/v2/models/") && route.ends_with("/ready"));
+        Self {
+            route: route.into(),
+            is_matched: path.is_some(),
+            is_probe,
+            is_for_prediction: method == "POST"
+                && (route == "/predict" || route.ends_with("/infer")),
+            method,
+            began: Instant::now(),
+        }
     }
 }
 
@@ -308,15 +276,15 @@ mod tests {
     use super::*;
 
     fn arrived(metrics: &Metrics) -> TrackedRequest {
-        let request = metrics.track(Some("/predict"), &Method::POST);
-        metrics.arrived(request);
+        let request = TrackedRequest::new(Some("/predict"), &Method::POST);
+        metrics.arrived(&request);
         request
     }
 
     fn counts_after(statuses: &[StatusCode]) -> Counts {
         let metrics = Metrics::starting_at(Instant::now());
         for status in statuses {
-            metrics.answered(arrived(&metrics), *status, None, None);
+            metrics.answered(&arrived(&metrics), *status, None, None);
         }
         metrics.counts()
     }
@@ -343,7 +311,7 @@ mod tests {
         let metrics = Metrics::starting_at(Instant::now());
         let request = arrived(&metrics);
         assert_eq!(metrics.counts().in_flight, 1);
-        metrics.client_disconnected(request);
+        metrics.client_disconnected(&request);
         let counts = metrics.counts();
         assert_eq!(
             (counts.requests, counts.errors, counts.in_flight),
@@ -359,15 +327,22 @@ mod tests {
             (Some("/predict"), Method::GET),
             (None, Method::POST),
         ] {
-            let request = metrics.track(path, &method);
-            metrics.arrived(request);
-            assert_eq!(metrics.path(request), path.unwrap_or(UNMATCHED));
-            metrics.answered(request, StatusCode::INTERNAL_SERVER_ERROR, None, None);
+            let request = TrackedRequest::new(path, &method);
+            metrics.arrived(&request);
+            assert_eq!(&*request.route, path.unwrap_or("unmatched"));
+            metrics.answered(&request, StatusCode::INTERNAL_SERVER_ERROR, None, None);
         }
         let counts = metrics.counts();
         assert_eq!(
             (counts.requests, counts.errors, counts.in_flight),
             (0, 0, 0)
         );
+    }
+
+    #[test]
+    fn bucket_bounds_ascend() {
+        for bounds in [&TIMES[..], &TEXTS, &TOKENS] {
+            assert!(bounds.is_sorted_by(|left, right| left < right));
+        }
     }
 }

@@ -2,6 +2,3 @@
 
 pub(crate) mod counters;
 pub(crate) mod exposition;
-mod histogram;
-mod label_table;
-mod prometheus_text;

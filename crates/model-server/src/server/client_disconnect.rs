@@ -28,11 +28,11 @@ impl<B> OnFutureDrop<B> for OnClientDisconnect {
 
     fn make(&mut self, request: &Request<B>) -> ClientDisconnect {
         let state = Arc::clone(&self.0);
-        let tracked = track(&state, request);
+        let tracked = track(request);
         let is_logged = !tracked.is_probe && state.request_log == RequestLog::All;
         let line = is_logged.then(|| LineParts {
             id: request.headers().get(X_REQUEST_ID).cloned(),
-            unmatched: (!tracked.is_matched()).then(|| request.uri().clone()),
+            unmatched: (!tracked.is_matched).then(|| request.uri().clone()),
             trace: request.extensions().get().map(SpanContext::trace_id),
         });
         ClientDisconnect {
@@ -60,13 +60,12 @@ struct LineParts {
 
 impl OnDropCallback for ClientDisconnect {
     fn on_drop(self) {
-        let metrics = &self.state.metrics;
-        let took = metrics.client_disconnected(self.request);
+        let took = self.state.metrics.client_disconnected(&self.request);
         if let Some(line) = self.line {
             RequestLine {
                 id: line.id.as_ref(),
                 method: self.request.method,
-                route: metrics.path(self.request),
+                route: &self.request.route,
                 unmatched: line.unmatched.as_ref(),
                 status: CLIENT_CLOSED_REQUEST,
                 took,

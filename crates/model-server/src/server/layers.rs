@@ -95,10 +95,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{
-        metrics::exposition::{Format, exposition},
-        server::router::tests::settings,
-    };
+    use crate::{metrics::exposition::exposition, server::router::tests::settings};
 
     /// Test routes behind the real layers.
     fn service() -> (HttpService, Arc<ServerState>) {
@@ -136,7 +133,7 @@ mod tests {
             (counts.requests, counts.errors, counts.in_flight),
             (1, 1, 0)
         );
-        let metrics = exposition(state, Format::Prometheus).unwrap();
+        let metrics = exposition(&state).unwrap();
         for line in [
             r#"model_server_requests_total{route="/predict",method="POST",code="500"} 1"#,
             r#"model_server_errors_total{kind="internal"} 1"#,

@@ -128,20 +128,18 @@ struct Traced {
 }
 
 /// Returns what the counters need of a request.
-pub(crate) fn track<B>(state: &ServerState, request: &axum::http::Request<B>) -> TrackedRequest {
+pub(crate) fn track<B>(request: &axum::http::Request<B>) -> TrackedRequest {
     let path = request.extensions().get::<MatchedPath>();
-    let path = path.map(MatchedPath::as_str);
-    state.metrics.track(path, request.method())
+    TrackedRequest::new(path.map(MatchedPath::as_str), request.method())
 }
 
 impl ObservedRequest {
     fn new(state: Arc<ServerState>, request: &Request) -> Self {
-        let tracked = track(&state, request);
-        state.metrics.arrived(tracked);
+        let tracked = track(request);
+        state.metrics.arrived(&tracked);
         let traces = state.telemetry.is_some() && !tracked.is_probe;
         Self {
             state,
-            request: tracked,
             parent: caller_span(request.headers()),
             traced: traces.then(|| {
                 Box::new(Traced {
@@ -149,7 +147,8 @@ impl ObservedRequest {
                     uri: request.uri().clone(),
                 })
             }),
-            unmatched: (!tracked.is_matched()).then(|| request.uri().clone()),
+            unmatched: (!tracked.is_matched).then(|| request.uri().clone()),
+            request: tracked,
         }
     }
 
@@ -159,17 +158,15 @@ impl ObservedRequest {
         let times = details.and_then(|it| it.times);
         let error = details.and_then(|it| it.error);
         let metrics = &self.state.metrics;
-        let took = metrics.answered(self.request, status, error, times);
+        let took = metrics.answered(&self.request, status, error, times);
+        let route = &*self.request.route;
 
         let parts = self.state.telemetry.as_ref().zip(self.traced.as_deref());
         let trace = parts.map(|(telemetry, traced)| {
             telemetry.record(&FinishedRequest {
                 parent: self.parent.as_ref(),
                 method: self.request.method,
-                route: self
-                    .unmatched
-                    .is_none()
-                    .then_some(metrics.path(self.request)),
+                route: self.request.is_matched.then_some(route),
                 uri: &traced.uri,
                 status,
                 error,
@@ -182,7 +179,7 @@ impl ObservedRequest {
             RequestLine {
                 id: response.headers().get(X_REQUEST_ID),
                 method: self.request.method,
-                route: metrics.path(self.request),
+                route,
                 unmatched: self.unmatched.as_ref(),
                 status: status.as_u16(),
                 took,
