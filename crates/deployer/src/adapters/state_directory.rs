@@ -16,7 +16,7 @@ use crate::{
     state::{
         atomic_file,
         history::{History, HistoryEntry},
-        journal::JournalEntries,
+        journal_entries::JournalEntries,
         lock_holder::LockHolder,
     },
 };
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use crate::{
         color::Color,
-        state::{history::Action, traffic_move::TrafficMove},
+        state::{action::Action, traffic_move::TrafficMove},
     };
 
     fn switched(to: Color) -> HistoryEntry {

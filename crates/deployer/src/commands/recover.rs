@@ -15,7 +15,7 @@ use crate::{
     ports::Ports,
     report::{Recorder, Reporters, Reports},
     shutdown::shutdown,
-    state::journal::{DeploymentEntry, Journal},
+    state::{journal::Journal, journal_entries::DeploymentEntry},
 };
 
 /// Completes or undoes what a killed deployer left.

@@ -14,10 +14,7 @@ use crate::{
     exit_code,
     ports::{JournalError, Ports},
     report::{Recorder, Reporters, Reports},
-    state::{
-        history::Action,
-        journal::{Journal, JournalEntries},
-    },
+    state::{action::Action, journal::Journal, journal_entries::JournalEntries},
 };
 
 pub(super) async fn run(

@@ -11,7 +11,7 @@ use crate::{
     event::Reporter,
     ports::Ports,
     report::Reports,
-    state::{history::Action, journal::Journal},
+    state::{action::Action, journal::Journal},
 };
 
 pub(super) async fn run(

@@ -12,10 +12,7 @@ use crate::{
     event::{Event, Reporter},
     ports::{PortError, Ports, Service},
     report::Reports,
-    state::{
-        history::Action,
-        journal::{DeploymentEntry, Journal},
-    },
+    state::{action::Action, journal::Journal, journal_entries::DeploymentEntry},
 };
 
 /// The result of a recovery.

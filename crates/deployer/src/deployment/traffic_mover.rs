@@ -9,11 +9,7 @@ use crate::{
     event::{Event, Reporter},
     ports::{JournalError, PortError, Ports, Service, Target},
     report::Reports,
-    state::{
-        history::{Action, HistoryEntry},
-        journal::Journal,
-        traffic_move::TrafficMove,
-    },
+    state::{action::Action, history::HistoryEntry, journal::Journal, traffic_move::TrafficMove},
 };
 
 /// Moves traffic from one color to the other and records it in the history.

@@ -16,7 +16,7 @@ use crate::{
     },
     ports::{Ports, Service, ServiceState},
     report::Reports,
-    state::{history::Action, journal::Journal},
+    state::{action::Action, journal::Journal},
 };
 
 impl Monitor<'_> {

@@ -252,7 +252,7 @@ mod tests {
     use tower_http::decompression::DecompressionLayer;
 
     use super::*;
-    use crate::state::{history::Action, traffic_move::TrafficMove};
+    use crate::state::{action::Action, traffic_move::TrafficMove};
 
     async fn text(response: Response<Body>) -> String {
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();

@@ -26,7 +26,7 @@ use crate::{
     },
     ports::{PortError, Ports, Target},
     release::Health,
-    state::journal::{DeploymentEntry, JournalEntries},
+    state::journal_entries::{DeploymentEntry, JournalEntries},
 };
 
 /// Time between two checks of the size of the router's logs.

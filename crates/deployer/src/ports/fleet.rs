@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{color::Color, doctor::finding::Finding, ports::PortError};
+use crate::{color::Color, doctor::finding::Finding, ports::error::PortError};
 
 /// A service of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     deployment::{phase::Phase, plan::Plan},
-    ports::PortError,
+    ports::error::PortError,
 };
 
 /// Whether a hook runs before or after a phase.

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::state::{
     history::{History, HistoryEntry},
-    journal::JournalEntries,
+    journal_entries::JournalEntries,
     lock_holder::LockHolder,
 };
 

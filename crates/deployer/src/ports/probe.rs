@@ -8,7 +8,7 @@ use crate::{
     color::Color,
     evidence::load::{LoadPlan, LoadResult},
     examples::Example,
-    ports::PortError,
+    ports::error::PortError,
     release::Health,
 };
 

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::{evidence::request::Request, ports::PortError};
+use crate::{evidence::request::Request, ports::error::PortError};
 
 /// A position in a log, between two requests. Each reader has its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

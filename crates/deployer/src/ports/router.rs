@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{color::Color, ports::PortError};
+use crate::{color::Color, ports::error::PortError};
 
 /// Asks the router, and moves traffic.
 #[async_trait]

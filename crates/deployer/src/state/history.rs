@@ -6,57 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     color::Color,
     deployment::{phase::Phase, plan::Plan},
-    state::{lock_holder::current_user, traffic_move::TrafficMove},
+    state::{action::Action, lock_holder::current_user, traffic_move::TrafficMove},
 };
-
-/// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// A deployment ended: the candidate has the traffic.
-    Promoted,
-    /// A deployment ended: traffic never moved.
-    Refused,
-    /// A deployment ended, or was reverted later: the previous release has the traffic.
-    RolledBack,
-    /// A deployment ended: a person is needed.
-    Halted,
-    /// A person moved traffic.
-    Switched,
-    /// `deployer monitor` moved traffic away from an active color that was down.
-    FailedOver,
-}
-
-impl Action {
-    /// The action that ends a deployment in this phase; `None` if the phase is no end.
-    #[must_use]
-    pub fn of(phase: Phase) -> Option<Self> {
-        match phase {
-            Phase::Promoted => Some(Self::Promoted),
-            Phase::Refused => Some(Self::Refused),
-            Phase::RolledBack => Some(Self::RolledBack),
-            Phase::Halted => Some(Self::Halted),
-            Phase::Planned
-            | Phase::Starting
-            | Phase::Healthy
-            | Phase::Validated
-            | Phase::Switched => None,
-        }
-    }
-
-    /// The action in words.
-    #[must_use]
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Promoted => "promoted",
-            Self::Refused => "refused",
-            Self::RolledBack => "rolled back",
-            Self::Halted => "halted",
-            Self::Switched => "switched",
-            Self::FailedOver => "failed over",
-        }
-    }
-}
 
 /// One line of the history. Times are RFC 3339 in UTC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

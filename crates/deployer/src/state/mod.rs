@@ -1,7 +1,9 @@
-//! The state directory: lock, journal, and history.
+//! What outlives a deployer: the lock, the journal, and the history.
 
+pub mod action;
 pub mod atomic_file;
 pub mod history;
 pub mod journal;
+pub mod journal_entries;
 pub mod lock_holder;
 pub mod traffic_move;

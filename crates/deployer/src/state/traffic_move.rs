@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{color::Color, state::history::Action};
+use crate::{color::Color, state::action::Action};
 
 /// A move of traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use deployer::{
     ports::JournalStore as _,
     release::Release,
     report::Reports,
-    state::journal::{DeploymentEntry, Journal},
+    state::{journal::Journal, journal_entries::DeploymentEntry},
 };
 use futures_util::FutureExt as _;
 use jiff::Timestamp;

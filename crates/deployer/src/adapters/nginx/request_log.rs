@@ -18,15 +18,15 @@ use crate::{
 };
 
 /// A log of nginx.
-pub(in crate::adapters) struct AccessLog(PathBuf);
+pub(crate) struct AccessLog(PathBuf);
 
 impl AccessLog {
-    pub(in crate::adapters) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
     /// Empties the log if it is larger than `limit` bytes. nginx appends, so it continues at the beginning.
-    pub(in crate::adapters) fn trim(path: &Path, limit: u64) -> io::Result<()> {
+    pub(crate) fn trim(path: &Path, limit: u64) -> io::Result<()> {
         match path.metadata() {
             Ok(metadata) if metadata.len() > limit => {
                 OpenOptions::new().write(true).open(path)?.set_len(0)

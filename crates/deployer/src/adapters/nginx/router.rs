@@ -24,7 +24,7 @@ use crate::{
 const UNKNOWN: &str = "the router does not report which color is active";
 
 /// nginx with this project's configuration.
-pub(in crate::adapters) struct Nginx {
+pub(crate) struct Nginx {
     flags: FlagDirectory,
     configuration: Option<PathBuf>,
     control: String,
@@ -33,7 +33,7 @@ pub(in crate::adapters) struct Nginx {
 }
 
 impl Nginx {
-    pub(in crate::adapters) fn new(settings: &Settings) -> Result<Self, PortError> {
+    pub(crate) fn new(settings: &Settings) -> Result<Self, PortError> {
         Ok(Self {
             flags: FlagDirectory::new(settings.router.flags.clone()),
             configuration: settings.router.configuration.clone(),

@@ -6,7 +6,7 @@ use crate::{
     deployment::phase::Phase,
     exit_code,
     ports::JournalStore as _,
-    state::{history::Action, journal::DeploymentEntry},
+    state::{action::Action, journal_entries::DeploymentEntry},
 };
 
 impl Machine {

@@ -9,7 +9,7 @@ use crate::{
     evidence::{request::Request, sample::TrafficSample},
     ports::{LogPart, Ports, Service, ServiceState, Target},
     release::Health,
-    state::{journal::DeploymentEntry, lock_holder::LockHolder, traffic_move::TrafficMove},
+    state::{journal_entries::DeploymentEntry, lock_holder::LockHolder, traffic_move::TrafficMove},
 };
 
 /// What clients received is shown for this many seconds.

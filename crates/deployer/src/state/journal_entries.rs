@@ -1,0 +1,66 @@
+//! What the journal says.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    deployment::{phase::Phase, plan::Plan},
+    monitor::standby::LastDeployment,
+    state::{history::HistoryEntry, traffic_move::TrafficMove},
+};
+
+/// The entries of the journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalEntries {
+    /// The last deployment; `None` if nothing was ever deployed.
+    pub deployment: Option<DeploymentEntry>,
+    /// The move of traffic that was begun and not finished. It may begin while the deployment is unfinished.
+    pub traffic_move: Option<TrafficMove>,
+}
+
+impl JournalEntries {
+    /// The deployment, if it was begun and not ended.
+    #[must_use]
+    pub fn unfinished_deployment(&self) -> Option<&DeploymentEntry> {
+        self.deployment.as_ref().filter(|it| !it.phase.is_end())
+    }
+
+    /// The last deployment that touched a server.
+    #[must_use]
+    pub fn last_deployment(&self) -> LastDeployment {
+        let last = self.deployment.as_ref();
+        last.map(DeploymentEntry::last_deployment)
+            .unwrap_or_default()
+    }
+}
+
+/// A deployment in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentEntry {
+    /// The deployment.
+    pub plan: Plan,
+    /// The last phase that it reached.
+    pub phase: Phase,
+    /// When.
+    pub since: Timestamp,
+    /// Why it ended, if it did.
+    pub reason: Option<String>,
+    /// The last deployment before this one, as long as this one has touched no server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<LastDeployment>,
+}
+
+impl DeploymentEntry {
+    /// The last deployment that touched a server: this one, or the one before.
+    #[must_use]
+    pub fn last_deployment(&self) -> LastDeployment {
+        self.before.clone().unwrap_or_else(|| LastDeployment {
+            deployment: Some((self.plan.id.clone(), self.phase)),
+        })
+    }
+
+    /// The end of the deployment for the history; `None` if it has not ended.
+    pub(super) fn end(&self) -> Option<HistoryEntry> {
+        HistoryEntry::of_end(&self.plan, self.phase, self.since, self.reason.as_deref())
+    }
+}
