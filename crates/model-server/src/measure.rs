@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::{
     backend::engine::{Engine, Parallelism},
-    config::{Settings, SettingsError, arguments::ServeArguments},
+    config::{ServeArguments, Settings, SettingsError},
     release::{LoadError, Loaded, load},
     scheduler::{batching_policy::BatchingPolicy, inference_pool::ExecutionPlan},
     task::{ModelTask, classification::TextClassifier},

@@ -139,7 +139,7 @@ pub(crate) async fn predict(
         Err(error) => return Err(body::refuse(&state, request, error).await),
     };
     let (body, reservation) = body::read(&state, &mut request, deadline).await?;
-    let PredictRequest { text, texts, top_k } = parse(&body, state.max_texts)?;
+    let PredictRequest { text, texts, top_k } = parse(&body, state.limits.max_texts())?;
     // The body may be a slice of the connection's larger buffer.
     drop(body);
     let ModelTask::Text(model) = &serving(&state)?.pool.task else {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     backend::engine::{EngineKind, Parallelism},
-    config::{Settings, arguments::ServeArguments},
+    config::{ServeArguments, Settings},
     release::{Loaded, load},
     scheduler::inference_pool::ExecutionPlan,
     task::ModelTask,
@@ -27,9 +27,9 @@ fn repository() -> PathBuf {
 fn settings(release: &str, engine: EngineKind) -> Settings {
     let arguments = ["model-server", "--model-version", release];
     let mut settings = Arguments::parse_from(arguments).serve.resolve().unwrap();
-    settings.model_root = repository().join("models");
-    settings.engine = engine;
-    settings.onnxruntime_library = Some(repository().join("target/onnxruntime/libonnxruntime.so"));
+    settings.model.root = repository().join("models");
+    settings.engine.kind = engine;
+    settings.engine.library = Some(repository().join("target/onnxruntime/libonnxruntime.so"));
     settings
 }
 
@@ -136,7 +136,7 @@ fn onnxruntime_logits_match_python_alone_and_in_batches() {
 #[test]
 fn error_names_missing_library() {
     let mut settings = settings("v1", EngineKind::Onnxruntime);
-    settings.onnxruntime_library = Some("/nowhere/libonnxruntime.so".into());
+    settings.engine.library = Some("/nowhere/libonnxruntime.so".into());
     let error = load(&settings).map(drop).unwrap_err().to_string();
     assert!(error.contains("/nowhere/libonnxruntime.so"), "{error}");
     assert!(error.contains("No such file"), "{error}");
@@ -146,7 +146,7 @@ fn error_names_missing_library() {
 fn error_names_invalid_library() {
     let mut settings = settings("v1", EngineKind::Onnxruntime);
     let path = repository().join("models/sentiment/v1/config.json");
-    settings.onnxruntime_library = Some(path.clone());
+    settings.engine.library = Some(path.clone());
     let error = load(&settings).map(drop).unwrap_err().to_string();
     assert!(error.contains(path.to_str().unwrap()), "{error}");
 }
@@ -155,8 +155,8 @@ fn error_names_invalid_library() {
 fn dynamic_quantization_depends_on_the_batch() {
     for engine in [EngineKind::Rten, EngineKind::Onnxruntime] {
         let mut settings = settings("1", engine);
-        settings.model_root = repository().join("crates/model-server/tests/data/models");
-        settings.model_name = "quantizing".to_owned();
+        settings.model.root = repository().join("crates/model-server/tests/data/models");
+        settings.model.name = "quantizing".to_owned();
         let Loaded {
             plan, mut engines, ..
         } = load(&settings).unwrap();

@@ -89,7 +89,7 @@ async fn port_in_use_fails_startup_with_its_address() {
 #[tokio::test]
 async fn serve_returns_load_error_for_unknown_version() {
     let settings = settings("v9");
-    let listener = bind(settings.address).unwrap();
+    let listener = bind(settings.address.into()).unwrap();
     let result = serve(listener, settings, std::future::pending(), |router| router).await;
     assert!(matches!(
         result,

@@ -117,7 +117,7 @@ async fn run(
     let serving = serving(state)?;
     let (outputs, times) = match (&serving.pool.task, inputs.as_slice()) {
         (ModelTask::Text(model), [(TEXT, shape, data)]) => {
-            let texts = texts(shape, data, state.max_texts)?;
+            let texts = texts(shape, data, state.limits.max_texts())?;
             let job_inputs = texts.into_iter().map(JobInput::Text).collect();
             let completions = submit_all(state, job_inputs, reservation.as_ref(), deadline).await?;
             text_outputs(model, completions, deadline)?

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     api::error::ApiError,
-    config::{Settings, arguments::ServeArguments},
+    config::{ServeArguments, Settings},
     server::router::documented,
     state::ServerState,
 };
