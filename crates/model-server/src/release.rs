@@ -26,8 +26,9 @@ use crate::{
     scheduler::{batching_policy::BatchingPolicy, inference_pool::ExecutionPlan},
     task::{
         ModelTask,
-        classification::{TextClassifier, logits_of},
         model_config::{ConfigError, ModelConfig},
+        text_model::TextModel,
+        text_task::TextTaskError,
         warm_up_inputs,
     },
     tokenizer::text_tokenizer::{TextTokenizer, TokenizerError},
@@ -135,7 +136,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     let signature = model.signature().clone();
     let task = match text_files {
         None => ModelTask::Tensors,
-        Some(files) => classification(&release, files, &signature)?,
+        Some(files) => ModelTask::Text(Box::new(text_model(&release, files, &signature)?)),
     };
 
     let failed = |reason| LoadError::WarmUp {
@@ -227,20 +228,18 @@ fn unusable_graph(path: &Path, source: GraphError) -> LoadError {
     }
 }
 
-fn classification(
+fn text_model(
     release: &ReleaseDirectory,
     (tokenizer, config): TextFiles,
     signature: &Signature,
-) -> Result<ModelTask, LoadError> {
-    let unusable = |source| unusable_graph(&release.file(MODEL_FILE), source);
-    let (_, logits) = logits_of(signature).map_err(unusable)?;
-    let classes = config.classes(logits);
-    let classes = classes.map_err(|source| LoadError::Config {
-        path: release.file(CONFIG_FILE),
-        source,
-    })?;
-    let classifier = TextClassifier::new(signature, tokenizer, classes, config.padding);
-    Ok(ModelTask::Text(Box::new(classifier.map_err(unusable)?)))
+) -> Result<TextModel, LoadError> {
+    TextModel::new(signature, tokenizer, &config).map_err(|error| match error {
+        TextTaskError::Config(source) => LoadError::Config {
+            path: release.file(CONFIG_FILE),
+            source,
+        },
+        TextTaskError::Graph(source) => unusable_graph(&release.file(MODEL_FILE), source),
+    })
 }
 
 fn batching_policy(

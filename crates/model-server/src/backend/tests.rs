@@ -71,10 +71,16 @@ fn logits(release: &str, engine: EngineKind, max_texts: usize) -> Vec<Vec<f32>> 
         let mut outputs = Vec::new();
         engines[0].enter(&mut |engine| {
             outputs = engine
-                .run(&model.pack(&batch), &[model.logits()], Parallelism::Single)
+                .run(
+                    &model.pack(&batch),
+                    &[model.task.output()],
+                    Parallelism::Single,
+                )
                 .unwrap();
         });
-        let rows = model.unpack(outputs.pop().unwrap(), batch.len()).unwrap();
+        let lengths: Vec<usize> = batch.iter().map(|text| text.ids.len()).collect();
+        let rows = model.task.decode(outputs.pop().unwrap(), &lengths);
+        let rows = rows.unwrap();
         for (row, at) in rows.into_iter().zip(chosen) {
             answers[waiting[at]] = row;
         }
@@ -175,10 +181,11 @@ fn dynamic_quantization_depends_on_the_batch() {
             })
             .collect();
         let mut logits = |texts: &[&TokenIds]| {
-            let outputs =
-                engines[0].run(&model.pack(texts), &[model.logits()], Parallelism::Single);
+            let outputs = [model.task.output()];
+            let outputs = engines[0].run(&model.pack(texts), &outputs, Parallelism::Single);
+            let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
             let logits = outputs.unwrap().pop().unwrap();
-            model.unpack(logits, texts.len()).unwrap()
+            model.task.decode(logits, &lengths).unwrap()
         };
         let differs = texts.windows(2).any(|pair| {
             let max_texts = logits(&[&pair[0], &pair[1]]);

@@ -102,7 +102,7 @@ impl ReleaseCopy {
 
     pub(crate) fn settings(&self) -> Settings {
         let mut settings = settings("v1");
-        settings.model.root = self.root.path().to_owned();
+        self.root.path().clone_into(&mut settings.model.root);
         settings
     }
 }

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Instant};
+use std::{iter, sync::Arc, time::Instant};
 
 use axum::{
     Json,
@@ -13,12 +13,14 @@ use crate::{
         error::{ApiError, CommonErrors, ErrorBody, ModelPathErrors},
         health,
         oip::{
-            model_path::{CONFIDENCE, LABEL, LOGITS, ModelPath, TEXT, TRUNCATED, expect_model},
+            model_path::{ModelPath, TEXT, expect_model},
+            response::task_outputs,
             tensor_data::BYTES,
+            types::ResponseTensor,
         },
         submit::serving,
     },
-    backend::tensor::{Datatype, Signature, TensorSpec},
+    backend::tensor::{Signature, TensorSpec},
     state::ServerState,
     task::ModelTask,
 };
@@ -45,8 +47,8 @@ struct ModelMetadata {
     platform: String,
     /// The inputs. A model that reads texts takes either `text` or all others.
     inputs: Vec<TensorMetadata>,
-    /// The outputs: for `text`, `label`, `confidence`, `logits`, and `truncated`; for tensors, those of the
-    /// graph.
+    /// The outputs: for `text`, those of the task, such as `label`, `confidence`, and `logits`, and `truncated`;
+    /// for tensors, those of the graph.
     outputs: Vec<TensorMetadata>,
 }
 
@@ -240,30 +242,33 @@ fn metadata(state: &ServerState) -> Result<Response, ApiError> {
         outputs: outputs.iter().map(described).collect(),
     };
     if let ModelTask::Text(model) = &serving.pool.task {
-        let any = |name: &str, datatype| TensorMetadata {
-            name: name.to_owned(),
-            datatype,
+        let text = TensorMetadata {
+            name: TEXT.to_owned(),
+            datatype: BYTES,
             shape: vec![-1],
         };
-        metadata.inputs.insert(0, any(TEXT, BYTES));
-        let labels = i64::try_from(model.labels.len()).unwrap_or(-1);
-        // The graph's own logits are the same output under another name.
-        metadata.outputs.retain(|output| output.name != LOGITS);
-        metadata.outputs.splice(
-            0..0,
-            [
-                any(LABEL, BYTES),
-                any(CONFIDENCE, Datatype::Fp32.name()),
-                TensorMetadata {
-                    name: LOGITS.to_owned(),
-                    datatype: Datatype::Fp32.name(),
-                    shape: vec![-1, labels],
-                },
-                any(TRUNCATED, Datatype::Bool.name()),
-            ],
-        );
+        metadata.inputs.insert(0, text);
+        let outputs = task_outputs(model, &[], Vec::new());
+        let outputs = outputs.map_err(|error| ApiError::Internal(error.to_string()))?;
+        // The graph's own output may be the same under the same name, such as the logits.
+        let same = |output: &TensorMetadata| outputs.iter().any(|it| it.name == output.name);
+        metadata.outputs.retain(|output| !same(output));
+        metadata
+            .outputs
+            .splice(0..0, outputs.iter().map(described_for_texts));
     }
     Ok(Json(metadata).into_response())
+}
+
+/// Describes an output for texts: its first dimension is their number.
+fn described_for_texts(tensor: &ResponseTensor) -> TensorMetadata {
+    let lengths = tensor.shape.iter().skip(1);
+    let lengths = lengths.map(|it| i64::try_from(*it).unwrap_or(-1));
+    TensorMetadata {
+        name: tensor.name.clone(),
+        datatype: tensor.data.kind().name(),
+        shape: iter::once(-1).chain(lengths).collect(),
+    }
 }
 
 fn described(spec: &TensorSpec) -> TensorMetadata {

@@ -6,11 +6,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{api::error::ApiError, state::ServerState};
 
-/// The names of the tensors for texts.
+/// The names of the tensors of every model for texts.
 pub(crate) const TEXT: &str = "text";
-pub(crate) const LABEL: &str = "label";
-pub(crate) const CONFIDENCE: &str = "confidence";
-pub(crate) const LOGITS: &str = "logits";
 pub(crate) const TRUNCATED: &str = "truncated";
 
 /// The parameters of a path. Unlike axum's `Path`, an invalid one becomes an [`ApiError`].

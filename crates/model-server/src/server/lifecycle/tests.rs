@@ -26,7 +26,7 @@ use crate::{
         job::{Job, JobInput},
     },
     server::router,
-    task::{ModelTask, classification::TextClassifier, model_config::ModelConfig, warm_up_inputs},
+    task::{ModelTask, model_config::ModelConfig, text_model::TextModel, warm_up_inputs},
     tokenizer::text_tokenizer::TextTokenizer,
 };
 
@@ -156,12 +156,8 @@ fn loaded(engine: Box<dyn Engine>) -> Loaded {
         inputs: vec![spec("input_ids", Datatype::Int64, None)],
         outputs: vec![spec("logits", Datatype::Fp32, Some(2))],
     };
-    let model = TextClassifier::new(
-        &signature,
-        TextTokenizer::parse(&tokenizer, 512).unwrap(),
-        config.classes(None).unwrap(),
-        config.padding,
-    );
+    let tokenizer = TextTokenizer::parse(&tokenizer, 512).unwrap();
+    let model = TextModel::new(&signature, tokenizer, &config);
     let task = ModelTask::Text(Box::new(model.unwrap()));
     Loaded {
         digest: "0".repeat(64),
