@@ -13,7 +13,7 @@ use crate::{
         error::{ApiError, CommonErrors, ErrorBody, ModelPathErrors},
         health,
         oip::{
-            model_path::{ModelPath, TEXT, expect_model},
+            model_path::{ServedModel, TEXT},
             response::task_outputs,
             tensor_data::BYTES,
             types::ResponseTensor,
@@ -126,7 +126,7 @@ pub(crate) async fn ready(state: State<Arc<ServerState>>) -> Response {
     health::ready(state).await
 }
 
-/// `GET /v2/models/{model}`
+/// `GET /v2/models/{model}`, also of a version
 #[utoipa::path(
     get,
     path = "/v2/models/{model}",
@@ -142,97 +142,9 @@ pub(crate) async fn ready(state: State<Arc<ServerState>>) -> Response {
 )]
 pub(crate) async fn model(
     State(state): State<Arc<ServerState>>,
-    ModelPath(model): ModelPath<String>,
+    _: ServedModel,
 ) -> Result<Response, ApiError> {
-    expect_model(&state, &model, None)?;
-    metadata(&state)
-}
-
-/// `GET /v2/models/{model}/versions/{version}`
-#[utoipa::path(
-    get,
-    path = "/v2/models/{model}/versions/{version}",
-    tag = "open inference protocol",
-    summary = "Metadata of this version of the model",
-    params(
-        ("model" = String, Path, description = "The model's name"),
-        ("version" = String, Path, description = "The model's version"),
-    ),
-    responses(
-        (status = 200, description = "Its inputs and outputs", body = ModelMetadata),
-        ModelPathErrors,
-        (status = 503, description = "It is loading", body = ErrorBody),
-        CommonErrors,
-    )
-)]
-pub(crate) async fn model_version(
-    State(state): State<Arc<ServerState>>,
-    ModelPath((model, version)): ModelPath<(String, String)>,
-) -> Result<Response, ApiError> {
-    expect_model(&state, &model, Some(&version))?;
-    metadata(&state)
-}
-
-/// `GET /v2/models/{model}/ready`
-#[utoipa::path(
-    get,
-    path = "/v2/models/{model}/ready",
-    tag = "open inference protocol",
-    summary = "Whether the model is ready",
-    params(("model" = String, Path, description = "The model's name")),
-    responses(
-        (status = 200, description = "Ready", body = ModelReady),
-        ModelPathErrors,
-        (status = 503, description = "It is loading, draining, or broken", body = ErrorBody),
-        CommonErrors,
-    )
-)]
-pub(crate) async fn model_ready(
-    State(state): State<Arc<ServerState>>,
-    ModelPath(model): ModelPath<String>,
-) -> Result<Response, ApiError> {
-    expect_model(&state, &model, None)?;
-    readiness(&state)
-}
-
-/// `GET /v2/models/{model}/versions/{version}/ready`
-#[utoipa::path(
-    get,
-    path = "/v2/models/{model}/versions/{version}/ready",
-    tag = "open inference protocol",
-    summary = "Whether this version of the model is ready",
-    params(
-        ("model" = String, Path, description = "The model's name"),
-        ("version" = String, Path, description = "The model's version"),
-    ),
-    responses(
-        (status = 200, description = "Ready", body = ModelReady),
-        ModelPathErrors,
-        (status = 503, description = "It is loading, draining, or broken", body = ErrorBody),
-        CommonErrors,
-    )
-)]
-pub(crate) async fn model_version_ready(
-    State(state): State<Arc<ServerState>>,
-    ModelPath((model, version)): ModelPath<(String, String)>,
-) -> Result<Response, ApiError> {
-    expect_model(&state, &model, Some(&version))?;
-    readiness(&state)
-}
-
-fn readiness(state: &ServerState) -> Result<Response, ApiError> {
-    match state.unhealthy_reason(Instant::now()) {
-        Some(reason) => Err(ApiError::Unavailable(reason)),
-        None => Ok(Json(ModelReady {
-            name: state.model_name.clone(),
-            ready: true,
-        })
-        .into_response()),
-    }
-}
-
-fn metadata(state: &ServerState) -> Result<Response, ApiError> {
-    let serving = serving(state)?;
+    let serving = serving(&state)?;
     let Signature { inputs, outputs } = &serving.signature;
     let mut metadata = ModelMetadata {
         name: state.model_name.clone(),
@@ -258,6 +170,34 @@ fn metadata(state: &ServerState) -> Result<Response, ApiError> {
             .splice(0..0, outputs.iter().map(described_for_texts));
     }
     Ok(Json(metadata).into_response())
+}
+
+/// `GET /v2/models/{model}/ready`, also of a version
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/ready",
+    tag = "open inference protocol",
+    summary = "Whether the model is ready",
+    params(("model" = String, Path, description = "The model's name")),
+    responses(
+        (status = 200, description = "Ready", body = ModelReady),
+        ModelPathErrors,
+        (status = 503, description = "It is loading, draining, or broken", body = ErrorBody),
+        CommonErrors,
+    )
+)]
+pub(crate) async fn model_ready(
+    State(state): State<Arc<ServerState>>,
+    _: ServedModel,
+) -> Result<Response, ApiError> {
+    match state.unhealthy_reason(Instant::now()) {
+        Some(reason) => Err(ApiError::Unavailable(reason)),
+        None => Ok(Json(ModelReady {
+            name: state.model_name.clone(),
+            ready: true,
+        })
+        .into_response()),
+    }
 }
 
 /// Describes an output for texts: its first dimension is their number.

@@ -202,7 +202,7 @@ async fn error_of(response: Response) -> String {
 async fn slow_prediction_gets_504_and_counts_as_error() {
     let (infer, _calls, _open) = gate();
     let server = Server::start(infer, |it| {
-        it.limits.request_timeout = Duration::from_millis(50)
+        it.limits.request_timeout = Duration::from_millis(50);
     });
     let response = server.predict().await;
     assert_eq!(response.status(), 504);
@@ -368,7 +368,7 @@ async fn hanging_self_test_makes_server_unhealthy() {
         Ok(POSITIVE.repeat(texts))
     };
     let server = Server::start(infer, |it| {
-        it.limits.request_timeout = Duration::from_millis(20)
+        it.limits.request_timeout = Duration::from_millis(20);
     });
     server.predict_until_called(&mut calls).await;
     server.until_unfit().await;
@@ -473,7 +473,7 @@ async fn until_taken(server: &Server) {
 async fn hanging_pass_makes_server_unhealthy_until_it_ends() {
     let (infer, mut calls, open) = gate();
     let server = Server::start(infer, |it| {
-        it.limits.request_timeout = Duration::from_millis(20)
+        it.limits.request_timeout = Duration::from_millis(20);
     });
     server.predict_until_called(&mut calls).await;
     loop {
