@@ -15,7 +15,7 @@ use tokio::{
     time,
 };
 
-use crate::config::arguments::AddressArguments;
+use crate::config::Address;
 
 /// A server that takes longer to answer is unhealthy.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,12 +58,12 @@ pub struct HealthcheckArguments {
     url: Option<Uri>,
 
     #[command(flatten)]
-    address: AddressArguments,
+    address: Address,
 }
 
 impl HealthcheckArguments {
     fn resolve(self) -> Result<Uri, HealthcheckError> {
-        let AddressArguments { host, port } = self.address;
+        let Address { host, port } = self.address;
         // A server that listens on all addresses is reached by the loopback address.
         let host = match host {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

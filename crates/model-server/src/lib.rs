@@ -5,7 +5,7 @@
 //!
 //! | Module | Contents |
 //! |---|---|
-//! | `config` | settings from flags and the environment |
+//! | `config` | settings from flags and the environment, one file a section |
 //! | `server` | routes, layers, connections, and the lifecycle: load, serve, drain, stop |
 //! | `api` | one handler a file; `error` maps every error to its status |
 //! | `task` | how inputs become tensors, and what the outputs mean |
@@ -38,9 +38,9 @@ mod tokenizer;
 pub use api_keys::KeysError;
 pub use backend::engine::{EngineKind, EngineUnavailable, GraphError};
 pub use config::{
-    ConnectionLimits, Settings, SettingsError,
-    arguments::{AddressArguments, ServeArguments},
-    log::{LogFormat, RequestLog},
+    Address, Batching, ConnectionLimits, Drain, EngineSettings, Limits, ModelSettings,
+    ServeArguments, Settings, SettingsError,
+    log::{LogFormat, LogSettings, RequestLog},
     settings_file::{SettingsFileError, settings_template, with_settings_file},
 };
 pub use healthcheck::{HealthcheckArguments, HealthcheckError, healthcheck};

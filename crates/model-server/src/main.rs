@@ -88,7 +88,7 @@ fn main() -> ExitCode {
                     .exit()
             });
             // Dropped before the error below is printed, so that the log comes first.
-            let _log = logging::start(settings.log_format);
+            let _log = logging::start(settings.log.format);
             block_on(async { Ok(run(settings, identity).await?) })
         }
     };

@@ -14,10 +14,10 @@ use thiserror::Error;
 
 use crate::{
     backend::engine::{Engine, Parallelism},
-    config::{Settings, SettingsError, arguments::ServeArguments},
+    config::{ServeArguments, Settings, SettingsError},
     release::{LoadError, Loaded, load},
     scheduler::{batching_policy::BatchingPolicy, inference_pool::ExecutionPlan},
-    task::{ModelTask, classification::TextClassifier},
+    task::{ModelTask, text_model::TextModel},
 };
 
 /// How many texts a worker takes at once, as if that many clients waited.
@@ -123,7 +123,7 @@ pub fn measure(arguments: MeasureArguments) -> Result<f64, MeasureError> {
 fn run_until<'a, I: Iterator<Item = &'a str>>(
     end: Instant,
     engine: &mut dyn Engine,
-    model: &TextClassifier,
+    model: &TextModel,
     policy: &BatchingPolicy,
     take: impl Fn() -> I,
 ) -> Result<usize, String> {
@@ -137,8 +137,9 @@ fn run_until<'a, I: Iterator<Item = &'a str>>(
             let lengths: Vec<usize> = waiting.iter().map(|text| text.ids.len()).collect();
             let chosen = policy.choose(&lengths);
             let batch: Vec<_> = chosen.iter().map(|at| &waiting[*at]).collect();
-            let logits = engine.run(&model.pack(&batch), &[model.logits()], Parallelism::Single);
-            logits.map_err(|error| error.to_string())?;
+            let outputs = [model.task.output()];
+            let output = engine.run(&model.pack(&batch), &outputs, Parallelism::Single);
+            output.map_err(|error| error.to_string())?;
             count += chosen.len();
             for at in chosen.into_iter().rev() {
                 waiting.swap_remove(at);

@@ -21,13 +21,14 @@ use crate::{
         rten::RtenModel,
         tensor::{Signature, Tensor},
     },
-    config::Settings,
+    config::{Batching, EngineSettings, ModelSettings, Settings},
     panic_message::panic_message,
     scheduler::{batching_policy::BatchingPolicy, inference_pool::ExecutionPlan},
     task::{
         ModelTask,
-        classification::{TextClassifier, logits_of},
         model_config::{ConfigError, ModelConfig},
+        text_model::TextModel,
+        text_task::TextTaskError,
         warm_up_inputs,
     },
     tokenizer::text_tokenizer::{TextTokenizer, TokenizerError},
@@ -122,20 +123,20 @@ pub(crate) struct Loaded {
 /// thread.
 pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     // First, so that a missing library is reported at once, before a large model is read.
-    let library = load_library(settings)?;
+    let library = load_library(&settings.engine)?;
     let release = ReleaseDirectory::locate(
-        &settings.model_root,
-        &settings.model_name,
-        &settings.model_version,
+        &settings.model.root,
+        &settings.model.name,
+        &settings.model.version,
     )?;
     let (digest, text_files) = digest_and_read_text_files(&release)?;
     let path = release.file(MODEL_FILE);
-    let threads = settings.inference_threads.get();
+    let threads = settings.engine.threads().get();
     let (model, quantizes_dynamically) = load_graph(&path, library, threads)?;
     let signature = model.signature().clone();
     let task = match text_files {
         None => ModelTask::Tensors,
-        Some(files) => classification(&release, files, &signature)?,
+        Some(files) => ModelTask::Text(Box::new(text_model(&release, files, &signature)?)),
     };
 
     let failed = |reason| LoadError::WarmUp {
@@ -143,8 +144,9 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         reason,
     };
     let self_test_inputs = warm_up_inputs(&task, &signature).map_err(failed)?;
-    let mut engines = Vec::with_capacity(settings.inference_workers.get());
-    for _ in 0..settings.inference_workers.get() {
+    let workers = settings.engine.workers().get();
+    let mut engines = Vec::with_capacity(workers);
+    for _ in 0..workers {
         engines.push(Arc::clone(&model).engine()?);
     }
     let passed = self_test(&mut engines, &task, &signature, &self_test_inputs).map_err(failed)?;
@@ -153,7 +155,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
             .map(|parallelism| fastest_pass(engine.as_mut(), &self_test_inputs, parallelism)),
         None => [Duration::MAX; 2],
     };
-    let policy = batching_policy(settings, &task, single_pass, quantizes_dynamically);
+    let policy = batching_policy(settings.batching, &task, single_pass, quantizes_dynamically);
     Ok(Loaded {
         digest,
         signature,
@@ -168,12 +170,10 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
     })
 }
 
-fn load_library(settings: &Settings) -> Result<Option<OnnxRuntime>, LoadError> {
-    Ok(match settings.engine {
+fn load_library(settings: &EngineSettings) -> Result<Option<OnnxRuntime>, LoadError> {
+    Ok(match settings.kind {
         EngineKind::Rten => None,
-        EngineKind::Onnxruntime => {
-            Some(OnnxRuntime::load(settings.onnxruntime_library.as_deref())?)
-        }
+        EngineKind::Onnxruntime => Some(OnnxRuntime::load(settings.library.as_deref())?),
     })
 }
 
@@ -228,24 +228,22 @@ fn unusable_graph(path: &Path, source: GraphError) -> LoadError {
     }
 }
 
-fn classification(
+fn text_model(
     release: &ReleaseDirectory,
     (tokenizer, config): TextFiles,
     signature: &Signature,
-) -> Result<ModelTask, LoadError> {
-    let unusable = |source| unusable_graph(&release.file(MODEL_FILE), source);
-    let (_, logits) = logits_of(signature).map_err(unusable)?;
-    let classes = config.classes(logits);
-    let classes = classes.map_err(|source| LoadError::Config {
-        path: release.file(CONFIG_FILE),
-        source,
-    })?;
-    let classifier = TextClassifier::new(signature, tokenizer, classes, config.padding);
-    Ok(ModelTask::Text(Box::new(classifier.map_err(unusable)?)))
+) -> Result<TextModel, LoadError> {
+    TextModel::new(signature, tokenizer, &config).map_err(|error| match error {
+        TextTaskError::Config(source) => LoadError::Config {
+            path: release.file(CONFIG_FILE),
+            source,
+        },
+        TextTaskError::Graph(source) => unusable_graph(&release.file(MODEL_FILE), source),
+    })
 }
 
 fn batching_policy(
-    settings: &Settings,
+    batching: Batching,
     task: &ModelTask,
     single_pass: Duration,
     quantizes_dynamically: bool,
@@ -256,12 +254,12 @@ fn batching_policy(
         (MAX_TEXTS, MAX_PADDING)
     };
     BatchingPolicy {
-        max_texts: match settings.max_batch_texts {
+        max_texts: match batching.max_texts {
             Some(set) => set.get(),
             None if quantizes_dynamically => 1,
             None => max_texts,
         },
-        max_tokens: settings.max_batch_tokens.get(),
+        max_tokens: batching.max_tokens.get(),
         // Without a padding token, only texts of equal length share a pass.
         max_padding: if task.can_pad() { max_padding } else { 0 },
     }
@@ -342,16 +340,13 @@ fn parallel_is_faster(single_pass: Duration, parallelism: Duration) -> bool {
 }
 
 /// Turns a panic while loading into an error.
-pub(crate) fn panicked(settings: &Settings, error: tokio::task::JoinError) -> LoadError {
+pub(crate) fn panicked(model: &ModelSettings, error: tokio::task::JoinError) -> LoadError {
     let reason = error.try_into_panic().map_or_else(
         |error| error.to_string(),
         |panic| panic_message(panic.as_ref()),
     );
     LoadError::Panicked {
-        path: settings
-            .model_root
-            .join(&settings.model_name)
-            .join(&settings.model_version),
+        path: model.root.join(&model.name).join(&model.version),
         reason,
     }
 }

@@ -8,17 +8,13 @@ use std::{
 use crate::{
     api_keys::ApiKeys,
     backend::{engine::EngineKind, tensor::Signature},
-    config::{Settings, log::RequestLog},
+    config::{Limits, Settings, log::RequestLog},
     memory_budget::MemoryBudget,
     metrics::counters::Metrics,
     phase::{CurrentPhase, Phase},
     scheduler::{inference_pool::InferencePool, watchdog::Watchdog},
     telemetry::tracer::Telemetry,
 };
-
-/// A request may have at most this fraction of the queue's capacity in texts. A larger one would fit only into
-/// an empty queue, and could be refused forever.
-const REQUEST_SHARE_OF_QUEUE: usize = 4;
 
 /// The state of one server.
 #[derive(Debug)]
@@ -29,18 +25,12 @@ pub(crate) struct ServerState {
     pub(crate) model_version: String,
     /// The engine that runs it.
     pub(crate) engine: EngineKind,
-    /// How long a client waits at most.
-    pub(crate) request_timeout: Duration,
-    /// How long a connection may be idle.
-    pub(crate) idle_timeout: Duration,
+    /// The limits of the queue, of requests, and of connections.
+    pub(crate) limits: Limits,
     /// How long the server serves new requests after the stop signal.
     pub(crate) grace: Duration,
-    /// Largest request body in bytes.
-    pub(crate) max_body_bytes: usize,
     /// The memory that large bodies may take together.
     pub(crate) memory_budget: Arc<MemoryBudget>,
-    /// The most texts in one request.
-    pub(crate) max_texts: usize,
     /// Which requests are logged.
     pub(crate) request_log: RequestLog,
     /// The accepted API keys; `None` accepts every client.
@@ -72,19 +62,13 @@ impl ServerState {
     /// The state of a server that has just started.
     pub(crate) fn new(settings: &Settings, started: Instant) -> Self {
         Self {
-            model_name: settings.model_name.clone(),
-            model_version: settings.model_version.clone(),
-            engine: settings.engine,
-            request_timeout: settings.request_timeout,
-            idle_timeout: settings.connections.idle,
-            grace: settings.grace,
-            max_body_bytes: settings.max_body_bytes,
-            memory_budget: MemoryBudget::new(settings.max_pending_bytes),
-            max_texts: settings
-                .queue_capacity
-                .get()
-                .div_ceil(REQUEST_SHARE_OF_QUEUE),
-            request_log: settings.request_log,
+            model_name: settings.model.name.clone(),
+            model_version: settings.model.version.clone(),
+            engine: settings.engine.kind,
+            limits: settings.limits,
+            grace: settings.drain.grace,
+            memory_budget: MemoryBudget::new(settings.limits.max_pending_bytes),
+            request_log: settings.log.requests,
             keys: None,
             phase: CurrentPhase::loading(),
             metrics: Arc::new(Metrics::starting_at(started)),
@@ -112,7 +96,7 @@ impl ServerState {
     /// A forward pass that outlasts every client's timeout makes the server unhealthy until it ends.
     fn stuck(&self, now: Instant) -> Option<String> {
         let longest = self.serving.get()?.watchdog.longest(now);
-        (longest > self.request_timeout).then(|| {
+        (longest > self.limits.request_timeout).then(|| {
             format!(
                 "stuck: a forward pass has taken {} s and has not ended",
                 longest.as_secs()

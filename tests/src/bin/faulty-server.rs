@@ -67,7 +67,7 @@ impl Drop for InFlight {
 async fn main() -> anyhow::Result<()> {
     let CommandLine { serve, fault } = CommandLine::parse();
     let settings = serve.resolve()?;
-    let _log = logging::start(settings.log_format);
+    let _log = logging::start(settings.log.format);
     let state = FaultState {
         fault: Fault::from_version(&fault),
         predictions: Arc::default(),

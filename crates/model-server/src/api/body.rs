@@ -39,14 +39,20 @@ pub(crate) async fn read(
         let sent = request.extensions_mut().remove::<SentBody>();
         let body = mem::take(request.body_mut());
         let Some(sent) = sent else {
-            return read_plain(body, state.max_body_bytes, &state.memory_budget).await;
+            return read_plain(body, state.limits.max_body_bytes, &state.memory_budget).await;
         };
         if sent.is_unknown(request) {
             let error = ApiError::ContentEncoding(sent.encoding());
             discard(Body::new(sent)).await;
             return Err(error);
         }
-        read_decompressed(body, sent, state.max_body_bytes, &state.memory_budget).await
+        read_decompressed(
+            body,
+            sent,
+            state.limits.max_body_bytes,
+            &state.memory_budget,
+        )
+        .await
     };
     let read = deadline.bound(reading).await;
     read.unwrap_or(Err(ApiError::BodyTimeout(deadline.after())))
@@ -167,7 +173,7 @@ fn take_sent(request: &mut Request) -> Body {
 
 /// Discards the rest of a body, within the request timeout.
 async fn discard_in_time(state: &ServerState, body: Body) {
-    let _ = time::timeout(state.request_timeout, discard(body)).await;
+    let _ = time::timeout(state.limits.request_timeout, discard(body)).await;
 }
 
 /// Discards the rest of a body, up to [`MAX_DISCARDED_BYTES`], and returns its length.

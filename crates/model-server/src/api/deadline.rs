@@ -18,7 +18,7 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Starts the server's request timeout, or the client's own if it is shorter.
     pub(crate) fn of(state: &ServerState, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let own = state.request_timeout;
+        let own = state.limits.request_timeout;
         let after = match headers.get(TIMEOUT_HEADER) {
             None => own,
             Some(value) => {

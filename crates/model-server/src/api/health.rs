@@ -89,8 +89,8 @@ pub(crate) async fn health(State(state): State<Arc<ServerState>>) -> Response {
                 in_flight: counts.in_flight,
                 queue_depth: serving.pool.queue.depth(),
                 time_limits: TimeLimits {
-                    request_timeout_seconds: state.request_timeout.as_secs_f64(),
-                    idle_timeout_seconds: state.idle_timeout.as_secs_f64(),
+                    request_timeout_seconds: state.limits.request_timeout.as_secs_f64(),
+                    idle_timeout_seconds: state.limits.connections.idle.as_secs_f64(),
                     grace_seconds: state.grace.as_secs_f64(),
                 },
             })

@@ -23,51 +23,27 @@ use crate::{
         stage_times::StageTimes,
     },
     state::ServerState,
-    task::{
-        ModelTask,
-        classification::TextClassifier,
-        scores::{descending, largest},
-    },
+    task::{ModelTask, text_model::TextModel, text_task::Prediction},
     tokenizer::text_tokenizer::TextError,
 };
 
 /// The header with the label of a single text, for logs that do not read bodies.
 const PREDICTED_LABEL: HeaderName = HeaderName::from_static("x-predicted-label");
 
-/// The most likely label of one text.
+/// The answer for one text.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Prediction {
-    /// The label with the highest score.
-    #[schema(example = "positive")]
-    #[serde(rename = "prediction")]
-    label: String,
-    /// Its probability, from 0 to 1: by softmax for a single-label model, by the logistic function for a
-    /// multi-label model.
-    confidence: f32,
+pub(crate) struct PredictedText {
+    #[serde(flatten)]
+    prediction: Prediction,
     /// Whether the end of the text was truncated, because the model reads no more.
     truncated: bool,
-    /// All labels with a probability of at least 0.5; only for multi-label models.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    labels: Option<Vec<String>>,
-    /// The `top_k` most likely labels, if requested.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scores: Option<Vec<LabelScore>>,
-}
-
-/// A label and its probability.
-#[derive(Debug, Serialize, ToSchema)]
-struct LabelScore {
-    /// The name of the label.
-    label: String,
-    /// The probability, from 0 to 1.
-    score: f32,
 }
 
 /// The response for one text.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PredictResponse {
     #[serde(flatten)]
-    prediction: Prediction,
+    text: PredictedText,
     /// The release that answered.
     #[schema(example = "v1")]
     model_version: String,
@@ -87,8 +63,8 @@ pub(crate) struct BatchResponse {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum BatchItem {
-    /// The prediction.
-    Answered(Prediction),
+    /// The answer.
+    Answered(PredictedText),
     /// The text failed; the others did not.
     Failed {
         /// Why it failed.
@@ -139,7 +115,7 @@ pub(crate) async fn predict(
         Err(error) => return Err(body::refuse(&state, request, error).await),
     };
     let (body, reservation) = body::read(&state, &mut request, deadline).await?;
-    let PredictRequest { text, texts, top_k } = parse(&body, state.max_texts)?;
+    let PredictRequest { text, texts, top_k } = parse(&body, state.limits.max_texts())?;
     // The body may be a slice of the connection's larger buffer.
     drop(body);
     let ModelTask::Text(model) = &serving(&state)?.pool.task else {
@@ -150,16 +126,16 @@ pub(crate) async fn predict(
         (Some(text), _) => {
             let completion = submit(&state, JobInput::Text(text), reservation, deadline).await?;
             let times = completion.times;
-            let prediction =
-                prediction(model, completion, top_k).map_err(|it| it.of_one(deadline))?;
+            let text = predicted(model, completion, top_k).map_err(|it| it.of_one(deadline))?;
             // A label that is not a valid header value is left out of the header.
-            let label = HeaderValue::from_bytes(prediction.label.as_bytes());
+            let label = text.prediction.0.label();
+            let label = label.and_then(|label| HeaderValue::from_bytes(label.as_bytes()).ok());
             let body = PredictAnswer::One(PredictResponse {
-                prediction,
+                text,
                 model_version,
             });
             let mut response = Json(body).into_response();
-            if let Ok(label) = label {
+            if let Some(label) = label {
                 response.headers_mut().insert(PREDICTED_LABEL, label);
             }
             (response, times)
@@ -217,7 +193,7 @@ impl FailedText {
 
 /// Returns one item for each text; blank texts did not run. Fails only if no text succeeded.
 fn several(
-    model: &TextClassifier,
+    model: &TextModel,
     blank: &[bool],
     completions: Vec<Completion>,
     top_k: Option<usize>,
@@ -234,10 +210,10 @@ fn several(
             items.push(BatchItem::Failed { error });
             continue;
         };
-        items.push(match prediction(model, completion, top_k) {
-            Ok(prediction) => {
+        items.push(match predicted(model, completion, top_k) {
+            Ok(text) => {
                 answered = true;
-                BatchItem::Answered(prediction)
+                BatchItem::Answered(text)
             }
             Err(refused) => {
                 let error = refused.0.to_string();
@@ -252,41 +228,18 @@ fn several(
     }
 }
 
-fn prediction(
-    model: &TextClassifier,
+fn predicted(
+    model: &TextModel,
     completion: Completion,
     top_k: Option<usize>,
-) -> Result<Prediction, FailedText> {
-    let (logits, truncated) = match completion.result.map_err(FailedText)? {
-        InferenceOutput::Text {
-            logits, truncated, ..
-        } => (logits, truncated),
+) -> Result<PredictedText, FailedText> {
+    let (row, truncated) = match completion.result.map_err(FailedText)? {
+        InferenceOutput::Text { row, truncated, .. } => (row, truncated),
         InferenceOutput::Tensors(_) => return Err(FailedText(InferenceError::NoTokenizer)),
     };
-    let probabilities = model.problem.probabilities(&logits);
-    let probabilities = probabilities.map_err(|error| FailedText(error.into()))?;
-    let name = |place: usize| model.labels.get(place).unwrap_or_default().to_owned();
-    let best = largest(&logits);
-    let labels = model.problem.is_multi_label().then(|| {
-        let likely = |place: &usize| probabilities[*place] >= 0.5;
-        (0..logits.len()).filter(likely).map(name).collect()
-    });
-    let scores = top_k.map(|top_k| {
-        let score = |place| LabelScore {
-            label: name(place),
-            score: probabilities[place],
-        };
-        descending(&logits)
-            .into_iter()
-            .take(top_k)
-            .map(score)
-            .collect()
-    });
-    Ok(Prediction {
-        label: name(best),
-        confidence: probabilities[best],
+    let prediction = model.task.answer(&row, top_k);
+    Ok(PredictedText {
+        prediction: prediction.map_err(|error| FailedText(error.into()))?,
         truncated,
-        labels,
-        scores,
     })
 }

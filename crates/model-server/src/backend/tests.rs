@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     backend::engine::{EngineKind, Parallelism},
-    config::{Settings, arguments::ServeArguments},
+    config::{ServeArguments, Settings},
     release::{Loaded, load},
     scheduler::inference_pool::ExecutionPlan,
     task::ModelTask,
@@ -27,9 +27,9 @@ fn repository() -> PathBuf {
 fn settings(release: &str, engine: EngineKind) -> Settings {
     let arguments = ["model-server", "--model-version", release];
     let mut settings = Arguments::parse_from(arguments).serve.resolve().unwrap();
-    settings.model_root = repository().join("models");
-    settings.engine = engine;
-    settings.onnxruntime_library = Some(repository().join("target/onnxruntime/libonnxruntime.so"));
+    settings.model.root = repository().join("models");
+    settings.engine.kind = engine;
+    settings.engine.library = Some(repository().join("target/onnxruntime/libonnxruntime.so"));
     settings
 }
 
@@ -71,10 +71,16 @@ fn logits(release: &str, engine: EngineKind, max_texts: usize) -> Vec<Vec<f32>> 
         let mut outputs = Vec::new();
         engines[0].enter(&mut |engine| {
             outputs = engine
-                .run(&model.pack(&batch), &[model.logits()], Parallelism::Single)
+                .run(
+                    &model.pack(&batch),
+                    &[model.task.output()],
+                    Parallelism::Single,
+                )
                 .unwrap();
         });
-        let rows = model.unpack(outputs.pop().unwrap(), batch.len()).unwrap();
+        let lengths: Vec<usize> = batch.iter().map(|text| text.ids.len()).collect();
+        let rows = model.task.decode(outputs.pop().unwrap(), &lengths);
+        let rows = rows.unwrap();
         for (row, at) in rows.into_iter().zip(chosen) {
             answers[waiting[at]] = row;
         }
@@ -136,7 +142,7 @@ fn onnxruntime_logits_match_python_alone_and_in_batches() {
 #[test]
 fn error_names_missing_library() {
     let mut settings = settings("v1", EngineKind::Onnxruntime);
-    settings.onnxruntime_library = Some("/nowhere/libonnxruntime.so".into());
+    settings.engine.library = Some("/nowhere/libonnxruntime.so".into());
     let error = load(&settings).map(drop).unwrap_err().to_string();
     assert!(error.contains("/nowhere/libonnxruntime.so"), "{error}");
     assert!(error.contains("No such file"), "{error}");
@@ -146,7 +152,7 @@ fn error_names_missing_library() {
 fn error_names_invalid_library() {
     let mut settings = settings("v1", EngineKind::Onnxruntime);
     let path = repository().join("models/sentiment/v1/config.json");
-    settings.onnxruntime_library = Some(path.clone());
+    settings.engine.library = Some(path.clone());
     let error = load(&settings).map(drop).unwrap_err().to_string();
     assert!(error.contains(path.to_str().unwrap()), "{error}");
 }
@@ -155,8 +161,8 @@ fn error_names_invalid_library() {
 fn dynamic_quantization_depends_on_the_batch() {
     for engine in [EngineKind::Rten, EngineKind::Onnxruntime] {
         let mut settings = settings("1", engine);
-        settings.model_root = repository().join("crates/model-server/tests/data/models");
-        settings.model_name = "quantizing".to_owned();
+        settings.model.root = repository().join("crates/model-server/tests/data/models");
+        settings.model.name = "quantizing".to_owned();
         let Loaded {
             plan, mut engines, ..
         } = load(&settings).unwrap();
@@ -175,10 +181,11 @@ fn dynamic_quantization_depends_on_the_batch() {
             })
             .collect();
         let mut logits = |texts: &[&TokenIds]| {
-            let outputs =
-                engines[0].run(&model.pack(texts), &[model.logits()], Parallelism::Single);
+            let outputs = [model.task.output()];
+            let outputs = engines[0].run(&model.pack(texts), &outputs, Parallelism::Single);
+            let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
             let logits = outputs.unwrap().pop().unwrap();
-            model.unpack(logits, texts.len()).unwrap()
+            model.task.decode(logits, &lengths).unwrap()
         };
         let differs = texts.windows(2).any(|pair| {
             let max_texts = logits(&[&pair[0], &pair[1]]);

@@ -1,21 +1,31 @@
-pub(crate) mod arguments;
+//! The settings, one file a section. Each section is at once a part of the command line and what the server reads.
+
+mod address;
+mod batching;
+mod drain;
+mod engine;
+mod limits;
 pub(crate) mod log;
+mod model;
 pub(crate) mod parsers;
 pub(crate) mod settings_file;
 
-use std::{
-    ffi::OsString, net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread, time::Duration,
-};
+use std::path::PathBuf;
 
+use clap::Args;
 use thiserror::Error;
 
-use crate::{
-    backend::engine::EngineKind,
-    config::{
-        arguments::ServeArguments,
-        log::{LogFormat, RequestLog},
-    },
+use crate::config::{
+    log::LogSettings,
+    parsers::{otlp_endpoint, path},
 };
+
+pub use address::Address;
+pub use batching::Batching;
+pub use drain::Drain;
+pub use engine::EngineSettings;
+pub use limits::{ConnectionLimits, Limits};
+pub use model::ModelSettings;
 
 /// A missing or invalid setting.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -27,111 +37,80 @@ pub enum SettingsError {
     NoVersion,
 }
 
-/// The limits of connections.
-#[derive(Debug, Clone, Copy)]
-pub struct ConnectionLimits {
-    /// Concurrent connections.
-    pub connections: usize,
-    /// Largest head of a request, in bytes.
-    pub header_bytes: usize,
-    /// How long a connection may be idle, or take to send the head of a request.
-    pub idle: Duration,
-}
-
-/// All settings of a server.
-#[derive(Debug, Clone)]
+/// All settings of a server. [`ServeArguments::resolve`] returns checked ones.
+#[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// Model to serve: a directory in the model root.
-    pub model_name: String,
-    /// Release to serve: a directory of the model.
-    pub model_version: String,
-    /// Directory of models.
-    pub model_root: PathBuf,
-    /// Where to listen; port 0 takes a free one.
-    pub address: SocketAddr,
-    /// The engine that runs the model.
-    pub engine: EngineKind,
-    /// The library for the engine `onnxruntime`; `None` searches the default paths.
-    pub onnxruntime_library: Option<PathBuf>,
-    /// CPUs to use for the model.
-    pub inference_threads: NonZeroUsize,
-    /// Concurrent forward passes.
-    pub inference_workers: NonZeroUsize,
-    /// Most texts in a forward pass; `None` lets the model decide.
-    pub max_batch_texts: Option<NonZeroUsize>,
-    /// Most tokens in a forward pass, padding included.
-    pub max_batch_tokens: NonZeroUsize,
-    /// Texts that may wait in the queue.
-    pub queue_capacity: NonZeroUsize,
-    /// Largest request body in bytes.
-    pub max_body_bytes: usize,
-    /// Memory for all large request bodies in flight, in bytes.
-    pub max_pending_bytes: usize,
-    /// How long a client waits for a prediction.
-    pub request_timeout: Duration,
-    /// The limits of connections.
-    pub connections: ConnectionLimits,
-    /// File of API keys; `None` accepts every client.
+    /// Which release to serve.
+    #[command(flatten)]
+    pub model: ModelSettings,
+
+    /// Where to listen.
+    #[command(flatten)]
+    pub address: Address,
+
+    /// What runs the model.
+    #[command(flatten)]
+    pub engine: EngineSettings,
+
+    /// How many texts share a forward pass.
+    #[command(flatten)]
+    pub batching: Batching,
+
+    /// The limits of the queue, of requests, and of connections.
+    #[command(flatten)]
+    pub limits: Limits,
+
+    /// File of API keys, one on each line, # starts a comment; reloaded when it changes. With it, every request
+    /// except health checks needs a key
+    #[arg(long, env = "API_KEYS_FILE", value_name = "PATH", value_parser = path())]
     pub api_keys_file: Option<PathBuf>,
-    /// How long to serve new requests after the stop signal.
-    pub grace: Duration,
-    /// How long requests in flight may take after that.
-    pub hard_stop: Duration,
-    /// The format of the log.
-    pub log_format: LogFormat,
-    /// Which requests are logged.
-    pub request_log: RequestLog,
-    /// Where to send traces; `None` sends none.
+
+    /// How the server stops.
+    #[command(flatten)]
+    pub drain: Drain,
+
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub log: LogSettings,
+
+    /// Where to send traces (OTLP over HTTP), such as `http://localhost:4318` [default: nowhere]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", value_parser = otlp_endpoint)]
     pub otlp_endpoint: Option<String>,
 }
 
-impl ServeArguments {
-    /// Checks the arguments, and applies the defaults that depend on other settings.
-    pub fn resolve(self) -> Result<Settings, SettingsError> {
-        // Compose passes an unset variable as an empty one.
-        let version = self.model_version.filter(|version| !version.is_empty());
-        let path = |path: Option<OsString>| path.filter(|path| !path.is_empty()).map(PathBuf::from);
-        let threads = self.inference_threads.unwrap_or_else(available_cpus);
-        Ok(Settings {
-            model_version: version.ok_or(SettingsError::NoVersion)?,
-            model_name: self.model_name,
-            model_root: self.model_root,
-            address: SocketAddr::new(self.address.host, self.address.port),
-            engine: self.engine,
-            onnxruntime_library: path(self.onnxruntime_library),
-            inference_threads: threads,
-            inference_workers: self.inference_workers.unwrap_or(threads).min(threads),
-            max_batch_texts: self.max_batch_texts,
-            max_batch_tokens: self.max_batch_tokens,
-            queue_capacity: self.queue_capacity,
-            max_body_bytes: self.max_body_bytes.get(),
-            max_pending_bytes: self.max_pending_bytes.max(self.max_body_bytes).get(),
-            request_timeout: self.request_timeout_seconds,
-            connections: ConnectionLimits {
-                connections: self.connections.max_connections.get(),
-                header_bytes: self.connections.max_header_bytes as usize,
-                idle: self.connections.idle_timeout_seconds,
-            },
-            api_keys_file: path(self.api_keys_file),
-            grace: self.grace_seconds,
-            hard_stop: self.hard_stop_seconds,
-            log_format: self.log_format,
-            request_log: self.request_log,
-            otlp_endpoint: self.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
-        })
-    }
+/// The command line of the server. Another program may flatten it into its own command line.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArguments {
+    #[command(flatten)]
+    unchecked: Settings,
 }
 
-/// The CPUs that this process may use, by affinity and by the cgroup's quota.
-fn available_cpus() -> NonZeroUsize {
-    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+impl ServeArguments {
+    /// Checks what no single argument shows, and adapts settings that depend on others.
+    pub fn resolve(self) -> Result<Settings, SettingsError> {
+        let mut settings = self.unchecked;
+        if settings.model.version.is_empty() {
+            return Err(SettingsError::NoVersion);
+        }
+        let limits = &mut settings.limits;
+        limits.max_pending_bytes = limits.max_pending_bytes.max(limits.max_body_bytes);
+        // Compose passes an unset setting as an empty one.
+        for path in [&mut settings.api_keys_file, &mut settings.engine.library] {
+            path.take_if(|path| path.as_os_str().is_empty());
+        }
+        settings.otlp_endpoint.take_if(|url| url.is_empty());
+        Ok(settings)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
     use clap::Parser;
 
     use super::*;
+    use crate::config::engine::available_cpus;
 
     #[derive(Parser)]
     struct Arguments {
@@ -166,18 +145,21 @@ mod tests {
         ];
         let settings = resolve(&empty).unwrap();
         assert_eq!(settings.api_keys_file, None);
-        assert_eq!(settings.onnxruntime_library, None);
+        assert_eq!(settings.engine.library, None);
     }
 
     #[test]
     fn defaults_suit_a_machine_without_router() {
         let settings = resolve(&["--model-version", "v1"]).unwrap();
-        assert_eq!(settings.model_name, "sentiment");
-        assert_eq!(settings.address.to_string(), "127.0.0.1:8081");
-        assert_eq!(settings.grace, Duration::from_secs(5));
-        assert_eq!(settings.hard_stop, Duration::from_secs(30));
-        assert_eq!(settings.max_body_bytes, 1024 * 1024);
-        assert!(settings.inference_threads <= available_cpus());
+        assert_eq!(settings.model.name, "sentiment");
+        assert_eq!(
+            SocketAddr::from(settings.address).to_string(),
+            "127.0.0.1:8081"
+        );
+        assert_eq!(settings.drain.grace, Duration::from_secs(5));
+        assert_eq!(settings.drain.hard_stop, Duration::from_secs(30));
+        assert_eq!(settings.limits.max_body_bytes, 1024 * 1024);
+        assert!(settings.engine.threads() <= available_cpus());
     }
 
     #[test]
@@ -191,7 +173,7 @@ mod tests {
     #[test]
     fn seconds_may_be_fractional_but_not_negative() {
         let settings = resolve(&["--model-version", "v1", "--grace-seconds", "0.25"]).unwrap();
-        assert_eq!(settings.grace, Duration::from_millis(250));
+        assert_eq!(settings.drain.grace, Duration::from_millis(250));
         for bad in ["-1", "NaN", "1e9", "soon"] {
             let message = refusal(&["--model-version", "v1", &format!("--grace-seconds={bad}")]);
             assert!(message.contains("expected seconds"), "{bad}: {message}");
@@ -219,5 +201,27 @@ mod tests {
     #[test]
     fn zero_threads_are_refused() {
         refusal(&["--model-version", "v1", "--inference-threads", "0"]);
+    }
+
+    #[test]
+    fn workers_never_outnumber_threads() {
+        let workers = |more: &str| {
+            let arguments = ["--model-version=v1", "--inference-threads=3", more];
+            resolve(&arguments).unwrap().engine.workers().get()
+        };
+        assert_eq!(workers("--inference-workers=2"), 2);
+        assert_eq!(workers("--inference-workers=8"), 3);
+        assert_eq!(workers("--port=0"), 3);
+    }
+
+    #[test]
+    fn memory_for_bodies_holds_at_least_the_largest_body() {
+        let arguments = [
+            "--model-version=v1",
+            "--max-body-bytes=2000",
+            "--max-pending-bytes=1000",
+        ];
+        let limits = resolve(&arguments).unwrap().limits;
+        assert_eq!(limits.max_pending_bytes, 2000);
     }
 }

@@ -1,9 +1,23 @@
-use std::time::Duration;
+use std::{
+    num::{NonZeroUsize, ParseIntError},
+    path::PathBuf,
+    time::Duration,
+};
 
 use axum::http::Uri;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 /// A day; a longer time is a mistake.
 const LONGEST: Duration = Duration::from_hours(24);
+
+pub(crate) fn positive(text: &str) -> Result<usize, ParseIntError> {
+    text.parse().map(NonZeroUsize::get)
+}
+
+/// Accepts an empty path, unlike clap's own parser: Compose passes an unset variable as an empty one.
+pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
 
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     text.parse()

@@ -146,7 +146,7 @@ mod tests {
     use clap::{Args as _, FromArgMatches as _};
 
     use super::*;
-    use crate::config::{Settings, arguments::ServeArguments};
+    use crate::config::{ServeArguments, Settings};
 
     fn command() -> Command {
         ServeArguments::augment_args(Command::new("model-server"))
@@ -169,10 +169,10 @@ mod tests {
     fn settings_file_changes_defaults_and_flags_override_it() {
         let content = "# comment\n\nQUEUE_CAPACITY=7 # few\nMODEL_NAME=\"other\"\nREQUEST_LOG=\n";
         let settings = resolve(content, &[]);
-        assert_eq!(settings.queue_capacity.get(), 7);
-        assert_eq!(settings.model_name, "other");
+        assert_eq!(settings.limits.queue_capacity.get(), 7);
+        assert_eq!(settings.model.name, "other");
         let settings = resolve(content, &["--queue-capacity=8"]);
-        assert_eq!(settings.queue_capacity.get(), 8);
+        assert_eq!(settings.limits.queue_capacity.get(), 8);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
         inference_pool::InferencePool,
         job::{InferenceError, InferenceOutput, PreparedInput, PreparedJob},
     },
-    task::{ModelTask, classification::TextClassifier},
+    task::{ModelTask, text_model::TextModel},
     tokenizer::text_tokenizer::TokenIds,
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn run_batch(
     let results = catch_panic(|| forward(pool, engine, &batch, parallelism));
     let results = match results {
         // Each text runs alone, so that a bad one does not fail the others.
-        Err(InferenceError::Engine(_) | InferenceError::Shape(_)) if batch.len() > 1 => {
+        Err(InferenceError::Engine(_) | InferenceError::Output(_)) if batch.len() > 1 => {
             let mut alone = |job: &PreparedJob| {
                 catch_panic(|| forward(pool, engine, std::slice::from_ref(job), parallelism))
                     .and_then(|mut one| one.pop().unwrap_or(Err(InferenceError::Expired)))
@@ -67,7 +67,7 @@ fn engine_failure(result: Result<&InferenceOutput, &InferenceError>) -> Option<I
     match result {
         Err(
             error @ (InferenceError::Engine(_)
-            | InferenceError::Shape(_)
+            | InferenceError::Output(_)
             | InferenceError::Panicked(_)),
         ) => Some(error.clone()),
         _ => None,
@@ -104,9 +104,10 @@ pub(crate) fn forward(
             Ok(vec![Ok(InferenceOutput::Tensors(outputs))])
         }
         (ModelTask::Text(model), _) => {
-            let results = classify(model, engine, &texts, parallelism)?;
-            let real: usize = texts.iter().map(|text| text.ids.len()).sum();
-            let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+            let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
+            let results = run_texts(model, engine, &texts, &lengths, parallelism)?;
+            let real: usize = lengths.iter().sum();
+            let longest = lengths.iter().copied().max().unwrap_or(0);
             let padded = longest * texts.len();
             pool.metrics
                 .forward_pass(texts.len(), real, padded, began.elapsed());
@@ -116,22 +117,23 @@ pub(crate) fn forward(
     }
 }
 
-fn classify(
-    model: &TextClassifier,
+fn run_texts(
+    model: &TextModel,
     engine: &mut dyn Engine,
     texts: &[&TokenIds],
+    lengths: &[usize],
     parallelism: Parallelism,
 ) -> Result<Vec<InferenceOutput>, InferenceError> {
-    let mut outputs = engine.run(&model.pack(texts), &[model.logits()], parallelism)?;
-    let logits = outputs
+    let mut outputs = engine.run(&model.pack(texts), &[model.task.output()], parallelism)?;
+    let output = outputs
         .pop()
-        .ok_or_else(|| EngineError("the model gave no logits".to_owned()))?;
-    let rows = model.unpack(logits, texts.len())?;
+        .ok_or_else(|| EngineError("the model gave no output".to_owned()))?;
+    let rows = model.task.decode(output, lengths)?;
     Ok(rows
         .into_iter()
         .zip(texts)
-        .map(|(logits, text)| InferenceOutput::Text {
-            logits,
+        .map(|(row, text)| InferenceOutput::Text {
+            row,
             tokens: text.ids.len(),
             truncated: text.truncated,
         })

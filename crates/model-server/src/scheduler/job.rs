@@ -10,7 +10,7 @@ use crate::{
     backend::{engine::EngineError, tensor::Tensor},
     memory_budget::MemoryReservation,
     scheduler::{batch_queue::QueueItem, stage_times::StageTimes},
-    task::{classification::UnexpectedLogits, scores::NonFinite},
+    task::text_task::UnexpectedOutput,
     tokenizer::text_tokenizer::{TextError, TokenIds},
 };
 
@@ -52,8 +52,8 @@ pub(crate) struct Completion {
 pub(crate) enum InferenceOutput {
     /// For a text.
     Text {
-        /// One number for each label.
-        logits: Vec<f32>,
+        /// The numbers that its task makes an answer of.
+        row: Vec<f32>,
         /// Number of tokens that the model read.
         tokens: usize,
         /// Whether the end of the text was truncated.
@@ -71,9 +71,7 @@ pub(crate) enum InferenceError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
-    Shape(#[from] UnexpectedLogits),
-    #[error(transparent)]
-    Logits(#[from] NonFinite),
+    Output(#[from] UnexpectedOutput),
     #[error("the inference engine panicked: {0}")]
     Panicked(String),
     #[error("the inference engine is broken: {0}")]

@@ -5,6 +5,8 @@ mod tests;
 
 use crate::api_keys::ApiKeys;
 use crate::api_keys::KeysError;
+#[cfg(doc)]
+use crate::config::Drain;
 use crate::config::Settings;
 use crate::phase::Phase;
 use crate::release;
@@ -91,7 +93,7 @@ pub async fn run(
     settings: Settings,
     wrap: impl FnOnce(Router) -> Router,
 ) -> Result<(), ServeError> {
-    let listener = bind(settings.address)?;
+    let listener = bind(settings.address.into())?;
     let mut signals = StopSignals::listen()?;
     let (stop, stopped) = oneshot::channel();
     let twice = async {
@@ -112,8 +114,8 @@ pub async fn run(
 ///
 /// The port answers at once. While the release is loading, `/health` returns 503. A release that cannot be
 /// loaded ends the server with [`ServeError::Load`]. After `stop`, the server is unready at once and still
-/// answers new requests for [`Settings::grace`]. Then it accepts no connections, and requests in flight have
-/// [`Settings::hard_stop`] to finish.
+/// answers new requests for [`Drain::grace`]. Then it accepts no connections, and requests in flight have
+/// [`Drain::hard_stop`] to finish.
 ///
 /// Dropping the future stops at once. `wrap` may add layers around the router.
 pub async fn serve(
@@ -126,7 +128,10 @@ pub async fn serve(
     if let Some(path) = &settings.api_keys_file {
         state.keys = Some(ApiKeys::read(path)?);
     }
-    state.telemetry = Telemetry::start(&settings).map_err(ServeError::Traces)?;
+    if let Some(endpoint) = &settings.otlp_endpoint {
+        let telemetry = Telemetry::start(endpoint, &settings.model);
+        state.telemetry = Some(telemetry.map_err(ServeError::Traces)?);
+    }
     let state = Arc::new(state);
     let address = listener.local_addr()?;
     info!(%address, port = address.port(), "listening");
@@ -139,7 +144,7 @@ pub async fn serve(
     let mut connections = pin!(listener::serve(
         listener,
         service,
-        settings.connections,
+        settings.limits.connections,
         Arc::clone(&state.metrics),
         closed
     ));
@@ -159,11 +164,11 @@ pub async fn serve(
         info!("stopped");
         Ok(())
     };
-    let ended = time::timeout(settings.hard_stop, finish).await;
+    let ended = time::timeout(settings.drain.hard_stop, finish).await;
     if let Some(telemetry) = &state.telemetry {
         telemetry.stop().await;
     }
-    ended.unwrap_or(Err(ServeError::HardStop(settings.hard_stop)))
+    ended.unwrap_or(Err(ServeError::HardStop(settings.drain.hard_stop)))
 }
 
 /// Loads the release, serves until `stop`, and then for the grace period.
@@ -188,7 +193,7 @@ async fn load_and_serve(
             return Ok(None);
         }
     };
-    let loaded = loaded.unwrap_or_else(|error| Err(release::panicked(settings, error)));
+    let loaded = loaded.unwrap_or_else(|error| Err(release::panicked(&settings.model, error)));
     let loaded = loaded.inspect_err(|error| {
         state.phase.advance(Phase::Unfit {
             reason: format!("loading failed: {error}"),
@@ -200,12 +205,12 @@ async fn load_and_serve(
     let workers = start_workers(state, settings, loaded)?;
     state.phase.advance(Phase::Ready);
     info!(
-        model_name = settings.model_name,
-        model_version = settings.model_version,
+        model_name = settings.model.name,
+        model_version = settings.model.version,
         model_digest = digest,
-        engine = settings.engine.name(),
-        threads = settings.inference_threads,
-        workers = settings.inference_workers,
+        engine = settings.engine.kind.name(),
+        threads = settings.engine.threads(),
+        workers = settings.engine.workers(),
         max_batch_texts,
         parallel_is_faster,
         load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -214,8 +219,8 @@ async fn load_and_serve(
 
     stop.await;
     state.phase.advance(Phase::Draining);
-    info!(grace = ?settings.grace, "stop signal: unready, still serving new requests");
-    time::sleep(settings.grace).await;
+    info!(grace = ?settings.drain.grace, "stop signal: unready, still serving new requests");
+    time::sleep(settings.drain.grace).await;
     Ok(Some(workers))
 }
 
@@ -227,7 +232,7 @@ fn start_workers(
 ) -> Result<Workers, ServeError> {
     let pool = Arc::new(InferencePool::new(
         loaded.plan,
-        settings.queue_capacity.get(),
+        settings.limits.queue_capacity.get(),
         loaded.signature.outputs.len(),
         Arc::clone(&state.metrics),
     ));

@@ -9,7 +9,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     api::{
         body, fallback, health, metrics,
-        oip::{handlers, metadata},
+        oip::{handlers, metadata, model_path::with_version},
         openapi, predict,
     },
     server::layers,
@@ -44,10 +44,8 @@ pub(crate) fn documented(
         .routes(routes!(metadata::server))
         .routes(routes!(metadata::live))
         .routes(routes!(metadata::ready))
-        .routes(routes!(metadata::model))
-        .routes(routes!(metadata::model_version))
-        .routes(routes!(metadata::model_ready))
-        .routes(routes!(metadata::model_version_ready))
+        .routes(with_version(routes!(metadata::model)))
+        .routes(with_version(routes!(metadata::model_ready)))
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
@@ -59,7 +57,6 @@ pub(crate) fn documented(
         ));
     OpenApiRouter::with_openapi(openapi::description())
         .routes(routes!(predict::predict))
-        .routes(routes!(handlers::infer))
-        .routes(routes!(handlers::infer_version))
+        .routes(with_version(routes!(handlers::infer)))
         .merge(others)
 }

@@ -1,58 +1,85 @@
-use thiserror::Error;
+//! What the classifiers share.
+
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     backend::{
         engine::GraphError,
-        tensor::{Datatype, Elements, Signature, Tensor},
+        tensor::{Elements, Signature, Tensor},
     },
     task::{
-        model_config::{Labels, Padding},
-        scores::ProblemType,
+        model_config::{Labels, ModelConfig},
+        multi_label, single_label,
+        text_task::{
+            Answer, TextOutput, TextTaskError, TextTaskKind, TextValues, UnexpectedOutput,
+        },
     },
-    tokenizer::text_tokenizer::{TextTokenizer, TokenIds},
 };
 
 /// The name of the output with the logits, if a graph has several outputs.
-pub(crate) const LOGITS: &str = "logits";
+const LOGITS: &str = "logits";
 
-/// What an input of the graph receives for each token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum TextInput {
-    Ids,
-    Mask,
-    Types,
-    Positions,
-}
+/// From finite logits to the probability of each label, from 0 to 1.
+type Probabilities = fn(&[f32]) -> Vec<f32>;
 
-/// Turns texts into the inputs of a graph, and its outputs into logits.
+/// The labels of a classifier, and where its graph returns their logits.
 #[derive(Debug)]
-pub(crate) struct TextClassifier {
-    /// From texts to tokens.
-    pub(crate) tokenizer: TextTokenizer,
-    /// The name of each logit's label.
-    pub(crate) labels: Labels,
-    /// What the logits mean.
-    pub(crate) problem: ProblemType,
-    pub(super) padding: Padding,
-    inputs: Vec<TextInput>,
-    logits: usize,
+pub(super) struct Classes {
+    labels: Labels,
+    /// The index of the output with the logits.
+    pub(super) output: usize,
 }
 
-/// The logits have the wrong shape.
-#[derive(Debug, Clone, Error, PartialEq)]
-#[error(
-    "the model returns {given} of shape {shape:?} for {texts} texts; expected FP32 of shape [{texts}, {labels}], because config.json has {labels} labels"
-)]
-pub(crate) struct UnexpectedLogits {
-    given: Datatype,
-    shape: Vec<usize>,
-    texts: usize,
-    labels: usize,
+/// The most likely label of one text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LabelAnswer {
+    /// The label with the highest score.
+    #[schema(example = "positive")]
+    #[serde(rename = "prediction")]
+    label: String,
+    /// Its probability, from 0 to 1: by softmax for a single-label model, by the logistic function for a
+    /// multi-label model.
+    confidence: f32,
+    /// The `top_k` most likely labels, if requested. Those of a multi-label model do not add up to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scores: Option<Vec<LabelScore>>,
+}
+
+/// A label and its probability.
+#[derive(Debug, Serialize, ToSchema)]
+struct LabelScore {
+    /// The name of the label.
+    label: String,
+    /// The probability, from 0 to 1.
+    score: f32,
+}
+
+impl Answer for LabelAnswer {
+    fn label(&self) -> Option<&str> {
+        Some(&self.label)
+    }
+}
+
+/// Returns the task of a classifier whose `config.json` has no `problem_type`, as transformers' pipeline chooses it:
+/// with one label, softmax would always return 1.
+pub(super) fn default_kind(
+    config: &ModelConfig,
+    signature: &Signature,
+) -> Result<&'static TextTaskKind, GraphError> {
+    let (_, logits) = logits_of(signature)?;
+    Ok(match config.labels(logits).len() {
+        1 => &multi_label::KIND,
+        _ => &single_label::KIND,
+    })
 }
 
 /// Returns the index of the output with the logits, and the number of logits for each text if the graph
 /// declares it.
-pub(crate) fn logits_of(signature: &Signature) -> Result<(usize, Option<usize>), GraphError> {
+fn logits_of(signature: &Signature) -> Result<(usize, Option<usize>), GraphError> {
     let outputs = &signature.outputs;
     let named = outputs.iter().position(|output| output.name == LOGITS);
     let place = match (named, outputs.len()) {
@@ -66,177 +93,131 @@ pub(crate) fn logits_of(signature: &Signature) -> Result<(usize, Option<usize>),
     Ok((place, outputs[place].shape.last().copied().flatten()))
 }
 
-impl TextClassifier {
-    /// Matches the inputs and outputs of a graph.
-    pub(crate) fn new(
+impl Classes {
+    /// Matches the labels with a graph. Fails if there are less than `fewest`.
+    pub(super) fn new(
+        config: &ModelConfig,
         signature: &Signature,
-        tokenizer: TextTokenizer,
-        (labels, problem): (Labels, ProblemType),
-        padding: Padding,
-    ) -> Result<Self, GraphError> {
-        let inputs: Vec<TextInput> = signature
-            .inputs
-            .iter()
-            .map(|input| match input.name.as_str() {
-                "input_ids" => Ok(TextInput::Ids),
-                "attention_mask" => Ok(TextInput::Mask),
-                "token_type_ids" => Ok(TextInput::Types),
-                "position_ids" => Ok(TextInput::Positions),
-                other => Err(GraphError::UnknownInput(other.to_owned())),
-            })
-            .collect::<Result<_, _>>()?;
-        if !inputs.contains(&TextInput::Ids) {
-            return Err(GraphError::NoInputIds);
-        }
-        let (logits, _) = logits_of(signature)?;
-        Ok(Self {
-            tokenizer,
-            labels,
-            problem,
-            padding,
-            inputs,
-            logits,
-        })
+        fewest: usize,
+    ) -> Result<Self, TextTaskError> {
+        let (output, logits) = logits_of(signature)?;
+        let labels = config.labels(logits).at_least(fewest)?;
+        Ok(Self { labels, output })
     }
 
-    /// The index of the output with the logits.
-    pub(crate) fn logits(&self) -> usize {
-        self.logits
-    }
-
-    /// Returns the inputs of the graph for a batch, padded to the longest text: `texts × longest`.
-    pub(crate) fn pack(&self, texts: &[&TokenIds]) -> Vec<Tensor> {
-        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
-        let left = self.tokenizer.pads_left();
-        let rows = |numbers_of: &dyn Fn(&TokenIds, &mut Vec<i64>), padding: i64| {
-            let mut numbers = Vec::with_capacity(texts.len() * longest);
-            for (row, text) in texts.iter().enumerate() {
-                if left {
-                    numbers.resize((row + 1) * longest - text.ids.len(), padding);
-                }
-                numbers_of(text, &mut numbers);
-                numbers.resize((row + 1) * longest, padding);
-            }
-            Tensor {
-                shape: vec![texts.len(), longest],
-                elements: Elements::Int64(numbers),
-            }
-        };
-        let token = self.padding.token.unwrap_or(0);
-        let first = i64::try_from(self.padding.first_position).unwrap_or(0);
-        self.inputs
-            .iter()
-            .map(|input| match input {
-                TextInput::Ids => rows(&|text, into| into.extend(&text.ids), token),
-                TextInput::Mask => {
-                    rows(&|text, into| into.resize(into.len() + text.ids.len(), 1), 0)
-                }
-                TextInput::Types => rows(
-                    &|text, into| match &text.types {
-                        Some(types) => into.extend(types),
-                        None => into.resize(into.len() + text.ids.len(), 0),
-                    },
-                    0,
-                ),
-                TextInput::Positions => rows(
-                    &|text, into| into.extend((first..).take(text.ids.len())),
-                    (first - 1).max(0),
-                ),
-            })
-            .collect()
+    /// The name of a label.
+    pub(super) fn name(&self, class: usize) -> String {
+        self.labels.get(class).unwrap_or_default().to_owned()
     }
 
     /// Returns the logits of each text.
-    pub(crate) fn unpack(
+    pub(super) fn decode(
         &self,
-        logits: Tensor,
+        output: Tensor,
         texts: usize,
-    ) -> Result<Vec<Vec<f32>>, UnexpectedLogits> {
+    ) -> Result<Vec<Vec<f32>>, UnexpectedOutput> {
         let labels = self.labels.len();
-        match (logits.elements, logits.shape.as_slice()) {
-            (Elements::Fp32(numbers), &[rows, columns]) if rows == texts && columns == labels => {
-                Ok(numbers.chunks(labels).map(<[f32]>::to_vec).collect())
+        match (output.elements, output.shape.as_slice()) {
+            (Elements::Fp32(logits), &[rows, columns]) if rows == texts && columns == labels => {
+                Ok(logits.chunks(labels).map(<[f32]>::to_vec).collect())
             }
-            (other, _) => Err(UnexpectedLogits {
-                given: other.datatype(),
-                shape: logits.shape,
-                texts,
-                labels,
+            (other, shape) => Err(UnexpectedOutput {
+                given: format!("{} of shape {shape:?} for {texts} texts", other.datatype()),
+                expected: format!(
+                    "FP32 of shape [{texts}, {labels}], because config.json has {labels} labels"
+                ),
             }),
         }
     }
+
+    /// Returns the most likely label, and the probability of each label.
+    pub(super) fn answer(
+        &self,
+        logits: &[f32],
+        probabilities: Probabilities,
+        top_k: Option<usize>,
+    ) -> Result<(LabelAnswer, Vec<f32>), UnexpectedOutput> {
+        expect_finite(logits)?;
+        let probabilities = probabilities(logits);
+        let best = largest(logits);
+        let score = |class| LabelScore {
+            label: self.name(class),
+            score: probabilities[class],
+        };
+        let scores = top_k.map(|top_k| {
+            let classes = descending(logits).into_iter().take(top_k);
+            classes.map(score).collect()
+        });
+        let answer = LabelAnswer {
+            label: self.name(best),
+            confidence: probabilities[best],
+            scores,
+        };
+        Ok((answer, probabilities))
+    }
+
+    /// Returns the most likely label of each text, its probability, and all logits.
+    pub(super) fn outputs(
+        &self,
+        rows: &[Vec<f32>],
+        probabilities: Probabilities,
+    ) -> Result<Vec<TextOutput>, UnexpectedOutput> {
+        let (mut labels, mut confidences) = (Vec::new(), Vec::new());
+        for logits in rows {
+            let (
+                LabelAnswer {
+                    label, confidence, ..
+                },
+                _,
+            ) = self.answer(logits, probabilities, None)?;
+            labels.push(label);
+            confidences.push(confidence);
+        }
+        let output = |name, columns, values| TextOutput {
+            name,
+            columns,
+            values,
+        };
+        Ok(vec![
+            output("label", None, TextValues::Strings(labels)),
+            output("confidence", None, TextValues::Numbers(confidences)),
+            output(
+                LOGITS,
+                Some(self.labels.len()),
+                TextValues::Numbers(rows.concat()),
+            ),
+        ])
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::tensor::TensorSpec;
-    use crate::task::model_config::ModelConfig;
-
-    /// A tokenizer with four words.
-    fn tokenizer(padding: &str) -> TextTokenizer {
-        let file = format!(
-            r#"{{"version": "1.0", "truncation": null, "padding": {padding},
-            "added_tokens": [], "normalizer": null, "decoder": null, "post_processor": null,
-            "pre_tokenizer": {{"type": "Whitespace"}},
-            "model": {{"type": "WordLevel", "unk_token": "?",
-                "vocab": {{"?": 0, "a": 5, "b": 6, "c": 7}}}}}}"#
-        );
-        TextTokenizer::parse(file.as_bytes(), 32).unwrap()
+fn expect_finite(logits: &[f32]) -> Result<(), UnexpectedOutput> {
+    if !logits.is_empty() && logits.iter().all(|logit| logit.is_finite()) {
+        return Ok(());
     }
+    Err(UnexpectedOutput {
+        given: format!("{logits:?}"),
+        expected: "one finite number for each label".to_owned(),
+    })
+}
 
-    fn packed(padding: &str, config: &str) -> Vec<Vec<i64>> {
-        let spec = |name: &str| TensorSpec {
-            name: name.to_owned(),
-            datatype: Datatype::Int64,
-            shape: vec![None, None],
-        };
-        let names = [
-            "input_ids",
-            "attention_mask",
-            "token_type_ids",
-            "position_ids",
-        ];
-        let signature = Signature {
-            inputs: names.map(spec).into(),
-            outputs: vec![spec("logits")],
-        };
-        let config = ModelConfig::parse(config.as_bytes()).unwrap();
-        let classes = config.classes(Some(2)).unwrap();
-        let model =
-            TextClassifier::new(&signature, tokenizer(padding), classes, config.padding).unwrap();
-        let texts = ["a b c", "c"].map(|text| model.tokenizer.tokenize(text).unwrap());
-        let tensors = model.pack(&[&texts[0], &texts[1]]);
-        let numbers = tensors.into_iter().map(|tensor| match tensor.elements {
-            Elements::Int64(numbers) => numbers,
-            other => panic!("{other:?}"),
-        });
-        numbers.collect()
+/// Returns the index of the largest logit, the first one of equal ones. Probabilities are less exact: two of
+/// them may round to 1.
+fn largest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (place, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = place;
+        }
     }
+    best
+}
 
-    #[test]
-    fn shorter_text_is_padded_on_the_right() {
-        let config = r#"{"model_type": "bert", "pad_token_id": 9}"#;
-        let expected = [
-            [5, 6, 7, 7, 9, 9],
-            [1, 1, 1, 1, 0, 0],
-            [0, 0, 0, 0, 0, 0],
-            [0, 1, 2, 0, 0, 0],
-        ];
-        assert_eq!(packed("null", config), expected);
-    }
-
-    #[test]
-    fn shorter_text_is_padded_on_the_left_if_the_tokenizer_says_so() {
-        let left = r#"{"strategy": "BatchLongest", "direction": "Left",
-            "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "?"}"#;
-        let config = r#"{"model_type": "roberta", "pad_token_id": 1}"#;
-        let expected = [
-            [5, 6, 7, 1, 1, 7],
-            [1, 1, 1, 0, 0, 1],
-            [0, 0, 0, 0, 0, 0],
-            [2, 3, 4, 1, 1, 2],
-        ];
-        assert_eq!(packed(left, config), expected);
-    }
+/// Returns the indices of all logits, largest first; equal ones keep their order.
+fn descending(logits: &[f32]) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..logits.len()).collect();
+    places.sort_by(|one, other| {
+        let order = logits[*other].partial_cmp(&logits[*one]);
+        order.unwrap_or(std::cmp::Ordering::Equal)
+    });
+    places
 }

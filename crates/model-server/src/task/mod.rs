@@ -1,23 +1,26 @@
-pub(crate) mod classification;
+mod classification;
 pub(crate) mod model_config;
-pub(crate) mod scores;
+mod multi_label;
+mod single_label;
+pub(crate) mod text_model;
+pub(crate) mod text_task;
 
 use crate::{
     backend::{
         engine::{Engine, Parallelism},
         tensor::{Signature, Tensor, TensorSpec},
     },
-    task::classification::TextClassifier,
+    task::text_model::TextModel,
 };
 
-/// A text of typical length for the first forward passes of any classifier.
+/// A text of typical length for the first forward passes of any model for texts.
 const WARM_UP_TEXT: &str = "The first text is never the fastest, and so this one has twenty words that no client has to wait for.";
 
 /// What a release answers.
 #[derive(Debug)]
 pub(crate) enum ModelTask {
     /// Texts, and tensors of clients that tokenize themselves.
-    Text(Box<TextClassifier>),
+    Text(Box<TextModel>),
     /// Tensors only.
     Tensors,
 }
@@ -38,7 +41,7 @@ impl ModelTask {
         }
     }
 
-    /// Runs `self_test_inputs`, and fails if the engine fails or the logits are invalid. `outputs` are the
+    /// Runs `self_test_inputs`, and fails if the engine fails or a text has no answer. `outputs` are the
     /// indices of all outputs of the graph.
     pub(crate) fn self_test(
         &self,
@@ -51,12 +54,14 @@ impl ModelTask {
             let outputs = engine.run(self_test_inputs, outputs, parallelism);
             return outputs.map(drop).map_err(|error| error.to_string());
         };
-        let outputs = engine.run(self_test_inputs, &[model.logits()], parallelism);
+        let outputs = engine.run(self_test_inputs, &[model.task.output()], parallelism);
         let mut outputs = outputs.map_err(|error| error.to_string())?;
-        let logits = outputs.pop().ok_or("no logits")?;
-        let rows = model.unpack(logits, 1).map_err(|error| error.to_string())?;
-        let probabilities = model.problem.probabilities(&rows[0]);
-        probabilities.map(drop).map_err(|error| error.to_string())
+        let output = outputs.pop().ok_or("no output")?;
+        let length = self_test_inputs.first().map_or(0, |ids| ids.elements.len());
+        let rows = model.task.decode(output, &[length]);
+        let rows = rows.map_err(|error| error.to_string())?;
+        let answer = model.task.answer(&rows[0], None);
+        answer.map(drop).map_err(|error| error.to_string())
     }
 }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::task::scores::ProblemType;
+use crate::task::text_task::{TextTaskKind, problem_types};
 
 /// The token limit of a model whose `config.json` has none.
 const DEFAULT_MAX_TOKENS: usize = 512;
@@ -27,10 +27,8 @@ pub enum ConfigError {
         /// The keys in the file.
         present: String,
     },
-    /// The model is not a classifier.
-    #[error(
-        "problem_type is {0:?}; expected single_label_classification or multi_label_classification"
-    )]
+    /// No task has this name.
+    #[error("problem_type is {0:?}; expected {expected}", expected = problem_types())]
     ProblemType(String),
     /// The token limit leaves no room for text.
     #[error(
@@ -40,10 +38,11 @@ pub enum ConfigError {
 }
 
 /// The keys of `config.json` that the server needs. Others are ignored.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct ModelConfig {
-    labels: Option<BTreeMap<String, String>>,
-    problem: Option<ProblemType>,
+    labels: Option<Labels>,
+    /// What the model does with texts: `problem_type`.
+    pub(super) task: Option<&'static TextTaskKind>,
     /// How shorter texts are padded.
     pub(crate) padding: Padding,
     /// The most tokens of one text, special tokens included; at least 1.
@@ -114,12 +113,8 @@ impl ModelConfig {
     /// Parses a `config.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let file: ConfigFile = serde_json::from_slice(bytes)?;
-        let problem = match file.problem_type.as_deref() {
-            None => None,
-            Some("multi_label_classification") => Some(ProblemType::MultiLabelClassification),
-            Some("single_label_classification") => Some(ProblemType::SingleLabelClassification),
-            Some(other) => return Err(ConfigError::ProblemType(other.to_owned())),
-        };
+        let named = |name: String| TextTaskKind::named(&name).ok_or(ConfigError::ProblemType(name));
+        let task = file.problem_type.map(named).transpose()?;
         let behind_filling = POSITIONS_BEHIND_FILLING.contains(&file.model_type.as_str());
         // The default depends on the type of the model.
         let token = match file.pad_token_id {
@@ -138,61 +133,49 @@ impl ModelConfig {
         if positions <= first_position {
             return Err(ConfigError::NoTokens(positions));
         }
-        let config = Self {
-            labels: file.id2label,
-            problem,
+        Ok(Self {
+            labels: file.id2label.map(Labels::from_map).transpose()?,
+            task,
             padding: Padding {
                 token,
                 first_position,
             },
             max_tokens: positions - first_position,
-        };
-        // Checked here, so that the error names `config.json` before the model is loaded.
-        if let Some(labels) = &config.labels {
-            config.classes(Some(labels.len()))?;
-        }
-        Ok(config)
+        })
     }
 
-    /// Returns the labels, and what the logits mean. `logits` is their number, if the graph declares it. Labels
-    /// without names are called `LABEL_0` and so on.
-    pub(crate) fn classes(
-        &self,
-        logits: Option<usize>,
-    ) -> Result<(Labels, ProblemType), ConfigError> {
+    /// Returns the labels. Without names, there are as many as `logits`, if the graph declares their number, and they
+    /// are called `LABEL_0` and so on.
+    pub(super) fn labels(&self, logits: Option<usize>) -> Labels {
         let numbered = || {
             let numbers = 0..logits.unwrap_or(DEFAULT_LABELS);
-            let names = numbers.map(|class| (class.to_string(), format!("LABEL_{class}")));
-            names.collect()
+            Labels(numbers.map(|class| format!("LABEL_{class}")).collect())
         };
-        let names = self.labels.clone().unwrap_or_else(numbered);
-        let problem = match self.problem {
-            Some(problem) => problem,
-            // Same as transformers' pipeline: with one label, softmax would always return 1.
-            None if names.len() == 1 => ProblemType::MultiLabelClassification,
-            None => ProblemType::SingleLabelClassification,
-        };
-        Ok((Labels::from_map(names, problem)?, problem))
+        self.labels.clone().unwrap_or_else(numbered)
     }
 }
 
 impl Labels {
-    fn from_map(
-        mut map: BTreeMap<String, String>,
-        problem: ProblemType,
-    ) -> Result<Self, ConfigError> {
-        let fewest = match problem {
-            ProblemType::SingleLabelClassification => 2,
-            ProblemType::MultiLabelClassification => 1,
-        };
+    fn from_map(mut map: BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let present = map.keys().cloned().collect::<Vec<_>>().join(", ");
         let names: Option<Vec<String>> = (0..map.len())
             .map(|class| map.remove(&class.to_string()))
             .collect();
         match names {
-            Some(names) if names.len() >= fewest => Ok(Self(names)),
+            Some(names) if !names.is_empty() => Ok(Self(names)),
             _ => Err(ConfigError::Labels { present }),
         }
+    }
+
+    /// Fails if there are less than `fewest` labels.
+    pub(super) fn at_least(self, fewest: usize) -> Result<Self, ConfigError> {
+        if self.len() >= fewest {
+            return Ok(self);
+        }
+        let present: Vec<String> = (0..self.len()).map(|class| class.to_string()).collect();
+        Err(ConfigError::Labels {
+            present: present.join(", "),
+        })
     }
 
     /// The number of labels.
@@ -210,8 +193,8 @@ impl Labels {
 mod tests {
     use super::*;
 
-    fn labels_of(text: &str, logits: Option<usize>) -> Result<(Labels, ProblemType), ConfigError> {
-        ModelConfig::parse(text.as_bytes())?.classes(logits)
+    fn labels_of(text: &str, logits: Option<usize>) -> Labels {
+        ModelConfig::parse(text.as_bytes()).unwrap().labels(logits)
     }
 
     fn limit(more: &str) -> Result<usize, ConfigError> {
@@ -225,7 +208,7 @@ mod tests {
             .map(|id| format!("\"{id}\": \"class {id}\""))
             .collect();
         let text = format!("{{\"id2label\": {{{}}}}}", ids.join(","));
-        let (labels, _) = labels_of(&text, Some(12)).unwrap();
+        let labels = labels_of(&text, Some(12));
         assert_eq!(labels.len(), 12);
         assert_eq!(labels.get(2), Some("class 2"));
         assert_eq!(labels.get(10), Some("class 10"));
@@ -235,10 +218,9 @@ mod tests {
     #[test]
     fn unnamed_labels_are_numbered() {
         for (logits, count) in [(Some(3), 3), (Some(1), 1), (None, 2)] {
-            let (labels, problem) = labels_of("{}", logits).unwrap();
+            let labels = labels_of("{}", logits);
             assert_eq!(labels.len(), count);
             assert_eq!(labels.get(0), Some("LABEL_0"));
-            assert_eq!(problem.is_multi_label(), count == 1);
         }
     }
 
@@ -301,27 +283,20 @@ mod tests {
     }
 
     #[test]
-    fn problem_type_is_read_from_the_file() {
-        let problem = |more: &str| {
-            let text = format!(r#"{{"id2label": {{"0": "a", "1": "b"}}{more}}}"#);
-            labels_of(&text, None).map(|(_, problem)| problem)
+    fn problem_type_names_a_task_of_the_table() {
+        let parse = |value: &str| {
+            let text = format!(r#"{{"problem_type": {value}}}"#);
+            ModelConfig::parse(text.as_bytes()).map(|config| config.task)
         };
-        assert_eq!(problem("").unwrap(), ProblemType::SingleLabelClassification);
+        for name in ["single_label_classification", "multi_label_classification"] {
+            let kind = parse(&format!("{name:?}")).unwrap().unwrap();
+            assert_eq!(kind.problem_type, name);
+        }
+        assert!(parse("null").unwrap().is_none());
         assert_eq!(
-            problem(r#", "problem_type": "multi_label_classification""#).unwrap(),
-            ProblemType::MultiLabelClassification
+            parse(r#""regression""#).unwrap_err().to_string(),
+            "problem_type is \"regression\"; expected single_label_classification or multi_label_classification"
         );
-        let error = problem(r#", "problem_type": "regression""#).unwrap_err();
-        assert!(error.to_string().contains("\"regression\""), "{error}");
-    }
-
-    #[test]
-    fn single_label_is_multi_label_classification() {
-        let (_, problem) = labels_of(r#"{"id2label": {"0": "spam"}}"#, None).unwrap();
-        assert_eq!(problem, ProblemType::MultiLabelClassification);
-        let one_of_one =
-            br#"{"id2label": {"0": "a"}, "problem_type": "single_label_classification"}"#;
-        assert!(ModelConfig::parse(one_of_one).is_err());
     }
 
     #[test]

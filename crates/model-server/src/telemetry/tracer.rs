@@ -26,7 +26,7 @@ use tokio::task;
 use tracing::{info, warn};
 
 use crate::{
-    config::{Settings, parsers::check_endpoint},
+    config::{ModelSettings, parsers::check_endpoint},
     scheduler::stage_times::StageTimes,
 };
 
@@ -65,11 +65,8 @@ pub(crate) struct FinishedRequest<'a> {
 }
 
 impl Telemetry {
-    /// Starts the exporter, if the settings have an endpoint.
-    pub(crate) fn start(settings: &Settings) -> Result<Option<Self>, String> {
-        let Some(endpoint) = &settings.otlp_endpoint else {
-            return Ok(None);
-        };
+    /// Starts the exporter to `endpoint`. Each span names the release.
+    pub(crate) fn start(endpoint: &str, model: &ModelSettings) -> Result<Self, String> {
         check_endpoint(endpoint)?;
         // The exporter needs a TLS provider even for plain HTTP. Another one may be installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -85,14 +82,14 @@ impl Telemetry {
             .with_resource(resource())
             .build();
         info!(url, "traces are sent");
-        Ok(Some(Self {
+        Ok(Self {
             tracer: provider.tracer(env!("CARGO_PKG_NAME")),
             provider,
             model: [
-                KeyValue::new("model.name", settings.model_name.clone()),
-                KeyValue::new("model.version", settings.model_version.clone()),
+                KeyValue::new("model.name", model.name.clone()),
+                KeyValue::new("model.version", model.version.clone()),
             ],
-        }))
+        })
     }
 
     /// Records the span of a request and of its stages, if it is sampled. Returns its trace ID.

@@ -127,8 +127,8 @@ async fn decompression_stops_at_body_limit() {
 #[tokio::test]
 async fn decompressed_bytes_reserve_and_release_memory() {
     let mut settings = settings("v1");
-    settings.max_body_bytes = 100_000;
-    settings.max_pending_bytes = 60_000;
+    settings.limits.max_body_bytes = 100_000;
+    settings.limits.max_pending_bytes = 60_000;
     let server = Server::start(settings).await;
     let body = |length| gzip(json!({"text": "a".repeat(length)}).to_string().as_bytes());
     for _ in 0..3 {

@@ -39,7 +39,7 @@ async fn read_response(stream: &mut TcpStream) -> String {
 
 async fn server_with_short_idle_timeout() -> Server {
     let mut settings = settings("v1");
-    settings.connections.idle = IDLE_TIMEOUT;
+    settings.limits.connections.idle = IDLE_TIMEOUT;
     Server::start(settings).await
 }
 
@@ -142,7 +142,7 @@ async fn oversized_head_gets_431() {
 async fn connection_over_limit_waits_for_free_slot() {
     let mut settings = settings("v1");
     // `Server::start` keeps the connection of its health check open, which leaves one for the test.
-    settings.connections.connections = 2;
+    settings.limits.connections.connections = 2;
     let server = Server::start(settings).await;
     let mut first = connect(&server).await;
     first.write_all(LIVEZ_REQUEST).await.unwrap();

@@ -51,8 +51,8 @@ async fn roberta_positions_model_truncates_long_text() {
 async fn quantizing_model_scores_are_independent_of_concurrency() {
     for engine in ENGINES {
         let mut settings = fixture_settings("quantizing", engine);
-        settings.inference_threads = 2.try_into().unwrap();
-        settings.inference_workers = 2.try_into().unwrap();
+        settings.engine.threads = Some(2.try_into().unwrap());
+        settings.engine.workers = Some(2.try_into().unwrap());
         let server = Server::start(settings).await;
         let texts = golden_texts();
         let mut alone = Vec::new();

@@ -244,8 +244,8 @@ async fn send_mutated_bodies(bodies: u64, transport: Transport) {
             &FLOAT_SEEDS[..],
         ),
     ] {
-        settings.queue_capacity = 4096.try_into().unwrap();
-        let (model, version) = (settings.model_name.clone(), settings.model_version.clone());
+        settings.limits.queue_capacity = 4096.try_into().unwrap();
+        let (model, version) = (settings.model.name.clone(), settings.model.version.clone());
         let (router_sender, router) = oneshot::channel();
         let server = Server::start_wrapped(settings, |router| {
             router_sender.send(router.clone()).unwrap();

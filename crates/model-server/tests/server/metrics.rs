@@ -128,8 +128,8 @@ async fn model_info_matches_health_whatever_scraper_accepts() {
 #[tokio::test]
 async fn client_disconnect_is_counted_but_not_as_error() {
     let mut settings = settings("v2");
-    settings.queue_capacity = 80_000.try_into().unwrap();
-    settings.max_body_bytes = 1024 * 1024;
+    settings.limits.queue_capacity = 80_000.try_into().unwrap();
+    settings.limits.max_body_bytes = 1024 * 1024;
     let server = Server::start(settings).await;
     let request = server
         .client

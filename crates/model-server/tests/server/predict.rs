@@ -27,7 +27,7 @@ async fn health_reports_served_release() {
     assert_eq!(health["status"], "healthy");
     assert_eq!(health["model_name"], "sentiment");
     assert_eq!(health["model_version"], "v1");
-    let root = settings("v1").model_root;
+    let root = settings("v1").model.root;
     let release = model_repository::ReleaseDirectory::locate(&root, "sentiment", "v1");
     assert_eq!(health["model_digest"], release.unwrap().digest().unwrap());
     assert!(health["uptime_seconds"].as_f64().unwrap() >= 0.0);
@@ -57,7 +57,7 @@ async fn predict_returns_label_and_confidence() {
 #[tokio::test]
 async fn text_longer_than_token_limit_gets_prediction() {
     let mut settings = settings("v1");
-    settings.max_body_bytes = 1024 * 1024;
+    settings.limits.max_body_bytes = 1024 * 1024;
     let server = Server::start(settings).await;
     let words = "wonderful ".repeat(50_000);
     let (status, response) = status_and_json(server.client.predict(&words).await).await;
@@ -184,7 +184,7 @@ async fn custom_layer_sees_every_response() {
 #[tokio::test]
 async fn predictions_keep_order_of_texts_and_report_truncation() {
     let mut settings = settings("v1");
-    settings.max_body_bytes = 100_000;
+    settings.limits.max_body_bytes = 100_000;
     let server = Server::start(settings).await;
     let texts = ["wonderful ".repeat(1000), "awful".to_owned()];
     let body = json!({"texts": texts, "top_k": 1});

@@ -85,8 +85,8 @@ async fn path_with_invalid_utf8_gets_400_in_json() {
 #[tokio::test]
 async fn large_body_gets_429_while_memory_budget_is_exhausted() {
     let mut settings = settings("v1");
-    settings.max_body_bytes = 60_000;
-    settings.max_pending_bytes = 60_000;
+    settings.limits.max_body_bytes = 60_000;
+    settings.limits.max_pending_bytes = 60_000;
     let server = Server::start(settings).await;
     let text = "fine ".repeat(8_000);
     let body = json!({ "text": text }).to_string();

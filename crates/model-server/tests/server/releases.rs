@@ -115,6 +115,33 @@ async fn multi_label_model_returns_independent_scores() {
     assert_eq!(scores.len(), 2);
     assert_eq!(scores[0]["label"], "glad");
     assert_eq!(scores[0]["score"], response["confidence"]);
+
+    let body = json!({
+        "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["I love it."]}],
+    });
+    let (status, response) = post(&server, INFER, body).await;
+    assert_eq!(status, 200, "{response}");
+    let outputs = &response["outputs"];
+    assert_eq!(outputs[0]["data"], json!(["glad"]));
+    let logit = outputs[2]["data"][1].as_f64().unwrap();
+    let confidence = outputs[1]["data"][0].as_f64().unwrap();
+    assert!((confidence - 1.0 / (1.0 + (-logit).exp())).abs() < 1e-5);
+
+    let metadata = server.client.get("/v2/models/sentiment");
+    let metadata: Value = metadata.send().await.unwrap().json().await.unwrap();
+    let described: Vec<_> = metadata["outputs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|output| (output["name"].as_str().unwrap(), output["shape"].clone()))
+        .collect();
+    let expected = [
+        ("label", json!([-1])),
+        ("confidence", json!([-1])),
+        ("logits", json!([-1, 2])),
+        ("truncated", json!([-1])),
+    ];
+    assert_eq!(described, expected);
     server.stop().await.unwrap();
 }
 

@@ -89,7 +89,7 @@ async fn request_in_flight_outlives_grace_period() {
 #[tokio::test]
 async fn hard_stop_aborts_incomplete_request() {
     let mut settings = settings("v1");
-    settings.hard_stop = Duration::from_millis(50);
+    settings.drain.hard_stop = Duration::from_millis(50);
     let server = Server::start(settings).await;
     let request = IncompleteRequest::send(&server).await;
     let stopped = server.stop().await;

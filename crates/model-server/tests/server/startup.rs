@@ -74,6 +74,21 @@ async fn label_count_that_contradicts_graph_fails_startup() {
 }
 
 #[tokio::test]
+async fn unknown_problem_type_fails_startup_with_the_known_ones() {
+    let release = ReleaseCopy::of_v1();
+    let path = release.directory().join("config.json");
+    fs::write(&path, r#"{"problem_type": "regression"}"#).unwrap();
+    let message = startup_error(&release).await;
+    for part in [
+        path.to_str().unwrap(),
+        "problem_type is \"regression\"",
+        "expected single_label_classification or multi_label_classification",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn port_in_use_fails_startup_with_its_address() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -89,7 +104,7 @@ async fn port_in_use_fails_startup_with_its_address() {
 #[tokio::test]
 async fn serve_returns_load_error_for_unknown_version() {
     let settings = settings("v9");
-    let listener = bind(settings.address).unwrap();
+    let listener = bind(settings.address.into()).unwrap();
     let result = serve(listener, settings, std::future::pending(), |router| router).await;
     assert!(matches!(
         result,

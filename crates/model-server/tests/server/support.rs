@@ -66,16 +66,16 @@ pub(crate) fn settings(version: &str) -> Settings {
 /// Returns settings for a model from `tests/data/models`, served by `engine`.
 pub(crate) fn fixture_settings(name: &str, engine: EngineKind) -> Settings {
     let mut settings = settings("1");
-    settings.model_root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
-    name.clone_into(&mut settings.model_name);
+    settings.model.root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+    name.clone_into(&mut settings.model.name);
     with_engine(settings, engine)
 }
 
 /// Returns `settings` with `engine`. `scripts/onnxruntime` fetches ONNX Runtime's library.
 pub(crate) fn with_engine(mut settings: Settings, engine: EngineKind) -> Settings {
     let library = "../../target/onnxruntime/libonnxruntime.so";
-    settings.engine = engine;
-    settings.onnxruntime_library = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(library));
+    settings.engine.kind = engine;
+    settings.engine.library = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(library));
     settings
 }
 
@@ -101,10 +101,9 @@ impl ReleaseCopy {
     }
 
     pub(crate) fn settings(&self) -> Settings {
-        Settings {
-            model_root: self.root.path().to_owned(),
-            ..settings("v1")
-        }
+        let mut settings = settings("v1");
+        self.root.path().clone_into(&mut settings.model.root);
+        settings
     }
 }
 
@@ -215,7 +214,7 @@ impl Server {
         settings: Settings,
         wrap: impl FnOnce(Router) -> Router + Send + 'static,
     ) -> Self {
-        let listener = bind(settings.address).unwrap();
+        let listener = bind(settings.address.into()).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (stop, stopped) = oneshot::channel();
         let stopped = async {

@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
     response::Response,
 };
 
@@ -13,8 +12,9 @@ use crate::{
         error::{
             ApiError, BodyErrors, CommonErrors, InferenceErrors, ModelPathErrors, ResponseDetails,
         },
+        json::expect_json_or_binary,
         oip::{
-            model_path::{ModelPath, TEXT, expect_model},
+            model_path::{ServedModel, TEXT},
             request::{TokenLimit, decode, split, tensors, texts},
             response::{encode, tensor_outputs, text_outputs},
             types::{InferRequest, InferResponse},
@@ -26,7 +26,7 @@ use crate::{
     task::ModelTask,
 };
 
-/// `POST /v2/models/{model}/infer`
+/// `POST /v2/models/{model}/infer`, also of a version
 #[utoipa::path(
     post,
     path = "/v2/models/{model}/infer",
@@ -53,73 +53,29 @@ use crate::{
 )]
 pub(crate) async fn infer(
     State(state): State<Arc<ServerState>>,
-    names: Result<ModelPath<String>, ApiError>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let known = names.and_then(|ModelPath(model)| expect_model(&state, &model, None));
-    run(&state, known, request).await
-}
-
-/// `POST /v2/models/{model}/versions/{version}/infer`
-#[utoipa::path(
-    post,
-    path = "/v2/models/{model}/versions/{version}/infer",
-    tag = "open inference protocol",
-    summary = "Run this version of the model",
-    params(
-        ("model" = String, Path, description = "The model's name"),
-        ("version" = String, Path, description = "The model's version"),
-        ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed; `inference-header-content-length` counts decompressed bytes"),
-    ),
-    request_body(content(
-        (InferRequest = "application/json"),
-        (Vec<u8> = "application/octet-stream"),
-    )),
-    responses(
-        (status = 200, description = "The outputs, with binary data after the JSON if requested", content(
-            (InferResponse = "application/json"),
-            (Vec<u8> = "application/octet-stream"),
-        )),
-        ModelPathErrors,
-        BodyErrors,
-        InferenceErrors,
-        CommonErrors,
-    )
-)]
-pub(crate) async fn infer_version(
-    State(state): State<Arc<ServerState>>,
-    names: Result<ModelPath<(String, String)>, ApiError>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let known =
-        names.and_then(|ModelPath((model, version))| expect_model(&state, &model, Some(&version)));
-    run(&state, known, request).await
-}
-
-async fn run(
-    state: &Arc<ServerState>,
-    known: Result<(), ApiError>,
+    served: Result<ServedModel, ApiError>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let checked = known
-        .and_then(|()| expect_content_type(request.headers()))
-        .and_then(|()| Deadline::of(state, request.headers()));
+    let checked = served
+        .and_then(|_| expect_json_or_binary(request.headers()))
+        .and_then(|()| Deadline::of(&state, request.headers()));
     let deadline = match checked {
         Ok(deadline) => deadline,
-        Err(error) => return Err(body::refuse(state, request, error).await),
+        Err(error) => return Err(body::refuse(&state, request, error).await),
     };
-    let (body, reservation) = body::read(state, &mut request, deadline).await?;
+    let (body, reservation) = body::read(&state, &mut request, deadline).await?;
     let (json, binary) = split(request.headers(), &body)?;
     let request: InferRequest = serde_json::from_slice(json).map_err(ApiError::Protocol)?;
     let inputs = decode(&request.inputs, binary)?;
     // The body may be a slice of the connection's larger buffer.
     drop(body);
-    let serving = serving(state)?;
+    let serving = serving(&state)?;
     let (outputs, times) = match (&serving.pool.task, inputs.as_slice()) {
         (ModelTask::Text(model), [(TEXT, shape, data)]) => {
-            let texts = texts(shape, data, state.max_texts)?;
+            let texts = texts(shape, data, state.limits.max_texts())?;
             let job_inputs = texts.into_iter().map(JobInput::Text).collect();
-            let completions = submit_all(state, job_inputs, reservation.as_ref(), deadline).await?;
+            let completions =
+                submit_all(&state, job_inputs, reservation.as_ref(), deadline).await?;
             text_outputs(model, completions, deadline)?
         }
         (task, _) => {
@@ -132,31 +88,14 @@ async fn run(
             };
             let tensors = tensors(&serving.signature, inputs, limit)?;
             let completion =
-                submit(state, JobInput::Tensors(tensors), reservation, deadline).await?;
+                submit(&state, JobInput::Tensors(tensors), reservation, deadline).await?;
             tensor_outputs(&serving.signature, completion, deadline)?
         }
     };
-    let mut response = encode(state, request, outputs)?;
+    let mut response = encode(&state, request, outputs)?;
     response.extensions_mut().insert(ResponseDetails {
         times: Some(times),
         ..ResponseDetails::default()
     });
     Ok(response)
-}
-
-fn expect_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Ok(());
-    };
-    let value = String::from_utf8_lossy(value.as_bytes());
-    let essence = value
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim()
-        .to_ascii_lowercase();
-    match essence.as_str() {
-        "application/json" | "application/octet-stream" => Ok(()),
-        _ => Err(ApiError::ContentType(essence)),
-    }
 }

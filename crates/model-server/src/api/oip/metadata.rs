@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Instant};
+use std::{iter, sync::Arc, time::Instant};
 
 use axum::{
     Json,
@@ -13,12 +13,14 @@ use crate::{
         error::{ApiError, CommonErrors, ErrorBody, ModelPathErrors},
         health,
         oip::{
-            model_path::{CONFIDENCE, LABEL, LOGITS, ModelPath, TEXT, TRUNCATED, expect_model},
+            model_path::{ServedModel, TEXT},
+            response::task_outputs,
             tensor_data::BYTES,
+            types::ResponseTensor,
         },
         submit::serving,
     },
-    backend::tensor::{Datatype, Signature, TensorSpec},
+    backend::tensor::{Signature, TensorSpec},
     state::ServerState,
     task::ModelTask,
 };
@@ -45,8 +47,8 @@ struct ModelMetadata {
     platform: String,
     /// The inputs. A model that reads texts takes either `text` or all others.
     inputs: Vec<TensorMetadata>,
-    /// The outputs: for `text`, `label`, `confidence`, `logits`, and `truncated`; for tensors, those of the
-    /// graph.
+    /// The outputs: for `text`, those of the task, such as `label`, `confidence`, and `logits`, and `truncated`;
+    /// for tensors, those of the graph.
     outputs: Vec<TensorMetadata>,
 }
 
@@ -124,7 +126,7 @@ pub(crate) async fn ready(state: State<Arc<ServerState>>) -> Response {
     health::ready(state).await
 }
 
-/// `GET /v2/models/{model}`
+/// `GET /v2/models/{model}`, also of a version
 #[utoipa::path(
     get,
     path = "/v2/models/{model}",
@@ -140,38 +142,37 @@ pub(crate) async fn ready(state: State<Arc<ServerState>>) -> Response {
 )]
 pub(crate) async fn model(
     State(state): State<Arc<ServerState>>,
-    ModelPath(model): ModelPath<String>,
+    _: ServedModel,
 ) -> Result<Response, ApiError> {
-    expect_model(&state, &model, None)?;
-    metadata(&state)
+    let serving = serving(&state)?;
+    let Signature { inputs, outputs } = &serving.signature;
+    let mut metadata = ModelMetadata {
+        name: state.model_name.clone(),
+        versions: [state.model_version.clone()],
+        platform: format!("{}_onnx", state.engine.name()),
+        inputs: inputs.iter().map(described).collect(),
+        outputs: outputs.iter().map(described).collect(),
+    };
+    if let ModelTask::Text(model) = &serving.pool.task {
+        let text = TensorMetadata {
+            name: TEXT.to_owned(),
+            datatype: BYTES,
+            shape: vec![-1],
+        };
+        metadata.inputs.insert(0, text);
+        let outputs = task_outputs(model, &[], Vec::new());
+        let outputs = outputs.map_err(|error| ApiError::Internal(error.to_string()))?;
+        // The graph's own output may be the same under the same name, such as the logits.
+        let same = |output: &TensorMetadata| outputs.iter().any(|it| it.name == output.name);
+        metadata.outputs.retain(|output| !same(output));
+        metadata
+            .outputs
+            .splice(0..0, outputs.iter().map(described_for_texts));
+    }
+    Ok(Json(metadata).into_response())
 }
 
-/// `GET /v2/models/{model}/versions/{version}`
-#[utoipa::path(
-    get,
-    path = "/v2/models/{model}/versions/{version}",
-    tag = "open inference protocol",
-    summary = "Metadata of this version of the model",
-    params(
-        ("model" = String, Path, description = "The model's name"),
-        ("version" = String, Path, description = "The model's version"),
-    ),
-    responses(
-        (status = 200, description = "Its inputs and outputs", body = ModelMetadata),
-        ModelPathErrors,
-        (status = 503, description = "It is loading", body = ErrorBody),
-        CommonErrors,
-    )
-)]
-pub(crate) async fn model_version(
-    State(state): State<Arc<ServerState>>,
-    ModelPath((model, version)): ModelPath<(String, String)>,
-) -> Result<Response, ApiError> {
-    expect_model(&state, &model, Some(&version))?;
-    metadata(&state)
-}
-
-/// `GET /v2/models/{model}/ready`
+/// `GET /v2/models/{model}/ready`, also of a version
 #[utoipa::path(
     get,
     path = "/v2/models/{model}/ready",
@@ -187,38 +188,8 @@ pub(crate) async fn model_version(
 )]
 pub(crate) async fn model_ready(
     State(state): State<Arc<ServerState>>,
-    ModelPath(model): ModelPath<String>,
+    _: ServedModel,
 ) -> Result<Response, ApiError> {
-    expect_model(&state, &model, None)?;
-    readiness(&state)
-}
-
-/// `GET /v2/models/{model}/versions/{version}/ready`
-#[utoipa::path(
-    get,
-    path = "/v2/models/{model}/versions/{version}/ready",
-    tag = "open inference protocol",
-    summary = "Whether this version of the model is ready",
-    params(
-        ("model" = String, Path, description = "The model's name"),
-        ("version" = String, Path, description = "The model's version"),
-    ),
-    responses(
-        (status = 200, description = "Ready", body = ModelReady),
-        ModelPathErrors,
-        (status = 503, description = "It is loading, draining, or broken", body = ErrorBody),
-        CommonErrors,
-    )
-)]
-pub(crate) async fn model_version_ready(
-    State(state): State<Arc<ServerState>>,
-    ModelPath((model, version)): ModelPath<(String, String)>,
-) -> Result<Response, ApiError> {
-    expect_model(&state, &model, Some(&version))?;
-    readiness(&state)
-}
-
-fn readiness(state: &ServerState) -> Result<Response, ApiError> {
     match state.unhealthy_reason(Instant::now()) {
         Some(reason) => Err(ApiError::Unavailable(reason)),
         None => Ok(Json(ModelReady {
@@ -229,41 +200,15 @@ fn readiness(state: &ServerState) -> Result<Response, ApiError> {
     }
 }
 
-fn metadata(state: &ServerState) -> Result<Response, ApiError> {
-    let serving = serving(state)?;
-    let Signature { inputs, outputs } = &serving.signature;
-    let mut metadata = ModelMetadata {
-        name: state.model_name.clone(),
-        versions: [state.model_version.clone()],
-        platform: format!("{}_onnx", state.engine.name()),
-        inputs: inputs.iter().map(described).collect(),
-        outputs: outputs.iter().map(described).collect(),
-    };
-    if let ModelTask::Text(model) = &serving.pool.task {
-        let any = |name: &str, datatype| TensorMetadata {
-            name: name.to_owned(),
-            datatype,
-            shape: vec![-1],
-        };
-        metadata.inputs.insert(0, any(TEXT, BYTES));
-        let labels = i64::try_from(model.labels.len()).unwrap_or(-1);
-        // The graph's own logits are the same output under another name.
-        metadata.outputs.retain(|output| output.name != LOGITS);
-        metadata.outputs.splice(
-            0..0,
-            [
-                any(LABEL, BYTES),
-                any(CONFIDENCE, Datatype::Fp32.name()),
-                TensorMetadata {
-                    name: LOGITS.to_owned(),
-                    datatype: Datatype::Fp32.name(),
-                    shape: vec![-1, labels],
-                },
-                any(TRUNCATED, Datatype::Bool.name()),
-            ],
-        );
+/// Describes an output for texts: its first dimension is their number.
+fn described_for_texts(tensor: &ResponseTensor) -> TensorMetadata {
+    let lengths = tensor.shape.iter().skip(1);
+    let lengths = lengths.map(|it| i64::try_from(*it).unwrap_or(-1));
+    TensorMetadata {
+        name: tensor.name.clone(),
+        datatype: tensor.data.kind().name(),
+        shape: iter::once(-1).chain(lengths).collect(),
     }
-    Ok(Json(metadata).into_response())
 }
 
 fn described(spec: &TensorSpec) -> TensorMetadata {

@@ -6,7 +6,7 @@
 
 pub(crate) mod handlers;
 pub(crate) mod metadata;
-mod model_path;
+pub(crate) mod model_path;
 mod request;
 mod response;
 mod tensor_binary;

@@ -1,3 +1,5 @@
+use std::iter;
+
 use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
@@ -9,7 +11,7 @@ use crate::{
         deadline::Deadline,
         error::ApiError,
         oip::{
-            model_path::{CONFIDENCE, LABEL, LOGITS, TEXT, TRUNCATED},
+            model_path::{TEXT, TRUNCATED},
             request::{JSON_LENGTH, wrong},
             tensor_data::TensorData,
             types::{
@@ -24,65 +26,64 @@ use crate::{
         stage_times::StageTimes,
     },
     state::ServerState,
-    task::{classification::TextClassifier, scores::largest},
+    task::{
+        text_model::TextModel,
+        text_task::{TextOutput, TextValues, UnexpectedOutput},
+    },
 };
 
 /// Returns the outputs for texts. If one text fails, the request fails: the protocol has no way to report an
 /// error among the outputs.
 pub(crate) fn text_outputs(
-    model: &TextClassifier,
+    model: &TextModel,
     completions: Vec<Completion>,
     deadline: Deadline,
 ) -> Result<(Vec<ResponseTensor>, StageTimes), ApiError> {
     let count = completions.len();
     let mut times = StageTimes::default();
-    let (mut labels, mut confidences, mut all_logits) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rows = Vec::with_capacity(count);
     let mut truncations = Vec::with_capacity(count);
     for completion in completions {
         times = times.longest(completion.times);
-        let logits = match completion.result.map_err(|error| failed(error, deadline))? {
-            InferenceOutput::Text {
-                logits, truncated, ..
-            } => {
+        match completion.result.map_err(|error| failed(error, deadline))? {
+            InferenceOutput::Text { row, truncated, .. } => {
+                rows.push(row);
                 truncations.push(truncated);
-                logits
             }
             InferenceOutput::Tensors(_) => {
                 return Err(ApiError::Internal("a text became tensors".to_owned()));
             }
-        };
-        let probabilities = model.problem.probabilities(&logits);
-        let probabilities = probabilities.map_err(|error| ApiError::Internal(error.to_string()))?;
-        let best = largest(&logits);
-        let label = model.labels.get(best).unwrap_or_default();
-        labels.push(label.as_bytes().to_vec());
-        confidences.push(probabilities[best]);
-        all_logits.extend(logits);
+        }
     }
-    let output = |name: &str, shape, data| ResponseTensor {
-        name: name.to_owned(),
-        shape,
-        data,
-    };
-    let outputs = vec![
-        output(LABEL, vec![count], TensorData::Bytes(labels)),
-        output(
-            CONFIDENCE,
-            vec![count],
-            TensorData::Numbers(Elements::Fp32(confidences)),
-        ),
-        output(
-            LOGITS,
-            vec![count, model.labels.len()],
-            TensorData::Numbers(Elements::Fp32(all_logits)),
-        ),
-        output(
-            TRUNCATED,
-            vec![count],
-            TensorData::Numbers(Elements::Bool(truncations)),
-        ),
-    ];
+    let outputs = task_outputs(model, &rows, truncations);
+    let outputs = outputs.map_err(|error| ApiError::Internal(error.to_string()))?;
     Ok((outputs, times))
+}
+
+/// Returns the outputs of a model for texts: those of its task, and whether each text was truncated.
+pub(crate) fn task_outputs(
+    model: &TextModel,
+    rows: &[Vec<f32>],
+    truncations: Vec<bool>,
+) -> Result<Vec<ResponseTensor>, UnexpectedOutput> {
+    let texts = rows.len();
+    let tensor = |output: TextOutput| ResponseTensor {
+        name: output.name.to_owned(),
+        shape: iter::once(texts).chain(output.columns).collect(),
+        data: match output.values {
+            TextValues::Strings(strings) => {
+                TensorData::Bytes(strings.into_iter().map(String::into_bytes).collect())
+            }
+            TextValues::Numbers(numbers) => TensorData::Numbers(Elements::Fp32(numbers)),
+        },
+    };
+    let outputs = model.task.outputs(rows)?.into_iter().map(tensor);
+    let truncated = ResponseTensor {
+        name: TRUNCATED.to_owned(),
+        shape: vec![texts],
+        data: TensorData::Numbers(Elements::Bool(truncations)),
+    };
+    Ok(outputs.chain(iter::once(truncated)).collect())
 }
 
 pub(crate) fn tensor_outputs(

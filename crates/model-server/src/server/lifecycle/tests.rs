@@ -19,14 +19,14 @@ use crate::{
         engine::{Engine, EngineError, EngineTask, Parallelism},
         tensor::{Datatype, Elements, Signature, Tensor, TensorSpec},
     },
-    config::arguments::ServeArguments,
+    config::ServeArguments,
     scheduler::{
         batching_policy::BatchingPolicy,
         inference_pool::ExecutionPlan,
         job::{Job, JobInput},
     },
     server::router,
-    task::{ModelTask, classification::TextClassifier, model_config::ModelConfig, warm_up_inputs},
+    task::{ModelTask, model_config::ModelConfig, text_model::TextModel, warm_up_inputs},
     tokenizer::text_tokenizer::TextTokenizer,
 };
 
@@ -88,14 +88,14 @@ impl Server {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let arguments = ["model-server", "--model-version=scripted", "--port=0"];
         let mut settings = Arguments::parse_from(arguments).serve.resolve().unwrap();
-        settings.inference_workers = NonZeroUsize::MIN;
-        settings.queue_capacity = NonZeroUsize::MIN;
+        settings.engine.workers = Some(NonZeroUsize::MIN);
+        settings.limits.queue_capacity = NonZeroUsize::MIN;
         change(&mut settings);
         let state = Arc::new(ServerState::new(&settings, Instant::now()));
         let loaded = loaded(Box::new(ScriptedEngine(infer)));
         let workers = start_workers(&state, &settings, loaded).unwrap();
         assert!(state.phase.advance(Phase::Ready));
-        let listener = bind(settings.address).unwrap();
+        let listener = bind(settings.address.into()).unwrap();
         Self {
             url: format!("http://{}", listener.local_addr().unwrap()),
             client: Client::new(),
@@ -156,12 +156,8 @@ fn loaded(engine: Box<dyn Engine>) -> Loaded {
         inputs: vec![spec("input_ids", Datatype::Int64, None)],
         outputs: vec![spec("logits", Datatype::Fp32, Some(2))],
     };
-    let model = TextClassifier::new(
-        &signature,
-        TextTokenizer::parse(&tokenizer, 512).unwrap(),
-        config.classes(None).unwrap(),
-        config.padding,
-    );
+    let tokenizer = TextTokenizer::parse(&tokenizer, 512).unwrap();
+    let model = TextModel::new(&signature, tokenizer, &config);
     let task = ModelTask::Text(Box::new(model.unwrap()));
     Loaded {
         digest: "0".repeat(64),
@@ -205,7 +201,9 @@ async fn error_of(response: Response) -> String {
 #[tokio::test]
 async fn slow_prediction_gets_504_and_counts_as_error() {
     let (infer, _calls, _open) = gate();
-    let server = Server::start(infer, |it| it.request_timeout = Duration::from_millis(50));
+    let server = Server::start(infer, |it| {
+        it.limits.request_timeout = Duration::from_millis(50);
+    });
     let response = server.predict().await;
     assert_eq!(response.status(), 504);
     assert_eq!(error_of(response).await, "no prediction within 50ms");
@@ -369,7 +367,9 @@ async fn hanging_self_test_makes_server_unhealthy() {
         let _ = opened.recv();
         Ok(POSITIVE.repeat(texts))
     };
-    let server = Server::start(infer, |it| it.request_timeout = Duration::from_millis(20));
+    let server = Server::start(infer, |it| {
+        it.limits.request_timeout = Duration::from_millis(20);
+    });
     server.predict_until_called(&mut calls).await;
     server.until_unfit().await;
     drop(open);
@@ -397,7 +397,7 @@ const LONG: Duration = Duration::from_secs(30);
 async fn abandoned_texts_never_reach_the_engine() {
     let (infer, mut calls, open) = gate();
     let server = Server::start(infer, |it| {
-        it.queue_capacity = NonZeroUsize::new(2).unwrap();
+        it.limits.queue_capacity = NonZeroUsize::new(2).unwrap();
     });
     let first = push(&server, LONG);
     calls.recv().await.unwrap();
@@ -417,7 +417,7 @@ async fn abandoned_texts_never_reach_the_engine() {
 async fn expired_texts_never_reach_the_engine() {
     let (infer, mut calls, open) = gate();
     let server = Server::start(infer, |it| {
-        it.queue_capacity = NonZeroUsize::new(2).unwrap();
+        it.limits.queue_capacity = NonZeroUsize::new(2).unwrap();
     });
     let first = push(&server, LONG);
     calls.recv().await.unwrap();
@@ -447,7 +447,7 @@ async fn bad_text_does_not_fail_its_batch() {
         Ok(POSITIVE.repeat(texts))
     };
     let server = Server::start(infer, |it| {
-        it.queue_capacity = NonZeroUsize::new(4).unwrap();
+        it.limits.queue_capacity = NonZeroUsize::new(4).unwrap();
     });
     let busy = push(&server, LONG);
     until_taken(&server).await;
@@ -472,7 +472,9 @@ async fn until_taken(server: &Server) {
 #[tokio::test]
 async fn hanging_pass_makes_server_unhealthy_until_it_ends() {
     let (infer, mut calls, open) = gate();
-    let server = Server::start(infer, |it| it.request_timeout = Duration::from_millis(20));
+    let server = Server::start(infer, |it| {
+        it.limits.request_timeout = Duration::from_millis(20);
+    });
     server.predict_until_called(&mut calls).await;
     loop {
         let (status, health) = server.health().await;

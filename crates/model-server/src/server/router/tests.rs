@@ -5,14 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::Method;
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{Method, StatusCode},
+};
 use clap::Parser;
 use serde_json::Value;
+use tower::ServiceExt as _;
 
 use crate::{
     api::error::ApiError,
-    config::{Settings, arguments::ServeArguments},
-    server::router::documented,
+    config::{ServeArguments, Settings},
+    server::router::{documented, router},
     state::ServerState,
 };
 
@@ -131,4 +136,44 @@ fn openapi_document_lists_every_error_of_every_route() {
         error = after(Some(&this));
     }
     assert!(checked > 300, "{checked}");
+}
+
+#[tokio::test]
+async fn version_in_the_path_must_be_the_served_one() {
+    let state = Arc::new(ServerState::new(&settings(), Instant::now()));
+    for (path, status) in [
+        ("sentiment", StatusCode::SERVICE_UNAVAILABLE),
+        ("sentiment/versions/any", StatusCode::SERVICE_UNAVAILABLE),
+        ("sentiment/versions/other", StatusCode::NOT_FOUND),
+        ("other", StatusCode::NOT_FOUND),
+        ("other/versions/any", StatusCode::NOT_FOUND),
+    ] {
+        for (method, route) in [("GET", ""), ("GET", "/ready"), ("POST", "/infer")] {
+            let request = Request::builder().method(method);
+            let request = request.uri(format!("/v2/models/{path}{route}"));
+            let request = request.body(Body::from(r#"{"inputs": []}"#)).unwrap();
+            let response = router(Arc::clone(&state)).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{method} {path}{route}");
+        }
+    }
+}
+
+#[test]
+fn routes_of_a_version_are_described_with_their_parameter() {
+    let document = document();
+    for (method, route) in [("get", ""), ("get", "/ready"), ("post", "/infer")] {
+        let path = format!("/v2/models/{{model}}/versions/{{version}}{route}");
+        let operation = &document["paths"][&path][method];
+        let parameters = operation["parameters"].as_array().unwrap();
+        let names: Vec<_> = parameters
+            .iter()
+            .map(|it| it["name"].as_str().unwrap())
+            .collect();
+        assert!(
+            names.contains(&"model") && names.contains(&"version"),
+            "{path}: {names:?}"
+        );
+        let id = operation["operationId"].as_str().unwrap();
+        assert!(id.ends_with("_version"), "{id}");
+    }
 }
