@@ -13,10 +13,7 @@ use crate::{
     },
     task::{
         model_config::{Labels, ModelConfig},
-        multi_label, single_label,
-        text_task::{
-            Answer, TextOutput, TextTaskError, TextTaskKind, TextValues, UnexpectedOutput,
-        },
+        text_task::{Answer, TextOutput, TextTaskError, TextValues, UnexpectedOutput},
     },
 };
 
@@ -64,17 +61,13 @@ impl Answer for LabelAnswer {
     }
 }
 
-/// Returns the task of a classifier whose `config.json` has no `problem_type`, as transformers' pipeline chooses it:
-/// with one label, softmax would always return 1.
-pub(super) fn default_kind(
+/// Returns how many labels a classifier with this graph has.
+pub(super) fn count_labels(
     config: &ModelConfig,
     signature: &Signature,
-) -> Result<&'static TextTaskKind, GraphError> {
+) -> Result<usize, GraphError> {
     let (_, logits) = logits_of(signature)?;
-    Ok(match config.labels(logits).len() {
-        1 => &multi_label::KIND,
-        _ => &single_label::KIND,
-    })
+    Ok(config.labels(logits).len())
 }
 
 /// Returns the index of the output with the logits, and the number of logits for each text if the graph

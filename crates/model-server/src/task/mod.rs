@@ -4,6 +4,7 @@ mod multi_label;
 mod single_label;
 pub(crate) mod text_model;
 pub(crate) mod text_task;
+mod text_tasks;
 
 use crate::{
     backend::{

@@ -3,8 +3,6 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::task::text_task::{TextTaskKind, problem_types};
-
 /// The token limit of a model whose `config.json` has none.
 const DEFAULT_MAX_TOKENS: usize = 512;
 
@@ -28,8 +26,13 @@ pub enum ConfigError {
         present: String,
     },
     /// No task has this name.
-    #[error("problem_type is {0:?}; expected {expected}", expected = problem_types())]
-    ProblemType(String),
+    #[error("problem_type is {given:?}; expected {expected}")]
+    ProblemType {
+        /// The value in `config.json`.
+        given: String,
+        /// The known values.
+        expected: String,
+    },
     /// The token limit leaves no room for text.
     #[error(
         "max_position_embeddings is {0}, which leaves no room for text; expected the token limit of the model"
@@ -41,8 +44,8 @@ pub enum ConfigError {
 #[derive(Debug)]
 pub(crate) struct ModelConfig {
     labels: Option<Labels>,
-    /// What the model does with texts: `problem_type`.
-    pub(super) task: Option<&'static TextTaskKind>,
+    /// What the model does with texts.
+    pub(super) problem_type: Option<String>,
     /// How shorter texts are padded.
     pub(crate) padding: Padding,
     /// The most tokens of one text, special tokens included; at least 1.
@@ -113,8 +116,6 @@ impl ModelConfig {
     /// Parses a `config.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let file: ConfigFile = serde_json::from_slice(bytes)?;
-        let named = |name: String| TextTaskKind::named(&name).ok_or(ConfigError::ProblemType(name));
-        let task = file.problem_type.map(named).transpose()?;
         let behind_filling = POSITIONS_BEHIND_FILLING.contains(&file.model_type.as_str());
         // The default depends on the type of the model.
         let token = match file.pad_token_id {
@@ -135,7 +136,7 @@ impl ModelConfig {
         }
         Ok(Self {
             labels: file.id2label.map(Labels::from_map).transpose()?,
-            task,
+            problem_type: file.problem_type,
             padding: Padding {
                 token,
                 first_position,
@@ -280,23 +281,6 @@ mod tests {
     fn labels_with_a_gap_are_refused() {
         let error = ModelConfig::parse(br#"{"id2label": {"0": "a", "2": "b"}}"#).unwrap_err();
         assert!(error.to_string().contains("0, 2"), "{error}");
-    }
-
-    #[test]
-    fn problem_type_names_a_task_of_the_table() {
-        let parse = |value: &str| {
-            let text = format!(r#"{{"problem_type": {value}}}"#);
-            ModelConfig::parse(text.as_bytes()).map(|config| config.task)
-        };
-        for name in ["single_label_classification", "multi_label_classification"] {
-            let kind = parse(&format!("{name:?}")).unwrap().unwrap();
-            assert_eq!(kind.problem_type, name);
-        }
-        assert!(parse("null").unwrap().is_none());
-        assert_eq!(
-            parse(r#""regression""#).unwrap_err().to_string(),
-            "problem_type is \"regression\"; expected single_label_classification or multi_label_classification"
-        );
     }
 
     #[test]

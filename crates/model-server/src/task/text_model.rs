@@ -5,7 +5,8 @@ use crate::{
     },
     task::{
         model_config::{ModelConfig, Padding},
-        text_task::{self, TextTask, TextTaskError},
+        text_task::{TextTask, TextTaskError},
+        text_tasks,
     },
     tokenizer::text_tokenizer::{TextTokenizer, TokenIds},
 };
@@ -53,7 +54,7 @@ impl TextModel {
         }
         Ok(Self {
             tokenizer,
-            task: text_task::build(config, signature)?,
+            task: text_tasks::build(config, signature)?,
             padding: config.padding,
             inputs,
         })

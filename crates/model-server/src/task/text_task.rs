@@ -1,11 +1,11 @@
-use std::{borrow::Cow, fmt::Debug};
+use std::fmt::Debug;
 
 use erased_serde::serialize_trait_object;
 use serde::Serialize;
 use thiserror::Error;
 use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{Ref, RefOr, Schema, schema::AnyOfBuilder},
+    ToSchema,
+    openapi::{Ref, RefOr, Schema},
 };
 
 use crate::{
@@ -13,15 +13,8 @@ use crate::{
         engine::GraphError,
         tensor::{Signature, Tensor},
     },
-    task::{
-        classification,
-        model_config::{ConfigError, ModelConfig},
-        multi_label, single_label,
-    },
+    task::model_config::{ConfigError, ModelConfig},
 };
-
-/// All tasks for texts: a new one is a file and a line here.
-static TEXT_TASKS: [TextTaskKind; 2] = [single_label::KIND, multi_label::KIND];
 
 /// What the server makes of texts: how it reads the graph's output, and what it answers.
 ///
@@ -56,7 +49,7 @@ pub(crate) struct TextTaskKind {
 }
 
 /// A schema of the OpenAPI document.
-type NamedSchema = (String, RefOr<Schema>);
+pub(super) type NamedSchema = (String, RefOr<Schema>);
 
 /// Adds the schema of `T` and those that it names to `schemas`, and returns a reference to it.
 pub(super) fn schema_of<T: ToSchema>(schemas: &mut Vec<NamedSchema>) -> RefOr<Schema> {
@@ -79,29 +72,6 @@ serialize_trait_object!(Answer);
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Prediction(pub(crate) Box<dyn Answer>);
-
-impl PartialSchema for Prediction {
-    fn schema() -> RefOr<Schema> {
-        let mut named = Vec::new();
-        let any = TEXT_TASKS.iter().fold(AnyOfBuilder::new(), |any, kind| {
-            any.item((kind.schema)(&mut named))
-        });
-        let description = "The answer for one text. It depends on the model's `problem_type`.";
-        any.description(Some(description)).into()
-    }
-}
-
-impl ToSchema for Prediction {
-    fn name() -> Cow<'static, str> {
-        "Prediction".into()
-    }
-
-    fn schemas(schemas: &mut Vec<NamedSchema>) {
-        for kind in &TEXT_TASKS {
-            (kind.schema)(schemas);
-        }
-    }
-}
 
 /// An output of the Open Inference Protocol for texts.
 #[derive(Debug, PartialEq)]
@@ -138,30 +108,4 @@ pub(crate) enum TextTaskError {
     /// The graph is wrong.
     #[error(transparent)]
     Graph(#[from] GraphError),
-}
-
-impl TextTaskKind {
-    /// Returns the task with this `problem_type`.
-    pub(super) fn named(problem_type: &str) -> Option<&'static Self> {
-        TEXT_TASKS
-            .iter()
-            .find(|kind| kind.problem_type == problem_type)
-    }
-}
-
-/// The known values of `problem_type`, for an error message.
-pub(super) fn problem_types() -> String {
-    TEXT_TASKS
-        .each_ref()
-        .map(|kind| kind.problem_type)
-        .join(" or ")
-}
-
-/// Creates the task that `config.json` names.
-pub(super) fn build(config: &ModelConfig, signature: &Signature) -> BuiltTask {
-    let kind = match config.task {
-        Some(kind) => kind,
-        None => classification::default_kind(config, signature)?,
-    };
-    (kind.build)(config, signature)
 }

@@ -7,7 +7,8 @@ use crate::{
     task::{
         multi_label::logistic,
         single_label::softmax,
-        text_task::{self, BuiltTask, TextTask},
+        text_task::{BuiltTask, TextTask},
+        text_tasks,
     },
 };
 
@@ -27,7 +28,7 @@ fn signature(outputs: &[&str], logits: Option<usize>) -> Signature {
 
 fn task(config: &str, logits: Option<usize>) -> BuiltTask {
     let config = ModelConfig::parse(config.as_bytes())?;
-    text_task::build(&config, &signature(&["logits"], logits))
+    text_tasks::build(&config, &signature(&["logits"], logits))
 }
 
 fn answer(task: &dyn TextTask, logits: &[f32], top_k: Option<usize>) -> Value {
