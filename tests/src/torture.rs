@@ -3,6 +3,7 @@
 
 mod action;
 mod invariants;
+mod preparation;
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +15,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 pub use self::action::Action;
+use self::action::FAST_DEPLOYMENT;
 use crate::{BakeDuration, DeployerRun, Stack, Traffic, TrafficLog};
 
 /// Few enough clients that two cores can also run the stack and other tests.
@@ -27,17 +29,6 @@ pub struct Torture {
     /// How many killed deployments were found in each phase.
     phases_found: BTreeMap<String, usize>,
 }
-
-/// Arguments that make a deployment as short as possible.
-const FAST_DEPLOYMENT: [&str; 6] = [
-    "--bake",
-    "1s",
-    "--set",
-    "health.interval=100ms",
-    // Many tries, because other tests use the same cores.
-    "--set",
-    "health.tries=100",
-];
 
 impl Torture {
     /// Starts the stack and its clients.
