@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 /// A fault of a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Fault {
     /// The health check answers 503 forever.
     NeverHealthy,
@@ -77,60 +79,17 @@ pub const TIMEOUT_DELAY: Duration = Duration::from_secs(3);
 /// Short enough that no request fails by a timeout.
 pub const STALL_DELAY: Duration = Duration::from_secs(2);
 
-/// The versions that select a fault.
-pub const VERSIONS: [&str; 22] = [
-    "never-healthy",
-    "other-version",
-    "other-digest",
-    "fails-every-tenth",
-    "fails-early",
-    "every-eighth-wrong",
-    "rarely-slow",
-    "slow-under-load",
-    "partly-fails-late",
-    "restarts",
-    "biased",
-    "slow",
-    "breaks-under-load",
-    "stalls-under-load",
-    "fails-clients",
-    "fails-later",
-    "exits-later",
-    "hangs-later",
-    "stops-predicting",
-    "slow-for-clients",
-    "biased-for-clients",
-    "slow-after-signal",
-];
-
 impl Fault {
     /// Returns the fault that a version selects; `None` for a good release.
     #[must_use]
     pub fn from_version(version: &str) -> Option<Self> {
-        Some(match version {
-            "never-healthy" => Self::NeverHealthy,
-            "other-version" => Self::OtherVersion,
-            "other-digest" => Self::OtherDigest,
-            "fails-every-tenth" => Self::FailsEveryTenth,
-            "fails-early" => Self::FailsEarly,
-            "every-eighth-wrong" => Self::EveryEighthWrong,
-            "rarely-slow" => Self::RarelySlow,
-            "slow-under-load" => Self::SlowUnderLoad,
-            "partly-fails-late" => Self::PartlyFailsLate,
-            "restarts" => Self::Restarts,
-            "biased" => Self::Biased,
-            "slow" => Self::Slow,
-            "breaks-under-load" => Self::BreaksUnderLoad,
-            "stalls-under-load" => Self::StallsUnderLoad,
-            "fails-clients" => Self::FailsClients,
-            "fails-later" => Self::FailsLater,
-            "exits-later" => Self::ExitsLater,
-            "hangs-later" => Self::HangsLater,
-            "stops-predicting" => Self::StopsPredicting,
-            "slow-for-clients" => Self::SlowForClients,
-            "biased-for-clients" => Self::BiasedForClients,
-            "slow-after-signal" => Self::SlowAfterSignal,
-            _ => return None,
-        })
+        Self::from_str(version, false).ok()
     }
+}
+
+/// Returns the versions that select a fault: the names of the variants in kebab case.
+pub fn versions() -> impl Iterator<Item = String> {
+    let faults = Fault::value_variants().iter();
+    let values = faults.filter_map(Fault::to_possible_value);
+    values.map(|value| value.get_name().to_owned())
 }

@@ -72,10 +72,8 @@ pub(crate) fn link_models(directory: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(&models)?;
     fs::copy(shipped.join("golden.jsonl"), models.join("golden.jsonl"))?;
     symlink(shipped.join("v1"), models.join("v1"))?;
-    for version in fault::VERSIONS
-        .into_iter()
-        .chain(["v2", VERSION_NOT_IN_IMAGE])
-    {
+    let good = ["v2", VERSION_NOT_IN_IMAGE].map(str::to_owned);
+    for version in fault::versions().chain(good) {
         symlink(shipped.join("v2"), models.join(version))?;
     }
     Ok(())
