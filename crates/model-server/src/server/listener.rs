@@ -1,30 +1,21 @@
-use std::{
-    collections::HashMap,
-    iter,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{iter, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{
-    server::conn::http1,
-    service::{Service as _, service_fn},
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::{GracefulShutdown, Watcher},
+    service::TowerToHyperService,
 };
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
-    task::{Id, JoinSet},
-    time::{self, Interval},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time,
 };
+use tokio_io_timeout::TimeoutWriter;
 use tracing::{debug, warn};
 
-use crate::{
-    busy_timer::BusyTimer,
-    config::ConnectionLimits,
-    metrics::counters::Metrics,
-    server::{layers::HttpService, pending_head::PendingHead, stall_timeout::StallTimeout},
-};
+use crate::{config::ConnectionLimits, metrics::counters::Metrics, server::layers::HttpService};
 
 /// Delay after a failed `accept`. Most often the process has no file descriptor left, and gets one when a
 /// connection ends.
@@ -34,15 +25,11 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// its response carries `Connection: close`.
 const CLOSE_DELAY: Duration = Duration::from_millis(200);
 
-/// How often each connection is checked within the idle timeout. An idle connection closes up to an eighth of
-/// the timeout late.
-const SWEEPS_PER_IDLE_TIMEOUT: u32 = 8;
-
 /// Serves connections until `close` resolves, then lets requests in flight finish. Dropping the future cuts
 /// them.
 ///
-/// A connection is closed if the head of its next request does not arrive within [`ConnectionLimits::idle`] (or
-/// up to an eighth later), or if its client reads nothing of a response for that long.
+/// A connection is closed if the head of its next request does not arrive within [`ConnectionLimits::idle`], or
+/// if its client reads nothing of a response for that long.
 pub(crate) async fn serve(
     listener: TcpListener,
     service: HttpService,
@@ -51,18 +38,23 @@ pub(crate) async fn serve(
     close: impl Future<Output = ()>,
 ) {
     let mut http = http1::Builder::new();
-    http.header_read_timeout(None)
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
         .max_buf_size(limits.header_bytes);
     let slots = Arc::new(Semaphore::new(limits.connections));
-    let (ending, ended) = watch::channel(());
     let server = ConnectionServer {
         http,
         service,
         idle: limits.idle,
         metrics,
-        ended,
     };
-    let mut connections = Connections::new(limits.idle);
+    let shutdown = GracefulShutdown::new();
+    let serve_connection = |stream, permit| {
+        let server = server.clone();
+        server.serve_connection(stream, permit, shutdown.watcher())
+    };
+    // Dropping it cuts the connections.
+    let mut connections = JoinSet::new();
     let mut close = pin!(close);
     loop {
         // Takes a permit before it accepts: a connection that must wait stays in the operating system's
@@ -73,7 +65,7 @@ pub(crate) async fn serve(
         };
         let (permit, accepted) = tokio::select! {
             next = next => next,
-            () = connections.next_event() => continue,
+            Some(_) = connections.join_next() => continue,
             () = &mut close => break,
         };
         let stream = match accepted {
@@ -84,77 +76,16 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        connections.add(&server, stream, permit);
+        connections.spawn(serve_connection(stream, permit));
     }
-    drop(ending);
     // The kernel has accepted these connections, and would reset them.
     for stream in accept_backlog(listener) {
         let permit = Arc::clone(&slots).try_acquire_owned().ok();
-        connections.add(&server, stream, permit);
+        connections.spawn(serve_connection(stream, permit));
     }
-    while !connections.tasks.is_empty() {
-        connections.next_event().await;
-    }
-}
-
-/// All connections; each is a task.
-///
-/// Overdue connections are found by periodic sweeps, because a timer for each request head is a considerable
-/// part of the cost of a small request.
-struct Connections {
-    tasks: JoinSet<()>,
-    pending_heads: HashMap<Id, Arc<PendingHead>>,
-    idle: Duration,
-    sweep: Interval,
-}
-
-impl Connections {
-    fn new(idle: Duration) -> Self {
-        let mut sweep =
-            time::interval((idle / SWEEPS_PER_IDLE_TIMEOUT).max(Duration::from_millis(1)));
-        sweep.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        Self {
-            tasks: JoinSet::new(),
-            pending_heads: HashMap::new(),
-            idle,
-            sweep,
-        }
-    }
-
-    fn add(
-        &mut self,
-        server: &ConnectionServer,
-        stream: TcpStream,
-        permit: Option<OwnedSemaphorePermit>,
-    ) {
-        let head = Arc::new(PendingHead {
-            awaited: BusyTimer::new(),
-            overdue: Notify::new(),
-        });
-        head.awaited.begin(Instant::now());
-        let conversation = server
-            .clone()
-            .serve_connection(stream, permit, Arc::clone(&head));
-        self.pending_heads
-            .insert(self.tasks.spawn(conversation).id(), head);
-    }
-
-    /// Waits for a connection to end or for the next sweep, which wakes overdue connections.
-    async fn next_event(&mut self) {
-        tokio::select! {
-            Some(ended) = self.tasks.join_next_with_id() => {
-                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-                self.pending_heads.remove(&id);
-            }
-            _ = self.sweep.tick() => {
-                let now = Instant::now();
-                let overdue = |head: &&Arc<PendingHead>| head.awaited.elapsed(now) >= Some(self.idle);
-                for head in self.pending_heads.values().filter(overdue) {
-                    head.overdue.notify_one();
-                }
-            }
-        }
-    }
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    let _ = time::timeout(CLOSE_DELAY, all_ended).await;
+    shutdown.shutdown().await;
 }
 
 /// Closes a listener, and returns the connections in its backlog.
@@ -179,60 +110,27 @@ struct ConnectionServer {
     service: HttpService,
     idle: Duration,
     metrics: Arc<Metrics>,
-    /// Changes when the server stops accepting connections.
-    ended: watch::Receiver<()>,
 }
 
 impl ConnectionServer {
     /// Serves a connection until either side closes it.
     async fn serve_connection(
-        mut self,
+        self,
         stream: TcpStream,
         permit: Option<OwnedSemaphorePermit>,
-        head: Arc<PendingHead>,
+        shutdown: Watcher,
     ) {
         // Responses are small, and Nagle's algorithm would delay them.
         if let Err(error) = stream.set_nodelay(true) {
             warn!(%error, "cannot set TCP_NODELAY");
         }
-        let stream = TokioIo::new(StallTimeout::new(stream, self.idle, Arc::clone(&head)));
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(self.idle));
+        let stream = TokioIo::new(Box::pin(stream));
         let service = TowerToHyperService::new(self.service);
-        let service = service_fn(|request| {
-            head.awaited.end();
-            let answering = service.call(request);
-            let head = Arc::clone(&head);
-            async move {
-                let answer = answering.await;
-                head.awaited.begin(Instant::now());
-                answer
-            }
-        });
-        let mut connection = pin!(self.http.serve_connection(stream, service));
-        let conversation = async {
-            tokio::select! {
-                result = &mut connection => result,
-                _ = self.ended.changed() => {
-                    let ended = time::timeout(CLOSE_DELAY, &mut connection).await;
-                    if let Ok(result) = ended {
-                        result
-                    } else {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
-                    }
-                }
-            }
-        };
-        let result = tokio::select! {
-            // Data that has arrived comes first, so that a readable request is not dropped.
-            biased;
-            result = conversation => result,
-            () = head.wait_until_overdue(self.idle) => {
-                debug!("closed a connection that was idle, or whose request head did not arrive in time");
-                return;
-            }
-        };
+        let connection = self.http.serve_connection(stream, service);
         // A client that disconnects is not an error of the server.
-        if let Err(error) = result {
+        if let Err(error) = shutdown.watch(connection).await {
             // Such a request never reaches the router, where all others are counted.
             if error.is_parse() {
                 self.metrics.count_error("unreadable_head");

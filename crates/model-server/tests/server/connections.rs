@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::routing::get;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -121,6 +122,29 @@ async fn client_that_reads_no_response_is_disconnected() {
     time::timeout(TIMEOUT, write)
         .await
         .expect("the server disconnects in time");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn slow_reader_outlives_idle_timeout() {
+    const LENGTH: usize = 32 << 20;
+    let mut settings = settings("v1");
+    settings.connections.idle = IDLE_TIMEOUT;
+    // Larger than the socket buffers, and read over three times the timeout.
+    let server = Server::start_wrapped(settings, |router| {
+        router.route("/large", get(|| async { vec![b' '; LENGTH] }))
+    })
+    .await;
+    let mut stream = connect(&server).await;
+    let request = b"GET /large HTTP/1.1\r\nhost: test\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut buffer = vec![0; LENGTH / 32];
+    let mut read = 0;
+    while read < LENGTH {
+        time::sleep(IDLE_TIMEOUT / 10).await;
+        let piece = time::timeout(TIMEOUT, stream.read_exact(&mut buffer)).await;
+        read += piece.expect("the server sends in time").unwrap();
+    }
     server.stop().await.unwrap();
 }
 
