@@ -5,7 +5,7 @@
 //! kernel for zeroed pages in every pass.
 //!
 //! mimalloc, which Rust code uses, could serve the library too. With `MiniLM` it takes 4 to 7 % more processor time per
-//! request, or 13 % more memory, than these settings (`docs/adr/0016-connections-and-the-c-allocator.md`).
+//! request, or 13 % more memory, than these settings (`docs/adr/0015-connections-and-the-c-allocator.md`).
 
 /// Which freed blocks are returned to the kernel.
 #[derive(Debug, Clone, Copy)]
