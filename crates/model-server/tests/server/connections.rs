@@ -129,7 +129,7 @@ async fn client_that_reads_no_response_is_disconnected() {
 async fn slow_reader_outlives_idle_timeout() {
     const LENGTH: usize = 32 << 20;
     let mut settings = settings("v1");
-    settings.connections.idle = IDLE_TIMEOUT;
+    settings.limits.connections.idle = IDLE_TIMEOUT;
     // Larger than the socket buffers, and read over three times the timeout.
     let server = Server::start_wrapped(settings, |router| {
         router.route("/large", get(|| async { vec![b' '; LENGTH] }))
