@@ -22,6 +22,7 @@ pub mod monitor;
 pub mod ports;
 pub mod release;
 pub mod report;
+pub mod request_reader;
 mod shutdown;
 pub mod state;
 

@@ -27,7 +27,7 @@ impl Torture {
         let recovered = self.stack.status().await?;
         self.check_status(&recovered, active_is_up).await?;
         ensure!(
-            recovered["traffic_move"].is_null(),
+            recovered.get("traffic_move") == Some(&Value::Null),
             "a move of traffic is pending: {recovered}"
         );
         ensure!(

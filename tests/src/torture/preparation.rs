@@ -88,7 +88,8 @@ impl Torture {
     /// Returns whether blue is active and no move of traffic is pending.
     async fn failed_over(&self) -> anyhow::Result<bool> {
         let status = self.stack.status().await?;
-        Ok(status["traffic_move"].is_null() && status["active"] == "blue")
+        Ok(status.get("traffic_move") == Some(&serde_json::Value::Null)
+            && status["active"] == "blue")
     }
 
     /// Starts the color that a failover leaves stopped.

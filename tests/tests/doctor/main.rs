@@ -174,6 +174,8 @@ async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
     let kill = [("DEPLOYER_KILL_AT", "after journal move".as_ref())];
     let deployer = stack.start_deployer_with(&["switch", "green"], &kill)?;
     Stack::wait_for_exit(deployer, &["switch", "green"]).await?;
+    let status = stack.status().await?;
+    ensure!(status["traffic_move"]["to"] == "green", "{status}");
     let expected = [
         "`deployer switch green` was interrupted",
         "`deployer recover`",

@@ -77,9 +77,10 @@ impl Lock for StateDirectory {
         let holder = LockHolder::this(command, Timestamp::now());
         let holder = serde_json::to_string(&holder).unwrap_or_default();
         // Informs other users only: a full disk must not block a rollback.
+        // The file gets no shorter before, because a full disk might then have no room for the text.
         let _ = lock
-            .set_len(0)
-            .and_then(|()| lock.write_all(holder.as_bytes()));
+            .write_all(holder.as_bytes())
+            .and_then(|()| lock.set_len(holder.len() as u64));
         Ok(LockGuard::new(lock))
     }
 
@@ -109,7 +110,10 @@ impl JournalStore for StateDirectory {
         let path = self.journal_file();
         let written = serde_json::to_string_pretty(entries)
             .map_err(io::Error::from)
-            .and_then(|text| atomic_file::replace(&path, &text));
+            .and_then(|text| match atomic_file::replace(&path, &text) {
+                Err(error) if is_disk_full(&error) => overwrite(&path, &text).map_err(|_| error),
+                replaced => replaced,
+            });
         written.map_err(storage("write", &path))
     }
 
@@ -135,6 +139,27 @@ impl JournalStore for StateDirectory {
         append(&self.0, &self.history_file(), entry)
             .map_err(storage("add to", &self.history_file()))
     }
+}
+
+fn is_disk_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// Overwrites a file in place if the new text is not longer, for a disk that is too full for a second file. A move
+/// that a person called off must not stay in the journal.
+///
+/// The rest is filled with spaces, which JSON allows: one write of the old length leaves the old or the new text,
+/// unless the power fails within it.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    if text.len() > length {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    file.write_all(format!("{text:length$}").as_bytes())?;
+    file.sync_all()
 }
 
 /// Appends one line durably.
@@ -200,7 +225,7 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             from_was_fit: true,
         };
-        HistoryEntry::of_move(&traffic_move, Some("v2".to_owned()))
+        HistoryEntry::of_move(&traffic_move, traffic_move.at, Some("v2".to_owned()))
     }
 
     #[tokio::test]
@@ -237,6 +262,37 @@ mod tests {
         let error = error.unwrap_err().to_string();
         assert!(error.contains("journal.json"), "{error}");
         assert!(error.contains("deployer status"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn journal_that_gets_shorter_is_written_on_a_full_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        let traffic_move = Some(TrafficMove {
+            action: Action::Switched,
+            from: Color::Blue,
+            to: Color::Green,
+            reason: "by hand".to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            from_was_fit: true,
+        });
+        let pending = JournalEntries {
+            traffic_move,
+            ..JournalEntries::default()
+        };
+        state.write(&pending).await.unwrap();
+        // Every write to this device fails for want of space.
+        let new = directory.path().join("journal.json.new");
+        std::os::unix::fs::symlink("/dev/full", new).unwrap();
+        state.write(&JournalEntries::default()).await.unwrap();
+        assert_eq!(state.read().await.unwrap(), JournalEntries::default());
+        let mut longer = pending;
+        if let Some(traffic_move) = &mut longer.traffic_move {
+            traffic_move.reason = "by hand ".repeat(10);
+        }
+        let error = state.write(&longer).await.unwrap_err().to_string();
+        assert!(error.contains("No space left on device"), "{error}");
+        assert_eq!(state.read().await.unwrap(), JournalEntries::default());
     }
 
     #[tokio::test]

@@ -16,7 +16,6 @@ use crate::{
         plan::Plan,
         preflight,
         recover::{self, Recovery},
-        request_reader::RequestReader,
         rollout::{Outcome, Rollout},
     },
     event::{Event, Reporter},
@@ -25,6 +24,7 @@ use crate::{
     ports::{Ports, Service},
     release::Release,
     report::{Recorder, Reporters, Reports},
+    request_reader::RequestReader,
     shutdown::shutdown,
     state::journal::Journal,
 };

@@ -18,7 +18,7 @@ pub(super) async fn run(ports: &Ports) -> anyhow::Result<CommandOutput> {
     lines.extend(read.entries.iter().map(line));
     for number in &read.torn {
         lines.push(format!(
-            "line {number} of history.jsonl is torn and was skipped"
+            "line {number} of history.jsonl in the state directory is torn and was skipped"
         ));
     }
     Ok(CommandOutput::success(lines.join("\n")).with_object(json!({

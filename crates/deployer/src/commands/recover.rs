@@ -6,7 +6,6 @@ use crate::{
     deployment::{
         phase::Phase,
         recover::{self, Recovery},
-        request_reader::RequestReader,
         rollout::Rollout,
         traffic_mover::TrafficMover,
     },
@@ -14,6 +13,7 @@ use crate::{
     examples::Examples,
     ports::Ports,
     report::{Recorder, Reporters, Reports},
+    request_reader::RequestReader,
     shutdown::shutdown,
     state::{journal::Journal, journal_entries::DeploymentEntry},
 };

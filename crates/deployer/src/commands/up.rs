@@ -7,13 +7,14 @@ use crate::{
     color::Color,
     commands::{output::CommandOutput, steps::stop_leftover_shadow},
     config::Settings,
-    deployment::{preflight, request_reader::RequestReader},
+    deployment::preflight,
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
     gates::{Candidate, Gate as _, Healthy},
     ports::{Ports, Service, ServiceState},
     release::Release,
+    request_reader::RequestReader,
 };
 
 pub(super) async fn run(
@@ -27,7 +28,12 @@ pub(super) async fn run(
         reporter.report(&Event::Note { text: full });
     }
     // Clients first. The standby starts when clients can be served, and may be unhealthy.
-    let active_by_flag = ports.flags.active().await?;
+    let active_by_flag = ports.flags.active().await.unwrap_or_else(|error| {
+        let text = error.to_string();
+        reporter.report(&Event::Note { text });
+        // The color without a flag. If it is the wrong one, it starts first, and the other one right after it.
+        Color::Blue
+    });
     let serving = start_if_stopped(ports, settings, active_by_flag, reporter).await?;
     ports.fleet.start_router().await?;
     let active = await_router(ports, settings).await?;

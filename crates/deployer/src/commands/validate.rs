@@ -10,13 +10,14 @@ use crate::{
         steps::stop_leftover_shadow,
     },
     config::{GateName, Settings},
-    deployment::{gate_runner::GateRunner, request_reader::RequestReader},
+    deployment::gate_runner::GateRunner,
     event::{Event, Reporter},
     evidence::{sample::TrafficSample, verdict::Conclusion},
     examples::Examples,
     exit_code, gates,
     ports::Ports,
     report::{GateRecord, Reporters},
+    request_reader::RequestReader,
     shutdown::shutdown,
 };
 

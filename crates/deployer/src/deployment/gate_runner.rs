@@ -3,7 +3,6 @@
 use crate::{
     color::Color,
     config::{OnInconclusiveGate, Settings},
-    deployment::request_reader::RequestReader,
     event::{Event, Reporter},
     evidence::{
         sample::TrafficSample,
@@ -13,6 +12,7 @@ use crate::{
     gates::{Candidate, Gate, Healthy},
     ports::Ports,
     release::Release,
+    request_reader::RequestReader,
 };
 
 /// Runs gates on one candidate.

@@ -6,7 +6,6 @@ pub mod phase;
 pub mod plan;
 pub mod preflight;
 pub mod recover;
-pub mod request_reader;
 pub mod return_traffic;
 pub mod rollout;
 mod switch;

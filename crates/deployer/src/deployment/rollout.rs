@@ -13,7 +13,6 @@ use crate::{
         gate_runner::GateRunner,
         phase::Phase,
         plan::Plan,
-        request_reader::RequestReader,
         return_traffic::{record_switched, restore_standby, roll_back},
     },
     event::{Event, Reporter},
@@ -21,6 +20,7 @@ use crate::{
     examples::Examples,
     gates,
     ports::{HookPoint, PortError, Ports, Service, Target},
+    request_reader::RequestReader,
     state::journal::Journal,
 };
 

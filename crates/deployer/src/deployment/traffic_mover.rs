@@ -183,8 +183,9 @@ impl TrafficMover<'_> {
 
     async fn append_history(&self, traffic_move: &TrafficMove) -> Result<(), JournalError> {
         let entries = self.journal.history().await?;
+        // Another command writes no such line while the move is in the journal.
         let is_this_move =
-            |line: &HistoryEntry| (line.action, line.at) == (traffic_move.action, traffic_move.at);
+            |line: &HistoryEntry| line.action == traffic_move.action && line.at >= traffic_move.at;
         if entries.iter().any(is_this_move) {
             return Ok(());
         }
@@ -194,7 +195,7 @@ impl TrafficMover<'_> {
             .health(Target::Server(traffic_move.to))
             .await;
         let version = health.ok().and_then(|health| health.model_version);
-        let line = HistoryEntry::of_move(traffic_move, version);
+        let line = HistoryEntry::of_move(traffic_move, self.ports.clock.now(), version);
         self.journal.append_history(&line).await
     }
 

@@ -1,6 +1,9 @@
 //! What interrupted or earlier deployments left.
 
-use crate::{doctor::finding::Finding, ports::Ports};
+use crate::{
+    doctor::finding::Finding,
+    ports::{JournalError, Ports},
+};
 
 pub(crate) async fn leftovers(ports: &Ports) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -31,11 +34,15 @@ pub(crate) async fn leftovers(ports: &Ports) -> Vec<Finding> {
                 ));
             }
         }
-        Err(error) => findings.push(Finding::wrong(
-            "deployment",
-            error.to_string(),
-            "see where traffic goes with `deployer status`, then remove that file",
-        )),
+        Err(error) => {
+            let advice = match error {
+                JournalError::Damaged { .. } => "remove the file when traffic goes where it shall",
+                JournalError::Storage { .. } | JournalError::Busy { .. } => {
+                    "see who may read that file"
+                }
+            };
+            findings.push(Finding::wrong("deployment", error.to_string(), advice));
+        }
     }
     if is_free && ports.flags.is_shadow().await == Ok(true) {
         findings.push(Finding::wrong(

@@ -4,12 +4,12 @@ use async_trait::async_trait;
 
 use crate::{
     color::Color,
-    deployment::request_reader::RequestReader,
     event::Reporter,
     evidence::{sample::TrafficSample, verdict::Verdict},
     examples::Examples,
     ports::Ports,
     release::Release,
+    request_reader::RequestReader,
 };
 
 /// A candidate, and what a gate may use to judge it.

@@ -51,9 +51,9 @@ impl Shadow {
     ) -> Result<[TrafficSample; 2], PortError> {
         const PAUSE: Duration = Duration::from_secs(1);
 
-        let new_requests = async || match candidate.requests.new_requests().await {
-            Some(requests) => requests,
-            None => Ok(Vec::new()),
+        let new_requests = async || {
+            let requests = candidate.requests.new_requests().await;
+            requests.unwrap_or_else(|| Ok(Vec::new()))
         };
         // Earlier log lines are not evidence about this candidate.
         let mut next = shadow_log.read(None).await?.next;

@@ -49,7 +49,7 @@ impl Monitor<'_> {
         };
         // A deployment or a move may have happened before the lock was taken.
         if self.ports.flags.active().await != Ok(active)
-            || self.last_deployment().await != *last_deployment
+            || self.last_deployment().await.as_ref() != Some(last_deployment)
         {
             return;
         }
@@ -110,7 +110,7 @@ impl Monitor<'_> {
                 self.failover_failed = false;
                 if proven {
                     let last_deployment = self.last_deployment().await;
-                    self.set_flag_removed(active, Some(last_deployment));
+                    self.set_flag_removed(active, last_deployment);
                 }
                 let job = clean_up(self.ports, journal, reports, self.reporter, moved);
                 self.job = Some(Box::pin(job));
@@ -196,7 +196,7 @@ async fn start_if_stopped(ports: &Ports, reporter: &dyn Reporter, standby: Color
     let _lock = lock(ports, reporter).await?;
     // The candidate of an unfinished deployment was stopped on purpose, and traffic may have moved before the lock was
     // taken.
-    let entries = ports.journal.read().await.unwrap_or_default();
+    let entries = ports.journal.read().await.ok()?;
     if entries.unfinished_deployment().is_some()
         || ports.flags.active().await != Ok(standby.other())
     {

@@ -135,10 +135,10 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Updates what is known of the colors. `fit` says which of them may stand in.
+    /// Updates what is known of the colors. `fit` says which of them may stand in, `active` is `None` if it is unknown.
     pub(crate) fn update_colors(
         &self,
-        active: Color,
+        active: Option<Color>,
         colors: &[MonitoredColor; 2],
         fit: [bool; 2],
     ) {
@@ -150,7 +150,7 @@ impl Metrics {
             let set = |family: &Family<ColorLabel, Gauge>, holds: bool| {
                 family.get_or_create(&of).set(i64::from(holds));
             };
-            set(&self.active, color == active);
+            set(&self.active, active == Some(color));
             set(&self.up, monitored.is_well());
             set(&self.fit, fit[index(color)]);
         }
@@ -296,7 +296,7 @@ mod tests {
             at: at(150),
             from_was_fit: true,
         };
-        let switched = HistoryEntry::of_move(&by_hand, None);
+        let switched = HistoryEntry::of_move(&by_hand, at(150), None);
         let promoted = HistoryEntry {
             at: at(100),
             action: Action::Promoted,

@@ -16,12 +16,12 @@ use crate::{
     config::Settings,
     deployment::phase::Phase,
     event::Reporter,
-    evidence::request::Request,
     examples::{Example, Examples},
     monitor::{
         color::{MonitoredColor, index},
         metrics::{self, Metrics},
         service::Monitor,
+        standby::LastDeployment,
         state::MonitorState,
     },
     ports::{PortError, Ports, Target},
@@ -66,6 +66,7 @@ pub(crate) async fn run(
         job: None,
         trimmed: None,
         read_up_to: None,
+        journal_unreadable: false,
         metrics: &metrics,
     };
     let receivers = match &monitor.alerts.names()[..] {
@@ -118,8 +119,7 @@ async fn check(ports: &Ports, color: Color, example: Option<&Example>) -> Result
 
 impl Monitor<'_> {
     async fn run_until(&mut self, shutdown: impl Future<Output = ()>) {
-        // Requests logged before the start are not new.
-        self.read_log().await;
+        self.count_requests().await;
         let mut ticks = tokio::time::interval(self.settings.monitor.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (ports, example) = (self.ports, self.example);
@@ -159,61 +159,103 @@ impl Monitor<'_> {
         let router_answers = active.is_ok();
         // If the router is down, the flags say which color is active.
         let active = match active {
-            Ok(active) => Ok(active),
-            Err(_) => self.ports.flags.active().await,
+            Ok(active) => Some(active),
+            Err(_) => self.ports.flags.active().await.ok(),
         };
-        let Ok(active) = active else {
-            // The alert above has said so. Nothing is done to colors whose flags are unknown.
-            self.metrics.update_router(false);
-            return;
-        };
-        let entries = self.ports.journal.read().await.unwrap_or_default();
-        let last_deployment = entries.last_deployment();
-        let holder = self.ports.lock.holder().await;
-        let busy = holder.as_ref().is_some_and(|it| !self.is_this(it));
-        for color in Color::BOTH {
-            // A deployment replaces the idle color and checks it itself. A color that is neither active nor a standby may
-            // be down: its tracker is reset to up, so nothing below acts on it.
-            let unfinished = entries.unfinished_deployment();
-            let replaced =
-                busy && color != active && unfinished.is_some_and(|it| replaces(it, color));
-            let view = self.view(color, active, &last_deployment).await;
-            let relevant = view.is_none_or(|view| self.color_memory(color).is_relevant(view));
-            if replaced || !relevant {
-                self.reset(color);
-                continue;
-            }
-            let monitored = &mut self.colors[index(color)];
-            if monitored.tracker.record(monitored.trouble.is_none()) {
-                self.report_change(color, active);
-            }
-        }
-        if !busy {
-            for color in Color::BOTH {
-                self.update_fit_flag(color, active, &last_deployment).await;
-            }
-            if router_answers {
-                self.fail_over(active).await;
-            }
-            self.start_stopped_standby(active.other());
-            // The monitor's own action looks like an interrupted command until it ends.
-            if holder.is_none() {
-                self.report_interruption(&entries).await;
-            }
-            self.trim_logs();
+        // Before the log may be emptied.
+        self.count_requests().await;
+        // Nothing is done to colors whose roles are unknown. The router then counts as down, which is an alert.
+        if let Some(active) = active {
+            self.act(active, router_answers).await;
         }
         self.update_metrics(active, router_answers).await;
     }
 
-    async fn update_metrics(&mut self, active: Color, router_answers: bool) {
-        let requests = self.read_log().await;
+    /// Records the checks of both colors, and does what follows from them.
+    async fn act(&mut self, active: Color, router_answers: bool) {
+        let entries = self.read_journal().await;
+        let holder = self.ports.lock.holder().await;
+        let busy = holder.as_ref().is_some_and(|it| !self.is_this(it));
+        let unfinished = entries
+            .as_ref()
+            .and_then(JournalEntries::unfinished_deployment);
+        let last_deployment = entries.as_ref().map(JournalEntries::last_deployment);
+        for color in Color::BOTH {
+            // A deployment replaces the idle color and checks it itself.
+            let replaced =
+                busy && color != active && unfinished.is_some_and(|it| replaces(it, color));
+            self.record_color(color, active, replaced, last_deployment.as_ref())
+                .await;
+        }
+        if busy {
+            return;
+        }
+        if let Some(last_deployment) = &last_deployment {
+            for color in Color::BOTH {
+                self.update_fit_flag(color, active, last_deployment).await;
+            }
+        }
+        // The journal does not decide where traffic goes.
+        if router_answers {
+            self.fail_over(active).await;
+        }
+        if let Some(entries) = &entries {
+            self.start_stopped_standby(active.other());
+            // The monitor's own action looks like an interrupted command until it ends.
+            if holder.is_none() {
+                self.report_interruption(entries).await;
+            }
+        }
+        self.trim_logs();
+    }
+
+    /// Returns the journal; `None` if it is unreadable, which is reported once.
+    async fn read_journal(&mut self) -> Option<JournalEntries> {
+        let read = self.ports.journal.read().await;
+        let reported = std::mem::replace(&mut self.journal_unreadable, read.is_err());
+        match read {
+            Ok(entries) => Some(entries),
+            Err(error) => {
+                if !reported {
+                    self.note(error.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    /// Records a check of a color that has the traffic or is a standby.
+    ///
+    /// Any other color may be down: its tracker is reset to up, so nothing follows from its checks.
+    async fn record_color(
+        &mut self,
+        color: Color,
+        active: Color,
+        replaced: bool,
+        last_deployment: Option<&LastDeployment>,
+    ) {
+        let unknown = LastDeployment::default();
+        let view = self.view(color, active, last_deployment.unwrap_or(&unknown));
+        let Some(view) = view.await else {
+            return;
+        };
+        if replaced || !self.color_memory(color).is_relevant(view) {
+            self.reset(color);
+            return;
+        }
+        let monitored = &mut self.colors[index(color)];
+        if monitored.tracker.record(monitored.trouble.is_none()) {
+            self.report_change(color, active);
+        }
+    }
+
+    async fn update_metrics(&mut self, active: Option<Color>, router_answers: bool) {
         let flags = &self.ports.flags;
         let fit = [
             flags.is_fit(Color::Blue).await == Ok(true),
             flags.is_fit(Color::Green).await == Ok(true),
         ];
         self.metrics.update_colors(active, &self.colors, fit);
-        self.metrics.count_requests(&requests, &self.colors);
         if let Ok(history) = self.ports.journal.read_history().await {
             let now = self.ports.clock.now();
             self.metrics.count_history(&history.entries, now);
@@ -221,17 +263,16 @@ impl Monitor<'_> {
         self.metrics.update_router(router_answers);
     }
 
-    /// Returns what was logged since the last call; nothing if the log cannot be read.
-    async fn read_log(&mut self) -> Vec<Request> {
+    /// Counts what was logged since the last call. A log that cannot be read is read on later.
+    async fn count_requests(&mut self) {
         let Some(log) = &self.ports.request_log else {
-            return Vec::new();
+            return;
         };
-        match log.read(self.read_up_to).await {
-            Ok(part) => {
-                self.read_up_to = Some(part.next);
-                part.requests
+        if let Ok(part) = log.read(self.read_up_to).await {
+            // Requests logged before the start are not new.
+            if self.read_up_to.replace(part.next).is_some() {
+                self.metrics.count_requests(&part.requests, &self.colors);
             }
-            Err(_) => Vec::new(),
         }
     }
 
@@ -304,9 +345,10 @@ impl Monitor<'_> {
         self.state.interrupted = key;
         self.save_state();
         // The interrupted command may have left copies of requests on.
-        if self.lock().await.is_some()
-            && let Err(error) = self.ports.flags.set_shadow(false).await
-        {
+        let Some(_lock) = self.lock().await else {
+            return;
+        };
+        if let Err(error) = self.ports.flags.set_shadow(false).await {
             self.note(error.to_string());
         }
     }

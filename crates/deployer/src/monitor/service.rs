@@ -46,7 +46,9 @@ pub(super) struct Monitor<'a> {
     /// An action that runs in the background.
     pub(super) job: Option<BackgroundJob<'a>>,
     pub(super) trimmed: Option<Instant>,
-    /// The position in the router's log up to which requests are counted.
+    /// Whether the journal could not be read in the last round.
+    pub(super) journal_unreadable: bool,
+    /// The position in the router's log up to which requests are counted; `None` before the first read.
     pub(super) read_up_to: Option<LogCursor>,
     pub(super) metrics: &'a Metrics,
 }
@@ -58,9 +60,10 @@ impl<'a> Monitor<'a> {
         self.job.is_some() && *holder == this
     }
 
-    pub(super) async fn last_deployment(&self) -> LastDeployment {
-        let entries = self.ports.journal.read().await.unwrap_or_default();
-        entries.last_deployment()
+    /// The last deployment that touched a server; `None` if the journal is unreadable.
+    pub(super) async fn last_deployment(&self) -> Option<LastDeployment> {
+        let entries = self.ports.journal.read().await.ok()?;
+        Some(entries.last_deployment())
     }
 
     /// What is known of a color for a decision; `None` if its fit flag cannot be read: then the

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-/// Tells the time where it decides something or is written down. Waiting is tokio's business.
+/// Tells the time where a decision, the journal, or the history depends on it.
 pub trait Clock: Send + Sync {
     /// The time now, in UTC.
     fn now(&self) -> Timestamp;

@@ -52,12 +52,12 @@ impl HistoryEntry {
         })
     }
 
-    /// A move of traffic outside of a deployment, at the time when it was planned. `version` is what the color that
-    /// receives the traffic serves.
+    /// A move of traffic outside of a deployment, completed at `at`. `version` is what the color that receives the
+    /// traffic serves.
     #[must_use]
-    pub fn of_move(traffic_move: &TrafficMove, version: Option<String>) -> Self {
+    pub fn of_move(traffic_move: &TrafficMove, at: Timestamp, version: Option<String>) -> Self {
         Self {
-            at: traffic_move.at,
+            at,
             action: traffic_move.action,
             id: None,
             color: traffic_move.to,

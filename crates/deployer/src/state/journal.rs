@@ -29,8 +29,11 @@ impl<'a> Journal<'a> {
             store: ports.journal.as_ref(),
             clock: ports.clock.as_ref(),
         };
-        // Completes the history of a deployer that was killed after its last journal entry.
-        let _ = journal.complete_history().await;
+        // The last deployer may have been killed after its last journal entry.
+        let last = journal.read().await.unwrap_or_default().deployment;
+        if let Some(end) = last.as_ref().and_then(DeploymentEntry::end) {
+            let _ = journal.complete_history(&end).await;
+        }
         Ok(journal)
     }
 
@@ -46,25 +49,33 @@ impl<'a> Journal<'a> {
         phase: Phase,
         reason: Option<&str>,
     ) -> Result<(), JournalError> {
-        // A journal that became unreadable is replaced: this deployment is what the next command must know.
-        let mut entries = self.read().await.unwrap_or_default();
         let entry = DeploymentEntry {
             plan: plan.clone(),
             phase,
             since: self.clock.now(),
             reason: reason.map(str::to_owned),
-            before: before(entries.deployment.as_ref(), plan, phase),
+            before: None,
         };
         let end = entry.end();
+        let written = self.write_deployment(entry).await;
+        let Some(end) = end else {
+            return written;
+        };
+        // Also if the write failed: an append may succeed on a disk that is too full for a new file.
+        let appended = self.complete_history(&end).await;
+        written.and(appended)
+    }
+
+    async fn write_deployment(&self, mut entry: DeploymentEntry) -> Result<(), JournalError> {
+        let mut entries = match self.read().await {
+            // This deployment is what the next command must know.
+            Err(JournalError::Damaged { .. }) => JournalEntries::default(),
+            read => read?,
+        };
+        entry.before = before(entries.deployment.as_ref(), &entry.plan, entry.phase);
+        let phase = entry.phase;
         entries.deployment = Some(entry);
-        if let Err(error) = self.write(&entries, phase.words()).await {
-            // An append may still succeed on a disk that is too full for a new file.
-            if let Some(end) = end {
-                let _ = self.append_history(&end).await;
-            }
-            return Err(error);
-        }
-        self.complete_history().await
+        self.write(&entries, phase.words()).await
     }
 
     /// Writes durably which move of traffic is about to happen, so that the next command understands it if this
@@ -98,17 +109,13 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// Adds the end of the last deployment to the history if it is missing.
-    async fn complete_history(&self) -> Result<(), JournalError> {
-        let deployment = self.read().await?.deployment;
-        let Some(end) = deployment.as_ref().and_then(DeploymentEntry::end) else {
-            return Ok(());
-        };
+    /// Adds the end of a deployment to the history if it is missing.
+    async fn complete_history(&self, end: &HistoryEntry) -> Result<(), JournalError> {
         let same = |other: &HistoryEntry| (&other.id, other.action) == (&end.id, end.action);
         if self.history().await?.iter().any(same) {
             return Ok(());
         }
-        self.append_history(&end).await
+        self.append_history(end).await
     }
 
     async fn write(&self, entries: &JournalEntries, change: &str) -> Result<(), JournalError> {

@@ -10,13 +10,13 @@ use deployer::{
         phase::Phase,
         plan::Plan,
         recover,
-        request_reader::RequestReader,
         rollout::{Outcome, Rollout},
     },
     examples::{Example, Examples},
     ports::JournalStore as _,
     release::Release,
     report::Reports,
+    request_reader::RequestReader,
     state::{journal::Journal, journal_entries::DeploymentEntry},
 };
 use futures_util::FutureExt as _;

@@ -243,7 +243,23 @@ impl FakePorts {
         }
     }
 
-    /// Makes a call with the injected faults, and records it.
+    /// Makes a call with the injected faults, and records it. A killed deployer waits forever.
+    async fn call<T>(
+        &self,
+        call: Call,
+        effect: impl FnOnce(&mut State) -> Result<T, PortError>,
+    ) -> Result<T, PortError> {
+        let kill = self.lock().faults.kill_at_next_call();
+        if kill == Some(CallFault::Before) {
+            std::future::pending::<()>().await;
+        }
+        let result = self.attempt(&call, effect);
+        if kill == Some(CallFault::After) || self.lock().faults.killed {
+            std::future::pending::<()>().await;
+        }
+        result
+    }
+
     fn attempt<T>(
         &self,
         call: &Call,
@@ -261,23 +277,6 @@ impl FakePorts {
         if let Some(interference) = state.faults.take_interference(call) {
             interference(state);
             state.record(TraceEvent::Other);
-        }
-        result
-    }
-
-    /// Makes an async call. A killed deployer waits forever.
-    async fn call<T>(
-        &self,
-        call: Call,
-        effect: impl FnOnce(&mut State) -> Result<T, PortError>,
-    ) -> Result<T, PortError> {
-        let kill = self.lock().faults.kill_at_next_call();
-        if kill == Some(CallFault::Before) {
-            std::future::pending::<()>().await;
-        }
-        let result = self.attempt(&call, effect);
-        if kill == Some(CallFault::After) || self.lock().faults.killed {
-            std::future::pending::<()>().await;
         }
         result
     }
@@ -330,11 +329,12 @@ impl Router for FakePorts {
 #[async_trait]
 impl Flags for FakePorts {
     async fn active(&self) -> Result<Color, PortError> {
-        Ok(self.lock().active)
+        self.call(Call::ReadActive, |state| Ok(state.active)).await
     }
 
     async fn is_fit(&self, color: Color) -> Result<bool, PortError> {
-        Ok(self.lock().fit.contains(&color))
+        self.call(Call::ReadFit(color), |state| Ok(state.fit.contains(&color)))
+            .await
     }
 
     async fn set_fit(&self, color: Color, fit: bool) -> Result<(), PortError> {
@@ -349,7 +349,7 @@ impl Flags for FakePorts {
     }
 
     async fn is_shadow(&self) -> Result<bool, PortError> {
-        Ok(self.lock().shadow)
+        self.call(Call::ReadShadow, |state| Ok(state.shadow)).await
     }
 
     async fn set_shadow(&self, on: bool) -> Result<(), PortError> {

@@ -37,9 +37,9 @@ pub(crate) struct InjectedFaults {
     pub(crate) failing: Vec<FailingCalls>,
     /// Happens once, right after the first call that the matcher selects.
     pub(crate) interference: Option<(CallMatcher, Interference)>,
-    /// Kills the deployer before or after the call with this number. Only an async call can be the kill point.
+    /// Kills the deployer before or after the call with this number.
     pub(crate) kill_at: Option<(usize, CallFault)>,
-    /// Whether the deployer is killed: no async call returns.
+    /// Whether the deployer is killed: no call returns.
     pub(crate) killed: bool,
     calls: usize,
 }

@@ -87,7 +87,7 @@ async fn candidate_is_not_promoted_when_traffic_moves_back() {
 #[tokio::test(start_paused = true)]
 async fn deployment_is_refused_when_journal_is_unwritable() {
     let deployment = Deployment::of(Server::good());
-    std::fs::create_dir(deployment.directory.path().join("journal.json")).unwrap();
+    std::fs::create_dir(deployment.directory.path().join("journal.json.new")).unwrap();
     let finished = deployment.run_with_interference().await;
     finished.assert_outcome(Phase::Refused, "cannot write");
     assert!(!finished.trace.changed_anything(), "{:#?}", finished.trace);
@@ -121,14 +121,11 @@ async fn unwritten_promotion_is_reported_and_completed_later() {
 #[tokio::test(start_paused = true)]
 async fn switch_is_undone_when_journal_is_unwritable() {
     let deployment = Deployment::of(Server::good());
-    let journal = deployment.directory.path().join("journal.json");
+    let blocked = deployment.directory.path().join("journal.json.new");
     let finished = deployment
         .interfere_after(
             |call| *call == Call::SwitchTo(CANDIDATE),
-            move |_| {
-                std::fs::remove_file(&journal).unwrap();
-                std::fs::create_dir(&journal).unwrap();
-            },
+            move |_| std::fs::create_dir(&blocked).unwrap(),
         )
         .run_with_interference()
         .await;

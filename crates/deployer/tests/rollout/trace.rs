@@ -18,7 +18,10 @@ use crate::fake_ports::FakePorts;
 pub(crate) enum Call {
     Active,
     SwitchTo(Color),
+    ReadActive,
+    ReadFit(Color),
     SetFit(Color, bool),
+    ReadShadow,
     ReadLog,
     StartRouter,
     Start(Color, String),

@@ -94,7 +94,8 @@ impl Router for Nginx {
     async fn switch_to(&self, color: Color) -> Result<Color, PortError> {
         const PAUSE: Duration = Duration::from_millis(20);
 
-        let displaced = self.flags.active().await?;
+        // The flag may be writable although it is unreadable, and traffic must move.
+        let displaced = self.flags.active().await.unwrap_or(color.other());
         self.flags.activate(color)?;
         let deadline = Instant::now() + self.confirm_timeout;
         loop {

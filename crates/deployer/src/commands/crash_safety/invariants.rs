@@ -85,6 +85,12 @@ impl Machine {
         for pair in entries.windows(2) {
             let [earlier, later] = [&pair[0], &pair[1]].map(|it| (it.action, it.color, &it.id));
             assert_ne!(earlier, later, "the history has the same entry twice");
+            // The rolled back color may not stand in, so traffic cannot roll back to it again.
+            let rolled_back = pair.iter().all(|it| it.action == Action::RolledBack);
+            assert!(
+                !rolled_back || pair[1].id.is_some(),
+                "the history has the same rollback twice: {pair:#?}"
+            );
         }
         let Some(DeploymentEntry { plan, phase, .. }) = self.last_entry().await else {
             // No deployment has begun. A person may have moved traffic.

@@ -230,6 +230,11 @@ impl Machine {
         self.simulation.state_directory()
     }
 
+    /// Damages the journal, as an editor might.
+    pub(super) fn damage_journal(&self) {
+        fs::write(self.directory.path().join("state/journal.json"), "{").expect("a file");
+    }
+
     pub(super) fn file_exists(&self, path: &str) -> bool {
         self.directory.path().join(path).exists()
     }

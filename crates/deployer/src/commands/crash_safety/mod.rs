@@ -297,3 +297,19 @@ async fn resumed_bake_is_recovered_from_every_pair_of_kills() {
 async fn failover_is_recovered_from_every_pair_of_kills() {
     assert_recovered_when_recovery_is_killed(Scenario::Failover, 16, 120).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn damaged_journal_blocks_neither_failover_nor_rollback() {
+    let crashed = Machine::restore(&green_active().await);
+    crashed.crash(Color::Green);
+    crashed.damage_journal();
+    let monitored = crashed.run(Command::Monitor, None).await;
+    monitored.assert_success("monitor");
+    assert_eq!(crashed.flags().active(), Color::Blue);
+
+    let machine = Machine::restore(&green_active().await);
+    machine.damage_journal();
+    let rolled_back = machine.run(Command::Rollback, None).await;
+    rolled_back.assert_success("rollback");
+    assert_eq!(machine.flags().active(), Color::Blue);
+}

@@ -56,7 +56,7 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(text, "\nrunning: {holder}")?;
     }
     let under_way = match status.lock_holder {
-        Some(_) => "it is running",
+        Some(_) => "it has not ended",
         None => "it was interrupted: `deployer recover` completes or undoes it",
     };
     if let Some(pending) = &status.traffic_move {
