@@ -68,6 +68,7 @@ impl<'a> RequestReader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use crate::evidence::request::predict;
     use async_trait::async_trait;
 
     use super::*;
@@ -91,6 +92,7 @@ mod tests {
             let request = Request {
                 at: 0.0,
                 by_deployer: false,
+                route: predict(),
                 wanted: Color::Blue,
                 answered: None,
                 status: 502,

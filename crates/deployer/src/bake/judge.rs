@@ -2,6 +2,7 @@
 
 mod counters;
 mod error_rate;
+mod rises;
 #[cfg(test)]
 mod tests;
 
@@ -15,10 +16,12 @@ use crate::{
     bake::judge::{
         counters::Counters,
         error_rate::{judge_errors, needed_requests},
+        rises::find_rise,
     },
     config::{BakeSettings, OnInconclusive},
     evidence::{
         details::Evidence,
+        endings::Endings,
         latency::{ComparedTail, LatencyLimit},
         sample::{ENOUGH_LABELS, TrafficSample},
         statistics::{Drift, drift_of_labels},
@@ -64,7 +67,8 @@ pub struct Bake {
     late_observations: u32,
     traffic: TrafficSample,
     own: Tally,
-    recent: VecDeque<(Duration, Tally)>,
+    /// What clients received within the last window, by observation.
+    recent: VecDeque<(Duration, Tally, Endings)>,
     consecutive_failures: u32,
     last_failure: Option<String>,
     counters: Counters,
@@ -135,9 +139,12 @@ impl Bake {
         self.last_observation = observation.at;
         self.traffic.add(&observation.traffic);
         self.own.add(observation.own);
-        self.recent
-            .push_back((observation.at, observation.traffic.tally));
-        while let Some((at, _)) = self.recent.front()
+        self.recent.push_back((
+            observation.at,
+            observation.traffic.tally,
+            observation.traffic.endings,
+        ));
+        while let Some((at, ..)) = self.recent.front()
             && *at + self.settings.window < observation.at
         {
             self.recent.pop_front();
@@ -192,9 +199,10 @@ impl Bake {
             );
             return Some(Verdict::new(Conclusion::Fail, summary));
         }
-        let mut in_window = Tally::default();
-        for (_, tally) in &self.recent {
+        let (mut in_window, mut endings_in_window) = (Tally::default(), Endings::default());
+        for (_, tally, endings) in &self.recent {
             in_window.add(*tally);
+            endings_in_window.add(endings);
         }
         let window = humantime::format_duration(self.settings.window);
         let readings = [
@@ -212,6 +220,11 @@ impl Bake {
                     summary: format!("{source}{}", verdict.summary),
                     ..verdict
                 });
+            }
+        }
+        for endings in [&self.traffic.endings, &endings_in_window] {
+            if let Some(problem) = find_rise(&self.settings, &self.before.endings, endings) {
+                return Some(Verdict::new(Conclusion::Fail, problem));
             }
         }
         // The first requests after a switch open connections and fill caches.

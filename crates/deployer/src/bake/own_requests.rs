@@ -66,11 +66,13 @@ impl OwnRequests {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evidence::request::predict;
 
     fn logged(count: usize, by_deployer: bool) -> Vec<Request> {
         let request = Request {
             at: 0.0,
             by_deployer,
+            route: predict(),
             wanted: Color::Green,
             answered: Some(Color::Green),
             status: 200,

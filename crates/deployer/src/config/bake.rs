@@ -36,6 +36,8 @@ pub struct BakeSettings {
     pub min_requests: u64,
     /// This many failed checks in a row mean that the candidate is unreachable or hangs.
     pub failures: u32,
+    /// How much the share of requests may rise that a release refuses with one status, or that clients give up, 0–1.
+    pub max_rise: f64,
     /// As in [`super::ComparisonSettings`], for p99.
     pub max_ratio: f64,
     /// As in [`super::ComparisonSettings`].

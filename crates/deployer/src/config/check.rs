@@ -59,6 +59,7 @@ fn shares(settings: &Settings) -> Result<(), SettingsError> {
         ("load.max_error_rate", load.max_error_rate),
         ("shadow.max_error_rate", shadow.max_error_rate),
         ("bake.max_error_rate", bake.max_error_rate),
+        ("bake.max_rise", bake.max_rise),
     ] {
         ensure(
             (0.0..1.0).contains(&rate),

@@ -1,6 +1,8 @@
 //! What verdicts are made of: values and statistics, without input, output, or a clock.
 
 pub mod details;
+pub mod difference;
+pub mod endings;
 pub mod latency;
 pub mod load;
 pub mod request;

@@ -1,8 +1,41 @@
 //! One client request, as the router logged it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::color::Color;
+
+/// What was asked for, without the query.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// The method, such as `POST`.
+    pub method: String,
+    /// The path, such as `/predict`.
+    pub path: String,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.method, self.path)
+    }
+}
+
+/// How a request ended, as far as the color is concerned that was active when it arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The color answered with a status below 400.
+    Answered,
+    /// The color answered with a status from 400 to 499, except 429: it refused what the client sent.
+    Refused(u16),
+    /// The color answered with 429 or a status from 500 on, did not answer, or was passed over because of an earlier
+    /// failure. The standby may have answered in its place.
+    Failed,
+    /// The client disconnected before the color answered anything.
+    GaveUp,
+    /// The client disconnected while it received the answer.
+    Left,
+    /// The router answered or closed the request itself, and asked no color.
+    ByRouter,
+}
 
 /// One request, as the router logged it when it ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +44,8 @@ pub struct Request {
     pub at: f64,
     /// Whether the deployer sent it.
     pub by_deployer: bool,
+    /// What was asked for.
+    pub route: Route,
     /// The color that was active when the request arrived.
     pub wanted: Color,
     /// The color that answered; `None` if none did.
@@ -28,25 +63,39 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether `color` answered the request well; `None` if the request says nothing about it.
-    ///
-    /// A request for this color counts as failed if another color had to answer, also if the router passed it
-    /// over because of an earlier failure. A 4xx is the client's fault, except 429, with which a server rejects
-    /// a client that did nothing wrong.
+    /// How the request ended for `color`; `None` if the color was not active when it arrived.
     #[must_use]
-    pub fn outcome_for(&self, color: Color) -> Option<bool> {
+    pub fn ending_for(&self, color: Color) -> Option<Ending> {
+        const CLIENT_DISCONNECTED: u16 = 499;
         const TOO_MANY_REQUESTS: u16 = 429;
 
         if self.wanted != color {
             return None;
         }
         let first = self.attempts.first().copied().flatten();
-        // nginx itself rejected the request (too large), or the client left (499).
-        if first.is_none() && (400..500).contains(&self.status) {
-            return None;
+        let answered = self.answered == Some(color) && first.is_some();
+        let only_attempt = self.attempts.len() <= 1;
+        Some(match (first, self.status) {
+            // nginx logs the duration of every attempt, also of one that the client ended.
+            (None, CLIENT_DISCONNECTED) if only_attempt && self.took.is_some() => Ending::GaveUp,
+            (None, 400..500) if only_attempt => Ending::ByRouter,
+            (Some(..400), CLIENT_DISCONNECTED) if answered => Ending::Left,
+            (Some(TOO_MANY_REQUESTS), _) => Ending::Failed,
+            (Some(..400), _) if answered => Ending::Answered,
+            (Some(status @ 400..500), _) if answered => Ending::Refused(status),
+            _ => Ending::Failed,
+        })
+    }
+
+    /// Whether `color` answered the request well; `None` if the request says nothing about it. A refusal may be the
+    /// client's fault, so by itself it counts as good: [`Endings`](super::endings::Endings) tell whether there are more.
+    #[must_use]
+    pub fn outcome_for(&self, color: Color) -> Option<bool> {
+        match self.ending_for(color)? {
+            Ending::Answered | Ending::Refused(_) | Ending::Left => Some(true),
+            Ending::Failed => Some(false),
+            Ending::GaveUp | Ending::ByRouter => None,
         }
-        let good = |status| status < 500 && status != TOO_MANY_REQUESTS;
-        Some(self.answered == Some(color) && first.is_some_and(good))
     }
 
     /// Whether the router passed `color` over although it was active.
@@ -88,6 +137,15 @@ impl FirstAttempt {
     }
 }
 
+/// The route of predictions.
+#[cfg(test)]
+pub(crate) fn predict() -> Route {
+    Route {
+        method: "POST".to_owned(),
+        path: "/predict".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +154,7 @@ mod tests {
         Request {
             at: 0.0,
             by_deployer: false,
+            route: predict(),
             wanted: Color::Green,
             answered,
             status,
@@ -195,8 +254,33 @@ mod tests {
     }
 
     #[test]
-    fn client_that_left_is_no_evidence() {
-        let client_left = request(Some(Color::Green), 499, &[None]);
-        assert_eq!(client_left.outcome_for(Color::Green), None);
+    fn client_that_gave_up_is_no_evidence_by_itself() {
+        let gave_up = request(Some(Color::Green), 499, &[None]);
+        assert_eq!(gave_up.ending_for(Color::Green), Some(Ending::GaveUp));
+        assert_eq!(gave_up.outcome_for(Color::Green), None);
+        // It sent its request so slowly that no color was asked.
+        let never_asked = Request {
+            took: None,
+            ..gave_up
+        };
+        assert_eq!(never_asked.ending_for(Color::Green), Some(Ending::ByRouter));
+    }
+
+    #[test]
+    fn client_that_left_during_the_answer_was_answered() {
+        let left = request(Some(Color::Green), 499, &[Some(200)]);
+        assert_eq!(left.ending_for(Color::Green), Some(Ending::Left));
+    }
+
+    #[test]
+    fn client_that_gave_up_after_a_failure_saw_the_failure() {
+        let failed = request(Some(Color::Blue), 499, &[None, None]);
+        assert_eq!(failed.ending_for(Color::Green), Some(Ending::Failed));
+    }
+
+    #[test]
+    fn refusal_has_its_status() {
+        let refused = request(Some(Color::Green), 422, &[Some(422)]);
+        assert_eq!(refused.ending_for(Color::Green), Some(Ending::Refused(422)));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     color::Color,
     evidence::{
+        endings::Endings,
         latency::{Latencies, LatencyLimit},
         request::Request,
         tally::Tally,
@@ -26,6 +27,8 @@ pub struct TrafficSample {
     pub waits: Latencies,
     /// Answers by label.
     pub labels: BTreeMap<String, u64>,
+    /// How clients' requests ended, by route.
+    pub endings: Endings,
 }
 
 impl TrafficSample {
@@ -34,6 +37,11 @@ impl TrafficSample {
     pub fn of(color: Color, requests: &[Request]) -> Self {
         let mut sample = Self::default();
         for request in requests {
+            if !request.by_deployer
+                && let Some(ending) = request.ending_for(color)
+            {
+                sample.endings.count(&request.route, ending);
+            }
             let Some(good) = request.outcome_for(color) else {
                 continue;
             };
@@ -81,6 +89,7 @@ impl TrafficSample {
         for (label, count) in &later.labels {
             *self.labels.entry(label.clone()).or_default() += count;
         }
+        self.endings.add(&later.endings);
     }
 }
 
@@ -89,11 +98,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::evidence::request::predict;
 
     fn request(answered: Option<Color>, status: u16, attempts: &[Option<u16>]) -> Request {
         Request {
             at: 0.0,
             by_deployer: false,
+            route: predict(),
             wanted: Color::Green,
             answered,
             status,

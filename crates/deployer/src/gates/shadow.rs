@@ -216,6 +216,7 @@ mod tests {
             latencies: latencies.clone().collect(),
             waits: latencies.collect(),
             labels: BTreeMap::from([("yes".to_owned(), yes), ("no".to_owned(), answered - yes)]),
+            ..TrafficSample::default()
         }
     }
 

@@ -165,6 +165,7 @@ impl Reporter for Recorder {
 
 #[cfg(test)]
 mod tests {
+    use crate::evidence::request::predict;
     use std::{fs, time::Duration};
 
     use super::*;
@@ -187,6 +188,7 @@ mod tests {
         Request {
             at,
             by_deployer: false,
+            route: predict(),
             wanted,
             answered: Some(wanted),
             status,

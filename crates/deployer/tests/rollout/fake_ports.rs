@@ -15,7 +15,7 @@ use deployer::{
     doctor::finding::Finding,
     evidence::{
         load::{LoadPlan, LoadResult},
-        request::Request,
+        request::{Request, Route},
     },
     examples::Example,
     ports::{
@@ -192,6 +192,10 @@ pub(crate) fn unanswered_request(wanted: Color) -> Request {
     Request {
         at: 0.0,
         by_deployer: false,
+        route: Route {
+            method: "POST".to_owned(),
+            path: "/predict".to_owned(),
+        },
         wanted,
         answered: None,
         status: 502,

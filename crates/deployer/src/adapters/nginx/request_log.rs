@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::{
     adapters::user_agent::USER_AGENT,
     color::Color,
-    evidence::request::Request,
+    evidence::request::{Request, Route},
     ports::{LogCursor, LogPart, PortError, RequestLog},
 };
 
@@ -92,6 +92,11 @@ impl RequestLog for AccessLog {
 struct Line<'a> {
     #[serde(default)]
     seconds: f64,
+    #[serde(default)]
+    method: &'a str,
+    // The client's, so it may contain escapes.
+    #[serde(default)]
+    uri: String,
     wanted: Color,
     answered: &'a str,
     status: u16,
@@ -118,6 +123,10 @@ fn parse(line: &str) -> Option<Request> {
     Some(Request {
         at: line.seconds,
         by_deployer: line.client == USER_AGENT,
+        route: Route {
+            method: line.method.to_owned(),
+            path: line.uri.split('?').next().unwrap_or_default().to_owned(),
+        },
         took: first.and_then(|first| seconds(first.trim().parse().ok()?)),
         waited: seconds(line.request_time)?,
         label: (!line.label.is_empty()).then_some(line.label),
@@ -145,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    const LINE: &str = r#"{"time":"2026-01-01T00:00:00+00:00","seconds":1.0,"method":"POST","uri":"/predict","client":"curl/8","label":"a \"b\"","status":200,"wanted":"green","answered":"blue","upstream_addr":"127.0.0.1:8082, 127.0.0.1:8081","upstream_status":"502, 200","upstream_response_time":"0.001, 0.002","request_time":0.003}"#;
+    const LINE: &str = r#"{"time":"2026-01-01T00:00:00+00:00","seconds":1.0,"method":"POST","uri":"/predict?a=b","client":"curl/8","label":"a \"b\"","status":200,"wanted":"green","answered":"blue","upstream_addr":"127.0.0.1:8082, 127.0.0.1:8081","upstream_status":"502, 200","upstream_response_time":"0.001, 0.002","request_time":0.003}"#;
 
     #[test]
     fn log_line_lists_attempts_in_order() {
@@ -154,6 +163,10 @@ mod tests {
             Some(Request {
                 at: 1.0,
                 by_deployer: false,
+                route: Route {
+                    method: "POST".to_owned(),
+                    path: "/predict".to_owned(),
+                },
                 wanted: Color::Green,
                 answered: Some(Color::Blue),
                 status: 200,

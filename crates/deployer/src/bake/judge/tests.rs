@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::OnInterrupt;
+use crate::{
+    config::OnInterrupt,
+    evidence::request::{Ending, Route, predict},
+};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -14,6 +17,7 @@ fn settings() -> BakeSettings {
         max_error_rate: 0.05,
         window: Duration::from_secs(10),
         min_requests: 50,
+        max_rise: 0.02,
         failures: 3,
         max_ratio: 2.0,
         negligible: Duration::from_millis(5),
@@ -570,4 +574,108 @@ proptest! {
         }
         prop_assert_eq!(conclusion(&mut bake, Duration::from_secs(at)), None);
     }
+}
+
+/// What clients received on `/predict`: this many requests, and those that ended in doubtful ways.
+fn endings(requests: u64, doubtful: &[(Ending, u64)]) -> TrafficSample {
+    let mut sample = sample(requests, 0);
+    let special: u64 = doubtful.iter().map(|(_, count)| count).sum();
+    let answered = [(Ending::Answered, requests - special)];
+    for (ending, count) in doubtful.iter().chain(&answered) {
+        for _ in 0..*count {
+            sample.endings.count(&predict(), *ending);
+        }
+    }
+    sample
+}
+
+/// The verdict after one observation of this traffic.
+fn judged(before: TrafficSample, since: TrafficSample) -> Option<Verdict> {
+    let mut bake = Bake::new(settings(), before);
+    bake.record(Observation {
+        traffic: since,
+        ..observation(0, 0)
+    });
+    bake.verdict(Duration::from_secs(1))
+}
+
+#[test]
+fn rise_of_refusals_or_abandoned_requests_fails_at_once() {
+    for (ending, reason) in [
+        (
+            Ending::Refused(422),
+            "it refuses requests with 422: POST /predict",
+        ),
+        (
+            Ending::Refused(401),
+            "it refuses requests with 401: POST /predict",
+        ),
+        (
+            Ending::GaveUp,
+            "clients give up before an answer: POST /predict",
+        ),
+    ] {
+        let before = endings(1_000, &[(ending, 5)]);
+        let verdict = judged(before, endings(150, &[(ending, 100)])).expect("a verdict");
+        assert_eq!(verdict.conclusion, Conclusion::Fail);
+        assert!(verdict.summary.starts_with(reason), "{}", verdict.summary);
+        assert!(
+            verdict.summary.contains("bake.max_rise"),
+            "{}",
+            verdict.summary
+        );
+    }
+}
+
+#[test]
+fn endings_as_before_do_not_fail() {
+    let usual = [(Ending::Refused(404), 30), (Ending::GaveUp, 20)];
+    assert!(judged(endings(1_000, &usual), endings(1_000, &usual)).is_none());
+    // Within the allowed rise.
+    let more = [(Ending::Refused(404), 40), (Ending::GaveUp, 30)];
+    assert!(judged(endings(1_000, &usual), endings(1_000, &more)).is_none());
+}
+
+#[test]
+fn endings_are_not_compared_with_too_few_requests() {
+    let refused = [(Ending::Refused(422), 40)];
+    assert!(judged(endings(1_000, &[]), endings(40, &refused)).is_none());
+    assert!(judged(endings(40, &[]), endings(1_000, &refused)).is_none());
+}
+
+#[test]
+fn route_that_was_never_answered_is_not_judged() {
+    let mut since = endings(1_000, &[]);
+    let scanned = Route {
+        method: "GET".to_owned(),
+        path: "/.env".to_owned(),
+    };
+    for _ in 0..500 {
+        since.endings.count(&scanned, Ending::Refused(404));
+    }
+    let mut before = endings(1_000, &[]);
+    for _ in 0..100 {
+        before.endings.count(&scanned, Ending::Refused(403));
+    }
+    assert!(judged(before, since).is_none());
+}
+
+#[test]
+fn late_rise_is_found_in_the_window() {
+    let mut bake = Bake::new(settings(), endings(1_000, &[]));
+    let mut verdict = None;
+    for second in 0_u64..50 {
+        let refused = if second < 40 { 0 } else { 10 };
+        bake.record(Observation {
+            at: Duration::from_secs(second),
+            traffic: endings(1_000, &[(Ending::Refused(422), 100 * refused / 10)]),
+            ..observation(0, 0)
+        });
+        verdict = bake.verdict(Duration::from_secs(second));
+        if verdict.is_some() {
+            assert!(second > 40, "{second}");
+            break;
+        }
+    }
+    assert_eq!(verdict.expect("a verdict").conclusion, Conclusion::Fail);
 }

@@ -154,6 +154,7 @@ async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> Color
 
 #[cfg(test)]
 mod tests {
+    use crate::evidence::request::predict;
     use std::time::Duration;
 
     use super::*;
@@ -163,6 +164,7 @@ mod tests {
         Request {
             at,
             by_deployer: false,
+            route: predict(),
             wanted: Color::Blue,
             answered: Some(Color::Blue),
             status: 200,
