@@ -36,6 +36,12 @@ pub enum Fault {
     StallsUnderLoad,
     /// All predictions through the router fail.
     FailsClients,
+    /// Every second prediction through the router is refused with 422.
+    RefusesClients,
+    /// Every second prediction through the router is refused with 401.
+    LocksClientsOut,
+    /// Every second prediction through the router is answered with an empty body.
+    AnswersNothing,
     /// After [`REQUESTS_BEFORE_FAULT`] predictions through the router, every prediction fails.
     FailsLater,
     /// After [`REQUESTS_BEFORE_LATE_FAULT`] predictions through the router, every fourth one fails.

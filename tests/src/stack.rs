@@ -165,6 +165,23 @@ impl Stack {
         ))
     }
 
+    /// The same, with clients that disconnect if they have no response after this time.
+    pub fn start_impatient_traffic(
+        &self,
+        connections: usize,
+        pause: Duration,
+        timeout: Duration,
+    ) -> anyhow::Result<Traffic> {
+        let (router, bodies) = (self.router_address(), golden_bodies()?);
+        Ok(Traffic::start_impatient(
+            router,
+            connections,
+            pause,
+            bodies,
+            timeout,
+        ))
+    }
+
     /// Runs the deployer, and waits until it exits.
     pub async fn run_deployer(&self, arguments: &[&str]) -> anyhow::Result<DeployerRun> {
         let child = self.start_deployer(arguments)?;

@@ -114,6 +114,18 @@ impl Traffic {
         pause: Duration,
         bodies: Vec<String>,
     ) -> Self {
+        Self::start_impatient(router, connections, pause, bodies, CLIENT_TIMEOUT)
+    }
+
+    /// The same, with clients that disconnect if they have no response after this time.
+    #[must_use]
+    pub fn start_impatient(
+        router: SocketAddr,
+        connections: usize,
+        pause: Duration,
+        bodies: Vec<String>,
+        timeout: Duration,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let log = Arc::new(Mutex::new(TrafficLog::default()));
         let bodies: Arc<[Bytes]> = bodies.into_iter().map(Bytes::from).collect();
@@ -127,7 +139,7 @@ impl Traffic {
                     let body = bodies[next % bodies.len()].clone();
                     next += connections;
                     let started = Instant::now();
-                    let outcome = predict(&mut connection, router, body).await;
+                    let outcome = predict(&mut connection, router, body, timeout).await;
                     let record = RequestRecord {
                         started,
                         duration: started.elapsed(),
@@ -201,8 +213,9 @@ async fn predict(
     connection: &mut Option<Connection>,
     router: SocketAddr,
     body: Bytes,
+    timeout: Duration,
 ) -> anyhow::Result<String> {
-    tokio::time::timeout(CLIENT_TIMEOUT, send(connection, router, body))
+    tokio::time::timeout(timeout, send(connection, router, body))
         .await
         .context("no response within the client's timeout")?
 }

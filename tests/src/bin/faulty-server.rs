@@ -168,6 +168,15 @@ async fn inject_fault(
             next.run(request).await
         }
         Fault::FailsClients if is_prediction && routed => failure(),
+        Fault::RefusesClients if is_prediction && routed && routed_count.is_multiple_of(2) => {
+            StatusCode::UNPROCESSABLE_ENTITY.into_response()
+        }
+        Fault::AnswersNothing if is_prediction && routed && routed_count.is_multiple_of(2) => {
+            StatusCode::OK.into_response()
+        }
+        Fault::LocksClientsOut if is_prediction && routed && routed_count.is_multiple_of(2) => {
+            StatusCode::UNAUTHORIZED.into_response()
+        }
         Fault::FailsLater if is_prediction && fault_has_begun => failure(),
         Fault::ExitsLater if is_prediction && fault_has_begun => exit(3),
         Fault::HangsLater if fault_has_begun => std::future::pending().await,

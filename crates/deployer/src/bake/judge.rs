@@ -16,7 +16,7 @@ use crate::{
     bake::judge::{
         counters::Counters,
         error_rate::{judge_errors, needed_requests},
-        rises::find_rise,
+        rises::{can_compare, find_rise},
     },
     config::{BakeSettings, OnInconclusive},
     evidence::{
@@ -309,6 +309,19 @@ impl Bake {
         verdict
     }
 
+    /// Adds a warning if the ways in which requests ended were not compared.
+    fn with_ending_details(&self, mut verdict: Verdict) -> Verdict {
+        let both = [&self.before.endings, &self.traffic.endings];
+        if !can_compare(&self.settings, both[0], both[1]) {
+            let [before, since] = both.map(Endings::requests);
+            verdict.warnings.push(format!(
+                "refused and abandoned requests were not compared: clients sent {before} requests before the switch and {since} since, {} of each on one route are needed",
+                self.settings.min_requests
+            ));
+        }
+        verdict
+    }
+
     /// Adds the drift of the labels, or a warning that they were not compared.
     fn with_label_details(&self, mut verdict: Verdict) -> Verdict {
         match self.label_drift() {
@@ -333,7 +346,8 @@ impl Bake {
             .with("requests", tally.requests as f64)
             .with("failed", tally.failed as f64)
             .with("error_rate", tally.error_rate());
-        verdict = self.with_label_details(self.with_latency_details(verdict));
+        verdict = self.with_ending_details(self.with_latency_details(verdict));
+        verdict = self.with_label_details(verdict);
         if self.extensions > 0 {
             let times = if self.extensions == 1 {
                 "once"

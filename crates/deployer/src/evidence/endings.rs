@@ -16,6 +16,8 @@ pub struct Endings(BTreeMap<Route, RouteEndings>);
 struct RouteEndings {
     requests: u64,
     answered: u64,
+    /// Answers without a label.
+    unlabeled: u64,
     gave_up: u64,
     refused: BTreeMap<u16, u64>,
 }
@@ -27,14 +29,17 @@ pub enum Doubtful {
     GaveUp,
     /// The release refused the request with this status.
     Refused(u16),
+    /// The answer had no label.
+    Unlabeled,
 }
 
 impl Endings {
     /// More routes are not told apart: a client may ask for any path.
     const MOST_ROUTES: usize = 1_000;
 
-    /// Counts one request. What the router did itself says nothing about a release.
-    pub fn count(&mut self, route: &Route, ending: Ending) {
+    /// Counts one request; `labeled` says whether its answer had a label. What the router did itself says nothing about
+    /// a release.
+    pub fn count(&mut self, route: &Route, ending: Ending, labeled: bool) {
         if ending == Ending::ByRouter
             || self.0.len() >= Self::MOST_ROUTES && !self.0.contains_key(route)
         {
@@ -43,7 +48,10 @@ impl Endings {
         let on_route = self.0.entry(route.clone()).or_default();
         on_route.requests += 1;
         match ending {
-            Ending::Answered | Ending::Left => on_route.answered += 1,
+            Ending::Answered | Ending::Left => {
+                on_route.answered += 1;
+                on_route.unlabeled += u64::from(!labeled);
+            }
             Ending::GaveUp => on_route.gave_up += 1,
             Ending::Refused(status) => *on_route.refused.entry(status).or_default() += 1,
             Ending::Failed | Ending::ByRouter => {}
@@ -56,11 +64,18 @@ impl Endings {
             let on_route = self.0.entry(route.clone()).or_default();
             on_route.requests += later.requests;
             on_route.answered += later.answered;
+            on_route.unlabeled += later.unlabeled;
             on_route.gave_up += later.gave_up;
             for (status, count) in &later.refused {
                 *on_route.refused.entry(*status).or_default() += count;
             }
         }
+    }
+
+    /// The number of requests.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.0.values().map(|endings| endings.requests).sum()
     }
 
     /// The routes with an answer. What nobody was ever answered is no evidence: scanners ask for anything.
@@ -71,30 +86,30 @@ impl Endings {
 
     /// The ways in which requests on this route ended that may be the client's fault.
     pub fn doubtful(&self, route: &Route) -> impl Iterator<Item = Doubtful> {
-        let endings = self.0.get(route);
-        let statuses = endings.into_iter().flat_map(|it| it.refused.keys());
-        let gave_up = endings.filter(|it| it.gave_up > 0);
-        gave_up
-            .map(|_| Doubtful::GaveUp)
-            .into_iter()
-            .chain(statuses.copied().map(Doubtful::Refused))
+        let endings = self.0.get(route).into_iter();
+        endings.flat_map(|endings| {
+            let gave_up = (endings.gave_up > 0).then_some(Doubtful::GaveUp);
+            let unlabeled = (endings.unlabeled > 0).then_some(Doubtful::Unlabeled);
+            let refused = endings.refused.keys().copied().map(Doubtful::Refused);
+            gave_up.into_iter().chain(unlabeled).chain(refused)
+        })
     }
 
-    /// The requests on this route, and how many of them ended so.
+    /// The requests on this route, or its answers, and how many of them ended so.
     #[must_use]
     pub fn tally(&self, route: &Route, ending: Doubtful) -> Tally {
         let Some(endings) = self.0.get(route) else {
             return Tally::default();
         };
-        Tally {
-            requests: endings.requests,
-            failed: match ending {
-                Doubtful::GaveUp => endings.gave_up,
-                Doubtful::Refused(status) => {
-                    endings.refused.get(&status).copied().unwrap_or_default()
-                }
-            },
-        }
+        let (requests, failed) = match ending {
+            Doubtful::GaveUp => (endings.requests, endings.gave_up),
+            Doubtful::Refused(status) => {
+                let refused = endings.refused.get(&status).copied();
+                (endings.requests, refused.unwrap_or_default())
+            }
+            Doubtful::Unlabeled => (endings.answered, endings.unlabeled),
+        };
+        Tally { requests, failed }
     }
 }
 
@@ -119,18 +134,24 @@ mod tests {
             Ending::Failed,
             Ending::ByRouter,
         ] {
-            endings.count(&predict(), ending);
+            endings.count(&predict(), ending, true);
         }
-        endings.count(&scanned, Ending::Refused(404));
+        endings.count(&predict(), Ending::Answered, false);
+        endings.count(&scanned, Ending::Refused(404), false);
         let mut twice = endings.clone();
         twice.add(&endings);
         assert_eq!(twice.answered_routes().collect::<Vec<_>>(), [&predict()]);
         let kinds: Vec<Doubtful> = twice.doubtful(&predict()).collect();
-        let refused = [Doubtful::Refused(401), Doubtful::Refused(422)];
-        assert_eq!(kinds, [&[Doubtful::GaveUp], &refused[..]].concat());
-        for kind in kinds {
+        let expected = [
+            (Doubtful::GaveUp, 14),
+            (Doubtful::Unlabeled, 6),
+            (Doubtful::Refused(401), 14),
+            (Doubtful::Refused(422), 14),
+        ];
+        assert_eq!(kinds, expected.map(|(kind, _)| kind));
+        for (kind, requests) in expected {
             let tally = twice.tally(&predict(), kind);
-            assert_eq!((tally.requests, tally.failed), (12, 2), "{kind:?}");
+            assert_eq!((tally.requests, tally.failed), (requests, 2), "{kind:?}");
         }
     }
 
@@ -139,7 +160,7 @@ mod tests {
         let mut endings = Endings::default();
         for number in 0..2 * Endings::MOST_ROUTES {
             let path = format!("/{number}");
-            endings.count(&Route { path, ..predict() }, Ending::Answered);
+            endings.count(&Route { path, ..predict() }, Ending::Answered, true);
         }
         assert_eq!(endings.answered_routes().count(), Endings::MOST_ROUTES);
     }

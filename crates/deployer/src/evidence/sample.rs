@@ -40,7 +40,8 @@ impl TrafficSample {
             if !request.by_deployer
                 && let Some(ending) = request.ending_for(color)
             {
-                sample.endings.count(&request.route, ending);
+                let labeled = request.label.is_some();
+                sample.endings.count(&request.route, ending, labeled);
             }
             let Some(good) = request.outcome_for(color) else {
                 continue;

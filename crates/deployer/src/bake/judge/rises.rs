@@ -33,10 +33,21 @@ pub(super) fn find_rise(
     })
 }
 
+/// Returns whether any route can be judged.
+pub(super) fn can_compare(settings: &BakeSettings, before: &Endings, since: &Endings) -> bool {
+    before.answered_routes().any(|route| {
+        let tallies = [before, since].map(|it| it.tally(route, Doubtful::GaveUp));
+        tallies
+            .iter()
+            .all(|tally| tally.requests >= settings.min_requests)
+    })
+}
+
 fn describe(route: &Route, ending: Doubtful, [before, since]: [Tally; 2], max_rise: f64) -> String {
     let what = match ending {
         Doubtful::GaveUp => "clients give up before an answer".to_owned(),
         Doubtful::Refused(status) => format!("it refuses requests with {status}"),
+        Doubtful::Unlabeled => "its answers have no label".to_owned(),
     };
     let share = |tally: Tally| format!("{:.1} %", 100.0 * tally.error_rate());
     format!(

@@ -583,7 +583,7 @@ fn endings(requests: u64, doubtful: &[(Ending, u64)]) -> TrafficSample {
     let answered = [(Ending::Answered, requests - special)];
     for (ending, count) in doubtful.iter().chain(&answered) {
         for _ in 0..*count {
-            sample.endings.count(&predict(), *ending);
+            sample.endings.count(&predict(), *ending, true);
         }
     }
     sample
@@ -628,6 +628,20 @@ fn rise_of_refusals_or_abandoned_requests_fails_at_once() {
 }
 
 #[test]
+fn answers_that_lose_their_label_fail_at_once() {
+    let mut since = endings(100, &[]);
+    for _ in 0..50 {
+        since.endings.count(&predict(), Ending::Answered, false);
+    }
+    let verdict = judged(endings(1_000, &[]), since.clone()).expect("a verdict");
+    assert_eq!(verdict.conclusion, Conclusion::Fail);
+    let reason = "its answers have no label: POST /predict, 33.3 % of 150 requests since";
+    assert!(verdict.summary.starts_with(reason), "{}", verdict.summary);
+    // The previous release never had labels.
+    assert!(judged(since.clone(), since).is_none());
+}
+
+#[test]
 fn endings_as_before_do_not_fail() {
     let usual = [(Ending::Refused(404), 30), (Ending::GaveUp, 20)];
     assert!(judged(endings(1_000, &usual), endings(1_000, &usual)).is_none());
@@ -651,11 +665,11 @@ fn route_that_was_never_answered_is_not_judged() {
         path: "/.env".to_owned(),
     };
     for _ in 0..500 {
-        since.endings.count(&scanned, Ending::Refused(404));
+        since.endings.count(&scanned, Ending::Refused(404), false);
     }
     let mut before = endings(1_000, &[]);
     for _ in 0..100 {
-        before.endings.count(&scanned, Ending::Refused(403));
+        before.endings.count(&scanned, Ending::Refused(403), false);
     }
     assert!(judged(before, since).is_none());
 }
