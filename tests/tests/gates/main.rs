@@ -231,13 +231,11 @@ async fn bake_rolls_back_release_that_refuses_clients_or_answers_nothing() -> Re
     ] {
         ensure_rolled_back(&stack, &traffic, version, &[], reason).await?;
     }
-    let failures = traffic.stop().await;
-    let expected = [
-        "status 401 Unauthorized",
-        "status 422 Unprocessable Entity",
-        "the response is not JSON",
-    ];
-    ensure!(failures.failures().keys().eq(&expected), "{failures:?}");
+    let log = traffic.stop().await;
+    let failures = log.failures();
+    let expected = ["status 401", "status 422", "the response is not JSON"];
+    let is_expected = |failure: &&str| expected.iter().any(|it| failure.starts_with(it));
+    ensure!(failures.keys().all(is_expected), "{failures:?}");
     Ok(())
 }
 
