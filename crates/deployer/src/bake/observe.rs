@@ -40,7 +40,9 @@ impl Rollout<'_> {
         let started = Instant::now();
         let mut ticks = interval(settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut inputs = self.examples.golden.iter().cycle();
+        let inputs = extremes_first(&self.examples.golden);
+        let mut tests = inputs.iter().copied().cycle();
+        let mut inputs = inputs.iter().copied().cycle();
         let mut own_requests = OwnRequests::default();
         let mut first_attempt = FirstAttempt::default();
         let mut missing = 0;
@@ -50,7 +52,7 @@ impl Rollout<'_> {
             let target = own_requests.target(self.plan.idle);
             let examples = inputs.by_ref().take(missing.min(IN_ONE_OBSERVATION));
             let (mut observation, answers) =
-                tokio::join!(self.observation(), self.send(target, examples));
+                tokio::join!(self.observation(tests.next()), self.send(target, examples));
             observation.at = started.elapsed();
             observation.own.add(answers);
             let count = usize::try_from(answers.requests).unwrap_or_default();
@@ -167,12 +169,11 @@ impl Rollout<'_> {
         }
     }
 
-    /// Observes the candidate itself. What clients received is read from the log.
-    async fn observation(&self) -> Observation {
+    /// Observes the candidate itself, with this test request. What clients received is read from the log.
+    async fn observation(&self, example: Option<&Example>) -> Observation {
         let idle = self.plan.idle;
         let target = Target::Server(idle);
         let probe = &self.ports.probe;
-        let example = self.examples.golden.first();
         let request = async {
             match example {
                 Some(example) => Some(probe.predict(target, example).await),
@@ -246,5 +247,44 @@ impl Rollout<'_> {
                 && (request.wanted == active || request.at < switched - INTERLEAVED)
         });
         TrafficSample::recent(active, &requests)
+    }
+}
+
+/// Returns all test inputs, the longest and the shortest first: a release may fail by the length of its inputs.
+fn extremes_first(examples: &[Example]) -> Vec<&Example> {
+    let length = |place: &usize| examples[*place].body.len();
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    let shortest = order.iter().copied().min_by_key(length);
+    let longest = order.iter().copied().max_by_key(length);
+    for extreme in [shortest, longest].into_iter().flatten() {
+        if let Some(at) = order.iter().position(|place| *place == extreme) {
+            order[..=at].rotate_right(1);
+        }
+    }
+    order.into_iter().map(|place| &examples[place]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longest_and_shortest_inputs_come_first_and_others_keep_their_order() {
+        let example = |length: usize| Example {
+            body: "x".repeat(length),
+            expect: None,
+        };
+        for (given, expected) in [
+            (vec![3, 5, 1, 4, 2], vec![5, 1, 3, 4, 2]),
+            (vec![1, 2], vec![2, 1]),
+            (vec![2, 1], vec![2, 1]),
+            (vec![4], vec![4]),
+            (vec![], vec![]),
+        ] {
+            let examples: Vec<Example> = given.into_iter().map(example).collect();
+            let ordered = extremes_first(&examples);
+            let lengths: Vec<usize> = ordered.iter().map(|it| it.body.len()).collect();
+            assert_eq!(lengths, expected);
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::{
     deployment::{
         plan::Plan,
@@ -48,29 +50,32 @@ impl Rollout<'_> {
         Ok(since)
     }
 
-    /// Confirms that the candidate answers clients.
+    /// Confirms that the candidate answers clients. One failed request is no failure yet.
     ///
     /// nginx passes over a color for up to two seconds after it failed as the active one, and then tries it
     /// with one request while the standby answers the others. A request right after the switch may therefore
     /// reach the standby.
     async fn confirm_clients_reach(&self, release: &Release) -> Result<(), String> {
-        const TRIES: u32 = 30;
+        const PATIENCE: Duration = Duration::from_secs(3);
         const PAUSE: Duration = Duration::from_millis(100);
 
-        let mut problem = String::new();
-        for _ in 0..TRIES {
-            let served = self.ports.probe.health(Target::Public).await;
-            let served = served
-                .map_err(|error| format!("after the switch clients are not answered: {error}"))?;
-            let verdict = gates::compare(release, &served);
-            if verdict.lets_through() {
-                return Ok(());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let problem = match self.ports.probe.health(Target::Public).await {
+                Ok(served) => {
+                    let verdict = gates::compare(release, &served);
+                    if verdict.lets_through() {
+                        return Ok(());
+                    }
+                    let summary = verdict.summary;
+                    format!("after the switch clients are answered by another release: {summary}")
+                }
+                Err(error) => format!("after the switch clients are not answered: {error}"),
+            };
+            if Instant::now() >= deadline {
+                return Err(problem);
             }
-            problem = verdict.summary;
             tokio::time::sleep(PAUSE).await;
         }
-        Err(format!(
-            "after the switch clients are answered by another release: {problem}"
-        ))
     }
 }

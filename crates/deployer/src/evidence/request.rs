@@ -94,7 +94,9 @@ impl Request {
         match self.ending_for(color)? {
             Ending::Answered | Ending::Refused(_) | Ending::Left => Some(true),
             Ending::Failed => Some(false),
-            Ending::GaveUp | Ending::ByRouter => None,
+            // The deployer gives up only when the time limit for its requests has passed.
+            Ending::GaveUp => self.by_deployer.then_some(false),
+            Ending::ByRouter => None,
         }
     }
 
@@ -258,6 +260,11 @@ mod tests {
         let gave_up = request(Some(Color::Green), 499, &[None]);
         assert_eq!(gave_up.ending_for(Color::Green), Some(Ending::GaveUp));
         assert_eq!(gave_up.outcome_for(Color::Green), None);
+        let own = Request {
+            by_deployer: true,
+            ..gave_up.clone()
+        };
+        assert_eq!(own.outcome_for(Color::Green), Some(false));
         // It sent its request so slowly that no color was asked.
         let never_asked = Request {
             took: None,

@@ -266,3 +266,16 @@ async fn server_without_counters_is_judged_by_the_log() {
         .await
         .assert_outcome(Phase::Promoted, "baked for 10 s: 0 of 5");
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_failed_health_check_after_the_switch_is_tolerated() {
+    let finished = Deployment::of(Server::good())
+        .failing_calls(
+            0..1,
+            |call| *call == Call::Health(Target::Public),
+            CallFault::Before,
+        )
+        .run()
+        .await;
+    finished.assert_outcome(Phase::Promoted, "0 of ");
+}
