@@ -199,11 +199,7 @@ impl Bake {
             );
             return Some(Verdict::new(Conclusion::Fail, summary));
         }
-        let (mut in_window, mut endings_in_window) = (Tally::default(), Endings::default());
-        for (_, tally, endings) in &self.recent {
-            in_window.add(*tally);
-            endings_in_window.add(endings);
-        }
+        let (in_window, endings_in_window) = self.last_window();
         let window = humantime::format_duration(self.settings.window);
         let readings = [
             (self.traffic.tally, String::new()),
@@ -222,10 +218,9 @@ impl Bake {
                 });
             }
         }
-        for endings in [&self.traffic.endings, &endings_in_window] {
-            if let Some(problem) = find_rise(&self.settings, &self.before.endings, endings) {
-                return Some(Verdict::new(Conclusion::Fail, problem));
-            }
+        let rises = |since| find_rise(&self.settings, &self.before.endings, since);
+        if let Some(problem) = rises(&self.traffic.endings).or_else(|| rises(&endings_in_window)) {
+            return Some(Verdict::new(Conclusion::Fail, problem));
         }
         // The first requests after a switch open connections and fill caches.
         if elapsed >= self.settings.duration / 2
@@ -248,6 +243,16 @@ impl Bake {
             });
         }
         Some(by_clients)
+    }
+
+    /// What clients received within the last window.
+    fn last_window(&self) -> (Tally, Endings) {
+        let (mut tally, mut endings) = (Tally::default(), Endings::default());
+        for (_, of_observation, endings_of_observation) in &self.recent {
+            tally.add(*of_observation);
+            endings.add(endings_of_observation);
+        }
+        (tally, endings)
     }
 
     /// Compares how long clients wait with how long they waited before; `None` with too few requests.

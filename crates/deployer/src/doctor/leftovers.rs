@@ -51,18 +51,22 @@ pub(crate) async fn leftovers(ports: &Ports) -> Vec<Finding> {
             "`deployer recover` ends it",
         ));
     }
+    findings.extend(history(ports).await);
+    findings
+}
+
+async fn history(ports: &Ports) -> Option<Finding> {
     match ports.journal.read_history().await {
-        Ok(read) if read.torn.is_empty() => {}
-        Ok(read) => findings.push(Finding::wrong(
+        Ok(read) if read.torn.is_empty() => None,
+        Ok(read) => Some(Finding::wrong(
             "history",
             format!("lines {:?} of history.jsonl are torn", read.torn),
             "remove them from the file in the state directory; nothing else depends on them",
         )),
-        Err(error) => findings.push(Finding::wrong(
+        Err(error) => Some(Finding::wrong(
             "history",
             error.to_string(),
             "see who may read that file",
         )),
     }
-    findings
 }
