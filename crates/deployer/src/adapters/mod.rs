@@ -61,6 +61,15 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
     })
 }
 
+/// The ports of an installation whose state is in this directory.
+#[cfg(test)]
+pub(crate) fn connect_in(state: &std::path::Path) -> Ports {
+    let file = state.join("deployer.toml");
+    std::fs::write(&file, "state = \".\"\n").unwrap();
+    let settings = crate::config::load(Some(&file), &[]).unwrap();
+    connect(&settings).unwrap()
+}
+
 /// Returns the `Date` header of a response.
 pub async fn date_of(url: &str, timeout: std::time::Duration) -> Result<String, String> {
     let client = http::client(timeout).map_err(|error| error.to_string())?;

@@ -211,20 +211,10 @@ fn storage(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Journa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        color::Color,
-        state::{action::Action, traffic_move::TrafficMove},
-    };
+    use crate::{color::Color, state::traffic_move::TrafficMove};
 
     fn switched(to: Color) -> HistoryEntry {
-        let traffic_move = TrafficMove {
-            action: Action::Switched,
-            from: to.other(),
-            to,
-            reason: "by hand".to_owned(),
-            at: Timestamp::UNIX_EPOCH,
-            from_was_fit: true,
-        };
+        let traffic_move = TrafficMove::switch_to(to);
         HistoryEntry::of_move(&traffic_move, traffic_move.at, Some("v2".to_owned()))
     }
 
@@ -268,16 +258,8 @@ mod tests {
     async fn journal_that_gets_shorter_is_written_on_a_full_disk() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::new(directory.path());
-        let traffic_move = Some(TrafficMove {
-            action: Action::Switched,
-            from: Color::Blue,
-            to: Color::Green,
-            reason: "by hand".to_owned(),
-            at: Timestamp::UNIX_EPOCH,
-            from_was_fit: true,
-        });
         let pending = JournalEntries {
-            traffic_move,
+            traffic_move: Some(TrafficMove::switch_to(Color::Green)),
             ..JournalEntries::default()
         };
         state.write(&pending).await.unwrap();

@@ -43,19 +43,10 @@ pub(super) async fn lock<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::{adapters, config, report::Reporters};
+    use crate::{adapters::connect_in, report::Reporters};
 
     const LONG: Duration = Duration::from_mins(10);
-
-    /// The ports of an installation whose state is in this directory.
-    fn ports(state: &Path) -> Ports {
-        let file = state.join("deployer.toml");
-        std::fs::write(&file, "state = \".\"\n").unwrap();
-        adapters::connect(&config::load(Some(&file), &[]).unwrap()).unwrap()
-    }
 
     /// Why the lock is refused to `deploy v2`.
     async fn refusal(ports: &Ports, max_wait: Duration) -> String {
@@ -66,7 +57,7 @@ mod tests {
     #[tokio::test]
     async fn command_waits_for_the_monitor_until_timeout() {
         let state = tempfile::tempdir().unwrap();
-        let ports = ports(state.path());
+        let ports = connect_in(state.path());
         let held = Journal::lock(&ports, "monitor").await.unwrap();
         let error = refusal(&ports, Duration::ZERO).await;
         assert!(error.contains("`monitor` by"), "{error}");
@@ -81,7 +72,7 @@ mod tests {
     #[tokio::test]
     async fn command_does_not_wait_for_another_command() {
         let state = tempfile::tempdir().unwrap();
-        let ports = ports(state.path());
+        let ports = connect_in(state.path());
         let _held = Journal::lock(&ports, "deploy v1").await.unwrap();
         let error = refusal(&ports, LONG).await;
         assert!(error.ends_with("; try again when it is done"), "{error}");

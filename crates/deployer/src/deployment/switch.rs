@@ -50,7 +50,7 @@ impl Rollout<'_> {
         Ok(since)
     }
 
-    /// Confirms that the candidate answers clients. One failed request is no failure yet.
+    /// Confirms that the candidate answers clients. A single failed request does not undo the switch.
     ///
     /// nginx passes over a color for up to two seconds after it failed as the active one, and then tries it
     /// with one request while the standby answers the others. A request right after the switch may therefore

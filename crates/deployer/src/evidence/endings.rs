@@ -40,12 +40,12 @@ impl Endings {
     /// Counts one request; `labeled` says whether its answer had a label. What the router did itself says nothing about
     /// a release.
     pub fn count(&mut self, route: &Route, ending: Ending, labeled: bool) {
-        if ending == Ending::ByRouter
-            || self.0.len() >= Self::MOST_ROUTES && !self.0.contains_key(route)
-        {
+        if ending == Ending::ByRouter {
             return;
         }
-        let on_route = self.0.entry(route.clone()).or_default();
+        let Some(on_route) = self.on_route(route) else {
+            return;
+        };
         on_route.requests += 1;
         match ending {
             Ending::Answered | Ending::Left => {
@@ -61,7 +61,9 @@ impl Endings {
     /// Adds later endings.
     pub fn add(&mut self, later: &Self) {
         for (route, later) in &later.0 {
-            let on_route = self.0.entry(route.clone()).or_default();
+            let Some(on_route) = self.on_route(route) else {
+                continue;
+            };
             on_route.requests += later.requests;
             on_route.answered += later.answered;
             on_route.unlabeled += later.unlabeled;
@@ -72,13 +74,21 @@ impl Endings {
         }
     }
 
+    /// The counts of a route; `None` if there is no room for another one.
+    fn on_route(&mut self, route: &Route) -> Option<&mut RouteEndings> {
+        if !self.0.contains_key(route) && self.0.len() < Self::MOST_ROUTES {
+            self.0.insert(route.clone(), RouteEndings::default());
+        }
+        self.0.get_mut(route)
+    }
+
     /// The number of requests.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.0.values().map(|endings| endings.requests).sum()
     }
 
-    /// The routes with an answer. What nobody was ever answered is no evidence: scanners ask for anything.
+    /// The routes with an answer. A route without one is no evidence: scanners ask for anything.
     pub fn answered_routes(&self) -> impl Iterator<Item = &Route> {
         let answered = self.0.iter().filter(|(_, endings)| endings.answered > 0);
         answered.map(|(route, _)| route)
@@ -162,6 +172,10 @@ mod tests {
             let path = format!("/{number}");
             endings.count(&Route { path, ..predict() }, Ending::Answered, true);
         }
+        assert_eq!(endings.answered_routes().count(), Endings::MOST_ROUTES);
+        let mut others = Endings::default();
+        others.count(&predict(), Ending::Answered, true);
+        endings.add(&others);
         assert_eq!(endings.answered_routes().count(), Endings::MOST_ROUTES);
     }
 }

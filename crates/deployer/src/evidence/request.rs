@@ -37,6 +37,21 @@ pub enum Ending {
     ByRouter,
 }
 
+impl Ending {
+    /// Whether the color did well; `None` if the ending says nothing about it. A refusal may be the client's fault, so by
+    /// itself it counts as good: [`Endings`](super::endings::Endings) tell whether there are more.
+    #[must_use]
+    pub fn is_good(self, by_deployer: bool) -> Option<bool> {
+        match self {
+            Self::Answered | Self::Refused(_) | Self::Left => Some(true),
+            Self::Failed => Some(false),
+            // The deployer gives up only when the time limit for its requests has passed.
+            Self::GaveUp => by_deployer.then_some(false),
+            Self::ByRouter => None,
+        }
+    }
+}
+
 /// One request, as the router logged it when it ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -87,17 +102,10 @@ impl Request {
         })
     }
 
-    /// Whether `color` answered the request well; `None` if the request says nothing about it. A refusal may be the
-    /// client's fault, so by itself it counts as good: [`Endings`](super::endings::Endings) tell whether there are more.
+    /// Whether `color` answered the request well; `None` if the request says nothing about it.
     #[must_use]
     pub fn outcome_for(&self, color: Color) -> Option<bool> {
-        match self.ending_for(color)? {
-            Ending::Answered | Ending::Refused(_) | Ending::Left => Some(true),
-            Ending::Failed => Some(false),
-            // The deployer gives up only when the time limit for its requests has passed.
-            Ending::GaveUp => self.by_deployer.then_some(false),
-            Ending::ByRouter => None,
-        }
+        self.ending_for(color)?.is_good(self.by_deployer)
     }
 
     /// Whether the router passed `color` over although it was active.

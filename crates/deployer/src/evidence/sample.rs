@@ -37,13 +37,14 @@ impl TrafficSample {
     pub fn of(color: Color, requests: &[Request]) -> Self {
         let mut sample = Self::default();
         for request in requests {
-            if !request.by_deployer
-                && let Some(ending) = request.ending_for(color)
-            {
+            let Some(ending) = request.ending_for(color) else {
+                continue;
+            };
+            if !request.by_deployer {
                 let labeled = request.label.is_some();
                 sample.endings.count(&request.route, ending, labeled);
             }
-            let Some(good) = request.outcome_for(color) else {
+            let Some(good) = ending.is_good(request.by_deployer) else {
                 continue;
             };
             sample.tally.count(good);

@@ -288,14 +288,7 @@ mod tests {
     #[test]
     fn history_metrics_count_deployments_once_and_ignore_moves() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let by_hand = TrafficMove {
-            action: Action::Switched,
-            from: Color::Green,
-            to: Color::Blue,
-            reason: "by hand".to_owned(),
-            at: at(150),
-            from_was_fit: true,
-        };
+        let by_hand = TrafficMove::switch_to(Color::Blue);
         let switched = HistoryEntry::of_move(&by_hand, at(150), None);
         let promoted = HistoryEntry {
             at: at(100),

@@ -138,12 +138,10 @@ fn before(last: Option<&DeploymentEntry>, plan: &Plan, phase: Phase) -> Option<L
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{adapters, color::Color, config, release::Release, state::action::Action};
+    use crate::{adapters::connect_in, color::Color, release::Release, state::action::Action};
 
     fn plan() -> Plan {
         let release = Release {
@@ -154,13 +152,6 @@ mod tests {
         Plan::new(Timestamp::UNIX_EPOCH, Color::Blue, release)
     }
 
-    /// The ports of an installation whose state is in this directory.
-    fn ports(state: &Path) -> Ports {
-        let file = state.join("deployer.toml");
-        std::fs::write(&file, "state = \".\"\n").unwrap();
-        adapters::connect(&config::load(Some(&file), &[]).unwrap()).unwrap()
-    }
-
     async fn history(ports: &Ports) -> Vec<HistoryEntry> {
         ports.journal.read_history().await.unwrap().entries
     }
@@ -168,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn end_is_in_history_once_after_a_kill() {
         let directory = tempfile::tempdir().unwrap();
-        let (ports, plan) = (ports(directory.path()), plan());
+        let (ports, plan) = (connect_in(directory.path()), plan());
         let journal = Journal::lock(&ports, "deploy v2").await.unwrap();
         journal
             .record_phase(&plan, Phase::Planned, None)
@@ -196,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn last_phase_is_read_by_the_next_command() {
         let directory = tempfile::tempdir().unwrap();
-        let (ports, plan) = (ports(directory.path()), plan());
+        let (ports, plan) = (connect_in(directory.path()), plan());
         let journal = Journal::lock(&ports, "deploy v2").await.unwrap();
         assert_eq!(journal.read().await.unwrap(), JournalEntries::default());
         journal
@@ -217,20 +208,13 @@ mod tests {
     #[tokio::test]
     async fn move_and_unfinished_deployment_are_kept_together() {
         let directory = tempfile::tempdir().unwrap();
-        let (ports, plan) = (ports(directory.path()), plan());
+        let (ports, plan) = (connect_in(directory.path()), plan());
         let journal = Journal::lock(&ports, "switch green").await.unwrap();
         journal
             .record_phase(&plan, Phase::Starting, None)
             .await
             .unwrap();
-        let traffic_move = TrafficMove {
-            action: Action::Switched,
-            from: Color::Blue,
-            to: Color::Green,
-            reason: "by hand".to_owned(),
-            at: Timestamp::UNIX_EPOCH,
-            from_was_fit: true,
-        };
+        let traffic_move = TrafficMove::switch_to(Color::Green);
         journal.begin_move(&traffic_move).await.unwrap();
         journal
             .record_phase(&plan, Phase::Halted, None)
@@ -248,7 +232,7 @@ mod tests {
     #[tokio::test]
     async fn untouched_deployment_keeps_the_last_deployment() {
         let directory = tempfile::tempdir().unwrap();
-        let (ports, plan) = (ports(directory.path()), plan());
+        let (ports, plan) = (connect_in(directory.path()), plan());
         let journal = Journal::lock(&ports, "deploy v2").await.unwrap();
         let next = Plan {
             id: "next".to_owned(),

@@ -23,6 +23,19 @@ pub struct TrafficMove {
 }
 
 impl TrafficMove {
+    /// A switch to `color` at the beginning of 1970.
+    #[cfg(test)]
+    pub(crate) fn switch_to(color: Color) -> Self {
+        Self {
+            action: Action::Switched,
+            from: color.other(),
+            to: color,
+            reason: "by hand".to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            from_was_fit: true,
+        }
+    }
+
     /// The command that caused it.
     #[must_use]
     pub fn words(&self) -> String {

@@ -153,6 +153,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::evidence::request::predict;
 
     const LINE: &str = r#"{"time":"2026-01-01T00:00:00+00:00","seconds":1.0,"method":"POST","uri":"/predict?a=b","client":"curl/8","label":"a \"b\"","status":200,"wanted":"green","answered":"blue","upstream_addr":"127.0.0.1:8082, 127.0.0.1:8081","upstream_status":"502, 200","upstream_response_time":"0.001, 0.002","request_time":0.003}"#;
 
@@ -163,10 +164,7 @@ mod tests {
             Some(Request {
                 at: 1.0,
                 by_deployer: false,
-                route: Route {
-                    method: "POST".to_owned(),
-                    path: "/predict".to_owned(),
-                },
+                route: predict(),
                 wanted: Color::Green,
                 answered: Some(Color::Blue),
                 status: 200,

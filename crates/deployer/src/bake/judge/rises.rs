@@ -22,25 +22,30 @@ pub(super) fn find_rise(
     since: &Endings,
 ) -> Option<String> {
     before.answered_routes().find_map(|route| {
-        let rises = |ending: &Doubtful| {
-            let [before, since] = [before, since].map(|it| it.tally(route, *ending));
-            before.requests.min(since.requests) >= settings.min_requests
-                && rise(before, since, Z_99_9_ONE_SIDED).low > settings.max_rise
-        };
-        let ending = since.doubtful(route).find(rises)?;
-        let tallies = [before, since].map(|it| it.tally(route, ending));
-        Some(describe(route, ending, tallies, settings.max_rise))
+        since.doubtful(route).find_map(|ending| {
+            let tallies = comparable(settings, [before, since], route, ending)?;
+            let low = rise(tallies[0], tallies[1], Z_99_9_ONE_SIDED).low;
+            (low > settings.max_rise).then(|| describe(route, ending, tallies, settings.max_rise))
+        })
     })
 }
 
 /// Returns whether any route can be judged.
 pub(super) fn can_compare(settings: &BakeSettings, before: &Endings, since: &Endings) -> bool {
-    before.answered_routes().any(|route| {
-        let tallies = [before, since].map(|it| it.tally(route, Doubtful::GaveUp));
-        tallies
-            .iter()
-            .all(|tally| tally.requests >= settings.min_requests)
-    })
+    let mut routes = before.answered_routes();
+    routes.any(|route| comparable(settings, [before, since], route, Doubtful::GaveUp).is_some())
+}
+
+/// The requests on a route before and since the switch, and how many of them ended so; `None` if they are too few.
+fn comparable(
+    settings: &BakeSettings,
+    both: [&Endings; 2],
+    route: &Route,
+    ending: Doubtful,
+) -> Option<[Tally; 2]> {
+    let tallies = both.map(|endings| endings.tally(route, ending));
+    let enough = |tally: &Tally| tally.requests >= settings.min_requests;
+    tallies.iter().all(enough).then_some(tallies)
 }
 
 fn describe(route: &Route, ending: Doubtful, [before, since]: [Tally; 2], max_rise: f64) -> String {
