@@ -68,7 +68,7 @@ impl<'a> RequestReader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crate::evidence::request::predict;
+    use crate::evidence::request::answered_by;
     use async_trait::async_trait;
 
     use super::*;
@@ -89,18 +89,7 @@ mod tests {
                 return Err(PortError::Other("unreadable".to_owned()));
             }
             let new = *reads - after.map_or(0, LogCursor::position);
-            let request = Request {
-                at: 0.0,
-                by_deployer: false,
-                route: predict(),
-                wanted: Color::Blue,
-                answered: None,
-                status: 502,
-                attempts: Vec::new(),
-                took: None,
-                waited: std::time::Duration::ZERO,
-                label: None,
-            };
+            let request = answered_by(Color::Blue, 200);
             Ok(LogPart {
                 requests: vec![request; usize::try_from(new).unwrap()],
                 unparsable: new,

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use axum::http::HeaderMap;
 use deployer::{adapters::load::generate, evidence::load::LoadPlan, examples::Example};
 use serde_json::json;
 
@@ -46,7 +47,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         timeout: Duration::from_secs(20),
     };
     let url = format!("http://{}/predict", arguments.address);
-    let load = generate(&url, &examples, None, plan).await?;
+    let load = generate(&url, &examples, HeaderMap::new(), plan).await?;
     let per_second = load.tally.requests as f64 / load.elapsed.as_secs_f64();
     let latencies = if arguments.correct {
         // Like wrk, this uses the mean interval between the requests of a connection.

@@ -7,11 +7,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
 use serde_json::Value;
 
 use crate::{
-    adapters::{load, user_agent::USER_AGENT},
+    adapters::{load, user_agent, user_agent::UserAgent},
     color::Color,
     config::Settings,
     evidence::load::{LoadPlan, LoadResult},
@@ -32,10 +32,11 @@ pub(super) struct HttpProbe {
     label: String,
     confidence: String,
     api_key_file: Option<PathBuf>,
+    user_agent: Arc<UserAgent>,
 }
 
 impl HttpProbe {
-    pub(super) fn new(settings: &Settings) -> Result<Self, PortError> {
+    pub(super) fn new(settings: &Settings, user_agent: Arc<UserAgent>) -> Result<Self, PortError> {
         Ok(Self {
             client: client(settings.probe.timeout)?,
             blue: settings.blue.url.clone(),
@@ -47,6 +48,7 @@ impl HttpProbe {
             label: settings.probe.label.clone(),
             confidence: settings.probe.confidence.clone(),
             api_key_file: settings.probe.api_key_file.clone(),
+            user_agent,
         })
     }
 
@@ -68,6 +70,18 @@ impl HttpProbe {
             .map_err(|_| invalid("expected visible ASCII characters"))?;
         header.set_sensitive(true);
         Ok(Some(header))
+    }
+
+    /// The headers of a prediction: authorization, and the user agent by which the router's log tells it from clients'.
+    fn headers(&self) -> Result<HeaderMap, PortError> {
+        let mut headers = HeaderMap::new();
+        let user_agent = HeaderValue::try_from(self.user_agent.get())
+            .map_err(|error| PortError::Invalid(format!("the user agent: {error}")))?;
+        headers.insert(USER_AGENT, user_agent);
+        if let Some(authorization) = self.authorization()? {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        Ok(headers)
     }
 
     fn base(&self, target: Target) -> String {
@@ -99,14 +113,12 @@ impl Probe for HttpProbe {
     async fn predict(&self, target: Target, example: &Example) -> Result<Prediction, PortError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
         let shown = format!("POST {url}");
-        let mut request = self
+        let request = self
             .client
             .post(&url)
             .header("content-type", "application/json")
+            .headers(self.headers()?)
             .body(example.body.clone());
-        if let Some(authorization) = self.authorization()? {
-            request = request.header(AUTHORIZATION, authorization);
-        }
         let began = Instant::now();
         let (status, body) = answer(request, &shown).await?;
         let took = began.elapsed();
@@ -128,7 +140,7 @@ impl Probe for HttpProbe {
         plan: LoadPlan,
     ) -> Result<LoadResult, PortError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
-        load::generate(&url, &examples, self.authorization()?, plan).await
+        load::generate(&url, &examples, self.headers()?, plan).await
     }
 }
 
@@ -159,7 +171,7 @@ fn builder(timeout: Duration) -> reqwest::ClientBuilder {
         .timeout(timeout)
         // A login page behind a redirect answers 200 and is no health check.
         .redirect(reqwest::redirect::Policy::none())
-        .user_agent(USER_AGENT)
+        .user_agent(user_agent::USER_AGENT)
 }
 
 fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, PortError> {

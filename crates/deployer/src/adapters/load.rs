@@ -14,7 +14,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request, Uri,
     client::conn::http1,
-    header::{self, HeaderValue},
+    header::{self, HeaderMap},
     http::uri::Scheme,
 };
 use hyper_util::rt::TokioIo;
@@ -25,7 +25,6 @@ use tokio::{
 };
 
 use crate::{
-    adapters::user_agent::USER_AGENT,
     evidence::load::{LoadPlan, LoadResult},
     examples::Example,
     ports::PortError,
@@ -37,15 +36,14 @@ const NEVER_SENT: &str = "timed out before it was sent";
 /// The time between a refused connection and the next attempt.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Posts `examples` to `url` by the plan, with one task per connection, and with `authorization` if it is
-/// given.
+/// Posts `examples` to `url` by the plan, with one task per connection, and with these headers.
 ///
 /// A sent request is awaited, so the load ends at most [`LoadPlan::timeout`] late. Requests that were due by
 /// then and found no free connection have timed out.
 pub async fn generate(
     url: &str,
     examples: &[Example],
-    authorization: Option<HeaderValue>,
+    headers: HeaderMap,
     plan: LoadPlan,
 ) -> Result<LoadResult, PortError> {
     let uri: Uri = url
@@ -68,7 +66,7 @@ pub async fn generate(
             .map_or("/", |it| it.as_str())
             .to_owned(),
         authority,
-        authorization,
+        headers,
         bodies: examples
             .iter()
             .map(|example| Bytes::from(example.body.clone()))
@@ -96,7 +94,7 @@ struct ConnectionResult {
     address: String,
     authority: String,
     path: String,
-    authorization: Option<HeaderValue>,
+    headers: HeaderMap,
     bodies: Vec<Bytes>,
     schedule: Schedule,
     /// One for all: a histogram per connection would take megabytes for hundreds of connections.
@@ -228,10 +226,9 @@ impl Connection {
         let sender = self.sender.as_mut().expect("just connected");
         let mut request = Request::post(self.target.path.as_str())
             .header(header::HOST, self.target.authority.as_str())
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, USER_AGENT);
-        if let Some(authorization) = &self.target.authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(self.target.headers.clone());
         }
         let request = request
             .body(Full::new(body))

@@ -14,8 +14,13 @@ mod static_fleet;
 mod user_agent;
 mod version;
 
-use self::nginx::{flags::FlagDirectory, request_log::AccessLog};
+use std::sync::Arc;
+
 pub use self::{clock::SystemClock, state_directory::StateDirectory};
+use self::{
+    nginx::{flags::FlagDirectory, request_log::AccessLog},
+    user_agent::UserAgent,
+};
 use crate::{
     config::{FleetKind, Settings},
     ports::{Fleet, PortError, Ports, RequestLog},
@@ -23,7 +28,8 @@ use crate::{
 
 /// Empties the router's logs if they are too large. Call it only when no verdict needs their content any more.
 pub fn trim_logs(settings: &Settings) -> Result<(), PortError> {
-    let logs = [&settings.router.access_log, &settings.router.shadow_log];
+    let router = &settings.router;
+    let logs = [&router.access_log, &router.error_log, &router.shadow_log];
     for path in logs.into_iter().flatten() {
         AccessLog::trim(path, settings.keep.log_megabytes << 20).map_err(|error| {
             let message = format!("cannot empty {}, which is large: {error}", path.display());
@@ -35,7 +41,8 @@ pub fn trim_logs(settings: &Settings) -> Result<(), PortError> {
 
 /// Creates the ports.
 pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
-    let probe = http::HttpProbe::new(settings)?;
+    let user_agent = Arc::new(UserAgent::of_installation(&settings.state));
+    let probe = http::HttpProbe::new(settings, user_agent.clone())?;
     let fleet: Box<dyn Fleet> = match settings.fleet.kind {
         FleetKind::Compose => Box::new(compose::ComposeFleet::new(settings)),
         FleetKind::Process => Box::new(process::ProcessFleet::new(settings)),
@@ -43,7 +50,7 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
     };
     let log = |path: &Option<std::path::PathBuf>| {
         path.as_ref().map(|path| {
-            let log: Box<dyn RequestLog> = Box::new(AccessLog::new(path));
+            let log: Box<dyn RequestLog> = Box::new(AccessLog::new(path, user_agent.clone()));
             log
         })
     };

@@ -244,7 +244,7 @@ impl Rollout<'_> {
         let active = self.plan.active;
         requests.retain(|request| {
             request.at < switched
-                && (request.wanted == active || request.at < switched - INTERLEAVED)
+                && (request.wanted == Some(active) || request.at < switched - INTERLEAVED)
         });
         TrafficSample::recent(active, &requests)
     }

@@ -66,20 +66,12 @@ impl OwnRequests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::request::predict;
+    use crate::evidence::request::answered_by;
 
     fn logged(count: usize, by_deployer: bool) -> Vec<Request> {
         let request = Request {
-            at: 0.0,
             by_deployer,
-            route: predict(),
-            wanted: Color::Green,
-            answered: Some(Color::Green),
-            status: 200,
-            attempts: vec![Some(200)],
-            took: None,
-            waited: Duration::ZERO,
-            label: None,
+            ..answered_by(Color::Green, 200)
         };
         vec![request; count]
     }

@@ -207,6 +207,7 @@ fn resolve_paths(settings: &mut Settings, directory: &Path) {
         &mut settings.release.model_root,
         &mut settings.router.configuration,
         &mut settings.router.access_log,
+        &mut settings.router.error_log,
         &mut settings.router.shadow_log,
         &mut settings.probe.api_key_file,
         &mut settings.agreement.inputs,

@@ -22,6 +22,9 @@ pub struct RouterSettings {
     /// The access log; none when this machine cannot read it.
     #[serde(deserialize_with = "empty_is_none")]
     pub access_log: Option<PathBuf>,
+    /// The error log, which tells answers that broke off; none likewise.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub error_log: Option<PathBuf>,
     /// The log of mirrored requests; none likewise.
     #[serde(deserialize_with = "empty_is_none")]
     pub shadow_log: Option<PathBuf>,

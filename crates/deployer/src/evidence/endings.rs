@@ -54,7 +54,7 @@ impl Endings {
             }
             Ending::GaveUp => on_route.gave_up += 1,
             Ending::Refused(status) => *on_route.refused.entry(status).or_default() += 1,
-            Ending::Failed | Ending::ByRouter => {}
+            Ending::Failed | Ending::BothFailed | Ending::Cut | Ending::ByRouter => {}
         }
     }
 

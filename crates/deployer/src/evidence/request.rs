@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use crate::color::Color;
 
 /// What was asked for, without the query.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// The method, such as `POST`.
     pub method: String,
@@ -20,15 +20,19 @@ impl fmt::Display for Route {
 }
 
 /// How a request ended, as far as the color is concerned that was active when it arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ending {
-    /// The color answered with a status below 400.
+    /// The color answered with a status below 400, and the router passed the whole answer on.
     Answered,
     /// The color answered with a status from 400 to 499, except 429: it refused what the client sent.
     Refused(u16),
     /// The color answered with 429 or a status from 500 on, did not answer, or was passed over because of an earlier
     /// failure. The standby may have answered in its place.
     Failed,
+    /// The color failed, and then the standby itself answered with a status from 500 on. The request may be at fault.
+    BothFailed,
+    /// The color began an answer and did not end it.
+    Cut,
     /// The client disconnected before the color answered anything.
     GaveUp,
     /// The client disconnected while it received the answer.
@@ -43,38 +47,72 @@ impl Ending {
     #[must_use]
     pub fn is_good(self, by_deployer: bool) -> Option<bool> {
         match self {
-            Self::Answered | Self::Refused(_) | Self::Left => Some(true),
-            Self::Failed => Some(false),
-            // The deployer gives up only when the time limit for its requests has passed.
+            Self::Answered | Self::Left => Some(true),
+            // The deployer sends what the release can answer, and gives up only when its time limit has passed.
+            Self::Refused(_) => Some(!by_deployer),
             Self::GaveUp => by_deployer.then_some(false),
-            Self::ByRouter => None,
+            Self::Failed | Self::Cut => Some(false),
+            Self::BothFailed | Self::ByRouter => None,
         }
     }
 }
 
+/// An attempt of the router to have a request answered by a color.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attempt {
+    /// The color that was asked.
+    pub color: Color,
+    /// The status. The router itself writes 502 or 504 for a color that did not answer. `None` if the client
+    /// disconnected first.
+    pub status: Option<u16>,
+    /// The time to the head of the answer; `None` if no head arrived.
+    pub to_head: Option<Duration>,
+    /// The time to the end of the attempt; `None` if the router did not begin it.
+    pub to_end: Option<Duration>,
+}
+
+impl Attempt {
+    /// Whether the color itself answered with a status from 500 on.
+    fn was_answered_with_error(&self) -> bool {
+        self.to_head.is_some() && self.status.is_some_and(|status| status >= 500)
+    }
+}
+
 /// One request, as the router logged it when it ended.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Request {
+    /// The request ID.
+    pub id: String,
     /// When it ended, in seconds since 1970.
     pub at: f64,
-    /// Whether the deployer sent it.
+    /// Whether this installation's deployer sent it.
     pub by_deployer: bool,
+    /// The client's address.
+    pub client: String,
     /// What was asked for.
     pub route: Route,
-    /// The color that was active when the request arrived.
-    pub wanted: Color,
-    /// The color that answered; `None` if none did.
-    pub answered: Option<Color>,
+    /// The size of the request with its head, in bytes.
+    pub size: u64,
+    /// The color that was active when the request arrived; `None` if the router refused the request before it chose.
+    pub wanted: Option<Color>,
+    /// The attempts in order; none if the router asked no color.
+    pub attempts: Vec<Attempt>,
+    /// Whether the answer of the last attempt broke off.
+    pub cut: bool,
     /// The status that the client received.
     pub status: u16,
-    /// The status of each attempt in order; `None` for an attempt without an answer.
-    pub attempts: Vec<Option<u16>>,
-    /// The duration of the first attempt; `None` without an answer.
-    pub took: Option<Duration>,
     /// How long the client waited.
     pub waited: Duration,
+    /// The size of the last attempt's answer without its head, in bytes.
+    pub answer_size: u64,
+    /// The size that the head of the answer promised, in bytes.
+    pub promised_size: Option<u64>,
     /// The label in the answer, if the server reports it.
     pub label: Option<String>,
+    /// The version of the server that answered, if the answer says it.
+    pub version: Option<String>,
+    /// The digest of the release that answered, if the answer says it.
+    pub digest: Option<String>,
 }
 
 impl Request {
@@ -84,21 +122,37 @@ impl Request {
         const CLIENT_DISCONNECTED: u16 = 499;
         const TOO_MANY_REQUESTS: u16 = 429;
 
-        if self.wanted != color {
+        if self.wanted != Some(color) {
             return None;
         }
-        let first = self.attempts.first().copied().flatten();
-        let answered = self.answered == Some(color) && first.is_some();
-        let only_attempt = self.attempts.len() <= 1;
-        Some(match (first, self.status) {
+        let [first, others @ ..] = &self.attempts[..] else {
+            return Some(Ending::ByRouter);
+        };
+        let only_attempt = others.is_empty();
+        // The router passed the color over, because it failed shortly before.
+        if first.color != color {
+            return Some(Ending::Failed);
+        }
+        Some(match first.status {
             // nginx logs the duration of every attempt, also of one that the client ended.
-            (None, CLIENT_DISCONNECTED) if only_attempt && self.took.is_some() => Ending::GaveUp,
-            (None, 400..500) if only_attempt => Ending::ByRouter,
-            (Some(..400), CLIENT_DISCONNECTED) if answered => Ending::Left,
-            (Some(TOO_MANY_REQUESTS), _) => Ending::Failed,
-            (Some(..400), _) if answered => Ending::Answered,
-            (Some(status @ 400..500), _) if answered => Ending::Refused(status),
-            _ => Ending::Failed,
+            None if only_attempt && self.status == CLIENT_DISCONNECTED => match first.to_end {
+                Some(_) => Ending::GaveUp,
+                None => Ending::ByRouter,
+            },
+            None if only_attempt && (400..500).contains(&self.status) => Ending::ByRouter,
+            None | Some(TOO_MANY_REQUESTS | 500..)
+                if others
+                    .last()
+                    .is_some_and(|last| last.color != color && last.was_answered_with_error()) =>
+            {
+                Ending::BothFailed
+            }
+            None | Some(TOO_MANY_REQUESTS | 500..) => Ending::Failed,
+            Some(_) if !only_attempt => Ending::Failed,
+            Some(_) if self.cut => Ending::Cut,
+            Some(status @ 400..500) => Ending::Refused(status),
+            Some(_) if self.status == CLIENT_DISCONNECTED || self.is_incomplete() => Ending::Left,
+            Some(_) => Ending::Answered,
         })
     }
 
@@ -108,20 +162,47 @@ impl Request {
         self.ending_for(color)?.is_good(self.by_deployer)
     }
 
+    /// The color that was active, and whether it answered well; `None` if the request says nothing about it.
+    #[must_use]
+    pub fn outcome(&self) -> Option<(Color, bool)> {
+        let wanted = self.wanted?;
+        Some((wanted, self.outcome_for(wanted)?))
+    }
+
+    /// How long the first attempt took; `None` if there was none.
+    #[must_use]
+    pub fn took(&self) -> Option<Duration> {
+        self.attempts.first()?.to_end
+    }
+
+    /// When it began, in seconds since 1970.
+    #[must_use]
+    pub fn began(&self) -> f64 {
+        self.at - self.waited.as_secs_f64()
+    }
+
+    /// Whether the router received less of the answer than its head promised. If the release did not break it off, the
+    /// client did.
+    fn is_incomplete(&self) -> bool {
+        self.route.method != "HEAD"
+            && self.status != 304
+            && self
+                .promised_size
+                .is_some_and(|promised| self.answer_size < promised)
+    }
+
     /// Whether the router passed `color` over although it was active.
     fn passed_over(&self, color: Color) -> bool {
-        let attempts = self.attempts.len();
-        self.wanted == color && self.answered == Some(color.other()) && attempts == 1
+        self.wanted == Some(color)
+            && matches!(&self.attempts[..], [only] if only.color == color.other())
     }
 
-    /// Whether the router tried `color`.
+    /// Whether the router tried `color`, and the attempt ended by itself.
     fn tried(&self, color: Color) -> bool {
-        let attempts = self.attempts.len();
-        self.wanted == color && (self.answered == Some(color) || attempts > 1)
-    }
-
-    fn began(&self) -> f64 {
-        self.at - self.waited.as_secs_f64()
+        self.wanted == Some(color)
+            && self.attempts.first().is_some_and(|first| {
+                first.color == color && (first.status.is_some() || self.attempts.len() > 1)
+            })
     }
 }
 
@@ -156,48 +237,151 @@ pub(crate) fn predict() -> Route {
     }
 }
 
+/// A prediction that this color answered with this status while it was active.
+#[cfg(test)]
+pub(crate) fn answered_by(color: Color, status: u16) -> Request {
+    let took = Duration::from_millis(2);
+    Request {
+        route: predict(),
+        wanted: Some(color),
+        status,
+        attempts: vec![Attempt {
+            color,
+            status: Some(status),
+            to_head: Some(took),
+            to_end: Some(took),
+        }],
+        waited: Duration::from_millis(3),
+        ..Request::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn request(answered: Option<Color>, status: u16, attempts: &[Option<u16>]) -> Request {
+    const GREEN: Color = Color::Green;
+
+    /// An attempt that the color itself answered.
+    fn answer(color: Color, status: u16) -> Attempt {
+        Attempt {
+            color,
+            status: Some(status),
+            to_head: Some(Duration::from_millis(1)),
+            to_end: Some(Duration::from_millis(2)),
+        }
+    }
+
+    /// An attempt for which the router wrote this status, because the color did not answer.
+    fn no_answer(color: Color, status: Option<u16>) -> Attempt {
+        Attempt {
+            status,
+            to_head: None,
+            ..answer(color, 502)
+        }
+    }
+
+    /// A request while green was active.
+    fn request(status: u16, attempts: &[Attempt]) -> Request {
         Request {
-            at: 0.0,
-            by_deployer: false,
             route: predict(),
-            wanted: Color::Green,
-            answered,
+            wanted: Some(GREEN),
             status,
             attempts: attempts.to_vec(),
-            took: Some(Duration::from_millis(2)),
             waited: Duration::from_millis(3),
-            label: Some("positive".to_owned()),
+            ..Request::default()
         }
     }
 
     #[test]
-    fn answer_of_active_color_counts_as_success() {
-        let answered = request(Some(Color::Green), 200, &[Some(200)]);
-        assert_eq!(answered.outcome_for(Color::Green), Some(true));
-        assert_eq!(answered.outcome_for(Color::Blue), None);
+    fn each_request_has_its_ending() {
+        let blue = Color::Blue;
+        let failed_first = [answer(GREEN, 500), answer(blue, 200)];
+        for (status, attempts, expected) in [
+            (200, &[answer(GREEN, 200)][..], Ending::Answered),
+            (422, &[answer(GREEN, 422)], Ending::Refused(422)),
+            (429, &[answer(GREEN, 429)], Ending::Failed),
+            (200, &failed_first, Ending::Failed),
+            // Passed over.
+            (200, &[answer(blue, 200)], Ending::Failed),
+            (502, &[no_answer(GREEN, Some(502))], Ending::Failed),
+            (
+                500,
+                &[answer(GREEN, 500), answer(blue, 500)],
+                Ending::BothFailed,
+            ),
+            (
+                500,
+                &[no_answer(GREEN, Some(502)), answer(blue, 503)],
+                Ending::BothFailed,
+            ),
+            // A standby that refuses connections exonerates nobody.
+            (
+                502,
+                &[answer(GREEN, 500), no_answer(blue, Some(502))],
+                Ending::Failed,
+            ),
+            (499, &[no_answer(GREEN, None)], Ending::GaveUp),
+            (499, &[answer(GREEN, 200)], Ending::Left),
+            // The client saw the failure and then left.
+            (
+                499,
+                &[no_answer(GREEN, Some(502)), no_answer(blue, None)],
+                Ending::Failed,
+            ),
+            // The router's own answers.
+            (413, &[], Ending::ByRouter),
+            (500, &[], Ending::ByRouter),
+        ] {
+            let ending = request(status, attempts).ending_for(GREEN);
+            assert_eq!(ending, Some(expected), "{status} {attempts:?}");
+        }
     }
 
     #[test]
-    fn client_error_is_no_failure() {
-        let bad_request = request(Some(Color::Green), 422, &[Some(422)]);
-        assert_eq!(bad_request.outcome_for(Color::Green), Some(true));
+    fn inactive_color_has_no_ending() {
+        let answered = request(200, &[answer(GREEN, 200)]);
+        assert_eq!(answered.ending_for(Color::Blue), None);
+        let refused_by_router = Request {
+            wanted: None,
+            ..request(400, &[])
+        };
+        assert_eq!(refused_by_router.ending_for(GREEN), None);
     }
 
     #[test]
-    fn failure_hidden_by_standby_counts() {
-        let hidden = request(Some(Color::Blue), 200, &[Some(500), Some(200)]);
-        assert_eq!(hidden.outcome_for(Color::Green), Some(false));
+    fn answer_that_breaks_off_is_cut_and_short_one_was_left() {
+        let short = Request {
+            answer_size: 6,
+            promised_size: Some(100),
+            ..request(200, &[answer(GREEN, 200)])
+        };
+        assert_eq!(short.ending_for(GREEN), Some(Ending::Left));
+        let cut = Request {
+            cut: true,
+            ..short.clone()
+        };
+        assert_eq!(cut.ending_for(GREEN), Some(Ending::Cut));
+        let mut head = short;
+        head.route.method = "HEAD".to_owned();
+        assert_eq!(head.ending_for(GREEN), Some(Ending::Answered));
     }
 
     #[test]
-    fn passed_over_color_counts_as_failure() {
-        let passed_over = request(Some(Color::Blue), 200, &[Some(200)]);
-        assert_eq!(passed_over.outcome_for(Color::Green), Some(false));
+    fn endings_count_for_clients_and_for_own_requests() {
+        for (ending, of_client, own) in [
+            (Ending::Answered, Some(true), Some(true)),
+            (Ending::Left, Some(true), Some(true)),
+            (Ending::Refused(422), Some(true), Some(false)),
+            (Ending::GaveUp, None, Some(false)),
+            (Ending::Failed, Some(false), Some(false)),
+            (Ending::Cut, Some(false), Some(false)),
+            (Ending::BothFailed, None, None),
+            (Ending::ByRouter, None, None),
+        ] {
+            assert_eq!(ending.is_good(false), of_client, "{ending:?}");
+            assert_eq!(ending.is_good(true), own, "{ending:?}");
+        }
     }
 
     /// A request that ended at this time after 100 ms.
@@ -212,14 +396,13 @@ mod tests {
 
     #[test]
     fn passed_over_color_counts_only_after_first_attempt() {
-        let green = Color::Green;
-        let passed_over = || request(Some(green.other()), 200, &[Some(200)]);
-        let answered = request(Some(green), 200, &[Some(200)]);
-        let failed = request(Some(Color::Blue), 200, &[Some(500), Some(200)]);
+        let passed_over = || request(200, &[answer(GREEN.other(), 200)]);
+        let answered = request(200, &[answer(GREEN, 200)]);
+        let failed = request(200, &[answer(GREEN, 500), answer(Color::Blue, 200)]);
         for attempt in [answered, failed] {
             let mut first_attempt = FirstAttempt::default();
             let mut remaining = |mut requests: Vec<Request>| {
-                first_attempt.exclude_before_first_attempt(green, &mut requests);
+                first_attempt.exclude_before_first_attempt(GREEN, &mut requests);
                 requests.iter().map(|it| it.at).collect::<Vec<_>>()
             };
             assert_eq!(remaining(vec![at(1.0, passed_over())]), [0.0; 0]);
@@ -236,66 +419,10 @@ mod tests {
 
     #[test]
     fn client_that_left_is_no_attempt() {
-        let client_left = at(1.0, request(None, 499, &[None]));
-        let mut requests = vec![
-            client_left,
-            at(2.0, request(Some(Color::Blue), 200, &[Some(200)])),
-        ];
-        FirstAttempt::default().exclude_before_first_attempt(Color::Green, &mut requests);
+        let client_left = at(1.0, request(499, &[no_answer(GREEN, None)]));
+        let passed_over = request(200, &[answer(Color::Blue, 200)]);
+        let mut requests = vec![client_left, at(2.0, passed_over)];
+        FirstAttempt::default().exclude_before_first_attempt(GREEN, &mut requests);
         assert_eq!(requests.len(), 1);
-    }
-
-    #[test]
-    fn missing_answer_counts_as_failure() {
-        let unanswered = request(None, 502, &[Some(502)]);
-        assert_eq!(unanswered.outcome_for(Color::Green), Some(false));
-    }
-
-    #[test]
-    fn status_429_counts_as_failure() {
-        let too_busy = request(Some(Color::Green), 429, &[Some(429)]);
-        assert_eq!(too_busy.outcome_for(Color::Green), Some(false));
-    }
-
-    #[test]
-    fn request_rejected_by_router_is_no_evidence() {
-        let too_large = request(None, 413, &[None]);
-        assert_eq!(too_large.outcome_for(Color::Green), None);
-    }
-
-    #[test]
-    fn client_that_gave_up_is_no_evidence_by_itself() {
-        let gave_up = request(Some(Color::Green), 499, &[None]);
-        assert_eq!(gave_up.ending_for(Color::Green), Some(Ending::GaveUp));
-        assert_eq!(gave_up.outcome_for(Color::Green), None);
-        let own = Request {
-            by_deployer: true,
-            ..gave_up.clone()
-        };
-        assert_eq!(own.outcome_for(Color::Green), Some(false));
-        // It sent its request so slowly that no color was asked.
-        let never_asked = Request {
-            took: None,
-            ..gave_up
-        };
-        assert_eq!(never_asked.ending_for(Color::Green), Some(Ending::ByRouter));
-    }
-
-    #[test]
-    fn client_that_left_during_the_answer_was_answered() {
-        let left = request(Some(Color::Green), 499, &[Some(200)]);
-        assert_eq!(left.ending_for(Color::Green), Some(Ending::Left));
-    }
-
-    #[test]
-    fn client_that_gave_up_after_a_failure_saw_the_failure() {
-        let failed = request(Some(Color::Blue), 499, &[None, None]);
-        assert_eq!(failed.ending_for(Color::Green), Some(Ending::Failed));
-    }
-
-    #[test]
-    fn refusal_has_its_status() {
-        let refused = request(Some(Color::Green), 422, &[Some(422)]);
-        assert_eq!(refused.ending_for(Color::Green), Some(Ending::Refused(422)));
     }
 }

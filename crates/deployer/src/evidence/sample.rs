@@ -52,7 +52,7 @@ impl TrafficSample {
                 continue;
             }
             sample.waits.record(request.waited);
-            if let Some(took) = request.took {
+            if let Some(took) = request.took() {
                 sample.latencies.record(took);
             }
             if let Some(label) = &request.label {
@@ -66,7 +66,9 @@ impl TrafficSample {
     /// out.
     #[must_use]
     pub fn recent(color: Color, requests: &[Request]) -> Self {
-        let others = requests.iter().rposition(|request| request.wanted != color);
+        let others = requests
+            .iter()
+            .rposition(|request| request.wanted == Some(color.other()));
         Self::of(color, &requests[others.map_or(0, |last| last + 1)..])
     }
 
@@ -97,30 +99,20 @@ impl TrafficSample {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::evidence::request::predict;
+    use crate::evidence::request::answered_by;
 
-    fn request(answered: Option<Color>, status: u16, attempts: &[Option<u16>]) -> Request {
+    fn request(status: u16) -> Request {
         Request {
-            at: 0.0,
-            by_deployer: false,
-            route: predict(),
-            wanted: Color::Green,
-            answered,
-            status,
-            attempts: attempts.to_vec(),
-            took: Some(Duration::from_millis(2)),
-            waited: Duration::from_millis(3),
             label: Some("positive".to_owned()),
+            ..answered_by(Color::Green, status)
         }
     }
 
     #[test]
     fn sample_takes_latency_and_label_from_good_client_answers() {
-        let good = request(Some(Color::Green), 200, &[Some(200)]);
-        let bad = request(Some(Color::Green), 500, &[Some(500)]);
+        let good = request(200);
+        let bad = request(500);
         let own = Request {
             by_deployer: true,
             ..good.clone()
@@ -137,9 +129,9 @@ mod tests {
 
     #[test]
     fn recent_sample_excludes_earlier_release() {
-        let green = request(Some(Color::Green), 200, &[Some(200)]);
+        let green = request(200);
         let blue = Request {
-            wanted: Color::Blue,
+            wanted: Some(Color::Blue),
             ..green.clone()
         };
         let log = [green.clone(), green.clone(), blue.clone(), green];

@@ -159,12 +159,12 @@ impl Metrics {
     /// Counts requests that were not counted yet.
     pub(crate) fn count_requests(&self, requests: &[LoggedRequest], colors: &[MonitoredColor; 2]) {
         for request in requests {
-            let Some(good) = request.outcome_for(request.wanted) else {
+            let Some((wanted, good)) = request.outcome() else {
                 continue;
             };
             let of = ReleaseLabels {
-                color: request.wanted.name(),
-                version: colors[index(request.wanted)].version().to_owned(),
+                color: wanted.name(),
+                version: colors[index(wanted)].version().to_owned(),
             };
             self.requests.get_or_create(&of).inc();
             if good {

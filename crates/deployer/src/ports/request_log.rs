@@ -36,7 +36,7 @@ pub struct LogPart {
 /// Reads what clients were answered.
 #[async_trait]
 pub trait RequestLog: Send + Sync {
-    /// Returns the requests that were logged after the position `after`; without one, about the last ten
-    /// thousand requests. If the log is shorter than `after`, it was emptied, and is read from its beginning.
+    /// Returns the requests that were logged after the position `after`; without one, those of the last 15
+    /// minutes, at most about fifty thousand. If the log is shorter than `after`, it was emptied, and is read from its beginning.
     async fn read(&self, after: Option<LogCursor>) -> Result<LogPart, PortError>;
 }

@@ -84,12 +84,12 @@ impl Recording {
             .map_or_else(Timestamp::now, |first| first.at);
         let from = began.as_second() as f64 - BEFORE;
         for request in requests.iter().filter(|request| request.at >= from) {
-            let Some(good) = request.outcome_for(request.wanted) else {
+            let Some((wanted, good)) = request.outcome() else {
                 continue;
             };
             #[expect(clippy::cast_possible_truncation, reason = "a second of our time fits")]
             let second = request.at.floor() as i64;
-            let bucket = self.seconds.entry((second, request.wanted)).or_default();
+            let bucket = self.seconds.entry((second, wanted)).or_default();
             bucket.requests += 1;
             bucket.failed += u64::from(!good);
             bucket.waits.push(request.waited.as_secs_f64());
@@ -165,13 +165,15 @@ impl Reporter for Recorder {
 
 #[cfg(test)]
 mod tests {
-    use crate::evidence::request::predict;
-    use std::{fs, time::Duration};
+    use std::fs;
 
     use super::*;
     use crate::{
         deployment::{phase::Phase, plan::Plan},
-        evidence::verdict::{Conclusion, Verdict},
+        evidence::{
+            request::answered_by,
+            verdict::{Conclusion, Verdict},
+        },
         release::Release,
     };
 
@@ -187,15 +189,7 @@ mod tests {
     fn request(at: f64, wanted: Color, status: u16) -> Request {
         Request {
             at,
-            by_deployer: false,
-            route: predict(),
-            wanted,
-            answered: Some(wanted),
-            status,
-            attempts: vec![Some(status)],
-            took: Some(Duration::from_millis(3)),
-            waited: Duration::from_millis(4),
-            label: None,
+            ..answered_by(wanted, status)
         }
     }
 

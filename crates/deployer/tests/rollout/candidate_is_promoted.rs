@@ -11,7 +11,7 @@ use deployer::{
 
 use crate::{
     deployment::{CANDIDATE, Deployment, OLD},
-    fake_ports::{passed_over_at, unanswered_request},
+    fake_ports::{answered_attempt, passed_over_at, unanswered_request},
     faults::CallFault,
     server::{Server, ServerFault},
     trace::{Call, TraceEntry, TraceEvent},
@@ -175,7 +175,7 @@ async fn failed_check_at_the_end_is_repeated_before_promotion() {
 async fn failures_logged_before_the_switch_are_ignored() {
     let mut deployment = Deployment::of(Server::good());
     let failed_request = Request {
-        attempts: vec![Some(502)],
+        attempts: vec![answered_attempt(CANDIDATE, 502)],
         ..unanswered_request(CANDIDATE)
     };
     deployment.state.logged_requests = vec![failed_request; 1_000];

@@ -15,7 +15,7 @@ use deployer::{
     doctor::finding::Finding,
     evidence::{
         load::{LoadPlan, LoadResult},
-        request::{Request, Route},
+        request::{Attempt, Request, Route},
     },
     examples::Example,
     ports::{
@@ -124,12 +124,11 @@ impl State {
         let mut answer = Err(PortError::Unreachable("no server answered".to_owned()));
         for color in std::iter::once(wanted).chain(standby) {
             answer = self.server(color).predict(true);
-            request.status = if answer.is_ok() { 200 } else { 500 };
-            request.answered = Some(color);
-            request.attempts.push(Some(request.status));
+            let attempt = attempt(color, &answer);
+            request.status = attempt.status.unwrap_or_default();
+            request.attempts.push(attempt);
             if let Ok(answer) = &answer {
                 request.label.clone_from(&answer.label);
-                request.took = Some(answer.took);
                 request.waited = answer.took;
                 break;
             }
@@ -146,13 +145,11 @@ impl State {
     fn copy_to_idle_color(&mut self) {
         let idle = self.active.other();
         let answer = self.server(idle).predict(true);
-        let status = if answer.is_ok() { 200 } else { 500 };
+        let attempt = attempt(idle, &answer);
         self.shadow_log.push(Request {
-            answered: Some(idle),
-            status,
-            attempts: vec![Some(status)],
-            label: answer.as_ref().ok().and_then(|answer| answer.label.clone()),
-            took: answer.ok().map(|answer| answer.took),
+            status: attempt.status.unwrap_or_default(),
+            attempts: vec![attempt],
+            label: answer.ok().and_then(|answer| answer.label),
             ..unanswered_request(idle)
         });
     }
@@ -190,19 +187,33 @@ impl State {
 /// A request that no server answered.
 pub(crate) fn unanswered_request(wanted: Color) -> Request {
     Request {
-        at: 0.0,
-        by_deployer: false,
         route: Route {
             method: "POST".to_owned(),
             path: "/predict".to_owned(),
         },
-        wanted,
-        answered: None,
+        wanted: Some(wanted),
         status: 502,
-        attempts: Vec::new(),
-        took: None,
-        waited: Duration::ZERO,
-        label: None,
+        ..Request::default()
+    }
+}
+
+/// An attempt with this answer.
+fn attempt(color: Color, answer: &Result<Prediction, PortError>) -> Attempt {
+    let took = answer.as_ref().map_or(Duration::ZERO, |answer| answer.took);
+    Attempt {
+        to_head: Some(took),
+        to_end: Some(took),
+        ..answered_attempt(color, if answer.is_ok() { 200 } else { 500 })
+    }
+}
+
+/// An attempt that the color answered with this status.
+pub(crate) fn answered_attempt(color: Color, status: u16) -> Attempt {
+    Attempt {
+        color,
+        status: Some(status),
+        to_head: Some(Duration::ZERO),
+        to_end: Some(Duration::ZERO),
     }
 }
 
@@ -210,9 +221,8 @@ pub(crate) fn unanswered_request(wanted: Color) -> Request {
 pub(crate) fn passed_over_at(seconds: f64) -> Request {
     Request {
         at: seconds,
-        answered: Some(OLD),
         status: 200,
-        attempts: vec![Some(200)],
+        attempts: vec![answered_attempt(OLD, 200)],
         ..unanswered_request(CANDIDATE)
     }
 }

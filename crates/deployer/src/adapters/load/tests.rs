@@ -59,7 +59,9 @@ async fn assert_known_percentiles_are_measured(rate: Option<f64>) {
         duration: Duration::from_secs(4),
         ..plan()
     };
-    let load = generate(&url, &example(), None, plan).await.unwrap();
+    let load = generate(&url, &example(), HeaderMap::new(), plan)
+        .await
+        .unwrap();
     assert!(load.errors.is_empty(), "{:?}", load.errors);
     assert!(load.tally.requests >= 1_200, "{:?}", load.tally);
     let measured = [(0.5, 200.0), (0.9, 250.0), (0.99, 400.0), (0.999, 700.0)].map(
@@ -95,7 +97,9 @@ async fn open_loop_counts_every_due_request_when_server_freezes() {
         timeout: Duration::from_millis(400),
     };
     let began = Instant::now();
-    let load = generate(&url, &example(), None, plan).await.unwrap();
+    let load = generate(&url, &example(), HeaderMap::new(), plan)
+        .await
+        .unwrap();
     assert!(
         began.elapsed() < Duration::from_millis(1_500),
         "{:?}",
@@ -119,7 +123,9 @@ async fn late_answer_does_not_lower_throughput() {
         duration: Duration::from_millis(500),
         ..plan()
     };
-    let load = generate(&url, &example(), None, plan).await.unwrap();
+    let load = generate(&url, &example(), HeaderMap::new(), plan)
+        .await
+        .unwrap();
     let answered = (load.tally.requests - load.tally.failed) as f64;
     // The throughput excludes the late answer and requests in flight at the end.
     let rate = load.throughput() * 0.5;
@@ -149,7 +155,7 @@ async fn open_loop_latency_counts_from_due_time() {
         drop(held);
     };
     let examples = example();
-    let (load, ()) = tokio::join!(generate(&url, &examples, None, plan), release);
+    let (load, ()) = tokio::join!(generate(&url, &examples, HeaderMap::new(), plan), release);
     let load = load.unwrap();
     assert_eq!(load.tally.requests, 200);
     // The requests are due at 0, 10, 20 ms, and so on. Those due in the first second are late: half of them.
@@ -174,7 +180,9 @@ async fn load_failures_are_counted_by_kind() {
         duration: Duration::from_millis(300),
         ..plan()
     };
-    let load = generate(&url, &example(), None, plan).await.unwrap();
+    let load = generate(&url, &example(), HeaderMap::new(), plan)
+        .await
+        .unwrap();
     let kinds: Vec<&str> = load.errors.keys().map(String::as_str).collect();
     assert_eq!(kinds, ["status 429", "status 500"]);
     let rate = load.tally.error_rate();
@@ -195,7 +203,9 @@ async fn load_ends_in_time_when_server_never_answers() {
         ..plan()
     };
     let began = Instant::now();
-    let load = generate(&url, &example(), None, plan).await.unwrap();
+    let load = generate(&url, &example(), HeaderMap::new(), plan)
+        .await
+        .unwrap();
     assert!(
         began.elapsed() < Duration::from_secs(3),
         "{:?}",
@@ -212,9 +222,14 @@ async fn load_backs_off_when_connections_are_refused() {
         duration: Duration::from_millis(300),
         ..plan()
     };
-    let load = generate("http://127.0.0.1:1/predict", &example(), None, plan)
-        .await
-        .unwrap();
+    let load = generate(
+        "http://127.0.0.1:1/predict",
+        &example(),
+        HeaderMap::new(),
+        plan,
+    )
+    .await
+    .unwrap();
     assert_eq!(
         load.errors.keys().collect::<Vec<_>>(),
         ["connection refused"]
@@ -224,7 +239,7 @@ async fn load_backs_off_when_connections_are_refused() {
 
 #[tokio::test]
 async fn load_refuses_https() {
-    let error = generate("https://127.0.0.1:1/", &example(), None, plan())
+    let error = generate("https://127.0.0.1:1/", &example(), HeaderMap::new(), plan())
         .await
         .unwrap_err();
     assert!(error.to_string().contains("plain http://"), "{error}");

@@ -149,6 +149,7 @@ model_root = ""
 flags = "flags"
 configuration = ""
 access_log = ""
+error_log = ""
 shadow_log = ""
 
 [probe]

@@ -154,24 +154,14 @@ async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> Color
 
 #[cfg(test)]
 mod tests {
-    use crate::evidence::request::predict;
-    use std::time::Duration;
-
     use super::*;
+    use crate::evidence::request::answered_by;
 
     /// A request that ended at this time, in seconds since 1970.
     fn request(at: f64) -> Request {
         Request {
             at,
-            by_deployer: false,
-            route: predict(),
-            wanted: Color::Blue,
-            answered: Some(Color::Blue),
-            status: 200,
-            attempts: vec![Some(200)],
-            took: Some(Duration::from_millis(2)),
-            waited: Duration::from_millis(3),
-            label: None,
+            ..answered_by(Color::Blue, 200)
         }
     }
 
