@@ -1,14 +1,16 @@
 //! Judges a candidate that has the traffic. Pure: observations and elapsed time are arguments.
 
+mod comparisons;
 mod counters;
+mod details;
 mod error_rate;
+mod previous;
 mod rises;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt::Write as _,
     time::Duration,
 };
 
@@ -16,20 +18,23 @@ use crate::{
     bake::judge::{
         counters::Counters,
         error_rate::{judge_errors, needed_requests},
-        rises::{can_compare, find_rise},
+        previous::{Accusation, PreviousRelease, Ruling},
+        rises::Rises,
     },
     config::{BakeSettings, OnInconclusive},
     evidence::{
-        details::Evidence,
-        endings::Endings,
-        latency::{ComparedTail, LatencyLimit},
-        sample::{ENOUGH_LABELS, TrafficSample},
-        statistics::{Drift, drift_of_labels},
+        latency::LatencyLimit,
+        request::Request,
+        sample::TrafficSample,
+        statistics::z_of_budget,
         tally::Tally,
         verdict::{Conclusion, Verdict},
     },
     release::Health,
 };
+
+/// The probability that a whole bake, with all its tests at all its observations, fails a release that keeps all limits.
+const ERROR_BUDGET: f64 = 0.01;
 
 /// How many times an inconclusive end extends the bake.
 const EXTENSIONS: u32 = 2;
@@ -45,6 +50,10 @@ pub struct Observation {
     pub health: Option<Result<Health, String>>,
     /// The result of a test request sent to the candidate itself.
     pub request: Option<Result<(), String>>,
+    /// Requests of clients since the last observation, while the previous release is asked.
+    pub originals: Vec<Request>,
+    /// What the previous release answered to copies of them.
+    pub copies: Vec<Request>,
     /// The results of the deployer's own requests since the last observation.
     pub own: Tally,
     /// How the candidate stopped, if the fleet says that it did.
@@ -58,6 +67,13 @@ pub struct Observation {
 pub struct Bake {
     settings: BakeSettings,
     before: TrafficSample,
+    /// The path of predictions.
+    predict_path: String,
+    /// How many tests share the error budget.
+    tests: u64,
+    /// The standard normal quantile of one test.
+    z: f64,
+    previous: PreviousRelease,
     /// How many requests a verdict about the error rate needs.
     needed: u64,
     until: Duration,
@@ -67,8 +83,8 @@ pub struct Bake {
     late_observations: u32,
     traffic: TrafficSample,
     own: Tally,
-    /// What clients received within the last window, by observation.
-    recent: VecDeque<(Duration, Tally, Endings)>,
+    /// The requests within the last window, by observation.
+    recent: VecDeque<(Duration, Tally)>,
     consecutive_failures: u32,
     last_failure: Option<String>,
     counters: Counters,
@@ -77,10 +93,22 @@ pub struct Bake {
 }
 
 impl Bake {
-    /// Starts a bake. `before` is what clients received from the active release before the switch.
+    /// Starts a bake. `before` is what clients received from the active release before the switch. `can_ask_previous`
+    /// says whether copies of requests can be sent to it.
     #[must_use]
-    pub fn new(settings: BakeSettings, before: TrafficSample) -> Self {
+    pub fn new(
+        settings: BakeSettings,
+        before: TrafficSample,
+        predict_path: &str,
+        can_ask_previous: bool,
+    ) -> Self {
+        let tests = number_of_tests(&settings, &before);
+        let limit = latency_limit(&settings);
         Self {
+            predict_path: predict_path.to_owned(),
+            tests,
+            z: z_of_budget(ERROR_BUDGET, tests),
+            previous: PreviousRelease::new(can_ask_previous && settings.ask_previous, limit),
             until: settings.duration,
             needed: needed_requests(&settings),
             settings,
@@ -107,7 +135,14 @@ impl Bake {
         let needed = self.needed * u64::from(1 + self.extensions);
         let each = u128::from(needed).div_ceil(observations.max(1));
         let due = (each * u128::from(self.observations)).min(u128::from(needed));
-        let missing = due.saturating_sub(u128::from(self.traffic.tally.requests));
+        // Other routes say nothing of predictions.
+        let routes = self.traffic.endings.routes();
+        let others = routes.filter(|(route, _)| route.path != self.predict_path);
+        let others: u64 = others
+            .map(|(_, endings)| endings.failures(None).requests)
+            .sum();
+        let predictions = self.traffic.tally.requests.saturating_sub(others);
+        let missing = due.saturating_sub(u128::from(predictions));
         // Bounded, so that own requests are not a load.
         let missing = missing.min(2 * each);
         usize::try_from(missing).unwrap_or(usize::MAX)
@@ -131,6 +166,17 @@ impl Bake {
         self.last_failure.as_deref()
     }
 
+    /// Whether the previous release is being asked, so that it needs copies of requests.
+    #[must_use]
+    pub fn is_asking_previous(&self) -> bool {
+        self.previous.is_being_asked()
+    }
+
+    /// Records that copies cannot be sent, or not be read.
+    pub fn cannot_ask_previous(&mut self) {
+        self.previous.cannot_be_asked();
+    }
+
     /// Adds one observation.
     pub fn record(&mut self, observation: Observation) {
         self.observations += 1;
@@ -139,12 +185,11 @@ impl Bake {
         self.last_observation = observation.at;
         self.traffic.add(&observation.traffic);
         self.own.add(observation.own);
-        self.recent.push_back((
-            observation.at,
-            observation.traffic.tally,
-            observation.traffic.endings,
-        ));
-        while let Some((at, ..)) = self.recent.front()
+        self.previous
+            .record(observation.originals, observation.copies, observation.at);
+        self.recent
+            .push_back((observation.at, observation.traffic.tally));
+        while let Some((at, _)) = self.recent.front()
             && *at + self.settings.window < observation.at
         {
             self.recent.pop_front();
@@ -187,7 +232,7 @@ impl Bake {
         Some(self.with_details(verdict))
     }
 
-    fn assess(&self, elapsed: Duration) -> Option<Verdict> {
+    fn assess(&mut self, elapsed: Duration) -> Option<Verdict> {
         if let Some(how) = &self.stopped {
             return Some(Verdict::new(Conclusion::Fail, format!("it stopped: {how}")));
         }
@@ -199,196 +244,151 @@ impl Bake {
             );
             return Some(Verdict::new(Conclusion::Fail, summary));
         }
-        let (in_window, endings_in_window) = self.last_window();
+        if let Some(verdict) = self
+            .failed_by_errors()
+            .or_else(|| self.fails_by_comparison(elapsed))
+        {
+            return Some(verdict);
+        }
+        // The next observations show whether a check that fails at the end continues to fail, and what the previous
+        // release answers.
+        if elapsed < self.until || self.consecutive_failures > 0 || self.is_asking_previous() {
+            return None;
+        }
+        Some(self.final_verdict(elapsed))
+    }
+
+    /// Returns a verdict if the candidate certainly fails more requests than allowed.
+    fn failed_by_errors(&self) -> Option<Verdict> {
         let window = humantime::format_duration(self.settings.window);
-        let readings = [
+        let mut readings = vec![
             (self.traffic.tally, String::new()),
-            (in_window, format!("in the last {window}, ")),
+            (self.in_last_window(), format!("in the last {window}, ")),
             (
-                self.counters.increase(self.own),
+                self.by_its_own_counters(),
                 "by its own counters, ".to_owned(),
             ),
         ];
-        for (tally, source) in &readings {
-            let verdict = judge_errors(&self.settings, *tally);
-            if verdict.conclusion == Conclusion::Fail {
-                return Some(Verdict {
-                    summary: format!("{source}{}", verdict.summary),
-                    ..verdict
-                });
+        // Answers on one route must not hide failures on another one.
+        let routes = self.traffic.endings.routes();
+        readings.extend(routes.map(|(route, endings)| {
+            let allowed = self.allowed_wait(route);
+            (endings.failures(allowed), format!("on {route}, "))
+        }));
+        readings.into_iter().find_map(|(tally, source)| {
+            let verdict = judge_errors(&self.settings, tally, self.z);
+            (verdict.conclusion == Conclusion::Fail).then(|| Verdict {
+                summary: format!("{source}{}", verdict.summary),
+                ..verdict
+            })
+        })
+    }
+
+    /// Returns a verdict if the candidate is certainly worse than the previous release was, and is now.
+    fn fails_by_comparison(&mut self, elapsed: Duration) -> Option<Verdict> {
+        let rises: Vec<_> = self.rises().certain().collect();
+        let mut accusations: Vec<(Accusation, String)> = rises
+            .into_iter()
+            .map(|(suspect, text)| (Accusation::Rise(suspect), text))
+            .collect();
+        // The first requests after a switch open connections and fill caches.
+        let warm = elapsed >= self.settings.duration / 2;
+        if warm && let Some(text) = self.slower() {
+            accusations.push((Accusation::Latency, text));
+        }
+        for (accusation, text) in accusations {
+            match self.previous.rule(&accusation, elapsed) {
+                Ruling::Wait | Ruling::Excused => {}
+                Ruling::Holds(asked) if asked.is_empty() => {
+                    return Some(Verdict::new(Conclusion::Fail, text));
+                }
+                Ruling::Holds(asked) => {
+                    return Some(Verdict::new(Conclusion::Fail, format!("{text}; {asked}")));
+                }
             }
         }
-        let rises = |since| find_rise(&self.settings, &self.before.endings, since);
-        if let Some(problem) = rises(&self.traffic.endings).or_else(|| rises(&endings_in_window)) {
-            return Some(Verdict::new(Conclusion::Fail, problem));
-        }
-        // The first requests after a switch open connections and fill caches.
-        if elapsed >= self.settings.duration / 2
-            && let Some(problem) = self.slower().or_else(|| self.label_shift())
-        {
-            return Some(Verdict::new(Conclusion::Fail, problem));
-        }
-        // The next observations show whether a check that fails at the end continues to fail.
-        if elapsed < self.until || self.consecutive_failures > 0 {
-            return None;
-        }
-        let by_clients = judge_errors(&self.settings, self.traffic.tally);
-        let by_itself = judge_errors(&self.settings, self.counters.increase(self.own));
+        let problem = self.sizes_differ().or_else(|| {
+            let shift = self.label_shift();
+            shift.filter(|_| warm)
+        })?;
+        Some(Verdict::new(Conclusion::Fail, problem))
+    }
+
+    /// The verdict at the end of a bake in which nothing failed with certainty.
+    fn final_verdict(&self, elapsed: Duration) -> Verdict {
+        let judge = |tally| judge_errors(&self.settings, tally, self.z);
+        let by_itself = judge(self.by_its_own_counters());
         if self.traffic.tally.requests < self.settings.min_requests
             && by_itself.conclusion == Conclusion::Pass
         {
-            return Some(Verdict {
+            return Verdict {
                 summary: format!("by its own counters alone, {}", by_itself.summary),
                 ..by_itself
-            });
-        }
-        Some(by_clients)
-    }
-
-    /// What clients received within the last window.
-    fn last_window(&self) -> (Tally, Endings) {
-        let (mut tally, mut endings) = (Tally::default(), Endings::default());
-        for (_, of_observation, endings_of_observation) in &self.recent {
-            tally.add(*of_observation);
-            endings.add(endings_of_observation);
-        }
-        (tally, endings)
-    }
-
-    /// Compares how long clients wait with how long they waited before; `None` with too few requests.
-    fn compare_tails(&self) -> Option<ComparedTail> {
-        let limit = LatencyLimit {
-            max_ratio: self.settings.max_ratio,
-            negligible: self.settings.negligible,
-        };
-        limit.compare_tails(&self.traffic.latencies, &self.before.latencies)
-    }
-
-    /// Returns why clients wait longer than before, if they do.
-    fn slower(&self) -> Option<String> {
-        let compared = self.compare_tails()?;
-        compared
-            .exceeds
-            .then(|| format!("clients wait longer: {compared}"))
-    }
-
-    /// The drift of the labels since before the switch; `None` with too few labels.
-    fn label_drift(&self) -> Option<Drift> {
-        let both = [&self.before, &self.traffic];
-        both.iter()
-            .all(|traffic| traffic.labels() >= ENOUGH_LABELS)
-            .then(|| drift_of_labels(&self.before.labels, &self.traffic.labels))
-    }
-
-    /// Returns how the labels differ from those before the switch, if they do.
-    fn label_shift(&self) -> Option<String> {
-        let allowed = self.settings.max_label_drift;
-        let drift = self.label_drift().filter(|drift| drift.exceeds(allowed))?;
-        Some(format!(
-            "the labels differ from those before the switch: {} instead of {} (population stability index {:.2}; at most {allowed} allowed, plus {:.2} for chance)",
-            shares(&self.traffic.labels),
-            shares(&self.before.labels),
-            drift.index,
-            drift.by_chance
-        ))
-    }
-
-    /// Adds the latencies before and since the switch, or a warning that they were not compared.
-    fn with_latency_details(&self, mut verdict: Verdict) -> Verdict {
-        match self.compare_tails() {
-            Some(compared) => {
-                let [ours, theirs] = compared.names();
-                verdict = verdict
-                    .with(ours, compared.seconds)
-                    .with(theirs, compared.active_seconds);
-                if verdict.conclusion == Conclusion::Pass {
-                    let _ = write!(verdict.summary, "; {compared}");
-                }
-            }
-            None => verdict.warnings.push(format!(
-                "latency was not compared: {} requests before the switch and {} since",
-                self.before.latencies.count(),
-                self.traffic.latencies.count()
-            )),
-        }
-        verdict
-    }
-
-    /// Adds a warning if the ways in which requests ended were not compared.
-    fn with_ending_details(&self, mut verdict: Verdict) -> Verdict {
-        let both = [&self.before.endings, &self.traffic.endings];
-        if !can_compare(&self.settings, both[0], both[1]) {
-            let [before, since] = both.map(Endings::requests);
-            verdict.warnings.push(format!(
-                "refused and abandoned requests were not compared: clients sent {before} requests before the switch and {since} since, {} of each on one route are needed",
-                self.settings.min_requests
-            ));
-        }
-        verdict
-    }
-
-    /// Adds the drift of the labels, or a warning that they were not compared.
-    fn with_label_details(&self, mut verdict: Verdict) -> Verdict {
-        match self.label_drift() {
-            Some(drift) => {
-                verdict = verdict
-                    .with("label_drift", drift.index)
-                    .with("label_drift_by_chance", drift.by_chance);
-            }
-            None => verdict.warnings.push(format!(
-                "labels were not compared: {} before the switch and {} since, {ENOUGH_LABELS} of each are needed",
-                self.before.labels(),
-                self.traffic.labels()
-            )),
-        }
-        verdict
-    }
-
-    /// Adds to a verdict the figures and warnings that did not decide it.
-    fn with_details(&self, mut verdict: Verdict) -> Verdict {
-        let tally = self.traffic.tally;
-        verdict = verdict
-            .with("requests", tally.requests as f64)
-            .with("failed", tally.failed as f64)
-            .with("error_rate", tally.error_rate());
-        verdict = self.with_ending_details(self.with_latency_details(verdict));
-        verdict = self.with_label_details(verdict);
-        if self.extensions > 0 {
-            let times = if self.extensions == 1 {
-                "once"
-            } else {
-                "twice"
             };
-            let _ = write!(verdict.summary, "; the bake was extended {times}");
         }
-        for (what, count) in &self.unread {
-            verdict.warnings.push(format!(
-                "not read at {count} of {} observations: {what}",
-                self.observations
-            ));
+        let verdict = judge(self.traffic.tally);
+        let rises = self.rises();
+        let unexplained = rises.measured().find(|(suspect, _)| {
+            let accusation = Accusation::Rise(suspect.clone());
+            !self.previous.is_excused(&accusation, elapsed)
+        });
+        match unexplained {
+            Some((_, text)) if verdict.conclusion == Conclusion::Pass => Verdict {
+                conclusion: Conclusion::Inconclusive,
+                summary: format!("{text}, which may be chance"),
+                ..verdict
+            },
+            _ => verdict,
         }
-        if self.late_observations > 0 {
-            verdict.warnings.push(format!(
-                "{} of {} observations came late: the candidate or this machine was slow to answer",
-                self.late_observations, self.observations
-            ));
+    }
+
+    fn rises(&self) -> Rises<'_> {
+        Rises {
+            settings: &self.settings,
+            z: self.z,
+            before: &self.before.endings,
+            since: &self.traffic.endings,
         }
-        verdict.with_evidence(Evidence {
-            active_latency: Some(self.before.latencies.clone()),
-            candidate_latency: Some(self.traffic.latencies.clone()),
-            ..Evidence::default()
-        })
+    }
+
+    /// The requests since the switch by the candidate's counters, without those that failed on both colors.
+    fn by_its_own_counters(&self) -> Tally {
+        let mut tally = self.counters.increase(self.own);
+        let routes = self.traffic.endings.routes();
+        let both_failed: u64 = routes.map(|(_, endings)| endings.both_failed()).sum();
+        let not_to_blame = both_failed.min(tally.failed);
+        tally.requests -= not_to_blame;
+        tally.failed -= not_to_blame;
+        tally
+    }
+
+    /// The requests within the last window.
+    fn in_last_window(&self) -> Tally {
+        let mut tally = Tally::default();
+        for (_, of_observation) in &self.recent {
+            tally.add(*of_observation);
+        }
+        tally
     }
 }
 
-/// Formats each label with its share: "positive 62 %, negative 38 %".
-fn shares(labels: &BTreeMap<String, u64>) -> String {
-    let all: u64 = labels.values().sum();
-    let mut labels: Vec<_> = labels.iter().collect();
-    labels.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let shares = labels.iter().take(3).map(|(label, count)| {
-        let share = 100.0 * **count as f64 / all as f64;
-        format!("{label} {share:.0} %")
-    });
-    shares.collect::<Vec<_>>().join(", ")
+fn latency_limit(settings: &BakeSettings) -> LatencyLimit {
+    LatencyLimit {
+        max_ratio: settings.max_ratio,
+        negligible: settings.negligible,
+    }
+}
+
+/// The most tests that a bake can make: they share the error budget.
+fn number_of_tests(settings: &BakeSettings, before: &TrafficSample) -> u64 {
+    /// Error rates by three readings, hanging requests, latencies, and labels.
+    const TESTS: u64 = 6;
+    /// Failures, and about eight other endings, since the switch and over the last window.
+    const TESTS_ON_ROUTE: u64 = 18;
+
+    let longest = settings.duration * (1 + EXTENSIONS);
+    let observations = longest.as_millis() / settings.interval.as_millis().max(1) + 1;
+    let observations = u64::try_from(observations).unwrap_or(u64::MAX);
+    let routes = before.endings.answered_routes().count().max(1) as u64;
+    observations.saturating_mul(TESTS + TESTS_ON_ROUTE * routes)
 }

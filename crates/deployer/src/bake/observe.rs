@@ -36,7 +36,12 @@ impl Rollout<'_> {
         since: Option<f64>,
     ) -> Result<String, String> {
         let settings = &self.settings.bake;
-        let mut bake = Bake::new(settings.clone(), before);
+        let mut bake = Bake::new(
+            settings.clone(),
+            before,
+            &self.settings.probe.predict_path,
+            false,
+        );
         let started = Instant::now();
         let mut ticks = interval(settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -38,6 +38,10 @@ pub struct BakeSettings {
     pub failures: u32,
     /// How much the share of requests may rise that a release refuses with one status, or that clients give up, 0–1.
     pub max_rise: f64,
+    /// Whether the previous release is asked by copies of requests before a rise is held against the candidate.
+    pub ask_previous: bool,
+    /// How many times larger or smaller the typical answer may become, at least 1.
+    pub max_size_ratio: f64,
     /// As in [`super::ComparisonSettings`], for p99.
     pub max_ratio: f64,
     /// As in [`super::ComparisonSettings`].

@@ -99,6 +99,7 @@ fn ratios(settings: &Settings) -> Result<(), SettingsError> {
         ("headroom.factor", headroom.factor),
         ("shadow.max_ratio", shadow.max_ratio),
         ("bake.max_ratio", bake.max_ratio),
+        ("bake.max_size_ratio", bake.max_size_ratio),
     ] {
         ensure(
             (1.0..=1e6).contains(&factor),

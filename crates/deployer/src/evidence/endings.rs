@@ -1,9 +1,10 @@
 //! How the requests of clients ended, by route.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::evidence::{
-    request::{Ending, Route},
+    latency::Latencies,
+    request::{Ending, Request, Route},
     tally::Tally,
 };
 
@@ -13,128 +14,349 @@ pub struct Endings(BTreeMap<Route, RouteEndings>);
 
 /// How the requests on one route ended.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct RouteEndings {
+pub struct RouteEndings {
+    /// By the second in which they ended. Requests of one burst are not independent: its seconds tell.
+    seconds: BTreeMap<i64, Counts>,
+    /// By the client's address.
+    clients: BTreeMap<String, Counts>,
+    /// How long answers took.
+    took: Latencies,
+    /// How long clients waited for a color before they gave up.
+    gave_up_after: Latencies,
+    /// Answers by size, in steps of a quarter of a power of 2.
+    sizes: BTreeMap<i32, u64>,
+}
+
+/// How requests ended.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Counts {
     requests: u64,
     answered: u64,
-    /// Answers without a label.
     unlabeled: u64,
+    failed: u64,
+    both_failed: u64,
+    failed_for_client: u64,
     gave_up: u64,
     refused: BTreeMap<u16, u64>,
 }
 
-/// A way to end that may be the client's fault. Only a rise speaks against a release.
+/// A way to end that may be no fault of the release. Only a rise speaks against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Doubtful {
+    /// The client received a failure, whichever color was to blame.
+    FailedForClient,
     /// The client disconnected before an answer.
     GaveUp,
     /// The release refused the request with this status.
     Refused(u16),
     /// The answer had no label.
     Unlabeled,
+    /// The client had no use of it: a failure, a refusal, or a request that it gave up.
+    Useless,
+}
+
+impl Counts {
+    fn count(&mut self, request: &Request, ending: Ending) {
+        self.requests += 1;
+        match ending {
+            Ending::Answered | Ending::Left => {
+                self.answered += 1;
+                self.unlabeled += u64::from(request.label.is_none());
+            }
+            Ending::GaveUp => self.gave_up += 1,
+            Ending::Refused(status) => *self.refused.entry(status).or_default() += 1,
+            Ending::Failed | Ending::Cut => {
+                self.failed += 1;
+                // The standby may have answered instead.
+                let failed_for_client = ending == Ending::Cut || request.status >= 500;
+                self.failed_for_client += u64::from(failed_for_client);
+            }
+            Ending::BothFailed => {
+                self.both_failed += 1;
+                self.failed_for_client += 1;
+            }
+            Ending::ByRouter => {}
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.answered += other.answered;
+        self.unlabeled += other.unlabeled;
+        self.failed += other.failed;
+        self.both_failed += other.both_failed;
+        self.failed_for_client += other.failed_for_client;
+        self.gave_up += other.gave_up;
+        for (status, count) in &other.refused {
+            *self.refused.entry(*status).or_default() += count;
+        }
+    }
+
+    fn tally(&self, ending: Doubtful) -> Tally {
+        let (requests, failed) = match ending {
+            Doubtful::FailedForClient => (self.requests, self.failed_for_client),
+            Doubtful::GaveUp => (self.requests, self.gave_up),
+            Doubtful::Refused(status) => {
+                let refused = self.refused.get(&status).copied();
+                (self.requests, refused.unwrap_or_default())
+            }
+            Doubtful::Unlabeled => (self.answered, self.unlabeled),
+            Doubtful::Useless => {
+                let refused: u64 = self.refused.values().sum();
+                let useless = self.failed + self.both_failed + self.gave_up + refused;
+                (self.requests, useless)
+            }
+        };
+        Tally { requests, failed }
+    }
+}
+
+impl RouteEndings {
+    /// More clients are not told apart.
+    const MOST_CLIENTS: usize = 1_000;
+    /// Earlier seconds are added up.
+    const MOST_SECONDS: usize = 1_800;
+
+    fn count(&mut self, request: &Request, ending: Ending) {
+        #[expect(clippy::cast_possible_truncation, reason = "a second of our time fits")]
+        let second = request.at.floor() as i64;
+        self.seconds
+            .entry(second)
+            .or_default()
+            .count(request, ending);
+        self.forget_earliest_seconds();
+        if self.clients.contains_key(&request.client) || self.clients.len() < Self::MOST_CLIENTS {
+            let client = self.clients.entry(request.client.clone()).or_default();
+            client.count(request, ending);
+        }
+        let took = request.took();
+        match ending {
+            Ending::Answered | Ending::Left => {
+                took.into_iter().for_each(|took| self.took.record(took));
+            }
+            Ending::GaveUp => took
+                .into_iter()
+                .for_each(|took| self.gave_up_after.record(took)),
+            _ => {}
+        }
+        if ending == Ending::Answered && request.route.method != "HEAD" {
+            *self
+                .sizes
+                .entry(size_step(request.answer_size))
+                .or_default() += 1;
+        }
+    }
+
+    fn add(&mut self, later: &Self) {
+        for (second, counts) in &later.seconds {
+            self.seconds.entry(*second).or_default().add(counts);
+        }
+        self.forget_earliest_seconds();
+        for (client, counts) in &later.clients {
+            if self.clients.contains_key(client) || self.clients.len() < Self::MOST_CLIENTS {
+                self.clients.entry(client.clone()).or_default().add(counts);
+            }
+        }
+        self.took.add(&later.took);
+        self.gave_up_after.add(&later.gave_up_after);
+        for (size, count) in &later.sizes {
+            *self.sizes.entry(*size).or_default() += count;
+        }
+    }
+
+    /// Adds the earliest second to the next one if there are too many.
+    fn forget_earliest_seconds(&mut self) {
+        while self.seconds.len() > Self::MOST_SECONDS
+            && let Some((_, earliest)) = self.seconds.pop_first()
+            && let Some(mut next) = self.seconds.first_entry()
+        {
+            next.get_mut().add(&earliest);
+        }
+    }
+
+    fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        for counts in self.seconds.values() {
+            total.add(counts);
+        }
+        total
+    }
+
+    /// The requests, or answers, and how many of them ended so.
+    #[must_use]
+    pub fn tally(&self, ending: Doubtful) -> Tally {
+        self.total().tally(ending)
+    }
+
+    /// The same by second.
+    pub fn by_second(&self, ending: Doubtful) -> impl Iterator<Item = (i64, Tally)> {
+        let seconds = self.seconds.iter();
+        seconds.map(move |(second, counts)| (*second, counts.tally(ending)))
+    }
+
+    /// The same without the client whose requests ended so most often.
+    #[must_use]
+    pub fn without_busiest_client(&self, ending: Doubtful) -> Tally {
+        let tallies = self.clients.values().map(|counts| counts.tally(ending));
+        let busiest = tallies.max_by_key(|tally| tally.failed).unwrap_or_default();
+        let all = self.tally(ending);
+        Tally {
+            requests: all.requests.saturating_sub(busiest.requests),
+            failed: all.failed.saturating_sub(busiest.failed),
+        }
+    }
+
+    /// All requests, and those that the release itself failed: no answer, an error, half an answer, or none within
+    /// `allowed`, when the client gave up.
+    #[must_use]
+    pub fn failures(&self, allowed: Option<Duration>) -> Tally {
+        let total = self.total();
+        let late = allowed.map_or(0, |allowed| self.gave_up_after.count_above(allowed));
+        Tally {
+            requests: total.requests,
+            failed: total.failed + late,
+        }
+    }
+
+    /// The requests that failed on both colors.
+    #[must_use]
+    pub fn both_failed(&self) -> u64 {
+        self.total().both_failed
+    }
+
+    /// How long answers took.
+    #[must_use]
+    pub fn took(&self) -> &Latencies {
+        &self.took
+    }
+
+    /// The number of answers, and the size in bytes that a share of `quantile` (0–1) of them does not exceed, within
+    /// a tenth.
+    #[must_use]
+    pub fn answer_size(&self, quantile: f64) -> (u64, f64) {
+        let all: u64 = self.sizes.values().sum();
+        let mut left = quantile * all as f64;
+        for (step, count) in &self.sizes {
+            left -= *count as f64;
+            if left <= 0.0 {
+                return (all, 2_f64.powf(f64::from(*step) / STEPS_OF_SIZE) - 1.0);
+            }
+        }
+        (all, 0.0)
+    }
+}
+
+/// Steps between a size and its double.
+const STEPS_OF_SIZE: f64 = 4.0;
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a logarithm of 64 bits is small"
+)]
+fn size_step(bytes: u64) -> i32 {
+    ((bytes as f64 + 1.0).log2() * STEPS_OF_SIZE).round() as i32
 }
 
 impl Endings {
     /// More routes are not told apart: a client may ask for any path.
-    const MOST_ROUTES: usize = 1_000;
+    const MOST_ROUTES: usize = 100;
 
-    /// Counts one request; `labeled` says whether its answer had a label. What the router did itself says nothing about
-    /// a release.
-    pub fn count(&mut self, route: &Route, ending: Ending, labeled: bool) {
+    /// Counts one request. What the router did itself says nothing about a release.
+    pub fn count(&mut self, request: &Request, ending: Ending) {
         if ending == Ending::ByRouter {
             return;
         }
-        let Some(on_route) = self.on_route(route) else {
-            return;
-        };
-        on_route.requests += 1;
-        match ending {
-            Ending::Answered | Ending::Left => {
-                on_route.answered += 1;
-                on_route.unlabeled += u64::from(!labeled);
-            }
-            Ending::GaveUp => on_route.gave_up += 1,
-            Ending::Refused(status) => *on_route.refused.entry(status).or_default() += 1,
-            Ending::Failed | Ending::BothFailed | Ending::Cut | Ending::ByRouter => {}
+        if let Some(on_route) = self.on_route_mut(&request.route) {
+            on_route.count(request, ending);
         }
     }
 
     /// Adds later endings.
     pub fn add(&mut self, later: &Self) {
         for (route, later) in &later.0 {
-            let Some(on_route) = self.on_route(route) else {
-                continue;
-            };
-            on_route.requests += later.requests;
-            on_route.answered += later.answered;
-            on_route.unlabeled += later.unlabeled;
-            on_route.gave_up += later.gave_up;
-            for (status, count) in &later.refused {
-                *on_route.refused.entry(*status).or_default() += count;
+            if let Some(on_route) = self.on_route_mut(route) {
+                on_route.add(later);
             }
         }
     }
 
-    /// The counts of a route; `None` if there is no room for another one.
-    fn on_route(&mut self, route: &Route) -> Option<&mut RouteEndings> {
+    /// The endings on a route; `None` if there is no room for another one.
+    fn on_route_mut(&mut self, route: &Route) -> Option<&mut RouteEndings> {
         if !self.0.contains_key(route) && self.0.len() < Self::MOST_ROUTES {
             self.0.insert(route.clone(), RouteEndings::default());
         }
         self.0.get_mut(route)
     }
 
+    /// The endings on a route.
+    #[must_use]
+    pub fn on_route(&self, route: &Route) -> Option<&RouteEndings> {
+        self.0.get(route)
+    }
+
+    /// All routes.
+    pub fn routes(&self) -> impl Iterator<Item = (&Route, &RouteEndings)> {
+        self.0.iter()
+    }
+
     /// The number of requests.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.0.values().map(|endings| endings.requests).sum()
+        let routes = self.0.values();
+        routes.map(|endings| endings.total().requests).sum()
     }
 
     /// The routes with an answer. A route without one is no evidence: scanners ask for anything.
-    pub fn answered_routes(&self) -> impl Iterator<Item = &Route> {
-        let answered = self.0.iter().filter(|(_, endings)| endings.answered > 0);
-        answered.map(|(route, _)| route)
+    pub fn answered_routes(&self) -> impl Iterator<Item = (&Route, &RouteEndings)> {
+        let answered = |endings: &RouteEndings| endings.total().answered > 0;
+        self.0.iter().filter(move |(_, endings)| answered(endings))
     }
+}
 
-    /// The ways in which requests on this route ended that may be the client's fault.
-    pub fn doubtful(&self, route: &Route) -> impl Iterator<Item = Doubtful> {
-        let endings = self.0.get(route).into_iter();
-        endings.flat_map(|endings| {
-            let gave_up = (endings.gave_up > 0).then_some(Doubtful::GaveUp);
-            let unlabeled = (endings.unlabeled > 0).then_some(Doubtful::Unlabeled);
-            let refused = endings.refused.keys().copied().map(Doubtful::Refused);
-            gave_up.into_iter().chain(unlabeled).chain(refused)
-        })
-    }
-
-    /// The requests on this route, or its answers, and how many of them ended so.
+impl RouteEndings {
+    /// The ways in which requests ended that may be no fault of the release.
     #[must_use]
-    pub fn tally(&self, route: &Route, ending: Doubtful) -> Tally {
-        let Some(endings) = self.0.get(route) else {
-            return Tally::default();
-        };
-        let (requests, failed) = match ending {
-            Doubtful::GaveUp => (endings.requests, endings.gave_up),
-            Doubtful::Refused(status) => {
-                let refused = endings.refused.get(&status).copied();
-                (endings.requests, refused.unwrap_or_default())
-            }
-            Doubtful::Unlabeled => (endings.answered, endings.unlabeled),
-        };
-        Tally { requests, failed }
+    pub fn doubtful(&self) -> Vec<Doubtful> {
+        let total = self.total();
+        let seen = [
+            (total.failed_for_client, Doubtful::FailedForClient),
+            (total.gave_up, Doubtful::GaveUp),
+            (total.unlabeled, Doubtful::Unlabeled),
+        ];
+        let seen = seen.into_iter().filter(|(count, _)| *count > 0);
+        let refused = total.refused.keys().copied().map(Doubtful::Refused);
+        let seen = seen.map(|(_, ending)| ending).chain(refused);
+        seen.chain([Doubtful::Useless]).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::request::predict;
+    use crate::{color::Color, evidence::request::answered_by};
+
+    fn request(path: &str, at: f64, client: &str) -> Request {
+        Request {
+            at,
+            client: client.to_owned(),
+            label: Some("yes".to_owned()),
+            answer_size: 100,
+            route: Route {
+                method: "POST".to_owned(),
+                path: path.to_owned(),
+            },
+            ..answered_by(Color::Blue, 200)
+        }
+    }
+
+    fn tally(requests: u64, failed: u64) -> Tally {
+        Tally { requests, failed }
+    }
 
     #[test]
     fn endings_are_counted_by_route_and_kind() {
         let mut endings = Endings::default();
-        let scanned = Route {
-            path: "/admin".to_owned(),
-            ..predict()
-        };
+        let predict = request("/predict", 1.5, "a");
         for ending in [
             Ending::Answered,
             Ending::Left,
@@ -142,40 +364,109 @@ mod tests {
             Ending::Refused(422),
             Ending::Refused(401),
             Ending::Failed,
+            Ending::BothFailed,
+            Ending::Cut,
             Ending::ByRouter,
         ] {
-            endings.count(&predict(), ending, true);
+            endings.count(&predict, ending);
         }
-        endings.count(&predict(), Ending::Answered, false);
-        endings.count(&scanned, Ending::Refused(404), false);
+        let unlabeled = Request {
+            label: None,
+            ..predict.clone()
+        };
+        endings.count(&unlabeled, Ending::Answered);
+        endings.count(&request("/admin", 1.0, "a"), Ending::Refused(404));
         let mut twice = endings.clone();
         twice.add(&endings);
-        assert_eq!(twice.answered_routes().collect::<Vec<_>>(), [&predict()]);
-        let kinds: Vec<Doubtful> = twice.doubtful(&predict()).collect();
+        let routes: Vec<_> = twice.answered_routes().map(|(route, _)| route).collect();
+        assert_eq!(routes, [&predict.route]);
+        let on_route = twice.on_route(&predict.route).unwrap();
         let expected = [
-            (Doubtful::GaveUp, 14),
-            (Doubtful::Unlabeled, 6),
-            (Doubtful::Refused(401), 14),
-            (Doubtful::Refused(422), 14),
+            (Doubtful::FailedForClient, tally(18, 4)),
+            (Doubtful::GaveUp, tally(18, 2)),
+            (Doubtful::Unlabeled, tally(6, 2)),
+            (Doubtful::Refused(401), tally(18, 2)),
+            (Doubtful::Refused(422), tally(18, 2)),
+            (Doubtful::Useless, tally(18, 12)),
         ];
-        assert_eq!(kinds, expected.map(|(kind, _)| kind));
-        for (kind, requests) in expected {
-            let tally = twice.tally(&predict(), kind);
-            assert_eq!((tally.requests, tally.failed), (requests, 2), "{kind:?}");
+        assert_eq!(on_route.doubtful(), expected.map(|(kind, _)| kind));
+        for (kind, expected) in expected {
+            assert_eq!(on_route.tally(kind), expected, "{kind:?}");
+        }
+        // The standby answered the failed requests.
+        assert_eq!(on_route.failures(None), tally(18, 4));
+    }
+
+    #[test]
+    fn client_that_gave_up_late_is_a_failure() {
+        let mut endings = Endings::default();
+        let mut gave_up = request("/predict", 1.0, "a");
+        for milliseconds in [50, 900, 1_100] {
+            gave_up.attempts[0].to_end = Some(Duration::from_millis(milliseconds));
+            endings.count(&gave_up, Ending::GaveUp);
+        }
+        let on_route = endings.on_route(&gave_up.route).unwrap();
+        let failures = on_route.failures(Some(Duration::from_secs(1)));
+        assert_eq!(failures, tally(3, 1));
+    }
+
+    #[test]
+    fn busiest_client_can_be_left_out() {
+        let mut endings = Endings::default();
+        for number in 0..10 {
+            let client = if number < 6 { "busy" } else { "quiet" };
+            let request = request("/predict", f64::from(number), client);
+            endings.count(&request, Ending::Refused(422));
+            endings.count(&request, Ending::Answered);
+        }
+        let on_route = endings.on_route(&request("/predict", 0.0, "").route);
+        let refused = Doubtful::Refused(422);
+        let on_route = on_route.unwrap();
+        assert_eq!(on_route.tally(refused), tally(20, 10));
+        assert_eq!(on_route.without_busiest_client(refused), tally(8, 4));
+        let seconds: Vec<_> = on_route.by_second(refused).collect();
+        assert_eq!(seconds.len(), 10);
+        assert_eq!(seconds[3], (3, tally(2, 1)));
+    }
+
+    #[test]
+    fn answer_size_is_a_quantile_within_a_tenth() {
+        let mut endings = Endings::default();
+        for size in [0, 100, 100, 1_000, 1_000_000] {
+            let request = Request {
+                answer_size: size,
+                ..request("/predict", 0.0, "a")
+            };
+            endings.count(&request, Ending::Answered);
+        }
+        let on_route = endings.routes().next().unwrap().1;
+        for (quantile, expected) in [(0.1, 0.0), (0.5, 100.0), (0.7, 1e3), (1.0, 1e6)] {
+            let (count, size) = on_route.answer_size(quantile);
+            assert_eq!(count, 5);
+            assert!((size - expected).abs() <= 0.1 * expected, "{size}");
         }
     }
 
     #[test]
-    fn number_of_routes_is_bounded() {
+    fn numbers_of_routes_clients_and_seconds_are_bounded() {
         let mut endings = Endings::default();
         for number in 0..2 * Endings::MOST_ROUTES {
             let path = format!("/{number}");
-            endings.count(&Route { path, ..predict() }, Ending::Answered, true);
+            endings.count(&request(&path, 0.0, "a"), Ending::Answered);
         }
         assert_eq!(endings.answered_routes().count(), Endings::MOST_ROUTES);
         let mut others = Endings::default();
-        others.count(&predict(), Ending::Answered, true);
+        let few = u32::try_from(2 * RouteEndings::MOST_SECONDS).unwrap();
+        for number in 0..few {
+            let client = number.to_string();
+            let request = request("/predict", f64::from(number), &client);
+            others.count(&request, Ending::Answered);
+        }
         endings.add(&others);
         assert_eq!(endings.answered_routes().count(), Endings::MOST_ROUTES);
+        let on_route = others.routes().next().unwrap().1;
+        assert_eq!(on_route.clients.len(), RouteEndings::MOST_CLIENTS);
+        assert_eq!(on_route.seconds.len(), RouteEndings::MOST_SECONDS);
+        assert_eq!(others.requests(), u64::from(few));
     }
 }

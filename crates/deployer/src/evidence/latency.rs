@@ -75,6 +75,13 @@ impl Latencies {
         Duration::from_nanos(self.0.value_at_quantile(quantile))
     }
 
+    /// How many exceed `limit`.
+    #[must_use]
+    pub fn count_above(&self, limit: Duration) -> u64 {
+        let within = self.0.count_between(0, nanoseconds(limit));
+        self.count() - within
+    }
+
     /// The mean; 0 if empty.
     #[must_use]
     pub fn mean(&self) -> Duration {
@@ -171,9 +178,15 @@ impl LatencyLimit {
         }
     }
 
-    /// Compares a high percentile; `None` if either side has fewer than 100 requests.
+    /// Compares a high percentile; `None` if either side has fewer than 100 requests. `z` is the standard normal quantile
+    /// of the confidence.
     #[must_use]
-    pub fn compare_tails(&self, candidate: &Latencies, active: &Latencies) -> Option<ComparedTail> {
+    pub fn compare_tails(
+        &self,
+        candidate: &Latencies,
+        active: &Latencies,
+        z: f64,
+    ) -> Option<ComparedTail> {
         let fewer = candidate.count().min(active.count());
         let (_, percentile) = Self::ENOUGH
             .into_iter()
@@ -182,8 +195,8 @@ impl LatencyLimit {
         let seconds = |latencies: &Latencies, at| latencies.quantile(at).as_secs_f64();
         let active_seconds = seconds(active, at);
         let allowed_ratio = self.allowed_ratio(active_seconds);
-        let least = seconds(candidate, bounds_of_quantile(candidate.count(), at).low);
-        let most = seconds(active, bounds_of_quantile(active.count(), at).high);
+        let least = seconds(candidate, bounds_of_quantile(candidate.count(), at, z).low);
+        let most = seconds(active, bounds_of_quantile(active.count(), at, z).high);
         Some(ComparedTail {
             percentile,
             seconds: seconds(candidate, at),
@@ -247,6 +260,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evidence::statistics::Z_99;
 
     /// 1 ms, 2 ms, and so on to 100 ms.
     fn one_hundred_latencies() -> Latencies {
@@ -311,7 +325,7 @@ mod tests {
         let active = around(20, 2_000);
         let compared = |milliseconds| {
             limit()
-                .compare_tails(&around(milliseconds, 2_000), &active)
+                .compare_tails(&around(milliseconds, 2_000), &active, Z_99)
                 .unwrap()
         };
         assert!(!compared(30).exceeds);
@@ -328,7 +342,7 @@ mod tests {
         let active = around(1, 2_000);
         assert!(
             !limit()
-                .compare_tails(&around(5, 2_000), &active)
+                .compare_tails(&around(5, 2_000), &active, Z_99)
                 .unwrap()
                 .exceeds
         );
@@ -337,7 +351,7 @@ mod tests {
     #[test]
     fn few_requests_are_compared_at_p90_or_not_at_all() {
         let active = around(1, 2_000);
-        let compared = |count| limit().compare_tails(&around(50, count), &active);
+        let compared = |count| limit().compare_tails(&around(50, count), &active, Z_99);
         let percentile = |count| compared(count).map(|compared| compared.percentile);
         assert_eq!(
             [99, 100, 499, 500].map(percentile),

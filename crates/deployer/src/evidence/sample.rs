@@ -14,6 +14,10 @@ use crate::{
 
 /// The least number of labels for a distribution.
 pub const ENOUGH_LABELS: u64 = 200;
+/// The least number of independent labels for a distribution.
+pub const ENOUGH_INPUTS: u64 = 50;
+/// More sizes of inputs are not told apart.
+const MOST_SIZES: usize = 10_000;
 
 /// What clients received from a color.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +31,8 @@ pub struct TrafficSample {
     pub waits: Latencies,
     /// Answers by label.
     pub labels: BTreeMap<String, u64>,
+    /// The same by the size of the request in bytes: equal inputs have equal sizes.
+    pub labels_by_size: BTreeMap<u64, BTreeMap<String, u64>>,
     /// How clients' requests ended, by route.
     pub endings: Endings,
 }
@@ -41,8 +47,7 @@ impl TrafficSample {
                 continue;
             };
             if !request.by_deployer {
-                let labeled = request.label.is_some();
-                sample.endings.count(&request.route, ending, labeled);
+                sample.endings.count(request, ending);
             }
             let Some(good) = ending.is_good(request.by_deployer) else {
                 continue;
@@ -56,7 +61,7 @@ impl TrafficSample {
                 sample.latencies.record(took);
             }
             if let Some(label) = &request.label {
-                *sample.labels.entry(label.clone()).or_default() += 1;
+                sample.add_labels(request.size, label, 1);
             }
         }
         sample
@@ -85,13 +90,66 @@ impl TrafficSample {
         self.labels.values().sum()
     }
 
+    /// Counts answers with this label to requests of this size.
+    pub fn add_labels(&mut self, size: u64, label: &str, count: u64) {
+        *self.labels.entry(label.to_owned()).or_default() += count;
+        let known = self.labels_by_size.contains_key(&size);
+        if known || self.labels_by_size.len() < MOST_SIZES {
+            let labels = self.labels_by_size.entry(size).or_default();
+            *labels.entry(label.to_owned()).or_default() += count;
+        }
+    }
+
+    /// The number of different sizes of requests that were answered with a label.
+    #[must_use]
+    pub fn input_sizes(&self) -> usize {
+        self.labels_by_size.len()
+    }
+
+    /// Answers by label, where answers to one repeated input count once.
+    ///
+    /// The log does not show inputs, but equal inputs have equal sizes and labels. So answers with one size are as many
+    /// different inputs as twice those without the most frequent label, and one more.
+    #[must_use]
+    pub fn independent_labels(&self) -> BTreeMap<String, u64> {
+        let mut shares: BTreeMap<&str, f64> = BTreeMap::new();
+        for labels in self.labels_by_size.values() {
+            let all: u64 = labels.values().sum();
+            let most = labels.values().max().copied().unwrap_or_default();
+            let independent = (1 + 2 * (all - most)).min(all);
+            for (label, count) in labels {
+                let share = *count as f64 / all as f64 * independent as f64;
+                *shares.entry(label).or_default() += share;
+            }
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count that is not negative"
+        )]
+        let rounded = |share: f64| share.round() as u64;
+        let labels = shares.into_iter();
+        labels
+            .map(|(label, share)| (label.to_owned(), rounded(share)))
+            .collect()
+    }
+
+    /// Whether the labels suffice for a distribution.
+    #[must_use]
+    pub fn has_enough_labels(&self) -> bool {
+        let independent: u64 = self.independent_labels().values().sum();
+        self.labels() >= ENOUGH_LABELS && independent >= ENOUGH_INPUTS
+    }
+
     /// Adds a later sample.
     pub fn add(&mut self, later: &Self) {
         self.tally.add(later.tally);
         self.latencies.add(&later.latencies);
         self.waits.add(&later.waits);
-        for (label, count) in &later.labels {
-            *self.labels.entry(label.clone()).or_default() += count;
+        for (size, labels) in &later.labels_by_size {
+            for (label, count) in labels {
+                self.add_labels(*size, label, *count);
+            }
         }
         self.endings.add(&later.endings);
     }

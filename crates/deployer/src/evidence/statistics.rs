@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use statrs::distribution::{Binomial, ChiSquared, ContinuousCDF as _, DiscreteCDF as _};
+use statrs::distribution::{Binomial, ChiSquared, ContinuousCDF as _, DiscreteCDF as _, Normal};
 
 use crate::evidence::tally::Tally;
 
@@ -25,14 +25,18 @@ pub const Z_99: f64 = 2.576;
 /// E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
 #[must_use]
 pub fn wilson(tally: Tally, z: f64) -> Interval {
-    if tally.requests == 0 {
+    wilson_of_rate(tally.error_rate(), tally.requests as f64, z)
+}
+
+/// The same of a rate (0–1) that was measured in `n` independent requests, not necessarily a whole number.
+#[must_use]
+pub fn wilson_of_rate(rate: f64, n: f64, z: f64) -> Interval {
+    if n <= 0.0 {
         return Interval {
             low: 0.0,
             high: 1.0,
         };
     }
-    let n = tally.requests as f64;
-    let rate = tally.error_rate();
     let scale = 1.0 + z * z / n;
     let center = (rate + z * z / (2.0 * n)) / scale;
     let half = z / scale * (rate * (1.0 - rate) / n + z * z / (4.0 * n * n)).sqrt();
@@ -40,6 +44,18 @@ pub fn wilson(tally: Tally, z: f64) -> Interval {
         low: (center - half).max(0.0),
         high: (center + half).min(1.0),
     }
+}
+
+/// The standard normal quantile for each of `tests` one-sided tests, of which all together are wrong with a probability
+/// of at most `budget` (0–1).
+///
+/// C. E. Bonferroni, "Teoria statistica delle classi e calcolo delle probabilità", 1936: the budget is divided by the
+/// number of tests. That holds however the tests depend on each other.
+#[must_use]
+#[expect(clippy::missing_panics_doc, reason = "the parameters are constants")]
+pub fn z_of_budget(budget: f64, tests: u64) -> f64 {
+    let normal = Normal::new(0.0, 1.0).expect("a standard normal distribution");
+    normal.inverse_cdf(1.0 - budget / tests.max(1) as f64)
 }
 
 /// Standard normal quantile for 99 % one-sided confidence.
@@ -136,8 +152,8 @@ pub fn stability_index(expected: &[u64], actual: &[u64]) -> f64 {
 pub struct Drift {
     /// The population stability index.
     pub index: f64,
-    /// The value that the index of two samples of one distribution exceeds in 1 % of the cases. It grows with
-    /// the number of labels and shrinks with the number of answers.
+    /// The value that the index of two samples of one distribution rarely exceeds. It grows with the number of labels
+    /// and shrinks with the number of answers.
     pub by_chance: f64,
 }
 
@@ -149,14 +165,17 @@ impl Drift {
     }
 }
 
-/// The [`stability_index`] of counts by label, and the part that chance explains.
+/// The [`stability_index`] of counts by label, and the part that chance explains: two samples of one distribution exceed
+/// it with the probability `error` (0–1).
 ///
 /// Divided by the sum of the inverse sample sizes, the index follows a chi-squared distribution with one degree
 /// of freedom less than labels: B. Yurdakul, "Statistical Properties of Population Stability Index", 2018.
 #[must_use]
-pub fn drift_of_labels(expected: &BTreeMap<String, u64>, actual: &BTreeMap<String, u64>) -> Drift {
-    const CONFIDENCE: f64 = 0.99;
-
+pub fn drift_of_labels(
+    expected: &BTreeMap<String, u64>,
+    actual: &BTreeMap<String, u64>,
+    error: f64,
+) -> Drift {
     let mut both: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for (side, counts) in [expected, actual].into_iter().enumerate() {
         for (label, count) in counts {
@@ -167,7 +186,7 @@ pub fn drift_of_labels(expected: &BTreeMap<String, u64>, actual: &BTreeMap<Strin
         [0, 1].map(|side| both.values().map(|counts| counts[side]).collect());
     let inverse = |counts: &[u64]| 1.0 / counts.iter().sum::<u64>().max(1) as f64;
     let chance = ChiSquared::new(both.len().saturating_sub(1) as f64)
-        .map_or(0.0, |chance| chance.inverse_cdf(CONFIDENCE));
+        .map_or(0.0, |chance| chance.inverse_cdf(1.0 - error));
     Drift {
         index: stability_index(&expected, &actual),
         by_chance: chance * (inverse(&expected) + inverse(&actual)),
@@ -225,11 +244,11 @@ pub fn ratio_of_quantiles(ours: &[f64], theirs: &[f64], at: f64) -> (f64, Interv
     (ratio, interval)
 }
 
-/// The quantiles between which the true `at`-quantile of `count` values lies with 99 % confidence, for any
-/// distribution.
+/// The quantiles between which the true `at`-quantile of `count` values lies, for any distribution. `z` is the standard
+/// normal quantile of the confidence.
 #[must_use]
-pub fn bounds_of_quantile(count: u64, at: f64) -> Interval {
-    let half = Z_99 * (at * (1.0 - at) / count.max(1) as f64).sqrt();
+pub fn bounds_of_quantile(count: u64, at: f64, z: f64) -> Interval {
+    let half = z * (at * (1.0 - at) / count.max(1) as f64).sqrt();
     Interval {
         low: (at - half).max(0.0),
         high: (at + half).min(1.0),
@@ -284,6 +303,13 @@ mod tests {
     }
 
     #[test]
+    fn z_of_budget_matches_published_quantiles() {
+        assert!(equal_rounded(z_of_budget(0.01, 1), 2.326, 3));
+        assert!(equal_rounded(z_of_budget(0.01, 10), 3.090, 3));
+        assert!(equal_rounded(z_of_budget(0.01, 10_000), 4.753, 3));
+    }
+
+    #[test]
     fn mcnemar_p_value_matches_binomial_tail() {
         assert!(equal_rounded(mcnemar(5, 0), 1.0 / 32.0, 6));
         assert!(equal_rounded(mcnemar(9, 1), 11.0 / 1024.0, 6));
@@ -316,8 +342,8 @@ mod tests {
     fn label_of_one_release_only_is_drift() {
         let before = BTreeMap::from([("good".to_owned(), 500), ("bad".to_owned(), 500)]);
         let after = BTreeMap::from([("good".to_owned(), 500), ("awful".to_owned(), 500)]);
-        assert!(drift_of_labels(&before, &after).exceeds(0.25));
-        assert!(drift_of_labels(&before, &before).index.abs() < 1e-12);
+        assert!(drift_of_labels(&before, &after, 0.01).exceeds(0.25));
+        assert!(drift_of_labels(&before, &before, 0.01).index.abs() < 1e-12);
     }
 
     /// The counts of `labels` labels among `answers` answers; some labels are far rarer than others.
@@ -336,7 +362,7 @@ mod tests {
         for (labels, answers) in [(2, 200), (10, 200), (50, 200), (50, 2_000), (300, 1_000)] {
             let drifted = (0..300).filter(|_| {
                 let [before, after] = [(); 2].map(|()| labeled(&mut random, labels, answers));
-                drift_of_labels(&before, &after).exceeds(0.25)
+                drift_of_labels(&before, &after, 0.01).exceeds(0.25)
             });
             let drifted = drifted.count();
             assert!(
@@ -352,7 +378,7 @@ mod tests {
         let before = labeled(&mut random, 50, 2_000);
         let mut after = labeled(&mut random, 50, 1_000);
         *after.entry("7".to_owned()).or_default() += 1_000;
-        assert!(drift_of_labels(&before, &after).exceeds(0.25));
+        assert!(drift_of_labels(&before, &after, 0.01).exceeds(0.25));
     }
 
     #[test]

@@ -114,7 +114,8 @@ impl Shadow {
             max_ratio: self.settings.max_ratio,
             negligible: self.settings.negligible,
         };
-        let Some(compared) = limit.compare_tails(&copied.latencies, &original.latencies) else {
+        let Some(compared) = limit.compare_tails(&copied.latencies, &original.latencies, Z_99)
+        else {
             verdict.warnings.push(format!(
                 "latency was not compared: {} copies and {} requests were answered",
                 copied.latencies.count(),
@@ -145,7 +146,7 @@ impl Shadow {
             return false;
         }
         let limit = self.settings.max_label_drift;
-        let drift = drift_of_labels(&original.labels, &copied.labels);
+        let drift = drift_of_labels(&original.labels, &copied.labels, 0.01);
         verdict.numbers.insert("label_drift", drift.index);
         verdict
             .numbers

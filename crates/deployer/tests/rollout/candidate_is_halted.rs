@@ -35,7 +35,7 @@ async fn traffic_stays_when_both_colors_are_unhealthy() {
     assert_halted(
         &finished,
         [
-            "requests failed",
+            "clients receive failures",
             "the rollback failed: blue is unhealthy too: answered 503",
         ],
     );

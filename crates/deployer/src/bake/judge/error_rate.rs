@@ -14,9 +14,9 @@ use crate::{
 /// A release passes only if this many times the allowed error rate can be ruled out.
 const RULED_OUT: f64 = 3.0;
 
-/// Judges an error rate by its Wilson interval (99 %): fails if the interval lies above the limit; passes
-/// if the rate is within the limit and the interval rules out [`RULED_OUT`] times the limit.
-pub(super) fn judge_errors(settings: &BakeSettings, tally: Tally) -> Verdict {
+/// Judges an error rate by its Wilson interval: fails if the interval with the normal quantile `z` lies above the limit;
+/// passes if the rate is within the limit and the interval (99 %) rules out [`RULED_OUT`] times the limit.
+pub(super) fn judge_errors(settings: &BakeSettings, tally: Tally, z: f64) -> Verdict {
     let (limit, min_requests) = (settings.max_error_rate, settings.min_requests);
     let mut verdict = Verdict::of_error_rate(tally, limit, min_requests);
     if tally.requests < min_requests {
@@ -24,8 +24,9 @@ pub(super) fn judge_errors(settings: &BakeSettings, tally: Tally) -> Verdict {
     }
     let truth = wilson(tally, Z_99);
     let ruled_out = truth.high < RULED_OUT * limit || tally.failed == 0 && limit <= 0.0;
-    if truth.low > limit {
+    if wilson(tally, z).low > limit {
         verdict.conclusion = Conclusion::Fail;
+        verdict.summary.push_str(" (bake.max_error_rate)");
     } else if verdict.conclusion == Conclusion::Pass && !ruled_out {
         verdict.conclusion = Conclusion::Inconclusive;
         let _ = write!(

@@ -1,66 +1,180 @@
-//! Judges endings that may be the clients' fault by their rise since the switch.
+//! Judges endings that may be no fault of the release by their rise since the switch.
+
+use std::time::Duration;
 
 use crate::{
     config::BakeSettings,
     evidence::{
-        difference::rise,
-        endings::{Doubtful, Endings},
+        difference::{Share, rise},
+        endings::{Doubtful, Endings, RouteEndings},
         request::Route,
         tally::Tally,
     },
 };
 
-/// Standard normal quantile for 99.9 % one-sided confidence: several kinds of endings are judged at every observation.
-const Z_99_9_ONE_SIDED: f64 = 3.090;
+/// What a rise is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Suspect {
+    /// Where.
+    pub(super) route: Route,
+    /// How requests ended.
+    pub(super) ending: Doubtful,
+}
 
-/// Returns on which route a kind of ending has certainly risen by more than `bake.max_rise`, if there is one.
-///
-/// Judges only routes that the previous release answered, and only with `bake.min_requests` on both sides.
-pub(super) fn find_rise(
-    settings: &BakeSettings,
-    before: &Endings,
-    since: &Endings,
-) -> Option<String> {
-    before.answered_routes().find_map(|route| {
-        since.doubtful(route).find_map(|ending| {
-            let tallies = comparable(settings, [before, since], route, ending)?;
-            let low = rise(tallies[0], tallies[1], Z_99_9_ONE_SIDED).low;
-            (low > settings.max_rise).then(|| describe(route, ending, tallies, settings.max_rise))
+/// Compares endings before and since the switch. Judges only routes that the previous release answered, and only with
+/// `bake.min_requests` on both sides.
+pub(super) struct Rises<'a> {
+    pub(super) settings: &'a BakeSettings,
+    /// The standard normal quantile of one test.
+    pub(super) z: f64,
+    pub(super) before: &'a Endings,
+    pub(super) since: &'a Endings,
+}
+
+impl Rises<'_> {
+    /// Returns the rises that certainly exceed their limit, since the switch or over the last window, and what to say
+    /// about each.
+    pub(super) fn certain(&self) -> impl Iterator<Item = (Suspect, String)> {
+        self.suspects().filter_map(|(suspect, before, since)| {
+            let rises = self.rises_certainly(suspect.ending, before, since, None)
+                || self.rises_certainly(suspect.ending, before, since, Some(self.settings.window));
+            let ending = suspect.ending;
+            let tallies = [before.tally(ending), since.tally(ending)];
+            rises.then(|| {
+                let text = self.describe(&suspect, tallies);
+                (suspect, text)
+            })
         })
-    })
+    }
+
+    /// Returns the rises that were measured above their limit, be it by chance.
+    pub(super) fn measured(&self) -> impl Iterator<Item = (Suspect, String)> {
+        self.suspects().filter_map(|(suspect, before, since)| {
+            let tallies = [before, since].map(|endings| endings.tally(suspect.ending));
+            let rise = tallies[1].error_rate() - tallies[0].error_rate();
+            (rise > self.limit(suspect.ending)).then(|| {
+                let text = self.describe(&suspect, tallies);
+                (suspect, text)
+            })
+        })
+    }
+
+    /// Returns whether any route can be judged.
+    pub(super) fn can_compare(&self) -> bool {
+        self.routes().next().is_some()
+    }
+
+    /// The routes that can be judged, with the endings before and since.
+    fn routes(&self) -> impl Iterator<Item = (&Route, &RouteEndings, &RouteEndings)> {
+        let answered = self.before.answered_routes();
+        answered.filter_map(|(route, before)| {
+            let since = self.since.on_route(route)?;
+            [before, since]
+                .iter()
+                .all(|endings| self.is_enough(endings.tally(Doubtful::Useless)))
+                .then_some((route, before, since))
+        })
+    }
+
+    fn suspects(&self) -> impl Iterator<Item = (Suspect, &RouteEndings, &RouteEndings)> {
+        self.routes().flat_map(|(route, before, since)| {
+            since.doubtful().into_iter().map(move |ending| {
+                let route = route.clone();
+                (Suspect { route, ending }, before, since)
+            })
+        })
+    }
+
+    fn is_enough(&self, tally: Tally) -> bool {
+        tally.requests >= self.settings.min_requests
+    }
+
+    fn limit(&self, ending: Doubtful) -> f64 {
+        match ending {
+            Doubtful::Useless => self.settings.max_error_rate,
+            _ => self.settings.max_rise,
+        }
+    }
+
+    /// Whether the share rose with certainty, in both halves of the time, and not because of one client.
+    fn rises_certainly(
+        &self,
+        ending: Doubtful,
+        before: &RouteEndings,
+        since: &RouteEndings,
+        window: Option<Duration>,
+    ) -> bool {
+        let limit = self.limit(ending);
+        let seconds =
+            |endings: &RouteEndings| -> Vec<(i64, Tally)> { endings.by_second(ending).collect() };
+        let tallies = |seconds: &[(i64, Tally)]| -> Vec<Tally> {
+            seconds.iter().map(|(_, tally)| *tally).collect()
+        };
+        let before_tally = before.tally(ending);
+        let mut since_seconds = seconds(since);
+        if let (Some(window), Some((last, _))) = (window, since_seconds.last().copied()) {
+            let first = last - i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
+            since_seconds.retain(|(second, _)| *second > first);
+        }
+        let blocks = tallies(&since_seconds);
+        if ![before_tally, sum(&blocks)]
+            .into_iter()
+            .all(|tally| self.is_enough(tally))
+        {
+            return false;
+        }
+        let share_before = Share::of_blocks(&tallies(&seconds(before)));
+        let rose_to = |rate: f64| rate - before_tally.error_rate() > limit;
+        let rose = |tally: Tally| rose_to(tally.error_rate());
+        // Clients are counted since the switch. Within a window, the share of the others is taken to be the same.
+        let without_busiest = since.without_busiest_client(ending);
+        let of_others = without_busiest.error_rate() / since.tally(ending).error_rate();
+        let rate_of_others = sum(&blocks).error_rate() * of_others;
+        rise(share_before, Share::of_blocks(&blocks), self.z).low > limit
+            && halves(&blocks)
+                .into_iter()
+                .all(|half| half.requests > 0 && rose(half))
+            && (!self.is_enough(without_busiest) || rose_to(rate_of_others))
+    }
+
+    fn describe(&self, suspect: &Suspect, [before, since]: [Tally; 2]) -> String {
+        let what = match suspect.ending {
+            Doubtful::FailedForClient => "clients receive failures".to_owned(),
+            Doubtful::GaveUp => "clients give up before an answer".to_owned(),
+            Doubtful::Refused(status) => format!("it refuses requests with {status}"),
+            Doubtful::Unlabeled => "its answers have no label".to_owned(),
+            Doubtful::Useless => "failed, refused, and abandoned requests together".to_owned(),
+        };
+        let setting = match suspect.ending {
+            Doubtful::Useless => "bake.max_error_rate",
+            _ => "bake.max_rise",
+        };
+        let share = |tally: Tally| format!("{:.1} %", 100.0 * tally.error_rate());
+        format!(
+            "{what}: {}, {} of {} requests since the switch, and {} of {} before (a rise of {:.1} points is allowed by {setting})",
+            suspect.route,
+            share(since),
+            since.requests,
+            share(before),
+            before.requests,
+            100.0 * self.limit(suspect.ending)
+        )
+    }
 }
 
-/// Returns whether any route can be judged.
-pub(super) fn can_compare(settings: &BakeSettings, before: &Endings, since: &Endings) -> bool {
-    let mut routes = before.answered_routes();
-    routes.any(|route| comparable(settings, [before, since], route, Doubtful::GaveUp).is_some())
+fn sum(blocks: &[Tally]) -> Tally {
+    let mut all = Tally::default();
+    blocks.iter().for_each(|block| all.add(*block));
+    all
 }
 
-/// The requests on a route before and since the switch, and how many of them ended so; `None` if they are too few.
-fn comparable(
-    settings: &BakeSettings,
-    both: [&Endings; 2],
-    route: &Route,
-    ending: Doubtful,
-) -> Option<[Tally; 2]> {
-    let tallies = both.map(|endings| endings.tally(route, ending));
-    let enough = |tally: &Tally| tally.requests >= settings.min_requests;
-    tallies.iter().all(enough).then_some(tallies)
-}
-
-fn describe(route: &Route, ending: Doubtful, [before, since]: [Tally; 2], max_rise: f64) -> String {
-    let what = match ending {
-        Doubtful::GaveUp => "clients give up before an answer".to_owned(),
-        Doubtful::Refused(status) => format!("it refuses requests with {status}"),
-        Doubtful::Unlabeled => "its answers have no label".to_owned(),
-    };
-    let share = |tally: Tally| format!("{:.1} %", 100.0 * tally.error_rate());
-    format!(
-        "{what}: {route}, {} of {} requests since the switch, and {} of {} before (a rise of {:.1} points is allowed by bake.max_rise)",
-        share(since),
-        since.requests,
-        share(before),
-        before.requests,
-        100.0 * max_rise
-    )
+/// The first and the second half of the requests. A short burst is in one of them.
+fn halves(blocks: &[Tally]) -> [Tally; 2] {
+    let all = sum(blocks).requests;
+    let mut halves = [Tally::default(); 2];
+    for block in blocks {
+        let second = usize::from(halves[0].requests * 2 >= all);
+        halves[second].add(*block);
+    }
+    halves
 }

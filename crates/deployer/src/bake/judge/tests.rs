@@ -1,12 +1,11 @@
 //! Verdicts on good and bad releases.
 
+mod endings;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    config::OnInterrupt,
-    evidence::request::{Ending, Route, predict},
-};
+use crate::config::OnInterrupt;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -18,6 +17,8 @@ fn settings() -> BakeSettings {
         window: Duration::from_secs(10),
         min_requests: 50,
         max_rise: 0.02,
+        ask_previous: true,
+        max_size_ratio: 4.0,
         failures: 3,
         max_ratio: 2.0,
         negligible: Duration::from_millis(5),
@@ -28,7 +29,12 @@ fn settings() -> BakeSettings {
 }
 
 fn bake() -> Bake {
-    Bake::new(settings(), TrafficSample::default())
+    bake_after(TrafficSample::default())
+}
+
+/// A bake after this traffic of the previous release, which cannot be asked.
+fn bake_after(before: TrafficSample) -> Bake {
+    Bake::new(settings(), before, "/predict", false)
 }
 
 /// A bake that is extended while its end is inconclusive.
@@ -37,7 +43,7 @@ fn extending_bake() -> Bake {
         on_inconclusive: OnInconclusive::Extend,
         ..settings()
     };
-    Bake::new(settings, TrafficSample::default())
+    Bake::new(settings, TrafficSample::default(), "/predict", false)
 }
 
 fn sample(requests: u64, failed: u64) -> TrafficSample {
@@ -301,13 +307,11 @@ fn error_rate_within_chance_is_inconclusive() {
 
 #[test]
 fn few_requests_are_inconclusive() {
-    let mut bake = Bake::new(
-        BakeSettings {
-            min_requests: 20,
-            ..settings()
-        },
-        TrafficSample::default(),
-    );
+    let few = BakeSettings {
+        min_requests: 20,
+        ..settings()
+    };
+    let mut bake = Bake::new(few, TrafficSample::default(), "/predict", false);
     bake.record(observation(20, 0));
     let verdict = bake.verdict(MINUTE).unwrap();
     assert_eq!(verdict.conclusion, Conclusion::Inconclusive);
@@ -371,22 +375,18 @@ fn verdict_during_extension_ends_the_bake() {
 
 /// A sample of a release whose predictions take this long, with `yes` labels "yes" and the others "no".
 fn labeled_sample(milliseconds: u64, requests: u64, yes: u64) -> TrafficSample {
-    TrafficSample {
-        tally: Tally {
-            requests,
-            failed: 0,
-        },
-        latencies: (0..requests)
-            .map(|_| Duration::from_millis(milliseconds))
-            .collect(),
-        labels: BTreeMap::from([("yes".to_owned(), yes), ("no".to_owned(), requests - yes)]),
-        ..TrafficSample::default()
+    let mut sample = sample(requests, 0);
+    for number in 0..requests {
+        let label = if number < yes { "yes" } else { "no" };
+        sample.latencies.record(Duration::from_millis(milliseconds));
+        sample.add_labels(number % 100, label, 1);
     }
+    sample
 }
 
 /// The verdict on `since`, compared with the traffic before the switch.
 fn verdict_on(before: TrafficSample, since: TrafficSample) -> Verdict {
-    let mut bake = Bake::new(settings(), before);
+    let mut bake = bake_after(before);
     bake.record(Observation {
         traffic: since,
         ..observation(0, 0)
@@ -481,7 +481,7 @@ fn simulate_bake(
         on_inconclusive: OnInconclusive::Extend,
         ..settings()
     };
-    let mut bake = Bake::new(settings, before.clone());
+    let mut bake = Bake::new(settings, before.clone(), "/predict", false);
     for second in 0.. {
         let at = Duration::from_secs(second);
         let mut traffic = draw_sample(random, requests, error_rate);
@@ -514,7 +514,7 @@ fn draw_sample(random: &mut fastrand::Rng, requests: u64, error_rate: f64) -> Tr
                 .latencies
                 .record(Duration::from_secs_f64(0.02 * normal.exp()));
             let label = if random.f64() < 0.7 { "yes" } else { "no" };
-            *sample.labels.entry(label.to_owned()).or_default() += 1;
+            sample.add_labels(random.u64(..200), label, 1);
         }
     }
     sample
@@ -574,122 +574,4 @@ proptest! {
         }
         prop_assert_eq!(conclusion(&mut bake, Duration::from_secs(at)), None);
     }
-}
-
-/// What clients received on `/predict`: this many requests, and those that ended in doubtful ways.
-fn endings(requests: u64, doubtful: &[(Ending, u64)]) -> TrafficSample {
-    let mut sample = sample(requests, 0);
-    let special: u64 = doubtful.iter().map(|(_, count)| count).sum();
-    let answered = [(Ending::Answered, requests - special)];
-    for (ending, count) in doubtful.iter().chain(&answered) {
-        for _ in 0..*count {
-            sample.endings.count(&predict(), *ending, true);
-        }
-    }
-    sample
-}
-
-/// The verdict after one observation of this traffic.
-fn judged(before: TrafficSample, since: TrafficSample) -> Option<Verdict> {
-    let mut bake = Bake::new(settings(), before);
-    bake.record(Observation {
-        traffic: since,
-        ..observation(0, 0)
-    });
-    bake.verdict(Duration::from_secs(1))
-}
-
-#[test]
-fn rise_of_refusals_or_abandoned_requests_fails_at_once() {
-    for (ending, reason) in [
-        (
-            Ending::Refused(422),
-            "it refuses requests with 422: POST /predict",
-        ),
-        (
-            Ending::Refused(401),
-            "it refuses requests with 401: POST /predict",
-        ),
-        (
-            Ending::GaveUp,
-            "clients give up before an answer: POST /predict",
-        ),
-    ] {
-        let before = endings(1_000, &[(ending, 5)]);
-        let verdict = judged(before, endings(150, &[(ending, 100)])).expect("a verdict");
-        assert_eq!(verdict.conclusion, Conclusion::Fail);
-        assert!(verdict.summary.starts_with(reason), "{}", verdict.summary);
-        assert!(
-            verdict.summary.contains("bake.max_rise"),
-            "{}",
-            verdict.summary
-        );
-    }
-}
-
-#[test]
-fn answers_that_lose_their_label_fail_at_once() {
-    let mut since = endings(100, &[]);
-    for _ in 0..50 {
-        since.endings.count(&predict(), Ending::Answered, false);
-    }
-    let verdict = judged(endings(1_000, &[]), since.clone()).expect("a verdict");
-    assert_eq!(verdict.conclusion, Conclusion::Fail);
-    let reason = "its answers have no label: POST /predict, 33.3 % of 150 requests since";
-    assert!(verdict.summary.starts_with(reason), "{}", verdict.summary);
-    // The previous release never had labels.
-    assert!(judged(since.clone(), since).is_none());
-}
-
-#[test]
-fn endings_as_before_do_not_fail() {
-    let usual = [(Ending::Refused(404), 30), (Ending::GaveUp, 20)];
-    assert!(judged(endings(1_000, &usual), endings(1_000, &usual)).is_none());
-    // Within the allowed rise.
-    let more = [(Ending::Refused(404), 40), (Ending::GaveUp, 30)];
-    assert!(judged(endings(1_000, &usual), endings(1_000, &more)).is_none());
-}
-
-#[test]
-fn endings_are_not_compared_with_too_few_requests() {
-    let refused = [(Ending::Refused(422), 40)];
-    assert!(judged(endings(1_000, &[]), endings(40, &refused)).is_none());
-    assert!(judged(endings(40, &[]), endings(1_000, &refused)).is_none());
-}
-
-#[test]
-fn route_that_was_never_answered_is_not_judged() {
-    let mut since = endings(1_000, &[]);
-    let scanned = Route {
-        method: "GET".to_owned(),
-        path: "/.env".to_owned(),
-    };
-    for _ in 0..500 {
-        since.endings.count(&scanned, Ending::Refused(404), false);
-    }
-    let mut before = endings(1_000, &[]);
-    for _ in 0..100 {
-        before.endings.count(&scanned, Ending::Refused(403), false);
-    }
-    assert!(judged(before, since).is_none());
-}
-
-#[test]
-fn late_rise_is_found_in_the_window() {
-    let mut bake = Bake::new(settings(), endings(1_000, &[]));
-    let mut verdict = None;
-    for second in 0_u64..50 {
-        let refused = if second < 40 { 0 } else { 10 };
-        bake.record(Observation {
-            at: Duration::from_secs(second),
-            traffic: endings(1_000, &[(Ending::Refused(422), 100 * refused / 10)]),
-            ..observation(0, 0)
-        });
-        verdict = bake.verdict(Duration::from_secs(second));
-        if verdict.is_some() {
-            assert!(second > 40, "{second}");
-            break;
-        }
-    }
-    assert_eq!(verdict.expect("a verdict").conclusion, Conclusion::Fail);
 }

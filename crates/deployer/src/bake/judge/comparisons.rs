@@ -1,0 +1,107 @@
+//! Compares latencies, labels, and sizes of answers with those before the switch.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Bake, ERROR_BUDGET, latency_limit};
+use crate::evidence::{
+    endings::RouteEndings,
+    latency::ComparedTail,
+    request::Route,
+    sample::{ENOUGH_LABELS, TrafficSample},
+    statistics::{Drift, drift_of_labels},
+};
+
+impl Bake {
+    /// Compares how long clients wait with how long they waited before; `None` with too few requests.
+    pub(super) fn compare_tails(&self) -> Option<ComparedTail> {
+        let limit = latency_limit(&self.settings);
+        limit.compare_tails(&self.traffic.latencies, &self.before.latencies, self.z)
+    }
+
+    /// Returns why clients wait longer than before, if they do.
+    pub(super) fn slower(&self) -> Option<String> {
+        let compared = self.compare_tails()?;
+        compared.exceeds.then(|| {
+            format!("clients wait longer: {compared}, by bake.max_ratio and bake.negligible")
+        })
+    }
+
+    /// The drift of the labels since before the switch; `None` with too few labels.
+    pub(super) fn label_drift(&self) -> Option<Drift> {
+        let both = [&self.before, &self.traffic];
+        both.iter()
+            .all(|traffic| traffic.has_enough_labels())
+            .then(|| {
+                let [before, since] = both.map(TrafficSample::independent_labels);
+                drift_of_labels(&before, &since, ERROR_BUDGET / self.tests as f64)
+            })
+    }
+
+    /// Returns how the labels differ from those before the switch, if they do.
+    pub(super) fn label_shift(&self) -> Option<String> {
+        let allowed = self.settings.max_label_drift;
+        let drift = self.label_drift().filter(|drift| drift.exceeds(allowed))?;
+        Some(format!(
+            "the labels differ from those before the switch: {} instead of {} (population stability index {:.2}; bake.max_label_drift allows {allowed}, plus {:.2} for chance)",
+            shares(&self.traffic.labels),
+            shares(&self.before.labels),
+            drift.index,
+            drift.by_chance
+        ))
+    }
+
+    /// Returns on which route the answers are typically far smaller or larger than before, if there is one.
+    pub(super) fn sizes_differ(&self) -> Option<String> {
+        let limit = self.settings.max_size_ratio;
+        self.before
+            .endings
+            .answered_routes()
+            .find_map(|(route, before)| {
+                let since = self.traffic.endings.on_route(route)?;
+                let [size_before, size_since] = size_differs(before, since, limit)?;
+                Some(format!(
+                    "its answers have another size: {route}, typically {size_since:.0} bytes since the switch, and {size_before:.0} before (bake.max_size_ratio allows a factor of {limit})"
+                ))
+            })
+    }
+
+    /// How long a client has to wait at least before giving up speaks against the candidate; `None` if too few
+    /// requests were answered before.
+    pub(super) fn allowed_wait(&self, route: &Route) -> Option<Duration> {
+        const ENOUGH: u64 = 100;
+
+        let took = self.before.endings.on_route(route)?.took();
+        let usual = took.quantile(0.99);
+        let ratio = latency_limit(&self.settings).allowed_ratio(usual.as_secs_f64());
+        (took.count() >= ENOUGH).then(|| usual.mul_f64(ratio))
+    }
+}
+
+/// Returns how the typical size of answers differs, if it certainly does.
+fn size_differs(before: &RouteEndings, since: &RouteEndings, max_ratio: f64) -> Option<[f64; 2]> {
+    /// The median lies within them, however uneven the sizes are.
+    const AROUND_MEDIAN: [f64; 2] = [0.4, 0.6];
+
+    let enough = |endings: &RouteEndings| endings.answer_size(0.5).0 >= ENOUGH_LABELS;
+    if !enough(before) || !enough(since) {
+        return None;
+    }
+    // One byte more, so that an empty answer has a ratio.
+    let size = |endings: &RouteEndings, at| endings.answer_size(at).1 + 1.0;
+    let [low, high] = AROUND_MEDIAN;
+    let smaller = size(since, high) * max_ratio < size(before, low);
+    let larger = size(since, low) > size(before, high) * max_ratio;
+    (smaller || larger).then(|| [before, since].map(|endings| endings.answer_size(0.5).1))
+}
+
+/// Formats each label with its share: "positive 62 %, negative 38 %".
+fn shares(labels: &BTreeMap<String, u64>) -> String {
+    let all: u64 = labels.values().sum();
+    let mut labels: Vec<_> = labels.iter().collect();
+    labels.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let shares = labels.iter().take(3).map(|(label, count)| {
+        let share = 100.0 * **count as f64 / all as f64;
+        format!("{label} {share:.0} %")
+    });
+    shares.collect::<Vec<_>>().join(", ")
+}
