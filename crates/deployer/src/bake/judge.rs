@@ -364,11 +364,7 @@ impl Bake {
 
     /// The requests within the last window.
     fn in_last_window(&self) -> Tally {
-        let mut tally = Tally::default();
-        for (_, of_observation) in &self.recent {
-            tally.add(*of_observation);
-        }
-        tally
+        self.recent.iter().map(|(_, tally)| *tally).sum()
     }
 }
 

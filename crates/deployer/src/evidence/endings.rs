@@ -131,12 +131,8 @@ impl RouteEndings {
         }
         let took = request.took();
         match ending {
-            Ending::Answered | Ending::Left => {
-                took.into_iter().for_each(|took| self.took.record(took));
-            }
-            Ending::GaveUp => took
-                .into_iter()
-                .for_each(|took| self.gave_up_after.record(took)),
+            Ending::Answered | Ending::Left => self.took.extend(took),
+            Ending::GaveUp => self.gave_up_after.extend(took),
             _ => {}
         }
         if ending == Ending::Answered && request.route.method != "HEAD" {

@@ -130,10 +130,16 @@ impl Latencies {
 impl FromIterator<Duration> for Latencies {
     fn from_iter<I: IntoIterator<Item = Duration>>(latencies: I) -> Self {
         let mut all = Self::default();
-        for latency in latencies {
-            all.record(latency);
-        }
+        all.extend(latencies);
         all
+    }
+}
+
+impl Extend<Duration> for Latencies {
+    fn extend<I: IntoIterator<Item = Duration>>(&mut self, latencies: I) {
+        for latency in latencies {
+            self.record(latency);
+        }
     }
 }
 

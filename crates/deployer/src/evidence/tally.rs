@@ -1,5 +1,7 @@
 //! A count of requests and failures.
 
+use std::iter::Sum;
+
 use serde::Serialize;
 
 /// A number of requests, and failures among them.
@@ -32,6 +34,16 @@ impl Tally {
         } else {
             self.failed as f64 / self.requests as f64
         }
+    }
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        let mut sum = Self::default();
+        for tally in tallies {
+            sum.add(tally);
+        }
+        sum
     }
 }
 

@@ -163,9 +163,7 @@ impl Rises<'_> {
 }
 
 fn sum(blocks: &[Tally]) -> Tally {
-    let mut all = Tally::default();
-    blocks.iter().for_each(|block| all.add(*block));
-    all
+    blocks.iter().copied().sum()
 }
 
 /// The first and the second half of the requests. A short burst is in one of them.
