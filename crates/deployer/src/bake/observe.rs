@@ -18,6 +18,7 @@ use crate::{
         sample::TrafficSample,
         verdict::{Conclusion, Verdict},
     },
+    ports::PortError,
 };
 
 impl Rollout<'_> {
@@ -77,32 +78,38 @@ impl Rollout<'_> {
         first_attempt: &mut FirstAttempt,
         since: Option<f64>,
     ) -> (Observation, Option<String>) {
-        let bound = bound(self.settings);
-        // What is not answered yet, is carried over.
-        let _ = timeout(bound, observer.until_complete()).await;
+        // What is not answered yet is carried over.
+        let _ = timeout(bound(self.settings), observer.until_complete()).await;
         observer.record_ended();
-        let read = timeout(bound, self.requests.new_requests()).await;
+        let read = self.read_log().await;
         // The log may show requests whose answers came while it was read.
         observer.record_ended();
         let mut observation = observer.end_observation();
         let own_requests = &mut observer.own_requests;
         let error = match read {
-            Ok(Some(Ok(mut requests))) => {
+            Some(Ok(mut requests)) => {
                 requests.retain(|request| since.is_none_or(|since| request.at >= since));
                 self.add_logged(&mut observation, own_requests, first_attempt, requests);
                 return (observation, None);
             }
-            Ok(None) => None,
-            Ok(Some(Err(error))) => Some(error.to_string()),
-            Err(_) => Some(format!(
-                "the router's log could not be read within {}",
-                humantime::format_duration(bound)
-            )),
+            Some(Err(error)) => Some(error.to_string()),
+            None => None,
         };
         own_requests.log_unreadable();
         // Neither passes nor fails the release: own requests and counters remain.
         observation.unread.extend(error.clone());
         (observation, error)
+    }
+
+    /// Reads on in the router's log, for at most [`bound`]. `None` if this machine cannot read the log.
+    pub(crate) async fn read_log(&self) -> Option<Result<Vec<Request>, PortError>> {
+        let bound = bound(self.settings);
+        let read = timeout(bound, self.requests.new_requests()).await;
+        read.unwrap_or_else(|_| {
+            let bound = humantime::format_duration(bound);
+            let message = format!("the router's log could not be read within {bound}");
+            Some(Err(PortError::TimedOut(message)))
+        })
     }
 
     /// Adds the requests that the router logged.

@@ -275,7 +275,7 @@ impl Rollout<'_> {
             self.note_failure(self.ports.flags.set_shadow(false).await);
         }
         // Gives the report what clients received until now.
-        drop(self.requests.new_requests().await);
+        drop(self.read_log().await);
         let reason = match obstacle {
             None => reason,
             Some(obstacle) => format!(
