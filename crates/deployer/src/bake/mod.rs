@@ -1,5 +1,8 @@
 //! The bake: the period under real traffic after the switch in which a candidate can still be rolled back.
 
+mod checks;
+mod expected_answers;
 pub mod judge;
 mod observe;
+mod observer;
 pub mod own_requests;

@@ -1,39 +1,34 @@
 //! Observes a candidate during its bake.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::{
     bake::{
         judge::{Bake, Observation},
-        own_requests::OwnRequests,
+        observer::{Observer, bound},
+        own_requests::{OwnRequests, WrongAnswers},
     },
     config::OnInconclusive,
-    deployment::rollout::{Rollout, rounded, words},
+    deployment::rollout::{Rollout, rounded},
     event::Event,
     evidence::{
-        request::FirstAttempt,
+        request::{FirstAttempt, Request},
         sample::TrafficSample,
-        tally::Tally,
         verdict::{Conclusion, Verdict},
     },
-    examples::Example,
-    ports::{Service, ServiceState, Target},
+    ports::PortError,
 };
-
-/// Limits of the deployer's own requests, so that they are not a load.
-const AT_A_TIME: usize = 8;
-const IN_ONE_OBSERVATION: usize = 64;
 
 impl Rollout<'_> {
     /// Observes the candidate until there is a verdict. If `since` (seconds since 1970) is given, earlier log
-    /// lines are not evidence about this candidate.
+    /// lines are not evidence about this candidate. `golden` has what it answered in the gate `golden`.
     pub(crate) async fn bake(
         &self,
         before: TrafficSample,
         since: Option<f64>,
+        golden: HashMap<String, String>,
     ) -> Result<String, String> {
         let settings = &self.settings.bake;
         let mut bake = Bake::new(
@@ -45,39 +40,27 @@ impl Rollout<'_> {
         let started = Instant::now();
         let mut ticks = interval(settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let inputs = extremes_first(&self.examples.golden);
-        let mut tests = inputs.iter().copied().cycle();
-        let mut inputs = inputs.iter().copied().cycle();
-        let mut own_requests = OwnRequests::default();
+        let inputs = &self.examples.golden;
+        let mut observer = Observer::new(self.ports, self.settings, self.plan.idle, inputs, golden);
         let mut first_attempt = FirstAttempt::default();
-        let mut missing = 0;
         let mut error_reported = false;
         loop {
-            ticks.tick().await;
-            let target = own_requests.target(self.plan.idle);
-            let examples = inputs.by_ref().take(missing.min(IN_ONE_OBSERVATION));
-            let (mut observation, answers) =
-                tokio::join!(self.observation(tests.next()), self.send(target, examples));
-            observation.at = started.elapsed();
-            observation.own.add(answers);
-            let count = usize::try_from(answers.requests).unwrap_or_default();
-            if own_requests.answered(observation.at, count) {
-                observation.traffic.tally.add(answers);
+            tokio::select! {
+                _ = ticks.tick() => {
+                    observer.begin_check();
+                    // Own requests replace the traffic that a quiet service lacks.
+                    observer.send_own_requests(bake.missing_requests());
+                }
+                () = observer.until_stopped() => {}
             }
-            let read = self.read_into(
-                &mut observation,
-                &mut own_requests,
-                &mut first_attempt,
-                since,
-            );
-            if let Err(error) = read.await
+            let (observation, log_error) =
+                self.observe(&mut observer, &mut first_attempt, since).await;
+            if let Some(text) = log_error
                 && !std::mem::replace(&mut error_reported, true)
             {
-                self.reporter.report(&Event::Note { text: error });
+                self.reporter.report(&Event::Note { text });
             }
             bake.record(observation);
-            // Own requests replace the traffic that a quiet service lacks.
-            missing = bake.missing_requests();
             let elapsed = started.elapsed();
             let verdict = bake.verdict(elapsed);
             self.reporter.report(&Event::BakeObserved {
@@ -87,52 +70,74 @@ impl Rollout<'_> {
                 trouble: bake.trouble(),
             });
             if let Some(verdict) = verdict {
-                return self.conclude(verdict, own_requests.sent(), elapsed);
+                return self.conclude(verdict, &observer.own_requests, elapsed);
             }
         }
     }
 
-    /// Sends the deployer's own requests, a few at a time.
-    async fn send<'a>(&self, target: Target, examples: impl Iterator<Item = &'a Example>) -> Tally {
-        let answers = examples.map(|example| self.ports.probe.predict(target, example));
-        let answers = stream::iter(answers).buffer_unordered(AT_A_TIME);
-        answers.map(|answer| answer.is_ok()).collect().await
+    /// Makes one observation. The candidate and the log each have at most [`bound`] to answer. Returns also why the
+    /// log could not be read, if it could not.
+    async fn observe(
+        &self,
+        observer: &mut Observer<'_>,
+        first_attempt: &mut FirstAttempt,
+        since: Option<f64>,
+    ) -> (Observation, Option<String>) {
+        // What is not answered yet is carried over.
+        let _ = timeout(bound(self.settings), observer.until_complete()).await;
+        observer.record_ended();
+        let read = self.read_log().await;
+        // The log may show requests whose answers came while it was read.
+        observer.record_ended();
+        let mut observation = observer.end_observation();
+        let own_requests = &mut observer.own_requests;
+        let error = match read {
+            Some(Ok(mut requests)) => {
+                requests.retain(|request| since.is_none_or(|since| request.at >= since));
+                self.add_logged(&mut observation, own_requests, first_attempt, requests);
+                return (observation, None);
+            }
+            Some(Err(error)) => Some(error.to_string()),
+            None => None,
+        };
+        own_requests.log_unreadable();
+        // Neither passes nor fails the release: own requests and counters remain.
+        observation.unread.extend(error.clone());
+        (observation, error)
+    }
+
+    /// Reads on in the router's log, for at most [`bound`]. `None` if this machine cannot read the log.
+    pub(crate) async fn read_log(&self) -> Option<Result<Vec<Request>, PortError>> {
+        let bound = bound(self.settings);
+        let read = timeout(bound, self.requests.new_requests()).await;
+        read.unwrap_or_else(|_| {
+            let bound = humantime::format_duration(bound);
+            let message = format!("the router's log could not be read within {bound}");
+            Some(Err(PortError::TimedOut(message)))
+        })
     }
 
     /// Adds the requests that the router logged.
-    async fn read_into(
+    fn add_logged(
         &self,
         observation: &mut Observation,
         own_requests: &mut OwnRequests,
         first_attempt: &mut FirstAttempt,
-        since: Option<f64>,
-    ) -> Result<(), String> {
-        match self.requests.new_requests().await {
-            Some(Ok(mut requests)) => {
-                requests.retain(|request| since.is_none_or(|since| request.at >= since));
-                if !own_requests.match_log(&requests, observation.at) {
-                    observation.unread.push(
-                        "the router's log does not show the deployer's own requests".to_owned(),
-                    );
-                }
-                first_attempt.exclude_before_first_attempt(self.plan.idle, &mut requests);
-                observation
-                    .traffic
-                    .add(&TrafficSample::of(self.plan.idle, &requests));
-                Ok(())
-            }
-            // Neither passes nor fails the release: own requests and counters remain.
-            Some(Err(error)) => {
-                let error = error.to_string();
-                own_requests.log_unreadable();
-                observation.unread.push(error.clone());
-                Err(error)
-            }
-            None => {
-                own_requests.log_unreadable();
-                Ok(())
-            }
+        mut requests: Vec<Request>,
+    ) {
+        let candidate = self.plan.idle;
+        if !own_requests.match_log(&requests, candidate, observation.at) {
+            observation
+                .unread
+                .push("the router's log does not show the deployer's own requests".to_owned());
         }
+        first_attempt.exclude_before_first_attempt(candidate, &mut requests);
+        let traffic = &mut observation.traffic;
+        traffic.add(&TrafficSample::of(candidate, &requests));
+        // The log knows the status of an own request, and not what its answer should be.
+        let tally = &mut traffic.tally;
+        tally.failed += own_requests.take_logged_wrong();
+        tally.failed = tally.failed.min(tally.requests);
     }
 
     /// Returns a warning if log lines could not be parsed.
@@ -149,13 +154,21 @@ impl Rollout<'_> {
     fn conclude(
         &self,
         mut verdict: Verdict,
-        own_requests: usize,
+        own_requests: &OwnRequests,
         elapsed: Duration,
     ) -> Result<String, String> {
-        if own_requests > 0 {
+        let sent = own_requests.count();
+        if sent > 0 {
             let _ = write!(
                 verdict.summary,
-                "; own requests were added to the traffic: {own_requests}"
+                "; own requests were added to the traffic: {sent}"
+            );
+        }
+        let WrongAnswers { count, last } = own_requests.wrong();
+        if *count > 0 {
+            let _ = write!(
+                verdict.summary,
+                "; own requests that the candidate answered otherwise than before: {count} (it {last})"
             );
         }
         verdict.warnings.extend(self.unparsable_lines());
@@ -172,50 +185,6 @@ impl Rollout<'_> {
         } else {
             Err(format!("bake, after {seconds}: {summary}"))
         }
-    }
-
-    /// Observes the candidate itself, with this test request. What clients received is read from the log.
-    async fn observation(&self, example: Option<&Example>) -> Observation {
-        let idle = self.plan.idle;
-        let target = Target::Server(idle);
-        let probe = &self.ports.probe;
-        let request = async {
-            match example {
-                Some(example) => Some(probe.predict(target, example).await),
-                None => None,
-            }
-        };
-        let (health, request) = tokio::join!(probe.health(target), request);
-        let mut observation = Observation {
-            health: Some(health.map_err(words)),
-            own: request.iter().map(Result::is_ok).collect::<Tally>(),
-            request: request.map(|answer| answer.map(drop).map_err(words)),
-            ..Observation::default()
-        };
-        if let Some(Err(_)) = observation.health {
-            match self.stopped().await {
-                Ok(stopped) => observation.stopped = stopped,
-                Err(problem) => observation
-                    .unread
-                    .push(format!("whether it still runs: {problem}")),
-            }
-        }
-        observation
-    }
-
-    /// Returns how the candidate stopped, if it did. Waits no longer than for the candidate, because a hanging
-    /// engine must not keep traffic on a failing release.
-    async fn stopped(&self) -> Result<Option<String>, String> {
-        let bound = self.settings.probe.timeout;
-        let inspection = self.ports.fleet.inspect(Service::Server(self.plan.idle));
-        let (state, _) = timeout(bound, inspection)
-            .await
-            .map_err(|_| format!("no answer within {}", humantime::format_duration(bound)))?
-            .map_err(words)?;
-        Ok(match state {
-            ServiceState::Stopped(how) | ServiceState::Paused(how) => Some(how),
-            ServiceState::Running | ServiceState::Unmanaged => None,
-        })
     }
 
     /// What clients recently received from the active release.
@@ -252,44 +221,5 @@ impl Rollout<'_> {
                 && (request.wanted == Some(active) || request.at < switched - INTERLEAVED)
         });
         TrafficSample::recent(active, &requests)
-    }
-}
-
-/// Returns all test inputs, the longest and the shortest first: a release may fail by the length of its inputs.
-fn extremes_first(examples: &[Example]) -> Vec<&Example> {
-    let length = |place: &usize| examples[*place].body.len();
-    let mut order: Vec<usize> = (0..examples.len()).collect();
-    let shortest = order.iter().copied().min_by_key(length);
-    let longest = order.iter().copied().max_by_key(length);
-    for extreme in [shortest, longest].into_iter().flatten() {
-        if let Some(at) = order.iter().position(|place| *place == extreme) {
-            order[..=at].rotate_right(1);
-        }
-    }
-    order.into_iter().map(|place| &examples[place]).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn longest_and_shortest_inputs_come_first_and_others_keep_their_order() {
-        let example = |length: usize| Example {
-            body: "x".repeat(length),
-            expect: None,
-        };
-        for (given, expected) in [
-            (vec![3, 5, 1, 4, 2], vec![5, 1, 3, 4, 2]),
-            (vec![1, 2], vec![2, 1]),
-            (vec![2, 1], vec![2, 1]),
-            (vec![4], vec![4]),
-            (vec![], vec![]),
-        ] {
-            let examples: Vec<Example> = given.into_iter().map(example).collect();
-            let ordered = extremes_first(&examples);
-            let lengths: Vec<usize> = ordered.iter().map(|it| it.body.len()).collect();
-            assert_eq!(lengths, expected);
-        }
     }
 }

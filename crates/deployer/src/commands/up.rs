@@ -11,7 +11,7 @@ use crate::{
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
-    gates::{Candidate, Gate as _, Healthy},
+    gates::{Candidate, Gate as _, GoldenLabels, Healthy},
     ports::{Ports, Service, ServiceState},
     release::Release,
     request_reader::RequestReader,
@@ -76,6 +76,7 @@ async fn await_healthy(
         before: &TrafficSample::default(),
         earlier: &[],
         active_down: false,
+        golden_labels: &GoldenLabels::default(),
         reporter,
     };
     let gate = Healthy::new(settings.health.clone());

@@ -56,6 +56,7 @@ pub(super) async fn run(
         requests: &requests,
         before: &before,
         active_down: false,
+        golden_labels: gates::GoldenLabels::default(),
         keep_going,
         reporter,
     };

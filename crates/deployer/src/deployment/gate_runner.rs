@@ -9,7 +9,7 @@ use crate::{
         verdict::{Conclusion, Verdict},
     },
     examples::Examples,
-    gates::{Candidate, Gate, Healthy},
+    gates::{Candidate, Gate, GoldenLabels, Healthy},
     ports::Ports,
     release::Release,
     request_reader::RequestReader,
@@ -33,6 +33,8 @@ pub struct GateRunner<'a> {
     pub before: &'a TrafficSample,
     /// Whether the active release is known to be down.
     pub active_down: bool,
+    /// What the candidate answered in the gate `golden`, once that gate has run.
+    pub golden_labels: GoldenLabels,
     /// Whether to run the remaining gates after one that does not pass.
     pub keep_going: bool,
     /// Receives the events.
@@ -63,6 +65,7 @@ impl GateRunner<'_> {
                 before: self.before,
                 earlier: &earlier,
                 active_down: self.active_down,
+                golden_labels: &self.golden_labels,
                 reporter: self.reporter,
             };
             let verdict = if self.active_down && gate.needs_active() {

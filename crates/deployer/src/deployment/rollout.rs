@@ -1,7 +1,7 @@
 //! One deployment from its plan to its end: start the candidate, run the gates, switch, bake, and roll back if
 //! the candidate is worse.
 
-use std::{cell::Cell, pin::pin, time::Duration};
+use std::{cell::Cell, collections::HashMap, pin::pin, time::Duration};
 
 use jiff::Timestamp;
 
@@ -18,7 +18,7 @@ use crate::{
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
-    gates,
+    gates::{self, GoldenLabels},
     ports::{HookPoint, PortError, Ports, Service, Target},
     request_reader::RequestReader,
     state::journal::Journal,
@@ -83,7 +83,7 @@ impl Rollout<'_> {
             Some(at) => self.traffic_before(at).await,
             None => TrafficSample::default(),
         };
-        let advance = self.bake_and_promote(&phase, before, switched);
+        let advance = self.bake_and_promote(&phase, before, switched, HashMap::new());
         self.run_until_shutdown(&phase, advance, shutdown).await
     }
 
@@ -150,6 +150,7 @@ impl Rollout<'_> {
             requests: &self.requests,
             before: &before,
             active_down,
+            golden_labels: GoldenLabels::default(),
             keep_going: false,
             reporter: self.reporter,
         };
@@ -165,6 +166,7 @@ impl Rollout<'_> {
         // pass. After the switch the copies would go to the release that was replaced.
         flags.set_shadow(false).await.map_err(words)?;
 
+        let golden_labels = gate_runner.golden_labels.take();
         self.hook_before(Phase::Validated).await?;
         self.reach(phase, Phase::Validated).await?;
         self.hook_after(Phase::Validated, None).await;
@@ -173,7 +175,8 @@ impl Rollout<'_> {
         let since = self.switch().await?;
 
         self.reach(phase, Phase::Switched).await?;
-        self.bake_and_promote(phase, before, since).await
+        self.bake_and_promote(phase, before, since, golden_labels)
+            .await
     }
 
     /// Returns whether the active color is down. Fails if a deployment must not begin for that reason.
@@ -220,8 +223,9 @@ impl Rollout<'_> {
         phase: &Cell<Phase>,
         before: TrafficSample,
         since: Option<f64>,
+        golden_labels: HashMap<String, String>,
     ) -> Result<String, String> {
-        let mut bake = pin!(self.bake(before, since));
+        let mut bake = pin!(self.bake(before, since, golden_labels));
         // The bake does not wait for the hook.
         let summary = tokio::select! {
             summary = &mut bake => summary,
@@ -271,7 +275,7 @@ impl Rollout<'_> {
             self.note_failure(self.ports.flags.set_shadow(false).await);
         }
         // Gives the report what clients received until now.
-        drop(self.requests.new_requests().await);
+        drop(self.read_log().await);
         let reason = match obstacle {
             None => reason,
             Some(obstacle) => format!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     deployment::{
@@ -32,13 +32,14 @@ impl Rollout<'_> {
             ));
         }
         // Another process on the candidate's port could have passed the gates in its place.
-        if let Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) =
-            self.ports.fleet.inspect(Service::Server(idle)).await
+        let inspection = self.ports.fleet.inspect(Service::Server(idle));
+        if let Ok(Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _))) =
+            timeout(self.settings.probe.timeout, inspection).await
         {
             return Err(format!("the candidate stopped: {how}"));
         }
         // Log lines from before the switch are not evidence about this candidate.
-        let unread = self.requests.new_requests().await.and_then(Result::err);
+        let unread = self.read_log().await.and_then(Result::err);
         let since = unread.as_ref().map(|_| seconds(self.ports.clock.now()));
         if let Some(error) = unread {
             self.note(error.to_string());

@@ -1,5 +1,10 @@
 //! What every gate implements, and what it judges.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
 use async_trait::async_trait;
 
 use crate::{
@@ -30,8 +35,30 @@ pub struct Candidate<'a> {
     pub earlier: &'a [(&'static str, Verdict)],
     /// Whether the active release is down, so that nothing can be compared with it.
     pub active_down: bool,
+    /// Receives what the candidate answers in the gate `golden`.
+    pub golden_labels: &'a GoldenLabels,
     /// Receives the progress of long gates.
     pub reporter: &'a dyn Reporter,
+}
+
+/// The label of each input, by the input's body, that the candidate gave in the gate `golden`.
+///
+/// The bake holds the candidate to them: under real traffic it must answer what it answered when it was judged.
+#[derive(Debug, Default)]
+pub struct GoldenLabels(Mutex<HashMap<String, String>>);
+
+impl GoldenLabels {
+    /// Records the label that the candidate gave to an input.
+    pub fn record(&self, body: &str, label: &str) {
+        let mut labels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        labels.insert(body.to_owned(), label.to_owned());
+    }
+
+    /// Returns all labels, and forgets them.
+    #[must_use]
+    pub fn take(&self) -> HashMap<String, String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A check of a candidate before the switch.

@@ -52,6 +52,11 @@ impl Gate for Golden {
         if pairs.is_empty() {
             return Verdict::skipped("no input has a label (\"expect\")");
         }
+        for pair in &pairs {
+            if let Some(label) = pair.candidate_label() {
+                candidate.golden_labels.record(&pair.example.body, label);
+            }
+        }
         let answered = |pair: &Pair<'_>| pair.candidate.is_ok() || pair.active.is_ok();
         let labeled = |pair: &Pair<'_>| pair.candidate_label().or(pair.active_label()).is_some();
         if pairs.iter().any(answered) && !pairs.iter().any(labeled) {

@@ -1,6 +1,9 @@
 //! The gate `health`: does the candidate become healthy in time?
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use tokio::time::timeout;
 
 use crate::{
     config::HealthSettings,
@@ -24,6 +27,9 @@ impl Healthy {
     }
 }
 
+/// How long the fleet has at least to answer, which may be slower than the candidate.
+const LEAST_PATIENCE: Duration = Duration::from_secs(2);
+
 #[async_trait]
 impl Gate for Healthy {
     fn name(&self) -> &'static str {
@@ -41,8 +47,9 @@ impl Gate for Healthy {
                 .health(Target::Server(candidate.color))
                 .await;
             // After the answer, which another process on the candidate's port may have given.
-            if let Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) =
-                candidate.ports.fleet.inspect(service).await
+            let inspection = candidate.ports.fleet.inspect(service);
+            if let Ok(Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _))) =
+                timeout(interval.max(LEAST_PATIENCE), inspection).await
             {
                 return failed_with_logs(candidate, format!("it stopped while starting: {how}"))
                     .await;

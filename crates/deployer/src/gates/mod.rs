@@ -17,7 +17,7 @@ use crate::config::{GateName, Settings};
 
 pub use crate::gates::agreement::Agreement;
 pub use crate::gates::comparison::Comparison;
-pub use crate::gates::gate::{Candidate, Gate};
+pub use crate::gates::gate::{Candidate, Gate, GoldenLabels};
 pub use crate::gates::golden::Golden;
 pub use crate::gates::headroom::Headroom;
 pub use crate::gates::health::Healthy;

@@ -59,6 +59,16 @@ async fn candidate_is_refused_with_log_lines_when_never_healthy() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn unhealthy_candidate_is_refused_in_time_when_fleet_hangs() {
+    let mut deployment = Deployment::of(Server::with_fault(ServerFault::Unhealthy));
+    deployment.state.fleet_hangs = true;
+    let finished = deployment.run().await;
+    assert_refused_and_stopped(&finished, "health: not healthy after 5 tries, 3s apart");
+    // The fleet has 3 s to answer after each of the 5 tries, and 4 pauses of 3 s follow.
+    assert_eq!(finished.took.as_secs(), 5 * 3 + 4 * 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn candidate_is_refused_at_once_when_it_exits() {
     let finished = Deployment::of(Server::with_fault(ServerFault::Exited))
         .run()

@@ -1,6 +1,7 @@
 //! Deployments that are rolled back after the switch.
 
 use deployer::{
+    config::GateName,
     deployment::phase::Phase,
     ports::{Service, Target},
 };
@@ -168,8 +169,110 @@ async fn hanging_fleet_does_not_delay_the_rollback() {
         )
         .run()
         .await;
-    // The observation at 4 s waits 2 s for the fleet. Then the failed checks decide.
-    assert_rolled_back(&finished, "bake, after 6 s: ");
+    // The own requests decide.
+    assert_rolled_back(&finished, "bake, after 4 s: 25 of 100 requests failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hanging_fleet_does_not_delay_the_checks() {
+    let finished = Deployment::of(Server::good())
+        .without_clients()
+        .interfere_after(
+            |call| *call == Call::SwitchTo(CANDIDATE),
+            |state| state.fleet_hangs = true,
+        )
+        .failing_calls(
+            CHECKS_BEFORE_BAKE + 4..usize::MAX,
+            |call| *call == Call::Health(Target::Server(CANDIDATE)),
+            CallFault::Before,
+        )
+        .run()
+        .await;
+    assert_rolled_back(&finished, "bake, after 6 s: 3 checks in a row failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hanging_log_does_not_delay_the_rollback() {
+    let finished = Deployment::of(Server::with_fault_after(4, ServerFault::Exited))
+        .without_clients()
+        .interfere_after(
+            |call| *call == Call::SwitchTo(CANDIDATE),
+            |state| state.log_hangs = true,
+        )
+        .run()
+        .await;
+    // The log has 1 s to answer.
+    assert_rolled_back(&finished, "bake, after 5 s: it stopped: exit code 3");
+    let notes = finished.trace.notes();
+    assert!(
+        notes.contains(&"the router's log could not be read within 1s"),
+        "{notes:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn hanging_candidate_is_rolled_back_after_one_time_limit_and_three_checks() {
+    for (fault, reason) in [
+        (ServerFault::Hangs, "health check failed: timed out"),
+        (
+            ServerFault::HangsPredictions,
+            "test request failed: timed out",
+        ),
+    ] {
+        let finished = Deployment::of(Server::with_fault_after(3, fault))
+            .without_clients()
+            .run()
+            .await;
+        // The checks of 3 s, 4 s, and 5 s are due 2 s later.
+        let reason = format!("bake, after 7 s: 3 checks in a row failed, the last one: {reason}");
+        assert_rolled_back(&finished, &reason);
+        // No observation waits longer than one interval.
+        assert_eq!(observations(&finished), 7);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hanging_own_requests_fail_without_delaying_observations() {
+    let candidate = Server {
+        reports_counters: false,
+        ..Server::with_fault_after(0, ServerFault::HangsForClients)
+    };
+    let finished = Deployment::of(candidate)
+        .without_clients()
+        .without_request_log()
+        .run()
+        .await;
+    // The own requests of 1 s and 2 s time out 2 s after their turn.
+    assert_rolled_back(&finished, "bake, after 5 s: ");
+    finished.assert_outcome(Phase::RolledBack, "requests failed (100.0 %");
+    assert_eq!(observations(&finished), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_requests_are_held_to_answers_of_golden_gate() {
+    let finished = Deployment::of(Server::with_fault_after(2, ServerFault::PredictsWrongLabel))
+        .with_gates(&[GateName::Golden])
+        .without_clients()
+        .run()
+        .await;
+    assert_rolled_back(&finished, "requests failed (");
+    finished.assert_outcome(Phase::RolledBack, "(it answered \"bad\" to input ");
+    finished.assert_outcome(
+        Phase::RolledBack,
+        ", and answered \"good\" in the gate golden)",
+    );
+    assert!(observations(&finished) <= 5, "{}", observations(&finished));
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_requests_are_held_to_first_answers_without_golden_gate() {
+    // All 100 inputs are answered within 5 s.
+    let finished = Deployment::of(Server::with_fault_after(5, ServerFault::PredictsWrongLabel))
+        .without_request_log()
+        .run()
+        .await;
+    assert_rolled_back(&finished, "requests failed (");
+    finished.assert_outcome(Phase::RolledBack, ", and answered \"good\" before)");
 }
 
 #[tokio::test(start_paused = true)]

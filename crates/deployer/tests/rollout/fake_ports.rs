@@ -58,6 +58,8 @@ pub(crate) struct State {
     pub(crate) failing_hook: Option<(HookPoint, Phase)>,
     /// Whether `inspect` never returns.
     pub(crate) fleet_hangs: bool,
+    /// Whether reading the router's log never returns.
+    pub(crate) log_hangs: bool,
     pub(crate) clients_per_second: f64,
     clients_simulated_until: Instant,
     pub(crate) faults: InjectedFaults,
@@ -82,6 +84,7 @@ impl State {
             shadow_log: Vec::new(),
             failing_hook: None,
             fleet_hangs: false,
+            log_hangs: false,
             clients_per_second: 50.0,
             clients_simulated_until: now,
             faults: InjectedFaults::default(),
@@ -93,6 +96,14 @@ impl State {
         match color {
             Color::Blue => &mut self.blue,
             Color::Green => &mut self.green,
+        }
+    }
+
+    /// The server that the router tries first, or the only one.
+    fn server_at(&mut self, target: Target) -> &mut Server {
+        match target {
+            Target::Server(color) | Target::ThroughRouter(color) => self.server(color),
+            Target::Public => self.server(self.active),
         }
     }
 
@@ -378,6 +389,14 @@ impl Flags for FakePorts {
     }
 }
 
+/// Waits as long as a probe waits for a server that hangs.
+async fn time_out() -> PortError {
+    const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+    tokio::time::sleep(PROBE_TIMEOUT).await;
+    PortError::TimedOut("timed out".to_owned())
+}
+
 /// The log of copied requests.
 struct ShadowLog(FakePorts);
 
@@ -391,6 +410,9 @@ impl RequestLog for ShadowLog {
 #[async_trait]
 impl RequestLog for FakePorts {
     async fn read(&self, after: Option<LogCursor>) -> Result<LogPart, PortError> {
+        if self.lock().log_hangs {
+            std::future::pending::<()>().await;
+        }
         self.call(Call::ReadLog, |state| {
             state.simulate_clients();
             Ok(part(&state.logged_requests, after))
@@ -480,11 +502,22 @@ impl FleetDiagnosis for FakePorts {
 #[async_trait]
 impl Probe for FakePorts {
     async fn health(&self, target: Target) -> Result<Health, PortError> {
+        if self.lock().server_at(target).hangs_on_health() {
+            return Err(time_out().await);
+        }
         self.call(Call::Health(target), |state| state.health(target))
             .await
     }
 
     async fn predict(&self, target: Target, _: &Example) -> Result<Prediction, PortError> {
+        let through_router = !matches!(target, Target::Server(_));
+        let hangs = self
+            .lock()
+            .server_at(target)
+            .hangs_on_prediction(through_router);
+        if hangs {
+            return Err(time_out().await);
+        }
         self.call(Call::Predict(target), |state| match target {
             Target::Server(color) => state.server(color).predict(false),
             Target::ThroughRouter(color) => state.server(color).predict(true),

@@ -29,6 +29,12 @@ pub(crate) enum ServerFault {
     FailsOneIn(u64),
     /// Predictions through the router get 500; predictions from the deployer itself succeed.
     FailsClients,
+    /// It answers nothing any more, and closes no connection.
+    Hangs,
+    /// It is healthy, and answers no prediction.
+    HangsPredictions,
+    /// It answers no prediction that comes through the router.
+    HangsForClients,
     /// It answers each prediction, and counts every second one as failed.
     CountsFailures,
     /// It reports the version "stale" and the digest of that version.
@@ -140,6 +146,20 @@ impl Server {
         } else {
             health
         })
+    }
+
+    /// Whether it never answers a health check.
+    pub(crate) fn hangs_on_health(&self) -> bool {
+        self.current_fault() == ServerFault::Hangs
+    }
+
+    /// Whether it never answers a prediction. `through_router` is whether the request came through the router.
+    pub(crate) fn hangs_on_prediction(&self, through_router: bool) -> bool {
+        match self.current_fault() {
+            ServerFault::Hangs | ServerFault::HangsPredictions => true,
+            ServerFault::HangsForClients => through_router,
+            _ => false,
+        }
     }
 
     fn uptime(&self) -> Duration {
