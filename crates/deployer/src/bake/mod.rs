@@ -1,6 +1,7 @@
 //! The bake: the period under real traffic after the switch in which a candidate can still be rolled back.
 
 mod checks;
+mod copies;
 mod expected_answers;
 pub mod judge;
 mod observe;

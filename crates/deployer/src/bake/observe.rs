@@ -6,12 +6,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::{
     bake::{
+        copies::Copies,
         judge::{Bake, Observation},
         observer::{Observer, bound},
         own_requests::{OwnRequests, WrongAnswers},
     },
     config::OnInconclusive,
-    deployment::rollout::{Rollout, rounded},
+    deployment::rollout::{Rollout, rounded, words},
     event::Event,
     evidence::{
         request::{FirstAttempt, Request},
@@ -31,11 +32,12 @@ impl Rollout<'_> {
         golden: HashMap<String, String>,
     ) -> Result<String, String> {
         let settings = &self.settings.bake;
+        let mut copies = Copies::new(self.ports);
         let mut bake = Bake::new(
             settings.clone(),
             before,
             &self.settings.probe.predict_path,
-            false,
+            copies.are_possible(),
         );
         let started = Instant::now();
         let mut ticks = interval(settings.interval);
@@ -53,8 +55,18 @@ impl Rollout<'_> {
                 }
                 () = observer.until_stopped() => {}
             }
-            let (observation, log_error) =
-                self.observe(&mut observer, &mut first_attempt, since).await;
+            let (mut observation, log_error) = self
+                .observe(&mut observer, &mut first_attempt, since, copies.are_on())
+                .await;
+            let copied = match copies.read().await {
+                Ok(copied) => copied,
+                Err(error) => {
+                    bake.cannot_ask_previous();
+                    observation.unread.push(error.to_string());
+                    Vec::new()
+                }
+            };
+            observation.copies = copied;
             if let Some(text) = log_error
                 && !std::mem::replace(&mut error_reported, true)
             {
@@ -69,9 +81,33 @@ impl Rollout<'_> {
                 tally: bake.tally(),
                 trouble: bake.trouble(),
             });
+            self.follow_question(&mut bake, &mut copies).await?;
             if let Some(verdict) = verdict {
                 return self.conclude(verdict, &observer.own_requests, elapsed);
             }
+        }
+    }
+
+    /// Sends copies to the previous release while the bake asks it. Fails if the copies cannot be ended: they would be a
+    /// load without an end.
+    async fn follow_question(
+        &self,
+        bake: &mut Bake,
+        copies: &mut Copies<'_>,
+    ) -> Result<(), String> {
+        let asks = bake.is_asking_previous();
+        if asks && !copies.are_on() {
+            self.note(format!(
+                "clients fare worse than before: the previous release on {} gets copies of their requests, to see whether it does better (bake.ask_previous)",
+                self.plan.active
+            ));
+        }
+        match copies.turn(asks).await {
+            Err(_) if asks => {
+                bake.cannot_ask_previous();
+                self.ports.flags.set_shadow(false).await.map_err(words)
+            }
+            turned => turned.map_err(words),
         }
     }
 
@@ -82,6 +118,7 @@ impl Rollout<'_> {
         observer: &mut Observer<'_>,
         first_attempt: &mut FirstAttempt,
         since: Option<f64>,
+        asks_previous: bool,
     ) -> (Observation, Option<String>) {
         // What is not answered yet is carried over.
         let _ = timeout(bound(self.settings), observer.until_complete()).await;
@@ -94,7 +131,10 @@ impl Rollout<'_> {
         let error = match read {
             Some(Ok(mut requests)) => {
                 requests.retain(|request| since.is_none_or(|since| request.at >= since));
-                self.add_logged(&mut observation, own_requests, first_attempt, requests);
+                self.add_logged(&mut observation, own_requests, first_attempt, &mut requests);
+                if asks_previous {
+                    observation.originals = requests;
+                }
                 return (observation, None);
             }
             Some(Err(error)) => Some(error.to_string()),
@@ -123,17 +163,17 @@ impl Rollout<'_> {
         observation: &mut Observation,
         own_requests: &mut OwnRequests,
         first_attempt: &mut FirstAttempt,
-        mut requests: Vec<Request>,
+        requests: &mut Vec<Request>,
     ) {
         let candidate = self.plan.idle;
-        if !own_requests.match_log(&requests, candidate, observation.at) {
+        if !own_requests.match_log(requests, candidate, observation.at) {
             observation
                 .unread
                 .push("the router's log does not show the deployer's own requests".to_owned());
         }
-        first_attempt.exclude_before_first_attempt(candidate, &mut requests);
+        first_attempt.exclude_before_first_attempt(candidate, requests);
         let traffic = &mut observation.traffic;
-        traffic.add(&TrafficSample::of(candidate, &requests));
+        traffic.add(&TrafficSample::of(candidate, requests));
         // The log knows the status of an own request, and not what its answer should be.
         let tally = &mut traffic.tally;
         tally.failed += own_requests.take_logged_wrong();

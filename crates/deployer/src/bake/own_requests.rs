@@ -128,7 +128,7 @@ impl OwnRequests {
     pub fn match_log(&mut self, requests: &[Request], candidate: Color, now: Duration) -> bool {
         let own = requests.iter().filter(|request| request.by_deployer);
         let (by_candidate, by_others): (Vec<_>, Vec<_>) =
-            own.partition(|request| request.answered == Some(candidate));
+            own.partition(|request| request.last_asked() == Some(candidate));
         self.by_others += by_others.len();
         let logged = by_candidate.len() + by_others.len();
         let matched = logged.min(self.awaited.len());

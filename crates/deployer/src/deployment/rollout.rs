@@ -359,7 +359,7 @@ impl Rollout<'_> {
         }
     }
 
-    pub(super) fn note(&self, text: String) {
+    pub(crate) fn note(&self, text: String) {
         self.reporter.report(&Event::Note { text });
     }
 

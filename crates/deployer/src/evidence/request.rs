@@ -169,6 +169,12 @@ impl Request {
         Some((wanted, self.outcome_for(wanted)?))
     }
 
+    /// The color that was asked last; `None` if none was.
+    #[must_use]
+    pub fn last_asked(&self) -> Option<Color> {
+        Some(self.attempts.last()?.color)
+    }
+
     /// How long the first attempt took; `None` if there was none.
     #[must_use]
     pub fn took(&self) -> Option<Duration> {
