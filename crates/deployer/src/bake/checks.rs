@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::release::Health;
 
-/// A check answers late by up to this share of its time limit, because ticks and timers are not exact.
+/// A time limit counts as over by this share early, because ticks and timers are not exact.
 const TOLERANCE: f64 = 0.05;
 
 /// Assigns each check to one observation: a health check and a test request that begin together.
