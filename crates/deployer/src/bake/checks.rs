@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::release::Health;
 
-/// A check answers late by up to this share of its time limit, because ticks and timers are not exact.
+/// A time limit counts as over by this share early, because ticks and timers are not exact.
 const TOLERANCE: f64 = 0.05;
 
 /// Assigns each check to one observation: a health check and a test request that begin together.
@@ -42,13 +42,16 @@ enum Answer<T> {
     Done,
 }
 
+/// What an observation reports of a part of a check; `None` if it has no answer.
+type Reported<T> = Option<Result<T, String>>;
+
 impl<T> Answer<T> {
     fn is_awaited(&self) -> bool {
         matches!(self, Self::Awaited)
     }
 
     /// Takes the answer if there is one.
-    fn take(&mut self) -> Option<Result<T, String>> {
+    fn take(&mut self) -> Reported<T> {
         match std::mem::replace(self, Self::Done) {
             Self::Received(answer) => Some(answer),
             Self::Awaited => {
@@ -63,10 +66,11 @@ impl<T> Answer<T> {
 impl Checks {
     /// Creates checks that must be answered within `time_limit`, for observations that last at most `bound`.
     pub(super) fn new(time_limit: Duration, bound: Duration) -> Self {
-        let observations = time_limit.as_secs_f64() * (1.0 - TOLERANCE) / bound.as_secs_f64();
+        let limit = time_limit.mul_f64(1.0 - TOLERANCE).as_nanos();
+        let observations = limit.div_ceil(bound.as_nanos().max(1));
         Self {
             time_limit,
-            delay: (observations.ceil() as usize).saturating_sub(1),
+            delay: usize::try_from(observations.saturating_sub(1)).unwrap_or(usize::MAX),
             pending: VecDeque::new(),
             first: 0,
             last_healthy: None,
@@ -120,9 +124,7 @@ impl Checks {
     ///
     /// A failure of one of both checks is reported. Of two healthy answers the older one is not: its counters and
     /// its uptime would seem to fall.
-    pub(super) fn end_observation(
-        &mut self,
-    ) -> (Option<Result<Health, String>>, Option<Result<(), String>>) {
+    pub(super) fn end_observation(&mut self) -> (Reported<Health>, Reported<()>) {
         let newest = self.first + self.pending.len().saturating_sub(1);
         let own = self.pending.back_mut();
         let (mut health, mut request) = own
@@ -154,7 +156,7 @@ impl Checks {
         (health, request)
     }
 
-    fn answer_when_due<T>(&self, mut answer: Answer<T>) -> Option<Result<T, String>> {
+    fn answer_when_due<T>(&self, mut answer: Answer<T>) -> Reported<T> {
         if answer.is_awaited() {
             let time_limit = humantime::format_duration(self.time_limit);
             return Some(Err(format!("no answer within {time_limit}")));
@@ -169,11 +171,11 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn health(uptime: f64) -> Result<Health, String> {
-        Ok(Health {
+    fn health(uptime: f64) -> Health {
+        Health {
             uptime_seconds: Some(uptime),
             ..Health::default()
-        })
+        }
     }
 
     /// Ends an observation, and returns the uptime that it reports, or why it is not healthy.
@@ -182,8 +184,8 @@ mod tests {
         health.map(|health| health.map(|health| health.uptime_seconds.unwrap_or_default()))
     }
 
-    fn no_answer(time_limit: &str) -> Option<Result<f64, String>> {
-        Some(Err(format!("no answer within {time_limit}")))
+    fn no_answer(seconds: u32) -> String {
+        format!("no answer within {seconds}s")
     }
 
     #[test]
@@ -193,9 +195,7 @@ mod tests {
             for observation in 0..6 {
                 checks.begin(true);
                 assert!(!checks.is_complete());
-                let expected = (observation >= silent)
-                    .then(|| no_answer(&format!("{time_limit}s")))
-                    .flatten();
+                let expected = (observation >= silent).then(|| Err(no_answer(time_limit)));
                 assert_eq!(
                     end(&mut checks),
                     expected,
@@ -211,12 +211,12 @@ mod tests {
         let mut requests = Vec::new();
         for uptime in [1.0, 2.0, 3.0] {
             let number = checks.begin(true);
-            checks.health_answered(number, health(uptime));
+            checks.health_answered(number, Ok(health(uptime)));
             let (health, request) = checks.end_observation();
             assert!(health.is_some_and(|health| health.is_ok()));
             requests.push(request);
         }
-        let failed = Some(Err("no answer within 2s".to_owned()));
+        let failed = Some(Err(no_answer(2)));
         assert_eq!(requests, [None, failed.clone(), failed]);
     }
 
@@ -225,12 +225,12 @@ mod tests {
         let mut checks = Checks::new(2 * SECOND, SECOND);
         let first = checks.begin(false);
         assert_eq!(end(&mut checks), None);
-        checks.health_answered(first, health(1.0));
+        checks.health_answered(first, Ok(health(1.0)));
         let second = checks.begin(false);
         assert_eq!(end(&mut checks), Some(Ok(1.0)));
-        checks.health_answered(second, health(2.0));
+        checks.health_answered(second, Ok(health(2.0)));
         let third = checks.begin(false);
-        checks.health_answered(third, health(3.0));
+        checks.health_answered(third, Ok(health(3.0)));
         assert!(checks.is_complete());
         assert_eq!(end(&mut checks), Some(Ok(3.0)));
         // The third check is due, and was reported.
@@ -242,8 +242,8 @@ mod tests {
     fn answer_after_time_limit_is_ignored() {
         let mut checks = Checks::new(SECOND, SECOND);
         let number = checks.begin(false);
-        assert_eq!(end(&mut checks), no_answer("1s"));
-        checks.health_answered(number, health(1.0));
+        assert_eq!(end(&mut checks), Some(Err(no_answer(1))));
+        checks.health_answered(number, Ok(health(1.0)));
         assert!(checks.is_complete());
         assert_eq!(end(&mut checks), None);
     }

@@ -87,19 +87,19 @@ mod tests {
 
     use super::*;
 
-    fn answer(label: Option<&str>, confidence: Option<f64>) -> Result<Prediction, PortError> {
-        Ok(Prediction {
+    fn answer(label: Option<&str>, confidence: Option<f64>) -> Prediction {
+        Prediction {
             label: label.map(str::to_owned),
             confidence,
             took: Duration::ZERO,
-        })
+        }
     }
 
-    fn refused(status: u16) -> Result<Prediction, PortError> {
-        Err(PortError::Refused {
+    fn refused(status: u16) -> PortError {
+        PortError::Refused {
             status,
             message: String::new(),
-        })
+        }
     }
 
     fn example() -> Example {
@@ -119,23 +119,26 @@ mod tests {
         let golden = HashMap::from([(example.body.clone(), "positive".to_owned())]);
         let mut expected = ExpectedAnswers::new(golden);
         // The gate is the reference, not the first answer.
-        expected.learn(input(&example), &answer(Some("negative"), None));
+        expected.learn(input(&example), &Ok(answer(Some("negative"), None)));
         let timed_out = PortError::TimedOut(String::new());
         for (answer, difference) in [
-            (answer(Some("positive"), Some(0.9)), None),
-            (answer(Some("negative"), Some(0.59)), None),
+            (Ok(answer(Some("positive"), Some(0.9))), None),
+            (Ok(answer(Some("negative"), Some(0.59))), None),
             (
-                answer(Some("negative"), Some(0.6)),
+                Ok(answer(Some("negative"), Some(0.6))),
                 Some("answered \"negative\" to input 7"),
             ),
             (
-                answer(Some("negative"), None),
+                Ok(answer(Some("negative"), None)),
                 Some("answered \"negative\" to input 7"),
             ),
-            (answer(None, Some(0.9)), Some("gave no label to input 7")),
-            (refused(422), Some("refused input 7 with status 422")),
-            (refused(429), None),
-            (refused(500), None),
+            (
+                Ok(answer(None, Some(0.9))),
+                Some("gave no label to input 7"),
+            ),
+            (Err(refused(422)), Some("refused input 7 with status 422")),
+            (Err(refused(429)), None),
+            (Err(refused(500)), None),
             (Err(timed_out), None),
         ] {
             let expected = expected.difference(input(&example), &answer);
@@ -150,14 +153,14 @@ mod tests {
         let example = example();
         let mut expected = ExpectedAnswers::new(HashMap::new());
         let differs = |expected: &ExpectedAnswers, label| {
-            expected.difference(input(&example), &answer(label, None))
+            expected.difference(input(&example), &Ok(answer(label, None)))
         };
-        for nothing in [refused(422), answer(None, None)] {
+        for nothing in [Err(refused(422)), Ok(answer(None, None))] {
             expected.learn(input(&example), &nothing);
             assert_eq!(differs(&expected, Some("positive")), None);
         }
         for label in ["positive", "negative"] {
-            expected.learn(input(&example), &answer(Some(label), None));
+            expected.learn(input(&example), &Ok(answer(Some(label), None)));
         }
         assert_eq!(differs(&expected, Some("positive")), None);
         assert_eq!(

@@ -115,12 +115,11 @@ impl<'a> Observer<'a> {
             let request = async move {
                 let turn = turns.acquire().await;
                 let mut answer = probe.predict(target, input.example);
-                let answer = match timeout(slow, &mut answer).await {
+                let in_turn = timeout(slow, &mut answer).await;
+                drop(turn);
+                let answer = match in_turn {
                     Ok(answer) => answer,
-                    Err(_) => {
-                        drop(turn);
-                        answer.await
-                    }
+                    Err(_) => answer.await,
                 };
                 Ended::OwnRequest(target, input, answer)
             };

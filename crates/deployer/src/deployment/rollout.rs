@@ -225,7 +225,7 @@ impl Rollout<'_> {
         since: Option<f64>,
         golden_labels: HashMap<String, String>,
     ) -> Result<String, String> {
-        let mut bake = pin!(self.bake(before, since, golden_labels));
+        let mut bake = Box::pin(self.bake(before, since, golden_labels));
         // The bake does not wait for the hook.
         let summary = tokio::select! {
             summary = &mut bake => summary,

@@ -9,6 +9,7 @@ use deployer::{
 
 use crate::{
     deployment::{ALWAYS, CANDIDATE, Deployment, FinishedDeployment, OLD},
+    fake_ports::Hanging,
     faults::CallFault,
     server::{Server, ServerFault},
     trace::Call,
@@ -61,7 +62,7 @@ async fn candidate_is_refused_with_log_lines_when_never_healthy() {
 #[tokio::test(start_paused = true)]
 async fn unhealthy_candidate_is_refused_in_time_when_fleet_hangs() {
     let mut deployment = Deployment::of(Server::with_fault(ServerFault::Unhealthy));
-    deployment.state.fleet_hangs = true;
+    deployment.state.hanging = Some(Hanging::Fleet);
     let finished = deployment.run().await;
     assert_refused_and_stopped(&finished, "health: not healthy after 5 tries, 3s apart");
     // The fleet has 3 s to answer after each of the 5 tries, and 4 pauses of 3 s follow.

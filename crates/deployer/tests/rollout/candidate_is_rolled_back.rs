@@ -8,7 +8,7 @@ use deployer::{
 
 use crate::{
     deployment::{ALWAYS, CANDIDATE, Deployment, FinishedDeployment, OLD},
-    fake_ports::passed_over_at,
+    fake_ports::{Hanging, passed_over_at},
     faults::CallFault,
     server::{Server, ServerFault},
     trace::{Call, TraceEvent},
@@ -165,7 +165,7 @@ async fn hanging_fleet_does_not_delay_the_rollback() {
         .without_clients()
         .interfere_after(
             |call| *call == Call::SwitchTo(CANDIDATE),
-            |state| state.fleet_hangs = true,
+            |state| state.hanging = Some(Hanging::Fleet),
         )
         .run()
         .await;
@@ -179,7 +179,7 @@ async fn hanging_fleet_does_not_delay_the_checks() {
         .without_clients()
         .interfere_after(
             |call| *call == Call::SwitchTo(CANDIDATE),
-            |state| state.fleet_hangs = true,
+            |state| state.hanging = Some(Hanging::Fleet),
         )
         .failing_calls(
             CHECKS_BEFORE_BAKE + 4..usize::MAX,
@@ -197,7 +197,7 @@ async fn hanging_log_does_not_delay_the_rollback() {
         .without_clients()
         .interfere_after(
             |call| *call == Call::SwitchTo(CANDIDATE),
-            |state| state.log_hangs = true,
+            |state| state.hanging = Some(Hanging::RequestLog),
         )
         .run()
         .await;

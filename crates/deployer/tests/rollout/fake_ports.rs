@@ -34,6 +34,15 @@ use crate::{
     trace::{Call, Trace, TraceEntry, TraceEvent},
 };
 
+/// A port that never answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hanging {
+    /// `inspect` never returns.
+    Fleet,
+    /// Reading the router's log never returns.
+    RequestLog,
+}
+
 /// The simulated router, servers, clients, and logs.
 pub(crate) struct State {
     pub(crate) active: Color,
@@ -56,10 +65,8 @@ pub(crate) struct State {
     pub(crate) shadow_log: Vec<Request>,
     /// Where a hook fails.
     pub(crate) failing_hook: Option<(HookPoint, Phase)>,
-    /// Whether `inspect` never returns.
-    pub(crate) fleet_hangs: bool,
-    /// Whether reading the router's log never returns.
-    pub(crate) log_hangs: bool,
+    /// What never answers, if anything does not.
+    pub(crate) hanging: Option<Hanging>,
     pub(crate) clients_per_second: f64,
     clients_simulated_until: Instant,
     pub(crate) faults: InjectedFaults,
@@ -83,8 +90,7 @@ impl State {
             shadow: false,
             shadow_log: Vec::new(),
             failing_hook: None,
-            fleet_hangs: false,
-            log_hangs: false,
+            hanging: None,
             clients_per_second: 50.0,
             clients_simulated_until: now,
             faults: InjectedFaults::default(),
@@ -410,7 +416,7 @@ impl RequestLog for ShadowLog {
 #[async_trait]
 impl RequestLog for FakePorts {
     async fn read(&self, after: Option<LogCursor>) -> Result<LogPart, PortError> {
-        if self.lock().log_hangs {
+        if self.lock().hanging == Some(Hanging::RequestLog) {
             std::future::pending::<()>().await;
         }
         self.call(Call::ReadLog, |state| {
@@ -463,7 +469,7 @@ impl Fleet for FakePorts {
     }
 
     async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError> {
-        if self.lock().fleet_hangs {
+        if self.lock().hanging == Some(Hanging::Fleet) {
             std::future::pending::<()>().await;
         }
         self.call(Call::Inspect(service), |state| {
