@@ -271,7 +271,8 @@ impl Monitor<'_> {
         if let Ok(part) = log.read(self.read_up_to).await {
             // Requests logged before the start are not new.
             if self.read_up_to.replace(part.next).is_some() {
-                self.metrics.count_requests(&part.requests, &self.colors);
+                let versions = self.colors.each_ref().map(MonitoredColor::version);
+                self.metrics.count_requests(&part.requests, versions);
             }
         }
     }
