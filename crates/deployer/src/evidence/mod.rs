@@ -2,6 +2,7 @@
 
 pub mod details;
 pub mod difference;
+pub mod ending_counts;
 pub mod endings;
 pub mod latency;
 pub mod load;

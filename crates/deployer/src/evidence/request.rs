@@ -42,6 +42,33 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Every [`kind`](Self::kind).
+    pub const KINDS: [&'static str; 8] = [
+        "answered",
+        "refused",
+        "failed",
+        "both_failed",
+        "cut",
+        "gave_up",
+        "left",
+        "by_router",
+    ];
+
+    /// The name of the ending in reports, the status, and metrics.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Refused(_) => "refused",
+            Self::Failed => "failed",
+            Self::BothFailed => "both_failed",
+            Self::Cut => "cut",
+            Self::GaveUp => "gave_up",
+            Self::Left => "left",
+            Self::ByRouter => "by_router",
+        }
+    }
+
     /// Whether the color did well; `None` if the ending says nothing about it. A refusal may be the client's fault, so by
     /// itself it counts as good: [`Endings`](super::endings::Endings) tell whether there are more.
     #[must_use]
@@ -156,17 +183,12 @@ impl Request {
         })
     }
 
-    /// Whether `color` answered the request well; `None` if the request says nothing about it.
+    /// The color that was active, and how the request ended for it; `None` if the router refused the request before it
+    /// chose a color.
     #[must_use]
-    pub fn outcome_for(&self, color: Color) -> Option<bool> {
-        self.ending_for(color)?.is_good(self.by_deployer)
-    }
-
-    /// The color that was active, and whether it answered well; `None` if the request says nothing about it.
-    #[must_use]
-    pub fn outcome(&self) -> Option<(Color, bool)> {
+    pub fn ending(&self) -> Option<(Color, Ending)> {
         let wanted = self.wanted?;
-        Some((wanted, self.outcome_for(wanted)?))
+        Some((wanted, self.ending_for(wanted)?))
     }
 
     /// The color that was asked last; `None` if none was.
@@ -341,6 +363,7 @@ mod tests {
         ] {
             let ending = request(status, attempts).ending_for(GREEN);
             assert_eq!(ending, Some(expected), "{status} {attempts:?}");
+            assert!(Ending::KINDS.contains(&expected.kind()), "{expected:?}");
         }
     }
 

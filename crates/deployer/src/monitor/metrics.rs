@@ -1,9 +1,6 @@
 //! The metrics of `deployer monitor`.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{Router, ServiceExt, http::header, routing::get};
 use jiff::Timestamp;
@@ -44,6 +41,24 @@ struct ReleaseLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SenderLabels {
+    color: &'static str,
+    version: String,
+    /// `clients` or `deployer`.
+    by: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndingLabels {
+    color: &'static str,
+    version: String,
+    /// `clients` or `deployer`.
+    by: &'static str,
+    /// The kind of the ending.
+    ending: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
 }
@@ -55,8 +70,8 @@ pub(crate) struct Metrics {
     active: Family<ColorLabel, Gauge>,
     up: Family<ColorLabel, Gauge>,
     fit: Family<ColorLabel, Gauge>,
-    requests: Family<ReleaseLabels, Counter>,
-    failures: Family<ReleaseLabels, Counter>,
+    requests: Family<EndingLabels, Counter>,
+    failures: Family<SenderLabels, Counter>,
     latency: Family<ReleaseLabels, Histogram, fn() -> Histogram>,
     deployments: Family<OutcomeLabel, Counter>,
     since_last: Gauge,
@@ -95,7 +110,7 @@ impl Default for Metrics {
         registry.register("fit", "1 for a color that may stand in", fit.clone());
         registry.register(
             "requests",
-            "Client requests that wanted a color, by the router's log",
+            "Requests for a color by the way in which they ended, by the router's log",
             requests.clone(),
         );
         registry.register(
@@ -156,24 +171,37 @@ impl Metrics {
         }
     }
 
-    /// Counts requests that were not counted yet.
-    pub(crate) fn count_requests(&self, requests: &[LoggedRequest], colors: &[MonitoredColor; 2]) {
+    /// Counts requests that were not counted yet. `versions` are those of blue and green.
+    pub(crate) fn count_requests(&self, requests: &[LoggedRequest], versions: [&str; 2]) {
         for request in requests {
-            let Some((wanted, good)) = request.outcome() else {
+            let Some((wanted, ending)) = request.ending() else {
                 continue;
             };
-            let of = ReleaseLabels {
-                color: wanted.name(),
-                version: colors[index(wanted)].version().to_owned(),
-            };
-            self.requests.get_or_create(&of).inc();
-            if good {
-                let waited: Duration = request.waited;
-                self.latency
-                    .get_or_create(&of)
-                    .observe(waited.as_secs_f64());
+            let color = wanted.name();
+            let version = versions[index(wanted)].to_owned();
+            let by = if request.by_deployer {
+                "deployer"
             } else {
-                self.failures.get_or_create(&of).inc();
+                "clients"
+            };
+            let of_ending = EndingLabels {
+                color,
+                version: version.clone(),
+                by,
+                ending: ending.kind(),
+            };
+            self.requests.get_or_create(&of_ending).inc();
+            match ending.is_good(request.by_deployer) {
+                Some(true) if !request.by_deployer => {
+                    let waited = request.waited.as_secs_f64();
+                    let of_release = ReleaseLabels { color, version };
+                    self.latency.get_or_create(&of_release).observe(waited);
+                }
+                Some(false) => {
+                    let of_sender = SenderLabels { color, version, by };
+                    self.failures.get_or_create(&of_sender).inc();
+                }
+                Some(true) | None => {}
             }
         }
     }
@@ -252,7 +280,10 @@ mod tests {
     use tower_http::decompression::DecompressionLayer;
 
     use super::*;
-    use crate::state::{action::Action, traffic_move::TrafficMove};
+    use crate::{
+        evidence::request::answered_by,
+        state::{action::Action, traffic_move::TrafficMove},
+    };
 
     async fn text(response: Response<Body>) -> String {
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
@@ -283,6 +314,35 @@ mod tests {
         let request = scrape("/metrics").body(Body::empty()).unwrap();
         let decompressed = decompressing.oneshot(request).await.unwrap();
         assert_eq!(text(decompressed.map(Body::new)).await, plain);
+    }
+
+    #[test]
+    fn request_metrics_tell_endings_and_senders_apart() {
+        let metrics = Metrics::default();
+        let refused = answered_by(Color::Green, 422);
+        let own = LoggedRequest {
+            by_deployer: true,
+            ..refused.clone()
+        };
+        let failed = answered_by(Color::Green, 500);
+        metrics.count_requests(&[refused.clone(), refused, own, failed], ["v1", "v2"]);
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry).unwrap();
+        let green = "color=\"green\",version=\"v2\"";
+        for line in [
+            format!("requests_total{{{green},by=\"clients\",ending=\"refused\"}} 2"),
+            format!("requests_total{{{green},by=\"deployer\",ending=\"refused\"}} 1"),
+            format!("requests_total{{{green},by=\"clients\",ending=\"failed\"}} 1"),
+            format!("failures_total{{{green},by=\"clients\"}} 1"),
+            // The deployer sends nothing that a release may refuse.
+            format!("failures_total{{{green},by=\"deployer\"}} 1"),
+            format!("request_duration_seconds_count{{{green}}} 2"),
+        ] {
+            assert!(
+                text.contains(&format!("deployer_{line}\n")),
+                "{line} in {text}"
+            );
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod color;
 pub mod health;
 mod metrics;
 mod rounds;
+mod router_errors;
 mod service;
 pub mod standby;
 mod state;

@@ -20,6 +20,7 @@ use crate::{
     monitor::{
         color::{MonitoredColor, index},
         metrics::{self, Metrics},
+        router_errors::RouterErrors,
         service::Monitor,
         standby::LastDeployment,
         state::MonitorState,
@@ -49,6 +50,8 @@ pub(crate) async fn run(
         match alert.kind {
             Kind::Down => state.set_down(alert.color, true),
             Kind::Up => state.set_down(alert.color, false),
+            Kind::RouterErrors => state.router_errors = true,
+            Kind::RouterErrorsEnded => state.router_errors = false,
             Kind::Failover | Kind::Interrupted | Kind::Test => {}
         }
     }
@@ -59,6 +62,7 @@ pub(crate) async fn run(
         example: examples.golden.first(),
         alerts,
         router: settings.monitor.health_tracker(!state.router_down),
+        router_errors: RouterErrors::resume(state.router_errors),
         colors: Color::BOTH.map(|color| MonitoredColor::new(settings, &state.colors[index(color)])),
         state,
         suspect: None,
@@ -119,7 +123,7 @@ async fn check(ports: &Ports, color: Color, example: Option<&Example>) -> Result
 
 impl Monitor<'_> {
     async fn run_until(&mut self, shutdown: impl Future<Output = ()>) {
-        self.count_requests().await;
+        self.read_log().await;
         let mut ticks = tokio::time::interval(self.settings.monitor.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (ports, example) = (self.ports, self.example);
@@ -163,7 +167,7 @@ impl Monitor<'_> {
             Err(_) => self.ports.flags.active().await.ok(),
         };
         // Before the log may be emptied.
-        self.count_requests().await;
+        self.read_log().await;
         // Nothing is done to colors whose roles are unknown. The router then counts as down, which is an alert.
         if let Some(active) = active {
             self.act(active, router_answers).await;
@@ -263,15 +267,18 @@ impl Monitor<'_> {
         self.metrics.update_router(router_answers);
     }
 
-    /// Counts what was logged since the last call. A log that cannot be read is read on later.
-    async fn count_requests(&mut self) {
+    /// Counts what was logged since the last call, and alerts about the router's own errors. A log that cannot be read is
+    /// read on later.
+    async fn read_log(&mut self) {
         let Some(log) = &self.ports.request_log else {
             return;
         };
         if let Ok(part) = log.read(self.read_up_to).await {
             // Requests logged before the start are not new.
             if self.read_up_to.replace(part.next).is_some() {
-                self.metrics.count_requests(&part.requests, &self.colors);
+                let versions = self.colors.each_ref().map(MonitoredColor::version);
+                self.metrics.count_requests(&part.requests, versions);
+                self.report_router_errors(&part.requests);
             }
         }
     }

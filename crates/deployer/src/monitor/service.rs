@@ -14,6 +14,7 @@ use crate::{
         color::{MonitoredColor, index},
         health::HealthTracker,
         metrics::Metrics,
+        router_errors::RouterErrors,
         standby::{ColorMemory, ColorView, LastDeployment},
         state::MonitorState,
     },
@@ -36,6 +37,7 @@ pub(super) struct Monitor<'a> {
     pub(super) example: Option<&'a Example>,
     pub(super) alerts: Alerts,
     pub(super) router: HealthTracker,
+    pub(super) router_errors: RouterErrors,
     pub(super) colors: [MonitoredColor; 2],
     /// The state that the next monitor reads.
     pub(super) state: MonitorState,

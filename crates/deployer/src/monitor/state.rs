@@ -21,6 +21,8 @@ pub(crate) struct MonitorState {
     pub(crate) colors: [ColorMemory; 2],
     /// The router is down, and an alert was sent.
     pub(crate) router_down: bool,
+    /// The router itself fails requests, and an alert was sent.
+    pub(crate) router_errors: bool,
     /// The interrupted command that an alert was sent about.
     pub(crate) interrupted: Option<String>,
 }

@@ -1,10 +1,15 @@
 //! Charts as plain SVG. They are readable without color, and the figures stand beside them.
 
+use std::collections::BTreeMap;
+
 use maud::{Markup, html};
 
 use crate::{
     color::Color,
-    evidence::latency::{Bin, milliseconds},
+    evidence::{
+        ending_counts::EndingCounts,
+        latency::{Bin, milliseconds},
+    },
     report::record::TrafficSecond,
 };
 
@@ -149,7 +154,7 @@ pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
         figure {
             svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
                 title { "Distribution of latencies" }
-                (axes.grid(|share| format!("{:.1} %", share * 100.0)))
+                (axes.grid(percent))
                 @for seconds in round_latencies(from, to) { (axes.tick(seconds.log10(), &milliseconds(seconds))) }
                 path.candidate.area d=(outline(&axes, &candidate)) {}
                 path.active d=(outline(&axes, &active)) {}
@@ -185,15 +190,8 @@ impl OverTime<'_> {
         value: impl Fn(&TrafficSecond) -> f64,
         words: impl Fn(f64) -> String,
     ) -> Option<Markup> {
-        let first = self.seconds.first()?.second as f64;
-        // The axis ends with the last second.
-        let last = self.seconds.last()?.second as f64 + 1.0;
         let most = self.seconds.iter().map(&value).fold(scale, f64::max);
-        let axes = Axes {
-            from: 0.0,
-            to: last - first,
-            most,
-        };
+        let axes = self.axes(most)?;
         let line = |color: Color| {
             let of_color = self
                 .seconds
@@ -204,7 +202,7 @@ impl OverTime<'_> {
             let mut before = f64::NEG_INFINITY;
             for second in of_color {
                 // In the middle of its second.
-                let at = second.second as f64 - first + 0.5;
+                let at = self.since_start(second.second) + 0.5;
                 // A second without requests interrupts the line.
                 if at - before > 1.5 {
                     drawn += &path(std::mem::take(&mut run));
@@ -214,25 +212,97 @@ impl OverTime<'_> {
             }
             drawn + &path(run)
         };
-        Some(html! {
+        let lines = html! {
+            path.active d=(line(self.candidate.other())) {}
+            path.candidate d=(line(self.candidate)) {}
+        };
+        let caption = html! {
+            (self.title) ", by the color that they were meant for: "
+            span.active { "dashed: " (self.candidate.other()) } ", "
+            span.candidate { "solid: " (self.candidate) ", the candidate" } "."
+        };
+        Some(self.figure(&axes, words, &lines, &caption))
+    }
+
+    /// Draws the share of each of these kinds of endings, second by second, one above the other; `None` without them.
+    pub(super) fn stack(&self, kinds: &[&str]) -> Option<Markup> {
+        let mut seconds = BTreeMap::<i64, EndingCounts>::new();
+        for second in self.seconds {
+            let counts = seconds.entry(second.second).or_default();
+            counts.add(&second.endings);
+        }
+        let share = |counts: &EndingCounts, kinds: &[&str]| {
+            let ended: u64 = kinds.iter().map(|kind| counts.of(kind)).sum();
+            ended as f64 / counts.total().max(1) as f64
+        };
+        let most = seconds.values().map(|counts| share(counts, kinds));
+        let most = most.fold(0.0, f64::max);
+        let axes = self.axes(most).filter(|_| most > 0.0)?;
+        let width = (axes.x(1.0) - axes.x(0.0)).max(1.0);
+        // Each second is a line as wide as the second, because lines can be dashed, so that not color alone tells the kinds.
+        let layer = |place: usize, kind: &str| {
+            let bars = seconds.iter().filter(|(_, counts)| counts.of(kind) > 0);
+            let bars = bars.map(|(second, counts)| {
+                let below = share(counts, &kinds[..place]);
+                let x = axes.x(self.since_start(*second) + 0.5);
+                let ends = [below, below + share(counts, &[kind])];
+                path(ends.map(|share| (x, axes.y(share))))
+            });
+            bars.collect::<String>()
+        };
+        let layers = html! {
+            @for (place, kind) in kinds.iter().enumerate() {
+                path class={ "ending " (kind) } style={ "stroke-width:" (number(width)) } d=(layer(place, kind)) {}
+            }
+        };
+        let caption = html! { (self.title) ", second by second, one above the other. The table names the patterns." };
+        Some(self.figure(&axes, percent, &layers, &caption))
+    }
+
+    /// Axes that reach from the first second to the end of the last one; `None` without a second.
+    fn axes(&self, most: f64) -> Option<Axes> {
+        let last = self.seconds.last()?.second;
+        Some(Axes {
+            from: 0.0,
+            to: self.since_start(last) + 1.0,
+            most,
+        })
+    }
+
+    /// The seconds from the first second to this one.
+    fn since_start(&self, second: i64) -> f64 {
+        let first = self.seconds.first().map_or(second, |first| first.second);
+        (second - first) as f64
+    }
+
+    /// A drawing on its axes, with the moments at which traffic moved.
+    fn figure(
+        &self,
+        axes: &Axes,
+        words: impl Fn(f64) -> String,
+        drawing: &Markup,
+        caption: &Markup,
+    ) -> Markup {
+        let first = self.seconds.first().map_or(0.0, |it| it.second as f64);
+        html! {
             figure {
                 svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
                     title { (self.title) }
                     (axes.grid(words))
                     (axes.tick(0.0, "0 s"))
                     (axes.tick(axes.to, &format!("{:.0} s", axes.to)))
-                    path.active d=(line(self.candidate.other())) {}
-                    path.candidate d=(line(self.candidate)) {}
+                    (drawing)
                     (axes.moment(self.switched.map(|at| at - first), "switch", ("middle", TOP - 4.0)))
                     // Inside the chart and below the other label, which may be close.
                     (axes.moment(self.rolled_back.map(|at| at - first), "rolled back\u{a0}", ("end", TOP + 18.0)))
                 }
-                figcaption {
-                    (self.title) ", by the color that they were meant for: "
-                    span.active { "dashed: " (self.candidate.other()) } ", "
-                    span.candidate { "solid: " (self.candidate) ", the candidate" } "."
-                }
+                figcaption { (caption) }
             }
-        })
+        }
     }
+}
+
+/// A share on an axis.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
 }

@@ -1,6 +1,7 @@
 //! Reporters, and the reports that they write.
 
 mod charts;
+mod endings;
 mod json_lines;
 mod page;
 mod record;

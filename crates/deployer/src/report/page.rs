@@ -8,7 +8,8 @@ use crate::{
     evidence::{details::Flip, verdict::Conclusion},
     report::{
         charts::{self, OverTime},
-        record::{GateRecord, Record},
+        endings::{self, UNANSWERED},
+        record::{GateRecord, Record, TrafficSecond},
     },
 };
 
@@ -166,17 +167,20 @@ fn traffic(record: &Record) -> Markup {
     let seconds = |at: Timestamp| at.as_millisecond() as f64 / 1e3;
     let mut ends = record.phases.iter();
     let rolled_back = ends.find(|reached| reached.phase == Phase::RolledBack);
+    // In the other seconds only the deployer sent requests.
+    let by_clients = record.traffic.iter().filter(|second| second.requests > 0);
+    let by_clients: Vec<TrafficSecond> = by_clients.cloned().collect();
     let over_time = |title| OverTime {
         title,
-        seconds: &record.traffic,
+        seconds: &by_clients,
         candidate: record.plan.idle,
         switched: record.switched.map(seconds),
         rolled_back: rolled_back.map(|reached| seconds(reached.at)),
     };
     let errors = over_time("Failed requests").draw(
         0.01,
-        |second| second.failed as f64 / second.requests.max(1) as f64,
-        |share| format!("{:.1} %", share * 100.0),
+        |second| second.failed as f64 / second.requests as f64,
+        charts::percent,
     );
     let waits = over_time("What 99 % of the requests waited at most").draw(
         0.001,
@@ -188,6 +192,7 @@ fn traffic(record: &Record) -> Markup {
         |second| second.requests as f64,
         |count| format!("{count:.0}"),
     );
+    let endings = over_time("Share of clients' requests that were not answered").stack(&UNANSWERED);
     html! {
         @if let Some(errors) = errors {
             h2 { "What clients saw" }
@@ -195,6 +200,11 @@ fn traffic(record: &Record) -> Markup {
             @if let Some(waits) = waits { (waits) }
             @if let Some(requests) = requests { (requests) }
             p.hint { "By the router's log. A request that a color failed counts against it also when the other one then answered." }
+        }
+        @if let Some(table) = endings::table(record) {
+            h2 { "How requests ended" }
+            @if let Some(endings) = endings { (endings) }
+            (table)
         }
     }
 }
@@ -240,8 +250,9 @@ mod tests {
     use crate::{
         color::Color,
         deployment::plan::Plan,
+        evidence::{ending_counts::EndingCounts, request::Ending},
         release::Release,
-        report::record::{PhaseRecord, TrafficSecond},
+        report::record::PhaseRecord,
     };
 
     /// The relative luminance of a color (WCAG 2.1).
@@ -279,23 +290,100 @@ mod tests {
         }
     }
 
-    #[test]
-    fn rollback_is_marked_in_each_traffic_chart() {
-        let began = Timestamp::from_second(1_700_000_000).unwrap();
-        let at = |seconds: i64| Timestamp::from_second(began.as_second() + seconds).unwrap();
+    /// A deployment to green.
+    fn record() -> Record {
         let release = Release {
             model: "sentiment".to_owned(),
             version: "v2".to_owned(),
             digest: None,
         };
-        let mut record = Record::new(Plan::new(began, Color::Blue, release));
-        let second = |seconds: i64, color| TrafficSecond {
-            second: began.as_second() + seconds,
+        Record::new(Plan::new(Timestamp::UNIX_EPOCH, Color::Blue, release))
+    }
+
+    /// Ten requests within a second.
+    fn second(second: i64, color: Color) -> TrafficSecond {
+        TrafficSecond {
+            second,
             color,
             requests: 10,
             failed: 0,
             p50: 0.01,
             p99: 0.02,
+            endings: EndingCounts::default(),
+            own_endings: EndingCounts::default(),
+        }
+    }
+
+    fn counts(endings: &[Ending]) -> EndingCounts {
+        let mut counts = EndingCounts::default();
+        endings.iter().for_each(|ending| counts.count(*ending));
+        counts
+    }
+
+    #[test]
+    fn endings_are_stacked_and_listed_by_color_and_sender() {
+        let mut record = record();
+        record.traffic = vec![
+            TrafficSecond {
+                endings: counts(&[Ending::Answered, Ending::Refused(422)]),
+                ..second(0, Color::Blue)
+            },
+            TrafficSecond {
+                endings: counts(&[
+                    Ending::Answered,
+                    Ending::Failed,
+                    Ending::GaveUp,
+                    Ending::GaveUp,
+                ]),
+                own_endings: counts(&[Ending::Answered]),
+                ..second(1, Color::Green)
+            },
+        ];
+        let page = html(&record);
+        let row = |kind: &str| {
+            let (_, row) = page.split_once(&format!("</svg>{kind}<")).unwrap();
+            let (row, _) = row.split_once("</tr>").unwrap();
+            let cells = row.split("<td class=\"number\">").skip(1);
+            let cells = cells.map(|cell| cell.trim_end_matches("</td>").parse().unwrap());
+            cells.collect::<Vec<u64>>()
+        };
+        assert_eq!(row("answered"), [1, 1, 1]);
+        assert_eq!(row("refused"), [1, 0, 0]);
+        assert_eq!(row("gave up"), [0, 2, 0]);
+        assert!(!page.contains("</svg>cut<"), "{page}");
+        // In the second of green, a quarter failed, and above that one half gave up.
+        let bars = |kind: &str| {
+            let (_, drawn) = page
+                .split_once(&format!("class=\"ending {kind}\""))
+                .unwrap();
+            let (_, drawn) = drawn.split_once(" d=\"").unwrap();
+            drawn.split_once('"').unwrap().0.to_owned()
+        };
+        assert_eq!(bars("failed"), "M534.5 166.0L534.5 116.0");
+        assert_eq!(bars("gave_up"), "M534.5 116.0L534.5 16.0");
+    }
+
+    #[test]
+    fn traffic_of_deployer_alone_is_listed_without_charts() {
+        let mut record = record();
+        record.traffic = vec![TrafficSecond {
+            requests: 0,
+            own_endings: counts(&[Ending::Answered]),
+            ..second(0, Color::Green)
+        }];
+        let page = html(&record);
+        assert!(page.contains("How requests ended"), "{page}");
+        assert!(!page.contains("<figure>"), "{page}");
+    }
+
+    #[test]
+    fn rollback_is_marked_in_each_traffic_chart() {
+        let began = Timestamp::from_second(1_700_000_000).unwrap();
+        let at = |seconds: i64| Timestamp::from_second(began.as_second() + seconds).unwrap();
+        let mut record = record();
+        let second = |seconds: i64, color| TrafficSecond {
+            endings: counts(&[Ending::GaveUp]),
+            ..second(began.as_second() + seconds, color)
         };
         record.traffic = vec![
             second(0, Color::Blue),
@@ -304,15 +392,15 @@ mod tests {
         ];
         record.switched = Some(at(1));
         let moments = |record: &Record| html(record).matches("class=\"moment\"").count();
-        assert_eq!(moments(&record), 3);
+        assert_eq!(moments(&record), 4);
         let rolled_back = |seconds| PhaseRecord {
             phase: Phase::RolledBack,
             at: at(seconds),
         };
         record.phases.push(rolled_back(5));
-        assert_eq!(moments(&record), 6);
+        assert_eq!(moments(&record), 8);
         // A rollback long after the deployment, by a later command, is outside of the charts.
         record.phases = vec![rolled_back(500)];
-        assert_eq!(moments(&record), 3);
+        assert_eq!(moments(&record), 4);
     }
 }

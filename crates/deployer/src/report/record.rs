@@ -10,6 +10,7 @@ use crate::{
     deployment::{phase::Phase, plan::Plan},
     evidence::{
         details::Flip,
+        ending_counts::EndingCounts,
         latency::{Bin, Latencies},
         verdict::{Conclusion, Verdict},
     },
@@ -89,20 +90,26 @@ pub struct GateRecord {
 }
 
 /// What clients of one color received within one second.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrafficSecond {
     /// The second, in seconds since 1970.
     pub second: i64,
     /// The color that was active when the requests arrived.
     pub color: Color,
-    /// All requests.
+    /// The clients' requests.
     pub requests: u64,
-    /// Requests that the color failed, also if the other color then answered.
+    /// Those that the color failed, also if the other color then answered.
     pub failed: u64,
-    /// The median of the clients' waiting times, in seconds.
+    /// The median of the clients' waiting times, in seconds; 0 without a request.
     pub p50: f64,
-    /// The 99th percentile of the clients' waiting times, in seconds.
+    /// The 99th percentile of the clients' waiting times, in seconds; 0 without a request.
     pub p99: f64,
+    /// How the clients' requests ended.
+    #[serde(default, skip_serializing_if = "EndingCounts::is_empty")]
+    pub endings: EndingCounts,
+    /// How the deployer's own requests ended. No other field counts them.
+    #[serde(default, skip_serializing_if = "EndingCounts::is_empty")]
+    pub own_endings: EndingCounts,
 }
 
 impl Record {

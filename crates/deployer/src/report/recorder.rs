@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::{
     color::Color,
     event::{Event, Reporter},
-    evidence::{request::Request, statistics::quantile},
+    evidence::{ending_counts::EndingCounts, request::Request, statistics::quantile},
     report::{
         record::{GateRecord, PhaseRecord, Record, TrafficSecond},
         reports::{ReportError, Reports},
@@ -35,11 +35,13 @@ struct Recording {
     problem: Option<ReportError>,
 }
 
+/// What was logged for a color within a second.
 #[derive(Default)]
 struct Bucket {
-    requests: u64,
     failed: u64,
     waits: Vec<f64>,
+    endings: EndingCounts,
+    own_endings: EndingCounts,
 }
 
 impl Recorder {
@@ -84,14 +86,18 @@ impl Recording {
             .map_or_else(Timestamp::now, |first| first.at);
         let from = began.as_second() as f64 - BEFORE;
         for request in requests.iter().filter(|request| request.at >= from) {
-            let Some((wanted, good)) = request.outcome() else {
+            let Some((wanted, ending)) = request.ending() else {
                 continue;
             };
             #[expect(clippy::cast_possible_truncation, reason = "a second of our time fits")]
             let second = request.at.floor() as i64;
             let bucket = self.seconds.entry((second, wanted)).or_default();
-            bucket.requests += 1;
-            bucket.failed += u64::from(!good);
+            if request.by_deployer {
+                bucket.own_endings.count(ending);
+                continue;
+            }
+            bucket.endings.count(ending);
+            bucket.failed += u64::from(ending.is_good(false) == Some(false));
             bucket.waits.push(request.waited.as_secs_f64());
         }
     }
@@ -109,10 +115,12 @@ impl Recording {
                 TrafficSecond {
                     second: *second,
                     color: *color,
-                    requests: bucket.requests,
+                    requests: bucket.endings.total(),
                     failed: bucket.failed,
                     p50: quantile(&bucket.waits, 0.5),
                     p99: quantile(&bucket.waits, 0.99),
+                    endings: bucket.endings.clone(),
+                    own_endings: bucket.own_endings.clone(),
                 }
             })
             .collect();
@@ -240,7 +248,7 @@ mod tests {
             "JSON has no infinity, so the ratio is left out"
         );
         assert_eq!(read.switched, None);
-        let [second] = read.traffic[..] else {
+        let [second] = &read.traffic[..] else {
             panic!("{:?}", read.traffic)
         };
         assert_eq!((second.requests, second.failed), (2, 1));
@@ -249,6 +257,52 @@ mod tests {
         for external in ["http:", "https:", "src=", "href=", "@import", "url("] {
             assert!(!page.contains(external), "{external} in {page}");
         }
+    }
+
+    #[test]
+    fn report_counts_clients_by_ending_and_own_requests_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let reports = Reports::of(directory.path());
+        let recorder = Recorder::new(reports.clone());
+        recorder.report(&Event::Planned { plan: &plan() });
+        record(&recorder, Phase::Planned, None);
+        let now = Timestamp::now().as_second() as f64;
+        let answered = request(now, Color::Green, 200);
+        let mut gave_up = request(now, Color::Green, 499);
+        gave_up.attempts[0].status = None;
+        let refused = request(now, Color::Green, 422);
+        let own = |request: &Request| Request {
+            by_deployer: true,
+            ..request.clone()
+        };
+        let own_later = Request {
+            at: now + 1.0,
+            ..own(&gave_up)
+        };
+        let logged = [
+            own(&answered),
+            own(&answered),
+            answered,
+            gave_up,
+            refused,
+            request(now, Color::Green, 500),
+            own_later,
+        ];
+        recorder.report(&Event::RequestsLogged { requests: &logged });
+        record(&recorder, Phase::Promoted, Some("within the limits"));
+
+        let text = fs::read_to_string(reports.data(&reports.read(None).unwrap().plan.id)).unwrap();
+        let data: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let [first, second] = [0, 1].map(|second| &data["traffic"][second]);
+        let endings = serde_json::json!({"answered": 1, "gave_up": 1, "refused": 1, "failed": 1});
+        assert_eq!(first["endings"], endings);
+        assert_eq!(first["own_endings"], serde_json::json!({"answered": 2}));
+        assert_eq!(
+            (&first["requests"], &first["failed"]),
+            (&4.into(), &1.into())
+        );
+        assert_eq!(second["own_endings"], serde_json::json!({"gave_up": 1}));
+        assert_eq!(second["requests"], 0);
     }
 
     #[test]

@@ -208,6 +208,24 @@ mod tests {
     }
 
     #[test]
+    fn report_without_endings_is_read_and_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let reports = Reports::of(directory.path());
+        let plan = plan();
+        let mut data = serde_json::to_value(Record::new(plan.clone())).unwrap();
+        data["traffic"] = serde_json::json!([
+            {"second": 1, "color": "blue", "requests": 9, "failed": 1, "p50": 0.1, "p99": 0.2},
+        ]);
+        fs::create_dir(directory.path().join("reports")).unwrap();
+        fs::write(reports.data(&plan.id), data.to_string()).unwrap();
+        let read = reports.read(None).unwrap();
+        reports.write_page(&read).unwrap();
+        let page = fs::read_to_string(reports.page(&plan.id)).unwrap();
+        assert!(page.contains("What clients saw"), "{page}");
+        assert!(!page.contains("How requests ended"), "{page}");
+    }
+
+    #[test]
     fn prune_keeps_newest_reports() {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());

@@ -15,6 +15,10 @@ pub enum Kind {
     Up,
     /// Traffic moved away from a color that is down, or could not move.
     Failover,
+    /// The router itself fails requests.
+    RouterErrors,
+    /// The router itself fails no requests any more.
+    RouterErrorsEnded,
     /// A command was interrupted, and no other command has completed it.
     Interrupted,
     /// A test.

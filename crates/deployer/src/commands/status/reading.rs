@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{
     color::Color,
     config::Settings,
-    evidence::{request::Request, sample::TrafficSample},
+    evidence::{ending_counts::EndingCounts, request::Request, sample::TrafficSample},
     ports::{LogPart, Ports, Service, ServiceState, Target},
     release::Health,
     state::{journal_entries::DeploymentEntry, lock_holder::LockHolder, traffic_move::TrafficMove},
@@ -41,6 +41,8 @@ pub(super) struct Clients {
     pub(super) requests: u64,
     /// Requests that this color failed, also if the other color then answered.
     pub(super) failed: u64,
+    /// How all of them ended.
+    pub(super) endings: EndingCounts,
     /// `None` without a request.
     pub(super) p50_seconds: Option<f64>,
     pub(super) p99_seconds: Option<f64>,
@@ -59,6 +61,8 @@ pub(super) struct ColorStatus {
     pub(super) reason: Option<String>,
     /// What clients received; `None` if this machine cannot read the log.
     pub(super) clients: Option<Clients>,
+    /// How the deployer's own requests ended in the same time; `None` without the log.
+    pub(super) own_endings: Option<EndingCounts>,
     #[serde(flatten)]
     pub(super) health: Health,
 }
@@ -86,7 +90,9 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         Some(Ok(LogPart { requests, .. })) => {
             let now = ports.clock.now();
             for status in &mut colors {
-                status.clients = Some(clients(status.color, &requests, now));
+                let (clients, own_endings) = recent(status.color, &requests, now);
+                status.clients = Some(clients);
+                status.own_endings = Some(own_endings);
             }
         }
         Some(Err(error)) => problems.push(error.to_string()),
@@ -108,21 +114,37 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     }
 }
 
-/// What clients received in the last [`RECENT`] seconds before `now`.
-fn clients(color: Color, requests: &[Request], now: Timestamp) -> Clients {
+/// What clients received in the last [`RECENT`] seconds before `now`, and how the deployer's own requests ended.
+fn recent(color: Color, requests: &[Request], now: Timestamp) -> (Clients, EndingCounts) {
     let now = now.as_millisecond() as f64 / 1000.0;
     let read = requests.first().map_or(RECENT, |first| now - first.at);
-    let recent = read.clamp(0.0, RECENT);
-    let first = requests.partition_point(|request| request.at < now - recent);
-    let sample = TrafficSample::of(color, &requests[first..]);
-    let quantile = |at| (sample.waits.count() > 0).then(|| sample.waits.quantile(at).as_secs_f64());
-    Clients {
-        recent_seconds: recent,
-        requests: sample.tally.requests,
-        failed: sample.tally.failed,
+    let recent_seconds = read.clamp(0.0, RECENT);
+    let first = requests.partition_point(|request| request.at < now - recent_seconds);
+    let recent = &requests[first..];
+    let (mut endings, mut own_endings) = (EndingCounts::default(), EndingCounts::default());
+    let mut failed = 0;
+    for request in recent {
+        let Some(ending) = request.ending_for(color) else {
+            continue;
+        };
+        if request.by_deployer {
+            own_endings.count(ending);
+        } else {
+            endings.count(ending);
+            failed += u64::from(ending.is_good(false) == Some(false));
+        }
+    }
+    let waits = TrafficSample::of(color, recent).waits;
+    let quantile = |at| (waits.count() > 0).then(|| waits.quantile(at).as_secs_f64());
+    let clients = Clients {
+        recent_seconds,
+        requests: endings.total(),
+        failed,
+        endings,
         p50_seconds: quantile(0.5),
         p99_seconds: quantile(0.99),
-    }
+    };
+    (clients, own_endings)
 }
 
 async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> ColorStatus {
@@ -135,6 +157,7 @@ async fn color_status(ports: &Ports, settings: &Settings, color: Color) -> Color
         stopped: false,
         reason: None,
         clients: None,
+        own_endings: None,
         health: Health::default(),
     };
     match answer {
@@ -170,11 +193,44 @@ mod tests {
         let now = Timestamp::from_second(1000).unwrap();
         let figures = |at: &[f64]| {
             let requests: Vec<Request> = at.iter().copied().map(request).collect();
-            let clients = clients(Color::Blue, &requests, now);
+            let (clients, _) = recent(Color::Blue, &requests, now);
             (clients.requests, clients.recent_seconds)
         };
         assert_eq!(figures(&[10.0, 699.0, 701.0, 999.0]), (2, 300.0));
         assert_eq!(figures(&[880.0, 999.0]), (2, 120.0));
         assert_eq!(figures(&[]), (0, 300.0));
+    }
+    #[test]
+    fn status_counts_clients_by_ending_and_own_requests_apart() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let with_status = |status| Request {
+            at: 999.0,
+            ..answered_by(Color::Blue, status)
+        };
+        let mut gave_up = with_status(499);
+        gave_up.attempts[0].status = None;
+        let own = Request {
+            by_deployer: true,
+            ..gave_up.clone()
+        };
+        let of_green = Request {
+            at: 999.0,
+            ..answered_by(Color::Green, 200)
+        };
+        let requests = [
+            with_status(200),
+            with_status(500),
+            gave_up.clone(),
+            gave_up,
+            own,
+            of_green,
+        ];
+        let (clients, own_endings) = recent(Color::Blue, &requests, now);
+        assert_eq!(
+            clients.endings.to_string(),
+            "1 answered, 1 failed, 2 gave up"
+        );
+        assert_eq!((clients.requests, clients.failed), (4, 1));
+        assert_eq!(own_endings.to_string(), "1 gave up");
     }
 }

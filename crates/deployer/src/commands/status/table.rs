@@ -43,6 +43,9 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         )?;
     }
     for color in &status.colors {
+        write_endings(text, color)?;
+    }
+    for color in &status.colors {
         if let Some(reason) = &color.reason {
             writeln!(
                 text,
@@ -79,6 +82,20 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         "would be refused now: no healthy standby"
     };
     write!(text, "`deployer rollback` {answer}")
+}
+
+/// Writes how the requests of clients and of the deployer ended for a color that had any.
+fn write_endings(text: &mut String, color: &ColorStatus) -> std::fmt::Result {
+    let clients = color.clients.as_ref().map(|clients| &clients.endings);
+    for (endings, whose) in [
+        (clients, "clients' requests"),
+        (color.own_endings.as_ref(), "the deployer's own requests"),
+    ] {
+        if let Some(endings) = endings.filter(|endings| !endings.is_empty()) {
+            writeln!(text, "{}: {whose}: {endings}", color.color)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_row(
@@ -159,7 +176,17 @@ fn health_in_a_word(color: &ColorStatus) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::release::Health;
+    use crate::{
+        evidence::{ending_counts::EndingCounts, request::Ending},
+        release::Health,
+    };
+
+    fn counts(answered: u64, failed: u64) -> EndingCounts {
+        let mut counts = EndingCounts::default();
+        (0..answered).for_each(|_| counts.count(Ending::Answered));
+        (0..failed).for_each(|_| counts.count(Ending::Failed));
+        counts
+    }
 
     fn color(color: Color, fit: bool, requests: u64, failed: u64) -> ColorStatus {
         ColorStatus {
@@ -173,9 +200,11 @@ mod tests {
                 recent_seconds: 120.4,
                 requests,
                 failed,
+                endings: counts(requests - failed, failed),
                 p50_seconds: (requests > 0).then_some(0.0021),
                 p99_seconds: (requests > 0).then_some(0.0345),
             }),
+            own_endings: Some(counts(requests / 100, 0)),
             health: Health {
                 model_version: Some("v1".to_owned()),
                 request_count: Some(9_999),
@@ -215,7 +244,15 @@ mod tests {
             row("green"),
             "green standby yes healthy v1 62 s 0 0.0 % - - -"
         );
-        assert!(text.contains("in the last 120 s"), "{text}");
+        assert!(
+            text.contains(
+                "in the last 120 s, by the router\n\
+                 blue: clients' requests: 398 answered, 2 failed\n\
+                 blue: the deployer's own requests: 4 answered\n\n"
+            ),
+            "{text}"
+        );
+        assert!(!text.contains("green: "), "{text}");
         assert!(
             text.contains("`deployer rollback` would work now"),
             "{text}"
