@@ -268,6 +268,7 @@ impl Bake {
                 self.by_its_own_counters(),
                 "by its own counters, ".to_owned(),
             ),
+            (self.own, "of the deployer's own requests, ".to_owned()),
         ];
         // Answers on one route must not hide failures on another one.
         let routes = self.traffic.endings.routes();
@@ -377,8 +378,8 @@ fn latency_limit(settings: &BakeSettings) -> LatencyLimit {
 
 /// The most tests that a bake can make: they share the error budget.
 fn number_of_tests(settings: &BakeSettings, before: &TrafficSample) -> u64 {
-    /// Error rates by three readings, hanging requests, latencies, and labels.
-    const TESTS: u64 = 6;
+    /// Error rates by four readings, hanging requests, latencies, and labels.
+    const TESTS: u64 = 7;
     /// Failures, and about eight other endings, since the switch and over the last window.
     const TESTS_ON_ROUTE: u64 = 18;
 

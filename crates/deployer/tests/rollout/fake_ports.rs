@@ -136,6 +136,7 @@ impl State {
         let mut request = Request {
             at: VirtualClock.now().as_millisecond() as f64 / 1e3,
             by_deployer,
+            id: self.logged_requests.len().to_string(),
             // Clients send inputs of different lengths.
             size: self.logged_requests.len() as u64 % 300,
             ..unanswered_request(wanted)
@@ -152,20 +153,21 @@ impl State {
                 break;
             }
         }
+        if self.shadow {
+            self.copy_to_idle_color(&request.id);
+        }
         if self.writes_log {
             self.logged_requests.push(request);
-        }
-        if self.shadow {
-            self.copy_to_idle_color();
         }
         answer
     }
 
-    fn copy_to_idle_color(&mut self) {
+    fn copy_to_idle_color(&mut self, id: &str) {
         let idle = self.active.other();
         let answer = self.server(idle).predict(true);
         let attempt = attempt(idle, &answer);
         self.shadow_log.push(Request {
+            id: id.to_owned(),
             status: attempt.status.unwrap_or_default(),
             attempts: vec![attempt],
             label: answer.ok().and_then(|answer| answer.label),
