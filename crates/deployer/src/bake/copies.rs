@@ -32,18 +32,14 @@ impl<'a> Copies<'a> {
         if on == self.are_on() {
             return Ok(());
         }
-        match (&self.ports.shadow_log, on) {
-            (Some(log), true) => {
-                // Earlier log lines are about other copies.
-                self.next = Some(log.read(None).await?.next);
-                self.ports.flags.set_shadow(true).await
-            }
-            _ => {
-                self.ports.flags.set_shadow(false).await?;
-                self.next = None;
-                Ok(())
-            }
+        if let (Some(log), true) = (&self.ports.shadow_log, on) {
+            // Earlier log lines are about other copies.
+            self.next = Some(log.read(None).await?.next);
+            return self.ports.flags.set_shadow(true).await;
         }
+        self.ports.flags.set_shadow(false).await?;
+        self.next = None;
+        Ok(())
     }
 
     /// Returns what the previous release answered since the last call.

@@ -58,15 +58,13 @@ impl Rollout<'_> {
             let (mut observation, log_error) = self
                 .observe(&mut observer, &mut first_attempt, since, copies.are_on())
                 .await;
-            let copied = match copies.read().await {
-                Ok(copied) => copied,
+            match copies.read().await {
+                Ok(answered) => observation.copies = answered,
                 Err(error) => {
                     bake.cannot_ask_previous();
                     observation.unread.push(error.to_string());
-                    Vec::new()
                 }
-            };
-            observation.copies = copied;
+            }
             if let Some(text) = log_error
                 && !std::mem::replace(&mut error_reported, true)
             {

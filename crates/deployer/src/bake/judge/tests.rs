@@ -90,7 +90,7 @@ fn good_release_passes_only_at_the_end() {
 #[test]
 fn error_rate_above_limit_fails_at_once() {
     let mut bake = bake();
-    bake.record(observation(100, 15));
+    bake.record(observation(100, 20));
     assert_eq!(
         conclusion(&mut bake, Duration::from_secs(1)),
         Some(Conclusion::Fail)
@@ -204,7 +204,7 @@ fn restart_is_detected_by_falling_counters() {
 fn counters_are_judged_by_their_increase() {
     let mut bake = bake();
     bake.record(observed_counters(1_000_000, 0, 1.0));
-    bake.record(observed_counters(1_000_100, 15, 2.0));
+    bake.record(observed_counters(1_000_100, 20, 2.0));
     assert_eq!(
         conclusion(&mut bake, Duration::from_secs(2)),
         Some(Conclusion::Fail)
