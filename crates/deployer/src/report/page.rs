@@ -316,7 +316,9 @@ mod tests {
 
     fn counts(endings: &[Ending]) -> EndingCounts {
         let mut counts = EndingCounts::default();
-        endings.iter().for_each(|ending| counts.count(*ending));
+        for ending in endings {
+            counts.count(*ending);
+        }
         counts
     }
 
