@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{AlertReceiver, BakeDuration, DeployerRun, PortBlock, Stack, TrafficLog, get};
+use end_to_end::{
+    AlertReceiver, BakeDuration, DeployerRun, PortBlock, Stack, TrafficLog, get, post,
+};
 use serde_json::Value;
 use tokio::process::Child;
 
@@ -358,7 +360,9 @@ async fn metrics_report_client_requests() -> Result {
     wait_until(async || {
         let text = metrics().await?;
         let counted = text.lines().find_map(|line| {
-            line.strip_prefix("deployer_requests_total{color=\"green\",version=\"v2\"} ")
+            let (family, count) = line.rsplit_once(' ')?;
+            let labels = "color=\"green\",version=\"v2\",by=\"clients\",ending=\"answered\"";
+            (family == format!("deployer_requests_total{{{labels}}}")).then_some(count)
         });
         let counted: usize = counted.unwrap_or("0").parse()?;
         Ok(counted >= log.requests.len())
@@ -445,6 +449,43 @@ async fn router_down_is_alerted_and_colors_stay_monitored() -> Result {
     monitored.receiver.wait_for_alert("up", "blue").await?;
     wait_until(async || monitored.is_fit(BLUE).await).await?;
     wait_until(async || metrics_contain("deployer_router_up 1").await).await?;
+    monitored.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn router_that_cannot_store_bodies_is_alerted_once() -> Result {
+    let monitored = MonitoredStack::start(&[]).await?;
+    let stack = &monitored.stack;
+    // nginx writes bodies over 64 KiB into this directory.
+    fs::remove_dir_all(stack.path("run/client_body_temp"))?;
+    let address = stack.router_address().to_string();
+    let body = format!("{{\"text\": \"{}\"}}", "a".repeat(100_000));
+    let alerts = || {
+        let alerts = monitored.receiver.alerts().into_iter();
+        let alerts = alerts.filter(|alert| alert["kind"] == "router_errors");
+        alerts.collect::<Vec<Value>>()
+    };
+    // The monitor counts only requests after its first round.
+    wait_until(async || {
+        let status = post(&address, "/predict", "Accept: */*", &body).await?;
+        ensure!(status == 500, "the router stored the body: {status}");
+        Ok(!alerts().is_empty())
+    })
+    .await?;
+    let text = alerts()[0]["text"].to_string();
+    ensure!(text.contains("500 on POST /predict ("), "{text}");
+    // An alert about a color shows that the monitor read the later errors too.
+    for _ in 0..10 {
+        post(&address, "/predict", "Accept: */*", &body).await?;
+    }
+    stack.signal_service("blue", "STOP")?;
+    monitored.receiver.wait_for_alert("down", "blue").await?;
+    ensure!(alerts().len() == 1, "{:?}", alerts());
+    let status = stack.status().await?;
+    let clients = &status["colors"][GREEN]["clients"];
+    let by_router = clients["endings"]["by_router"].as_u64();
+    ensure!(by_router > Some(10), "{status}");
+    ensure!(clients["failed"] == 0, "{status}");
     monitored.stop().await
 }
 

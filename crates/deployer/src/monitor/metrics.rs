@@ -193,9 +193,9 @@ impl Metrics {
             self.requests.get_or_create(&of_ending).inc();
             match ending.is_good(request.by_deployer) {
                 Some(true) if !request.by_deployer => {
-                    let waited = request.waited.as_secs_f64();
+                    let seconds = request.waited.as_secs_f64();
                     let of_release = ReleaseLabels { color, version };
-                    self.latency.get_or_create(&of_release).observe(waited);
+                    self.latency.get_or_create(&of_release).observe(seconds);
                 }
                 Some(false) => {
                     let of_sender = SenderLabels { color, version, by };

@@ -86,16 +86,17 @@ fn errors(requests: &[Request]) -> (u64, String) {
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let shown = counts.iter().take(MOST);
-    let shown = shown.map(|((status, route), count)| {
-        let route = route.to_string();
-        format!("{status} on {route:.LONGEST_ROUTE$} ({count})")
-    });
-    let mut words = shown.collect::<Vec<_>>().join(", ");
+    let mut words: Vec<String> = shown
+        .map(|((status, route), count)| {
+            let route = route.to_string();
+            format!("{status} on {route:.LONGEST_ROUTE$} ({count})")
+        })
+        .collect();
     let others: u64 = counts.iter().skip(MOST).map(|(_, count)| count).sum();
     if others > 0 {
-        words += &format!(", and {others} others");
+        words.push(format!("and {others} others"));
     }
-    (total, words)
+    (total, words.join(", "))
 }
 
 fn counted(requests: u64) -> String {

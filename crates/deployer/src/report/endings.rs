@@ -1,5 +1,6 @@
 //! How the requests of a deployment ended, as a table. It is the legend of the chart of endings, and its text alternative.
 
+use jiff::Timestamp;
 use maud::{Markup, html};
 
 use crate::{
@@ -19,24 +20,22 @@ pub(super) const UNANSWERED: [&str; 7] = [
     "by_router",
 ];
 
-/// Counts of all endings by kind; `None` if the report has none.
+/// Counts of endings by kind; `None` if the report has none.
 pub(super) fn table(record: &Record) -> Option<Markup> {
-    let sum = |counts: &dyn Fn(&TrafficSecond) -> Option<&EndingCounts>| {
-        let mut sum = EndingCounts::default();
-        let counts = record.traffic.iter().filter_map(counts);
-        counts.for_each(|counts| sum.add(counts));
-        sum
-    };
     let (active, candidate) = (record.plan.active, record.plan.idle);
-    let of_clients = |color: Color| {
-        sum(&move |second: &TrafficSecond| (second.color == color).then_some(&second.endings))
-    };
     let columns = [
-        of_clients(active),
-        of_clients(candidate),
-        sum(&|second| Some(&second.own_endings)),
+        of_clients(record, active, None),
+        record.switched.map_or_else(EndingCounts::default, |at| {
+            of_clients(record, candidate, Some(at))
+        }),
+        own(record),
     ];
-    let occurred = |kind: &str| columns.iter().any(|counts| counts.of(kind) > 0);
+    // The chart shows the release before the candidate too, and the table is its legend.
+    let charted = sum(record.traffic.iter().map(|second| &second.endings));
+    let occurred = |kind: &str| {
+        let mut counts = columns.iter().chain([&charted]);
+        counts.any(|counts| counts.of(kind) > 0)
+    };
     let kinds: Vec<&str> = std::iter::once("answered")
         .chain(UNANSWERED)
         .filter(|kind| occurred(kind))
@@ -50,7 +49,7 @@ pub(super) fn table(record: &Record) -> Option<Markup> {
                 tr {
                     th { "Ending" }
                     th.number { "Clients of " (active) }
-                    th.number { "Clients of " (candidate) ", the candidate" }
+                    th.number { "Clients of " (candidate) ", the candidate, since the switch" }
                     th.number { "The deployer itself" }
                 }
             }
@@ -68,6 +67,34 @@ pub(super) fn table(record: &Record) -> Option<Markup> {
             }
         }
     })
+}
+
+/// How the clients' requests for a color ended, from a moment on. An earlier release may have run on the color before.
+fn of_clients(record: &Record, color: Color, from: Option<Timestamp>) -> EndingCounts {
+    let seconds = record.traffic.iter();
+    let seconds = seconds.filter(|second| second.color == color && is_from(second, from));
+    sum(seconds.map(|second| &second.endings))
+}
+
+/// How the own requests of this deployment ended. Those of an earlier one may be among the first seconds.
+fn own(record: &Record) -> EndingCounts {
+    let began = record.phases.first().map(|first| first.at);
+    let seconds = record.traffic.iter();
+    let seconds = seconds.filter(|second| is_from(second, began));
+    sum(seconds.map(|second| &second.own_endings))
+}
+
+/// Whether a part of the second is not before `from`.
+fn is_from(second: &TrafficSecond, from: Option<Timestamp>) -> bool {
+    from.is_none_or(|from| second.second >= from.as_second())
+}
+
+fn sum<'a>(counts: impl Iterator<Item = &'a EndingCounts>) -> EndingCounts {
+    let mut sum = EndingCounts::default();
+    for counts in counts {
+        sum.add(counts);
+    }
+    sum
 }
 
 /// The pattern of a kind in the chart.

@@ -316,17 +316,25 @@ mod tests {
 
     fn counts(endings: &[Ending]) -> EndingCounts {
         let mut counts = EndingCounts::default();
-        endings.iter().for_each(|ending| counts.count(*ending));
+        for ending in endings {
+            counts.count(*ending);
+        }
         counts
     }
 
     #[test]
     fn endings_are_stacked_and_listed_by_color_and_sender() {
         let mut record = record();
+        record.switched = Some(Timestamp::from_second(1).unwrap());
         record.traffic = vec![
             TrafficSecond {
                 endings: counts(&[Ending::Answered, Ending::Refused(422)]),
                 ..second(0, Color::Blue)
+            },
+            // By the release that the candidate replaced.
+            TrafficSecond {
+                endings: counts(&[Ending::Answered, Ending::Left]),
+                ..second(0, Color::Green)
             },
             TrafficSecond {
                 endings: counts(&[
@@ -350,6 +358,7 @@ mod tests {
         assert_eq!(row("answered"), [1, 1, 1]);
         assert_eq!(row("refused"), [1, 0, 0]);
         assert_eq!(row("gave up"), [0, 2, 0]);
+        assert_eq!(row("left"), [0, 0, 0]);
         assert!(!page.contains("</svg>cut<"), "{page}");
         // In the second of green, a quarter failed, and above that one half gave up.
         let bars = |kind: &str| {
