@@ -2,6 +2,7 @@
 
 mod counters;
 mod error_rate;
+pub mod hanging;
 mod rises;
 #[cfg(test)]
 mod tests;
