@@ -4,6 +4,7 @@ mod comparisons;
 mod counters;
 mod details;
 mod error_rate;
+mod hanging;
 mod previous;
 mod rises;
 #[cfg(test)]
@@ -16,8 +17,10 @@ use std::{
 
 use crate::{
     bake::judge::{
+        comparisons::patience,
         counters::Counters,
         error_rate::{judge_errors, needed_requests},
+        hanging::Hanging,
         previous::{Accusation, PreviousRelease, Ruling},
         rises::Rises,
     },
@@ -50,6 +53,10 @@ pub struct Observation {
     pub health: Option<Result<Health, String>>,
     /// The result of a test request sent to the candidate itself.
     pub request: Option<Result<(), String>>,
+    /// How many requests the router worked on, and when, in seconds since 1970.
+    pub in_flight: Option<(f64, u64)>,
+    /// When each request of any color began and ended that was logged since; `None` if the log was not read.
+    pub ended: Option<Vec<(f64, f64)>>,
     /// Requests of clients since the last observation, while the previous release is asked.
     pub originals: Vec<Request>,
     /// What the previous release answered to copies of them.
@@ -74,6 +81,9 @@ pub struct Bake {
     /// The standard normal quantile of one test.
     z: f64,
     previous: PreviousRelease,
+    hanging: Hanging,
+    /// Requests in flight for too long.
+    hang: u64,
     /// How many requests a verdict about the error rate needs.
     needed: u64,
     until: Duration,
@@ -106,6 +116,8 @@ impl Bake {
         let limit = latency_limit(&settings);
         Self {
             predict_path: predict_path.to_owned(),
+            hanging: Hanging::new(patience(&settings, &before)),
+            hang: 0,
             tests,
             z: z_of_budget(ERROR_BUDGET, tests),
             previous: PreviousRelease::new(can_ask_previous && settings.ask_previous, limit),
@@ -185,6 +197,7 @@ impl Bake {
         self.last_observation = observation.at;
         self.traffic.add(&observation.traffic);
         self.own.add(observation.own);
+        self.record_in_flight(observation.in_flight, observation.ended);
         self.previous
             .record(observation.originals, observation.copies, observation.at);
         self.recent
@@ -215,6 +228,19 @@ impl Bake {
             .as_ref()
             .map_or(0, |_| self.consecutive_failures + 1);
         self.last_failure = failure;
+    }
+
+    fn record_in_flight(&mut self, in_flight: Option<(f64, u64)>, ended: Option<Vec<(f64, f64)>>) {
+        // Readings without the log would count every ended request as hanging.
+        let (Some((at, count)), Some(ended)) = (in_flight, ended) else {
+            self.hang = 0;
+            return;
+        };
+        self.hanging.record_reading(at, count);
+        for (began, ended) in ended {
+            self.hanging.record_ended(began, ended);
+        }
+        self.hang = self.hanging.count(at).unwrap_or_default();
     }
 
     /// Returns the verdict if there is one: at the end of the bake, or a few observations later if a check
@@ -308,10 +334,10 @@ impl Bake {
                 }
             }
         }
-        let problem = self.sizes_differ().or_else(|| {
-            let shift = self.label_shift();
-            shift.filter(|_| warm)
-        })?;
+        let problem = self
+            .requests_hang()
+            .or_else(|| self.sizes_differ())
+            .or_else(|| self.label_shift().filter(|_| warm))?;
         Some(Verdict::new(Conclusion::Fail, problem))
     }
 

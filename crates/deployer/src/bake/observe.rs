@@ -12,7 +12,7 @@ use crate::{
         own_requests::{OwnRequests, WrongAnswers},
     },
     config::OnInconclusive,
-    deployment::rollout::{Rollout, rounded, words},
+    deployment::rollout::{Rollout, rounded, seconds, words},
     event::Event,
     evidence::{
         request::{FirstAttempt, Request},
@@ -121,13 +121,19 @@ impl Rollout<'_> {
         // What is not answered yet is carried over.
         let _ = timeout(bound(self.settings), observer.until_complete()).await;
         observer.record_ended();
+        let asked = timeout(bound(self.settings), self.ports.router.in_flight());
+        let at = seconds(self.ports.clock.now());
+        let in_flight = asked.await.ok().and_then(Result::ok);
         let read = self.read_log().await;
         // The log may show requests whose answers came while it was read.
         observer.record_ended();
         let mut observation = observer.end_observation();
+        observation.in_flight = in_flight.map(|count| (at, count));
         let own_requests = &mut observer.own_requests;
         let error = match read {
             Some(Ok(mut requests)) => {
+                let spans = requests.iter().map(|request| (request.began(), request.at));
+                observation.ended = Some(spans.collect());
                 requests.retain(|request| since.is_none_or(|since| request.at >= since));
                 self.add_logged(&mut observation, own_requests, first_attempt, &mut requests);
                 if asks_previous {

@@ -389,7 +389,7 @@ pub(crate) fn words(error: impl std::error::Error) -> String {
     error.to_string()
 }
 
-pub(super) fn seconds(at: Timestamp) -> f64 {
+pub(crate) fn seconds(at: Timestamp) -> f64 {
     at.as_millisecond() as f64 / 1e3
 }
 

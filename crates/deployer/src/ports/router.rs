@@ -19,6 +19,9 @@ pub trait Router: Send + Sync {
     /// the color that had the traffic before.
     async fn switch_to(&self, color: Color) -> Result<Color, PortError>;
 
+    /// Returns how many requests the router works on now, without this question.
+    async fn in_flight(&self) -> Result<u64, PortError>;
+
     /// Returns the router's time limits from its configuration; `None` if this machine does not have the file.
     async fn limits(&self) -> Result<Option<RouterLimits>, PortError>;
 }

@@ -350,6 +350,10 @@ impl Router for FakePorts {
         .await
     }
 
+    async fn in_flight(&self) -> Result<u64, PortError> {
+        Ok(0)
+    }
+
     async fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
         let read = Duration::from_mins(2);
         Ok(Some(RouterLimits {

@@ -113,6 +113,13 @@ impl Router for Nginx {
         }
     }
 
+    async fn in_flight(&self) -> Result<u64, PortError> {
+        let url = format!("{}/in-flight", self.control);
+        let shown = format!("GET {url}");
+        let (status, text) = answer(self.client.get(&url), &shown).await?;
+        other_requests(&shown, status, text.trim())
+    }
+
     async fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
         let configuration = self.configuration.as_deref();
         configuration.map(configuration::limits).transpose()
@@ -127,6 +134,21 @@ fn active_color(shown: &str, status: u16, text: &str) -> Result<Color, PortError
         _ => {}
     }
     let message = format!("{UNKNOWN}: {shown} answered {status} {text:?}, not blue or green");
+    Err(match status {
+        200 => PortError::Invalid(message),
+        _ => PortError::Refused { status, message },
+    })
+}
+
+/// The requests in flight that the control port answered to the request `shown`, without this one.
+fn other_requests(shown: &str, status: u16, text: &str) -> Result<u64, PortError> {
+    let others = text.parse().ok().and_then(|all: u64| all.checked_sub(1));
+    if let (200, Some(others)) = (status, others) {
+        return Ok(others);
+    }
+    let message = format!(
+        "the router does not report its requests in flight: {shown} answered {status} {text:?}. Is its control.conf of the deployer's version?"
+    );
     Err(match status {
         200 => PortError::Invalid(message),
         _ => PortError::Refused { status, message },
@@ -184,6 +206,19 @@ mod tests {
                 message: "the router does not report which color is active: GET /active answered 404 \"blue\", not blue or green".to_owned()
             })
         );
+    }
+
+    #[test]
+    fn requests_in_flight_do_not_include_the_question() {
+        let others = |status, text| other_requests("GET /in-flight", status, text);
+        assert_eq!(others(200, "1"), Ok(0));
+        assert_eq!(others(200, "6"), Ok(5));
+        for text in ["", "0", "-1", "many"] {
+            let invalid = others(200, text).unwrap_err();
+            assert!(matches!(invalid, PortError::Invalid(_)), "{invalid:?}");
+        }
+        let refused = others(404, "6").unwrap_err();
+        assert!(matches!(refused, PortError::Refused { status: 404, .. }));
     }
 
     #[test]

@@ -3,12 +3,15 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Bake, ERROR_BUDGET, latency_limit};
+use crate::config::BakeSettings;
 use crate::evidence::{
+    difference::{Share, rise},
     endings::RouteEndings,
     latency::ComparedTail,
     request::Route,
     sample::{ENOUGH_LABELS, TrafficSample},
     statistics::{Drift, drift_of_labels},
+    tally::Tally,
 };
 
 impl Bake {
@@ -65,6 +68,31 @@ impl Bake {
             })
     }
 
+    /// Returns how many requests hang, if certainly more than before.
+    pub(super) fn requests_hang(&self) -> Option<String> {
+        let patience = patience(&self.settings, &self.before);
+        let tally = |requests, failed| Tally { requests, failed };
+        let before = tally(
+            self.before.waits.count(),
+            self.before.waits.count_above(patience),
+        );
+        let since = tally(self.traffic.tally.requests + self.hang, self.hang);
+        let [share_before, share_since] = [before, since].map(|it| Share::of_blocks(&[it]));
+        let enough = since.requests >= self.settings.min_requests;
+        let rise = rise(share_before, share_since, self.z).low;
+        (enough && rise > self.settings.max_rise).then(|| {
+            format!(
+                "requests hang: {} of {} have had no answer for more than {:.1} s, and {} of {} waited that long before (a rise of {:.1} points is allowed by bake.max_rise)",
+                since.failed,
+                since.requests,
+                patience.as_secs_f64(),
+                before.failed,
+                before.requests,
+                100.0 * self.settings.max_rise
+            )
+        })
+    }
+
     /// How long a client has to wait at least before giving up speaks against the candidate; `None` if too few
     /// requests were answered before.
     pub(super) fn allowed_wait(&self, route: &Route) -> Option<Duration> {
@@ -75,6 +103,22 @@ impl Bake {
         let ratio = latency_limit(&self.settings).allowed_ratio(usual.as_secs_f64());
         (took.count() >= ENOUGH).then(|| usual.mul_f64(ratio))
     }
+}
+
+/// How long a request may be in flight before it counts as hanging: longer than the latency rule allows.
+pub(super) fn patience(settings: &BakeSettings, before: &TrafficSample) -> Duration {
+    const ENOUGH: u64 = 100;
+    /// A shorter wait is slow, and the latencies tell.
+    const LEAST: Duration = Duration::from_secs(1);
+    /// Without enough requests before the switch.
+    const USUAL: Duration = Duration::from_secs(10);
+
+    if before.waits.count() < ENOUGH {
+        return USUAL;
+    }
+    let usual = before.waits.quantile(0.99);
+    let ratio = latency_limit(settings).allowed_ratio(usual.as_secs_f64());
+    usual.mul_f64(ratio).max(LEAST)
 }
 
 /// Returns how the typical size of answers differs, if it certainly does.

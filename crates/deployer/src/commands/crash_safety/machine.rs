@@ -521,6 +521,10 @@ impl Router for Simulation {
         Ok(displaced)
     }
 
+    async fn in_flight(&self) -> Result<u64, PortError> {
+        Ok(0)
+    }
+
     async fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
         Ok(None)
     }

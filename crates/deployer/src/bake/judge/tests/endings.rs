@@ -325,3 +325,35 @@ fn rise_waits_for_the_previous_release() {
         verdict.summary
     );
 }
+
+#[test]
+fn requests_that_hang_fail_within_seconds() {
+    let mut before = endings(1_000, &[]);
+    for _ in 0..1_000 {
+        before.waits.record(Duration::from_millis(20));
+    }
+    let mut bake = bake_after(before);
+    let mut observe = |second: u64, hanging: u64| {
+        let now = second as f64;
+        bake.record(Observation {
+            at: Duration::from_secs(second),
+            traffic: endings_within(second..second + 1, 100, &[]),
+            in_flight: Some((now, 2 + hanging)),
+            ended: Some(vec![(now - 0.01, now + 0.01); 2]),
+            ..observation(0, 0)
+        });
+        bake.verdict(Duration::from_secs(second))
+    };
+    for second in 0..20 {
+        assert_eq!(observe(second, 0), None, "{second}");
+    }
+    // From here on one request in ten hangs.
+    let verdict = (20..40).find_map(|second| Some((second, observe(second, 10 * (second - 19))?)));
+    let (second, verdict) = verdict.expect("a verdict");
+    assert!(second <= 35, "{second}");
+    assert!(
+        verdict.summary.starts_with("requests hang: "),
+        "{}",
+        verdict.summary
+    );
+}
