@@ -46,6 +46,7 @@ impl Reading {
 
 impl Hanging {
     /// Counts requests that are in flight for longer than `allowed`.
+    #[must_use]
     pub fn new(allowed: Duration) -> Self {
         Self {
             allowed,
