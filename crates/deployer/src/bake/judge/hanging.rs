@@ -162,7 +162,7 @@ mod tests {
         for seed in 0..20 {
             fastrand::seed(seed);
             let mut requests = traffic();
-            requests.extend(vec![(1e9 + 20.5, f64::INFINITY); seed as usize]);
+            requests.extend((0..seed).map(|_| (1e9 + 20.5, f64::INFINITY)));
             let counts = counts(&requests, |_| 0);
             assert_eq!(counts.first(), Some(&0), "seed {seed}");
             assert_eq!(counts.last(), Some(&seed), "seed {seed}");
