@@ -93,8 +93,8 @@ pub struct Bake {
     late_observations: u32,
     traffic: TrafficSample,
     own: Tally,
-    /// The requests within the last window, by observation.
-    recent: VecDeque<(Duration, Tally)>,
+    /// The requests within the last window, by observation, and how many hung then.
+    recent: VecDeque<(Duration, Tally, u64)>,
     consecutive_failures: u32,
     last_failure: Option<String>,
     counters: Counters,
@@ -201,8 +201,8 @@ impl Bake {
         self.previous
             .record(observation.originals, observation.copies, observation.at);
         self.recent
-            .push_back((observation.at, observation.traffic.tally));
-        while let Some((at, _)) = self.recent.front()
+            .push_back((observation.at, observation.traffic.tally, self.hang));
+        while let Some((at, ..)) = self.recent.front()
             && *at + self.settings.window < observation.at
         {
             self.recent.pop_front();
@@ -391,7 +391,7 @@ impl Bake {
 
     /// The requests within the last window.
     fn in_last_window(&self) -> Tally {
-        self.recent.iter().map(|(_, tally)| *tally).sum()
+        self.recent.iter().map(|(_, tally, _)| *tally).sum()
     }
 }
 

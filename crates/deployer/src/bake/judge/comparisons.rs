@@ -68,28 +68,37 @@ impl Bake {
             })
     }
 
-    /// Returns how many requests hang, if certainly more than before.
+    /// Returns how many requests hang, if certainly more than before: since the switch, or of the last window.
     pub(super) fn requests_hang(&self) -> Option<String> {
         let patience = patience(&self.settings, &self.before);
-        let tally = |requests, failed| Tally { requests, failed };
-        let before = tally(
-            self.before.waits.count(),
-            self.before.waits.count_above(patience),
-        );
-        let since = tally(self.traffic.tally.requests + self.hang, self.hang);
-        let [share_before, share_since] = [before, since].map(|it| Share::of_blocks(&[it]));
-        let enough = since.requests >= self.settings.min_requests;
-        let rise = rise(share_before, share_since, self.z).low;
-        (enough && rise > self.settings.max_rise).then(|| {
-            format!(
-                "requests hang: {} of {} have had no answer for more than {:.1} s, and {} of {} waited that long before (a rise of {:.1} points is allowed by bake.max_rise)",
-                since.failed,
-                since.requests,
-                patience.as_secs_f64(),
-                before.failed,
-                before.requests,
-                100.0 * self.settings.max_rise
-            )
+        let waits = &self.before.waits;
+        let before = Tally {
+            requests: waits.count(),
+            failed: waits.count_above(patience),
+        };
+        let hung_before_window = self.recent.front().map_or(0, |(_, _, hang)| *hang);
+        let newly = self.hang.saturating_sub(hung_before_window);
+        let readings = [
+            (self.traffic.tally, self.hang),
+            (self.in_last_window(), newly),
+        ];
+        readings.into_iter().find_map(|(ended, hang)| {
+            let since = Tally {
+                requests: ended.requests + hang,
+                failed: hang,
+            };
+            let [share_before, share_since] = [before, since].map(|it| Share::of_blocks(&[it]));
+            let rises = rise(share_before, share_since, self.z).low > self.settings.max_rise;
+            (rises && since.requests >= self.settings.min_requests).then(|| {
+                format!(
+                    "requests hang: {hang} of {} have had no answer for more than {:.1} s, and {} of {} waited that long before (a rise of {:.1} points is allowed by bake.max_rise)",
+                    since.requests,
+                    patience.as_secs_f64(),
+                    before.failed,
+                    before.requests,
+                    100.0 * self.settings.max_rise
+                )
+            })
         })
     }
 

@@ -18,7 +18,7 @@ const READINGS: usize = 3;
 /// reading are not counted: another release may have them. So a short request in the first reading that is in no log
 /// hides one request that hangs.
 #[derive(Debug)]
-pub struct Hanging {
+pub(super) struct Hanging {
     allowed: Duration,
     first: Option<Reading>,
     readings: VecDeque<Reading>,
@@ -47,7 +47,7 @@ impl Reading {
 impl Hanging {
     /// Counts requests that are in flight for longer than `allowed`.
     #[must_use]
-    pub fn new(allowed: Duration) -> Self {
+    pub(super) fn new(allowed: Duration) -> Self {
         Self {
             allowed,
             first: None,
@@ -58,7 +58,7 @@ impl Hanging {
     /// Records how many requests were in flight at this time. Skip a reading that failed.
     ///
     /// Call this before `record_ended` for the part of the log that was read after this time.
-    pub fn record_reading(&mut self, at: f64, in_flight: u64) {
+    pub(super) fn record_reading(&mut self, at: f64, in_flight: u64) {
         let reading = Reading {
             at,
             in_flight,
@@ -74,7 +74,7 @@ impl Hanging {
     }
 
     /// Records a request of the log, of any color and any client.
-    pub fn record_ended(&mut self, began: f64, ended: f64) {
+    pub(super) fn record_ended(&mut self, began: f64, ended: f64) {
         for reading in self.first.iter_mut().chain(&mut self.readings) {
             reading.count(began, ended);
         }
@@ -82,7 +82,7 @@ impl Hanging {
 
     /// Returns how many requests have been in flight for longer than allowed; `None` if too few readings are old
     /// enough. `read_at` is when the log was last read without an error, after the last reading.
-    pub fn count(&self, read_at: f64) -> Option<u64> {
+    pub(super) fn count(&self, read_at: f64) -> Option<u64> {
         let mut old: Vec<&Reading> = self
             .readings
             .iter()
