@@ -160,3 +160,152 @@ fn mark(line: &CutLine, indices: Option<&Vec<usize>>, logged: &mut [LoggedReques
     }
     found.is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        color::Color,
+        evidence::request::{Route, answered_by, predict},
+    };
+
+    const CONNECTION: Connection = Connection { pid: 7, number: 3 };
+
+    /// A chunked answer to the request with this number on the connection, which began and ended then.
+    fn request(number: u64, began: f64, at: f64) -> LoggedRequest {
+        let request = Request {
+            id: number.to_string(),
+            at,
+            waited: Duration::from_secs_f64(at - began),
+            ..answered_by(Color::Blue, 200)
+        };
+        LoggedRequest {
+            request,
+            connection: CONNECTION,
+            number,
+            utc_offset: 3600,
+        }
+    }
+
+    /// A line of this second in UTC.
+    fn line(second: i64, stream: Option<Route>) -> CutLine {
+        CutLine {
+            local_second: second + 3600,
+            connection: CONNECTION,
+            stream,
+        }
+    }
+
+    /// The requests that are known to be cut at 20.0.
+    fn cut(lines: Vec<CutLine>, requests: Vec<LoggedRequest>) -> Vec<String> {
+        let known = CutJoin::default().join(lines, requests, 20.0);
+        let cut = known.into_iter().filter(|request| request.cut);
+        cut.map(|request| request.id).collect()
+    }
+
+    #[test]
+    fn last_request_of_connection_is_cut() {
+        let requests = vec![request(2, 10.3, 10.5), request(1, 10.1, 10.2)];
+        assert_eq!(cut(vec![line(10, None)], requests), ["2"]);
+    }
+
+    #[test]
+    fn line_matches_only_requests_of_its_second() {
+        for (began, at, expected) in [
+            (8.0, 9.9, 0),
+            (9.0, 10.0, 1),
+            (10.9, 10.95, 1),
+            (9.0, 15.0, 1),
+            // Of a later run of the router.
+            (11.1, 11.2, 0),
+        ] {
+            let cut = cut(vec![line(10, None)], vec![request(1, began, at)]);
+            assert_eq!(cut.len(), expected, "{began} {at}");
+        }
+    }
+
+    fn promise_100_bytes(request: &mut Request, answer_size: u64) {
+        request.promised_size = Some(100);
+        request.answer_size = answer_size;
+    }
+
+    #[test]
+    fn whole_answers_and_answers_without_a_body_are_not_cut() {
+        let with = |change: fn(&mut Request)| {
+            let mut last = request(2, 10.3, 10.5);
+            change(&mut last.request);
+            cut(vec![line(10, None)], vec![request(1, 10.1, 10.2), last])
+        };
+        assert_eq!(with(|_| {}), ["2"]);
+        assert_eq!(with(|it| promise_100_bytes(it, 99)), ["2"]);
+        assert_eq!(with(|it| promise_100_bytes(it, 100)), ["1"]);
+        assert_eq!(with(|it| it.route.method = "HEAD".to_owned()), ["1"]);
+        assert_eq!(with(|it| it.attempts[0].status = Some(304)), ["1"]);
+        assert_eq!(with(|it| it.attempts[0].to_head = None), ["1"]);
+        assert_eq!(with(|it| it.attempts.clear()), ["1"]);
+    }
+
+    #[test]
+    fn streams_of_one_connection_are_told_apart_by_route_and_end() {
+        let other = Route {
+            path: "/other".to_owned(),
+            ..predict()
+        };
+        let requests = || {
+            let mut of_other = request(4, 10.0, 10.1);
+            of_other.request.route = other.clone();
+            vec![request(3, 10.0, 11.5), request(2, 10.0, 10.5), of_other]
+        };
+        let lines = |routes: &[(i64, Route)]| {
+            let lines = routes.iter().cloned();
+            lines
+                .map(|(second, route)| line(second, Some(route)))
+                .collect()
+        };
+        assert_eq!(cut(lines(&[(10, predict())]), requests()), ["2"]);
+        assert_eq!(cut(lines(&[(10, other.clone())]), requests()), ["4"]);
+        let both = [(10, predict()), (11, predict())];
+        assert_eq!(cut(lines(&both), requests()), ["3", "2"]);
+    }
+
+    #[test]
+    fn only_requests_that_may_be_cut_are_held_back() {
+        let mut join = CutJoin::default();
+        let mut elsewhere = request(9, 10.1, 10.2);
+        elsewhere.connection.number += 1;
+        let requests = vec![elsewhere, request(1, 8.0, 9.0), request(2, 10.1, 10.2)];
+        let ids = |known: Vec<Request>| known.into_iter().map(|it| it.id).collect::<Vec<_>>();
+        let mut join_at = |lines, requests, now| ids(join.join(lines, requests, now));
+        assert_eq!(join_at(vec![line(10, None)], requests, 11.9), ["9", "1"]);
+        assert_eq!(join_at(vec![], vec![], 11.9), [""; 0]);
+        assert_eq!(
+            join_at(vec![], vec![request(3, 10.3, 10.4)], 12.0),
+            ["2", "3"]
+        );
+        assert_eq!(join_at(vec![], vec![], 20.0), [""; 0]);
+    }
+
+    #[test]
+    fn line_waits_for_slow_client_and_then_expires() {
+        for (at, expected) in [(600.0, true), (EXPIRED + 11.0, false)] {
+            let mut join = CutJoin::default();
+            // The first request tells the time zone.
+            join.join(vec![line(10, None)], vec![request(1, 8.0, 9.0)], 11.0);
+            join.join(vec![], vec![], at);
+            let known = join.join(vec![], vec![request(2, 10.1, at)], at);
+            assert_eq!(known[0].cut, expected);
+            assert_eq!(join.lines, []);
+        }
+    }
+
+    #[test]
+    fn lines_that_find_no_request_are_bounded() {
+        let mut join = CutJoin::default();
+        for _ in 0..11 {
+            join.join(vec![line(10, None); 1_000], vec![], 12.0);
+        }
+        assert_eq!(join.lines.len(), 10_000);
+    }
+}

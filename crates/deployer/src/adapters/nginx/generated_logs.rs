@@ -118,10 +118,9 @@ impl Generator {
             http2,
             requests: Vec::new(),
         };
-        for run in 0..2 {
-            let start = START + run * (length + 1_100);
+        for (start, count) in [(START, count), (START + length + 1_100, 2 * count)] {
             let mut number = 0;
-            while generator.requests.len() < count * (run as usize + 1) {
+            while generator.requests.len() < count {
                 number += 1;
                 let pid = generator.rng.u32(20..24);
                 generator.connection(Connection { pid, number }, start, start + length);
@@ -227,7 +226,7 @@ impl Generated {
 
     fn cut_line(&self, utc_offset: i64) -> CutLine {
         CutLine {
-            local_second: (self.answered / 1000) as i64 + utc_offset,
+            local_second: (self.answered / 1000).cast_signed() + utc_offset,
             connection: self.connection,
             stream: self.http2.then(|| route(self.method(), self.uri)),
         }
@@ -301,9 +300,12 @@ fn assert_exact(generated: &[Generated], read: &[Request]) {
     let ids: BTreeSet<&str> = read.iter().map(|request| request.id.as_str()).collect();
     assert_eq!(ids.len(), read.len(), "a request was returned twice");
     assert_eq!(ids.len(), by_id.len(), "a request was not returned");
-    let name = |request: &Generated| match request.http2 {
-        false => request.id.clone(),
-        true => format!("{:?} {}", request.connection, route("POST", request.uri)),
+    let name = |request: &Generated| {
+        if request.http2 {
+            format!("{:?} {}", request.connection, route("POST", request.uri))
+        } else {
+            request.id.clone()
+        }
     };
     let count = |requests: &mut dyn Iterator<Item = &Generated>| {
         let mut counts = BTreeMap::<String, i64>::new();
@@ -398,7 +400,7 @@ impl GrowingFile {
     }
 }
 
-/// The lines of an error log: about each answer that broke off, and about other things.
+/// Returns the lines of an error log: about each answer that broke off, and about other things.
 fn error_lines(generated: &[Generated], utc_offset: i64, rng: &mut Rng) -> Vec<(u64, String)> {
     const CUTS: [&str; 5] = [
         "upstream prematurely closed connection while reading upstream",
@@ -451,11 +453,10 @@ fn error_lines(generated: &[Generated], utc_offset: i64, rng: &mut Rng) -> Vec<(
 
 #[test]
 fn parsed_logs_tell_every_cut_in_200_files() {
-    for seed in 0..200 {
+    for (seed, utc_offset) in (0..200).zip([0, 19_800, -12_600].into_iter().cycle()) {
         let directory = tempfile::tempdir().unwrap();
         let [path, error_path] =
             ["access.log", "error.log"].map(|name| directory.path().join(name));
-        let utc_offset = [0, 19_800, -12_600][seed as usize % 3];
         let (generated, mut rng) = Generator::generate(seed, true, 200, 20_000);
         let lines = generated
             .iter()

@@ -461,4 +461,84 @@ mod tests {
         let error = log.read(None).await.unwrap_err();
         assert!(error.to_string().contains("no/such.log"));
     }
+
+    const CUT: &str = "1970/01/01 05:30:01 [error] 7#7: *3 upstream prematurely closed connection while reading upstream, client: 192.0.2.1, server: , request: \"POST /predict?a=b HTTP/1.1\", upstream: \"http://127.0.0.1:8081/predict?a=b\", host: \"a\"";
+
+    /// A log with one chunked answer that broke off, and its directory. The router runs in India.
+    fn log_with_cut() -> (AccessLog, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, error_path] = ["access.log", "error.log"].map(|it| directory.path().join(it));
+        let line = LINE
+            .replace("2026-01-01T00:00:00+00:00", "1970-01-01T05:30:01+05:30")
+            .replace(
+                "\"upstream_content_length\":\"90\"",
+                "\"upstream_content_length\":\"\"",
+            );
+        std::fs::write(&path, line + "\n").unwrap();
+        std::fs::write(&error_path, format!("{CUT}\n")).unwrap();
+        let user_agent = Arc::new(UserAgent::of_installation(directory.path()));
+        let log = AccessLog::new(&path, Some(&error_path), user_agent);
+        (log, directory)
+    }
+
+    fn cuts(part: &LogPart) -> Vec<bool> {
+        part.requests.iter().map(|request| request.cut).collect()
+    }
+
+    #[test]
+    fn request_is_held_back_until_its_ending_is_known() {
+        let (log, _directory) = log_with_cut();
+        let part = log.read_at(2.9, None).unwrap();
+        assert_eq!(cuts(&part), [false; 0]);
+        assert_eq!(cuts(&log.read_at(3.0, Some(&part.next)).unwrap()), [true]);
+        // The cursor still holds the request for a reader that was interrupted.
+        let part = log.read_at(3.0, Some(&part.next)).unwrap();
+        assert_eq!(cuts(&part), [true]);
+        let part = log.read_at(4.0, Some(&part.next)).unwrap();
+        assert_eq!(cuts(&part), [false; 0]);
+        assert_eq!(cuts(&log.read_at(4.0, None).unwrap()), [true], "recent");
+    }
+
+    #[test]
+    fn unreadable_error_log_is_a_problem_but_no_error() {
+        let (log, directory) = log_with_cut();
+        let error_path = directory.path().join("error.log");
+        std::fs::rename(&error_path, directory.path().join("away")).unwrap();
+        let part = log.read_at(9.0, None).unwrap();
+        assert_eq!(cuts(&part), [false]);
+        let problem = part.problem.unwrap().to_string();
+        assert!(problem.contains("error.log"), "{problem}");
+        assert!(problem.contains("router.error_log"), "{problem}");
+        std::fs::rename(directory.path().join("away"), &error_path).unwrap();
+        assert_eq!(log.read_at(9.0, Some(&part.next)).unwrap().problem, None);
+    }
+
+    #[test]
+    fn emptied_error_log_is_read_from_its_beginning() {
+        let (log, directory) = log_with_cut();
+        let part = log.read_at(9.0, None).unwrap();
+        let [path, error_path] = ["access.log", "error.log"].map(|it| directory.path().join(it));
+        let other = |text: String| text.replace("\"connection\":3", "\"connection\":4");
+        std::fs::write(
+            &path,
+            other(std::fs::read_to_string(&path).unwrap()).replace("r1", "r"),
+        )
+        .unwrap();
+        let line = CUT.replace("*3", "*4").replace("?a=b", "");
+        std::fs::write(&error_path, line + "\n").unwrap();
+        assert_eq!(cuts(&log.read_at(9.0, Some(&part.next)).unwrap()), [true]);
+    }
+
+    #[test]
+    fn time_zone_is_read_from_time() {
+        for (time, offset) in [
+            ("2026-01-01T00:00:00+00:00", Some(0)),
+            ("2026-01-01T00:00:00+05:30", Some(19_800)),
+            ("2026-01-01T00:00:00-03:30", Some(-12_600)),
+            ("2026-01-01T00:00:00Z", None),
+            ("", None),
+        ] {
+            assert_eq!(utc_offset(time), offset, "{time}");
+        }
+    }
 }
