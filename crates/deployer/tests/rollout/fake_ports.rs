@@ -399,7 +399,9 @@ impl RequestLog for FakePorts {
 
 /// The requests of a log after this position.
 fn part(logged: &[Request], after: Option<LogCursor>) -> LogPart {
-    let after = after.map_or(0, |after| usize::try_from(after.position()).unwrap());
+    let after = after.map_or(0, |after| {
+        usize::try_from(after.position()).unwrap_or_default()
+    });
     LogPart {
         requests: logged.get(after..).unwrap_or(logged).to_vec(),
         unparsable: 0,
