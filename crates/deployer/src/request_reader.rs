@@ -16,10 +16,11 @@ pub struct RequestReader<'a> {
 }
 
 /// What was read so far.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Progress {
     next: Option<LogCursor>,
     unparsable: u64,
+    problem: Option<PortError>,
 }
 
 impl<'a> RequestReader<'a> {
@@ -37,7 +38,7 @@ impl<'a> RequestReader<'a> {
     /// cannot read the log.
     pub async fn new_requests(&self) -> Option<Result<Vec<Request>, PortError>> {
         let log = self.log?;
-        let after = self.progress().next;
+        let after = self.progress().next.clone();
         let part = match log.read(after).await {
             Ok(part) => part,
             Err(error) => return Some(Err(error)),
@@ -47,6 +48,14 @@ impl<'a> RequestReader<'a> {
         let mut progress = self.progress();
         progress.next = Some(part.next);
         progress.unparsable += part.unparsable;
+        let before = std::mem::replace(&mut progress.problem, part.problem.clone());
+        drop(progress);
+        if let Some(problem) = part.problem
+            && before.is_none()
+        {
+            let text = problem.to_string();
+            self.reporter.report(&Event::Note { text });
+        }
         Some(Ok(part.requests))
     }
 
@@ -59,6 +68,12 @@ impl<'a> RequestReader<'a> {
     /// How many lines that were read could not be parsed.
     pub fn unparsable_lines(&self) -> u64 {
         self.progress().unparsable
+    }
+
+    /// Why answers that broke off looked like whole ones at the last call of [`Self::new_requests`]; `None` if they could be
+    /// told apart.
+    pub fn problem(&self) -> Option<PortError> {
+        self.progress().problem.clone()
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -78,6 +93,7 @@ mod tests {
     struct GrowingLog {
         reads: Mutex<u64>,
         failing_read: u64,
+        problem: Mutex<Option<PortError>>,
     }
 
     #[async_trait]
@@ -88,24 +104,32 @@ mod tests {
             if *reads == self.failing_read {
                 return Err(PortError::Other("unreadable".to_owned()));
             }
-            let new = *reads - after.map_or(0, LogCursor::position);
+            let new = *reads - after.map_or(0, |after| after.position());
             let request = answered_by(Color::Blue, 200);
             Ok(LogPart {
                 requests: vec![request; usize::try_from(new).unwrap()],
                 unparsable: new,
                 next: LogCursor::at(*reads),
+                problem: self.problem.lock().unwrap().clone(),
             })
         }
     }
 
-    /// Counts the requests that are reported.
+    /// Counts the requests and the notes that are reported.
     #[derive(Default)]
-    struct Reported(Mutex<usize>);
+    struct Reported {
+        requests: Mutex<usize>,
+        notes: Mutex<usize>,
+    }
 
     impl Reporter for Reported {
         fn report(&self, event: &Event<'_>) {
-            if let Event::RequestsLogged { requests } = event {
-                *self.0.lock().unwrap() += requests.len();
+            match event {
+                Event::RequestsLogged { requests } => {
+                    *self.requests.lock().unwrap() += requests.len();
+                }
+                Event::Note { .. } => *self.notes.lock().unwrap() += 1,
+                _ => {}
             }
         }
     }
@@ -121,6 +145,7 @@ mod tests {
         let log = GrowingLog {
             reads,
             failing_read: 3,
+            problem: Mutex::default(),
         };
         let reader = RequestReader {
             log: Some(&log),
@@ -131,7 +156,7 @@ mod tests {
         assert_eq!(new_requests(&reader).await, Some(1));
         assert_eq!(new_requests(&reader).await, None, "the failing read");
         assert_eq!(new_requests(&reader).await, Some(2));
-        assert_eq!(*reported.0.lock().unwrap(), 4);
+        assert_eq!(*reported.requests.lock().unwrap(), 4);
         assert_eq!(reader.unparsable_lines(), 4);
     }
 
@@ -141,6 +166,7 @@ mod tests {
         let log = GrowingLog {
             reads,
             failing_read: 0,
+            problem: Mutex::default(),
         };
         let reader = RequestReader {
             log: Some(&log),
@@ -151,7 +177,30 @@ mod tests {
         assert_eq!(recent.len(), 1);
         assert_eq!(reader.unparsable_lines(), 0);
         assert_eq!(new_requests(&reader).await, Some(2));
-        assert_eq!(*reported.0.lock().unwrap(), 2);
+        assert_eq!(*reported.requests.lock().unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn problem_is_reported_once_until_it_is_solved() {
+        let reported = Reported::default();
+        let log = GrowingLog {
+            reads: Mutex::new(0),
+            failing_read: 0,
+            problem: Mutex::default(),
+        };
+        let reader = RequestReader {
+            log: Some(&log),
+            reporter: &reported,
+            progress: Mutex::default(),
+        };
+        let problem = PortError::Other("no error log".to_owned());
+        for (now, notes) in [(true, 1), (true, 1), (false, 1), (true, 2)] {
+            let now = now.then(|| problem.clone());
+            log.problem.lock().unwrap().clone_from(&now);
+            assert_eq!(new_requests(&reader).await, Some(1));
+            assert_eq!(reader.problem(), now);
+            assert_eq!(*reported.notes.lock().unwrap(), notes);
+        }
     }
 
     #[tokio::test]

@@ -14,15 +14,18 @@ mod static_fleet;
 mod user_agent;
 mod version;
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use self::{clock::SystemClock, state_directory::StateDirectory};
 use self::{
-    nginx::{flags::FlagDirectory, request_log::AccessLog},
+    nginx::{flags::FlagDirectory, log_file, request_log::AccessLog},
     user_agent::UserAgent,
 };
 use crate::{
-    config::{FleetKind, Settings},
+    config::{FleetKind, RouterSettings, Settings},
     ports::{Fleet, PortError, Ports, RequestLog},
 };
 
@@ -31,7 +34,7 @@ pub fn trim_logs(settings: &Settings) -> Result<(), PortError> {
     let router = &settings.router;
     let logs = [&router.access_log, &router.error_log, &router.shadow_log];
     for path in logs.into_iter().flatten() {
-        AccessLog::trim(path, settings.keep.log_megabytes << 20).map_err(|error| {
+        log_file::trim(path, settings.keep.log_megabytes << 20).map_err(|error| {
             let message = format!("cannot empty {}, which is large: {error}", path.display());
             PortError::of_file(&error, message)
         })?;
@@ -48,17 +51,24 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
         FleetKind::Process => Box::new(process::ProcessFleet::new(settings)),
         FleetKind::Static => Box::new(static_fleet::StaticFleet),
     };
-    let log = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().map(|path| {
-            let log: Box<dyn RequestLog> = Box::new(AccessLog::new(path, user_agent.clone()));
-            log
-        })
+    let RouterSettings {
+        access_log,
+        error_log,
+        shadow_log,
+        ..
+    } = &settings.router;
+    let log = |path: &Option<PathBuf>, error_log: Option<&Path>| {
+        let path = path.as_ref()?;
+        let log: Box<dyn RequestLog> =
+            Box::new(AccessLog::new(path, error_log, user_agent.clone()));
+        Some(log)
     };
     Ok(Ports {
         router: Box::new(nginx::router::Nginx::new(settings)?),
         flags: Box::new(FlagDirectory::new(settings.router.flags.clone())),
-        request_log: log(&settings.router.access_log),
-        shadow_log: log(&settings.router.shadow_log),
+        request_log: log(access_log, error_log.as_deref()),
+        // nginx reads no more than the head of an answer to a copy, so none can break off.
+        shadow_log: log(shadow_log, None),
         fleet,
         probe: Box::new(probe),
         hooks: Box::new(hooks::Commands::new(settings)),
@@ -70,7 +80,7 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
 
 /// The ports of an installation whose state is in this directory.
 #[cfg(test)]
-pub(crate) fn connect_in(state: &std::path::Path) -> Ports {
+pub(crate) fn connect_in(state: &Path) -> Ports {
     let file = state.join("deployer.toml");
     std::fs::write(&file, "state = \".\"\n").unwrap();
     let settings = crate::config::load(Some(&file), &[]).unwrap();

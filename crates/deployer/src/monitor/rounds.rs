@@ -273,7 +273,7 @@ impl Monitor<'_> {
         let Some(log) = &self.ports.request_log else {
             return;
         };
-        if let Ok(part) = log.read(self.read_up_to).await {
+        if let Ok(part) = log.read(self.read_up_to.clone()).await {
             // Requests logged before the start are not new.
             if self.read_up_to.replace(part.next).is_some() {
                 let versions = self.colors.each_ref().map(MonitoredColor::version);

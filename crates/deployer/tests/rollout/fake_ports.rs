@@ -435,14 +435,14 @@ impl RequestLog for FakePorts {
 
 /// The requests of a log after this position.
 fn part(logged: &[Request], after: Option<LogCursor>) -> LogPart {
-    let position = |count: usize| LogCursor::at(count as u64);
-    let read = (0..=logged.len())
-        .rev()
-        .find(|count| after.is_none_or(|after| position(*count) == after));
+    let after = after.map_or(0, |after| {
+        usize::try_from(after.position()).unwrap_or_default()
+    });
     LogPart {
-        requests: logged[after.and(read).unwrap_or_default()..].to_vec(),
+        requests: logged.get(after..).unwrap_or(logged).to_vec(),
         unparsable: 0,
-        next: position(logged.len()),
+        next: LogCursor::at(logged.len() as u64),
+        problem: None,
     }
 }
 

@@ -1,6 +1,11 @@
-//! nginx: flag files and control port, configuration, and request log.
+//! nginx: flag files and control port, configuration, and the logs.
 
 pub(super) mod configuration;
+mod cuts;
+mod error_log;
 pub(crate) mod flags;
+#[cfg(test)]
+mod generated_logs;
+pub(super) mod log_file;
 pub(super) mod request_log;
 pub(crate) mod router;

@@ -1,101 +1,122 @@
 //! Reads a log of the router while it grows.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::{
-    adapters::user_agent::UserAgent,
+    adapters::{
+        nginx::{
+            cuts::{CutJoin, LoggedRequest},
+            error_log::{Connection, CutLine},
+            log_file::read_lines,
+        },
+        user_agent::UserAgent,
+    },
     color::Color,
     evidence::request::{Attempt, Request, Route},
     ports::{LogCursor, LogPart, PortError, RequestLog},
 };
 
-/// A log of nginx.
+/// An access log of nginx, and the error log that tells which answers broke off.
 pub(crate) struct AccessLog {
     path: PathBuf,
+    error_log: Option<PathBuf>,
     user_agent: Arc<UserAgent>,
 }
 
+/// What a reader has read, and was not told yet.
+#[derive(Debug, Clone, Default)]
+struct Pending {
+    /// The position in the error log; `None` before the first read.
+    error_position: Option<u64>,
+    cuts: CutJoin,
+}
+
 impl AccessLog {
-    pub(crate) fn new(path: &Path, user_agent: Arc<UserAgent>) -> Self {
+    /// A log that knows its deployer by the user agent. Without an error log, an answer that broke off looks like a whole
+    /// one.
+    pub(crate) fn new(path: &Path, error_log: Option<&Path>, user_agent: Arc<UserAgent>) -> Self {
         Self {
             path: path.to_owned(),
+            error_log: error_log.map(Path::to_owned),
             user_agent,
         }
     }
 
-    /// Empties the log if it is larger than `limit` bytes. nginx appends, so it continues at the beginning.
-    pub(crate) fn trim(path: &Path, limit: u64) -> io::Result<()> {
-        match path.metadata() {
-            Ok(metadata) if metadata.len() > limit => {
-                OpenOptions::new().write(true).open(path)?.set_len(0)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Reads from the byte `after` on, or recent requests.
-    fn read_from(&self, after: Option<u64>) -> io::Result<LogPart> {
-        /// About fifty thousand requests.
-        const RECENT: u64 = 32 * 1024 * 1024;
-
-        let mut file = File::open(&self.path)?;
-        let length = file.metadata()?.len();
-        let recent = length.saturating_sub(RECENT);
-        let start = match after {
-            Some(after) if after <= length => after,
-            Some(_) => 0,
-            None => recent,
-        };
-        file.seek(SeekFrom::Start(start))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        // nginx flushes whole lines, but a reader may still find half of one.
-        let complete = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |last| last + 1);
-        let text = String::from_utf8_lossy(&bytes[..complete]);
-        // The recent part of a long log begins within a line.
-        let within_a_line = after.is_none() && recent > 0;
+    /// Reads on from `after`, or recent requests. `now` is in seconds since 1970.
+    pub(super) fn read_at(
+        &self,
+        now: f64,
+        after: Option<&LogCursor>,
+    ) -> Result<LogPart, PortError> {
+        let pending = after.and_then(LogCursor::pending::<Pending>);
+        let mut pending = pending.cloned().unwrap_or_default();
+        let log = read_lines(&self.path, after.map(LogCursor::position)).map_err(|error| {
+            unreadable(
+                &self.path,
+                &error,
+                "set router.access_log to \"\" to judge without it",
+            )
+        })?;
         let user_agent = self.user_agent.get();
-        let (mut requests, mut unparsable) = (Vec::new(), 0);
-        for line in text.lines().skip(usize::from(within_a_line)) {
+        let (mut logged, mut unparsable) = (Vec::new(), 0);
+        for line in log.text.lines() {
             match parse(line, user_agent) {
-                Some(request) => requests.push(request),
+                Some(request) => logged.push(request),
                 None => unparsable += 1,
             }
         }
+        // The error log is read later: nginx writes an answer's line there before the one in the access log.
+        let (lines, problem) = match self.new_cut_lines(&mut pending) {
+            Ok(lines) => (lines, None),
+            // The access log alone is evidence too.
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let mut requests = pending.cuts.join(lines, logged, now);
         if after.is_none() {
             keep_recent(&mut requests);
         }
         Ok(LogPart {
             requests,
             unparsable,
-            next: LogCursor::at(start + complete as u64),
+            next: LogCursor::at(log.next).with_pending(pending),
+            problem,
         })
     }
+
+    fn new_cut_lines(&self, pending: &mut Pending) -> Result<Vec<CutLine>, PortError> {
+        let Some(path) = &self.error_log else {
+            return Ok(Vec::new());
+        };
+        let log = read_lines(path, pending.error_position).map_err(|error| {
+            unreadable(path, &error, "answers that break off count as whole ones; set router.error_log to \"\" to accept that")
+        })?;
+        pending.error_position = Some(log.next);
+        Ok(log.text.lines().filter_map(CutLine::parse).collect())
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error, advice: &str) -> PortError {
+    let path = path.display();
+    PortError::of_file(
+        error,
+        format!("cannot read the router's log {path}: {error}; {advice}"),
+    )
 }
 
 #[async_trait]
 impl RequestLog for AccessLog {
     async fn read(&self, after: Option<LogCursor>) -> Result<LogPart, PortError> {
-        self.read_from(after.map(LogCursor::position))
-            .map_err(|error| {
-                let message = format!(
-                    "cannot read the router's log {}: {error}; set router.access_log to \"\" to judge without it",
-                    self.path.display()
-                );
-                PortError::of_file(&error, message)
-            })
+        let now = Timestamp::now().as_duration().as_secs_f64();
+        self.read_at(now, after.as_ref())
     }
 }
 
@@ -111,6 +132,7 @@ fn keep_recent(requests: &mut Vec<Request>) {
 /// A line of the log.
 #[derive(Deserialize)]
 struct Line<'a> {
+    time: &'a str,
     seconds: f64,
     request_id: String,
     method: &'a str,
@@ -122,6 +144,9 @@ struct Line<'a> {
     // Values from clients and models may contain escapes, and then cannot borrow from the line.
     client: String,
     remote_addr: String,
+    pid: u32,
+    connection: u64,
+    connection_requests: u64,
     label: String,
     version: String,
     digest: String,
@@ -135,8 +160,20 @@ struct Line<'a> {
     request_length: u64,
 }
 
-fn parse(line: &str, user_agent: &str) -> Option<Request> {
+fn parse(line: &str, user_agent: &str) -> Option<LoggedRequest> {
     let line: Line<'_> = serde_json::from_str(line).ok()?;
+    Some(LoggedRequest {
+        connection: Connection {
+            pid: line.pid,
+            number: line.connection,
+        },
+        number: line.connection_requests,
+        utc_offset: utc_offset(line.time)?,
+        request: request(line, user_agent)?,
+    })
+}
+
+fn request(line: Line<'_>, user_agent: &str) -> Option<Request> {
     let wanted = color(line.wanted);
     let attempts = wanted.map_or_else(Vec::new, |wanted| attempts(&line, wanted));
     let text = |text: String| (!text.is_empty()).then_some(text);
@@ -145,10 +182,7 @@ fn parse(line: &str, user_agent: &str) -> Option<Request> {
         at: line.seconds,
         by_deployer: line.client == user_agent,
         client: line.remote_addr,
-        route: Route {
-            method: line.method.to_owned(),
-            path: line.uri.split('?').next().unwrap_or_default().to_owned(),
-        },
+        route: route(line.method, &line.uri),
         size: line.request_length,
         attempts,
         wanted,
@@ -164,6 +198,25 @@ fn parse(line: &str, user_agent: &str) -> Option<Request> {
         version: text(line.version),
         digest: text(line.digest),
     })
+}
+
+/// The route of a request, whose URI may have a query.
+pub(super) fn route(method: &str, uri: &str) -> Route {
+    Route {
+        method: method.to_owned(),
+        path: uri.split('?').next().unwrap_or_default().to_owned(),
+    }
+}
+
+/// Returns the local time minus UTC, in seconds, of a time such as `2026-01-01T00:00:00+05:30`.
+fn utc_offset(time: &str) -> Option<i64> {
+    let (hours, minutes) = time.get(time.len().checked_sub(6)?..)?.split_once(':')?;
+    let offset = hours.get(1..)?.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
+    match hours.get(..1)? {
+        "+" => Some(offset),
+        "-" => Some(-offset),
+        _ => None,
+    }
 }
 
 fn color(name: &str) -> Option<Color> {
@@ -217,7 +270,7 @@ fn seconds(seconds: f64) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::{fs::File, io::Write as _};
 
     use super::*;
     use crate::evidence::request::predict;
@@ -226,12 +279,12 @@ mod tests {
     const USER_AGENT: &str = "deployer/0 (token)";
 
     fn parsed(line: &str) -> Request {
-        parse(line, USER_AGENT).unwrap()
+        parse(line, USER_AGENT).unwrap().request
     }
 
     fn log_at(path: &Path) -> AccessLog {
         let state = path.parent().unwrap();
-        AccessLog::new(path, Arc::new(UserAgent::of_installation(state)))
+        AccessLog::new(path, None, Arc::new(UserAgent::of_installation(state)))
     }
 
     #[test]
@@ -324,9 +377,16 @@ mod tests {
     }
 
     /// Reads on from a position. Returns the number of requests, of unparsable lines, and the new position.
-    async fn read(log: &AccessLog, after: Option<LogCursor>) -> (usize, u64, Option<LogCursor>) {
-        let part = log.read(after).await.unwrap();
-        (part.requests.len(), part.unparsable, Some(part.next))
+    async fn read(log: &AccessLog, after: Option<&LogCursor>) -> (usize, u64, LogCursor) {
+        let part = log.read(after.cloned()).await.unwrap();
+        (part.requests.len(), part.unparsable, part.next)
+    }
+
+    /// The same, where nothing was logged since.
+    async fn assert_nothing_new(log: &AccessLog, after: &LogCursor) {
+        let (requests, unparsable, next) = read(log, Some(after)).await;
+        assert_eq!((requests, unparsable), (0, 0));
+        assert_eq!(next.position(), after.position());
     }
 
     #[tokio::test]
@@ -338,13 +398,13 @@ mod tests {
         let log = log_at(&path);
         let (requests, _, next) = read(&log, None).await;
         assert_eq!(requests, 1, "the requests logged before");
-        assert_eq!(read(&log, next).await, (0, 0, next));
+        assert_nothing_new(&log, &next).await;
         write!(file, "{LINE}\n{}", &LINE[..40]).unwrap();
-        let (requests, _, next) = read(&log, next).await;
+        let (requests, _, next) = read(&log, Some(&next)).await;
         assert_eq!(requests, 1);
-        assert_eq!(read(&log, next).await, (0, 0, next));
+        assert_nothing_new(&log, &next).await;
         writeln!(file, "{}", &LINE[40..]).unwrap();
-        assert_eq!(read(&log, next).await.0, 1);
+        assert_eq!(read(&log, Some(&next)).await.0, 1);
     }
 
     #[tokio::test]
@@ -355,8 +415,10 @@ mod tests {
         let log = log_at(&path);
         let (requests, unparsable, next) = read(&log, None).await;
         assert_eq!((requests, unparsable), (2, 1));
-        assert_eq!(read(&log, None).await, (2, 1, next));
-        assert_eq!(read(&log, next).await, (0, 0, next));
+        let (requests, unparsable, of_other) = read(&log, None).await;
+        assert_eq!((requests, unparsable), (2, 1));
+        assert_eq!(of_other.position(), next.position());
+        assert_nothing_new(&log, &next).await;
     }
 
     #[tokio::test]
@@ -378,7 +440,7 @@ mod tests {
         std::fs::write(&path, lines + "\n").unwrap();
         let log = log_at(&path);
         assert_eq!(read(&log, None).await.0, 2);
-        assert_eq!(read(&log, Some(LogCursor::at(0))).await.0, 3);
+        assert_eq!(read(&log, Some(&LogCursor::at(0))).await.0, 3);
     }
 
     #[tokio::test]
@@ -390,20 +452,7 @@ mod tests {
         let (requests, _, next) = read(&log, None).await;
         assert_eq!(requests, 2);
         std::fs::write(&path, format!("{LINE}\n")).unwrap();
-        assert_eq!(read(&log, next).await.0, 1);
-    }
-
-    #[test]
-    fn only_log_above_limit_is_emptied() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("access.log");
-        let file = File::create(&path).unwrap();
-        // A sparse file, which takes no disk space.
-        for (length, expected) in [(1 << 20, 1 << 20), (1 << 29, 0)] {
-            file.set_len(length).unwrap();
-            AccessLog::trim(&path, 1 << 28).unwrap();
-            assert_eq!(path.metadata().unwrap().len(), expected);
-        }
+        assert_eq!(read(&log, Some(&next)).await.0, 1);
     }
 
     #[tokio::test]
@@ -411,5 +460,85 @@ mod tests {
         let log = log_at(Path::new("no/such.log"));
         let error = log.read(None).await.unwrap_err();
         assert!(error.to_string().contains("no/such.log"));
+    }
+
+    const CUT: &str = "1970/01/01 05:30:01 [error] 7#7: *3 upstream prematurely closed connection while reading upstream, client: 192.0.2.1, server: , request: \"POST /predict?a=b HTTP/1.1\", upstream: \"http://127.0.0.1:8081/predict?a=b\", host: \"a\"";
+
+    /// A log with one chunked answer that broke off, and its directory. The router runs in India.
+    fn log_with_cut() -> (AccessLog, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, error_path] = ["access.log", "error.log"].map(|it| directory.path().join(it));
+        let line = LINE
+            .replace("2026-01-01T00:00:00+00:00", "1970-01-01T05:30:01+05:30")
+            .replace(
+                "\"upstream_content_length\":\"90\"",
+                "\"upstream_content_length\":\"\"",
+            );
+        std::fs::write(&path, line + "\n").unwrap();
+        std::fs::write(&error_path, format!("{CUT}\n")).unwrap();
+        let user_agent = Arc::new(UserAgent::of_installation(directory.path()));
+        let log = AccessLog::new(&path, Some(&error_path), user_agent);
+        (log, directory)
+    }
+
+    fn cuts(part: &LogPart) -> Vec<bool> {
+        part.requests.iter().map(|request| request.cut).collect()
+    }
+
+    #[test]
+    fn request_is_held_back_until_its_ending_is_known() {
+        let (log, _directory) = log_with_cut();
+        let part = log.read_at(2.9, None).unwrap();
+        assert_eq!(cuts(&part), [false; 0]);
+        assert_eq!(cuts(&log.read_at(3.0, Some(&part.next)).unwrap()), [true]);
+        // The cursor still holds the request for a reader that was interrupted.
+        let part = log.read_at(3.0, Some(&part.next)).unwrap();
+        assert_eq!(cuts(&part), [true]);
+        let part = log.read_at(4.0, Some(&part.next)).unwrap();
+        assert_eq!(cuts(&part), [false; 0]);
+        assert_eq!(cuts(&log.read_at(4.0, None).unwrap()), [true], "recent");
+    }
+
+    #[test]
+    fn unreadable_error_log_is_a_problem_but_no_error() {
+        let (log, directory) = log_with_cut();
+        let error_path = directory.path().join("error.log");
+        std::fs::rename(&error_path, directory.path().join("away")).unwrap();
+        let part = log.read_at(9.0, None).unwrap();
+        assert_eq!(cuts(&part), [false]);
+        let problem = part.problem.unwrap().to_string();
+        assert!(problem.contains("error.log"), "{problem}");
+        assert!(problem.contains("router.error_log"), "{problem}");
+        std::fs::rename(directory.path().join("away"), &error_path).unwrap();
+        assert_eq!(log.read_at(9.0, Some(&part.next)).unwrap().problem, None);
+    }
+
+    #[test]
+    fn emptied_error_log_is_read_from_its_beginning() {
+        let (log, directory) = log_with_cut();
+        let part = log.read_at(9.0, None).unwrap();
+        let [path, error_path] = ["access.log", "error.log"].map(|it| directory.path().join(it));
+        let other = |text: String| text.replace("\"connection\":3", "\"connection\":4");
+        std::fs::write(
+            &path,
+            other(std::fs::read_to_string(&path).unwrap()).replace("r1", "r"),
+        )
+        .unwrap();
+        let line = CUT.replace("*3", "*4").replace("?a=b", "");
+        std::fs::write(&error_path, line + "\n").unwrap();
+        assert_eq!(cuts(&log.read_at(9.0, Some(&part.next)).unwrap()), [true]);
+    }
+
+    #[test]
+    fn time_zone_is_read_from_time() {
+        for (time, offset) in [
+            ("2026-01-01T00:00:00+00:00", Some(0)),
+            ("2026-01-01T00:00:00+05:30", Some(19_800)),
+            ("2026-01-01T00:00:00-03:30", Some(-12_600)),
+            ("2026-01-01T00:00:00Z", None),
+            ("", None),
+        ] {
+            assert_eq!(utc_offset(time), offset, "{time}");
+        }
     }
 }

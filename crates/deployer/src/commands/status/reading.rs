@@ -87,7 +87,10 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         None => None,
     };
     match log {
-        Some(Ok(LogPart { requests, .. })) => {
+        Some(Ok(LogPart {
+            requests, problem, ..
+        })) => {
+            problems.extend(problem.map(|problem| problem.to_string()));
             let now = ports.clock.now();
             for status in &mut colors {
                 let (clients, own_endings) = recent(status.color, &requests, now);
