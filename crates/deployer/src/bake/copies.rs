@@ -47,7 +47,7 @@ impl<'a> Copies<'a> {
         let (Some(log), Some(next)) = (&self.ports.shadow_log, &mut self.next) else {
             return Ok(Vec::new());
         };
-        let part = log.read(Some(*next)).await?;
+        let part = log.read(Some(next.clone())).await?;
         *next = part.next;
         Ok(part.requests)
     }

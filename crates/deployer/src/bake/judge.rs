@@ -1,5 +1,6 @@
 //! Judges a candidate that has the traffic. Pure: observations and elapsed time are arguments.
 
+mod budget;
 mod comparisons;
 mod counters;
 mod details;
@@ -17,6 +18,7 @@ use std::{
 
 use crate::{
     bake::judge::{
+        budget::ErrorBudget,
         comparisons::patience,
         counters::Counters,
         error_rate::{judge_errors, needed_requests},
@@ -29,15 +31,11 @@ use crate::{
         latency::LatencyLimit,
         request::Request,
         sample::TrafficSample,
-        statistics::z_of_budget,
         tally::Tally,
         verdict::{Conclusion, Verdict},
     },
     release::Health,
 };
-
-/// The probability that a whole bake, with all its tests at all its observations, fails a release that keeps all limits.
-const ERROR_BUDGET: f64 = 0.01;
 
 /// How many times an inconclusive end extends the bake.
 const EXTENSIONS: u32 = 2;
@@ -76,10 +74,7 @@ pub struct Bake {
     before: TrafficSample,
     /// The path of predictions.
     predict_path: String,
-    /// How many tests share the error budget.
-    tests: u64,
-    /// The standard normal quantile of one test.
-    z: f64,
+    budget: ErrorBudget,
     previous: PreviousRelease,
     hanging: Hanging,
     /// Requests in flight for too long.
@@ -112,14 +107,12 @@ impl Bake {
         predict_path: &str,
         can_ask_previous: bool,
     ) -> Self {
-        let tests = number_of_tests(&settings, &before);
         let limit = latency_limit(&settings);
         Self {
             predict_path: predict_path.to_owned(),
             hanging: Hanging::new(patience(&settings, &before)),
             hang: 0,
-            tests,
-            z: z_of_budget(ERROR_BUDGET, tests),
+            budget: ErrorBudget::new(&settings, &before, EXTENSIONS),
             previous: PreviousRelease::new(can_ask_previous && settings.ask_previous, limit),
             until: settings.duration,
             needed: needed_requests(&settings),
@@ -303,7 +296,7 @@ impl Bake {
             (endings.failures(allowed), format!("on {route}, "))
         }));
         readings.into_iter().find_map(|(tally, source)| {
-            let verdict = judge_errors(&self.settings, tally, self.z);
+            let verdict = judge_errors(&self.settings, tally, self.budget.z());
             (verdict.conclusion == Conclusion::Fail).then(|| Verdict {
                 summary: format!("{source}{}", verdict.summary),
                 ..verdict
@@ -343,7 +336,7 @@ impl Bake {
 
     /// The verdict at the end of a bake in which nothing failed with certainty.
     fn final_verdict(&self, elapsed: Duration) -> Verdict {
-        let judge = |tally| judge_errors(&self.settings, tally, self.z);
+        let judge = |tally| judge_errors(&self.settings, tally, self.budget.z());
         let by_itself = judge(self.by_its_own_counters());
         if self.traffic.tally.requests < self.settings.min_requests
             && by_itself.conclusion == Conclusion::Pass
@@ -372,7 +365,7 @@ impl Bake {
     fn rises(&self) -> Rises<'_> {
         Rises {
             settings: &self.settings,
-            z: self.z,
+            z: self.budget.z(),
             before: &self.before.endings,
             since: &self.traffic.endings,
         }
@@ -400,18 +393,4 @@ fn latency_limit(settings: &BakeSettings) -> LatencyLimit {
         max_ratio: settings.max_ratio,
         negligible: settings.negligible,
     }
-}
-
-/// The most tests that a bake can make: they share the error budget.
-fn number_of_tests(settings: &BakeSettings, before: &TrafficSample) -> u64 {
-    /// Error rates by four readings, hanging requests, latencies, and labels.
-    const TESTS: u64 = 7;
-    /// Failures, and about eight other endings, since the switch and over the last window.
-    const TESTS_ON_ROUTE: u64 = 18;
-
-    let longest = settings.duration * (1 + EXTENSIONS);
-    let observations = longest.as_millis() / settings.interval.as_millis().max(1) + 1;
-    let observations = u64::try_from(observations).unwrap_or(u64::MAX);
-    let routes = before.endings.answered_routes().count().max(1) as u64;
-    observations.saturating_mul(TESTS + TESTS_ON_ROUTE * routes)
 }

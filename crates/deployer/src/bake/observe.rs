@@ -121,17 +121,22 @@ impl Rollout<'_> {
         // What is not answered yet is carried over.
         let _ = timeout(bound(self.settings), observer.until_complete()).await;
         observer.record_ended();
-        let asked = timeout(bound(self.settings), self.ports.router.in_flight());
-        let at = seconds(self.ports.clock.now());
-        let in_flight = asked.await.ok().and_then(Result::ok);
+        // Copies are in flight too, and never in this log.
+        let in_flight = if asks_previous {
+            None
+        } else {
+            self.in_flight().await
+        };
         let read = self.read_log().await;
         // The log may show requests whose answers came while it was read.
         observer.record_ended();
         let mut observation = observer.end_observation();
-        observation.in_flight = in_flight.map(|count| (at, count));
+        observation.in_flight = in_flight;
         let own_requests = &mut observer.own_requests;
         let error = match read {
             Some(Ok(mut requests)) => {
+                let problem = self.requests.problem();
+                observation.unread.extend(problem.map(words));
                 let spans = requests.iter().map(|request| (request.began(), request.at));
                 observation.ended = Some(spans.collect());
                 requests.retain(|request| since.is_none_or(|since| request.at >= since));
@@ -148,6 +153,13 @@ impl Rollout<'_> {
         // Neither passes nor fails the release: own requests and counters remain.
         observation.unread.extend(error.clone());
         (observation, error)
+    }
+
+    /// Asks the router for its requests in flight. Returns also when, in seconds since 1970.
+    async fn in_flight(&self) -> Option<(f64, u64)> {
+        let at = seconds(self.ports.clock.now());
+        let asked = timeout(bound(self.settings), self.ports.router.in_flight()).await;
+        Some((at, asked.ok()?.ok()?))
     }
 
     /// Reads on in the router's log, for at most [`bound`]. `None` if this machine cannot read the log.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Bake, ERROR_BUDGET, latency_limit};
+use super::{Bake, latency_limit};
 use crate::config::BakeSettings;
 use crate::evidence::{
     difference::{Share, rise},
@@ -18,7 +18,11 @@ impl Bake {
     /// Compares how long clients wait with how long they waited before; `None` with too few requests.
     pub(super) fn compare_tails(&self) -> Option<ComparedTail> {
         let limit = latency_limit(&self.settings);
-        limit.compare_tails(&self.traffic.latencies, &self.before.latencies, self.z)
+        limit.compare_tails(
+            &self.traffic.latencies,
+            &self.before.latencies,
+            self.budget.z(),
+        )
     }
 
     /// Returns why clients wait longer than before, if they do.
@@ -36,7 +40,7 @@ impl Bake {
             .all(|traffic| traffic.has_enough_labels())
             .then(|| {
                 let [before, since] = both.map(TrafficSample::independent_labels);
-                drift_of_labels(&before, &since, ERROR_BUDGET / self.tests as f64)
+                drift_of_labels(&before, &since, self.budget.of_one_test())
             })
     }
 
@@ -88,7 +92,7 @@ impl Bake {
                 failed: hang,
             };
             let [share_before, share_since] = [before, since].map(|it| Share::of_blocks(&[it]));
-            let rises = rise(share_before, share_since, self.z).low > self.settings.max_rise;
+            let rises = rise(share_before, share_since, self.budget.z()).low > self.settings.max_rise;
             (rises && since.requests >= self.settings.min_requests).then(|| {
                 format!(
                     "requests hang: {hang} of {} have had no answer for more than {:.1} s, and {} of {} waited that long before (a rise of {:.1} points is allowed by bake.max_rise)",
