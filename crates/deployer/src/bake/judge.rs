@@ -292,8 +292,8 @@ impl Bake {
         // Answers on one route must not hide failures on another one.
         let routes = self.traffic.endings.routes();
         readings.extend(routes.map(|(route, endings)| {
-            let allowed = self.allowed_wait(route);
-            (endings.failures(allowed), format!("on {route}, "))
+            let failed = endings.describe(|ending| ending.is_good(false) == Some(false));
+            (endings.failures(None), format!("on {route}, {failed}: "))
         }));
         readings.into_iter().find_map(|(tally, source)| {
             let verdict = judge_errors(&self.settings, tally, self.budget.z());
@@ -311,6 +311,7 @@ impl Bake {
             .into_iter()
             .map(|(suspect, text)| (Accusation::Rise(suspect), text))
             .collect();
+        accusations.extend(self.late_clients());
         // The first requests after a switch open connections and fill caches.
         let warm = elapsed >= self.settings.duration / 2;
         if warm && let Some(text) = self.slower() {

@@ -15,7 +15,8 @@ use crate::{
     deployment::rollout::{Rollout, rounded, seconds, words},
     event::Event,
     evidence::{
-        request::{FirstAttempt, Request},
+        passed_over::{Causes, FirstAttempt},
+        request::Request,
         sample::TrafficSample,
         verdict::{Conclusion, Verdict},
     },
@@ -44,7 +45,7 @@ impl Rollout<'_> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let inputs = &self.examples.golden;
         let mut observer = Observer::new(self.ports, self.settings, self.plan.idle, inputs, golden);
-        let mut first_attempt = FirstAttempt::default();
+        let mut passed_over = (FirstAttempt::default(), Causes::default());
         let mut error_reported = false;
         loop {
             tokio::select! {
@@ -56,7 +57,7 @@ impl Rollout<'_> {
                 () = observer.until_stopped() => {}
             }
             let (mut observation, log_error) = self
-                .observe(&mut observer, &mut first_attempt, since, copies.are_on())
+                .observe(&mut observer, &mut passed_over, since, copies.are_on())
                 .await;
             match copies.read().await {
                 Ok(answered) => observation.copies = answered,
@@ -114,7 +115,7 @@ impl Rollout<'_> {
     async fn observe(
         &self,
         observer: &mut Observer<'_>,
-        first_attempt: &mut FirstAttempt,
+        passed_over: &mut (FirstAttempt, Causes),
         since: Option<f64>,
         asks_previous: bool,
     ) -> (Observation, Option<String>) {
@@ -140,7 +141,7 @@ impl Rollout<'_> {
                 let spans = requests.iter().map(|request| (request.began(), request.at));
                 observation.ended = Some(spans.collect());
                 requests.retain(|request| since.is_none_or(|since| request.at >= since));
-                self.add_logged(&mut observation, own_requests, first_attempt, &mut requests);
+                self.add_logged(&mut observation, own_requests, passed_over, &mut requests);
                 if asks_previous {
                     observation.originals = requests;
                 }
@@ -178,7 +179,7 @@ impl Rollout<'_> {
         &self,
         observation: &mut Observation,
         own_requests: &mut OwnRequests,
-        first_attempt: &mut FirstAttempt,
+        passed_over: &mut (FirstAttempt, Causes),
         requests: &mut Vec<Request>,
     ) {
         let candidate = self.plan.idle;
@@ -187,7 +188,10 @@ impl Rollout<'_> {
                 .unread
                 .push("the router's log does not show the deployer's own requests".to_owned());
         }
-        first_attempt.exclude_before_first_attempt(candidate, requests);
+        passed_over
+            .0
+            .exclude_before_first_attempt(candidate, requests);
+        passed_over.1.exclude_if_both_failed(candidate, requests);
         let traffic = &mut observation.traffic;
         traffic.add(&TrafficSample::of(candidate, requests));
         // The log knows the status of an own request, and not what its answer should be.

@@ -25,6 +25,8 @@ pub struct RouteEndings {
     gave_up_after: Latencies,
     /// Answers by size, in steps of a quarter of a power of 2.
     sizes: BTreeMap<i32, u64>,
+    /// The number of requests, and the ID of the first one, of each ending.
+    kinds: BTreeMap<Ending, (u64, String)>,
 }
 
 /// How requests ended.
@@ -53,6 +55,22 @@ pub enum Doubtful {
     Unlabeled,
     /// The client had no use of it: a failure, a refusal, or a request that it gave up.
     Useless,
+}
+
+impl Doubtful {
+    /// Whether a request with this ending belongs to it.
+    #[must_use]
+    pub fn includes(self, ending: Ending) -> bool {
+        match self {
+            Self::FailedForClient => {
+                matches!(ending, Ending::Failed | Ending::BothFailed | Ending::Cut)
+            }
+            Self::GaveUp => ending == Ending::GaveUp,
+            Self::Refused(status) => ending == Ending::Refused(status),
+            Self::Unlabeled => ending == Ending::Answered,
+            Self::Useless => !matches!(ending, Ending::Answered | Ending::Left | Ending::ByRouter),
+        }
+    }
 }
 
 impl Counts {
@@ -118,6 +136,11 @@ impl RouteEndings {
     const MOST_SECONDS: usize = 1_800;
 
     fn count(&mut self, request: &Request, ending: Ending) {
+        let (count, _) = self
+            .kinds
+            .entry(ending)
+            .or_insert_with(|| (0, request.id.clone()));
+        *count += 1;
         #[expect(clippy::cast_possible_truncation, reason = "a second of our time fits")]
         let second = request.at.floor() as i64;
         self.seconds
@@ -152,6 +175,13 @@ impl RouteEndings {
             if self.clients.contains_key(client) || self.clients.len() < Self::MOST_CLIENTS {
                 self.clients.entry(client.clone()).or_default().add(counts);
             }
+        }
+        for (ending, (count, example)) in &later.kinds {
+            let (sum, _) = self
+                .kinds
+                .entry(*ending)
+                .or_insert_with(|| (0, example.clone()));
+            *sum += count;
         }
         self.took.add(&later.took);
         self.gave_up_after.add(&later.gave_up_after);
@@ -212,6 +242,17 @@ impl RouteEndings {
             requests: total.requests,
             failed: total.failed + late,
         }
+    }
+
+    /// Lists the endings that `counts` chooses, with their numbers and an example: "2 cut (for example request 5f3a)".
+    #[must_use]
+    pub fn describe(&self, counts: impl Fn(Ending) -> bool) -> String {
+        let kinds = self.kinds.iter().filter(|(ending, _)| counts(**ending));
+        let kinds = kinds.map(|(ending, (count, example))| {
+            let kind = ending.kind().replace('_', " ");
+            format!("{count} {kind} (for example request {example})")
+        });
+        kinds.collect::<Vec<_>>().join(", ")
     }
 
     /// The requests that failed on both colors.

@@ -6,6 +6,7 @@ pub mod ending_counts;
 pub mod endings;
 pub mod latency;
 pub mod load;
+pub mod passed_over;
 pub mod request;
 pub mod sample;
 pub mod statistics;

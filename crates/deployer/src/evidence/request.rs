@@ -220,39 +220,17 @@ impl Request {
     }
 
     /// Whether the router passed `color` over although it was active.
-    fn passed_over(&self, color: Color) -> bool {
+    pub(super) fn passed_over(&self, color: Color) -> bool {
         self.wanted == Some(color)
             && matches!(&self.attempts[..], [only] if only.color == color.other())
     }
 
     /// Whether the router tried `color`, and the attempt ended by itself.
-    fn tried(&self, color: Color) -> bool {
+    pub(super) fn tried(&self, color: Color) -> bool {
         self.wanted == Some(color)
             && self.attempts.first().is_some_and(|first| {
                 first.color == color && (first.status.is_some() || self.attempts.len() > 1)
             })
-    }
-}
-
-/// Finds the point in the log from which it is evidence about a release that has just received traffic.
-///
-/// nginx remembers that a color failed, whatever it runs now: it passes the color over for up to two seconds,
-/// tries it with one request, and passes it over until that request is answered.
-#[derive(Debug, Default)]
-pub struct FirstAttempt {
-    /// When the first request that tried the color ended, in seconds since 1970.
-    ended: Option<f64>,
-}
-
-impl FirstAttempt {
-    /// Removes requests that passed `color` over because of the release before.
-    pub fn exclude_before_first_attempt(&mut self, color: Color, requests: &mut Vec<Request>) {
-        let tries = requests.iter().filter(|request| request.tried(color));
-        let ends = tries.map(|request| request.at);
-        // The workers of nginx write their lines in any order.
-        self.ended = ends.chain(self.ended).reduce(f64::min);
-        let speaks = |request: &Request| self.ended.is_some_and(|ended| request.began() >= ended);
-        requests.retain(|request| !request.passed_over(color) || speaks(request));
     }
 }
 
@@ -411,47 +389,5 @@ mod tests {
             assert_eq!(ending.is_good(false), of_client, "{ending:?}");
             assert_eq!(ending.is_good(true), own, "{ending:?}");
         }
-    }
-
-    /// A request that ended at this time after 100 ms.
-    fn at(at: f64, request: Request) -> Request {
-        let waited = Duration::from_millis(100);
-        Request {
-            at,
-            waited,
-            ..request
-        }
-    }
-
-    #[test]
-    fn passed_over_color_counts_only_after_first_attempt() {
-        let passed_over = || request(200, &[answer(GREEN.other(), 200)]);
-        let answered = request(200, &[answer(GREEN, 200)]);
-        let failed = request(200, &[answer(GREEN, 500), answer(Color::Blue, 200)]);
-        for attempt in [answered, failed] {
-            let mut first_attempt = FirstAttempt::default();
-            let mut remaining = |mut requests: Vec<Request>| {
-                first_attempt.exclude_before_first_attempt(GREEN, &mut requests);
-                requests.iter().map(|it| it.at).collect::<Vec<_>>()
-            };
-            assert_eq!(remaining(vec![at(1.0, passed_over())]), [0.0; 0]);
-            // The request that ended at 2.05 s began during the first attempt, so it is excluded.
-            let later = vec![
-                at(2.05, passed_over()),
-                at(2.0, attempt),
-                at(3.0, passed_over()),
-            ];
-            assert_eq!(remaining(later), [2.0, 3.0]);
-            assert_eq!(remaining(vec![at(4.0, passed_over())]), [4.0]);
-        }
-    }
-
-    #[test]
-    fn client_that_left_is_no_attempt() {
-        let client_left = at(1.0, request(499, &[no_answer(GREEN, None)]));
-        let passed_over = request(200, &[answer(Color::Blue, 200)]);
-        let mut requests = vec![client_left, at(2.0, passed_over)];
-        FirstAttempt::default().exclude_before_first_attempt(GREEN, &mut requests);
-        assert_eq!(requests.len(), 1);
     }
 }

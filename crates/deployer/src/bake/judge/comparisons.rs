@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Bake, latency_limit};
+use super::{Bake, latency_limit, previous::Accusation, rises::Suspect};
 use crate::config::BakeSettings;
 use crate::evidence::{
     difference::{Share, rise},
-    endings::RouteEndings,
+    endings::{Doubtful, RouteEndings},
     latency::ComparedTail,
     request::Route,
     sample::{ENOUGH_LABELS, TrafficSample},
-    statistics::{Drift, drift_of_labels},
+    statistics::{Drift, drift_of_labels, wilson},
     tally::Tally,
 };
 
@@ -104,6 +104,36 @@ impl Bake {
                 )
             })
         })
+    }
+
+    /// Returns each route on which the candidate certainly fails too many requests if a client that gave up after a wait
+    /// that is too long counts, too.
+    pub(super) fn late_clients(&self) -> Vec<(Accusation, String)> {
+        let limit = self.settings.max_error_rate;
+        let routes = self.traffic.endings.routes();
+        let late = routes.filter_map(|(route, endings)| {
+            let allowed = self.allowed_wait(route)?;
+            let failures = endings.failures(Some(allowed));
+            let late = failures.failed - endings.failures(None).failed;
+            let enough = failures.requests >= self.settings.min_requests && late > 0;
+            let fails = wilson(failures, self.budget.z()).low > limit;
+            (enough && fails).then(|| {
+                let suspect = Suspect {
+                    route: route.clone(),
+                    ending: Doubtful::GaveUp,
+                };
+                let text = format!(
+                    "clients give up before an answer: {route}, {late} of {} after more than {:.1} s (bake.max_ratio, bake.negligible), {} of {} failed (bake.max_error_rate allows {:.1} %)",
+                    failures.requests,
+                    allowed.as_secs_f64(),
+                    failures.failed - late,
+                    failures.requests,
+                    100.0 * limit
+                );
+                (Accusation::Rise(suspect), text)
+            })
+        });
+        late.collect()
     }
 
     /// How long a client has to wait at least before giving up speaks against the candidate; `None` if too few

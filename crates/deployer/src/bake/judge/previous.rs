@@ -267,12 +267,7 @@ fn ended_so(request: &Request, ending: Doubtful) -> bool {
     let Some(ended) = request.wanted.and_then(|color| request.ending_for(color)) else {
         return false;
     };
-    match ending {
-        Doubtful::GaveUp => ended == Ending::GaveUp,
-        Doubtful::Refused(status) => ended == Ending::Refused(status),
-        Doubtful::Useless => !matches!(ended, Ending::Answered | Ending::Left | Ending::ByRouter),
-        Doubtful::FailedForClient | Doubtful::Unlabeled => false,
-    }
+    ending.includes(ended)
 }
 
 /// Whether the copy of a client's request ended in the same way, or would have.

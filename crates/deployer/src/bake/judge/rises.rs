@@ -41,7 +41,8 @@ impl Rises<'_> {
             let ending = suspect.ending;
             let tallies = [before.tally(ending), since.tally(ending)];
             rises.then(|| {
-                let text = self.describe(&suspect, tallies);
+                let ended = since.describe(|ended| ending.includes(ended));
+                let text = format!("{}; {ended}", self.describe(&suspect, tallies));
                 (suspect, text)
             })
         })

@@ -233,7 +233,14 @@ fn failures_on_one_route_are_not_hidden_by_another() {
     }
     let verdict = judged(endings(1_000, &[]), since).expect("a verdict");
     assert!(
-        verdict.summary.starts_with("on POST /predict, 40 of 100"),
+        verdict
+            .summary
+            .starts_with("on POST /predict, 40 failed (for example request "),
+        "{}",
+        verdict.summary
+    );
+    assert!(
+        verdict.summary.contains("): 40 of 100 requests failed"),
         "{}",
         verdict.summary
     );
