@@ -42,18 +42,6 @@ pub enum Fault {
     LocksClientsOut,
     /// Every second prediction through the router is answered with an empty body.
     AnswersNothing,
-    /// Every tenth prediction through the router gets no response.
-    HangsForSome,
-    /// Every tenth prediction through the router breaks off in a response with `Content-Length`.
-    CutsByLength,
-    /// Every tenth prediction through the router breaks off in a chunked response.
-    CutsChunks,
-    /// Every tenth prediction through the router fails.
-    FailsForSome,
-    /// Each prediction for a text that contains [`POISON`] fails.
-    FailsOnPoison,
-    /// The same, so that a release with this fault can follow another one.
-    StillFailsOnPoison,
     /// After [`REQUESTS_BEFORE_FAULT`] predictions through the router, every prediction fails.
     FailsLater,
     /// After [`REQUESTS_BEFORE_LATE_FAULT`] predictions through the router, every fourth one fails.
@@ -75,8 +63,6 @@ pub enum Fault {
     SlowAfterSignal,
 }
 
-/// A word in texts that [`Fault::FailsOnPoison`] cannot answer.
-pub const POISON: &str = "arsenic";
 /// Predictions through the router before a fault begins. The bake has begun by then.
 pub const REQUESTS_BEFORE_FAULT: u64 = 600;
 /// Predictions through the router before a late fault begins. So many good requests precede the failures that a

@@ -18,9 +18,8 @@ use axum::{
 };
 use clap::Parser;
 use end_to_end::fault::{
-    CONCURRENCY_THRESHOLD, FIRST_REQUESTS, Fault, LOAD_DELAY, POISON, RARE_INTERVAL,
-    REQUESTS_BEFORE_FAULT, REQUESTS_BEFORE_LATE_FAULT, SLOW_DELAY, STALL_DELAY, TIMEOUT_DELAY,
-    VERY_SLOW_DELAY,
+    CONCURRENCY_THRESHOLD, FIRST_REQUESTS, Fault, LOAD_DELAY, RARE_INTERVAL, REQUESTS_BEFORE_FAULT,
+    REQUESTS_BEFORE_LATE_FAULT, SLOW_DELAY, STALL_DELAY, TIMEOUT_DELAY, VERY_SLOW_DELAY,
 };
 use http_body_util::BodyExt as _;
 use model_server::{ServeArguments, logging, run};
@@ -169,11 +168,14 @@ async fn inject_fault(
             next.run(request).await
         }
         Fault::FailsClients if is_prediction && routed => failure(),
-        Fault::HangsForSome if is_prediction && routed && routed_count.is_multiple_of(10) => {
-            std::future::pending().await
+        Fault::RefusesClients if is_prediction && routed && routed_count.is_multiple_of(2) => {
+            StatusCode::UNPROCESSABLE_ENTITY.into_response()
         }
-        Fault::FailsOnPoison | Fault::StillFailsOnPoison if is_prediction => {
-            fail_on_poison(request, next).await
+        Fault::AnswersNothing if is_prediction && routed && routed_count.is_multiple_of(2) => {
+            StatusCode::OK.into_response()
+        }
+        Fault::LocksClientsOut if is_prediction && routed && routed_count.is_multiple_of(2) => {
+            StatusCode::UNAUTHORIZED.into_response()
         }
         Fault::FailsLater if is_prediction && fault_has_begun => failure(),
         Fault::ExitsLater if is_prediction && fault_has_begun => exit(3),
@@ -183,53 +185,8 @@ async fn inject_fault(
             tokio::time::sleep(TIMEOUT_DELAY).await;
             next.run(request).await
         }
-        _ if is_prediction && routed => match response_for_some(fault, routed_count) {
-            Some(response) => response,
-            None => next.run(request).await,
-        },
         _ => next.run(request).await,
     }
-}
-
-/// Returns the response to the prediction with this number, if the fault is one of those that concern some of them.
-fn response_for_some(fault: Fault, number: u64) -> Option<Response<Body>> {
-    let (one_in, response) = match fault {
-        Fault::RefusesClients => (2, StatusCode::UNPROCESSABLE_ENTITY.into_response()),
-        Fault::LocksClientsOut => (2, StatusCode::UNAUTHORIZED.into_response()),
-        Fault::AnswersNothing => (2, StatusCode::OK.into_response()),
-        Fault::FailsForSome => (10, StatusCode::INTERNAL_SERVER_ERROR.into_response()),
-        Fault::CutsChunks => (10, cut_response()),
-        Fault::CutsByLength => {
-            let mut response = cut_response();
-            let length = HeaderValue::from_static("1000000");
-            response
-                .headers_mut()
-                .insert(header::CONTENT_LENGTH, length);
-            (10, response)
-        }
-        _ => return None,
-    };
-    number.is_multiple_of(one_in).then_some(response)
-}
-
-/// Returns a response whose body breaks off after its head and a part of it.
-fn cut_response() -> Response<Body> {
-    let part = Ok(vec![b' '; 200_000]);
-    let broken = Err(std::io::Error::other("the body breaks off"));
-    Body::from_stream(futures_util::stream::iter([part, broken])).into_response()
-}
-
-/// Fails if the request contains [`POISON`].
-async fn fail_on_poison(request: Request, next: Next) -> Response<Body> {
-    let (parts, body) = request.into_parts();
-    let Ok(body) = body.collect().await else {
-        return StatusCode::BAD_REQUEST.into_response();
-    };
-    let body = body.to_bytes();
-    if String::from_utf8_lossy(&body).contains(POISON) {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    }
-    next.run(Request::from_parts(parts, Body::from(body))).await
 }
 
 /// Replaces the label in the response by `negative`.

@@ -5,7 +5,6 @@
 //! fail.
 
 mod alone;
-mod endings;
 mod slow;
 
 use std::time::Duration;
@@ -209,6 +208,49 @@ async fn bake_rolls_back_label_drift_and_restarts() -> Result {
         ensure_rolled_back(&stack, &traffic, version, &[], reason).await?;
     }
     traffic.stop().await.ensure_none_failed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bake_rolls_back_release_that_refuses_clients_or_answers_nothing() -> Result {
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(CLIENTS, PAUSE)?;
+    for (version, reason) in [
+        (
+            "refuses-clients",
+            "it refuses requests with 422: POST /predict, ",
+        ),
+        (
+            "locks-clients-out",
+            "it refuses requests with 401: POST /predict, ",
+        ),
+        (
+            "answers-nothing",
+            "its answers have no label: POST /predict, ",
+        ),
+    ] {
+        ensure_rolled_back(&stack, &traffic, version, &[], reason).await?;
+    }
+    let log = traffic.stop().await;
+    let failures = log.failures();
+    let expected = ["status 401", "status 422", "the response is not JSON"];
+    let is_expected = |failure: &&str| expected.iter().any(|it| failure.starts_with(it));
+    ensure!(failures.keys().all(is_expected), "{failures:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bake_rolls_back_release_on_which_clients_give_up() -> Result {
+    // Longer than the previous release takes on a busy machine, and shorter than this one does.
+    const TIMEOUT: Duration = Duration::from_millis(500);
+
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_impatient_traffic(CLIENTS, PAUSE, TIMEOUT)?;
+    let reason = "clients give up before an answer: POST /predict, ";
+    ensure_rolled_back(&stack, &traffic, "slow-for-clients", &[], reason).await?;
+    traffic.stop().await;
+    Ok(())
 }
 
 /// Deploys a good release behind a router that sends clients to another port after the switch. Fails unless the
