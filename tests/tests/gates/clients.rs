@@ -1,7 +1,7 @@
 //! What happens to clients during the bake decides. A release that harms them is rolled back soon. What clients or
 //! the router do themselves, and what both releases do, is not held against a release.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::fs;
 
 use anyhow::ensure;
 use end_to_end::{
@@ -138,16 +138,18 @@ async fn uptime_checks_do_not_hide_failing_predictions() -> Result {
     };
     let pause = Duration::from_millis(5);
     let checker = Traffic::start_clients(stack.router_address(), FEW_CLIENTS, pause, up);
-    let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
+    // Few predictions: after three failures within a second nginx passes the release over, which would end the test.
+    let traffic = stack.start_traffic(1, LONG_PAUSE)?;
+    traffic.wait_for_requests(100).await?;
     let settings = ["bake.max_error_rate=0.03"];
     let reason = "on POST /predict, ";
-    ensure_rolled_back(&stack, &traffic, "fails-for-some", &settings, reason).await?;
+    ensure_rolled_back(&stack, &checker, "fails-for-some", &settings, reason).await?;
     let checks = checker.stop().await;
     checks.ensure_answered_only_by("status 200 OK")?;
-    // With them, less than the allowed 3 % of all requests failed.
+    // With the checks, far less than the allowed 3 % of all requests failed.
     let log = traffic.stop().await;
     ensure!(
-        checks.requests.len() > 4 * log.requests.len(),
+        checks.requests.len() > 10 * log.requests.len(),
         "only {} checks",
         checks.requests.len()
     );
@@ -194,16 +196,16 @@ async fn burst_of_bad_requests_from_one_client_blocks_no_release() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_of_the_router_itself_block_no_release() -> Result {
     let stack = start_stack().await?;
-    // The router can store no body that exceeds its buffer.
+    // With a file in the directory's place, the router can store no body that exceeds its buffer.
     let directory = stack.path("run/client_body_temp");
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o000))?;
+    fs::remove_dir(&directory)?;
+    fs::write(&directory, "")?;
     let logs = ensure_promoted(&stack, |stack| {
         let text = "not so fine, ".repeat(10_000);
         let body = serde_json::json!({ "text": text }).to_string();
         vec![start_clients(stack, 2, Clients::predicting(vec![body]))]
     })
     .await?;
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
     ensure_failures(&logs[0], logs[0].requests.len(), "status 500")
 }
 
