@@ -69,8 +69,8 @@ pub enum Fault {
     CutsChunks,
     /// Every second prediction through the router is answered with the same body, which has no label.
     AnswersConstant,
-    /// Every tenth prediction through the router fails.
-    FailsForSome,
+    /// Every tenth prediction through the router fails with 504, which the router neither repeats nor counts.
+    TimesOutForSome,
     /// SIGUSR1 turns this fault on and off: each prediction takes [`TIMEOUT_DELAY`] longer.
     SlowAfterSignal,
 }

@@ -192,8 +192,8 @@ async fn inject_fault(
 async fn harm_client(fault: Fault, number: u64, request: Request, next: Next) -> Response<Body> {
     match fault {
         Fault::FailsClients => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        Fault::FailsForSome if number.is_multiple_of(10) => {
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        Fault::TimesOutForSome if number.is_multiple_of(10) => {
+            StatusCode::GATEWAY_TIMEOUT.into_response()
         }
         Fault::RefusesClients if number.is_multiple_of(2) => {
             StatusCode::UNPROCESSABLE_ENTITY.into_response()

@@ -138,23 +138,17 @@ async fn uptime_checks_do_not_hide_failing_predictions() -> Result {
     };
     let pause = Duration::from_millis(5);
     let checker = Traffic::start_clients(stack.router_address(), FEW_CLIENTS, pause, up);
-    // Few predictions: after three failures within a second nginx passes the release over, which would end the test.
-    let traffic = stack.start_traffic(1, LONG_PAUSE)?;
-    traffic.wait_for_requests(100).await?;
-    let settings = ["bake.max_error_rate=0.03"];
+    let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
     let reason = "on POST /predict, ";
-    ensure_rolled_back(&stack, &checker, "fails-for-some", &settings, reason).await?;
+    ensure_rolled_back(&stack, &traffic, "times-out-for-some", &[], reason).await?;
     let checks = checker.stop().await;
     checks.ensure_answered_only_by("status 200 OK")?;
-    // With the checks, far less than the allowed 3 % of all requests failed.
+    // With the checks, at most 2 % of all requests failed. That is less than `bake.max_error_rate`.
     let log = traffic.stop().await;
-    ensure!(
-        checks.requests.len() > 10 * log.requests.len(),
-        "only {} checks",
-        checks.requests.len()
-    );
-    // The previous release answered the requests that failed.
-    log.ensure_none_failed()
+    let (checks, predictions) = (checks.requests.len(), log.requests.len());
+    ensure!(checks > 4 * predictions, "only {checks} checks");
+    // One prediction in ten fails, of about 100 per second.
+    ensure_failures(&log, SOON * 10, "status 504")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +184,7 @@ async fn burst_of_bad_requests_from_one_client_blocks_no_release() -> Result {
     .await?;
     let bad = &logs[0];
     ensure!(bad.requests.len() > 1_000, "{}", bad.requests.len());
-    ensure_failures(bad, bad.requests.len(), "status 422")
+    ensure_failures(bad, bad.requests.len(), "status 400")
 }
 
 #[tokio::test(flavor = "multi_thread")]
