@@ -59,6 +59,18 @@ pub enum Fault {
     SlowForClients,
     /// Each prediction through the router has the label `negative`.
     BiasedForClients,
+    /// Each prediction through the router whose body is longer than [`LONG_BODY`] takes [`LONG_TEXT_DELAY`] longer.
+    SlowForLongTexts,
+    /// One in ten predictions through the router, chosen at random, gets no response.
+    HangsForSome,
+    /// Every fifth prediction through the router ends in the middle of a body of known length.
+    CutsByLength,
+    /// Every fifth prediction through the router ends in the middle of a chunked body.
+    CutsChunks,
+    /// Every second prediction through the router is answered with the same body, which has no label.
+    AnswersConstant,
+    /// Every tenth prediction through the router fails with 504, which the router neither repeats nor counts.
+    TimesOutForSome,
     /// SIGUSR1 turns this fault on and off: each prediction takes [`TIMEOUT_DELAY`] longer.
     SlowAfterSignal,
 }
@@ -80,6 +92,18 @@ pub const CONCURRENCY_THRESHOLD: u64 = 100;
 pub const SLOW_DELAY: Duration = Duration::from_millis(250);
 /// Longer than a good release takes on the busiest test machine.
 pub const VERY_SLOW_DELAY: Duration = Duration::from_millis(800);
+/// Longer than any of the deployer's test inputs, in bytes.
+pub const LONG_BODY: u64 = 1_000;
+/// Longer than clients with a timeout of one second wait.
+pub const LONG_TEXT_DELAY: Duration = Duration::from_millis(1_500);
+/// The size of a large answer: its beginning has reached the client before the answer breaks off.
+pub const LARGE_ANSWER: usize = 200 * 1024;
+/// A request with this header is answered with the status in it, by every release that `faulty-server` serves. Both
+/// colors answer it alike.
+pub const STATUS_HEADER: &str = "x-test-status";
+/// The answer to a request with this header is [`LARGE_ANSWER`] bytes longer, and pauses in the middle, by every
+/// release that `faulty-server` serves.
+pub const LARGE_HEADER: &str = "x-test-large";
 /// Longer than the monitor's timeout for a test request.
 pub const TIMEOUT_DELAY: Duration = Duration::from_secs(3);
 /// Short enough that no request fails by a timeout.

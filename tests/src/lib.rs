@@ -21,5 +21,5 @@ pub use layout::VERSION_NOT_IN_IMAGE;
 pub use ports::PortBlock;
 pub use stack::{BakeDuration, DeployerRun, Stack, send_signal};
 pub use torture::{Action, Torture};
-pub use traffic::{RequestRecord, Traffic, TrafficLog};
+pub use traffic::{Clients, RequestRecord, Traffic, TrafficLog};
 pub use workspace::{golden_bodies, program, repository};

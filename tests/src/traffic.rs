@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, StatusCode, client::conn::http1::SendRequest};
+use hyper::{Method, Request, StatusCode, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet};
 
@@ -96,6 +96,48 @@ impl TrafficLog {
     }
 }
 
+/// What the clients of one traffic send, and how they behave.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// The method of each request.
+    pub method: Method,
+    /// The path of each request.
+    pub path: &'static str,
+    /// An additional header of each request.
+    pub header: Option<(&'static str, &'static str)>,
+    /// The bodies, sent in turn.
+    pub bodies: Vec<String>,
+    /// The clients disconnect if they have no response after this time.
+    pub timeout: Duration,
+    /// Whether the clients disconnect after the beginning of each response's body.
+    pub leave_early: bool,
+}
+
+impl Clients {
+    /// Clients that post `bodies` to `/predict`, and wait long.
+    #[must_use]
+    pub fn predicting(bodies: Vec<String>) -> Self {
+        Self {
+            method: Method::POST,
+            path: "/predict",
+            header: None,
+            bodies,
+            timeout: CLIENT_TIMEOUT,
+            leave_early: false,
+        }
+    }
+
+    /// Clients that ask for a path without a body.
+    #[must_use]
+    pub fn asking(method: Method, path: &'static str) -> Self {
+        Self {
+            method,
+            path,
+            ..Self::predicting(vec![String::new()])
+        }
+    }
+}
+
 /// Running client traffic.
 ///
 /// Each client keeps one connection open, and never retries. So a reset connection counts as a failure.
@@ -126,12 +168,29 @@ impl Traffic {
         bodies: Vec<String>,
         timeout: Duration,
     ) -> Self {
+        let clients = Clients {
+            timeout,
+            ..Clients::predicting(bodies)
+        };
+        Self::start_clients(router, connections, pause, clients)
+    }
+
+    /// Sends the requests of `clients` over this many connections. Each client pauses after a response.
+    #[must_use]
+    pub fn start_clients(
+        router: SocketAddr,
+        connections: usize,
+        pause: Duration,
+        mut clients: Clients,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let log = Arc::new(Mutex::new(TrafficLog::default()));
-        let bodies: Arc<[Bytes]> = bodies.into_iter().map(Bytes::from).collect();
+        let bodies: Arc<[Bytes]> = clients.bodies.drain(..).map(Bytes::from).collect();
+        let clients = Arc::new(clients);
         let mut tasks = JoinSet::new();
         for number in 0..connections {
             let (stop, log, bodies) = (Arc::clone(&stop), Arc::clone(&log), Arc::clone(&bodies));
+            let clients = Arc::clone(&clients);
             tasks.spawn(async move {
                 let mut connection = None;
                 let mut next = number;
@@ -139,7 +198,7 @@ impl Traffic {
                     let body = bodies[next % bodies.len()].clone();
                     next += connections;
                     let started = Instant::now();
-                    let outcome = predict(&mut connection, router, body, timeout).await;
+                    let outcome = exchange(&mut connection, router, &clients, body).await;
                     let record = RequestRecord {
                         started,
                         duration: started.elapsed(),
@@ -209,20 +268,22 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(130);
 
 type Connection = SendRequest<Full<Bytes>>;
 
-async fn predict(
+async fn exchange(
     connection: &mut Option<Connection>,
     router: SocketAddr,
+    clients: &Clients,
     body: Bytes,
-    timeout: Duration,
 ) -> anyhow::Result<String> {
-    tokio::time::timeout(timeout, send(connection, router, body))
+    tokio::time::timeout(clients.timeout, send(connection, router, clients, body))
         .await
         .context("no response within the client's timeout")?
 }
 
+/// Returns the version in a successful prediction, and the status of any other successful response.
 async fn send(
     connection: &mut Option<Connection>,
     router: SocketAddr,
+    clients: &Clients,
     body: Bytes,
 ) -> anyhow::Result<String> {
     // A connection is reused after a response with any status, but never after an error.
@@ -235,23 +296,36 @@ async fn send(
         Some(open) => open,
         None => connect(router).await?,
     };
-    let request = Request::post("/predict")
+    let mut request = Request::builder()
+        .method(clients.method.clone())
+        .uri(clients.path)
         .header("host", "router")
-        .header("content-type", "application/json")
-        .body(Full::new(body))?;
+        .header("content-type", "application/json");
+    if let Some((name, value)) = clients.header {
+        request = request.header(name, value);
+    }
     let response = sender
-        .send_request(request)
+        .send_request(request.body(Full::new(body))?)
         .await
         .context("the connection broke before the response")?;
     let status = response.status();
-    let body = response
-        .into_body()
+    let mut body = response.into_body();
+    if clients.leave_early {
+        // The connection ends with its sender.
+        let beginning = body.frame().await.context("the response has no body")?;
+        beginning.context("the connection broke during the response")?;
+        return Ok(format!("left after status {status}"));
+    }
+    let body = body
         .collect()
         .await
         .context("the connection broke during the response")?
         .to_bytes();
     *connection = Some(sender);
     anyhow::ensure!(status == StatusCode::OK, "status {status}");
+    if clients.path != "/predict" {
+        return Ok(format!("status {status}"));
+    }
     let prediction: serde_json::Value =
         serde_json::from_slice(&body).context("the response is not JSON")?;
     let version = prediction["model_version"]

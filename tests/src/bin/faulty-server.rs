@@ -1,16 +1,19 @@
 //! The real model server, with a layer that injects the fault of the version.
 
 use std::{
+    pin::Pin,
     process::exit,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Request, State},
     http::{HeaderValue, Response, StatusCode, header},
     middleware::{Next, from_fn_with_state},
@@ -18,12 +21,17 @@ use axum::{
 };
 use clap::Parser;
 use end_to_end::fault::{
-    CONCURRENCY_THRESHOLD, FIRST_REQUESTS, Fault, LOAD_DELAY, RARE_INTERVAL, REQUESTS_BEFORE_FAULT,
-    REQUESTS_BEFORE_LATE_FAULT, SLOW_DELAY, STALL_DELAY, TIMEOUT_DELAY, VERY_SLOW_DELAY,
+    CONCURRENCY_THRESHOLD, FIRST_REQUESTS, Fault, LARGE_ANSWER, LARGE_HEADER, LOAD_DELAY,
+    LONG_BODY, LONG_TEXT_DELAY, RARE_INTERVAL, REQUESTS_BEFORE_FAULT, REQUESTS_BEFORE_LATE_FAULT,
+    SLOW_DELAY, STALL_DELAY, STATUS_HEADER, TIMEOUT_DELAY, VERY_SLOW_DELAY,
 };
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Collected};
+use hyper::body::Frame;
 use model_server::{ServeArguments, logging, run};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Sleep,
+};
 
 #[derive(Parser)]
 struct CommandLine {
@@ -94,6 +102,13 @@ async fn inject_fault(
     /// The router sets this header.
     const ROUTER_HEADER: &str = "x-real-ip";
 
+    if let Some(status) = header_of(&request, STATUS_HEADER) {
+        let status = status.parse().unwrap_or(StatusCode::BAD_REQUEST);
+        return status.into_response();
+    }
+    if header_of(&request, LARGE_HEADER).is_some() {
+        return slow_large_answer(next.run(request).await).await;
+    }
     let Some(fault) = state.fault else {
         return next.run(request).await;
     };
@@ -151,31 +166,14 @@ async fn inject_fault(
         }
         Fault::FailsEveryTenth if is_prediction && number.is_multiple_of(10) => failure(),
         Fault::Biased if is_prediction => with_negative_label(next.run(request).await).await,
-        Fault::BiasedForClients if is_prediction && routed => {
-            with_negative_label(next.run(request).await).await
-        }
         Fault::Slow if is_prediction => {
             tokio::time::sleep(SLOW_DELAY).await;
-            next.run(request).await
-        }
-        Fault::SlowForClients if is_prediction && routed => {
-            tokio::time::sleep(VERY_SLOW_DELAY).await;
             next.run(request).await
         }
         Fault::BreaksUnderLoad if under_load && number.is_multiple_of(10) => failure(),
         Fault::StallsUnderLoad if under_load && number.is_multiple_of(500) => {
             tokio::time::sleep(STALL_DELAY).await;
             next.run(request).await
-        }
-        Fault::FailsClients if is_prediction && routed => failure(),
-        Fault::RefusesClients if is_prediction && routed && routed_count.is_multiple_of(2) => {
-            StatusCode::UNPROCESSABLE_ENTITY.into_response()
-        }
-        Fault::AnswersNothing if is_prediction && routed && routed_count.is_multiple_of(2) => {
-            StatusCode::OK.into_response()
-        }
-        Fault::LocksClientsOut if is_prediction && routed && routed_count.is_multiple_of(2) => {
-            StatusCode::UNAUTHORIZED.into_response()
         }
         Fault::FailsLater if is_prediction && fault_has_begun => failure(),
         Fault::ExitsLater if is_prediction && fault_has_begun => exit(3),
@@ -185,7 +183,118 @@ async fn inject_fault(
             tokio::time::sleep(TIMEOUT_DELAY).await;
             next.run(request).await
         }
+        _ if is_prediction && routed => harm_client(fault, routed_count, request, next).await,
         _ => next.run(request).await,
+    }
+}
+
+/// Injects the faults that harm predictions through the router, and that no gate sees. `number` counts them from 1.
+async fn harm_client(fault: Fault, number: u64, request: Request, next: Next) -> Response<Body> {
+    match fault {
+        Fault::FailsClients => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Fault::TimesOutForSome if number.is_multiple_of(10) => {
+            StatusCode::GATEWAY_TIMEOUT.into_response()
+        }
+        Fault::RefusesClients if number.is_multiple_of(2) => {
+            StatusCode::UNPROCESSABLE_ENTITY.into_response()
+        }
+        Fault::LocksClientsOut if number.is_multiple_of(2) => {
+            StatusCode::UNAUTHORIZED.into_response()
+        }
+        Fault::AnswersNothing if number.is_multiple_of(2) => StatusCode::OK.into_response(),
+        Fault::AnswersConstant if number.is_multiple_of(2) => "{\"status\":\"ok\"}".into_response(),
+        Fault::BiasedForClients => with_negative_label(next.run(request).await).await,
+        Fault::SlowForClients => {
+            tokio::time::sleep(VERY_SLOW_DELAY).await;
+            next.run(request).await
+        }
+        Fault::SlowForLongTexts if body_length(&request) > LONG_BODY => {
+            tokio::time::sleep(LONG_TEXT_DELAY).await;
+            next.run(request).await
+        }
+        Fault::HangsForSome if fastrand::u8(..10) == 0 => std::future::pending().await,
+        Fault::CutsByLength if number.is_multiple_of(5) => {
+            cut_answer(next.run(request).await, true).await
+        }
+        Fault::CutsChunks if number.is_multiple_of(5) => {
+            cut_answer(next.run(request).await, false).await
+        }
+        _ => next.run(request).await,
+    }
+}
+
+fn header_of<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    request.headers().get(name)?.to_str().ok()
+}
+
+/// Returns the length of a request's body; 0 if the request does not say it.
+fn body_length(request: &Request) -> u64 {
+    let length = header_of(request, header::CONTENT_LENGTH.as_str());
+    length.and_then(|it| it.parse().ok()).unwrap_or_default()
+}
+
+/// Sends most of a large answer, and breaks off the connection. The answer announces its whole length or is chunked.
+async fn cut_answer(response: Response<Body>, with_length: bool) -> Response<Body> {
+    let (mut parts, bytes) = enlarged(response).await;
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if with_length {
+        let length = HeaderValue::from(bytes.len());
+        parts.headers.insert(header::CONTENT_LENGTH, length);
+    }
+    let rest = Err("this release breaks off its answer");
+    let sent = bytes.slice(..LARGE_ANSWER);
+    Response::from_parts(parts, Body::new(PausingBody::new(sent, rest)))
+}
+
+/// Makes an answer large, and pauses in the middle of it, so that a client can leave then.
+async fn slow_large_answer(response: Response<Body>) -> Response<Body> {
+    let (mut parts, bytes) = enlarged(response).await;
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let (first, rest) = (bytes.slice(..LARGE_ANSWER), bytes.slice(LARGE_ANSWER..));
+    Response::from_parts(parts, Body::new(PausingBody::new(first, Ok(rest))))
+}
+
+/// Lengthens the JSON of a response by [`LARGE_ANSWER`] spaces at its beginning.
+async fn enlarged(response: Response<Body>) -> (axum::http::response::Parts, Bytes) {
+    let response = with_body(response, |text| {
+        format!("{}{text}", " ".repeat(LARGE_ANSWER))
+    })
+    .await;
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.map(Collected::to_bytes);
+    (parts, bytes.unwrap_or_default())
+}
+
+/// A body that pauses after its first part, so that the first part is sent before the rest or the error.
+struct PausingBody {
+    first: Option<Bytes>,
+    pause: Pin<Box<Sleep>>,
+    rest: Option<Result<Bytes, &'static str>>,
+}
+
+impl PausingBody {
+    fn new(first: Bytes, rest: Result<Bytes, &'static str>) -> Self {
+        Self {
+            first: Some(first),
+            pause: Box::pin(tokio::time::sleep(Duration::from_millis(100))),
+            rest: Some(rest),
+        }
+    }
+}
+
+impl hyper::body::Body for PausingBody {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        ready!(self.pause.as_mut().poll(context));
+        Poll::Ready(self.rest.take().map(|rest| rest.map(Frame::data)))
     }
 }
 

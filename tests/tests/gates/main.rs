@@ -5,6 +5,7 @@
 //! fail.
 
 mod alone;
+mod clients;
 mod slow;
 
 use std::time::Duration;
