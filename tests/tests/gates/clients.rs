@@ -107,7 +107,7 @@ async fn release_that_cuts_answers_is_rolled_back() -> Result {
     let stack = start_stack().await?;
     for version in ["cuts-by-length", "cuts-chunks"] {
         let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
-        ensure_rolled_back(&stack, &traffic, version, &[], "on POST /predict, ").await?;
+        ensure_rolled_back(&stack, &traffic, version, &[], "requests failed").await?;
         let error = "the connection broke during the response";
         // One answer in five is cut, of about 100 per second.
         ensure_failures(&traffic.stop().await, SOON * 20, error)?;

@@ -191,7 +191,10 @@ impl Rollout<'_> {
         passed_over
             .0
             .exclude_before_first_attempt(candidate, requests);
-        passed_over.1.exclude_if_both_failed(candidate, requests);
+        let now = seconds(self.ports.clock.now());
+        passed_over
+            .1
+            .exclude_if_both_failed(candidate, requests, now);
         let traffic = &mut observation.traffic;
         traffic.add(&TrafficSample::of(candidate, requests));
         // The log knows the status of an own request, and not what its answer should be.

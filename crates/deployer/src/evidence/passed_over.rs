@@ -34,14 +34,20 @@ impl FirstAttempt {
 pub struct Causes {
     /// When a request failed, in seconds since 1970, and whether it failed on both colors.
     failures: VecDeque<(f64, bool)>,
+    /// Requests that passed the color over, without a cause in the log so far, and when they were read.
+    undecided: Vec<(f64, Request)>,
 }
 
 impl Causes {
     /// nginx remembers failures for up to two seconds. The workers write their lines up to half a second late.
     const REMEMBERED: f64 = 3.0;
+    const LATE: f64 = 1.0;
 
     /// Removes requests that passed `color` over because more requests failed on both colors than on `color` alone.
-    pub fn exclude_if_both_failed(&mut self, color: Color, requests: &mut Vec<Request>) {
+    ///
+    /// The workers of nginx write their lines up to half a second late. So a request without a known cause is returned by
+    /// a later call, and then counts against the color if there is still no cause. `now` is in seconds since 1970.
+    pub fn exclude_if_both_failed(&mut self, color: Color, requests: &mut Vec<Request>, now: f64) {
         let failures = requests.iter().filter_map(|request| {
             let ending = request.ending_for(color).filter(|_| request.tried(color))?;
             match ending {
@@ -51,20 +57,39 @@ impl Causes {
             }
         });
         self.failures.extend(failures);
-        let newest = requests.iter().map(|request| request.at);
-        let newest = newest.fold(f64::NEG_INFINITY, f64::max);
-        requests.retain(|request| !request.passed_over(color) || self.color_is_to_blame(request));
+        let undecided = std::mem::take(&mut self.undecided);
+        let new = requests.drain(..).map(|request| (now, request));
+        let all: Vec<(f64, Request)> = undecided.into_iter().chain(new).collect();
+        for (read, request) in all {
+            match request.passed_over(color).then(|| self.cause_of(&request)) {
+                None | Some(Some(Cause::ColorAlone)) => requests.push(request),
+                Some(Some(Cause::BothColors)) => {}
+                Some(None) if now < read + Self::LATE => self.undecided.push((read, request)),
+                Some(None) => requests.push(request),
+            }
+        }
         self.failures
-            .retain(|(at, _)| *at >= newest - 2.0 * Self::REMEMBERED);
+            .retain(|(at, _)| *at >= now - 2.0 * Self::REMEMBERED);
     }
 
-    fn color_is_to_blame(&self, request: &Request) -> bool {
+    fn cause_of(&self, request: &Request) -> Option<Cause> {
         let remembered = request.began() - Self::REMEMBERED..=request.at;
         let causes = self.failures.iter().copied();
         let causes = causes.filter(|(at, _)| remembered.contains(at));
         let (both, alone): (Vec<_>, Vec<_>) = causes.partition(|(_, both)| *both);
-        both.len() <= alone.len()
+        match (both.len(), alone.len()) {
+            (0, 0) => None,
+            (both, alone) if both > alone => Some(Cause::BothColors),
+            _ => Some(Cause::ColorAlone),
+        }
     }
+}
+
+/// Why nginx passed a color over.
+#[derive(Debug, PartialEq, Eq)]
+enum Cause {
+    ColorAlone,
+    BothColors,
 }
 
 #[cfg(test)]
@@ -139,18 +164,27 @@ mod tests {
         let alone = request(200, &[(GREEN, 500), (Color::Blue, 200)]);
         let passed_over = request(200, &[(Color::Blue, 200)]);
         for (cause, excluded) in [(&both, true), (&alone, false)] {
+            let remaining = |causes: &mut Causes, mut requests: Vec<Request>, now| {
+                causes.exclude_if_both_failed(GREEN, &mut requests, now);
+                requests.len()
+            };
+            let kept = usize::from(!excluded);
             let mut causes = Causes::default();
-            let mut requests = vec![at(1.0, cause.clone()), at(2.0, passed_over.clone())];
-            causes.exclude_if_both_failed(GREEN, &mut requests);
-            assert_eq!(requests.len(), if excluded { 1 } else { 2 });
+            let log = vec![at(1.0, cause.clone()), at(2.0, passed_over.clone())];
+            assert_eq!(remaining(&mut causes, log, 2.1), 1 + kept);
             // The cause was in an earlier part of the log.
-            let mut later = vec![at(3.0, passed_over.clone())];
-            causes.exclude_if_both_failed(GREEN, &mut later);
-            assert_eq!(later.is_empty(), excluded);
-            // nginx has forgotten it.
-            let mut later = vec![at(9.0, passed_over.clone())];
-            causes.exclude_if_both_failed(GREEN, &mut later);
-            assert_eq!(later.len(), 1);
+            let log = vec![at(3.0, passed_over.clone())];
+            assert_eq!(remaining(&mut causes, log, 3.1), kept);
+            // The cause is in a later part of the log.
+            let mut causes = Causes::default();
+            let log = || vec![at(2.0, passed_over.clone())];
+            assert_eq!(remaining(&mut causes, log(), 2.5), 0);
+            let cause = vec![at(1.9, cause.clone())];
+            assert_eq!(remaining(&mut causes, cause, 2.8), 1 + kept);
+            // Without a cause the color is to blame for another reason.
+            let mut causes = Causes::default();
+            assert_eq!(remaining(&mut causes, log(), 2.5), 0);
+            assert_eq!(remaining(&mut causes, Vec::new(), 3.6), 1);
         }
     }
 }

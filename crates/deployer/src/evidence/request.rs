@@ -221,8 +221,10 @@ impl Request {
 
     /// Whether the router passed `color` over although it was active.
     pub(super) fn passed_over(&self, color: Color) -> bool {
+        let standby = color.other();
         self.wanted == Some(color)
-            && matches!(&self.attempts[..], [only] if only.color == color.other())
+            && !self.attempts.is_empty()
+            && self.attempts.iter().all(|attempt| attempt.color == standby)
     }
 
     /// Whether the router tried `color`, and the attempt ended by itself.

@@ -244,9 +244,13 @@ fn attempts(line: &Line<'_>, wanted: Color) -> Vec<Attempt> {
     };
     let time = |text: &str| seconds(text.parse().ok()?);
     let times = statuses.zip(to_head.zip(to_end));
+    // If no server is left to ask, nginx logs the name of the pool, as if it were one more attempt.
+    let is_server = |address: &str| address.contains(':');
+    let any_server = addresses.iter().any(|address| is_server(address));
     let attempts = addresses
         .iter()
         .zip(times)
+        .filter(|(address, _)| is_server(address) || !any_server)
         .map(|(address, (status, (to_head, to_end)))| Attempt {
             color: color_of(address),
             status: status.parse().ok(),
@@ -359,6 +363,21 @@ mod tests {
         assert_eq!(parsed(&line).attempts, []);
         let scanner = line.replace("\"wanted\":\"green\"", "\"wanted\":\"\"");
         assert_eq!(parsed(&scanner).wanted, None);
+    }
+
+    #[test]
+    fn pool_without_a_server_left_is_no_attempt_on_a_color() {
+        let none_left = LINE.replace("\"answered\":\"blue\"", "\"answered\":\"\"");
+        let addresses = "\"127.0.0.1:8082, 127.0.0.1:8081\"";
+        let passed_over = none_left.replace(addresses, "\"127.0.0.1:8081, green_then_blue\"");
+        let colors = |line: &str| -> Vec<Color> {
+            let attempts = parsed(line).attempts.into_iter();
+            attempts.map(|attempt| attempt.color).collect()
+        };
+        assert_eq!(colors(&passed_over), [Color::Blue]);
+        // The active color has no server at all.
+        let absent = none_left.replace(addresses, "\"green\"");
+        assert_eq!(colors(&absent), [Color::Green]);
     }
 
     #[test]
