@@ -44,10 +44,16 @@ impl Causes {
     const LATE: f64 = 1.0;
 
     /// Removes requests that passed `color` over because more requests failed on both colors than on `color` alone.
+    /// Returns them: the standby stood in, and `color` is not to blame.
     ///
     /// The workers of nginx write their lines up to half a second late. So a request without a known cause is returned by
     /// a later call, and then counts against the color if there is still no cause. `now` is in seconds since 1970.
-    pub fn exclude_if_both_failed(&mut self, color: Color, requests: &mut Vec<Request>, now: f64) {
+    pub fn exclude_if_both_failed(
+        &mut self,
+        color: Color,
+        requests: &mut Vec<Request>,
+        now: f64,
+    ) -> Vec<Request> {
         let failures = requests.iter().filter_map(|request| {
             let ending = request.ending_for(color).filter(|_| request.tried(color))?;
             match ending {
@@ -60,16 +66,22 @@ impl Causes {
         let undecided = std::mem::take(&mut self.undecided);
         let new = requests.drain(..).map(|request| (now, request));
         let all: Vec<(f64, Request)> = undecided.into_iter().chain(new).collect();
+        let mut stood_in = Vec::new();
         for (read, request) in all {
-            match request.passed_over(color).then(|| self.cause_of(&request)) {
-                None | Some(Some(Cause::ColorAlone)) => requests.push(request),
-                Some(Some(Cause::BothColors)) => {}
-                Some(None) if now < read + Self::LATE => self.undecided.push((read, request)),
-                Some(None) => requests.push(request),
+            let cause = if request.passed_over(color) {
+                self.cause_of(&request)
+            } else {
+                Some(Cause::ColorAlone)
+            };
+            match cause {
+                Some(Cause::BothColors) => stood_in.push(request),
+                None if now < read + Self::LATE => self.undecided.push((read, request)),
+                None | Some(Cause::ColorAlone) => requests.push(request),
             }
         }
         self.failures
             .retain(|(at, _)| *at >= now - 2.0 * Self::REMEMBERED);
+        stood_in
     }
 
     fn cause_of(&self, request: &Request) -> Option<Cause> {
