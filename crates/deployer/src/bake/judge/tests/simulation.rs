@@ -1,4 +1,6 @@
 //! Simulated deployments of good and bad releases, judged by the real judge with the shipped settings.
+//!
+//! To print the tables: `cargo nextest run -p deployer 'simulation' --success-output final`.
 
 mod clients;
 mod deployment;
@@ -12,72 +14,105 @@ use crate::{
         deployment::{Case, Service, deploy, shipped_settings},
     },
     evidence::{
-        statistics::{Interval, Z_99, wilson},
+        statistics::{Z_99, wilson},
         tally::Tally,
     },
 };
 
-/// How many deployments of each kind are simulated after every change.
-const FEW: u64 = 200;
+/// How many deployments to simulate of each kind.
+#[derive(Clone, Copy)]
+enum Extent {
+    /// After every change: a few, with the shares of affected requests that a release may have, and three times the
+    /// allowed one.
+    Few,
+    /// Many, with all shares.
+    Many,
+}
 
-/// The share of deployments that may end wrong.
-const MOST_WRONG: f64 = 0.01;
+impl Extent {
+    /// The number of deployments. If either end is right, fewer suffice.
+    fn deployments(self, should_stay: Option<bool>) -> u64 {
+        match (self, should_stay) {
+            (Self::Few, _) => 40,
+            (Self::Many, None) => 200,
+            (Self::Many, Some(_)) => 2_000,
+        }
+    }
+
+    fn shares(self) -> &'static [f64] {
+        match self {
+            Self::Few => &[0.01, 0.15],
+            Self::Many => &[0.01, 0.025, 0.03, 0.1, 0.15, 0.3],
+        }
+    }
+}
 
 /// How the simulated deployments of one kind ended.
+#[derive(Default)]
 struct Outcome {
-    tally: Tally,
-    /// Why those ended so that count as failed.
+    /// All, and those whose release stays.
+    stayed: Tally,
+    /// All, and those that ended wrong.
+    wrong: Tally,
+    /// Why they ended so.
     reasons: BTreeMap<String, u64>,
 }
 
-/// Simulates this many deployments. Counts those as failed whose release stays, if it should not, or does not, if it
-/// should.
-fn simulate(case: Case, deployments: u64, should_stay: bool) -> Outcome {
+/// Simulates deployments. A bad release that stays is wrong if clients met its fault.
+fn simulate(case: Case, should_stay: Option<bool>, deployments: u64) -> Outcome {
     let settings = shipped_settings();
-    let mut outcome = Outcome {
-        tally: Tally::default(),
-        reasons: BTreeMap::new(),
-    };
+    let mut outcome = Outcome::default();
     for seed in 0..deployments {
-        let (stays, verdict) = deploy(case, &settings, seed);
-        outcome.tally.count(stays == should_stay);
-        if stays != should_stay {
-            // Without the figures.
-            let reason = verdict
+        let ended = deploy(case, &settings, seed);
+        let wrong = match should_stay {
+            Some(true) => !ended.stays,
+            Some(false) => ended.stays && ended.affected > 0,
+            None => false,
+        };
+        outcome.stayed.count(!ended.stays);
+        outcome.wrong.count(!wrong);
+        if wrong {
+            let without_figures = |letter: char| !letter.is_ascii_digit();
+            let reason = ended
+                .verdict
                 .summary
-                .replace(|letter: char| letter.is_ascii_digit(), "");
-            *outcome.reasons.entry(reason).or_default() += 1;
+                .chars()
+                .filter(|it| without_figures(*it));
+            *outcome.reasons.entry(reason.collect()).or_default() += 1;
         }
     }
     outcome
 }
 
 impl Outcome {
-    fn interval(&self) -> Interval {
-        wilson(self.tally, Z_99)
-    }
+    /// Returns what is wrong if certainly more than one of a hundred deployments ended wrong.
+    fn complaint(&self, case: Case) -> Option<String> {
+        const MOST: f64 = 0.01;
 
-    /// Whether certainly too many deployments ended wrong.
-    fn is_wrong(&self) -> bool {
-        self.interval().low > MOST_WRONG
+        let reason = self.reasons.iter().max_by_key(|(_, count)| **count);
+        (wilson(self.wrong, Z_99).low > MOST).then(|| {
+            format!(
+                "{case:?}: {} of {} ended wrong, most often: {}\n",
+                self.wrong.failed,
+                self.wrong.requests,
+                reason
+                    .map(|(reason, _)| reason.as_str())
+                    .unwrap_or_default()
+            )
+        })
     }
+}
 
-    /// The share that ended wrong, and the upper end of its interval, in percent.
-    fn percent(&self) -> String {
-        let high = 100.0 * self.interval().high;
-        format!("{:.1} (≤ {high:.1})", 100.0 * self.tally.error_rate())
-    }
-
-    fn most_frequent_reason(&self) -> Option<&str> {
-        let most = self.reasons.iter().max_by_key(|(_, count)| **count);
-        most.map(|(reason, _)| reason.as_str())
-    }
+/// A share in percent, with the upper bound (99 %) of its interval.
+fn percent(tally: Tally) -> String {
+    let high = 100.0 * wilson(tally, Z_99).high;
+    format!("{:.1} (≤ {high:.1})", 100.0 * tally.error_rate())
 }
 
 /// Whether a release with this share of affected requests should stay; `None` if either end is right.
 fn should_stay(fault: Fault, share: f64) -> Option<bool> {
     let settings = shipped_settings().bake;
-    // Failures are held against the error rate; what may be the clients' fault against the rise.
+    // Failures are held against the error rate; what may be the clients' fault, against its rise.
     let limit = match fault {
         Fault::Cut | Fault::Fail => settings.max_error_rate,
         _ => settings.max_rise,
@@ -88,100 +123,82 @@ fn should_stay(fault: Fault, share: f64) -> Option<bool> {
     (share >= 3.0 * settings.max_error_rate).then_some(false)
 }
 
-/// Simulates releases with this fault. Prints a row of a table for each service and choice of affected requests, with the
-/// share of releases in percent that stay.
-fn judge_releases(fault: Fault, deployments: u64) {
-    let mut wrong = String::new();
+/// Simulates releases with this fault. Prints the share of releases that stay, in percent: a row for each service and
+/// choice of affected requests, a column for each share of affected requests.
+fn judge_releases(fault: Fault, extent: Extent) {
+    let mut complaints = String::new();
     for affected in [Affected::AtRandom, Affected::ByInput] {
         for service in [Service::Quiet, Service::Busy] {
             let mut row = format!("| {fault:?} | {affected:?} | {service:?} |");
-            for share in [0.01, 0.025, 0.03, 0.10, 0.15, 0.30] {
+            for share in extent.shares() {
                 let case = Case {
                     service,
                     habit: Habit::Usual,
-                    fault: Some((fault, share, affected)),
+                    fault: Some((fault, *share, affected)),
                 };
-                let expected = should_stay(fault, share);
-                let outcome = simulate(case, deployments, expected.unwrap_or(false));
-                let stays = match expected {
-                    Some(true) => 1.0 - outcome.tally.error_rate(),
-                    _ => outcome.tally.error_rate(),
-                };
-                let _ = write!(row, " {:.1} |", 100.0 * stays);
-                if expected.is_some() && outcome.is_wrong() {
-                    let _ = writeln!(
-                        wrong,
-                        "{case:?}: {} % are wrong, such as: {}",
-                        outcome.percent(),
-                        outcome.most_frequent_reason().unwrap_or_default()
-                    );
-                }
+                let expected = should_stay(fault, *share);
+                let outcome = simulate(case, expected, extent.deployments(expected));
+                let _ = write!(row, " {:.1} |", 100.0 * outcome.stayed.error_rate());
+                complaints.extend(outcome.complaint(case));
             }
             println!("{row}");
         }
     }
-    assert!(wrong.is_empty(), "{wrong}");
+    assert!(complaints.is_empty(), "{complaints}");
 }
 
-/// Simulates healthy releases. Prints the share that does not stay.
-fn judge_healthy_releases(service: Service, deployments: u64) {
-    let mut wrong = String::new();
+/// Simulates healthy releases. Prints the share that is rolled back.
+fn judge_healthy_releases(service: Service, extent: Extent) {
+    let mut complaints = String::new();
     for habit in Habit::ALL {
         let case = Case {
             service,
             habit,
             fault: None,
         };
-        let outcome = simulate(case, deployments, true);
-        println!("| {habit:?} | {service:?} | {} |", outcome.percent());
-        if outcome.is_wrong() {
-            let _ = writeln!(
-                wrong,
-                "{case:?}: {} % are wrong, such as: {}",
-                outcome.percent(),
-                outcome.most_frequent_reason().unwrap_or_default()
-            );
-        }
+        let outcome = simulate(case, Some(true), extent.deployments(Some(true)));
+        println!("| {habit:?} | {service:?} | {} |", percent(outcome.wrong));
+        complaints.extend(outcome.complaint(case));
     }
-    assert!(wrong.is_empty(), "{wrong}");
+    assert!(complaints.is_empty(), "{complaints}");
 }
 
 #[test]
 fn hanging_releases_are_rolled_back() {
-    judge_releases(Fault::Hang, FEW);
+    judge_releases(Fault::Hang, Extent::Few);
 }
 
 #[test]
 fn slow_releases_are_rolled_back() {
-    judge_releases(Fault::Slow, FEW);
+    judge_releases(Fault::Slow, Extent::Few);
 }
 
 #[test]
 fn refusing_releases_are_rolled_back() {
-    judge_releases(Fault::Refuse, FEW);
+    judge_releases(Fault::Refuse, Extent::Few);
 }
 
 #[test]
 fn releases_that_cut_answers_are_rolled_back() {
-    judge_releases(Fault::Cut, FEW);
+    judge_releases(Fault::Cut, Extent::Few);
 }
 
 #[test]
 fn failing_releases_are_rolled_back() {
-    judge_releases(Fault::Fail, FEW);
+    judge_releases(Fault::Fail, Extent::Few);
 }
 
 #[test]
 fn releases_with_empty_answers_are_rolled_back() {
-    judge_releases(Fault::AnswerNothing, FEW);
+    judge_releases(Fault::AnswerNothing, Extent::Few);
 }
 
 #[test]
 fn healthy_releases_of_quiet_services_stay() {
-    judge_healthy_releases(Service::Quiet, FEW);
+    judge_healthy_releases(Service::Quiet, Extent::Few);
 }
 
 #[test]
 fn healthy_releases_of_busy_services_stay() {
-    judge_healthy_releases(Service::Busy, FEW);
+    judge_healthy_releases(Service::Busy, Extent::Few);
 }

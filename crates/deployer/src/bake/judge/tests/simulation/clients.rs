@@ -162,6 +162,8 @@ pub(super) struct Clients {
     pub(super) burst: f64,
     pub(super) release: Release,
     pub(super) sent: u64,
+    /// How many requests a fault affected.
+    pub(super) affected: u64,
     /// How many requests hang: the log never shows them.
     pub(super) hanging: u64,
 }
@@ -233,6 +235,7 @@ impl Clients {
             CANDIDATE => self.release.fault_on(input, random),
             PREVIOUS => None,
         };
+        self.affected += u64::from(fault.is_some());
         if fault == Some(Fault::Hang) {
             self.hanging += 1;
             return;

@@ -72,17 +72,30 @@ struct Deployment {
     bake: Bake,
 }
 
-/// Deploys once. Returns whether the release stays, and the verdict.
-pub(super) fn deploy(case: Case, settings: &Settings, seed: u64) -> (bool, Verdict) {
+/// How a deployment ended.
+pub(super) struct Ended {
+    /// Whether the release stays.
+    pub(super) stays: bool,
+    /// How many requests of clients the fault affected until then.
+    pub(super) affected: u64,
+    pub(super) verdict: Verdict,
+}
+
+/// Deploys once.
+pub(super) fn deploy(case: Case, settings: &Settings, seed: u64) -> Ended {
     let mut deployment = Deployment::new(case, settings, seed);
     let interval = settings.bake.interval.as_secs_f64();
     let verdict = (0..)
         .find_map(|number| deployment.observe(interval * f64::from(number), interval))
         .expect("every bake ends");
-    let promoted = verdict.lets_through()
+    let stays = verdict.lets_through()
         || verdict.conclusion == Conclusion::Inconclusive
             && settings.bake.on_inconclusive == OnInconclusive::Promote;
-    (promoted, verdict)
+    Ended {
+        stays,
+        affected: deployment.clients.affected,
+        verdict,
+    }
 }
 
 /// The shipped settings.
@@ -108,6 +121,7 @@ impl Deployment {
             burst: SWITCH + 55.0 * random.f64(),
             release,
             sent: 0,
+            affected: 0,
             hanging: 0,
         };
         let earlier = clients.send(SWITCH - before, SWITCH, &mut random);
