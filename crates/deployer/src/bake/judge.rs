@@ -274,7 +274,7 @@ impl Bake {
         if elapsed < self.until || self.consecutive_failures > 0 || self.is_asking_previous() {
             return None;
         }
-        Some(self.final_verdict(elapsed))
+        self.final_verdict(elapsed)
     }
 
     /// Returns a verdict if the candidate certainly fails more requests than allowed.
@@ -335,32 +335,62 @@ impl Bake {
         Some(Verdict::new(Conclusion::Fail, problem))
     }
 
-    /// The verdict at the end of a bake in which nothing failed with certainty.
-    fn final_verdict(&self, elapsed: Duration) -> Verdict {
+    /// The verdict at the end of a bake in which nothing failed with certainty; `None` while the previous release is asked.
+    fn final_verdict(&mut self, elapsed: Duration) -> Option<Verdict> {
         let judge = |tally| judge_errors(&self.settings, tally, self.budget.z());
         let by_itself = judge(self.by_its_own_counters());
         if self.traffic.tally.requests < self.settings.min_requests
             && by_itself.conclusion == Conclusion::Pass
         {
-            return Verdict {
+            return Some(Verdict {
                 summary: format!("by its own counters alone, {}", by_itself.summary),
                 ..by_itself
-            };
+            });
         }
         let verdict = judge(self.traffic.tally);
-        let rises = self.rises();
-        let unexplained = rises.measured().find(|(suspect, _)| {
-            let accusation = Accusation::Rise(suspect.clone());
-            !self.previous.is_excused(&accusation, elapsed)
-        });
-        match unexplained {
-            Some((_, text)) if verdict.conclusion == Conclusion::Pass => Verdict {
-                conclusion: Conclusion::Inconclusive,
-                summary: format!("{text}, which may be chance"),
-                ..verdict
-            },
-            _ => verdict,
+        if verdict.conclusion != Conclusion::Pass {
+            return Some(verdict);
         }
+        let inconclusive = |text: String| Verdict {
+            conclusion: Conclusion::Inconclusive,
+            summary: format!("{text}, which may be chance"),
+            ..verdict.clone()
+        };
+        if let Some(text) = self.too_many_give_up() {
+            return Some(inconclusive(text));
+        }
+        let rises: Vec<_> = self.rises().measured().collect();
+        for (suspect, text) in rises {
+            match self.previous.rule(&Accusation::Rise(suspect), elapsed) {
+                Ruling::Wait => return None,
+                Ruling::Excused => {}
+                Ruling::Holds(_) => return Some(inconclusive(text)),
+            }
+        }
+        Some(verdict)
+    }
+
+    /// Returns on which route clients gave up too late, if it cannot be ruled out that far too many do. Own requests do
+    /// not tell, because the deployer waits longer. So even a few requests of clients count here.
+    fn too_many_give_up(&self) -> Option<String> {
+        let settings = BakeSettings {
+            min_requests: 1,
+            ..self.settings.clone()
+        };
+        self.traffic.endings.routes().find_map(|(route, endings)| {
+            let all = endings.failures(self.allowed_wait(route));
+            let tally = Tally {
+                failed: all.failed - endings.failures(None).failed,
+                ..all
+            };
+            let verdict = judge_errors(&settings, tally, self.budget.z());
+            (tally.failed > 0 && verdict.conclusion != Conclusion::Pass).then(|| {
+                format!(
+                    "clients give up late: {route}, {} of {} requests",
+                    tally.failed, tally.requests
+                )
+            })
+        })
     }
 
     fn rises(&self) -> Rises<'_> {

@@ -155,7 +155,7 @@ impl PreviousRelease {
     }
 
     /// Whether the previous release did the same shortly before. What excuses refusals excuses their sum.
-    pub(super) fn is_excused(&self, accusation: &Accusation, now: Duration) -> bool {
+    fn is_excused(&self, accusation: &Accusation, now: Duration) -> bool {
         self.excused.iter().any(|(excused, until)| {
             now < *until
                 && match (excused, accusation) {

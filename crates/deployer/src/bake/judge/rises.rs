@@ -48,15 +48,17 @@ impl Rises<'_> {
         })
     }
 
-    /// Returns the rises that were measured above their limit, be it by chance.
+    /// Returns the rises that were measured above their limit since the switch, be it by chance.
     pub(super) fn measured(&self) -> impl Iterator<Item = (Suspect, String)> {
         self.suspects().filter_map(|(suspect, before, since)| {
-            let tallies = [before, since].map(|endings| endings.tally(suspect.ending));
-            let rise = tallies[1].error_rate() - tallies[0].error_rate();
-            (rise > self.limit(suspect.ending)).then(|| {
-                let text = self.describe(&suspect, tallies);
-                (suspect, text)
-            })
+            let ending = suspect.ending;
+            let blocks: Vec<_> = tallies(since.by_second(ending));
+            self.rises_throughout(ending, before, since, &blocks)
+                .then(|| {
+                    let tallies = [before, since].map(|endings| endings.tally(ending));
+                    let text = self.describe(&suspect, tallies);
+                    (suspect, text)
+                })
         })
     }
 
@@ -97,7 +99,7 @@ impl Rises<'_> {
         }
     }
 
-    /// Whether the share rose with certainty, in both halves of the time, and not because of one client.
+    /// Whether the share rose with certainty.
     fn rises_certainly(
         &self,
         ending: Doubtful,
@@ -105,36 +107,42 @@ impl Rises<'_> {
         since: &RouteEndings,
         window: Option<Duration>,
     ) -> bool {
-        let limit = self.limit(ending);
-        let seconds =
-            |endings: &RouteEndings| -> Vec<(i64, Tally)> { endings.by_second(ending).collect() };
-        let tallies = |seconds: &[(i64, Tally)]| -> Vec<Tally> {
-            seconds.iter().map(|(_, tally)| *tally).collect()
-        };
-        let before_tally = before.tally(ending);
-        let mut since_seconds = seconds(since);
-        if let (Some(window), Some((last, _))) = (window, since_seconds.last().copied()) {
+        let mut seconds: Vec<(i64, Tally)> = since.by_second(ending).collect();
+        if let (Some(window), Some((last, _))) = (window, seconds.last().copied()) {
             let first = last - i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
-            since_seconds.retain(|(second, _)| *second > first);
+            seconds.retain(|(second, _)| *second > first);
         }
-        let blocks = tallies(&since_seconds);
-        if ![before_tally, sum(&blocks)]
+        let blocks = tallies(seconds);
+        let share_before = Share::of_blocks(&tallies(before.by_second(ending)));
+        self.rises_throughout(ending, before, since, &blocks)
+            && rise(share_before, Share::of_blocks(&blocks), self.z).low > self.limit(ending)
+    }
+
+    /// Whether the share was measured to rise in these seconds since the switch: in both halves of them, and not because
+    /// of one client.
+    fn rises_throughout(
+        &self,
+        ending: Doubtful,
+        before: &RouteEndings,
+        since: &RouteEndings,
+        blocks: &[Tally],
+    ) -> bool {
+        let before = before.tally(ending);
+        if ![before, sum(blocks)]
             .into_iter()
             .all(|tally| self.is_enough(tally))
         {
             return false;
         }
-        let share_before = Share::of_blocks(&tallies(&seconds(before)));
-        let rose_to = |rate: f64| rate - before_tally.error_rate() > limit;
-        let rose = |tally: Tally| rose_to(tally.error_rate());
+        let rose_to = |rate: f64| rate - before.error_rate() > self.limit(ending);
         // Clients are counted since the switch. Within a window, the share of the others is taken to be the same.
         let without_busiest = since.without_busiest_client(ending);
         let of_others = without_busiest.error_rate() / since.tally(ending).error_rate();
-        let rate_of_others = sum(&blocks).error_rate() * of_others;
-        rise(share_before, Share::of_blocks(&blocks), self.z).low > limit
-            && halves(&blocks)
+        let rate_of_others = sum(blocks).error_rate() * of_others;
+        rose_to(sum(blocks).error_rate())
+            && halves(blocks)
                 .into_iter()
-                .all(|half| half.requests > 0 && rose(half))
+                .all(|half| half.requests > 0 && rose_to(half.error_rate()))
             && (!self.is_enough(without_busiest) || rose_to(rate_of_others))
     }
 
@@ -161,6 +169,11 @@ impl Rises<'_> {
             100.0 * self.limit(suspect.ending)
         )
     }
+}
+
+/// The tallies of these seconds.
+fn tallies(seconds: impl IntoIterator<Item = (i64, Tally)>) -> Vec<Tally> {
+    seconds.into_iter().map(|(_, tally)| tally).collect()
 }
 
 fn sum(blocks: &[Tally]) -> Tally {

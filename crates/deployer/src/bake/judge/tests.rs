@@ -1,6 +1,7 @@
 //! Verdicts on good and bad releases.
 
 mod endings;
+mod simulation;
 
 use proptest::prelude::*;
 
