@@ -98,7 +98,7 @@ async fn release_that_hangs_for_one_request_in_ten_is_rolled_back() -> Result {
         log.requests.iter().filter(|it| it.duration > limit).count()
     };
     ensure!(waited(2) > 0, "no request hung");
-    ensure!(waited(25) == 0, "{} requests hung for long", waited(25));
+    ensure!(waited(60) == 0, "{} requests hung for long", waited(60));
     log.ensure_none_failed()
 }
 
@@ -139,7 +139,7 @@ async fn uptime_checks_do_not_hide_failing_predictions() -> Result {
     let pause = Duration::from_millis(5);
     let checker = Traffic::start_clients(stack.router_address(), FEW_CLIENTS, pause, up);
     let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
-    let reason = "on POST /predict, ";
+    let reason = "POST /predict, ";
     ensure_rolled_back(&stack, &traffic, "times-out-for-some", &[], reason).await?;
     let checks = checker.stop().await;
     checks.ensure_answered_only_by("status 200 OK")?;

@@ -15,7 +15,7 @@ use crate::{
     deployment::rollout::{Rollout, rounded, seconds, words},
     event::Event,
     evidence::{
-        passed_over::{Causes, FirstAttempt},
+        passed_over::PassedOver,
         request::Request,
         sample::TrafficSample,
         verdict::{Conclusion, Verdict},
@@ -45,7 +45,7 @@ impl Rollout<'_> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let inputs = &self.examples.golden;
         let mut observer = Observer::new(self.ports, self.settings, self.plan.idle, inputs, golden);
-        let mut passed_over = (FirstAttempt::default(), Causes::default());
+        let mut passed_over = PassedOver::default();
         let mut error_reported = false;
         loop {
             tokio::select! {
@@ -115,7 +115,7 @@ impl Rollout<'_> {
     async fn observe(
         &self,
         observer: &mut Observer<'_>,
-        passed_over: &mut (FirstAttempt, Causes),
+        passed_over: &mut PassedOver,
         since: Option<f64>,
         asks_previous: bool,
     ) -> (Observation, Option<String>) {
@@ -179,7 +179,7 @@ impl Rollout<'_> {
         &self,
         observation: &mut Observation,
         own_requests: &mut OwnRequests,
-        passed_over: &mut (FirstAttempt, Causes),
+        passed_over: &mut PassedOver,
         requests: &mut Vec<Request>,
     ) {
         let candidate = self.plan.idle;
@@ -188,14 +188,10 @@ impl Rollout<'_> {
                 .unread
                 .push("the router's log does not show the deployer's own requests".to_owned());
         }
-        passed_over
-            .0
-            .exclude_before_first_attempt(candidate, requests);
         let now = seconds(self.ports.clock.now());
-        passed_over
-            .1
-            .exclude_if_both_failed(candidate, requests, now);
+        let stood_in = passed_over.exclude(candidate, requests, now);
         let traffic = &mut observation.traffic;
+        traffic.endings.count_stood_in(&stood_in);
         traffic.add(&TrafficSample::of(candidate, requests));
         // The log knows the status of an own request, and not what its answer should be.
         let tally = &mut traffic.tally;

@@ -141,12 +141,8 @@ impl RouteEndings {
             .entry(ending)
             .or_insert_with(|| (0, request.id.clone()));
         *count += 1;
-        #[expect(clippy::cast_possible_truncation, reason = "a second of our time fits")]
-        let second = request.at.floor() as i64;
-        self.seconds
-            .entry(second)
-            .or_default()
-            .count(request, ending);
+        let counts = self.seconds.entry(second_of(request)).or_default();
+        counts.count(request, ending);
         self.forget_earliest_seconds();
         if self.clients.contains_key(&request.client) || self.clients.len() < Self::MOST_CLIENTS {
             let client = self.clients.entry(request.client.clone()).or_default();
@@ -164,6 +160,16 @@ impl RouteEndings {
                 .entry(size_step(request.answer_size))
                 .or_default() += 1;
         }
+    }
+
+    fn count_stood_in(&mut self, request: &Request) {
+        let counts = self.seconds.entry(second_of(request)).or_default();
+        counts.requests += 1;
+        if request.status >= 500 {
+            counts.both_failed += 1;
+            counts.failed_for_client += 1;
+        }
+        self.forget_earliest_seconds();
     }
 
     fn add(&mut self, later: &Self) {
@@ -283,6 +289,11 @@ impl RouteEndings {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "a second of our time fits")]
+fn second_of(request: &Request) -> i64 {
+    request.at.floor() as i64
+}
+
 /// Steps between a size and its double.
 const STEPS_OF_SIZE: f64 = 4.0;
 
@@ -305,6 +316,16 @@ impl Endings {
         }
         if let Some(on_route) = self.on_route_mut(&request.route) {
             on_route.count(request, ending);
+        }
+    }
+
+    /// Counts requests for which the standby stood in, and the color is not to blame. Only what the client received
+    /// counts.
+    pub fn count_stood_in(&mut self, requests: &[Request]) {
+        for request in requests.iter().filter(|request| !request.by_deployer) {
+            if let Some(on_route) = self.on_route_mut(&request.route) {
+                on_route.count_stood_in(request);
+            }
         }
     }
 

@@ -10,16 +10,33 @@ use crate::{
     evidence::request::{Ending, Request},
 };
 
+/// Tells which requests that passed a color over are evidence about its release.
+#[derive(Debug, Default)]
+pub struct PassedOver {
+    first_attempt: FirstAttempt,
+    causes: Causes,
+}
+
+impl PassedOver {
+    /// Removes requests that passed `color` over and say nothing of its release: because of the release before, or of
+    /// requests that fail on both colors. Returns the latter. `now` is in seconds since 1970.
+    pub fn exclude(&mut self, color: Color, requests: &mut Vec<Request>, now: f64) -> Vec<Request> {
+        self.first_attempt
+            .exclude_before_first_attempt(color, requests);
+        self.causes.exclude_if_both_failed(color, requests, now)
+    }
+}
+
 /// Finds the point in the log from which it is evidence about a release that has just received traffic.
 #[derive(Debug, Default)]
-pub struct FirstAttempt {
+struct FirstAttempt {
     /// When the first request that tried the color ended, in seconds since 1970.
     ended: Option<f64>,
 }
 
 impl FirstAttempt {
     /// Removes requests that passed `color` over because of the release before.
-    pub fn exclude_before_first_attempt(&mut self, color: Color, requests: &mut Vec<Request>) {
+    fn exclude_before_first_attempt(&mut self, color: Color, requests: &mut Vec<Request>) {
         let tries = requests.iter().filter(|request| request.tried(color));
         let ends = tries.map(|request| request.at);
         // The workers of nginx write their lines in any order.
@@ -31,7 +48,7 @@ impl FirstAttempt {
 
 /// Tells whether the color itself, or requests that fail on both colors, made nginx pass it over.
 #[derive(Debug, Default)]
-pub struct Causes {
+struct Causes {
     /// When a request failed, in seconds since 1970, and whether it failed on both colors.
     failures: VecDeque<(f64, bool)>,
     /// Requests that passed the color over, without a cause in the log so far, and when they were read.
@@ -48,7 +65,7 @@ impl Causes {
     ///
     /// The workers of nginx write their lines up to half a second late. So a request without a known cause is returned by
     /// a later call, and then counts against the color if there is still no cause. `now` is in seconds since 1970.
-    pub fn exclude_if_both_failed(
+    fn exclude_if_both_failed(
         &mut self,
         color: Color,
         requests: &mut Vec<Request>,
