@@ -44,7 +44,7 @@ impl Accusation {
         match self {
             Self::Rise(suspect) => !matches!(
                 suspect.ending,
-                Doubtful::FailedForClient | Doubtful::Unlabeled
+                Doubtful::FailedForClient | Doubtful::BothFailed | Doubtful::Unlabeled
             ),
             Self::Latency => true,
         }
@@ -271,7 +271,7 @@ fn ended_so(request: &Request, ending: Doubtful) -> bool {
         Doubtful::GaveUp => ended == Ending::GaveUp,
         Doubtful::Refused(status) => ended == Ending::Refused(status),
         Doubtful::Useless => !matches!(ended, Ending::Answered | Ending::Left | Ending::ByRouter),
-        Doubtful::FailedForClient | Doubtful::Unlabeled => false,
+        Doubtful::FailedForClient | Doubtful::BothFailed | Doubtful::Unlabeled => false,
     }
 }
 
@@ -287,7 +287,7 @@ fn copy_ended_so(original: &Request, copy: &Request, ending: Doubtful) -> bool {
         Doubtful::GaveUp => late(),
         Doubtful::Refused(_) => refused(),
         Doubtful::Useless => late() || refused() || ended_so(copy, ending),
-        Doubtful::FailedForClient | Doubtful::Unlabeled => false,
+        Doubtful::FailedForClient | Doubtful::BothFailed | Doubtful::Unlabeled => false,
     }
 }
 
