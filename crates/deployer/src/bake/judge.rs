@@ -359,7 +359,7 @@ impl Bake {
         if let Some(text) = self.too_many_give_up() {
             return Some(inconclusive(text));
         }
-        let rises: Vec<_> = self.rises().measured().collect();
+        let rises: Vec<_> = self.rises().probable().collect();
         for (suspect, text) in rises {
             match self.previous.rule(&Accusation::Rise(suspect), elapsed) {
                 Ruling::Wait => return None,

@@ -47,6 +47,8 @@ struct Counts {
 pub enum Doubtful {
     /// The client received a failure, whichever color was to blame.
     FailedForClient,
+    /// The client received a failure of both colors.
+    BothFailed,
     /// The client disconnected before an answer.
     GaveUp,
     /// The release refused the request with this status.
@@ -65,6 +67,7 @@ impl Doubtful {
             Self::FailedForClient => {
                 matches!(ending, Ending::Failed | Ending::BothFailed | Ending::Cut)
             }
+            Self::BothFailed => ending == Ending::BothFailed,
             Self::GaveUp => ending == Ending::GaveUp,
             Self::Refused(status) => ending == Ending::Refused(status),
             Self::Unlabeled => ending == Ending::Answered,
@@ -113,6 +116,7 @@ impl Counts {
     fn tally(&self, ending: Doubtful) -> Tally {
         let (requests, failed) = match ending {
             Doubtful::FailedForClient => (self.requests, self.failed_for_client),
+            Doubtful::BothFailed => (self.requests, self.both_failed),
             Doubtful::GaveUp => (self.requests, self.gave_up),
             Doubtful::Refused(status) => {
                 let refused = self.refused.get(&status).copied();
@@ -377,7 +381,7 @@ impl RouteEndings {
     pub fn doubtful(&self) -> Vec<Doubtful> {
         let total = self.total();
         let seen = [
-            (total.failed_for_client, Doubtful::FailedForClient),
+            (total.both_failed, Doubtful::BothFailed),
             (total.gave_up, Doubtful::GaveUp),
             (total.unlabeled, Doubtful::Unlabeled),
         ];
@@ -440,7 +444,7 @@ mod tests {
         assert_eq!(routes, [&predict.route]);
         let on_route = twice.on_route(&predict.route).unwrap();
         let expected = [
-            (Doubtful::FailedForClient, tally(18, 4)),
+            (Doubtful::BothFailed, tally(18, 2)),
             (Doubtful::GaveUp, tally(18, 2)),
             (Doubtful::Unlabeled, tally(6, 2)),
             (Doubtful::Refused(401), tally(18, 2)),
@@ -451,6 +455,7 @@ mod tests {
         for (kind, expected) in expected {
             assert_eq!(on_route.tally(kind), expected, "{kind:?}");
         }
+        assert_eq!(on_route.tally(Doubtful::FailedForClient), tally(18, 4));
         // The standby answered the failed requests.
         assert_eq!(on_route.failures(None), tally(18, 4));
     }

@@ -44,7 +44,7 @@ impl Accusation {
         match self {
             Self::Rise(suspect) => !matches!(
                 suspect.ending,
-                Doubtful::FailedForClient | Doubtful::Unlabeled
+                Doubtful::FailedForClient | Doubtful::BothFailed | Doubtful::Unlabeled
             ),
             Self::Latency => true,
         }
@@ -282,7 +282,7 @@ fn copy_ended_so(original: &Request, copy: &Request, ending: Doubtful) -> bool {
         Doubtful::GaveUp => late(),
         Doubtful::Refused(_) => refused(),
         Doubtful::Useless => late() || refused() || ended_so(copy, ending),
-        Doubtful::FailedForClient | Doubtful::Unlabeled => false,
+        Doubtful::FailedForClient | Doubtful::BothFailed | Doubtful::Unlabeled => false,
     }
 }
 

@@ -35,30 +35,24 @@ impl Rises<'_> {
     /// Returns the rises that certainly exceed their limit, since the switch or over the last window, and what to say
     /// about each.
     pub(super) fn certain(&self) -> impl Iterator<Item = (Suspect, String)> {
-        self.suspects().filter_map(|(suspect, before, since)| {
-            let rises = self.rises_certainly(suspect.ending, before, since, None)
-                || self.rises_certainly(suspect.ending, before, since, Some(self.settings.window));
+        let windows = [None, Some(self.settings.window)];
+        self.suspects().filter_map(move |(suspect, before, since)| {
             let ending = suspect.ending;
-            let tallies = [before.tally(ending), since.tally(ending)];
-            rises.then(|| {
-                let ended = since.describe(|ended| ending.includes(ended));
-                let text = format!("{}; {ended}", self.describe(&suspect, tallies));
-                (suspect, text)
-            })
+            let mut windows = windows.iter();
+            windows
+                .any(|window| self.rose(ending, before, since, *window, self.z))
+                .then(|| self.described(suspect, before, since))
         })
     }
 
-    /// Returns the rises that were measured above their limit since the switch, be it by chance.
-    pub(super) fn measured(&self) -> impl Iterator<Item = (Suspect, String)> {
+    /// Returns the rises since the switch that exceed their limit, unless that is chance.
+    pub(super) fn probable(&self) -> impl Iterator<Item = (Suspect, String)> {
+        /// The standard normal quantile for 95 % one-sided confidence.
+        const Z_95_ONE_SIDED: f64 = 1.645;
+
         self.suspects().filter_map(|(suspect, before, since)| {
-            let ending = suspect.ending;
-            let blocks: Vec<_> = tallies(since.by_second(ending));
-            self.rises_throughout(ending, before, since, &blocks)
-                .then(|| {
-                    let tallies = [before, since].map(|endings| endings.tally(ending));
-                    let text = self.describe(&suspect, tallies);
-                    (suspect, text)
-                })
+            self.rose(suspect.ending, before, since, None, Z_95_ONE_SIDED)
+                .then(|| self.described(suspect, before, since))
         })
     }
 
@@ -99,56 +93,61 @@ impl Rises<'_> {
         }
     }
 
-    /// Whether the share rose with certainty.
-    fn rises_certainly(
+    /// Whether the share rose above its limit, with the confidence of `z`: in both halves of the time, and not because of
+    /// one client.
+    fn rose(
         &self,
         ending: Doubtful,
         before: &RouteEndings,
         since: &RouteEndings,
         window: Option<Duration>,
+        z: f64,
     ) -> bool {
+        let limit = self.limit(ending);
         let mut seconds: Vec<(i64, Tally)> = since.by_second(ending).collect();
         if let (Some(window), Some((last, _))) = (window, seconds.last().copied()) {
             let first = last - i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
             seconds.retain(|(second, _)| *second > first);
         }
         let blocks = tallies(seconds);
-        let share_before = Share::of_blocks(&tallies(before.by_second(ending)));
-        self.rises_throughout(ending, before, since, &blocks)
-            && rise(share_before, Share::of_blocks(&blocks), self.z).low > self.limit(ending)
-    }
-
-    /// Whether the share was measured to rise in these seconds since the switch: in both halves of them, and not because
-    /// of one client.
-    fn rises_throughout(
-        &self,
-        ending: Doubtful,
-        before: &RouteEndings,
-        since: &RouteEndings,
-        blocks: &[Tally],
-    ) -> bool {
-        let before = before.tally(ending);
-        if ![before, sum(blocks)]
+        let before_tally = before.tally(usual(ending));
+        if ![before_tally, sum(&blocks)]
             .into_iter()
             .all(|tally| self.is_enough(tally))
         {
             return false;
         }
-        let rose_to = |rate: f64| rate - before.error_rate() > self.limit(ending);
+        let share_before = Share::of_blocks(&tallies(before.by_second(usual(ending))));
+        let rose_to = |rate: f64| rate - before_tally.error_rate() > limit;
         // Clients are counted since the switch. Within a window, the share of the others is taken to be the same.
         let without_busiest = since.without_busiest_client(ending);
         let of_others = without_busiest.error_rate() / since.tally(ending).error_rate();
-        let rate_of_others = sum(blocks).error_rate() * of_others;
-        rose_to(sum(blocks).error_rate())
-            && halves(blocks)
+        let rate_of_others = sum(&blocks).error_rate() * of_others;
+        rise(share_before, Share::of_blocks(&blocks), z).low > limit
+            && halves(&blocks)
                 .into_iter()
                 .all(|half| half.requests > 0 && rose_to(half.error_rate()))
             && (!self.is_enough(without_busiest) || rose_to(rate_of_others))
     }
 
+    fn described(
+        &self,
+        suspect: Suspect,
+        before: &RouteEndings,
+        since: &RouteEndings,
+    ) -> (Suspect, String) {
+        let ending = suspect.ending;
+        let tallies = [before.tally(usual(ending)), since.tally(ending)];
+        let ended = since.describe(|ended| ending.includes(ended));
+        let text = format!("{}; {ended}", self.describe(&suspect, tallies));
+        (suspect, text)
+    }
+
     fn describe(&self, suspect: &Suspect, [before, since]: [Tally; 2]) -> String {
         let what = match suspect.ending {
-            Doubtful::FailedForClient => "clients receive failures".to_owned(),
+            Doubtful::FailedForClient | Doubtful::BothFailed => {
+                "clients receive failures".to_owned()
+            }
             Doubtful::GaveUp => "clients give up before an answer".to_owned(),
             Doubtful::Refused(status) => format!("it refuses requests with {status}"),
             Doubtful::Unlabeled => "its answers have no label".to_owned(),
@@ -168,6 +167,15 @@ impl Rises<'_> {
             before.requests,
             100.0 * self.limit(suspect.ending)
         )
+    }
+}
+
+/// What an ending since the switch is compared with. The candidate's own failures are held against its error rate. Before
+/// the switch there may have been no standby that fails too.
+fn usual(ending: Doubtful) -> Doubtful {
+    match ending {
+        Doubtful::BothFailed => Doubtful::FailedForClient,
+        _ => ending,
     }
 }
 

@@ -272,7 +272,7 @@ impl Clients {
                 let again = began + after.as_secs_f64();
                 if took < after + second_took {
                     push(began, request);
-                    push(again, given_up(second, took - after));
+                    push(again, given_up(second, took.saturating_sub(after)));
                 } else {
                     push(began, given_up(request, after + second_took));
                     push(again, second);

@@ -220,12 +220,11 @@ impl Deployment {
     fn record_answers(&mut self, observation: &mut Observation, now: f64) {
         for answer in self.answers.extract_if(.., |answer| answer.at <= now) {
             observation.own.count(answer.good);
-            match answer.check {
-                Some((check, result)) => self.checks.request_answered(check, result),
-                None => {
-                    let at = Duration::from_secs_f64(answer.at - SWITCH);
-                    self.own_requests.ended_on_clients_path(at, answer.wrong);
-                }
+            if let Some((check, result)) = answer.check {
+                self.checks.request_answered(check, result);
+            } else {
+                let at = Duration::from_secs_f64(answer.at - SWITCH);
+                self.own_requests.ended_on_clients_path(at, answer.wrong);
             }
         }
     }
