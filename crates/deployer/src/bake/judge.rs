@@ -370,29 +370,6 @@ impl Bake {
         Some(verdict)
     }
 
-    /// Returns on which route clients gave up too late, if it cannot be ruled out that far too many do. Own requests do
-    /// not tell, because the deployer waits longer. So even a few requests of clients count here.
-    fn too_many_give_up(&self) -> Option<String> {
-        let settings = BakeSettings {
-            min_requests: 1,
-            ..self.settings.clone()
-        };
-        self.traffic.endings.routes().find_map(|(route, endings)| {
-            let all = endings.failures(self.allowed_wait(route));
-            let tally = Tally {
-                failed: all.failed - endings.failures(None).failed,
-                ..all
-            };
-            let verdict = judge_errors(&settings, tally, self.budget.z());
-            (tally.failed > 0 && verdict.conclusion != Conclusion::Pass).then(|| {
-                format!(
-                    "clients give up late: {route}, {} of {} requests",
-                    tally.failed, tally.requests
-                )
-            })
-        })
-    }
-
     fn rises(&self) -> Rises<'_> {
         Rises {
             settings: &self.settings,

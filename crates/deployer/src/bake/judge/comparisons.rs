@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Bake, latency_limit, previous::Accusation, rises::Suspect};
+use super::{Bake, error_rate::judge_errors, latency_limit, previous::Accusation, rises::Suspect};
 use crate::config::BakeSettings;
 use crate::evidence::{
     difference::{Share, rise},
@@ -12,6 +12,7 @@ use crate::evidence::{
     sample::{ENOUGH_LABELS, TrafficSample},
     statistics::{Drift, drift_of_labels, wilson},
     tally::Tally,
+    verdict::Conclusion,
 };
 
 impl Bake {
@@ -134,6 +135,29 @@ impl Bake {
             })
         });
         late.collect()
+    }
+
+    /// Returns on which route clients gave up too late, if it cannot be ruled out that far too many do. Own requests do
+    /// not tell, because the deployer waits longer. So even a few requests of clients count here.
+    pub(super) fn too_many_give_up(&self) -> Option<String> {
+        let settings = BakeSettings {
+            min_requests: 1,
+            ..self.settings.clone()
+        };
+        self.traffic.endings.routes().find_map(|(route, endings)| {
+            let all = endings.failures(self.allowed_wait(route));
+            let tally = Tally {
+                failed: all.failed - endings.failures(None).failed,
+                ..all
+            };
+            let verdict = judge_errors(&settings, tally, self.budget.z());
+            (tally.failed > 0 && verdict.conclusion != Conclusion::Pass).then(|| {
+                format!(
+                    "clients give up late: {route}, {} of {} requests",
+                    tally.failed, tally.requests
+                )
+            })
+        })
     }
 
     /// How long a client has to wait at least before giving up speaks against the candidate; `None` if too few
