@@ -212,6 +212,8 @@ impl<'a> Observer<'a> {
         let good = answer.is_ok() && wrong.is_none();
         self.observation.own.count(good);
         if target == Target::Public {
+            // A refusal is in the log as one; another label is not.
+            let wrong = wrong.filter(|_| answer.is_ok());
             self.own_requests
                 .ended_on_clients_path(self.began.elapsed(), wrong);
         } else {

@@ -74,8 +74,9 @@ impl Ending {
     #[must_use]
     pub fn is_good(self, by_deployer: bool) -> Option<bool> {
         match self {
-            Self::Answered | Self::Refused(_) | Self::Left => Some(true),
-            // The deployer gives up only when its time limit has passed.
+            Self::Answered | Self::Left => Some(true),
+            // The deployer sends what the release can answer, and gives up only when its time limit has passed.
+            Self::Refused(_) => Some(!by_deployer),
             Self::GaveUp => by_deployer.then_some(false),
             Self::Failed | Self::Cut => Some(false),
             Self::BothFailed | Self::ByRouter => None,
@@ -380,7 +381,7 @@ mod tests {
         for (ending, of_client, own) in [
             (Ending::Answered, Some(true), Some(true)),
             (Ending::Left, Some(true), Some(true)),
-            (Ending::Refused(422), Some(true), Some(true)),
+            (Ending::Refused(422), Some(true), Some(false)),
             (Ending::GaveUp, None, Some(false)),
             (Ending::Failed, Some(false), Some(false)),
             (Ending::Cut, Some(false), Some(false)),
