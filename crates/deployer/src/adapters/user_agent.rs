@@ -58,9 +58,17 @@ fn random_token() -> io::Result<String> {
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
+fn is_token(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 fn read_or_create(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
-        Ok(token) => return Ok(token),
+        Ok(token) if is_token(token.trim()) => return Ok(token.trim().to_owned()),
+        Ok(_) => {
+            let message = format!("{} is not a token: remove it", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Err(_) => {}
     }
@@ -68,6 +76,7 @@ fn read_or_create(path: &Path) -> io::Result<String> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).mode(0o600).open(&new)?;
     file.write_all(random_token()?.as_bytes())?;
+    file.sync_all()?;
     // Unlike a renamed file, a link does not replace the token that another command has just created.
     let linked = fs::hard_link(&new, path);
     fs::remove_file(&new)?;

@@ -19,7 +19,7 @@ use std::{
 use crate::{
     bake::judge::{
         budget::ErrorBudget,
-        comparisons::patience,
+        comparisons::{latency_limit, patience},
         counters::Counters,
         error_rate::{judge_errors, needed_requests},
         hanging::Hanging,
@@ -28,7 +28,6 @@ use crate::{
     },
     config::{BakeSettings, OnInconclusive},
     evidence::{
-        latency::LatencyLimit,
         request::Request,
         sample::TrafficSample,
         tally::Tally,
@@ -39,6 +38,9 @@ use crate::{
 
 /// How many times an inconclusive end extends the bake.
 const EXTENSIONS: u32 = 2;
+
+/// How long after its end a bake still waits for what the previous release answers.
+const LONGEST_QUESTIONS: Duration = Duration::from_secs(30);
 
 /// One observation of the candidate.
 #[derive(Debug, Default)]
@@ -113,7 +115,11 @@ impl Bake {
             hanging: Hanging::new(patience(&settings, &before)),
             hang: 0,
             budget: ErrorBudget::new(&settings, &before, EXTENSIONS),
-            previous: PreviousRelease::new(can_ask_previous && settings.ask_previous, limit),
+            previous: PreviousRelease::new(
+                can_ask_previous && settings.ask_previous,
+                limit,
+                settings.max_rise,
+            ),
             until: settings.duration,
             needed: needed_requests(&settings),
             settings,
@@ -223,19 +229,6 @@ impl Bake {
         self.last_failure = failure;
     }
 
-    fn record_in_flight(&mut self, in_flight: Option<(f64, u64)>, ended: Option<Vec<(f64, f64)>>) {
-        // Readings without the log would count every ended request as hanging.
-        let (Some((at, count)), Some(ended)) = (in_flight, ended) else {
-            self.hang = 0;
-            return;
-        };
-        self.hanging.record_reading(at, count);
-        for (began, ended) in ended {
-            self.hanging.record_ended(began, ended);
-        }
-        self.hang = self.hanging.count(at).unwrap_or_default();
-    }
-
     /// Returns the verdict if there is one: at the end of the bake, or a few observations later if a check
     /// fails there. An inconclusive end may extend the bake.
     pub fn verdict(&mut self, elapsed: Duration) -> Option<Verdict> {
@@ -271,6 +264,9 @@ impl Bake {
         }
         // The next observations show whether a check that fails at the end continues to fail, and what the previous
         // release answers.
+        if elapsed >= self.until + LONGEST_QUESTIONS {
+            self.previous.cannot_be_asked();
+        }
         if elapsed < self.until || self.consecutive_failures > 0 || self.is_asking_previous() {
             return None;
         }
@@ -291,7 +287,8 @@ impl Bake {
         ];
         // Answers on one route must not hide failures on another one.
         let routes = self.traffic.endings.routes();
-        readings.extend(routes.map(|(route, endings)| {
+        let worse = routes.filter(|(route, endings)| self.fails_more_than_before(route, endings));
+        readings.extend(worse.map(|(route, endings)| {
             let failed = endings.describe(|ending| ending.is_good(false) == Some(false));
             (endings.failures(None), format!("on {route}, {failed}: "))
         }));
@@ -393,12 +390,5 @@ impl Bake {
     /// The requests within the last window.
     fn in_last_window(&self) -> Tally {
         self.recent.iter().map(|(_, tally, _)| *tally).sum()
-    }
-}
-
-fn latency_limit(settings: &BakeSettings) -> LatencyLimit {
-    LatencyLimit {
-        max_ratio: settings.max_ratio,
-        negligible: settings.negligible,
     }
 }

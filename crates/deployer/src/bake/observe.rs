@@ -80,8 +80,11 @@ impl Rollout<'_> {
                 tally: bake.tally(),
                 trouble: bake.trouble(),
             });
-            self.follow_question(&mut bake, &mut copies).await?;
+            if verdict.is_none() {
+                self.follow_question(&mut bake, &mut copies).await?;
+            }
             if let Some(verdict) = verdict {
+                copies.turn(false).await.map_err(words)?;
                 return self.conclude(verdict, &observer.own_requests, elapsed);
             }
         }

@@ -268,7 +268,9 @@ impl RouteEndings {
     /// The requests that failed on both colors.
     #[must_use]
     pub fn both_failed(&self) -> u64 {
-        self.total().both_failed
+        self.kinds
+            .get(&Ending::BothFailed)
+            .map_or(0, |(count, _)| *count)
     }
 
     /// How long answers took.
@@ -318,7 +320,8 @@ impl Endings {
         if ending == Ending::ByRouter {
             return;
         }
-        if let Some(on_route) = self.on_route_mut(&request.route) {
+        let is_answered = matches!(ending, Ending::Answered | Ending::Left);
+        if let Some(on_route) = self.on_route_mut(&request.route, is_answered) {
             on_route.count(request, ending);
         }
     }
@@ -327,7 +330,7 @@ impl Endings {
     /// counts.
     pub fn count_stood_in(&mut self, requests: &[Request]) {
         for request in requests.iter().filter(|request| !request.by_deployer) {
-            if let Some(on_route) = self.on_route_mut(&request.route) {
+            if let Some(on_route) = self.on_route_mut(&request.route, false) {
                 on_route.count_stood_in(request);
             }
         }
@@ -336,15 +339,22 @@ impl Endings {
     /// Adds later endings.
     pub fn add(&mut self, later: &Self) {
         for (route, later) in &later.0 {
-            if let Some(on_route) = self.on_route_mut(route) {
+            let is_answered = later.took.count() > 0;
+            if let Some(on_route) = self.on_route_mut(route, is_answered) {
                 on_route.add(later);
             }
         }
     }
 
-    /// The endings on a route; `None` if there is no room for another one.
-    fn on_route_mut(&mut self, route: &Route) -> Option<&mut RouteEndings> {
-        if !self.0.contains_key(route) && self.0.len() < Self::MOST_ROUTES {
+    /// The endings on a route; `None` if there is no room for another one. Half of the room is for routes that are
+    /// answered, so that a scanner cannot take it all.
+    fn on_route_mut(&mut self, route: &Route, is_answered: bool) -> Option<&mut RouteEndings> {
+        let room = if is_answered {
+            Self::MOST_ROUTES
+        } else {
+            Self::MOST_ROUTES / 2
+        };
+        if !self.0.contains_key(route) && self.0.len() < room {
             self.0.insert(route.clone(), RouteEndings::default());
         }
         self.0.get_mut(route)

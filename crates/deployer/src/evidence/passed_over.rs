@@ -73,9 +73,12 @@ impl Causes {
     ) -> Vec<Request> {
         let failures = requests.iter().filter_map(|request| {
             let ending = request.ending_for(color).filter(|_| request.tried(color))?;
+            // nginx remembers what it retries (proxy_next_upstream).
+            let first = request.attempts.first()?;
+            let retried = first.to_head.is_none() || matches!(first.status, Some(500 | 502 | 503));
             match ending {
-                Ending::BothFailed => Some((request.at, true)),
-                Ending::Failed | Ending::Cut => Some((request.at, false)),
+                Ending::BothFailed if retried => Some((request.at, true)),
+                Ending::Failed if retried => Some((request.at, false)),
                 _ => None,
             }
         });
@@ -105,8 +108,11 @@ impl Causes {
         let remembered = request.began() - Self::REMEMBERED..=request.at;
         let causes = self.failures.iter().copied();
         let causes = causes.filter(|(at, _)| remembered.contains(at));
-        let (both, alone): (Vec<_>, Vec<_>) = causes.partition(|(_, both)| *both);
-        match (both.len(), alone.len()) {
+        let (mut both, mut alone) = (0, 0);
+        for (_, on_both) in causes {
+            *if on_both { &mut both } else { &mut alone } += 1;
+        }
+        match (both, alone) {
             (0, 0) => None,
             (both, alone) if both > alone => Some(Cause::BothColors),
             _ => Some(Cause::ColorAlone),

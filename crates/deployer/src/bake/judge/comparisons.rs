@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Bake, error_rate::judge_errors, latency_limit, previous::Accusation, rises::Suspect};
+use super::{Bake, error_rate::judge_errors, previous::Accusation, rises::Suspect};
 use crate::config::BakeSettings;
 use crate::evidence::{
     difference::{Share, rise},
     endings::{Doubtful, RouteEndings},
-    latency::ComparedTail,
+    latency::{ComparedTail, LatencyLimit},
     request::Route,
     sample::{ENOUGH_LABELS, TrafficSample},
     statistics::{Drift, drift_of_labels, wilson},
@@ -107,6 +107,20 @@ impl Bake {
         })
     }
 
+    /// Whether requests on this route fail more often than before. A route that neither release ever answered, as a scanner
+    /// asks for, says nothing.
+    pub(super) fn fails_more_than_before(&self, route: &Route, since: &RouteEndings) -> bool {
+        let before = self.before.endings.on_route(route);
+        let answered = |endings: &RouteEndings| endings.took().count() > 0;
+        let failures = before
+            .map(|before| before.failures(None))
+            .unwrap_or_default();
+        let comparable = failures.requests >= self.settings.min_requests;
+        let rise = since.failures(None).error_rate() - failures.error_rate();
+        (answered(since) || before.is_some_and(answered))
+            && (!comparable || rise > self.settings.max_rise)
+    }
+
     /// Returns each route on which the candidate certainly fails too many requests if a client that gave up after a wait
     /// that is too long counts, too.
     pub(super) fn late_clients(&self) -> Vec<(Accusation, String)> {
@@ -169,6 +183,13 @@ impl Bake {
         let usual = took.quantile(0.99);
         let ratio = latency_limit(&self.settings).allowed_ratio(usual.as_secs_f64());
         (took.count() >= ENOUGH).then(|| usual.mul_f64(ratio))
+    }
+}
+
+pub(super) fn latency_limit(settings: &BakeSettings) -> LatencyLimit {
+    LatencyLimit {
+        max_ratio: settings.max_ratio,
+        negligible: settings.negligible,
     }
 }
 

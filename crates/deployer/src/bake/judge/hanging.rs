@@ -5,6 +5,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use super::Bake;
+
 /// How long after its end a request may be missing from the log: nginx's buffer and the reader's hold-back.
 const LOG_LAG: Duration = Duration::from_secs(3);
 
@@ -102,6 +104,27 @@ impl Hanging {
     /// Returns whether a request of this reading that has not ended has been in flight for too long.
     fn is_old(&self, reading: &Reading, now: f64) -> bool {
         reading.at + (self.allowed + LOG_LAG).as_secs_f64() <= now
+    }
+}
+
+impl Bake {
+    /// Records the requests in flight, if they were read, and those that ended, if the log was read.
+    pub(super) fn record_in_flight(
+        &mut self,
+        in_flight: Option<(f64, u64)>,
+        ended: Option<Vec<(f64, f64)>>,
+    ) {
+        let log_was_read = ended.is_some();
+        if let Some((at, count)) = in_flight {
+            self.hanging.record_reading(at, count);
+        }
+        // Also without a reading: earlier readings need to know which requests have ended.
+        for (began, ended) in ended.into_iter().flatten() {
+            self.hanging.record_ended(began, ended);
+        }
+        let count = in_flight.filter(|_| log_was_read);
+        let count = count.and_then(|(at, _)| self.hanging.count(at));
+        self.hang = count.unwrap_or_default();
     }
 }
 

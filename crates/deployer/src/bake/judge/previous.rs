@@ -67,6 +67,7 @@ pub(super) enum Ruling {
 pub(super) struct PreviousRelease {
     can_be_asked: bool,
     limit: LatencyLimit,
+    max_rise: f64,
     question: Option<Question>,
     /// Until when.
     excused: BTreeMap<Accusation, Duration>,
@@ -85,10 +86,11 @@ struct Question {
 }
 
 impl PreviousRelease {
-    pub(super) fn new(can_be_asked: bool, limit: LatencyLimit) -> Self {
+    pub(super) fn new(can_be_asked: bool, limit: LatencyLimit, max_rise: f64) -> Self {
         Self {
             can_be_asked,
             limit,
+            max_rise,
             question: None,
             excused: BTreeMap::new(),
             confirmed: BTreeMap::new(),
@@ -122,7 +124,7 @@ impl PreviousRelease {
             return;
         }
         if let Some(question) = self.question.take() {
-            let answer = question.answer(self.limit);
+            let answer = question.answer(self.limit, self.max_rise);
             self.answers.insert(answer.text.clone());
             if answer.excuses {
                 self.excused.insert(question.accusation, now + EXCUSED);
@@ -194,14 +196,14 @@ impl Question {
             .filter_map(|(id, original)| Some((original, self.copies.get(id)?)))
     }
 
-    fn answer(&self, limit: LatencyLimit) -> Answer {
+    fn answer(&self, limit: LatencyLimit, max_rise: f64) -> Answer {
         match &self.accusation {
-            Accusation::Rise(suspect) => self.compare_endings(suspect),
+            Accusation::Rise(suspect) => self.compare_endings(suspect, max_rise),
             Accusation::Latency => self.compare_latencies(limit),
         }
     }
 
-    fn compare_endings(&self, suspect: &Suspect) -> Answer {
+    fn compare_endings(&self, suspect: &Suspect, max_rise: f64) -> Answer {
         let (mut pairs, mut only_candidate, mut only_previous, mut both) = (0, 0, 0, 0);
         for (original, copy) in self.pairs() {
             if original.route != suspect.route {
@@ -222,8 +224,10 @@ impl Question {
             return Answer::unknown(pairs);
         }
         let difference = paired_difference(only_candidate, only_previous, pairs);
+        let measured = (only_candidate as f64 - only_previous as f64) / pairs as f64;
         Answer {
-            excuses: difference.low <= 0.0,
+            // Few pairs prove nothing: then the statistics before the switch hold.
+            excuses: difference.low <= 0.0 && measured <= max_rise,
             text: format!(
                 "the previous release got copies of {pairs} of these requests, and did the same with {} of them; the candidate did so with {}",
                 both + only_previous,
@@ -235,7 +239,8 @@ impl Question {
     fn compare_latencies(&self, limit: LatencyLimit) -> Answer {
         let (mut candidate, mut previous) = (Latencies::default(), Latencies::default());
         for (original, copy) in self.pairs() {
-            if let (Some(ours), Some(theirs)) = (original.took(), copy.took()) {
+            // nginx reads only the head of a copy's answer. A copy that failed fast is not fast.
+            if let (Some(ours), Some(theirs)) = (to_head(original), to_head(copy)) {
                 candidate.record(ours);
                 previous.record(theirs);
             }
@@ -262,6 +267,14 @@ impl Answer {
     }
 }
 
+/// The time to the head of an answer; `None` without a good answer.
+fn to_head(request: &Request) -> Option<Duration> {
+    let first = request.attempts.first()?;
+    first
+        .to_head
+        .filter(|_| first.status.is_some_and(|status| status < 400))
+}
+
 /// Whether a client's request ended so.
 fn ended_so(request: &Request, ending: Doubtful) -> bool {
     let Some(ended) = request.wanted.and_then(|color| request.ending_for(color)) else {
@@ -273,7 +286,9 @@ fn ended_so(request: &Request, ending: Doubtful) -> bool {
 /// Whether the copy of a client's request ended in the same way, or would have.
 fn copy_ended_so(original: &Request, copy: &Request, ending: Doubtful) -> bool {
     // The client gave up after this time.
-    let late = || ended_so(original, Doubtful::GaveUp) && copy.took() >= original.took();
+    let timed_out = copy.attempts.first().map(|attempt| attempt.status) == Some(Some(504));
+    let waited = copy.took() >= original.took() || timed_out;
+    let late = || ended_so(original, Doubtful::GaveUp) && waited;
     let refused = || {
         let ended = copy.wanted.and_then(|color| copy.ending_for(color));
         matches!(ended, Some(Ending::Refused(_)))
@@ -309,7 +324,9 @@ mod tests {
         let requests = statuses.iter().enumerate().map(|(number, status)| {
             let mut request = answered_by(color, *status);
             request.id = number.to_string();
-            request.attempts[0].to_end = Some(Duration::from_millis(milliseconds));
+            let took = Some(Duration::from_millis(milliseconds));
+            request.attempts[0].to_head = took;
+            request.attempts[0].to_end = took;
             if *status == 499 {
                 request.attempts[0].status = None;
                 request.attempts[0].to_head = None;
@@ -321,7 +338,7 @@ mod tests {
 
     /// The ruling after the candidate and the previous release gave these answers.
     fn ruling(accusation: &Accusation, originals: Vec<Request>, copies: Vec<Request>) -> Ruling {
-        let mut previous = PreviousRelease::new(true, LIMIT);
+        let mut previous = PreviousRelease::new(true, LIMIT, 0.02);
         assert_eq!(previous.rule(accusation, Duration::ZERO), Ruling::Wait);
         assert!(previous.is_being_asked());
         previous.record(originals, copies, Duration::from_secs(1));
@@ -373,13 +390,33 @@ mod tests {
     }
 
     #[test]
+    fn copies_that_prove_nothing_excuse_nothing() {
+        let refused = rise_of(Doubtful::Refused(422));
+        // Three of 25: too few for a proof, and far more than the previous release.
+        let statuses: Vec<u16> = (0..25)
+            .map(|number| if number < 3 { 422 } else { 200 })
+            .collect();
+        let originals = requests(Color::Green, &statuses, 2);
+        let copies = requests(Color::Blue, &[200; 25], 2);
+        assert!(holds(&ruling(&refused, originals, copies)));
+    }
+
+    #[test]
+    fn copy_that_times_out_is_as_late_as_the_original() {
+        let originals = requests(Color::Green, &[200, 499].repeat(50), 5_000);
+        let copies = requests(Color::Blue, &[504; 100], 2_000);
+        let gave_up = rise_of(Doubtful::GaveUp);
+        assert_eq!(ruling(&gave_up, originals, copies), Ruling::Excused);
+    }
+
+    #[test]
     fn few_copies_and_unasked_releases_excuse_nothing() {
         let refused = rise_of(Doubtful::Refused(422));
         let few = requests(Color::Green, &[422; 10], 2);
         assert!(holds(&ruling(&refused, few.clone(), few)));
-        let mut previous = PreviousRelease::new(false, LIMIT);
+        let mut previous = PreviousRelease::new(false, LIMIT, 0.02);
         assert!(holds(&previous.rule(&refused, Duration::ZERO)));
-        let mut previous = PreviousRelease::new(true, LIMIT);
+        let mut previous = PreviousRelease::new(true, LIMIT, 0.02);
         let unlabeled = rise_of(Doubtful::Unlabeled);
         assert!(holds(&previous.rule(&unlabeled, Duration::ZERO)));
         assert_eq!(previous.rule(&refused, Duration::ZERO), Ruling::Wait);
@@ -391,7 +428,7 @@ mod tests {
     #[test]
     fn excuse_expires_and_covers_the_sum_of_endings() {
         let refused = rise_of(Doubtful::Refused(422));
-        let mut previous = PreviousRelease::new(true, LIMIT);
+        let mut previous = PreviousRelease::new(true, LIMIT, 0.02);
         previous.rule(&refused, Duration::ZERO);
         let half = [200, 422].repeat(50);
         let (originals, copies) = (
