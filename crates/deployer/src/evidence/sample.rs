@@ -93,6 +93,10 @@ impl TrafficSample {
     /// Counts answers with this label to requests of this size.
     pub fn add_labels(&mut self, size: u64, label: &str, count: u64) {
         *self.labels.entry(label.to_owned()).or_default() += count;
+        self.add_labels_of_size(size, label, count);
+    }
+
+    fn add_labels_of_size(&mut self, size: u64, label: &str, count: u64) {
         let known = self.labels_by_size.contains_key(&size);
         if known || self.labels_by_size.len() < MOST_SIZES {
             let labels = self.labels_by_size.entry(size).or_default();
@@ -146,9 +150,12 @@ impl TrafficSample {
         self.tally.add(later.tally);
         self.latencies.add(&later.latencies);
         self.waits.add(&later.waits);
+        for (label, count) in &later.labels {
+            *self.labels.entry(label.clone()).or_default() += count;
+        }
         for (size, labels) in &later.labels_by_size {
             for (label, count) in labels {
-                self.add_labels(*size, label, *count);
+                self.add_labels_of_size(*size, label, *count);
             }
         }
         self.endings.add(&later.endings);

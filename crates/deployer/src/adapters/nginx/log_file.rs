@@ -13,28 +13,27 @@ pub(super) struct LogLines {
     pub(super) next: u64,
 }
 
-/// Returns the lines from the byte `after` on; without it, those near the end of the file. If the file is shorter than
-/// `after`, it was emptied, and is read from its beginning.
+/// Returns the lines from the byte `after` on, at most the last 256 MiB; without it, those near the end of the file. If the
+/// file is shorter than `after`, it was emptied, and is read from its beginning.
 pub(super) fn read_lines(path: &Path, after: Option<u64>) -> io::Result<LogLines> {
     /// About fifty thousand requests.
     const RECENT: u64 = 32 * 1024 * 1024;
+    /// Bounds the memory of a reader that comes late.
+    const MOST: u64 = 256 * 1024 * 1024;
 
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    let recent = length.saturating_sub(RECENT);
-    let start = match after {
-        Some(after) if after <= length => after,
-        Some(_) => 0,
-        None => recent,
-    };
+    let next = after.filter(|after| *after <= length).or(after.map(|_| 0));
+    let most = if next.is_some() { MOST } else { RECENT };
+    let start = next.unwrap_or_default().max(length.saturating_sub(most));
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let position_of_line = |newline: Option<usize>| newline.map_or(0, |newline| newline + 1);
     // nginx flushes whole lines, but a reader may still find half of one.
     let end = position_of_line(bytes.iter().rposition(|byte| *byte == b'\n'));
-    // The recent part of a long log begins within a line.
-    let begin = if after.is_none() && recent > 0 {
+    // A part that does not begin where the last one ended begins within a line.
+    let begin = if start > next.unwrap_or_default() {
         position_of_line(bytes.iter().position(|byte| *byte == b'\n'))
     } else {
         0
