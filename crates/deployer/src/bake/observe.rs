@@ -100,7 +100,7 @@ impl Rollout<'_> {
         let asks = bake.is_asking_previous();
         if asks && !copies.are_on() {
             self.note(format!(
-                "clients fare worse than before: the previous release on {} gets copies of their requests, to see whether it does better (bake.ask_previous)",
+                "more requests are refused, given up, or slow than before the switch: the previous release on {} gets copies, to see whether it does better (bake.ask_previous)",
                 self.plan.active
             ));
         }

@@ -34,8 +34,8 @@ impl Extent {
     fn deployments(self, should_stay: Option<bool>) -> u64 {
         match (self, should_stay) {
             (Self::Few, _) => 40,
-            (Self::Many, None) => 200,
-            (Self::Many, Some(_)) => 2_000,
+            (Self::Many, None) => 100,
+            (Self::Many, Some(_)) => 500,
         }
     }
 
