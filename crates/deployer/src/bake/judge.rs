@@ -149,9 +149,7 @@ impl Bake {
         // Other routes say nothing of predictions.
         let routes = self.traffic.endings.routes();
         let others = routes.filter(|(route, _)| route.path != self.predict_path);
-        let others: u64 = others
-            .map(|(_, endings)| endings.failures(None).requests)
-            .sum();
+        let others: u64 = others.map(|(_, endings)| endings.failures().requests).sum();
         let predictions = self.traffic.tally.requests.saturating_sub(others);
         let missing = due.saturating_sub(u128::from(predictions));
         // Bounded, so that own requests are not a load.
@@ -290,7 +288,7 @@ impl Bake {
         let worse = routes.filter(|(route, endings)| self.fails_more_than_before(route, endings));
         readings.extend(worse.map(|(route, endings)| {
             let failed = endings.describe(|ending| ending.is_good(false) == Some(false));
-            (endings.failures(None), format!("on {route}, {failed}: "))
+            (endings.failures(), format!("on {route}, {failed}: "))
         }));
         readings.into_iter().find_map(|(tally, source)| {
             let verdict = judge_errors(&self.settings, tally, self.budget.z());

@@ -15,6 +15,7 @@ pub struct Endings(BTreeMap<Route, RouteEndings>);
 /// How the requests on one route ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RouteEndings {
+    total: Counts,
     /// By the second in which they ended. Requests of one burst are not independent: its seconds tell.
     seconds: BTreeMap<i64, Counts>,
     /// By the client's address.
@@ -100,6 +101,14 @@ impl Counts {
         }
     }
 
+    fn count_stood_in(&mut self, request: &Request) {
+        self.requests += 1;
+        if request.status >= 500 {
+            self.both_failed += 1;
+            self.failed_for_client += 1;
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.answered += other.answered;
@@ -145,6 +154,7 @@ impl RouteEndings {
             .entry(ending)
             .or_insert_with(|| (0, request.id.clone()));
         *count += 1;
+        self.total.count(request, ending);
         let counts = self.seconds.entry(second_of(request)).or_default();
         counts.count(request, ending);
         self.forget_earliest_seconds();
@@ -167,16 +177,14 @@ impl RouteEndings {
     }
 
     fn count_stood_in(&mut self, request: &Request) {
+        self.total.count_stood_in(request);
         let counts = self.seconds.entry(second_of(request)).or_default();
-        counts.requests += 1;
-        if request.status >= 500 {
-            counts.both_failed += 1;
-            counts.failed_for_client += 1;
-        }
+        counts.count_stood_in(request);
         self.forget_earliest_seconds();
     }
 
     fn add(&mut self, later: &Self) {
+        self.total.add(&later.total);
         for (second, counts) in &later.seconds {
             self.seconds.entry(*second).or_default().add(counts);
         }
@@ -210,18 +218,16 @@ impl RouteEndings {
         }
     }
 
-    fn total(&self) -> Counts {
-        let mut total = Counts::default();
-        for counts in self.seconds.values() {
-            total.add(counts);
-        }
-        total
+    /// Whether a request was answered.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.total.answered > 0
     }
 
     /// The requests, or answers, and how many of them ended so.
     #[must_use]
     pub fn tally(&self, ending: Doubtful) -> Tally {
-        self.total().tally(ending)
+        self.total.tally(ending)
     }
 
     /// The same by second.
@@ -242,16 +248,19 @@ impl RouteEndings {
         }
     }
 
-    /// All requests, and those that the release itself failed: no answer, an error, half an answer, or none within
-    /// `allowed`, when the client gave up.
+    /// All requests, and those that the release itself failed: no answer, an error, or half an answer.
     #[must_use]
-    pub fn failures(&self, allowed: Option<Duration>) -> Tally {
-        let total = self.total();
-        let late = allowed.map_or(0, |allowed| self.gave_up_after.count_above(allowed));
+    pub fn failures(&self) -> Tally {
         Tally {
-            requests: total.requests,
-            failed: total.failed + late,
+            requests: self.total.requests,
+            failed: self.total.failed,
         }
+    }
+
+    /// The requests that clients gave up after more than `allowed`.
+    #[must_use]
+    pub fn gave_up_late(&self, allowed: Duration) -> u64 {
+        self.gave_up_after.count_above(allowed)
     }
 
     /// Lists the endings that `counts` chooses, with their numbers and an example: "2 cut (for example request 5f3a)".
@@ -339,8 +348,7 @@ impl Endings {
     /// Adds later endings.
     pub fn add(&mut self, later: &Self) {
         for (route, later) in &later.0 {
-            let is_answered = later.took.count() > 0;
-            if let Some(on_route) = self.on_route_mut(route, is_answered) {
+            if let Some(on_route) = self.on_route_mut(route, later.is_answered()) {
                 on_route.add(later);
             }
         }
@@ -375,13 +383,12 @@ impl Endings {
     #[must_use]
     pub fn requests(&self) -> u64 {
         let routes = self.0.values();
-        routes.map(|endings| endings.total().requests).sum()
+        routes.map(|endings| endings.total.requests).sum()
     }
 
     /// The routes with an answer. A route without one is no evidence: scanners ask for anything.
     pub fn answered_routes(&self) -> impl Iterator<Item = (&Route, &RouteEndings)> {
-        let answered = |endings: &RouteEndings| endings.total().answered > 0;
-        self.0.iter().filter(move |(_, endings)| answered(endings))
+        self.0.iter().filter(|(_, endings)| endings.is_answered())
     }
 }
 
@@ -389,7 +396,7 @@ impl RouteEndings {
     /// The ways in which requests ended that may be no fault of the release.
     #[must_use]
     pub fn doubtful(&self) -> Vec<Doubtful> {
-        let total = self.total();
+        let total = &self.total;
         let seen = [
             (total.both_failed, Doubtful::BothFailed),
             (total.gave_up, Doubtful::GaveUp),
@@ -467,7 +474,7 @@ mod tests {
         }
         assert_eq!(on_route.tally(Doubtful::FailedForClient), tally(18, 4));
         // The standby answered the failed requests.
-        assert_eq!(on_route.failures(None), tally(18, 4));
+        assert_eq!(on_route.failures(), tally(18, 4));
     }
 
     #[test]
@@ -479,8 +486,8 @@ mod tests {
             endings.count(&gave_up, Ending::GaveUp);
         }
         let on_route = endings.on_route(&gave_up.route).unwrap();
-        let failures = on_route.failures(Some(Duration::from_secs(1)));
-        assert_eq!(failures, tally(3, 1));
+        assert_eq!(on_route.gave_up_late(Duration::from_secs(1)), 1);
+        assert_eq!(on_route.failures(), tally(3, 0));
     }
 
     #[test]

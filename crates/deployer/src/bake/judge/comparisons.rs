@@ -7,7 +7,7 @@ use crate::config::BakeSettings;
 use crate::evidence::{
     difference::{Share, rise},
     endings::{Doubtful, RouteEndings},
-    latency::{ComparedTail, LatencyLimit},
+    latency::{ComparedTail, Latencies, LatencyLimit},
     request::Route,
     sample::{ENOUGH_LABELS, TrafficSample},
     statistics::{Drift, drift_of_labels, wilson},
@@ -111,13 +111,10 @@ impl Bake {
     /// asks for, says nothing.
     pub(super) fn fails_more_than_before(&self, route: &Route, since: &RouteEndings) -> bool {
         let before = self.before.endings.on_route(route);
-        let answered = |endings: &RouteEndings| endings.took().count() > 0;
-        let failures = before
-            .map(|before| before.failures(None))
-            .unwrap_or_default();
+        let failures = before.map(RouteEndings::failures).unwrap_or_default();
         let comparable = failures.requests >= self.settings.min_requests;
-        let rise = since.failures(None).error_rate() - failures.error_rate();
-        (answered(since) || before.is_some_and(answered))
+        let rise = since.failures().error_rate() - failures.error_rate();
+        (since.is_answered() || before.is_some_and(RouteEndings::is_answered))
             && (!comparable || rise > self.settings.max_rise)
     }
 
@@ -128,8 +125,9 @@ impl Bake {
         let routes = self.traffic.endings.routes();
         let late = routes.filter_map(|(route, endings)| {
             let allowed = self.allowed_wait(route)?;
-            let failures = endings.failures(Some(allowed));
-            let late = failures.failed - endings.failures(None).failed;
+            let late = endings.gave_up_late(allowed);
+            let mut failures = endings.failures();
+            failures.failed += late;
             let enough = failures.requests >= self.settings.min_requests && late > 0;
             let fails = wilson(failures, self.budget.z()).low > limit;
             (enough && fails).then(|| {
@@ -159,10 +157,9 @@ impl Bake {
             ..self.settings.clone()
         };
         self.traffic.endings.routes().find_map(|(route, endings)| {
-            let all = endings.failures(self.allowed_wait(route));
             let tally = Tally {
-                failed: all.failed - endings.failures(None).failed,
-                ..all
+                failed: endings.gave_up_late(self.allowed_wait(route)?),
+                ..endings.failures()
             };
             let verdict = judge_errors(&settings, tally, self.budget.z());
             (tally.failed > 0 && verdict.conclusion != Conclusion::Pass).then(|| {
@@ -177,12 +174,8 @@ impl Bake {
     /// How long a client has to wait at least before giving up speaks against the candidate; `None` if too few
     /// requests were answered before.
     pub(super) fn allowed_wait(&self, route: &Route) -> Option<Duration> {
-        const ENOUGH: u64 = 100;
-
         let took = self.before.endings.on_route(route)?.took();
-        let usual = took.quantile(0.99);
-        let ratio = latency_limit(&self.settings).allowed_ratio(usual.as_secs_f64());
-        (took.count() >= ENOUGH).then(|| usual.mul_f64(ratio))
+        longest_allowed(&self.settings, took)
     }
 }
 
@@ -195,18 +188,21 @@ pub(super) fn latency_limit(settings: &BakeSettings) -> LatencyLimit {
 
 /// How long a request may be in flight before it counts as hanging: longer than the latency rule allows.
 pub(super) fn patience(settings: &BakeSettings, before: &TrafficSample) -> Duration {
-    const ENOUGH: u64 = 100;
     /// A shorter wait is slow, and the latencies tell.
     const LEAST: Duration = Duration::from_secs(1);
     /// Without enough requests before the switch.
     const USUAL: Duration = Duration::from_secs(10);
 
-    if before.waits.count() < ENOUGH {
-        return USUAL;
-    }
-    let usual = before.waits.quantile(0.99);
+    longest_allowed(settings, &before.waits).map_or(USUAL, |longest| longest.max(LEAST))
+}
+
+/// The longest time that the latency rule allows after these times; `None` if they are too few.
+fn longest_allowed(settings: &BakeSettings, before: &Latencies) -> Option<Duration> {
+    const ENOUGH: u64 = 100;
+
+    let usual = before.quantile(0.99);
     let ratio = latency_limit(settings).allowed_ratio(usual.as_secs_f64());
-    usual.mul_f64(ratio).max(LEAST)
+    (before.count() >= ENOUGH).then(|| usual.mul_f64(ratio))
 }
 
 /// Returns how the typical size of answers differs, if it certainly does.
