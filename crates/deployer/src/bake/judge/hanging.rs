@@ -123,8 +123,10 @@ impl Bake {
             self.hanging.record_ended(began, ended);
         }
         let count = in_flight.filter(|_| log_was_read);
-        let count = count.and_then(|(at, _)| self.hanging.count(at));
-        self.hang = count.unwrap_or_default();
+        // Without a reading the last count holds. Counting from zero again would look like a rise.
+        if let Some(hang) = count.and_then(|(at, _)| self.hanging.count(at)) {
+            self.hang = hang;
+        }
     }
 }
 

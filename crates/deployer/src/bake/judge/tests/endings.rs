@@ -364,3 +364,26 @@ fn requests_that_hang_fail_within_seconds() {
         verdict.summary
     );
 }
+
+#[test]
+fn missing_reading_of_requests_in_flight_looks_like_no_rise() {
+    let mut before = endings(1_000, &[]);
+    for _ in 0..1_000 {
+        before.waits.record(Duration::from_millis(20));
+    }
+    let mut bake = bake_after(before);
+    for second in 0..58 {
+        let now = second as f64;
+        // Three requests in two hundred hang, fewer than `max_rise` allows.
+        let reading = Some((now, second * 3 / 2)).filter(|_| second != 46);
+        bake.record(Observation {
+            at: Duration::from_secs(second),
+            traffic: endings_within(second..second + 1, 100, &[]),
+            in_flight: reading,
+            ended: Some(Vec::new()),
+            ..observation(0, 0)
+        });
+        let verdict = bake.verdict(Duration::from_secs(second));
+        assert_eq!(verdict, None, "{second}");
+    }
+}
