@@ -1,6 +1,6 @@
 //! The command line. Parses only.
 
-use std::{ffi::OsString, io::Write as _, path::PathBuf};
+use std::{ffi::OsString, fmt, io::Write as _, path::PathBuf};
 
 use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -174,30 +174,29 @@ pub enum Command {
     },
 }
 
-impl Command {
-    /// The command as the user typed it, for the lock and for messages.
-    #[must_use]
-    pub fn words(&self) -> String {
-        match self {
-            Self::Up => "up".to_owned(),
+/// The command as the user typed it, for the lock and for messages.
+impl fmt::Display for Command {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Up => "up",
             Self::Deploy {
                 version: Some(version),
                 ..
-            } => format!("deploy {version}"),
-            Self::Deploy { version: None, .. } => "deploy".to_owned(),
-            Self::Rollback => "rollback".to_owned(),
-            Self::Switch { color } => format!("switch {color}"),
-            Self::Validate { .. } => "validate".to_owned(),
-            Self::Report { .. } => "report".to_owned(),
-            Self::Recover { .. } => "recover".to_owned(),
-            Self::Status { .. } => "status".to_owned(),
-            Self::History => "history".to_owned(),
-            Self::Doctor => "doctor".to_owned(),
-            Self::Monitor => "monitor".to_owned(),
-            Self::AlertTest => "alert-test".to_owned(),
-            Self::Down => "down".to_owned(),
-            Self::Completions { .. } => "completions".to_owned(),
-            Self::Man { .. } => "man".to_owned(),
-        }
+            } => return write!(formatter, "deploy {version}"),
+            Self::Deploy { version: None, .. } => "deploy",
+            Self::Rollback => "rollback",
+            Self::Switch { color } => return write!(formatter, "switch {color}"),
+            Self::Validate { .. } => "validate",
+            Self::Report { .. } => "report",
+            Self::Recover { .. } => "recover",
+            Self::Status { .. } => "status",
+            Self::History => "history",
+            Self::Doctor => "doctor",
+            Self::Monitor => "monitor",
+            Self::AlertTest => "alert-test",
+            Self::Down => "down",
+            Self::Completions { .. } => "completions",
+            Self::Man { .. } => "man",
+        })
     }
 }

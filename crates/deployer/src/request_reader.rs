@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::{
     event::{Event, Reporter},
     evidence::request::Request,
-    ports::{LogCursor, PortError, Ports, RequestLog},
+    ports::{LogCursor, PortError, RequestLog},
 };
 
 /// Returns each logged request once, and reports it to the report of the deployment.
@@ -24,11 +24,11 @@ struct Progress {
 }
 
 impl<'a> RequestReader<'a> {
-    /// A reader that has read nothing.
+    /// A reader that has read nothing. `log` is `None` if this machine cannot read it.
     #[must_use]
-    pub fn new(ports: &'a Ports, reporter: &'a dyn Reporter) -> Self {
+    pub fn new(log: Option<&'a dyn RequestLog>, reporter: &'a dyn Reporter) -> Self {
         Self {
-            log: ports.request_log.as_deref(),
+            log,
             reporter,
             progress: Mutex::default(),
         }
@@ -147,11 +147,7 @@ mod tests {
             failing_read: 3,
             problem: Mutex::default(),
         };
-        let reader = RequestReader {
-            log: Some(&log),
-            reporter: &reported,
-            progress: Mutex::default(),
-        };
+        let reader = RequestReader::new(Some(&log), &reported);
         assert_eq!(new_requests(&reader).await, Some(1));
         assert_eq!(new_requests(&reader).await, Some(1));
         assert_eq!(new_requests(&reader).await, None, "the failing read");
@@ -168,11 +164,7 @@ mod tests {
             failing_read: 0,
             problem: Mutex::default(),
         };
-        let reader = RequestReader {
-            log: Some(&log),
-            reporter: &reported,
-            progress: Mutex::default(),
-        };
+        let reader = RequestReader::new(Some(&log), &reported);
         let recent = reader.recent_requests().await.unwrap().unwrap();
         assert_eq!(recent.len(), 1);
         assert_eq!(reader.unparsable_lines(), 0);
@@ -188,11 +180,7 @@ mod tests {
             failing_read: 0,
             problem: Mutex::default(),
         };
-        let reader = RequestReader {
-            log: Some(&log),
-            reporter: &reported,
-            progress: Mutex::default(),
-        };
+        let reader = RequestReader::new(Some(&log), &reported);
         let problem = PortError::Other("no error log".to_owned());
         for (now, notes) in [(true, 1), (true, 1), (false, 1), (true, 2)] {
             let now = now.then(|| problem.clone());

@@ -245,9 +245,9 @@ fn refused(request: &str, status: u16, body: &str) -> PortError {
 
 /// Formats the body of an answer to follow a sentence; empty if it is empty.
 fn excerpt(body: &str) -> String {
-    const ENOUGH: usize = 200;
+    const MAX_CHARACTERS: usize = 200;
     let body = body.trim();
-    match body.char_indices().nth(ENOUGH) {
+    match body.char_indices().nth(MAX_CHARACTERS) {
         _ if body.is_empty() => String::new(),
         Some((end, _)) => format!(": {} ...", &body[..end]),
         None => format!(": {body}"),

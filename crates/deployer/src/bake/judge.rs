@@ -19,11 +19,11 @@ use std::{
 use crate::{
     bake::judge::{
         budget::ErrorBudget,
-        comparisons::{latency_limit, patience},
+        comparisons::{hang_timeout, latency_limit},
         counters::Counters,
         error_rate::{judge_errors, needed_requests},
         hanging::Hanging,
-        previous::{Accusation, PreviousRelease, Ruling},
+        previous::{PreviousComparison, PreviousRelease, Regression},
         rises::Rises,
     },
     config::{BakeSettings, OnInconclusive},
@@ -40,7 +40,7 @@ use crate::{
 const EXTENSIONS: u32 = 2;
 
 /// How long after its end a bake still waits for what the previous release answers.
-const LONGEST_QUESTIONS: Duration = Duration::from_secs(30);
+const MAX_QUESTIONS: Duration = Duration::from_secs(30);
 
 /// One observation of the candidate.
 #[derive(Debug, Default)]
@@ -112,7 +112,7 @@ impl Bake {
         let limit = latency_limit(&settings);
         Self {
             predict_path: predict_path.to_owned(),
-            hanging: Hanging::new(patience(&settings, &before)),
+            hanging: Hanging::new(hang_timeout(&settings, &before)),
             hang: 0,
             budget: ErrorBudget::new(&settings, &before, EXTENSIONS),
             previous: PreviousRelease::new(
@@ -249,7 +249,7 @@ impl Bake {
         if self.consecutive_failures >= self.settings.failures {
             let last = self.last_failure.as_deref().unwrap_or_default();
             let summary = format!(
-                "{} checks in a row failed, the last one: {last}",
+                "{} checks in a row failed (bake.failures), the last one: {last}",
                 self.consecutive_failures
             );
             return Some(Verdict::new(Conclusion::Fail, summary));
@@ -262,7 +262,7 @@ impl Bake {
         }
         // The next observations show whether a check that fails at the end continues to fail, and what the previous
         // release answers.
-        if elapsed >= self.until + LONGEST_QUESTIONS {
+        if elapsed >= self.until + MAX_QUESTIONS {
             self.previous.cannot_be_asked();
         }
         if elapsed < self.until || self.consecutive_failures > 0 || self.is_asking_previous() {
@@ -302,23 +302,23 @@ impl Bake {
     /// Returns a verdict if the candidate is certainly worse than the previous release was, and is now.
     fn fails_by_comparison(&mut self, elapsed: Duration) -> Option<Verdict> {
         let rises: Vec<_> = self.rises().certain().collect();
-        let mut accusations: Vec<(Accusation, String)> = rises
+        let mut regressions: Vec<(Regression, String)> = rises
             .into_iter()
-            .map(|(suspect, text)| (Accusation::Rise(suspect), text))
+            .map(|(symptom, text)| (Regression::Rise(symptom), text))
             .collect();
-        accusations.extend(self.late_clients());
+        regressions.extend(self.late_clients());
         // The first requests after a switch open connections and fill caches.
         let warm = elapsed >= self.settings.duration / 2;
         if warm && let Some(text) = self.slower() {
-            accusations.push((Accusation::Latency, text));
+            regressions.push((Regression::Latency, text));
         }
-        for (accusation, text) in accusations {
-            match self.previous.rule(&accusation, elapsed) {
-                Ruling::Wait | Ruling::Excused => {}
-                Ruling::Holds(asked) if asked.is_empty() => {
+        for (regression, text) in regressions {
+            match self.previous.compare(&regression, elapsed) {
+                PreviousComparison::Pending | PreviousComparison::Shared => {}
+                PreviousComparison::Confirmed(asked) if asked.is_empty() => {
                     return Some(Verdict::new(Conclusion::Fail, text));
                 }
-                Ruling::Holds(asked) => {
+                PreviousComparison::Confirmed(asked) => {
                     return Some(Verdict::new(Conclusion::Fail, format!("{text}; {asked}")));
                 }
             }
@@ -355,11 +355,11 @@ impl Bake {
             return Some(inconclusive(text));
         }
         let rises: Vec<_> = self.rises().probable().collect();
-        for (suspect, text) in rises {
-            match self.previous.rule(&Accusation::Rise(suspect), elapsed) {
-                Ruling::Wait => return None,
-                Ruling::Excused => {}
-                Ruling::Holds(_) => return Some(inconclusive(text)),
+        for (symptom, text) in rises {
+            match self.previous.compare(&Regression::Rise(symptom), elapsed) {
+                PreviousComparison::Pending => return None,
+                PreviousComparison::Shared => {}
+                PreviousComparison::Confirmed(_) => return Some(inconclusive(text)),
             }
         }
         Some(verdict)

@@ -12,7 +12,7 @@ use crate::{
         own_requests::{OwnRequests, WrongAnswers},
     },
     config::OnInconclusive,
-    deployment::rollout::{Rollout, rounded, seconds, words},
+    deployment::rollout::{Rollout, message, rounded, seconds},
     event::Event,
     evidence::{
         passed_over::PassedOver,
@@ -84,7 +84,7 @@ impl Rollout<'_> {
                 self.follow_question(&mut bake, &mut copies).await?;
             }
             if let Some(verdict) = verdict {
-                copies.turn(false).await.map_err(words)?;
+                copies.turn(false).await.map_err(message)?;
                 return self.conclude(verdict, &observer.own_requests, elapsed);
             }
         }
@@ -107,9 +107,9 @@ impl Rollout<'_> {
         match copies.turn(asks).await {
             Err(_) if asks => {
                 bake.cannot_ask_previous();
-                self.ports.flags.set_shadow(false).await.map_err(words)
+                self.ports.flags.set_shadow(false).await.map_err(message)
             }
-            turned => turned.map_err(words),
+            turned => turned.map_err(message),
         }
     }
 
@@ -140,7 +140,7 @@ impl Rollout<'_> {
         let error = match read {
             Some(Ok(mut requests)) => {
                 let problem = self.requests.problem();
-                observation.unread.extend(problem.map(words));
+                observation.unread.extend(problem.map(message));
                 let spans = requests.iter().map(|request| (request.began(), request.at));
                 observation.ended = Some(spans.collect());
                 requests.retain(|request| since.is_none_or(|since| request.at >= since));

@@ -21,7 +21,7 @@ use crate::{
     },
     color::Color,
     config::Settings,
-    deployment::rollout::words,
+    deployment::rollout::message,
     examples::Example,
     ports::{PortError, Ports, Prediction, Service, ServiceState, Target},
     release::Health,
@@ -174,7 +174,7 @@ impl<'a> Observer<'a> {
                 if health.is_err() {
                     self.ask_fleet();
                 }
-                self.checks.health_answered(check, health.map_err(words));
+                self.checks.health_answered(check, health.map_err(message));
             }
             Ended::TestRequest(check, input, answer) => {
                 self.expected.learn(input, &answer);
@@ -185,7 +185,7 @@ impl<'a> Observer<'a> {
                 if let Some(wrong) = wrong {
                     self.own_requests.record_wrong(wrong);
                 }
-                let answer = answer.map(drop).map_err(words);
+                let answer = answer.map(drop).map_err(message);
                 self.checks.request_answered(check, answer);
             }
             Ended::OwnRequest(target, input, answer) => self.record_own(target, input, &answer),
@@ -244,7 +244,7 @@ impl<'a> Observer<'a> {
                     Ok(Some(how))
                 }
                 Ok(Ok((ServiceState::Running | ServiceState::Unmanaged, _))) => Ok(None),
-                Ok(Err(error)) => Err(words(error)),
+                Ok(Err(error)) => Err(message(error)),
                 Err(_) => Err(format!(
                     "no answer within {}",
                     humantime::format_duration(limit)

@@ -138,6 +138,8 @@ impl OwnRequests {
         }
         // Other requests of a deployer are logged too, such as health checks.
         self.early = (self.early + logged - matched).min(self.unanswered);
+        // The others' answers were right. Kept, they would excuse wrong answers of the candidate.
+        self.by_others = self.by_others.min(self.unanswered + self.awaited.len());
         let due = |answer: &&Awaited| answer.at + Self::PATIENCE < now;
         let overdue = self.awaited.iter().take_while(due).count();
         self.awaited.drain(..overdue);
@@ -226,6 +228,17 @@ mod tests {
         assert_eq!(own_requests.to_send(10), 7);
         assert!(own_requests.match_log(&logged(2, true), CANDIDATE, SOON));
         assert_eq!(own_requests.to_send(3), 2);
+    }
+
+    #[test]
+    fn right_answer_of_standby_excuses_no_later_wrong_one() {
+        let mut own_requests = answered(1, SOON);
+        // Green answered, which is the standby here.
+        assert!(own_requests.match_log(&logged(1, true), Color::Blue, SOON));
+        own_requests.sent();
+        own_requests.ended_on_clients_path(SOON, Some("answered \"bad\"".to_owned()));
+        assert!(own_requests.match_log(&logged(1, true), Color::Green, SOON));
+        assert_eq!(own_requests.take_logged_wrong(), 1);
     }
 
     #[test]

@@ -71,7 +71,7 @@ async fn prove_and_switch(
         active_down,
         examples: &examples,
         ports,
-        requests: RequestReader::new(ports, reporter),
+        requests: RequestReader::new(ports.request_log.as_deref(), reporter),
         journal,
         reporter,
     }

@@ -53,7 +53,7 @@ async fn unfinished_work(ports: &Ports) -> anyhow::Result<Vec<String>> {
         ));
     }
     if let Some(pending) = entries.traffic_move {
-        steps.push(format!("complete {}", pending.words()));
+        steps.push(format!("complete {pending}"));
     }
     Ok(steps)
 }

@@ -35,7 +35,7 @@ fn line(past: &HistoryEntry) -> String {
     let line = format!(
         "{:<22}{:<13}{:<7}{:<14}{took:>8}  {:<18} {}",
         format!("{:.0}", past.at),
-        past.action.words(),
+        past.action.as_str(),
         past.color.name(),
         past.version.as_deref().unwrap_or("-"),
         past.by,

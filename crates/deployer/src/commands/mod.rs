@@ -89,10 +89,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
     let ports = &adapters::connect(settings)?;
     let (terminal, lines) = (Terminal::new(), JsonLines);
     let reporter: &dyn Reporter = if global.json { &lines } else { &terminal };
-    let lock = async || {
-        let words = command.words();
-        lock(ports, &words, MAX_WAIT_FOR_MONITOR, reporter).await
-    };
+    let lock = async || lock(ports, &command.to_string(), MAX_WAIT_FOR_MONITOR, reporter).await;
     match &command {
         Command::Deploy {
             version,

@@ -80,7 +80,7 @@ async fn resume_move(
     };
     let resumed = traffic_mover.resume(true).await;
     resumed.map_err(CommandError::halted)?;
-    Ok(Some(format!("recovered: {}", pending.words())))
+    Ok(Some(format!("recovered: {pending}")))
 }
 
 /// Starts the bake of the last deployment again.
@@ -107,7 +107,7 @@ async fn resume_bake(
         active_down: false,
         examples: &examples,
         ports,
-        requests: RequestReader::new(ports, reporter),
+        requests: RequestReader::new(ports.request_log.as_deref(), reporter),
         journal,
         reporter,
     };

@@ -15,12 +15,12 @@ pub(super) fn run(settings: &Settings, id: Option<&str>) -> anyhow::Result<Comma
     reports.write_page(&record).map_err(CommandError::usage)?;
     let mut object = serde_json::to_value(&record)?;
     object["event"] = "report".into();
-    let text = format!("{}\n\n{}", words(&record), page.display());
+    let text = format!("{}\n\n{}", lines(&record), page.display());
     Ok(CommandOutput::success(text).with_object(object))
 }
 
 /// Formats the report as lines.
-fn words(record: &Record) -> String {
+fn lines(record: &Record) -> String {
     let mut lines = vec![record.headline()];
     for gate in &record.gates {
         lines.push(format!(

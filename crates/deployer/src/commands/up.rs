@@ -71,7 +71,7 @@ async fn await_healthy(
         color,
         release,
         ports,
-        requests: &RequestReader::new(ports, reporter),
+        requests: &RequestReader::new(ports.request_log.as_deref(), reporter),
         examples: &Examples::default(),
         before: &TrafficSample::default(),
         earlier: &[],

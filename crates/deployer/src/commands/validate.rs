@@ -45,7 +45,7 @@ pub(super) async fn run(
     let release = wanted(&settings, version).map_err(CommandError::usage)?;
     let verdicts = Verdicts::default();
     let reporter = &Reporters(vec![terminal, &verdicts]);
-    let requests = RequestReader::new(ports, reporter);
+    let requests = RequestReader::new(ports.request_log.as_deref(), reporter);
     let before = recent_traffic(active, &requests, terminal).await;
     let gate_runner = GateRunner {
         settings: &settings,

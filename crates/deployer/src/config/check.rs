@@ -1,6 +1,6 @@
 //! The allowed range of each setting.
 
-use std::time::Duration;
+use humantime::format_duration;
 
 use crate::config::{file::SettingsError, settings::Settings};
 
@@ -147,7 +147,12 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         ("hooks.timeout", hooks.timeout),
         ("monitor.interval", monitor.interval),
     ] {
-        ensure(!duration.is_zero(), key, words(duration), "longer than 0s")?;
+        ensure(
+            !duration.is_zero(),
+            key,
+            format_duration(duration).to_string(),
+            "longer than 0s",
+        )?;
     }
     for (key, duration) in [
         ("bake.duration", bake.duration),
@@ -156,7 +161,7 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         ensure(
             duration >= bake.interval,
             key,
-            words(duration),
+            format_duration(duration).to_string(),
             "at least bake.interval",
         )?;
     }
@@ -177,10 +182,6 @@ fn ensure(
         value: value.to_string(),
         expected,
     })
-}
-
-fn words(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
 }
 
 #[cfg(test)]

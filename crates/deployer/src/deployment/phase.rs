@@ -53,13 +53,13 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Self::RolledBack => "rolled_back",
-            other => other.words(),
+            other => other.as_str(),
         }
     }
 
-    /// The phase in words that fit after "is" or "was".
+    /// The phase as it follows "is" or "was".
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Planned => "planned",
             Self::Starting => "starting",
@@ -76,6 +76,6 @@ impl Phase {
 
 impl fmt::Display for Phase {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(self.words())
+        formatter.pad(self.as_str())
     }
 }

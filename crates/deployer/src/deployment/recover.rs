@@ -72,15 +72,15 @@ async fn end_deployment(
             reporter.report(&Event::Note { text });
         }
     };
-    let words = |error: PortError| error.to_string();
-    note(ports.flags.set_shadow(false).await.map_err(words));
+    let message = |error: PortError| error.to_string();
+    note(ports.flags.set_shadow(false).await.map_err(message));
     if phase == Phase::Planned {
-        note(restore_standby(ports, plan).await.map_err(words));
+        note(restore_standby(ports, plan).await.map_err(message));
     }
     let traffic = Traffic::on(ports.router.active().await?, plan);
     // A switched candidate receives this flag only at the end of its bake.
     let fit = ports.flags.is_fit(plan.idle).await;
-    let proven = fit.map_err(|error| note(Err(words(error)))).ok();
+    let proven = fit.map_err(|error| note(Err(message(error)))).ok();
     let decide = |previous_healthy| ending(phase, traffic, proven, previous_healthy);
     let (end, obstacle) = match decide(None) {
         Ending::RollBack if traffic != Traffic::Previous => {
@@ -98,7 +98,7 @@ async fn end_deployment(
     // Requests may still hang on the candidate. The router repeats them on the color that has the traffic.
     if end.stops_candidate(phase) {
         let stopped = ports.fleet.stop(Service::Server(plan.idle)).await;
-        note(stopped.map_err(words));
+        note(stopped.map_err(message));
     }
     reporter.report(&Event::PhaseReached {
         phase: ended,

@@ -131,8 +131,8 @@ impl Rollout<'_> {
         // Before `Starting`: if a flag cannot be changed, the standby is still untouched and must not be
         // stopped.
         let flags = &self.ports.flags;
-        flags.set_fit(active, !active_down).await.map_err(words)?;
-        flags.set_fit(idle, false).await.map_err(words)?;
+        flags.set_fit(active, !active_down).await.map_err(message)?;
+        flags.set_fit(idle, false).await.map_err(message)?;
 
         self.reach(phase, Phase::Starting).await?;
         self.hook_after(Phase::Starting, None).await;
@@ -140,7 +140,7 @@ impl Rollout<'_> {
             .fleet
             .start(idle, &release.version)
             .await
-            .map_err(words)?;
+            .map_err(message)?;
         let gate_runner = GateRunner {
             settings: self.settings,
             color: idle,
@@ -164,7 +164,7 @@ impl Rollout<'_> {
             .await?;
         // If the gate `shadow` could not end the copies, its verdict is inconclusive, and the settings may let it
         // pass. After the switch the copies would go to the release that was replaced.
-        flags.set_shadow(false).await.map_err(words)?;
+        flags.set_shadow(false).await.map_err(message)?;
 
         let golden_labels = gate_runner.golden_labels.take();
         self.hook_before(Phase::Validated).await?;
@@ -196,7 +196,7 @@ impl Rollout<'_> {
             ));
         }
         // The standby answers every client. Replacing it would be an outage.
-        if self.ports.flags.is_fit(idle).await.map_err(words)?
+        if self.ports.flags.is_fit(idle).await.map_err(message)?
             && self.check_health(idle).await.is_ok()
         {
             return Err(format!(
@@ -236,7 +236,7 @@ impl Rollout<'_> {
         self.hook_before(Phase::Promoted).await?;
         self.confirm_traffic_stayed().await?;
         let fit = self.ports.flags.set_fit(self.plan.idle, true).await;
-        fit.map_err(words)?;
+        fit.map_err(message)?;
         phase.set(Phase::Promoted);
         Ok(summary)
     }
@@ -329,7 +329,7 @@ impl Rollout<'_> {
         self.journal
             .record_phase(self.plan, next, None)
             .await
-            .map_err(words)?;
+            .map_err(message)?;
         phase.set(next);
         self.reporter.report(&Event::PhaseReached {
             phase: next,
@@ -342,7 +342,7 @@ impl Rollout<'_> {
     async fn hook_before(&self, phase: Phase) -> Result<(), String> {
         let hooks = &self.ports.hooks;
         let run = hooks.run(HookPoint::Before, phase, self.plan, None);
-        run.await.map_err(words)
+        run.await.map_err(message)
     }
 
     /// Runs the hook after a phase. Its failure is only reported.
@@ -369,7 +369,7 @@ impl Rollout<'_> {
             .journal
             .record_phase(self.plan, phase, Some(&reason))
             .await;
-        let unwritten = written.err().map(words);
+        let unwritten = written.err().map(message);
         if let Some(text) = unwritten.clone() {
             self.note(text);
         }
@@ -385,7 +385,7 @@ impl Rollout<'_> {
     }
 }
 
-pub(crate) fn words(error: impl std::error::Error) -> String {
+pub(crate) fn message(error: impl std::error::Error) -> String {
     error.to_string()
 }
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     deployment::{
         plan::Plan,
-        rollout::{Rollout, seconds, words},
+        rollout::{Rollout, message, seconds},
     },
     event::Event,
     gates,
@@ -25,7 +25,7 @@ impl Rollout<'_> {
             ref release,
             ..
         } = *self.plan;
-        let now = self.ports.router.active().await.map_err(words)?;
+        let now = self.ports.router.active().await.map_err(message)?;
         if now != active {
             return Err(format!(
                 "a person moved traffic to {now} during the deployment"
@@ -44,7 +44,7 @@ impl Rollout<'_> {
         if let Some(error) = unread {
             self.note(error.to_string());
         }
-        let from = self.ports.router.switch_to(idle).await.map_err(words)?;
+        let from = self.ports.router.switch_to(idle).await.map_err(message)?;
         self.reporter
             .report(&Event::TrafficMoved { from, to: idle });
         self.confirm_clients_reach(release).await?;

@@ -114,7 +114,6 @@ impl TrafficMover<'_> {
         let Some(traffic_move) = pending.and_then(|entries| entries.traffic_move) else {
             return Ok(None);
         };
-        let words = traffic_move.words();
         let moved = self.ports.router.active().await? == traffic_move.to;
         let go_on = go_on && traffic_move.action != Action::FailedOver;
         let resume = moved || go_on && self.is_healthy(traffic_move.to).await;
@@ -124,11 +123,13 @@ impl TrafficMover<'_> {
             }
             self.note_failure(self.journal.finish_move().await);
             self.note(format!(
-                "{words} was interrupted before traffic moved, and was undone"
+                "{traffic_move} was interrupted before traffic moved, and was undone"
             ));
             return Ok(None);
         }
-        self.note(format!("{words} was interrupted and is being completed"));
+        self.note(format!(
+            "{traffic_move} was interrupted and is being completed"
+        ));
         self.move_flags(&traffic_move).await?;
         let written = self.record(&traffic_move).await;
         // This may be much later. A color that has recovered in between has answered its hanging requests.

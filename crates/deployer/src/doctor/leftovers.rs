@@ -29,7 +29,7 @@ pub(crate) async fn leftovers(ports: &Ports) -> Vec<Finding> {
             if let Some(pending) = entries.traffic_move.filter(|_| is_free) {
                 findings.push(Finding::wrong(
                     "deployment",
-                    format!("{} was interrupted", pending.words()),
+                    format!("{pending} was interrupted"),
                     "`deployer recover` completes or undoes it",
                 ));
             }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use humantime::format_duration;
+
 use crate::{
     color::Color,
     config::{FleetKind, Settings},
@@ -43,10 +45,6 @@ pub(crate) async fn time_limits(settings: &Settings, ports: &Ports) -> Vec<Findi
     findings
 }
 
-fn words(duration: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(duration)
-}
-
 /// A finding, unless the condition holds.
 fn unless(holds: bool, text: String, advice: &str) -> Option<Finding> {
     (!holds).then(|| Finding::wrong(TOPIC, text, advice))
@@ -60,8 +58,8 @@ fn of_the_settings(settings: &Settings) -> Vec<Finding> {
             load.max_p99 <= load.timeout,
             format!(
                 "load.max_p99 ({}) is longer than load.timeout ({}), and can never be exceeded",
-                words(load.max_p99),
-                words(load.timeout)
+                format_duration(load.max_p99),
+                format_duration(load.timeout)
             ),
             "lower load.max_p99, or raise load.timeout",
         ),
@@ -69,8 +67,8 @@ fn of_the_settings(settings: &Settings) -> Vec<Finding> {
             detection <= bake.duration,
             format!(
                 "a release that hangs is found after bake.failures × (bake.interval + probe.timeout) = {}, which is longer than bake.duration ({})",
-                words(detection),
-                words(bake.duration)
+                format_duration(detection),
+                format_duration(bake.duration)
             ),
             "raise bake.duration, or lower bake.failures or probe.timeout",
         ),
@@ -87,8 +85,8 @@ fn of_the_router(settings: &Settings, router: RouterLimits) -> Vec<Finding> {
             load.timeout <= router.read,
             format!(
                 "load.timeout ({}) is longer than the router waits ({}): the gate `load` can pass a release whose clients get timeouts",
-                words(load.timeout),
-                words(router.read)
+                format_duration(load.timeout),
+                format_duration(router.read)
             ),
             "set load.timeout to at most nginx's proxy_read_timeout",
         ),
@@ -96,9 +94,9 @@ fn of_the_router(settings: &Settings, router: RouterLimits) -> Vec<Finding> {
             worst <= router.read,
             format!(
                 "load.max_p99 ({}) times headroom.factor ({}) is longer than the router waits ({}): what passes load can be refused by headroom",
-                words(load.max_p99),
+                format_duration(load.max_p99),
                 settings.headroom.factor,
-                words(router.read)
+                format_duration(router.read)
             ),
             "lower load.max_p99, or raise nginx's proxy_read_timeout",
         ),
@@ -106,8 +104,8 @@ fn of_the_router(settings: &Settings, router: RouterLimits) -> Vec<Finding> {
             router.longest_read < end,
             format!(
                 "the router waits {} for a color that hangs (proxy_read_timeout), and tries no other color after {} (proxy_next_upstream_timeout): the standby does not stand in for a color that hangs",
-                words(router.longest_read),
-                words(end)
+                format_duration(router.longest_read),
+                format_duration(end)
             ),
             "set nginx's proxy_next_upstream_timeout above its proxy_read_timeout",
         ),
@@ -122,8 +120,8 @@ fn stop_timeout(settings: &Settings, color: Color, killed_after: Duration) -> Op
         settings.fleet.kind != FleetKind::Compose || killed_after < timeout,
         format!(
             "{color} may take {} to stop (stop_grace_period in compose.yaml), but `docker compose` may take only {} (fleet.compose.timeout): a deployment there fails while the previous release is still stopping",
-            words(killed_after),
-            words(timeout)
+            format_duration(killed_after),
+            format_duration(timeout)
         ),
         "raise fleet.compose.timeout above the stop_grace_period",
     )
@@ -147,8 +145,8 @@ fn of_a_server(
             request < read,
             format!(
                 "{color} answers within {} (REQUEST_TIMEOUT_SECONDS), and the router gives up after {} (proxy_read_timeout): a slow request is sent twice, and its client does not learn why it failed",
-                words(request),
-                words(read)
+                format_duration(request),
+                format_duration(read)
             ),
             "lower REQUEST_TIMEOUT_SECONDS and deploy again, or raise nginx's proxy_read_timeout",
         ),
@@ -156,8 +154,8 @@ fn of_a_server(
             kept < idle,
             format!(
                 "{color} closes idle connections after {} (IDLE_TIMEOUT_SECONDS), and the router uses them for {} (keepalive_timeout in an upstream): requests run into connections that are being closed",
-                words(idle),
-                words(kept)
+                format_duration(idle),
+                format_duration(kept)
             ),
             "raise IDLE_TIMEOUT_SECONDS and deploy again, or lower nginx's keepalive_timeout in each upstream",
         ),
@@ -165,8 +163,8 @@ fn of_a_server(
             grace < killed_after,
             format!(
                 "{color} serves for {} after a stop signal (GRACE_SECONDS), but is killed after {} (stop_grace_period in compose.yaml, or fleet.process.stop_timeout): its responses are cut off",
-                words(grace),
-                words(killed_after)
+                format_duration(grace),
+                format_duration(killed_after)
             ),
             "raise the time to stop (stop_grace_period of the service, or fleet.process.stop_timeout), or lower GRACE_SECONDS",
         ),

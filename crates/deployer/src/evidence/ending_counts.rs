@@ -12,6 +12,16 @@ use crate::evidence::request::Ending;
 pub struct EndingCounts(BTreeMap<Cow<'static, str>, u64>);
 
 impl EndingCounts {
+    /// The counts of these endings.
+    #[cfg(test)]
+    pub(crate) fn of_all(endings: &[Ending]) -> Self {
+        let mut counts = Self::default();
+        for ending in endings {
+            counts.count(*ending);
+        }
+        counts
+    }
+
     /// Counts one request.
     pub fn count(&mut self, ending: Ending) {
         *self.0.entry(Cow::Borrowed(ending.kind())).or_default() += 1;
@@ -58,18 +68,14 @@ impl fmt::Display for EndingCounts {
 mod tests {
     use super::*;
 
-    fn counts(endings: &[Ending]) -> EndingCounts {
-        let mut counts = EndingCounts::default();
-        for ending in endings {
-            counts.count(*ending);
-        }
-        counts
-    }
-
     #[test]
     fn ending_counts_add_up_by_kind() {
-        let mut sum = counts(&[Ending::GaveUp, Ending::Refused(422), Ending::Answered]);
-        sum.add(&counts(&[Ending::Refused(401), Ending::ByRouter]));
+        let mut sum =
+            EndingCounts::of_all(&[Ending::GaveUp, Ending::Refused(422), Ending::Answered]);
+        sum.add(&EndingCounts::of_all(&[
+            Ending::Refused(401),
+            Ending::ByRouter,
+        ]));
         assert_eq!((sum.of("refused"), sum.of("cut"), sum.total()), (2, 0, 5));
         assert_eq!(
             sum.to_string(),
@@ -79,7 +85,7 @@ mod tests {
 
     #[test]
     fn ending_counts_are_an_object_without_zeros() {
-        let counted = counts(&[Ending::BothFailed]);
+        let counted = EndingCounts::of_all(&[Ending::BothFailed]);
         let text = serde_json::to_string(&counted).unwrap();
         assert_eq!(text, r#"{"both_failed":1}"#);
         let read: EndingCounts = serde_json::from_str(&text).unwrap();

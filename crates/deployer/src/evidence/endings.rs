@@ -45,7 +45,7 @@ struct Counts {
 
 /// A way to end that may be no fault of the release. Only a rise speaks against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Doubtful {
+pub enum Symptom {
     /// The client received a failure, whichever color was to blame.
     FailedForClient,
     /// The client received a failure of both colors.
@@ -57,10 +57,10 @@ pub enum Doubtful {
     /// The answer had no label.
     Unlabeled,
     /// The client had no use of it: a failure, a refusal, or a request that it gave up.
-    Useless,
+    NotServed,
 }
 
-impl Doubtful {
+impl Symptom {
     /// Whether a request with this ending belongs to it.
     #[must_use]
     pub fn includes(self, ending: Ending) -> bool {
@@ -72,7 +72,9 @@ impl Doubtful {
             Self::GaveUp => ending == Ending::GaveUp,
             Self::Refused(status) => ending == Ending::Refused(status),
             Self::Unlabeled => ending == Ending::Answered,
-            Self::Useless => !matches!(ending, Ending::Answered | Ending::Left | Ending::ByRouter),
+            Self::NotServed => {
+                !matches!(ending, Ending::Answered | Ending::Left | Ending::ByRouter)
+            }
         }
     }
 }
@@ -122,17 +124,17 @@ impl Counts {
         }
     }
 
-    fn tally(&self, ending: Doubtful) -> Tally {
-        let (requests, failed) = match ending {
-            Doubtful::FailedForClient => (self.requests, self.failed_for_client),
-            Doubtful::BothFailed => (self.requests, self.both_failed),
-            Doubtful::GaveUp => (self.requests, self.gave_up),
-            Doubtful::Refused(status) => {
+    fn tally(&self, symptom: Symptom) -> Tally {
+        let (requests, failed) = match symptom {
+            Symptom::FailedForClient => (self.requests, self.failed_for_client),
+            Symptom::BothFailed => (self.requests, self.both_failed),
+            Symptom::GaveUp => (self.requests, self.gave_up),
+            Symptom::Refused(status) => {
                 let refused = self.refused.get(&status).copied();
                 (self.requests, refused.unwrap_or_default())
             }
-            Doubtful::Unlabeled => (self.answered, self.unlabeled),
-            Doubtful::Useless => {
+            Symptom::Unlabeled => (self.answered, self.unlabeled),
+            Symptom::NotServed => {
                 let refused: u64 = self.refused.values().sum();
                 let useless = self.failed + self.both_failed + self.gave_up + refused;
                 (self.requests, useless)
@@ -226,22 +228,22 @@ impl RouteEndings {
 
     /// The requests, or answers, and how many of them ended so.
     #[must_use]
-    pub fn tally(&self, ending: Doubtful) -> Tally {
-        self.total.tally(ending)
+    pub fn tally(&self, symptom: Symptom) -> Tally {
+        self.total.tally(symptom)
     }
 
     /// The same by second.
-    pub fn by_second(&self, ending: Doubtful) -> impl Iterator<Item = (i64, Tally)> {
+    pub fn by_second(&self, symptom: Symptom) -> impl Iterator<Item = (i64, Tally)> {
         let seconds = self.seconds.iter();
-        seconds.map(move |(second, counts)| (*second, counts.tally(ending)))
+        seconds.map(move |(second, counts)| (*second, counts.tally(symptom)))
     }
 
     /// The same without the client whose requests ended so most often.
     #[must_use]
-    pub fn without_busiest_client(&self, ending: Doubtful) -> Tally {
-        let tallies = self.clients.values().map(|counts| counts.tally(ending));
+    pub fn without_busiest_client(&self, symptom: Symptom) -> Tally {
+        let tallies = self.clients.values().map(|counts| counts.tally(symptom));
         let busiest = tallies.max_by_key(|tally| tally.failed).unwrap_or_default();
-        let all = self.tally(ending);
+        let all = self.tally(symptom);
         Tally {
             requests: all.requests.saturating_sub(busiest.requests),
             failed: all.failed.saturating_sub(busiest.failed),
@@ -395,17 +397,17 @@ impl Endings {
 impl RouteEndings {
     /// The ways in which requests ended that may be no fault of the release.
     #[must_use]
-    pub fn doubtful(&self) -> Vec<Doubtful> {
+    pub fn symptoms(&self) -> Vec<Symptom> {
         let total = &self.total;
         let seen = [
-            (total.both_failed, Doubtful::BothFailed),
-            (total.gave_up, Doubtful::GaveUp),
-            (total.unlabeled, Doubtful::Unlabeled),
+            (total.both_failed, Symptom::BothFailed),
+            (total.gave_up, Symptom::GaveUp),
+            (total.unlabeled, Symptom::Unlabeled),
         ];
         let seen = seen.into_iter().filter(|(count, _)| *count > 0);
-        let refused = total.refused.keys().copied().map(Doubtful::Refused);
-        let seen = seen.map(|(_, ending)| ending).chain(refused);
-        seen.chain([Doubtful::Useless]).collect()
+        let refused = total.refused.keys().copied().map(Symptom::Refused);
+        let seen = seen.map(|(_, symptom)| symptom).chain(refused);
+        seen.chain([Symptom::NotServed]).collect()
     }
 }
 
@@ -461,18 +463,18 @@ mod tests {
         assert_eq!(routes, [&predict.route]);
         let on_route = twice.on_route(&predict.route).unwrap();
         let expected = [
-            (Doubtful::BothFailed, tally(18, 2)),
-            (Doubtful::GaveUp, tally(18, 2)),
-            (Doubtful::Unlabeled, tally(6, 2)),
-            (Doubtful::Refused(401), tally(18, 2)),
-            (Doubtful::Refused(422), tally(18, 2)),
-            (Doubtful::Useless, tally(18, 12)),
+            (Symptom::BothFailed, tally(18, 2)),
+            (Symptom::GaveUp, tally(18, 2)),
+            (Symptom::Unlabeled, tally(6, 2)),
+            (Symptom::Refused(401), tally(18, 2)),
+            (Symptom::Refused(422), tally(18, 2)),
+            (Symptom::NotServed, tally(18, 12)),
         ];
-        assert_eq!(on_route.doubtful(), expected.map(|(kind, _)| kind));
+        assert_eq!(on_route.symptoms(), expected.map(|(kind, _)| kind));
         for (kind, expected) in expected {
             assert_eq!(on_route.tally(kind), expected, "{kind:?}");
         }
-        assert_eq!(on_route.tally(Doubtful::FailedForClient), tally(18, 4));
+        assert_eq!(on_route.tally(Symptom::FailedForClient), tally(18, 4));
         // The standby answered the failed requests.
         assert_eq!(on_route.failures(), tally(18, 4));
     }
@@ -500,7 +502,7 @@ mod tests {
             endings.count(&request, Ending::Answered);
         }
         let on_route = endings.on_route(&request("/predict", 0.0, "").route);
-        let refused = Doubtful::Refused(422);
+        let refused = Symptom::Refused(422);
         let on_route = on_route.unwrap();
         assert_eq!(on_route.tally(refused), tally(20, 10));
         assert_eq!(on_route.without_busiest_client(refused), tally(8, 4));

@@ -102,10 +102,10 @@ pub fn mcnemar(lost: u64, won: u64) -> f64 {
 pub fn requests_to_pass(least: u64, rate: f64, pass: impl Fn(Tally) -> bool) -> u64 {
     const CONFIDENCE: f64 = 0.99;
     /// A bound for rates that never pass.
-    const MOST: u64 = 1_000_000;
+    const MAX_REQUESTS: u64 = 1_000_000;
 
     let mut requests = least;
-    while requests < MOST {
+    while requests < MAX_REQUESTS {
         let passes = |failed: &u64| {
             pass(Tally {
                 requests,

@@ -21,7 +21,7 @@ use crate::{
 /// How many flips the report keeps.
 const FLIPS: usize = 50;
 /// The least number of inputs that both releases answered.
-const ENOUGH: usize = 50;
+const MIN_INPUTS: usize = 50;
 /// The number of equally large classes of the active release's confidence.
 const CLASSES: usize = 10;
 
@@ -69,11 +69,11 @@ impl Agreement {
             );
         }
         let inputs = compared.len();
-        if inputs < ENOUGH {
+        if inputs < MIN_INPUTS {
             return Verdict::new(
                 Conclusion::Inconclusive,
                 format!(
-                    "the active release gave a label to {inputs} of {} inputs, at least {ENOUGH} are needed",
+                    "the active release gave a label to {inputs} of {} inputs, at least {MIN_INPUTS} are needed",
                     pairs.len()
                 ),
             )

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// More pairs add little.
-const MOST: usize = 4_000;
+const MAX_PAIRS: usize = 4_000;
 
 /// The gate continues for this many times `comparison.duration` while it is inconclusive or lacks pairs for
 /// p99.
@@ -60,7 +60,7 @@ impl Gate for Comparison {
             let [active, idle] = ask_in_turn(candidate, example, number).await;
             samples.add(&active, &idle, self.timeout);
             let pairs = samples.active.len();
-            let over = began.elapsed() >= deadline || pairs >= MOST;
+            let over = began.elapsed() >= deadline || pairs >= MAX_PAIRS;
             if !over && pairs < next_verdict {
                 continue;
             }
@@ -68,7 +68,7 @@ impl Gate for Comparison {
             let few = pairs < ENOUGH_FOR_P99;
             if over {
                 let open = verdict.conclusion == Conclusion::Inconclusive || few;
-                if open && pairs < MOST && deadline == self.settings.duration {
+                if open && pairs < MAX_PAIRS && deadline == self.settings.duration {
                     deadline *= PATIENCE;
                     continue;
                 }

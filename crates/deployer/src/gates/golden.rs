@@ -23,7 +23,7 @@ const SIGNIFICANT: f64 = 0.01;
 /// A candidate passes only if this many times the allowed drop can be ruled out.
 const RULED_OUT: f64 = 3.0;
 /// The smallest drop that a hand-labeled golden set can rule out.
-const LEAST: f64 = 0.03;
+const LEAST_ALLOWANCE: f64 = 0.03;
 
 /// Compares the answers of both releases with known labels.
 #[derive(Debug)]
@@ -225,7 +225,7 @@ impl Counts {
             let reason =
                 format!("{seen}, which may be chance (p = {chance:.2}): add inputs to decide");
             (Conclusion::Inconclusive, reason)
-        } else if truth.high >= (RULED_OUT * allowed).max(LEAST) {
+        } else if truth.high >= (RULED_OUT * allowed).max(LEAST_ALLOWANCE) {
             let most = percent(truth.high);
             let reason = format!("; a drop of {most} cannot be ruled out: add inputs to decide");
             (Conclusion::Inconclusive, reason)

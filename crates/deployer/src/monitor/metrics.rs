@@ -220,7 +220,7 @@ impl Metrics {
         // Traffic that a person or the monitor moved is no deployment.
         let mut deployments = entries.iter().filter(|entry| entry.id.is_some());
         for entry in deployments.clone().skip(*counted_deployments) {
-            let outcome = entry.action.words();
+            let outcome = entry.action.as_str();
             self.deployments
                 .get_or_create(&OutcomeLabel { outcome })
                 .inc();
@@ -363,7 +363,7 @@ mod tests {
             metrics.count_history(&[promoted.clone(), switched.clone()], at(now));
             assert_eq!(metrics.since_last.get(), now - 100);
         }
-        let outcome = Action::Promoted.words();
+        let outcome = Action::Promoted.as_str();
         let label = OutcomeLabel { outcome };
         assert_eq!(metrics.deployments.get_or_create(&label).get(), 1);
     }

@@ -328,7 +328,7 @@ impl Monitor<'_> {
     /// Alerts once that a command was interrupted and that no other command has completed it.
     async fn report_interruption(&mut self, entries: &JournalEntries) {
         let pending = entries.traffic_move.as_ref();
-        let pending = pending.map(|pending| (pending.at.to_string(), pending.words()));
+        let pending = pending.map(|pending| (pending.at.to_string(), pending.to_string()));
         let deployment = entries.unfinished_deployment().map(|entry| {
             let (id, phase) = (&entry.plan.id, entry.phase);
             (

@@ -69,7 +69,7 @@ impl RouterErrors {
 
 /// The number of errors of the router, and the most frequent of them in words.
 fn errors(requests: &[Request]) -> (u64, String) {
-    const MOST: usize = 3;
+    const MAX_SHOWN: usize = 3;
     /// A client may ask for any path.
     const LONGEST_ROUTE: usize = 80;
 
@@ -85,14 +85,14 @@ fn errors(requests: &[Request]) -> (u64, String) {
     let total = counts.values().sum();
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let shown = counts.iter().take(MOST);
+    let shown = counts.iter().take(MAX_SHOWN);
     let mut words: Vec<String> = shown
         .map(|((status, route), count)| {
             let route = route.to_string();
             format!("{status} on {route:.LONGEST_ROUTE$} ({count})")
         })
         .collect();
-    let others: u64 = counts.iter().skip(MOST).map(|(_, count)| count).sum();
+    let others: u64 = counts.iter().skip(MAX_SHOWN).map(|(_, count)| count).sum();
     if others > 0 {
         words.push(format!("and {others} others"));
     }

@@ -39,7 +39,7 @@ pub(super) fn html(record: &Record) -> String {
             body {
                 header {
                     p.kicker { "Deployment " (plan.id) }
-                    h1 { (title) " " span class=(tone(end)) { (mark(end)) " " (end.map_or("not begun", Phase::words)) } }
+                    h1 { (title) " " span class=(tone(end)) { (mark(end)) " " (end.map_or("not begun", Phase::as_str)) } }
                     @if let Some(reason) = &record.reason { p.reason { (reason) } }
                 }
                 (facts(record))
@@ -314,36 +314,28 @@ mod tests {
         }
     }
 
-    fn counts(endings: &[Ending]) -> EndingCounts {
-        let mut counts = EndingCounts::default();
-        for ending in endings {
-            counts.count(*ending);
-        }
-        counts
-    }
-
     #[test]
     fn endings_are_stacked_and_listed_by_color_and_sender() {
         let mut record = record();
         record.switched = Some(Timestamp::from_second(1).unwrap());
         record.traffic = vec![
             TrafficSecond {
-                endings: counts(&[Ending::Answered, Ending::Refused(422)]),
+                endings: EndingCounts::of_all(&[Ending::Answered, Ending::Refused(422)]),
                 ..second(0, Color::Blue)
             },
             // By the release that the candidate replaced.
             TrafficSecond {
-                endings: counts(&[Ending::Answered, Ending::Left]),
+                endings: EndingCounts::of_all(&[Ending::Answered, Ending::Left]),
                 ..second(0, Color::Green)
             },
             TrafficSecond {
-                endings: counts(&[
+                endings: EndingCounts::of_all(&[
                     Ending::Answered,
                     Ending::Failed,
                     Ending::GaveUp,
                     Ending::GaveUp,
                 ]),
-                own_endings: counts(&[Ending::Answered]),
+                own_endings: EndingCounts::of_all(&[Ending::Answered]),
                 ..second(1, Color::Green)
             },
         ];
@@ -377,7 +369,7 @@ mod tests {
         let mut record = record();
         record.traffic = vec![TrafficSecond {
             requests: 0,
-            own_endings: counts(&[Ending::Answered]),
+            own_endings: EndingCounts::of_all(&[Ending::Answered]),
             ..second(0, Color::Green)
         }];
         let page = html(&record);
@@ -391,7 +383,7 @@ mod tests {
         let at = |seconds: i64| Timestamp::from_second(began.as_second() + seconds).unwrap();
         let mut record = record();
         let second = |seconds: i64, color| TrafficSecond {
-            endings: counts(&[Ending::GaveUp]),
+            endings: EndingCounts::of_all(&[Ending::GaveUp]),
             ..second(began.as_second() + seconds, color)
         };
         record.traffic = vec![

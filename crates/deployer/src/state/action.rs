@@ -39,9 +39,9 @@ impl Action {
         }
     }
 
-    /// The action in words.
+    /// The name of the action.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Promoted => "promoted",
             Self::Refused => "refused",

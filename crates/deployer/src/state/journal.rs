@@ -75,7 +75,7 @@ impl<'a> Journal<'a> {
         entry.before = before(entries.deployment.as_ref(), &entry.plan, entry.phase);
         let phase = entry.phase;
         entries.deployment = Some(entry);
-        self.write(&entries, phase.words()).await
+        self.write(&entries, phase.as_str()).await
     }
 
     /// Writes durably which move of traffic is about to happen, so that the next command understands it if this
@@ -102,7 +102,7 @@ impl<'a> Journal<'a> {
 
     /// Adds an action to the history.
     pub async fn append_history(&self, entry: &HistoryEntry) -> Result<(), JournalError> {
-        let action = entry.action.words();
+        let action = entry.action.as_str();
         kill_point::pass(format_args!("before history {action}"));
         self.store.append_history(entry).await?;
         kill_point::pass(format_args!("after history {action}"));

@@ -1,5 +1,7 @@
 //! A move of traffic outside of a deployment: an entry of the journal.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -35,14 +37,15 @@ impl TrafficMove {
             from_was_fit: true,
         }
     }
+}
 
-    /// The command that caused it.
-    #[must_use]
-    pub fn words(&self) -> String {
+/// The command that caused it.
+impl fmt::Display for TrafficMove {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.action {
-            Action::Switched => format!("`deployer switch {}`", self.to),
-            Action::FailedOver => format!("the failover to {}", self.to),
-            _ => "`deployer rollback`".to_owned(),
+            Action::Switched => write!(formatter, "`deployer switch {}`", self.to),
+            Action::FailedOver => write!(formatter, "the failover to {}", self.to),
+            _ => formatter.write_str("`deployer rollback`"),
         }
     }
 }

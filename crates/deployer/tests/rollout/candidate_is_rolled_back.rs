@@ -128,7 +128,7 @@ async fn three_failed_health_checks_roll_back() {
         .await;
     assert_rolled_back(
         &finished,
-        "bake, after 6 s: 3 checks in a row failed, the last one: health check failed",
+        "bake, after 6 s: 3 checks in a row failed (bake.failures), the last one: health check failed",
     );
 }
 
@@ -146,7 +146,7 @@ async fn three_failed_test_requests_roll_back() {
         .await;
     assert_rolled_back(
         &finished,
-        "3 checks in a row failed, the last one: test request failed",
+        "3 checks in a row failed (bake.failures), the last one: test request failed",
     );
 }
 

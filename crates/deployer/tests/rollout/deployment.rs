@@ -212,7 +212,7 @@ impl Deployment {
                 active_down: self.active_down,
                 examples: &examples(),
                 ports: &ports,
-                requests: RequestReader::new(&ports, &reporter),
+                requests: RequestReader::new(ports.request_log.as_deref(), &reporter),
                 journal: &journal,
                 reporter: &reporter,
             };
@@ -292,7 +292,7 @@ impl InterruptedDeployment {
             active_down: false,
             examples: &examples(),
             ports: &ports,
-            requests: RequestReader::new(&ports, &reporter),
+            requests: RequestReader::new(ports.request_log.as_deref(), &reporter),
             journal: &journal,
             reporter: &reporter,
         }

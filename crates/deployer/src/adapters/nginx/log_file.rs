@@ -19,12 +19,12 @@ pub(super) fn read_lines(path: &Path, after: Option<u64>) -> io::Result<LogLines
     /// About fifty thousand requests.
     const RECENT: u64 = 32 * 1024 * 1024;
     /// Bounds the memory of a reader that comes late.
-    const MOST: u64 = 256 * 1024 * 1024;
+    const MAX_READ: u64 = 256 * 1024 * 1024;
 
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let next = after.filter(|after| *after <= length).or(after.map(|_| 0));
-    let most = if next.is_some() { MOST } else { RECENT };
+    let most = if next.is_some() { MAX_READ } else { RECENT };
     let start = next.unwrap_or_default().max(length.saturating_sub(most));
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Bake, error_rate::judge_errors, previous::Accusation, rises::Suspect};
+use super::{Bake, error_rate::judge_errors, previous::Regression, rises::RouteSymptom};
 use crate::config::BakeSettings;
 use crate::evidence::{
     difference::{Share, rise},
-    endings::{Doubtful, RouteEndings},
+    endings::{RouteEndings, Symptom},
     latency::{ComparedTail, Latencies, LatencyLimit},
     request::Route,
     sample::{ENOUGH_LABELS, TrafficSample},
@@ -75,11 +75,11 @@ impl Bake {
 
     /// Returns how many requests hang, if certainly more than before: since the switch, or of the last window.
     pub(super) fn requests_hang(&self) -> Option<String> {
-        let patience = patience(&self.settings, &self.before);
+        let hang_timeout = hang_timeout(&self.settings, &self.before);
         let waits = &self.before.waits;
         let before = Tally {
             requests: waits.count(),
-            failed: waits.count_above(patience),
+            failed: waits.count_above(hang_timeout),
         };
         let hung_before_window = self.recent.front().map_or(0, |(_, _, hang)| *hang);
         let newly = self.hang.saturating_sub(hung_before_window);
@@ -98,7 +98,7 @@ impl Bake {
                 format!(
                     "requests hang: {hang} of {} have had no answer for more than {:.1} s, and {} of {} waited that long before (a rise of {:.1} points is allowed by bake.max_rise)",
                     since.requests,
-                    patience.as_secs_f64(),
+                    hang_timeout.as_secs_f64(),
                     before.failed,
                     before.requests,
                     100.0 * self.settings.max_rise
@@ -120,7 +120,7 @@ impl Bake {
 
     /// Returns each route on which the candidate certainly fails too many requests if a client that gave up after a wait
     /// that is too long counts, too.
-    pub(super) fn late_clients(&self) -> Vec<(Accusation, String)> {
+    pub(super) fn late_clients(&self) -> Vec<(Regression, String)> {
         let limit = self.settings.max_error_rate;
         let routes = self.traffic.endings.routes();
         let late = routes.filter_map(|(route, endings)| {
@@ -131,9 +131,9 @@ impl Bake {
             let enough = failures.requests >= self.settings.min_requests && late > 0;
             let fails = wilson(failures, self.budget.z()).low > limit;
             (enough && fails).then(|| {
-                let suspect = Suspect {
+                let symptom = RouteSymptom {
                     route: route.clone(),
-                    ending: Doubtful::GaveUp,
+                    symptom: Symptom::GaveUp,
                 };
                 let text = format!(
                     "clients give up before an answer: {route}, {late} of {} after more than {:.1} s (bake.max_ratio, bake.negligible), {} of {} failed (bake.max_error_rate allows {:.1} %)",
@@ -143,7 +143,7 @@ impl Bake {
                     failures.requests,
                     100.0 * limit
                 );
-                (Accusation::Rise(suspect), text)
+                (Regression::Rise(symptom), text)
             })
         });
         late.collect()
@@ -187,7 +187,7 @@ pub(super) fn latency_limit(settings: &BakeSettings) -> LatencyLimit {
 }
 
 /// How long a request may be in flight before it counts as hanging: longer than the latency rule allows.
-pub(super) fn patience(settings: &BakeSettings, before: &TrafficSample) -> Duration {
+pub(super) fn hang_timeout(settings: &BakeSettings, before: &TrafficSample) -> Duration {
     /// A shorter wait is slow, and the latencies tell.
     const LEAST: Duration = Duration::from_secs(1);
     /// Without enough requests before the switch.
@@ -198,11 +198,11 @@ pub(super) fn patience(settings: &BakeSettings, before: &TrafficSample) -> Durat
 
 /// The longest time that the latency rule allows after these times; `None` if they are too few.
 fn longest_allowed(settings: &BakeSettings, before: &Latencies) -> Option<Duration> {
-    const ENOUGH: u64 = 100;
+    const MIN_REQUESTS: u64 = 100;
 
     let usual = before.quantile(0.99);
     let ratio = latency_limit(settings).allowed_ratio(usual.as_secs_f64());
-    (before.count() >= ENOUGH).then(|| usual.mul_f64(ratio))
+    (before.count() >= MIN_REQUESTS).then(|| usual.mul_f64(ratio))
 }
 
 /// Returns how the typical size of answers differs, if it certainly does.

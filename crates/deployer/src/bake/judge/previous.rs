@@ -9,57 +9,66 @@ use std::{
 };
 
 use crate::{
-    bake::judge::rises::Suspect,
+    bake::judge::rises::RouteSymptom,
     evidence::{
-        endings::Doubtful,
+        endings::Symptom,
         latency::{Latencies, LatencyLimit},
         request::{Ending, Request},
         statistics::{Z_99, paired_difference},
     },
 };
 
-/// How long copies are sent for one question.
-const LONGEST: Duration = Duration::from_secs(5);
+/// How long copies are sent for one question, if there are [`MIN_PAIRS`] then.
+const USUAL_QUESTION: Duration = Duration::from_secs(5);
+/// How long copies are sent at most, on a quiet service.
+const MAX_QUESTION: Duration = Duration::from_secs(25);
 /// With fewer pairs the answer is unknown, and the statistics before the switch decide alone.
-const ENOUGH: u64 = 20;
+const MIN_PAIRS: usize = 20;
 /// So many pairs decide at once.
-const PLENTY: usize = 500;
-/// How long an answer of the previous release excuses the candidate.
-const EXCUSED: Duration = Duration::from_secs(10);
+const DECISIVE_PAIRS: usize = 500;
+/// How long a regression counts as shared after the previous release showed it too.
+const SHARED_FOR: Duration = Duration::from_secs(10);
 /// More requests are not kept for one question.
-const MOST: usize = 20_000;
+const MAX_KEPT: usize = 20_000;
 
-/// What the candidate is suspected of.
+/// What may be worse than before the switch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Accusation {
+pub(super) enum Regression {
     /// More requests end in this way.
-    Rise(Suspect),
+    Rise(RouteSymptom),
     /// Clients wait longer.
     Latency,
 }
 
-impl Accusation {
+impl Regression {
     /// Whether copies can tell. The client of a copy never gives up, and the log does not show what a label should be.
     fn can_be_asked(&self) -> bool {
         match self {
-            Self::Rise(suspect) => !matches!(
-                suspect.ending,
-                Doubtful::FailedForClient | Doubtful::BothFailed | Doubtful::Unlabeled
+            Self::Rise(rise) => !matches!(
+                rise.symptom,
+                Symptom::FailedForClient | Symptom::BothFailed | Symptom::Unlabeled
             ),
+            Self::Latency => true,
+        }
+    }
+
+    fn is_about(&self, request: &Request) -> bool {
+        match self {
+            Self::Rise(rise) => rise.route == request.route,
             Self::Latency => true,
         }
     }
 }
 
-/// What follows from an accusation.
+/// What the previous release shows of a regression of the candidate.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ruling {
+pub(super) enum PreviousComparison {
     /// The previous release is being asked.
-    Wait,
+    Pending,
     /// The previous release does the same now.
-    Excused,
-    /// It holds; this is what the previous release did.
-    Holds(String),
+    Shared,
+    /// The previous release does not do it; this is what it did instead. Empty if it was not asked.
+    Confirmed(String),
 }
 
 /// The questions to the previous release.
@@ -70,8 +79,8 @@ pub(super) struct PreviousRelease {
     max_rise: f64,
     question: Option<Question>,
     /// Until when.
-    excused: BTreeMap<Accusation, Duration>,
-    confirmed: BTreeMap<Accusation, String>,
+    shared: BTreeMap<Regression, Duration>,
+    confirmed: BTreeMap<Regression, String>,
     /// What the previous release said, for the report.
     answers: BTreeSet<String>,
 }
@@ -79,7 +88,7 @@ pub(super) struct PreviousRelease {
 /// A question that is being asked.
 #[derive(Debug)]
 struct Question {
-    accusation: Accusation,
+    regression: Regression,
     since: Duration,
     originals: HashMap<String, Request>,
     copies: HashMap<String, Request>,
@@ -92,7 +101,7 @@ impl PreviousRelease {
             limit,
             max_rise,
             question: None,
-            excused: BTreeMap::new(),
+            shared: BTreeMap::new(),
             confirmed: BTreeMap::new(),
             answers: BTreeSet::new(),
         }
@@ -120,53 +129,59 @@ impl PreviousRelease {
             return;
         };
         question.add(originals, copies);
-        if now < question.since + LONGEST && question.pairs().count() < PLENTY {
+        let asked_for = now.saturating_sub(question.since);
+        let enough = if asked_for < USUAL_QUESTION {
+            DECISIVE_PAIRS
+        } else {
+            MIN_PAIRS
+        };
+        if asked_for < MAX_QUESTION && question.pairs().count() < enough {
             return;
         }
         if let Some(question) = self.question.take() {
             let answer = question.answer(self.limit, self.max_rise);
             self.answers.insert(answer.text.clone());
-            if answer.excuses {
-                self.excused.insert(question.accusation, now + EXCUSED);
+            if answer.is_shared {
+                self.shared.insert(question.regression, now + SHARED_FOR);
             } else {
-                self.confirmed.insert(question.accusation, answer.text);
+                self.confirmed.insert(question.regression, answer.text);
             }
         }
     }
 
-    /// Returns what follows from an accusation at this time. Asks the previous release if it was not asked yet.
-    pub(super) fn rule(&mut self, accusation: &Accusation, now: Duration) -> Ruling {
-        if let Some(text) = self.confirmed.get(accusation) {
-            return Ruling::Holds(text.clone());
+    /// Compares a regression with the previous release at this time. Asks the previous release if it was not asked yet.
+    pub(super) fn compare(&mut self, regression: &Regression, now: Duration) -> PreviousComparison {
+        if let Some(text) = self.confirmed.get(regression) {
+            return PreviousComparison::Confirmed(text.clone());
         }
-        if self.is_excused(accusation, now) {
-            return Ruling::Excused;
+        if self.is_shared(regression, now) {
+            return PreviousComparison::Shared;
         }
-        if !self.can_be_asked || !accusation.can_be_asked() {
-            return Ruling::Holds(String::new());
+        if !self.can_be_asked || !regression.can_be_asked() {
+            return PreviousComparison::Confirmed(String::new());
         }
         if self.question.is_none() {
             self.question = Some(Question {
-                accusation: accusation.clone(),
+                regression: regression.clone(),
                 since: now,
                 originals: HashMap::new(),
                 copies: HashMap::new(),
             });
         }
-        Ruling::Wait
+        PreviousComparison::Pending
     }
 
-    /// Whether the previous release did the same shortly before. What excuses refusals excuses their sum.
-    fn is_excused(&self, accusation: &Accusation, now: Duration) -> bool {
-        self.excused.iter().any(|(excused, until)| {
+    /// Whether the previous release did the same shortly before. If refusals are shared, so is their sum.
+    fn is_shared(&self, regression: &Regression, now: Duration) -> bool {
+        self.shared.iter().any(|(shared, until)| {
             now < *until
-                && match (excused, accusation) {
-                    (Accusation::Rise(excused), Accusation::Rise(suspect)) => {
-                        excused.route == suspect.route
-                            && (excused.ending == suspect.ending
-                                || suspect.ending == Doubtful::Useless)
+                && match (shared, regression) {
+                    (Regression::Rise(shared), Regression::Rise(rise)) => {
+                        shared.route == rise.route
+                            && (shared.symptom == rise.symptom
+                                || rise.symptom == Symptom::NotServed)
                     }
-                    _ => excused == accusation,
+                    _ => shared == regression,
                 }
         })
     }
@@ -174,7 +189,7 @@ impl PreviousRelease {
 
 /// What the previous release said.
 struct Answer {
-    excuses: bool,
+    is_shared: bool,
     text: String,
 }
 
@@ -182,37 +197,35 @@ impl Question {
     fn add(&mut self, originals: Vec<Request>, copies: Vec<Request>) {
         for (requests, kept) in [(originals, &mut self.originals), (copies, &mut self.copies)] {
             for request in requests {
-                if kept.len() < MOST && !request.by_deployer {
+                if kept.len() < MAX_KEPT && !request.by_deployer {
                     kept.insert(request.id.clone(), request);
                 }
             }
         }
     }
 
-    /// Each client request with its copy.
+    /// Each client request that the regression is about, with its copy.
     fn pairs(&self) -> impl Iterator<Item = (&Request, &Request)> {
         self.originals
             .iter()
+            .filter(|(_, original)| self.regression.is_about(original))
             .filter_map(|(id, original)| Some((original, self.copies.get(id)?)))
     }
 
     fn answer(&self, limit: LatencyLimit, max_rise: f64) -> Answer {
-        match &self.accusation {
-            Accusation::Rise(suspect) => self.compare_endings(suspect, max_rise),
-            Accusation::Latency => self.compare_latencies(limit),
+        match &self.regression {
+            Regression::Rise(rise) => self.compare_endings(rise, max_rise),
+            Regression::Latency => self.compare_latencies(limit),
         }
     }
 
-    fn compare_endings(&self, suspect: &Suspect, max_rise: f64) -> Answer {
+    fn compare_endings(&self, rise: &RouteSymptom, max_rise: f64) -> Answer {
         let (mut pairs, mut only_candidate, mut only_previous, mut both) = (0, 0, 0, 0);
         for (original, copy) in self.pairs() {
-            if original.route != suspect.route {
-                continue;
-            }
             pairs += 1;
             match (
-                ended_so(original, suspect.ending),
-                copy_ended_so(original, copy, suspect.ending),
+                ended_so(original, rise.symptom),
+                copy_ended_so(original, copy, rise.symptom),
             ) {
                 (true, true) => both += 1,
                 (true, false) => only_candidate += 1,
@@ -220,14 +233,14 @@ impl Question {
                 (false, false) => {}
             }
         }
-        if pairs < ENOUGH {
+        if pairs < MIN_PAIRS as u64 {
             return Answer::unknown(pairs);
         }
         let difference = paired_difference(only_candidate, only_previous, pairs);
         let measured = (only_candidate as f64 - only_previous as f64) / pairs as f64;
         Answer {
             // Few pairs prove nothing: then the statistics before the switch hold.
-            excuses: difference.low <= 0.0 && measured <= max_rise,
+            is_shared: difference.low <= 0.0 && measured <= max_rise,
             text: format!(
                 "the previous release got copies of {pairs} of these requests, and did the same with {} of them; the candidate did so with {}",
                 both + only_previous,
@@ -248,7 +261,7 @@ impl Question {
         match limit.compare_tails(&candidate, &previous, Z_99) {
             None => Answer::unknown(candidate.count()),
             Some(compared) => Answer {
-                excuses: !compared.exceeds,
+                is_shared: !compared.exceeds,
                 text: format!(
                     "with copies of {} of these requests at the same time: {compared}",
                     candidate.count()
@@ -261,7 +274,7 @@ impl Question {
 impl Answer {
     fn unknown(pairs: u64) -> Self {
         Self {
-            excuses: false,
+            is_shared: false,
             text: format!("the previous release was asked, and answered only {pairs} copies"),
         }
     }
@@ -276,28 +289,28 @@ fn to_head(request: &Request) -> Option<Duration> {
 }
 
 /// Whether a client's request ended so.
-fn ended_so(request: &Request, ending: Doubtful) -> bool {
+fn ended_so(request: &Request, symptom: Symptom) -> bool {
     let Some(ended) = request.wanted.and_then(|color| request.ending_for(color)) else {
         return false;
     };
-    ending.includes(ended)
+    symptom.includes(ended)
 }
 
 /// Whether the copy of a client's request ended in the same way, or would have.
-fn copy_ended_so(original: &Request, copy: &Request, ending: Doubtful) -> bool {
+fn copy_ended_so(original: &Request, copy: &Request, symptom: Symptom) -> bool {
     // The client gave up after this time.
     let timed_out = copy.attempts.first().map(|attempt| attempt.status) == Some(Some(504));
     let waited = copy.took() >= original.took() || timed_out;
-    let late = || ended_so(original, Doubtful::GaveUp) && waited;
+    let late = || ended_so(original, Symptom::GaveUp) && waited;
     let refused = || {
         let ended = copy.wanted.and_then(|color| copy.ending_for(color));
         matches!(ended, Some(Ending::Refused(_)))
     };
-    match ending {
-        Doubtful::GaveUp => late(),
-        Doubtful::Refused(_) => refused(),
-        Doubtful::Useless => late() || refused() || ended_so(copy, ending),
-        Doubtful::FailedForClient | Doubtful::BothFailed | Doubtful::Unlabeled => false,
+    match symptom {
+        Symptom::GaveUp => late(),
+        Symptom::Refused(_) => refused(),
+        Symptom::NotServed => late() || refused() || ended_so(copy, symptom),
+        Symptom::FailedForClient | Symptom::BothFailed | Symptom::Unlabeled => false,
     }
 }
 
@@ -314,9 +327,9 @@ mod tests {
         negligible: Duration::from_millis(5),
     };
 
-    fn rise_of(ending: Doubtful) -> Accusation {
+    fn rise_of(symptom: Symptom) -> Regression {
         let route = predict();
-        Accusation::Rise(Suspect { route, ending })
+        Regression::Rise(RouteSymptom { route, symptom })
     }
 
     /// Requests with these statuses, answered by this color after `milliseconds`.
@@ -337,109 +350,166 @@ mod tests {
     }
 
     /// The ruling after the candidate and the previous release gave these answers.
-    fn ruling(accusation: &Accusation, originals: Vec<Request>, copies: Vec<Request>) -> Ruling {
+    fn compared(
+        regression: &Regression,
+        originals: Vec<Request>,
+        copies: Vec<Request>,
+    ) -> PreviousComparison {
         let mut previous = PreviousRelease::new(true, LIMIT, 0.02);
-        assert_eq!(previous.rule(accusation, Duration::ZERO), Ruling::Wait);
+        assert_eq!(
+            previous.compare(regression, Duration::ZERO),
+            PreviousComparison::Pending
+        );
         assert!(previous.is_being_asked());
         previous.record(originals, copies, Duration::from_secs(1));
-        previous.record(Vec::new(), Vec::new(), LONGEST);
+        previous.record(Vec::new(), Vec::new(), MAX_QUESTION);
         assert!(!previous.is_being_asked());
-        previous.rule(accusation, LONGEST)
+        previous.compare(regression, MAX_QUESTION)
     }
 
-    fn holds(ruling: &Ruling) -> bool {
-        matches!(ruling, Ruling::Holds(_))
+    fn is_confirmed(comparison: &PreviousComparison) -> bool {
+        matches!(comparison, PreviousComparison::Confirmed(_))
     }
 
     #[test]
     fn refusals_of_both_releases_are_excused() {
-        let refused = rise_of(Doubtful::Refused(422));
+        let refused = rise_of(Symptom::Refused(422));
         let half = [200, 422].repeat(50);
         let blue = |statuses: &[u16]| requests(Color::Blue, statuses, 2);
         let green = |statuses: &[u16]| requests(Color::Green, statuses, 2);
-        assert_eq!(ruling(&refused, green(&half), blue(&half)), Ruling::Excused);
+        assert_eq!(
+            compared(&refused, green(&half), blue(&half)),
+            PreviousComparison::Shared
+        );
         // Another status is a refusal, too.
         let others = [200, 400].repeat(50);
         assert_eq!(
-            ruling(&refused, green(&half), blue(&others)),
-            Ruling::Excused
+            compared(&refused, green(&half), blue(&others)),
+            PreviousComparison::Shared
         );
         let answered = [200; 100];
-        assert!(holds(&ruling(&refused, green(&half), blue(&answered))));
-        let together = rise_of(Doubtful::Useless);
+        assert!(is_confirmed(&compared(
+            &refused,
+            green(&half),
+            blue(&answered)
+        )));
+        let together = rise_of(Symptom::NotServed);
         assert_eq!(
-            ruling(&together, green(&half), blue(&half)),
-            Ruling::Excused
+            compared(&together, green(&half), blue(&half)),
+            PreviousComparison::Shared
         );
-        assert!(holds(&ruling(&together, green(&half), blue(&answered))));
+        assert!(is_confirmed(&compared(
+            &together,
+            green(&half),
+            blue(&answered)
+        )));
     }
 
     #[test]
     fn waits_that_the_previous_release_needs_too_are_excused() {
-        let gave_up = rise_of(Doubtful::GaveUp);
+        let gave_up = rise_of(Symptom::GaveUp);
         let originals = || requests(Color::Green, &[200, 499].repeat(50), 500);
         let copies = |milliseconds| requests(Color::Blue, &[200; 100], milliseconds);
-        assert_eq!(ruling(&gave_up, originals(), copies(600)), Ruling::Excused);
-        assert!(holds(&ruling(&gave_up, originals(), copies(20))));
+        assert_eq!(
+            compared(&gave_up, originals(), copies(600)),
+            PreviousComparison::Shared
+        );
+        assert!(is_confirmed(&compared(&gave_up, originals(), copies(20))));
         let slow = || requests(Color::Green, &[200; 200], 100);
-        let accusation = Accusation::Latency;
+        let regression = Regression::Latency;
         let same = requests(Color::Blue, &[200; 200], 90);
-        assert_eq!(ruling(&accusation, slow(), same), Ruling::Excused);
+        assert_eq!(
+            compared(&regression, slow(), same),
+            PreviousComparison::Shared
+        );
         let fast = requests(Color::Blue, &[200; 200], 20);
-        assert!(holds(&ruling(&accusation, slow(), fast)));
+        assert!(is_confirmed(&compared(&regression, slow(), fast)));
     }
 
     #[test]
     fn copies_that_prove_nothing_excuse_nothing() {
-        let refused = rise_of(Doubtful::Refused(422));
+        let refused = rise_of(Symptom::Refused(422));
         // Three of 25: too few for a proof, and far more than the previous release.
         let statuses: Vec<u16> = (0..25)
             .map(|number| if number < 3 { 422 } else { 200 })
             .collect();
         let originals = requests(Color::Green, &statuses, 2);
         let copies = requests(Color::Blue, &[200; 25], 2);
-        assert!(holds(&ruling(&refused, originals, copies)));
+        assert!(is_confirmed(&compared(&refused, originals, copies)));
     }
 
     #[test]
     fn copy_that_times_out_is_as_late_as_the_original() {
         let originals = requests(Color::Green, &[200, 499].repeat(50), 5_000);
         let copies = requests(Color::Blue, &[504; 100], 2_000);
-        let gave_up = rise_of(Doubtful::GaveUp);
-        assert_eq!(ruling(&gave_up, originals, copies), Ruling::Excused);
+        let gave_up = rise_of(Symptom::GaveUp);
+        assert_eq!(
+            compared(&gave_up, originals, copies),
+            PreviousComparison::Shared
+        );
     }
 
     #[test]
     fn few_copies_and_unasked_releases_excuse_nothing() {
-        let refused = rise_of(Doubtful::Refused(422));
+        let refused = rise_of(Symptom::Refused(422));
         let few = requests(Color::Green, &[422; 10], 2);
-        assert!(holds(&ruling(&refused, few.clone(), few)));
+        assert!(is_confirmed(&compared(&refused, few.clone(), few)));
         let mut previous = PreviousRelease::new(false, LIMIT, 0.02);
-        assert!(holds(&previous.rule(&refused, Duration::ZERO)));
+        assert!(is_confirmed(&previous.compare(&refused, Duration::ZERO)));
         let mut previous = PreviousRelease::new(true, LIMIT, 0.02);
-        let unlabeled = rise_of(Doubtful::Unlabeled);
-        assert!(holds(&previous.rule(&unlabeled, Duration::ZERO)));
-        assert_eq!(previous.rule(&refused, Duration::ZERO), Ruling::Wait);
+        let unlabeled = rise_of(Symptom::Unlabeled);
+        assert!(is_confirmed(&previous.compare(&unlabeled, Duration::ZERO)));
+        assert_eq!(
+            previous.compare(&refused, Duration::ZERO),
+            PreviousComparison::Pending
+        );
         previous.cannot_be_asked();
         assert!(!previous.is_being_asked());
-        assert!(holds(&previous.rule(&refused, Duration::ZERO)));
+        assert!(is_confirmed(&previous.compare(&refused, Duration::ZERO)));
+    }
+
+    #[test]
+    fn quiet_service_is_asked_until_there_are_enough_pairs() {
+        let refused = rise_of(Symptom::Refused(422));
+        let mut previous = PreviousRelease::new(true, LIMIT, 0.02);
+        let seconds = Duration::from_secs;
+        previous.compare(&refused, Duration::ZERO);
+        let statuses = [422; MIN_PAIRS];
+        let (originals, copies) = (
+            requests(Color::Green, &statuses, 2),
+            requests(Color::Blue, &statuses, 2),
+        );
+        let (last_original, last_copy) = (originals[0].clone(), copies[0].clone());
+        previous.record(originals[1..].to_vec(), copies[1..].to_vec(), seconds(6));
+        assert!(previous.is_being_asked(), "one pair is missing");
+        previous.record(vec![last_original], vec![last_copy], seconds(12));
+        assert_eq!(
+            previous.compare(&refused, seconds(12)),
+            PreviousComparison::Shared
+        );
     }
 
     #[test]
     fn excuse_expires_and_covers_the_sum_of_endings() {
-        let refused = rise_of(Doubtful::Refused(422));
+        let refused = rise_of(Symptom::Refused(422));
         let mut previous = PreviousRelease::new(true, LIMIT, 0.02);
-        previous.rule(&refused, Duration::ZERO);
+        previous.compare(&refused, Duration::ZERO);
         let half = [200, 422].repeat(50);
         let (originals, copies) = (
             requests(Color::Green, &half, 2),
             requests(Color::Blue, &half, 2),
         );
-        previous.record(originals, copies, LONGEST);
-        let at = |seconds| LONGEST + Duration::from_secs(seconds);
-        assert!(previous.is_excused(&rise_of(Doubtful::Useless), at(1)));
-        assert!(!previous.is_excused(&rise_of(Doubtful::GaveUp), at(1)));
-        assert_eq!(previous.rule(&refused, at(9)), Ruling::Excused);
-        assert_eq!(previous.rule(&refused, at(11)), Ruling::Wait);
+        previous.record(originals, copies, MAX_QUESTION);
+        let at = |seconds| MAX_QUESTION + Duration::from_secs(seconds);
+        assert!(previous.is_shared(&rise_of(Symptom::NotServed), at(1)));
+        assert!(!previous.is_shared(&rise_of(Symptom::GaveUp), at(1)));
+        assert_eq!(
+            previous.compare(&refused, at(9)),
+            PreviousComparison::Shared
+        );
+        assert_eq!(
+            previous.compare(&refused, at(11)),
+            PreviousComparison::Pending
+        );
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     config::BakeSettings,
     evidence::{
         difference::{Share, rise},
-        endings::{Doubtful, Endings, RouteEndings},
+        endings::{Endings, RouteEndings, Symptom},
         request::Route,
         tally::Tally,
     },
@@ -14,11 +14,11 @@ use crate::{
 
 /// What a rise is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Suspect {
+pub(super) struct RouteSymptom {
     /// Where.
     pub(super) route: Route,
     /// How requests ended.
-    pub(super) ending: Doubtful,
+    pub(super) symptom: Symptom,
 }
 
 /// Compares endings before and since the switch. Judges only routes that the previous release answered, and only with
@@ -34,25 +34,25 @@ pub(super) struct Rises<'a> {
 impl Rises<'_> {
     /// Returns the rises that certainly exceed their limit, since the switch or over the last window, and what to say
     /// about each.
-    pub(super) fn certain(&self) -> impl Iterator<Item = (Suspect, String)> {
+    pub(super) fn certain(&self) -> impl Iterator<Item = (RouteSymptom, String)> {
         let windows = [None, Some(self.settings.window)];
-        self.suspects().filter_map(move |(suspect, before, since)| {
-            let ending = suspect.ending;
+        self.symptoms().filter_map(move |(rise, before, since)| {
+            let symptom = rise.symptom;
             let mut windows = windows.iter();
             windows
-                .any(|window| self.rose(ending, before, since, *window, self.z))
-                .then(|| self.described(suspect, before, since))
+                .any(|window| self.rose(symptom, before, since, *window, self.z))
+                .then(|| self.described(rise, before, since))
         })
     }
 
     /// Returns the rises since the switch that exceed their limit, unless that is chance.
-    pub(super) fn probable(&self) -> impl Iterator<Item = (Suspect, String)> {
+    pub(super) fn probable(&self) -> impl Iterator<Item = (RouteSymptom, String)> {
         /// The standard normal quantile for 95 % one-sided confidence.
         const Z_95_ONE_SIDED: f64 = 1.645;
 
-        self.suspects().filter_map(|(suspect, before, since)| {
-            self.rose(suspect.ending, before, since, None, Z_95_ONE_SIDED)
-                .then(|| self.described(suspect, before, since))
+        self.symptoms().filter_map(|(rise, before, since)| {
+            self.rose(rise.symptom, before, since, None, Z_95_ONE_SIDED)
+                .then(|| self.described(rise, before, since))
         })
     }
 
@@ -68,16 +68,16 @@ impl Rises<'_> {
             let since = self.since.on_route(route)?;
             [before, since]
                 .iter()
-                .all(|endings| self.is_enough(endings.tally(Doubtful::Useless)))
+                .all(|endings| self.is_enough(endings.tally(Symptom::NotServed)))
                 .then_some((route, before, since))
         })
     }
 
-    fn suspects(&self) -> impl Iterator<Item = (Suspect, &RouteEndings, &RouteEndings)> {
+    fn symptoms(&self) -> impl Iterator<Item = (RouteSymptom, &RouteEndings, &RouteEndings)> {
         self.routes().flat_map(|(route, before, since)| {
-            since.doubtful().into_iter().map(move |ending| {
+            since.symptoms().into_iter().map(move |symptom| {
                 let route = route.clone();
-                (Suspect { route, ending }, before, since)
+                (RouteSymptom { route, symptom }, before, since)
             })
         })
     }
@@ -86,9 +86,9 @@ impl Rises<'_> {
         tally.requests >= self.settings.min_requests
     }
 
-    fn limit(&self, ending: Doubtful) -> f64 {
-        match ending {
-            Doubtful::Useless => self.settings.max_error_rate,
+    fn limit(&self, symptom: Symptom) -> f64 {
+        match symptom {
+            Symptom::NotServed => self.settings.max_error_rate,
             _ => self.settings.max_rise,
         }
     }
@@ -97,31 +97,31 @@ impl Rises<'_> {
     /// one client.
     fn rose(
         &self,
-        ending: Doubtful,
+        symptom: Symptom,
         before: &RouteEndings,
         since: &RouteEndings,
         window: Option<Duration>,
         z: f64,
     ) -> bool {
-        let limit = self.limit(ending);
-        let mut seconds: Vec<(i64, Tally)> = since.by_second(ending).collect();
+        let limit = self.limit(symptom);
+        let mut seconds: Vec<(i64, Tally)> = since.by_second(symptom).collect();
         if let (Some(window), Some((last, _))) = (window, seconds.last().copied()) {
             let first = last - i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
             seconds.retain(|(second, _)| *second > first);
         }
         let blocks = tallies(seconds);
-        let before_tally = before.tally(usual(ending));
+        let before_tally = before.tally(usual(symptom));
         if ![before_tally, sum(&blocks)]
             .into_iter()
             .all(|tally| self.is_enough(tally))
         {
             return false;
         }
-        let share_before = Share::of_blocks(&tallies(before.by_second(usual(ending))));
+        let share_before = Share::of_blocks(&tallies(before.by_second(usual(symptom))));
         let rose_to = |rate: f64| rate - before_tally.error_rate() > limit;
         // Clients are counted since the switch. Within a window, the share of the others is taken to be the same.
-        let without_busiest = since.without_busiest_client(ending);
-        let of_others = without_busiest.error_rate() / since.tally(ending).error_rate();
+        let without_busiest = since.without_busiest_client(symptom);
+        let of_others = without_busiest.error_rate() / since.tally(symptom).error_rate();
         let rate_of_others = sum(&blocks).error_rate() * of_others;
         rise(share_before, Share::of_blocks(&blocks), z).low > limit
             && halves(&blocks)
@@ -132,50 +132,48 @@ impl Rises<'_> {
 
     fn described(
         &self,
-        suspect: Suspect,
+        rise: RouteSymptom,
         before: &RouteEndings,
         since: &RouteEndings,
-    ) -> (Suspect, String) {
-        let ending = suspect.ending;
-        let tallies = [before.tally(usual(ending)), since.tally(ending)];
-        let ended = since.describe(|ended| ending.includes(ended));
-        let text = format!("{}; {ended}", self.describe(&suspect, tallies));
-        (suspect, text)
+    ) -> (RouteSymptom, String) {
+        let symptom = rise.symptom;
+        let tallies = [before.tally(usual(symptom)), since.tally(symptom)];
+        let ended = since.describe(|ended| symptom.includes(ended));
+        let text = format!("{}; {ended}", self.describe(&rise, tallies));
+        (rise, text)
     }
 
-    fn describe(&self, suspect: &Suspect, [before, since]: [Tally; 2]) -> String {
-        let what = match suspect.ending {
-            Doubtful::FailedForClient | Doubtful::BothFailed => {
-                "clients receive failures".to_owned()
-            }
-            Doubtful::GaveUp => "clients give up before an answer".to_owned(),
-            Doubtful::Refused(status) => format!("it refuses requests with {status}"),
-            Doubtful::Unlabeled => "its answers have no label".to_owned(),
-            Doubtful::Useless => "failed, refused, and abandoned requests together".to_owned(),
+    fn describe(&self, rise: &RouteSymptom, [before, since]: [Tally; 2]) -> String {
+        let what = match rise.symptom {
+            Symptom::FailedForClient | Symptom::BothFailed => "clients receive failures".to_owned(),
+            Symptom::GaveUp => "clients give up before an answer".to_owned(),
+            Symptom::Refused(status) => format!("it refuses requests with {status}"),
+            Symptom::Unlabeled => "its answers have no label".to_owned(),
+            Symptom::NotServed => "failed, refused, and abandoned requests together".to_owned(),
         };
-        let setting = match suspect.ending {
-            Doubtful::Useless => "bake.max_error_rate",
+        let setting = match rise.symptom {
+            Symptom::NotServed => "bake.max_error_rate",
             _ => "bake.max_rise",
         };
         let share = |tally: Tally| format!("{:.1} %", 100.0 * tally.error_rate());
         format!(
             "{what}: {}, {} of {} requests since the switch, and {} of {} before (a rise of {:.1} points is allowed by {setting})",
-            suspect.route,
+            rise.route,
             share(since),
             since.requests,
             share(before),
             before.requests,
-            100.0 * self.limit(suspect.ending)
+            100.0 * self.limit(rise.symptom)
         )
     }
 }
 
 /// What an ending since the switch is compared with. The candidate's own failures are held against its error rate. Before
 /// the switch there may have been no standby that fails too.
-fn usual(ending: Doubtful) -> Doubtful {
-    match ending {
-        Doubtful::BothFailed => Doubtful::FailedForClient,
-        _ => ending,
+fn usual(symptom: Symptom) -> Symptom {
+    match symptom {
+        Symptom::BothFailed => Symptom::FailedForClient,
+        _ => symptom,
     }
 }
 

@@ -63,7 +63,7 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         None => "it was interrupted: `deployer recover` completes or undoes it",
     };
     if let Some(pending) = &status.traffic_move {
-        writeln!(text, "\n{}: {under_way}", pending.words())?;
+        writeln!(text, "\n{pending}: {under_way}")?;
     }
     match &status.last_deployment {
         Some(entry) => {
