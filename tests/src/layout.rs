@@ -72,7 +72,7 @@ pub(crate) fn link_models(directory: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(&models)?;
     fs::copy(shipped.join("golden.jsonl"), models.join("golden.jsonl"))?;
     symlink(shipped.join("v1"), models.join("v1"))?;
-    let good = ["v2", VERSION_NOT_IN_IMAGE].map(str::to_owned);
+    let good = ["v2", "v3", VERSION_NOT_IN_IMAGE].map(str::to_owned);
     for version in fault::versions().chain(good) {
         symlink(shipped.join("v2"), models.join(version))?;
     }

@@ -237,7 +237,7 @@ async fn second_deployer_exits_with_busy() -> Result {
     stack.expect_exit(0, &["up"]).await?;
     let first = stack.start_deployer(&["deploy", "v2", "--bake", "3s"])?;
     stack.wait_for_phase("starting").await?;
-    let second = stack.expect_exit(75, &["rollback"]).await?;
+    let second = stack.expect_exit(75, &["deploy", "v1"]).await?;
     ensure!(
         second.stderr.contains("`deploy v2` by"),
         "{}",
@@ -385,7 +385,11 @@ async fn stop_signal_before_switch_leaves_traffic() -> Result {
     ensure!(run.code == 10, "{run:?}");
     let status = stack.status().await?;
     ensure!(status["active"] == "blue", "{status}");
-    ensure!(status["colors"][1]["stopped"] == true, "{status}");
+    let green = &status["colors"][1];
+    ensure!(
+        green["stopped"] != true && green["fit"] == false,
+        "{status}"
+    );
     Ok(())
 }
 

@@ -136,8 +136,18 @@ pub enum Command {
         id: Option<String>,
     },
     /// Move all traffic back to the previous release, at once
+    ///
+    /// A deployment that is under way is ended: its candidate is refused, or rolled back if it has the traffic. If the
+    /// deployer at work does not answer within 0.5 s, traffic moves without it. With VERSION, that earlier release is
+    /// deployed again, without the gates that compare it with the active one.
     #[command(after_help = EXIT_CODES)]
-    Rollback,
+    Rollback {
+        /// An earlier release, as `history` lists it [default: the release that the idle color holds]
+        version: Option<String>,
+    },
+    /// End the deployment that is under way: refuse its candidate, or roll it back if it has the traffic
+    #[command(after_help = EXIT_CODES)]
+    Abort,
     /// Move all traffic to a healthy color, without gates or a bake
     #[command(after_help = EXIT_CODES)]
     Switch {
@@ -184,7 +194,11 @@ impl fmt::Display for Command {
                 ..
             } => return write!(formatter, "deploy {version}"),
             Self::Deploy { version: None, .. } => "deploy",
-            Self::Rollback => "rollback",
+            Self::Rollback {
+                version: Some(version),
+            } => return write!(formatter, "rollback {version}"),
+            Self::Rollback { version: None } => "rollback",
+            Self::Abort => "abort",
             Self::Switch { color } => return write!(formatter, "switch {color}"),
             Self::Validate { .. } => "validate",
             Self::Report { .. } => "report",

@@ -60,6 +60,15 @@ pub enum Event<'a> {
         /// The color that has the traffic now.
         to: Color,
     },
+    /// The idle color got back the release that it held before a deployment that failed, or could not.
+    StandbyRestored {
+        /// The idle color.
+        color: Color,
+        /// The version that it held before.
+        version: &'a str,
+        /// Why it does not hold it again, if so.
+        result: Result<(), &'a str>,
+    },
     /// Requests were read from the router's log.
     RequestsLogged {
         /// In the order in which they ended.

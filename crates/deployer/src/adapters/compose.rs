@@ -1,5 +1,6 @@
 //! Docker Compose services named `blue`, `green`, and `router`.
 
+mod changes;
 mod container;
 mod diagnosis;
 mod failure;
@@ -7,9 +8,9 @@ mod variables;
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use tokio::process::Command;
 
 use crate::{
     adapters::compose::{
+        changes::Changes,
         container::{Container, parse_state},
         variables::{read_variable, write_variables},
     },
@@ -33,6 +35,7 @@ pub(super) struct ComposeFleet {
     blue_version: String,
     green_version: String,
     min_free_megabytes: u64,
+    changes: Changes,
 }
 
 impl ComposeFleet {
@@ -42,6 +45,7 @@ impl ComposeFleet {
             blue_version: settings.blue.version.clone(),
             green_version: settings.green.version.clone(),
             min_free_megabytes: settings.min_free_megabytes,
+            changes: Changes::default(),
         }
     }
 
@@ -68,6 +72,13 @@ impl ComposeFleet {
     async fn compose(&self, arguments: &[&str]) -> Result<String, PortError> {
         let (shown, command) = self.compose_command(arguments);
         self.run(&shown, command).await
+    }
+
+    /// Runs a command that changes containers.
+    async fn change(&self, arguments: &[&str]) -> Result<String, PortError> {
+        let (shown, command) = self.compose_command(arguments);
+        let printed = self.printed(&shown, self.changes.run(command)).await?;
+        printed.map_err(|errors| failure::of_docker(&shown, &errors))
     }
 
     /// A command of Compose, and how it is shown to a person.
@@ -122,8 +133,17 @@ impl ComposeFleet {
         mut command: Command,
     ) -> Result<Result<String, String>, PortError> {
         command.stdin(Stdio::null()).kill_on_drop(true);
+        self.printed(shown, command.output()).await
+    }
+
+    /// Waits for a command. The result is as that of [`Self::output`].
+    async fn printed(
+        &self,
+        shown: &str,
+        output: impl Future<Output = io::Result<Output>>,
+    ) -> Result<Result<String, String>, PortError> {
         let timeout = self.settings.timeout;
-        let output = tokio::time::timeout(timeout, command.output())
+        let output = tokio::time::timeout(timeout, output)
             .await
             .map_err(|_| {
                 PortError::TimedOut(format!(
@@ -149,7 +169,7 @@ impl ComposeFleet {
 #[async_trait]
 impl Fleet for ComposeFleet {
     async fn start_router(&self) -> Result<(), PortError> {
-        self.compose(&["up", "--detach", "router"]).await.map(drop)
+        self.change(&["up", "--detach", "router"]).await.map(drop)
     }
 
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
@@ -163,7 +183,7 @@ impl Fleet for ComposeFleet {
         // release's name to whatever the checkout holds.
         let options = ["--detach", "--no-build", "--no-deps", "--force-recreate"];
         let up = [&["up"], &options[..], &[color.name()]].concat();
-        let Err(error) = self.compose(&up).await else {
+        let Err(error) = self.change(&up).await else {
             return Ok(());
         };
         // A release that does not start must not be started after a reboot.
@@ -179,7 +199,7 @@ impl Fleet for ComposeFleet {
     }
 
     async fn stop(&self, service: Service) -> Result<(), PortError> {
-        self.compose(&["stop", service.name()]).await.map(drop)
+        self.change(&["stop", service.name()]).await.map(drop)
     }
 
     async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError> {

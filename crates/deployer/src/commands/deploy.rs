@@ -16,7 +16,8 @@ use crate::{
         plan::Plan,
         preflight,
         recover::{self, Recovery},
-        rollout::{Outcome, Rollout},
+        restore::{restore_release, version_to_hold},
+        rollout::{Outcome, Rollout, Scope},
     },
     event::{Event, Reporter},
     examples::Examples,
@@ -25,19 +26,19 @@ use crate::{
     release::Release,
     report::{Recorder, Reporters, Reports},
     request_reader::RequestReader,
-    shutdown::shutdown,
-    state::journal::Journal,
+    shutdown::stopped,
+    state::{journal::Journal, stop_request::StopRequests},
 };
 
 pub(super) async fn run(
     settings: &Settings,
     version: Option<String>,
-    active_down: bool,
+    scope: Scope,
     journal: &Journal<'_>,
     ports: &Ports,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    let done = prove_and_switch(settings, version, active_down, journal, ports, terminal).await;
+    let done = prove_and_switch(settings, version, scope, journal, ports, terminal).await;
     // At the end, because a release is compared with earlier log lines; and after every end, because a log that
     // fills the disk blocks the next deployment.
     if let Err(error) = adapters::trim_logs(settings) {
@@ -50,7 +51,7 @@ pub(super) async fn run(
 async fn prove_and_switch(
     settings: &Settings,
     version: Option<String>,
-    active_down: bool,
+    scope: Scope,
     journal: &Journal<'_>,
     ports: &Ports,
     terminal: &dyn Reporter,
@@ -58,25 +59,27 @@ async fn prove_and_switch(
     let reports = Reports::of(&settings.state);
     let recorder = Recorder::new(reports.clone());
     let reporter = &Reporters(vec![terminal, &recorder]);
+    let stop_requests = &open_stop_requests(settings, reporter);
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
     stop_leftover_shadow(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
     if let Recovery::Halted(reason) = recover::recover(ports, journal, &reports, reporter).await? {
         return Err(CommandError::halted(reason));
     }
-    let plan = prepare(settings, ports, version, active_down).await?;
+    let plan = prepare(settings, ports, version, scope).await?;
     let outcome = Rollout {
         settings,
         plan: &plan,
-        active_down,
+        scope,
         examples: &examples,
         ports,
         requests: RequestReader::new(ports.request_log.as_deref(), reporter),
         journal,
         reporter,
     }
-    .run(shutdown)
+    .run(|| stopped(stop_requests))
     .await;
+    restore_release(&settings.health, ports, journal, reporter).await;
     // A refused release leaves an image and a report too. After a halt a person needs everything.
     if outcome.phase != Phase::Halted {
         for text in prune(settings, ports).await {
@@ -84,6 +87,16 @@ async fn prove_and_switch(
         }
     }
     Ok(done(&outcome, &plan, &reports, &recorder, terminal))
+}
+
+/// The requests to stop this deployment. Removes those that were sent to an earlier one.
+pub(super) fn open_stop_requests(settings: &Settings, reporter: &dyn Reporter) -> StopRequests {
+    let requests = StopRequests::of(&settings.state);
+    if let Err(error) = requests.clear() {
+        let text = format!("cannot remove an old request to stop: {error}");
+        reporter.report(&Event::Note { text });
+    }
+    requests
 }
 
 /// Formats the outcome, and where the report is.
@@ -127,16 +140,20 @@ pub(super) async fn prepare(
     settings: &Settings,
     ports: &Ports,
     version: Option<String>,
-    active_down: bool,
+    scope: Scope,
 ) -> anyhow::Result<Plan> {
     let active = ports.router.active().await.map_err(CommandError::refused)?;
-    let checked = preflight::check(settings, ports, (!active_down).then_some(active)).await;
+    let checked = preflight::check(
+        settings,
+        ports,
+        (scope == Scope::Compared).then_some(active),
+    )
+    .await;
     checked.map_err(CommandError::refused)?;
     let idle = active.other();
-    let version = match version {
-        Some(version) => version,
-        None => held_version(ports, settings, idle).await,
-    };
+    let recorded = recorded_version(ports, idle).await;
+    let version = version.or_else(|| recorded.clone());
+    let version = version.unwrap_or_else(|| settings.color(idle).version.clone());
     let release = wanted(settings, version).map_err(CommandError::usage)?;
     Ok(Plan {
         idle_was_fit: ports
@@ -144,6 +161,7 @@ pub(super) async fn prepare(
             .is_fit(idle)
             .await
             .map_err(CommandError::refused)?,
+        idle_version: recorded,
         ..Plan::new(ports.clock.now(), active, release)
     })
 }
@@ -159,13 +177,15 @@ async fn prune(settings: &Settings, ports: &Ports) -> Vec<String> {
 
 /// The version of `color` if the user names none.
 pub(super) async fn held_version(ports: &Ports, settings: &Settings, color: Color) -> String {
-    let recorded = ports
-        .fleet
-        .inspect(Service::Server(color))
-        .await
-        .ok()
-        .and_then(|(_, version)| version);
+    let recorded = recorded_version(ports, color).await;
     recorded.unwrap_or_else(|| settings.color(color).version.clone())
+}
+
+/// The version that `color` holds, or should hold; `None` if the fleet does not know it.
+async fn recorded_version(ports: &Ports, color: Color) -> Option<String> {
+    let inspected = ports.fleet.inspect(Service::Server(color)).await.ok();
+    let entries = ports.journal.read().await.unwrap_or_default();
+    version_to_hold(&entries, color, inspected.and_then(|(_, version)| version))
 }
 
 /// The release that the candidate must be, as far as this machine knows it.

@@ -9,7 +9,7 @@ use crate::{
         output::{CommandError, CommandOutput},
     },
     config::{GateName, Settings},
-    deployment::plan::Plan,
+    deployment::{plan::Plan, rollout::Scope},
     examples::Examples,
     ports::{Ports, Target},
 };
@@ -23,7 +23,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<CommandOutput> {
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
     let mut steps = unfinished_work(ports).await?;
-    let plan = prepare(settings, ports, version, active_down).await?;
+    let plan = prepare(settings, ports, version, Scope::of_flag(active_down)).await?;
     steps.push(check_active(plan.active, active_down, ports).await?);
     steps.extend(deployment(&plan, settings, &examples));
     steps.extend(hooks(settings));

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod abort;
 mod alert_test;
 #[cfg(all(test, debug_assertions))]
 mod crash_safety;
@@ -16,6 +17,7 @@ mod report;
 mod rollback;
 mod status;
 mod steps;
+mod stop;
 mod switch;
 mod up;
 mod validate;
@@ -33,6 +35,7 @@ use crate::{
         steps::stop_leftover_shadow,
     },
     config::{self, SettingsError},
+    deployment::rollout::Scope,
     event::Reporter,
     exit_code,
     ports::JournalError,
@@ -105,7 +108,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
             deploy::run(
                 settings,
                 version.clone(),
-                *active_down,
+                Scope::of_flag(*active_down),
                 &lock().await?,
                 ports,
                 reporter,
@@ -117,11 +120,15 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
             let _lock = lock().await?;
             up::run(settings, ports, reporter).await
         }
-        Command::Rollback => {
+        Command::Rollback { version: None } => rollback::run(settings, ports, reporter).await,
+        Command::Rollback {
+            version: Some(version),
+        } => {
             let journal = lock().await;
             let journal = journal.map_err(|error| rollback::explain_failure(settings, error))?;
-            rollback::run(settings, &journal, ports, reporter).await
+            rollback::run_to_version(settings, version, &journal, ports, reporter).await
         }
+        Command::Abort => abort::run(settings, ports, reporter).await,
         Command::Switch { color } => {
             switch::run(settings, *color, &lock().await?, ports, reporter).await
         }

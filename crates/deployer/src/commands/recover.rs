@@ -6,7 +6,8 @@ use crate::{
     deployment::{
         phase::Phase,
         recover::{self, Recovery},
-        rollout::Rollout,
+        restore::restore_release,
+        rollout::{Rollout, Scope},
         traffic_mover::TrafficMover,
     },
     event::{Event, Reporter},
@@ -14,7 +15,7 @@ use crate::{
     ports::Ports,
     report::{Recorder, Reporters, Reports},
     request_reader::RequestReader,
-    shutdown::shutdown,
+    shutdown::stopped,
     state::{journal::Journal, journal_entries::DeploymentEntry},
 };
 
@@ -53,6 +54,7 @@ pub(super) async fn run(
     if let Recovery::Halted(reason) = recover::recover(ports, journal, &reports, reporter).await? {
         return Err(CommandError::halted(reason));
     }
+    restore_release(&settings.health, ports, journal, reporter).await;
     let ended = journal.read().await?.deployment;
     let phase = ended.map_or(last.phase, |entry| entry.phase);
     Ok(CommandOutput::success(format!(
@@ -100,18 +102,20 @@ async fn resume_bake(
         ..
     } = *last;
     reporter.report(&Event::Resumed { plan, phase, since });
+    let stop_requests = &deploy::open_stop_requests(settings, reporter);
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
     let rollout = Rollout {
         settings,
         plan,
-        active_down: false,
+        scope: Scope::Compared,
         examples: &examples,
         ports,
         requests: RequestReader::new(ports.request_log.as_deref(), reporter),
         journal,
         reporter,
     };
-    let outcome = rollout.resume(shutdown).await;
+    let outcome = rollout.resume(|| stopped(stop_requests)).await;
+    restore_release(&settings.health, ports, journal, reporter).await;
     let reports = Reports::of(&settings.state);
     Ok(deploy::done(&outcome, plan, &reports, recorder, terminal))
 }

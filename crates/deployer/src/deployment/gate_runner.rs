@@ -69,7 +69,7 @@ impl GateRunner<'_> {
                 reporter: self.reporter,
             };
             let verdict = if self.active_down && gate.needs_active() {
-                Verdict::skipped("the active color is down: there is nothing to compare with")
+                Verdict::skipped("the active color is down or not to be compared with")
             } else {
                 gate.judge(&candidate).await
             };

@@ -6,6 +6,7 @@ pub mod phase;
 pub mod plan;
 pub mod preflight;
 pub mod recover;
+pub mod restore;
 pub mod return_traffic;
 pub mod rollout;
 mod switch;

@@ -23,6 +23,9 @@ pub struct Plan {
     /// Whether the idle color could stand in before the deployment.
     #[serde(default)]
     pub idle_was_fit: bool,
+    /// The version that the idle color held before the deployment; `None` if it is not known.
+    #[serde(default)]
+    pub idle_version: Option<String>,
 }
 
 impl Plan {
@@ -36,6 +39,7 @@ impl Plan {
             release,
             began: Some(now),
             idle_was_fit: false,
+            idle_version: None,
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     gates::{self, GoldenLabels},
     ports::{HookPoint, PortError, Ports, Service, Target},
     request_reader::RequestReader,
+    shutdown::Stop,
     state::journal::Journal,
 };
 
@@ -38,14 +39,37 @@ pub struct Outcome {
     pub unwritten: Option<String>,
 }
 
+/// What a candidate is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The active release.
+    Compared,
+    /// Nothing, if the active color is down.
+    ActiveDown,
+    /// Nothing: it was promoted earlier, and the active release may be the bad one.
+    Alone,
+}
+
+impl Scope {
+    /// The scope of a deployment with or without `--active-down`.
+    #[must_use]
+    pub fn of_flag(active_down: bool) -> Self {
+        if active_down {
+            Self::ActiveDown
+        } else {
+            Self::Compared
+        }
+    }
+}
+
 /// A deployment under way.
 pub struct Rollout<'a> {
     /// The settings.
     pub settings: &'a Settings,
     /// The plan.
     pub plan: &'a Plan,
-    /// Whether to deploy although the active color is down.
-    pub active_down: bool,
+    /// What the candidate is compared with.
+    pub scope: Scope,
     /// The test inputs.
     pub examples: &'a Examples,
     /// The ports.
@@ -61,18 +85,18 @@ pub struct Rollout<'a> {
 impl Rollout<'_> {
     /// Deploys. Every error becomes an outcome that says where traffic is.
     ///
-    /// `shutdown` resolves when the deployer should stop. Before the switch, the candidate is then refused.
-    /// After the switch, it is rolled back, unless `bake.on_interrupt` is `continue`; then only the second
-    /// signal counts.
-    pub async fn run<F: Future<Output = ()>>(self, shutdown: impl Fn() -> F) -> Outcome {
+    /// `stop` resolves when the deployer should stop. Before the switch, the candidate is then refused. After the
+    /// switch, it is rolled back, unless `bake.on_interrupt` is `continue`; then the first signal does not count.
+    pub async fn run<F: Future<Output = Stop>>(self, stop: impl Fn() -> F) -> Outcome {
         self.reporter.report(&Event::Planned { plan: self.plan });
         let phase = Cell::new(Phase::Planned);
         let advance = self.advance(&phase);
-        self.run_until_shutdown(&phase, advance, shutdown).await
+        let advanced = self.advance_until_stopped(&phase, advance, stop).await;
+        self.finish(phase.get(), advanced).await
     }
 
     /// Bakes a candidate that has had traffic since its deployer was killed.
-    pub async fn resume<F: Future<Output = ()>>(self, shutdown: impl Fn() -> F) -> Outcome {
+    pub async fn resume<F: Future<Output = Stop>>(self, stop: impl Fn() -> F) -> Outcome {
         let phase = Cell::new(Phase::Switched);
         // Earlier log lines may be about another release that had this color and the traffic.
         let switched = self.journal.read().await.ok();
@@ -84,31 +108,42 @@ impl Rollout<'_> {
             None => TrafficSample::default(),
         };
         let advance = self.bake_and_promote(&phase, before, switched, HashMap::new());
-        self.run_until_shutdown(&phase, advance, shutdown).await
+        let advanced = self.advance_until_stopped(&phase, advance, stop).await;
+        self.finish(phase.get(), advanced).await
     }
 
-    async fn run_until_shutdown<F: Future<Output = ()>>(
+    /// Carries out `advance` until it ends or the deployer should stop. What was under way is dropped when this returns.
+    ///
+    /// `stop` is looked at before each step: after a deployer was frozen, another command may have moved the traffic.
+    async fn advance_until_stopped<F: Future<Output = Stop>>(
         &self,
         phase: &Cell<Phase>,
         advance: impl Future<Output = Result<String, String>>,
-        shutdown: impl Fn() -> F,
-    ) -> Outcome {
+        stop: impl Fn() -> F,
+    ) -> Result<String, String> {
         let mut go_on = self.settings.bake.on_interrupt == OnInterrupt::Continue;
         let mut advance = pin!(advance);
-        let advanced = loop {
-            tokio::select! {
-                advanced = &mut advance => break advanced,
-                () = shutdown() => {
-                    if phase.get() != Phase::Switched || !std::mem::take(&mut go_on) {
-                        break Err("the deployer received a stop signal".to_owned());
-                    }
+        loop {
+            let stop = tokio::select! {
+                biased;
+                stop = stop() => stop,
+                advanced = &mut advance => return advanced,
+            };
+            match stop {
+                Stop::Request(request) => return Err(format!("stopped by {request}")),
+                Stop::Signal if phase.get() == Phase::Switched && std::mem::take(&mut go_on) => {
                     self.note("stop signal received; the bake continues (bake.on_interrupt); the next signal rolls back".to_owned());
                 }
+                Stop::Signal => return Err("the deployer received a stop signal".to_owned()),
             }
-        };
+        }
+    }
+
+    /// Ends the deployment, which reached `phase`.
+    async fn finish(&self, phase: Phase, advanced: Result<String, String>) -> Outcome {
         let outcome = match advanced {
             Ok(reason) => self.end(Phase::Promoted, reason).await,
-            Err(reason) => self.handle_failure(phase.get(), reason).await,
+            Err(reason) => self.handle_failure(phase, reason).await,
         };
         self.hook_after(outcome.phase, Some(&outcome.reason)).await;
         outcome
@@ -149,7 +184,7 @@ impl Rollout<'_> {
             ports: self.ports,
             requests: &self.requests,
             before: &before,
-            active_down,
+            active_down: active_down || self.scope == Scope::Alone,
             golden_labels: GoldenLabels::default(),
             keep_going: false,
             reporter: self.reporter,
@@ -171,7 +206,10 @@ impl Rollout<'_> {
         self.reach(phase, Phase::Validated).await?;
         self.hook_after(Phase::Validated, None).await;
         self.hook_before(Phase::Switched).await?;
-        let before = self.before_and_since(before).await;
+        let before = match self.scope {
+            Scope::Alone => TrafficSample::default(),
+            Scope::Compared | Scope::ActiveDown => self.before_and_since(before).await,
+        };
         let since = self.switch().await?;
 
         self.reach(phase, Phase::Switched).await?;
@@ -183,14 +221,14 @@ impl Rollout<'_> {
     async fn active_is_down(&self) -> Result<bool, String> {
         let Plan { active, idle, .. } = *self.plan;
         let Err(trouble) = self.check_health(active).await else {
-            if self.active_down {
+            if self.scope == Scope::ActiveDown {
                 self.note(format!(
                     "{active} is active and not down, so nothing is left out"
                 ));
             }
             return Ok(false);
         };
-        if !self.active_down {
+        if self.scope == Scope::Compared {
             return Err(format!(
                 "the active color {active} is not healthy, so nothing could be compared or rolled back to: {trouble}. If a fix must be shipped nevertheless, `deployer deploy --active-down` leaves out what compares; if {idle} is healthy, `deployer switch {idle}` sends traffic there at once"
             ));
@@ -206,13 +244,15 @@ impl Rollout<'_> {
         Ok(true)
     }
 
-    /// Sends a health check, and with `active_down` also a test request.
+    /// Sends a health check, and with [`Scope::ActiveDown`] also a test request.
     async fn check_health(&self, color: Color) -> Result<(), PortError> {
         let target = Target::Server(color);
         let probe = &self.ports.probe;
         probe.health(target).await?;
         match self.examples.golden.first() {
-            Some(example) if self.active_down => probe.predict(target, example).await.map(drop),
+            Some(example) if self.scope == Scope::ActiveDown => {
+                probe.predict(target, example).await.map(drop)
+            }
             _ => Ok(()),
         }
     }

@@ -73,34 +73,45 @@ impl TrafficMover<'_> {
         self.move_flags(&traffic_move).await?;
         Ok(PendingCleanup {
             written: self.record(&traffic_move).await,
-            requests_hang: action == Action::FailedOver,
+            requests_hang: action == Action::FailedOver
+                || action == Action::RolledBack && !self.is_healthy(from).await,
             traffic_move,
         })
     }
 
-    /// Stops the color that traffic left because it was down, so that the router repeats its hanging requests
-    /// on the other color. Then removes the entry of the move; until then the next deployer does this.
+    /// Stops the color that traffic left if it was down or hangs, so that the router repeats its hanging requests on the
+    /// other color. Answers that have begun there break off. Then removes the entry of the move; until then the next deployer does this.
     pub async fn clean_up(&self, moved: PendingCleanup) {
         let PendingCleanup {
             traffic_move,
             written,
             requests_hang,
         } = moved;
-        if requests_hang
-            && let Err(error) = self
-                .ports
-                .fleet
-                .stop(Service::Server(traffic_move.from))
-                .await
-        {
+        let TrafficMove { from, to, .. } = traffic_move;
+        if requests_hang {
             self.note(format!(
-                "{} could not be stopped: {error}",
-                traffic_move.from
+                "{from} is not healthy and is stopped: the router repeats its hanging requests on {to}, and answers that {from} has begun, such as streams, break off"
             ));
+            if let Err(error) = self.ports.fleet.stop(Service::Server(from)).await {
+                self.note(format!("{from} could not be stopped: {error}"));
+            }
         }
         if written {
             self.note_failure(self.journal.finish_move().await);
         }
+    }
+
+    /// Records a rollback that was done without the lock.
+    pub async fn record_rollback(&self, from: Color, to: Color, reason: &str) {
+        let traffic_move = TrafficMove {
+            action: Action::RolledBack,
+            from,
+            to,
+            reason: reason.to_owned(),
+            at: self.ports.clock.now(),
+            from_was_fit: false,
+        };
+        self.record(&traffic_move).await;
     }
 
     /// Completes or undoes a move that a killed deployer left. Returns the completed move.

@@ -44,6 +44,13 @@ fn line(event: &Event<'_>) -> Option<Value> {
         Event::TrafficMoved { from, to } => {
             json!({"event": "traffic_moved", "from": from, "to": to})
         }
+        Event::StandbyRestored {
+            color,
+            version,
+            result,
+        } => {
+            json!({"event": "standby_restored", "color": color, "version": version, "error": result.err()})
+        }
         Event::BakeObserved {
             elapsed,
             of,

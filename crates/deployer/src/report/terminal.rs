@@ -93,6 +93,16 @@ impl Reporter for Terminal {
             Event::TrafficMoved { from, to } => self.line(&format!(
                 "  switch       all traffic moved from {from} to {to}"
             )),
+            Event::StandbyRestored {
+                color,
+                version,
+                result,
+            } => match result {
+                Ok(()) => self.line(&format!("  standby      {color} holds {version} again")),
+                Err(error) => self.line(&format!(
+                    "  standby      {color} cannot stand in: {version} is not restored: {error}"
+                )),
+            },
             Event::RequestsLogged { .. } => {}
             Event::BakeObserved {
                 elapsed,

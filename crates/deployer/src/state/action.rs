@@ -20,6 +20,10 @@ pub enum Action {
     Switched,
     /// `deployer monitor` moved traffic away from an active color that was down.
     FailedOver,
+    /// The idle color holds the release again that it held before a deployment that failed.
+    Restored,
+    /// The idle color could not get that release back.
+    NotRestored,
 }
 
 impl Action {
@@ -49,6 +53,8 @@ impl Action {
             Self::Halted => "halted",
             Self::Switched => "switched",
             Self::FailedOver => "failed over",
+            Self::Restored => "restored",
+            Self::NotRestored => "not restored",
         }
     }
 }

@@ -68,6 +68,28 @@ impl HistoryEntry {
             reason: Some(traffic_move.reason.clone()),
         }
     }
+
+    /// What the idle color holds after a deployment that failed.
+    #[must_use]
+    pub fn of_standby(
+        action: Action,
+        color: Color,
+        version: String,
+        at: Timestamp,
+        reason: String,
+    ) -> Self {
+        Self {
+            at,
+            action,
+            id: None,
+            color,
+            version: Some(version),
+            digest: None,
+            seconds: None,
+            by: current_user(),
+            reason: Some(reason),
+        }
+    }
 }
 
 /// A history that was read.

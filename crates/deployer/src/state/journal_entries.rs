@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    color::Color,
     deployment::{phase::Phase, plan::Plan},
     monitor::standby::LastDeployment,
     state::{history::HistoryEntry, traffic_move::TrafficMove},
@@ -23,6 +24,13 @@ impl JournalEntries {
     #[must_use]
     pub fn unfinished_deployment(&self) -> Option<&DeploymentEntry> {
         self.deployment.as_ref().filter(|it| !it.phase.is_end())
+    }
+
+    /// Whether the last deployment was rolled back to `active`. Then nothing is left to roll back.
+    #[must_use]
+    pub fn is_rolled_back_to(&self, active: Color) -> bool {
+        let last = self.deployment.as_ref();
+        last.is_some_and(|it| it.phase == Phase::RolledBack && it.plan.active == active)
     }
 
     /// The last deployment that touched a server.

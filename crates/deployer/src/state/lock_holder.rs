@@ -33,6 +33,21 @@ impl LockHolder {
         }
     }
 
+    /// Returns whether it deploys a release, and so accepts requests to stop.
+    #[must_use]
+    pub fn deploys(&self) -> bool {
+        self.command == "recover"
+            || ["deploy", "rollback "]
+                .iter()
+                .any(|command| self.command.starts_with(command))
+    }
+
+    /// Returns whether it moves traffic itself, and ends right after that.
+    #[must_use]
+    pub fn moves_traffic_at_once(&self) -> bool {
+        self.is_monitor() || self.command == "rollback" || self.command.starts_with("switch")
+    }
+
     /// Returns whether it is `deployer monitor`, which acts by itself.
     #[must_use]
     pub fn is_monitor(&self) -> bool {

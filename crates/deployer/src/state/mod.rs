@@ -1,4 +1,4 @@
-//! What outlives a deployer: the lock, the journal, and the history.
+//! What outlives a deployer: the lock, the journal, the history, and requests.
 
 pub mod action;
 pub mod atomic_file;
@@ -6,4 +6,5 @@ pub mod history;
 pub mod journal;
 pub mod journal_entries;
 pub mod lock_holder;
+pub mod stop_request;
 pub mod traffic_move;

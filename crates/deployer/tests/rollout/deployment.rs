@@ -10,13 +10,14 @@ use deployer::{
         phase::Phase,
         plan::Plan,
         recover,
-        rollout::{Outcome, Rollout},
+        rollout::{Outcome, Rollout, Scope},
     },
     examples::{Example, Examples},
     ports::JournalStore as _,
     release::Release,
     report::Reports,
     request_reader::RequestReader,
+    shutdown::Stop,
     state::{journal::Journal, journal_entries::DeploymentEntry},
 };
 use futures_util::FutureExt as _;
@@ -209,7 +210,7 @@ impl Deployment {
             let rollout = Rollout {
                 settings: &self.settings,
                 plan: &plan(),
-                active_down: self.active_down,
+                scope: Scope::of_flag(self.active_down),
                 examples: &examples(),
                 ports: &ports,
                 requests: RequestReader::new(ports.request_log.as_deref(), &reporter),
@@ -221,7 +222,10 @@ impl Deployment {
                     let next = signals.borrow_mut().next();
                     async move {
                         match next {
-                            Some(at) => tokio::time::sleep_until(began + at).await,
+                            Some(at) => {
+                                tokio::time::sleep_until(began + at).await;
+                                Stop::Signal
+                            }
                             None => std::future::pending().await,
                         }
                     }
@@ -289,14 +293,14 @@ impl InterruptedDeployment {
         Rollout {
             settings: &deployment.settings,
             plan: &plan(),
-            active_down: false,
+            scope: Scope::Compared,
             examples: &examples(),
             ports: &ports,
             requests: RequestReader::new(ports.request_log.as_deref(), &reporter),
             journal: &journal,
             reporter: &reporter,
         }
-        .resume(std::future::pending::<()>)
+        .resume(std::future::pending::<Stop>)
         .await
     }
 

@@ -301,6 +301,7 @@ impl Reporter for Collector {
             Event::Note { text } => TraceEvent::Note(text.clone()),
             Event::BakeObserved { tally, .. } => TraceEvent::BakeObserved(tally.requests),
             Event::Planned { .. }
+            | Event::StandbyRestored { .. }
             | Event::Resumed { .. }
             | Event::AwaitingHealth { .. }
             | Event::GateStarted { .. }

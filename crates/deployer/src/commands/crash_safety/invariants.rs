@@ -6,7 +6,7 @@ use crate::{
     deployment::phase::Phase,
     exit_code,
     ports::JournalStore as _,
-    state::{action::Action, journal_entries::DeploymentEntry},
+    state::{action::Action, history::HistoryEntry, journal_entries::DeploymentEntry},
 };
 
 impl Machine {
@@ -46,7 +46,10 @@ impl Machine {
             }
         }
         let standby = active.other();
-        let can_roll_back = flags.is_fit(standby) && self.server(standby).running.is_some();
+        let entries = self.journal().read().await.expect("a journal");
+        let can_roll_back = flags.is_fit(standby)
+            && self.server(standby).running.is_some()
+            && !entries.is_rolled_back_to(active);
         assert_eq!(status["can_roll_back"], can_roll_back, "{status:#}");
     }
 
@@ -99,7 +102,10 @@ impl Machine {
             assert!(entries.iter().all(|it| it.id.is_none()), "{entries:#?}");
             return;
         };
-        let last = entries.last().expect("a history");
+        let about_standby =
+            |it: &&HistoryEntry| matches!(it.action, Action::Restored | Action::NotRestored);
+        let last = entries.iter().rev().find(|it| !about_standby(it));
+        let last = last.expect("a history");
         match phase {
             // Since the deployment, a person or the monitor moved traffic.
             _ if last.id.is_none() => assert_eq!(active, last.color),

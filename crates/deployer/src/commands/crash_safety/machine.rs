@@ -22,7 +22,7 @@ use crate::{
     color::Color,
     commands::{deploy, monitor, output::CommandOutput, recover, rollback, status, switch},
     config::{self, OnInterrupt, Settings},
-    deployment::{phase::Phase, plan::Plan},
+    deployment::{phase::Phase, plan::Plan, rollout::Scope},
     doctor::finding::Finding,
     event::{Event, Reporter},
     evidence::load::{LoadPlan, LoadResult},
@@ -328,14 +328,16 @@ impl Machine {
                 deploy::run(
                     &settings,
                     Some(version.to_owned()),
-                    false,
+                    Scope::Compared,
                     &lock().await?,
                     &ports,
                     &reporter,
                 )
                 .await
             }
-            Command::Rollback => rollback::run(&settings, &lock().await?, &ports, &reporter).await,
+            Command::Rollback => {
+                rollback::run_with_lock(&settings, &lock().await?, &ports, &reporter).await
+            }
             Command::Switch(color) => {
                 // `deployer switch` needs no proof: the user vouches for the release.
                 if let Some(version) = self.server(color).running {

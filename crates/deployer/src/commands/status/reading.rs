@@ -104,9 +104,10 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     Status {
         router: settings.router.url.clone(),
         can_roll_back: active.is_some_and(|active| {
-            colors
-                .iter()
-                .any(|status| status.color != active && status.healthy && status.fit == Some(true))
+            !entries.is_rolled_back_to(active)
+                && colors.iter().any(|status| {
+                    status.color != active && status.healthy && status.fit == Some(true)
+                })
         }),
         active,
         problems,

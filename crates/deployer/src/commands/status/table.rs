@@ -79,7 +79,7 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
     let answer = if status.can_roll_back {
         "would work now"
     } else {
-        "would be refused now: no healthy standby"
+        "would be refused now: no healthy standby holds the release before"
     };
     write!(text, "`deployer rollback` {answer}")
 }

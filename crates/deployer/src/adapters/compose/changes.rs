@@ -1,0 +1,103 @@
+//! Commands that change containers: one at a time, also if the deployer no longer waits for the last one.
+
+use std::{
+    io,
+    process::{Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    process::Command,
+    sync::{Mutex, oneshot},
+    time::timeout,
+};
+
+/// How long a command may take to end after SIGTERM. It cleans up within this time.
+const MAX_WAIT_FOR_END: Duration = Duration::from_secs(10);
+
+/// Runs one command at a time.
+#[derive(Debug, Default)]
+pub(super) struct Changes(Arc<Mutex<()>>);
+
+impl Changes {
+    /// Runs a command in a process group of its own. If this future is dropped, the group is ended, and the next command
+    /// waits for that: a `docker compose up` that still runs would start what `docker compose stop` has just stopped.
+    pub(super) async fn run(&self, mut command: Command) -> io::Result<Output> {
+        let turn = Arc::clone(&self.0).lock_owned().await;
+        command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = command.spawn()?;
+        let group = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
+        // Resolves when this future is dropped.
+        let (_waits, abandoned) = oneshot::channel::<()>();
+        let ended = tokio::spawn(async move {
+            let mut output = Box::pin(child.wait_with_output());
+            let output = tokio::select! {
+                output = &mut output => output,
+                _ = abandoned => {
+                    signal(group, Signal::TERM);
+                    if let Ok(output) = timeout(MAX_WAIT_FOR_END, &mut output).await {
+                        output
+                    } else {
+                        signal(group, Signal::KILL);
+                        output.await
+                    }
+                }
+            };
+            drop(turn);
+            output
+        });
+        ended.await.map_err(io::Error::other)?
+    }
+}
+
+fn signal(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        // It may have ended by itself.
+        let _ = kill_process_group(group, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    fn shell(script: &str, directory: &Path) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).current_dir(directory);
+        command
+    }
+
+    #[tokio::test]
+    async fn abandoned_command_ends_before_the_next_one_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let changes = Changes::default();
+        let up = shell(
+            "trap 'sleep 0.2; echo up ended >> log; exit' TERM; echo up began >> log; while :; do sleep 0.01; done",
+            directory.path(),
+        );
+        tokio::select! {
+            _ = changes.run(up) => panic!("it runs until it is ended"),
+            () = async {
+                while !log.exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            } => {}
+        }
+        let stop = shell("echo stop >> log", directory.path());
+        assert!(changes.run(stop).await.unwrap().status.success());
+        let log = fs::read_to_string(log).unwrap();
+        assert_eq!(log, "up began\nup ended\nstop\n");
+    }
+}

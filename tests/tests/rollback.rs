@@ -1,0 +1,197 @@
+//! `deployer rollback` and `deployer abort`, also while a deployment is under way.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use end_to_end::{BakeDuration, Stack, TrafficLog};
+
+const CONNECTIONS: usize = 16;
+const PAUSE: Duration = Duration::from_millis(5);
+/// A deployment that is not stopped does not end within a test.
+const LONG_BAKE: BakeDuration = BakeDuration(Duration::from_mins(5));
+const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(2));
+
+type Result<T = ()> = anyhow::Result<T>;
+
+/// The time from `since` to the last answer of `version`.
+fn last_answer_of(log: &TrafficLog, version: &str, since: Instant) -> Option<Duration> {
+    let answers = log.requests.iter();
+    let answers = answers.filter(|request| request.outcome.as_deref() == Ok(version));
+    let ends = answers.map(|request| request.started + request.duration);
+    Some(ends.max()?.saturating_duration_since(since))
+}
+
+/// Tests that measure how long clients wait for the previous release.
+mod alone {
+    use super::*;
+
+    const ONE_SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rollback_during_a_bake_returns_traffic_within_a_second() -> Result {
+        let stack = Stack::with_processes("model-server", LONG_BAKE)?;
+        stack.expect_exit(0, &["up"]).await?;
+        let traffic = stack.start_traffic(CONNECTIONS, PAUSE)?;
+        let arguments = ["deploy", "v2", "--on-interrupt", "continue"];
+        let deployer = stack.start_deployer(&arguments)?;
+        stack.wait_for_phase("switched").await?;
+        traffic.wait_for_requests(traffic.count() + 100).await?;
+
+        let asked = Instant::now();
+        let run = stack.expect_exit(0, &["rollback"]).await?;
+        let returned = Instant::now();
+        let deployed = Stack::wait_for_exit(deployer, &arguments).await?;
+        traffic.wait_for_requests(traffic.count() + 200).await?;
+        let log = traffic.stop().await;
+
+        ensure!(
+            run.stdout.contains("rolled back: blue serves v1"),
+            "{run:?}"
+        );
+        ensure!(deployed.code == 20, "{deployed:?}");
+        ensure!(
+            deployed
+                .stderr
+                .contains("stopped by `deployer rollback` by"),
+            "{deployed:?}"
+        );
+        log.ensure_none_failed()?;
+        let took = last_answer_of(&log, "v2", asked).context("v2 answered nothing")?;
+        println!("traffic was back after {took:?}");
+        ensure!(took < ONE_SECOND, "traffic was back after {took:?}");
+        log.between(returned, Instant::now())
+            .ensure_answered_only_by("v1")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rollback_does_not_wait_for_a_frozen_deployer() -> Result {
+        let stack = Stack::with_processes("model-server", LONG_BAKE)?;
+        stack.expect_exit(0, &["up"]).await?;
+        let traffic = stack.start_traffic(CONNECTIONS, PAUSE)?;
+        let deployer = stack.start_deployer(&["deploy", "v2"])?;
+        stack.wait_for_phase("switched").await?;
+        traffic.wait_for_requests(traffic.count() + 100).await?;
+
+        Stack::signal_deployer(&deployer, "STOP")?;
+        let asked = Instant::now();
+        let run = stack.expect_exit(0, &["rollback"]).await?;
+        let returned = Instant::now();
+        Stack::signal_deployer(&deployer, "CONT")?;
+        let deployed = Stack::wait_for_exit(deployer, &["deploy", "v2"]).await?;
+        traffic.wait_for_requests(traffic.count() + 200).await?;
+        let log = traffic.stop().await;
+
+        ensure!(
+            run.stdout.contains("rolled back: blue serves v1"),
+            "{run:?}"
+        );
+        ensure!(run.stdout.contains("this is not recorded"), "{run:?}");
+        ensure!(deployed.code == 20, "{deployed:?}");
+        log.ensure_none_failed()?;
+        let took = last_answer_of(&log, "v2", asked).context("v2 answered nothing")?;
+        println!("traffic was back after {took:?}");
+        // 0.5 s of them pass for the frozen deployer's answer.
+        ensure!(took < 2 * ONE_SECOND, "traffic was back after {took:?}");
+        log.between(returned, Instant::now())
+            .ensure_answered_only_by("v1")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollback_during_a_gate_refuses_the_candidate() -> Result {
+    let stack = Stack::with_processes("model-server", LONG_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(CONNECTIONS, PAUSE)?;
+    let gates = r#"gates.run=["comparison"]"#;
+    let arguments = [
+        "deploy",
+        "v2",
+        "--set",
+        gates,
+        "--set",
+        "comparison.duration=5m",
+    ];
+    let deployer = stack.start_deployer(&arguments)?;
+    stack.wait_for_phase("healthy").await?;
+    let run = stack.expect_exit(0, &["rollback"]).await?;
+    let deployed = Stack::wait_for_exit(deployer, &arguments).await?;
+    let log = traffic.stop().await;
+
+    ensure!(
+        run.stdout
+            .contains("refused: blue serves v1; traffic had not moved"),
+        "{run:?}"
+    );
+    ensure!(deployed.code == 10, "{deployed:?}");
+    log.ensure_none_failed()?;
+    log.ensure_answered_only_by("v1")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn abort_ends_a_deployment_and_nothing_else() -> Result {
+    let stack = Stack::with_processes("model-server", LONG_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let run = stack.expect_exit(0, &["abort"]).await?;
+    ensure!(run.stdout.contains("no deployment is under way"), "{run:?}");
+    let deployer = stack.start_deployer(&["deploy", "v2"])?;
+    stack.wait_for_phase("switched").await?;
+    let run = stack.expect_exit(0, &["abort"]).await?;
+    ensure!(
+        run.stdout.contains("rolled back: blue serves v1"),
+        "{run:?}"
+    );
+    let deployed = Stack::wait_for_exit(deployer, &["deploy", "v2"]).await?;
+    ensure!(deployed.code == 20, "{deployed:?}");
+    ensure!(stack.status().await?["active"] == "blue");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_color_gets_its_release_back_after_a_rollback() -> Result {
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    stack.expect_exit(0, &["deploy", "v2"]).await?;
+    // v1 waits on blue, and could take the traffic.
+    let arguments = ["deploy", "v3", "--bake", "5m"];
+    let deployer = stack.start_deployer(&arguments)?;
+    stack.wait_for_phase("switched").await?;
+    stack.expect_exit(0, &["rollback"]).await?;
+    let deployed = Stack::wait_for_exit(deployer, &arguments).await?;
+    ensure!(
+        deployed.stderr.contains("blue holds v1 again"),
+        "{deployed:?}"
+    );
+    let status = stack.status().await?;
+    let blue = &status["colors"][0];
+    ensure!(status["active"] == "green", "{status}");
+    ensure!(
+        blue["model_version"] == "v1" && blue["fit"] == true,
+        "{status}"
+    );
+    ensure!(status["can_roll_back"] == true, "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollback_to_a_version_deploys_it_without_comparing() -> Result {
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    for version in ["v2", "v3", "v1"] {
+        stack.expect_exit(0, &["deploy", version]).await?;
+    }
+    let gates = r#"gates.run=["identity","comparison"]"#;
+    let run = stack.expect_exit(10, &["rollback", "v9"]).await?;
+    ensure!(run.stderr.contains("was never promoted"), "{run:?}");
+    // Blue has v3, green has v1.
+    let run = stack
+        .expect_exit(0, &["rollback", "v2", "--set", gates])
+        .await?;
+    ensure!(run.stdout.contains("promoted: v2 on blue"), "{run:?}");
+    ensure!(run.stderr.contains("not to be compared with"), "{run:?}");
+    let run = stack.expect_exit(0, &["rollback", "v1"]).await?;
+    ensure!(
+        run.stdout.contains("rolled back: green serves v1"),
+        "{run:?}"
+    );
+    Ok(())
+}
