@@ -65,12 +65,18 @@ impl Spool {
             .map_err(io::Error::from)
             .and_then(|text| atomic_file::replace(&path, &text));
         if let Err(error) = written {
+            // A full disk leaves a part of the new file.
+            let _ = fs::remove_file(path.with_extension("json.new"));
             let path = path.display();
             warn(&format!(
                 "cannot write {path}, so the notification is lost unless it is delivered now: {error}"
             ));
             let key = (receiver.to_owned(), notification.id.clone());
-            self.unwritten().insert(key, notification.clone());
+            let mut unwritten = self.unwritten();
+            unwritten.insert(key, notification.clone());
+            if unwritten.len() > CAPACITY {
+                unwritten.pop_first();
+            }
         }
         let waiting = self.files(receiver);
         for id in &waiting[..waiting.len().saturating_sub(CAPACITY)] {
