@@ -257,8 +257,9 @@ async fn post(
     }
 }
 
+/// A notification of this time.
 #[cfg(test)]
-fn test_notification(nanosecond: usize) -> Notification {
+pub(crate) fn test_notification(nanosecond: usize) -> Notification {
     let at = Timestamp::from_nanosecond(nanosecond as i128).unwrap();
     Notification {
         id: Notification::id_of(at, Kind::Down, None),

@@ -81,8 +81,8 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// Runs a command. Leaves the notifier if the command may have queued the end of a deployment.
 // Longer than 60 lines: one arm for each command.
-/// Runs a command. Leaves the notifier if the command queued the ends of deployments.
 async fn dispatch(
     Arguments { global, command }: Arguments,
     notifier: &mut Option<Notifier>,

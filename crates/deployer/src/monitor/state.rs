@@ -68,3 +68,22 @@ impl MonitorState {
 fn path(state: &Path) -> PathBuf {
     state.join("monitor.json")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::notify::test_notification;
+
+    #[test]
+    fn undelivered_alert_counts_only_if_state_is_older() {
+        let alert = test_notification(5);
+        for (saved, known) in [(4, true), (5, false), (6, false)] {
+            let mut state = MonitorState {
+                saved: Timestamp::from_nanosecond(saved).unwrap(),
+                ..MonitorState::default()
+            };
+            state.add(&alert);
+            assert_eq!(state.router_down, known, "{saved}");
+        }
+    }
+}
