@@ -171,8 +171,8 @@ async fn removed_receiver_is_forgotten_when_the_monitor_starts() -> Result {
         count_undelivered(&stack) == 1,
         "the notification is not kept"
     );
-    let slack = AlertReceiver::start(0).await?;
-    let setting = format!("alerts.slack={}", slack.url());
+    let receiver = AlertReceiver::start(0).await?;
+    let setting = format!("alerts.slack={}", receiver.url());
     let monitor = stack.start_deployer(&["monitor", "--set", &setting])?;
     wait_until(|| stack.path("state/notifications/slack/lock").exists()).await?;
     ensure!(
@@ -180,8 +180,8 @@ async fn removed_receiver_is_forgotten_when_the_monitor_starts() -> Result {
         "the webhook is remembered"
     );
     stack.expect_exit(0, &["rollback"]).await?;
-    wait_until(|| !slack.alerts().is_empty()).await?;
-    let text = slack.alerts()[0]["text"].clone();
+    wait_until(|| !receiver.alerts().is_empty()).await?;
+    let text = receiver.alerts()[0]["text"].clone();
     let text = text.as_str().context("text")?;
     ensure!(
         text.starts_with("*rolled_back* v2 on green was rolled back: by hand"),

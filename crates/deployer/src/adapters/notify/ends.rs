@@ -227,7 +227,7 @@ mod tests {
         let notifier = notifier(state.path(), &["webhook"]);
         let report = state.path().join("reports/20260102T030405.678Z-v2.html");
         let end = |action, id| notifier.end(&entry(1, action, id));
-        let id = Some("20260102T030405.678Z-v2");
+        let id = "20260102T030405.678Z-v2";
         for (action, what) in [
             (Action::Promoted, "v2 on green was promoted"),
             (Action::Refused, "v2 on green was refused"),
@@ -237,14 +237,14 @@ mod tests {
                 "the deployment of v2 on green halted, and needs a person",
             ),
         ] {
-            let body = end(action, id).unwrap().for_webhook();
+            let body = end(action, Some(id)).unwrap().for_webhook();
             let report = report.display();
             assert_eq!(
                 body["text"],
                 format!("{what}: a reason; the report is {report}")
             );
             assert_eq!(body["kind"], serde_json::json!(action));
-            assert_eq!(body["deployment"], id.unwrap());
+            assert_eq!(body["deployment"], id);
             assert_eq!(body["reason"], "a reason");
             assert_eq!(body["report"], report.to_string());
             assert_eq!(body["by"], "someone@example");

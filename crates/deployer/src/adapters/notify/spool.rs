@@ -231,7 +231,8 @@ mod tests {
         let spool = Spool::in_directory(file);
         let notification = test_notification(0);
         spool.add("webhook", &notification);
-        assert_eq!(spool.waiting("webhook"), [notification.clone()]);
+        let waiting = spool.waiting("webhook");
+        assert_eq!(waiting, std::slice::from_ref(&notification));
         spool.remove("webhook", &notification.id);
         assert_eq!(spool.waiting("webhook"), []);
     }
