@@ -171,6 +171,7 @@ impl Monitor<'_> {
             self.act(active, router_answers).await;
         }
         self.update_metrics(active, router_answers).await;
+        self.read_history().await;
     }
 
     /// Records the checks of both colors, and does what follows from them.
@@ -258,12 +259,16 @@ impl Monitor<'_> {
             flags.is_fit(Color::Green).await == Ok(true),
         ];
         self.metrics.update_colors(active, &self.colors, fit);
+        self.metrics.update_router(router_answers);
+    }
+
+    /// Counts the ends of deployments, and announces those that no command announced.
+    async fn read_history(&self) {
         if let Ok(history) = self.ports.journal.read_history().await {
             let now = self.ports.clock.now();
             self.metrics.count_history(&history.entries, now);
             self.notifier.announce(&history.entries);
         }
-        self.metrics.update_router(router_answers);
     }
 
     /// Counts what was logged since the last call, and alerts about the router's own errors. A log that cannot be read is
