@@ -57,6 +57,15 @@ impl AlertReceiver {
         lock(&self.inbox).accepted.clone()
     }
 
+    /// The kinds of all accepted alerts, in the order of their arrival.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<String> {
+        let kinds = self.alerts().into_iter();
+        kinds
+            .map(|alert| alert["kind"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+
     /// Waits for an alert of this kind about this color. Returns the time waited; fails after 40 s.
     pub async fn wait_for_alert(&self, kind: &str, color: &str) -> anyhow::Result<Duration> {
         const ALERT_TIMEOUT: Duration = Duration::from_secs(40);

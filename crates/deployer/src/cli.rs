@@ -184,6 +184,18 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether the command may end a deployment, or move traffic.
+    #[must_use]
+    pub fn may_end_deployment(&self) -> bool {
+        match self {
+            Self::Deploy { dry_run, .. } => !dry_run,
+            Self::Recover { .. } | Self::Rollback | Self::Switch { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// The command as the user typed it, for the lock and for messages.
 impl fmt::Display for Command {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,5 @@
 //! Implementations of the ports: nginx, HTTP, processes, and Docker Compose.
 
-pub mod alerts;
 mod clock;
 mod compose;
 mod hooks;
@@ -8,6 +7,7 @@ mod http;
 pub(crate) mod listeners;
 pub mod load;
 pub(crate) mod nginx;
+pub mod notify;
 mod process;
 mod state_directory;
 mod static_fleet;

@@ -1,37 +1,30 @@
 //! `deployer alert-test`
 
 use crate::{
-    adapters::alerts::{Alert, Alerts, Kind},
+    adapters::notify::Notifier,
     commands::output::{CommandError, CommandOutput},
     config::Settings,
-    ports::Ports,
 };
 
-pub(super) async fn run(settings: &Settings, ports: &Ports) -> anyhow::Result<CommandOutput> {
-    // A person waits for the result.
-    let mut settings = settings.clone();
-    settings.alerts.tries = 1;
-    let alerts = Alerts::new(&settings, None)?;
-    let names = alerts.names();
+pub(super) async fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
+    let notifier = Notifier::new(settings);
+    let names = notifier.names();
     if names.is_empty() {
         return Err(CommandError::usage(
             "no receiver of alerts: set alerts.webhook or alerts.slack, or DEPLOYER_ALERTS_WEBHOOK or DEPLOYER_ALERTS_SLACK in the environment",
         ));
     }
-    alerts.send(&Alert {
-        kind: Kind::Test,
-        at: ports.clock.now(),
-        color: None,
-        text: "this is a test alert; nothing is wrong".to_owned(),
-    });
-    match alerts.finish().await {
-        0 => Ok(CommandOutput::success(format!(
+    // A person waits for the result, so nothing is sent again.
+    let failed = notifier.test().await?;
+    if failed.is_empty() {
+        return Ok(CommandOutput::success(format!(
             "the test alert was delivered to {}",
             names.join(" and ")
-        ))),
-        failed => Err(anyhow::anyhow!(
-            "{failed} of {} did not accept the alert",
-            names.len()
-        )),
+        )));
     }
+    let problems: Vec<String> = failed
+        .iter()
+        .map(|(name, problem)| format!("alerts.{name} did not accept the test alert: {problem}"))
+        .collect();
+    Err(anyhow::anyhow!("{}", problems.join("; ")))
 }

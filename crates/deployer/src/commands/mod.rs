@@ -22,12 +22,12 @@ mod switch;
 mod up;
 mod validate;
 
-use std::{io::Write as _, path::Path, process::ExitCode};
+use std::{io::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use serde_json::json;
 
 use crate::{
-    adapters,
+    adapters::{self, notify::Notifier},
     cli::{self, Arguments, Command},
     commands::{
         lock::{MAX_WAIT_FOR_MONITOR, lock},
@@ -38,14 +38,18 @@ use crate::{
     deployment::rollout::Scope,
     event::Reporter,
     exit_code,
-    ports::JournalError,
-    report::{JsonLines, Terminal},
+    ports::{JournalError, Ports},
+    report::{JsonLines, Terminal, warn},
 };
+
+/// How long an ended command waits for the receivers of notifications.
+const MAX_WAIT_FOR_RECEIVERS: Duration = Duration::from_secs(3);
 
 /// Runs one command. Progress goes to stderr, the result to stdout.
 pub async fn run(arguments: Arguments) -> ExitCode {
     let json = arguments.global.json;
-    let (code, text, mut object) = match dispatch(arguments).await {
+    let mut notifier = None;
+    let (code, text, mut object) = match dispatch(arguments, &mut notifier).await {
         Ok(CommandOutput { code, text, object }) => (code, text, object),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "deployer: {error}");
@@ -58,6 +62,12 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         print(&object.to_string());
     } else if !text.is_empty() {
         print(&text);
+    }
+    // Last, because a receiver may answer late, and nobody waits for it.
+    if let Some(notifier) = notifier
+        && let Err(error) = notifier.send_within(MAX_WAIT_FOR_RECEIVERS).await
+    {
+        warn(&error.to_string());
     }
     code.into()
 }
@@ -74,8 +84,12 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// Runs a command. Leaves the notifier if the command may have queued the end of a deployment.
 // Longer than 60 lines: one arm for each command.
-async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<CommandOutput> {
+async fn dispatch(
+    Arguments { global, command }: Arguments,
+    notifier: &mut Option<Notifier>,
+) -> anyhow::Result<CommandOutput> {
     // These commands need no settings.
     match &command {
         Command::Completions { shell } => return completions(*shell),
@@ -93,7 +107,14 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
     let (terminal, lines) = (Terminal::new(), JsonLines);
     let reporter: &dyn Reporter = if global.json { &lines } else { &terminal };
     let lock = async || lock(ports, &command.to_string(), MAX_WAIT_FOR_MONITOR, reporter).await;
-    match &command {
+    let ends = command
+        .may_end_deployment()
+        .then(|| Notifier::new(settings));
+    if let Some(ends) = &ends {
+        // Those of a deployer that was killed.
+        announce_ends(ends, ports).await;
+    }
+    let done = match &command {
         Command::Deploy {
             version,
             active_down,
@@ -154,12 +175,25 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
         Command::Report { id } => report::run(settings, id.as_deref()),
         Command::Doctor => doctor::run(settings, ports).await,
         Command::Monitor => monitor::run(settings, ports, reporter).await,
-        Command::AlertTest => alert_test::run(settings, ports).await,
+        Command::AlertTest => alert_test::run(settings).await,
         Command::Down => {
             let _lock = lock().await?;
             down::run(ports).await
         }
         Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
+    };
+    if let Some(ends) = &ends {
+        announce_ends(ends, ports).await;
+    }
+    *notifier = ends;
+    done
+}
+
+/// Queues the ends of deployments that the history has and that were not announced yet.
+async fn announce_ends(notifier: &Notifier, ports: &Ports) {
+    // The command itself reports an unreadable history.
+    if let Ok(history) = ports.journal.read_history().await {
+        notifier.announce(&history.entries);
     }
 }
 

@@ -22,7 +22,6 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
         bake,
         keep,
         monitor,
-        alerts,
         ..
     } = settings;
     for (key, count) in [
@@ -37,7 +36,6 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
         ("keep.log_megabytes", keep.log_megabytes),
         ("monitor.fall", u64::from(monitor.fall)),
         ("monitor.rise", u64::from(monitor.rise)),
-        ("alerts.tries", u64::from(alerts.tries)),
     ] {
         ensure(count > 0, key, count, "at least 1")?;
     }
@@ -133,6 +131,7 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         bake,
         hooks,
         monitor,
+        alerts,
         ..
     } = settings;
     for (key, duration) in [
@@ -146,6 +145,7 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         ("bake.interval", bake.interval),
         ("hooks.timeout", hooks.timeout),
         ("monitor.interval", monitor.interval),
+        ("alerts.give_up_after", alerts.give_up_after),
     ] {
         ensure(
             !duration.is_zero(),

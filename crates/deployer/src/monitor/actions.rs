@@ -1,7 +1,7 @@
 //! The actions of the monitor on a color that is down.
 
 use crate::{
-    adapters::alerts::Kind,
+    adapters::notify::Kind,
     color::Color,
     config::FleetKind,
     deployment::{

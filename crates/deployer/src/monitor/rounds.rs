@@ -10,7 +10,7 @@ use tokio::{
 use crate::{
     adapters::{
         self,
-        alerts::{Alerts, Kind},
+        notify::{Kind, Notifier},
     },
     color::Color,
     config::Settings,
@@ -43,24 +43,18 @@ pub(crate) async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::default();
-    let alerts = Alerts::new(settings, Some(settings.state.join("alerts.json")))?;
+    let notifier = Notifier::new(settings);
+    notifier.forget_others();
     let mut state = MonitorState::read(&settings.state);
-    // A monitor that was killed after queuing an alert and before saving its state.
-    for alert in alerts.undelivered() {
-        match alert.kind {
-            Kind::Down => state.set_down(alert.color, true),
-            Kind::Up => state.set_down(alert.color, false),
-            Kind::RouterErrors => state.router_errors = true,
-            Kind::RouterErrorsEnded => state.router_errors = false,
-            Kind::Failover | Kind::Interrupted | Kind::Test => {}
-        }
+    for alert in notifier.undelivered() {
+        state.add(&alert);
     }
     let mut monitor = Monitor {
         settings,
         reporter,
         ports,
         example: examples.golden.first(),
-        alerts,
+        notifier: &notifier,
         router: settings.monitor.health_tracker(!state.router_down),
         router_errors: RouterErrors::resume(state.router_errors),
         colors: Color::BOTH.map(|color| MonitoredColor::new(settings, &state.colors[index(color)])),
@@ -73,9 +67,12 @@ pub(crate) async fn run(
         journal_unreadable: false,
         metrics: &metrics,
     };
-    let receivers = match &monitor.alerts.names()[..] {
+    let receivers = match &notifier.names()[..] {
         [] => "no receiver of alerts is set".to_owned(),
-        names => format!("alerts go to {}", names.join(" and ")),
+        names => format!(
+            "alerts and ends of deployments go to {}",
+            names.join(" and ")
+        ),
     };
     monitor.note(format!(
         "monitoring both colors every {}; {} failed checks in a row mean down; {receivers}",
@@ -85,6 +82,7 @@ pub(crate) async fn run(
     tokio::select! {
         () = monitor.run_until(shutdown) => Ok(()),
         error = metrics::serve(metrics_listener, &metrics) => Err(error),
+        failed = notifier.send_always() => Ok(failed?),
     }
 }
 
@@ -173,6 +171,7 @@ impl Monitor<'_> {
             self.act(active, router_answers).await;
         }
         self.update_metrics(active, router_answers).await;
+        self.read_history().await;
     }
 
     /// Records the checks of both colors, and does what follows from them.
@@ -260,11 +259,16 @@ impl Monitor<'_> {
             flags.is_fit(Color::Green).await == Ok(true),
         ];
         self.metrics.update_colors(active, &self.colors, fit);
+        self.metrics.update_router(router_answers);
+    }
+
+    /// Counts the ends of deployments, and announces those that no command announced.
+    async fn read_history(&self) {
         if let Ok(history) = self.ports.journal.read_history().await {
             let now = self.ports.clock.now();
             self.metrics.count_history(&history.entries, now);
+            self.notifier.announce(&history.entries);
         }
-        self.metrics.update_router(router_answers);
     }
 
     /// Counts what was logged since the last call, and alerts about the router's own errors. A log that cannot be read is

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    adapters::alerts::Kind,
+    adapters::notify::Kind,
     evidence::request::{Ending, Request},
     monitor::service::Monitor,
 };

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use tokio::time::Instant;
 
 use crate::{
-    adapters::alerts::{Alert, Alerts, Kind},
+    adapters::notify::{Kind, Notifier},
     color::Color,
     config::Settings,
     event::{Event, Reporter},
@@ -35,7 +35,7 @@ pub(super) struct Monitor<'a> {
     pub(super) reporter: &'a dyn Reporter,
     pub(super) ports: &'a Ports,
     pub(super) example: Option<&'a Example>,
-    pub(super) alerts: Alerts,
+    pub(super) notifier: &'a Notifier,
     pub(super) router: HealthTracker,
     pub(super) router_errors: RouterErrors,
     pub(super) colors: [MonitoredColor; 2],
@@ -96,19 +96,16 @@ impl<'a> Monitor<'a> {
 
     pub(super) fn alert(&self, kind: Kind, color: Option<Color>, text: String) {
         self.note(text.clone());
-        self.alerts.send(&Alert {
-            kind,
-            at: self.ports.clock.now(),
-            color,
-            text,
-        });
+        self.notifier
+            .alert(kind, self.ports.clock.now(), color, text);
     }
 
     pub(super) fn note(&self, text: String) {
         self.reporter.report(&Event::Note { text });
     }
 
-    pub(super) fn save_state(&self) {
+    pub(super) fn save_state(&mut self) {
+        self.state.saved = self.ports.clock.now();
         if let Err(error) = self.state.write(&self.settings.state) {
             self.note(format!("cannot write the monitor's state: {error}"));
         }
