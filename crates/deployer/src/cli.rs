@@ -190,7 +190,9 @@ impl Command {
     pub fn may_end_deployment(&self) -> bool {
         match self {
             Self::Deploy { dry_run, .. } => !dry_run,
-            Self::Recover { .. } | Self::Rollback | Self::Switch { .. } => true,
+            Self::Recover { .. } | Self::Rollback { .. } | Self::Abort | Self::Switch { .. } => {
+                true
+            }
             _ => false,
         }
     }

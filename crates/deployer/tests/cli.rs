@@ -212,12 +212,7 @@ fn missing_settings_file_exits_2_and_is_named() {
 fn held_lock_exits_75_and_names_the_holder() {
     let directory = directory();
     let _held = hold_lock(&directory.path().join("state"));
-    for arguments in [
-        ["deploy", "v2"].as_slice(),
-        &["switch", "blue"],
-        &["switch", "blue"],
-        &["down"],
-    ] {
+    for arguments in [["deploy", "v2"].as_slice(), &["switch", "blue"], &["down"]] {
         let message = stderr_of(75, directory.path(), arguments);
         assert!(
             message.starts_with("deployer: another deployer holds the lock: `deploy v7` by "),
@@ -241,7 +236,11 @@ fn state_directory_flag_overrides_environment_and_file() {
             .current_dir(directory.path())
             .env_remove("DEPLOYER_STATE");
         command.envs(variable.map(|value| ("DEPLOYER_STATE", value)));
-        let output = command.args(["switch", "blue"]).args(arguments).output().unwrap();
+        let output = command
+            .args(["switch", "blue"])
+            .args(arguments)
+            .output()
+            .unwrap();
         output.status.code()
     };
     // 75: the lock of `elsewhere` is held. 10: the lock of `free` is not held, and no router answers.

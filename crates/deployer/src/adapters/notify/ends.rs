@@ -89,7 +89,8 @@ impl Notifier {
             Action::RolledBack => Kind::RolledBack,
             Action::Halted => Kind::Halted,
             Action::Switched => Kind::Switched,
-            Action::FailedOver => return None,
+            Action::NotRestored => Kind::NotRestored,
+            Action::FailedOver | Action::Restored => return None,
         };
         let report = entry.id.as_ref().map(|id| self.reports.page(id));
         let mut text = describe(entry);
@@ -121,6 +122,7 @@ fn describe(entry: &HistoryEntry) -> String {
         (Action::Halted, _) => {
             format!("the deployment of {version} on {color} halted, and needs a person")
         }
+        (Action::NotRestored, _) => format!("{color} cannot stand in"),
         (_, Some(_)) => format!("{version} on {color} was {action}"),
         (_, None) => format!("traffic was {action} to {color}, which serves {version}"),
     };

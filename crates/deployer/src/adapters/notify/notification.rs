@@ -34,6 +34,8 @@ pub enum Kind {
     Halted,
     /// A person moved traffic.
     Switched,
+    /// The idle color did not get the release back that it held before a deployment that failed.
+    NotRestored,
     /// A test.
     Test,
 }
