@@ -1,12 +1,21 @@
-//! Stop signals: Ctrl-C, SIGTERM, and a terminal that closes.
+//! Stop signals (Ctrl-C, SIGTERM, and a terminal that closes), and requests of other commands.
 
 use std::time::Duration;
 
-use deployer::{config::OnInterrupt, deployment::phase::Phase};
+use deployer::{
+    config::OnInterrupt,
+    deployment::phase::Phase,
+    ports::Service,
+    shutdown::Stop,
+    state::stop_request::{StopCommand, StopRequest},
+};
+use jiff::Timestamp;
 
 use crate::{
     deployment::{CANDIDATE, Deployment, FinishedDeployment, OLD},
+    fake_ports::Hanging,
     server::{Server, ServerFault},
+    trace::Call,
 };
 
 /// While the candidate starts.
@@ -21,7 +30,7 @@ async fn run_with_signals(
 ) -> FinishedDeployment {
     let mut deployment = Deployment::of(candidate);
     deployment.settings.bake.on_interrupt = on_interrupt;
-    deployment.shutdown_signals = signals.to_vec();
+    deployment.stops = signals.iter().map(|at| (*at, Stop::Signal)).collect();
     Box::pin(deployment.run()).await
 }
 
@@ -64,4 +73,41 @@ async fn second_signal_rolls_back_with_on_interrupt_continue() {
     )
     .await;
     finished.assert_outcome(Phase::RolledBack, "the deployer received a stop signal");
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_to_stop_also_counts_with_on_interrupt_continue() {
+    for (at, phase) in [
+        (BEFORE_SWITCH, Phase::Refused),
+        (DURING_BAKE, Phase::RolledBack),
+    ] {
+        let candidate = match phase {
+            Phase::Refused => Server::with_fault(ServerFault::Unhealthy),
+            _ => Server::good(),
+        };
+        let mut deployment = Deployment::of(candidate);
+        deployment.settings.bake.on_interrupt = OnInterrupt::Continue;
+        let request = StopRequest::new(StopCommand::Rollback, Timestamp::UNIX_EPOCH);
+        deployment.stops = vec![(at, Stop::Request(request))];
+        let finished = Box::pin(deployment.run()).await;
+        finished.assert_outcome(phase, "stopped by `deployer rollback` by");
+        assert_eq!(finished.active, OLD);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_is_abandoned_before_the_candidate_is_stopped() {
+    let mut deployment = Deployment::of(Server::good());
+    deployment.state.hanging = Some(Hanging::Start);
+    deployment.stops = vec![(BEFORE_SWITCH, Stop::Signal)];
+    let finished = Box::pin(deployment.run()).await;
+    finished.assert_outcome(Phase::Refused, "the deployer received a stop signal");
+    let abandoned = finished.trace.position(&Call::AbandonStart);
+    let stopped = finished
+        .trace
+        .position(&Call::Stop(Service::Server(CANDIDATE)));
+    assert!(
+        abandoned.is_some() && abandoned < stopped,
+        "{abandoned:?} {stopped:?}"
+    );
 }

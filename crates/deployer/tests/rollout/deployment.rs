@@ -47,7 +47,8 @@ pub(crate) struct Deployment {
     pub(crate) has_request_log: bool,
     pub(crate) active_down: bool,
     /// When the deployer receives a stop signal, since the deployment began.
-    pub(crate) shutdown_signals: Vec<Duration>,
+    /// What asks the deployer to stop, and when.
+    pub(crate) stops: Vec<(Duration, Stop)>,
     pub(crate) directory: TempDir,
 }
 
@@ -111,7 +112,7 @@ impl Deployment {
             settings: config::load(Some(&file), &[]).expect("valid settings"),
             has_request_log: true,
             active_down: false,
-            shutdown_signals: Vec::new(),
+            stops: Vec::new(),
             directory,
         }
     }
@@ -197,7 +198,7 @@ impl Deployment {
         // Both colors have finished loading, and clients have sent requests.
         tokio::time::advance(Duration::from_mins(1)).await;
         let began = Instant::now();
-        let signals = RefCell::new(self.shutdown_signals.into_iter());
+        let stops = RefCell::new(self.stops.into_iter());
         let fake_ports = FakePorts::new(self.state);
         let path = self.directory.path().to_owned();
         let reporter = Collector {
@@ -219,12 +220,12 @@ impl Deployment {
             };
             rollout
                 .run(|| {
-                    let next = signals.borrow_mut().next();
+                    let next = stops.borrow_mut().next();
                     async move {
                         match next {
-                            Some(at) => {
+                            Some((at, stop)) => {
                                 tokio::time::sleep_until(began + at).await;
-                                Stop::Signal
+                                stop
                             }
                             None => std::future::pending().await,
                         }

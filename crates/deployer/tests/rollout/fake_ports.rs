@@ -41,6 +41,18 @@ pub(crate) enum Hanging {
     Fleet,
     /// Reading the router's log never returns.
     RequestLog,
+    /// `start` never returns.
+    Start,
+}
+
+/// Records when a start is abandoned.
+struct RecordWhenDropped<'a>(&'a FakePorts);
+
+impl Drop for RecordWhenDropped<'_> {
+    fn drop(&mut self) {
+        let called = TraceEvent::PortCalled(Call::AbandonStart, true);
+        self.0.lock().record(called);
+    }
 }
 
 /// The simulated router, servers, clients, and logs.
@@ -453,6 +465,10 @@ impl Fleet for FakePorts {
     }
 
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
+        if self.lock().hanging == Some(Hanging::Start) {
+            let _abandoned = RecordWhenDropped(self);
+            std::future::pending::<()>().await;
+        }
         self.call(Call::Start(color, version.to_owned()), |state| {
             if state.candidate.fault == ServerFault::CannotStart {
                 return Err(PortError::ProgramFailed("no such image".to_owned()));

@@ -25,6 +25,8 @@ pub(crate) enum Call {
     ReadLog,
     StartRouter,
     Start(Color, String),
+    /// The deployer no longer waits for a start that never returns.
+    AbandonStart,
     Stop(Service),
     Inspect(Service),
     Logs(Service),
