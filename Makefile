@@ -14,7 +14,7 @@ FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 PROGRAMS = $(if $(VM),,$(if $(filter target/debug/%,$(DEPLOYER)),--bin deployer) $(if $(filter process,$(FLEET)),--bin model-server))
 
 .DEFAULT_GOAL := help
-.PHONY: help programs setup demo up down deploy rollback recover status history doctor provision ship logs images test test-all e2e lint bench soak torture clean
+.PHONY: help programs setup demo up down deploy rollback abort recover status history doctor provision ship logs images test test-all e2e lint bench soak torture clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,8 +38,11 @@ down: programs ## Stop the router and both colors
 deploy: programs ## Start VERSION on the idle color, run the gates, switch, and bake
 	$(if $(VM),scripts/vm deploy $(VERSION),$(DEPLOYER) deploy $(VERSION) $(FLEET_FLAG))
 
-rollback: programs ## Move all traffic back to the previous release
-	$(if $(VM),scripts/vm rollback,$(DEPLOYER) rollback $(FLEET_FLAG))
+rollback: programs ## Move all traffic back to the previous release, or to an earlier VERSION
+	$(if $(VM),scripts/vm rollback $(VERSION),$(DEPLOYER) rollback $(VERSION) $(FLEET_FLAG))
+
+abort: programs ## End the deployment that is under way
+	$(if $(VM),scripts/vm abort,$(DEPLOYER) abort $(FLEET_FLAG))
 
 provision: ## Prepare a machine for the service: HOST=user@vm
 	@$(if $(VM),,echo "usage: make provision HOST=user@vm" >&2; exit 2;) scripts/vm provision

@@ -174,9 +174,11 @@ async fn fit_previous(
     if let Some(last) = &entries.deployment
         && entries.is_rolled_back_to(active)
     {
+        let version = served_version(ports, previous).await;
         return Err(CommandError::refused(format!(
-            "deployment {} is rolled back already, and {active} serves what it served before; `deployer rollback VERSION` goes back further",
-            last.plan.id
+            "deployment {} is rolled back already, and {active} serves what it served before; `deployer rollback {}` goes back further",
+            last.plan.id,
+            version.as_deref().unwrap_or("VERSION")
         )));
     }
     let fit = ports.flags.is_fit(previous).await;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     color::Color,
     commands::status::reading::{Clients, ColorStatus, Status},
+    deployment::phase::Phase,
     evidence::{latency::milliseconds, tally::Tally},
 };
 
@@ -76,10 +77,13 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         }
         None => writeln!(text, "\nnothing was deployed yet")?,
     }
+    let last = status.last_deployment.as_ref();
     let answer = if status.can_roll_back {
         "would work now"
+    } else if last.is_some_and(|last| last.phase == Phase::RolledBack) {
+        "would be refused now: the last deployment is rolled back already; with a version it goes back further"
     } else {
-        "would be refused now: no healthy standby holds the release before"
+        "would be refused now: no healthy standby"
     };
     write!(text, "`deployer rollback` {answer}")
 }
