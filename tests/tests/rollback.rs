@@ -168,9 +168,16 @@ async fn idle_color_gets_its_release_back_after_a_rollback() -> Result {
         blue["model_version"] == "v1" && blue["fit"] == true,
         "{status}"
     );
-    ensure!(status["can_roll_back"] == false, "nothing is left to roll back: {status}");
+    ensure!(
+        status["can_roll_back"] == false,
+        "nothing is left to roll back: {status}"
+    );
     let run = stack.expect_exit(10, &["rollback"]).await?;
-    ensure!(run.stderr.contains("`deployer rollback v1` goes back further"), "{run:?}");
+    ensure!(
+        run.stderr
+            .contains("`deployer rollback v1` goes back further"),
+        "{run:?}"
+    );
     stack.expect_exit(0, &["rollback", "v1"]).await?;
     ensure!(stack.status().await?["active"] == "blue");
     Ok(())

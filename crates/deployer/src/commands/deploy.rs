@@ -79,9 +79,10 @@ async fn prove_and_switch(
     }
     .run(|| stopped(stop_requests))
     .await;
-    restore_release(&settings.health, ports, journal, reporter).await;
-    // A refused release leaves an image and a report too. After a halt a person needs everything.
-    if outcome.phase != Phase::Halted {
+    let restored = restore_release(&settings.health, ports, journal, reporter).await;
+    // A refused release leaves an image and a report too. After a halt a person needs everything, and the release that
+    // could not be restored needs its image.
+    if outcome.phase != Phase::Halted && restored {
         for text in prune(settings, ports).await {
             terminal.report(&Event::Note { text });
         }

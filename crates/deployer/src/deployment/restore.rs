@@ -47,19 +47,20 @@ pub fn version_to_hold(
 /// Starts the release again that the idle color held before the last deployment, if that was refused or rolled back. It
 /// can stand in again if it could before.
 ///
-/// Traffic and the end of the deployment do not depend on it: a failure is reported, and the history has it.
+/// Traffic and the end of the deployment do not depend on it: a failure is reported, and the history has it. Returns whether
+/// the idle color holds what it should.
 pub async fn restore_release(
     settings: &HealthSettings,
     ports: &Ports,
     journal: &Journal<'_>,
     reporter: &dyn Reporter,
-) {
+) -> bool {
     let entries = journal.read().await.unwrap_or_default();
     let Some(DeploymentEntry { plan, .. }) = failed_deployment(&entries) else {
-        return;
+        return true;
     };
     let Some(version) = lost_version(ports, plan).await else {
-        return;
+        return true;
     };
     let idle = plan.idle;
     reporter.report(&Event::Note {
@@ -76,7 +77,7 @@ pub async fn restore_release(
     reporter.report(&Event::StandbyRestored {
         color: idle,
         version: &version,
-        result: restored.as_ref().map(|()| ()).map_err(String::as_str),
+        result: restored.as_ref().copied().map_err(String::as_str),
     });
     let entry = HistoryEntry::of_standby(action, idle, version, ports.clock.now(), text);
     if let Err(error) = journal.append_history(&entry).await {
@@ -84,6 +85,7 @@ pub async fn restore_release(
             text: error.to_string(),
         });
     }
+    restored.is_ok()
 }
 
 /// The version that the idle color held before `plan` and no longer holds; `None` if there is nothing to give back.
