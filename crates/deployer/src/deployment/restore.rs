@@ -9,7 +9,7 @@ use crate::{
     config::HealthSettings,
     deployment::{phase::Phase, plan::Plan},
     event::{Event, Reporter},
-    ports::{Ports, Service, Target},
+    ports::{Ports, Service, ServiceState, Target},
     state::{
         action::Action,
         history::HistoryEntry,
@@ -93,11 +93,11 @@ async fn lost_version(ports: &Ports, plan: &Plan) -> Option<String> {
     let before = plan.idle_version.clone();
     // Of two releases with one version, the fleet cannot tell which one it starts.
     let before = before.filter(|version| *version != plan.release.version)?;
-    let (_, held) = ports.fleet.inspect(Service::Server(plan.idle)).await.ok()?;
+    let (state, held) = ports.fleet.inspect(Service::Server(plan.idle)).await.ok()?;
+    // A deployment that was stopped early has stopped the release and recorded no other one.
     let lost = held.as_ref() == Some(&plan.release.version)
-        || held.as_ref() == Some(&before)
-            && plan.idle_was_fit
-            && ports.flags.is_fit(plan.idle).await == Ok(false);
+        || matches!(state, ServiceState::Stopped(_))
+        || plan.idle_was_fit && ports.flags.is_fit(plan.idle).await == Ok(false);
     // A person may have moved traffic to the candidate.
     let has_no_traffic = ports.router.active().await == Ok(plan.active);
     (lost && has_no_traffic).then_some(before)
