@@ -10,6 +10,7 @@ use deployer::{
         phase::Phase,
         plan::Plan,
         recover,
+        restore::restore_release,
         rollout::{Outcome, Rollout, Scope},
     },
     examples::{Example, Examples},
@@ -46,7 +47,6 @@ pub(crate) struct Deployment {
     pub(crate) settings: Settings,
     pub(crate) has_request_log: bool,
     pub(crate) active_down: bool,
-    /// When the deployer receives a stop signal, since the deployment began.
     /// What asks the deployer to stop, and when.
     pub(crate) stops: Vec<(Duration, Stop)>,
     pub(crate) directory: TempDir,
@@ -280,6 +280,26 @@ impl InterruptedDeployment {
         let recovered = tokio::time::timeout(Duration::from_mins(5), self.recover()).await;
         assert!(recovered.is_err(), "the recovery was not killed");
         self.fake_ports.lock().faults.killed = false;
+    }
+
+    /// Gives the idle color its release back. Before the deployment it held v0, and was fit or not.
+    pub(crate) async fn restore(&self, idle_was_fit: bool) -> bool {
+        let ports = self.fake_ports.ports(self.directory.path(), true);
+        let journal = Journal::lock(&ports, "recover").await.expect("a lock");
+        let entry = self.last_entry().expect("a deployment");
+        let plan = Plan {
+            idle_was_fit,
+            idle_version: Some("v0".to_owned()),
+            ..entry.plan
+        };
+        let written = journal.record_phase(&plan, entry.phase, entry.reason.as_deref());
+        written.await.expect("a journal");
+        let reporter = Collector {
+            fake_ports: self.fake_ports.clone(),
+            directory: self.directory.path().to_owned(),
+        };
+        let settings = config::load(None, &[]).expect("valid settings");
+        restore_release(&settings.health, &ports, &journal, &reporter).await
     }
 
     /// Resumes the bake with a new deployer.

@@ -14,5 +14,6 @@ mod gates_run;
 mod hooks_run;
 mod person_moves_traffic;
 mod port_fails;
+mod release_is_restored;
 mod server;
 mod trace;
