@@ -100,6 +100,37 @@ async fn release_missing_in_image_is_refused_with_log_lines() -> Result {
     Ok(())
 }
 
+/// Stops the deployer at different moments of `docker compose up`, which takes about a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn deployer_stopped_during_a_start_leaves_the_earlier_release() -> Result {
+    let stack = Stack::with_containers(LONG_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(8, PAUSE)?;
+    for milliseconds in [0, 100, 300, 600, 1_000] {
+        let deployer = stack.start_deployer(&["deploy", "v1"])?;
+        stack.wait_for_phase("starting").await?;
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        Stack::signal_deployer(&deployer, "TERM")?;
+        let run = Stack::wait_for_exit(deployer, &["deploy", "v1"]).await?;
+        ensure!([10, 20].contains(&run.code), "{milliseconds} ms: {run:?}");
+        let status = stack.status().await?;
+        ensure!(status["active"] == "blue", "{milliseconds} ms: {status}");
+        let green = &status["colors"][1];
+        ensure!(
+            green["model_version"] == "v2" && green["fit"] == false,
+            "{milliseconds} ms: {green} {run:?}"
+        );
+        let recorded = std::fs::read_to_string(stack.path(".env"))?;
+        ensure!(
+            recorded.contains("GREEN_VERSION=v2"),
+            "{milliseconds} ms: {recorded}"
+        );
+    }
+    let log = traffic.stop().await;
+    log.ensure_none_failed()?;
+    log.ensure_answered_only_by("v1")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn compose_up_starts_the_deployed_releases() -> Result {
     let stack = Stack::with_containers(SHORT_BAKE)?;
