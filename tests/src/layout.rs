@@ -11,13 +11,22 @@ use crate::{BakeDuration, PortBlock, fault, program, repository};
 /// A version that exists in the stack's models directory, and is missing in the image.
 pub const VERSION_NOT_IN_IMAGE: &str = "not-in-the-image";
 
-const COMMON_FILES: [&str; 4] = ["nginx.conf", "switch.conf", "public.conf", "control.conf"];
+/// The names of the shipped files of nginx.
+fn nginx_files() -> anyhow::Result<Vec<String>> {
+    let files = fs::read_dir(repository().join("nginx"))?;
+    let names = files.map(|file| Ok(file?.file_name().to_string_lossy().into_owned()));
+    // A person may have a `tls.conf`.
+    let shipped = |name: &String| name.ends_with(".conf") && name != "tls.conf";
+    names
+        .filter(|name| name.as_ref().map_or(true, shipped))
+        .collect()
+}
 
 /// Writes nginx's files for a stack of processes, with the stack's ports instead of the shipped ones.
 pub(crate) fn write_nginx_files(directory: &Path, ports: &PortBlock) -> anyhow::Result<()> {
     fs::create_dir(directory.join("nginx"))?;
-    for name in COMMON_FILES.into_iter().chain(["addresses.conf"]) {
-        let text = fs::read_to_string(repository().join("nginx").join(name))?
+    for name in nginx_files()? {
+        let text = fs::read_to_string(repository().join("nginx").join(&name))?
             .replace(":8080", &format!(":{}", ports.router()))
             .replace(":8081", &format!(":{}", ports.blue()))
             .replace(":8082", &format!(":{}", ports.green()))
@@ -37,10 +46,7 @@ pub(crate) fn write_compose_files(
         fs::copy(repository().join(name), directory.join(name))?;
     }
     fs::create_dir(directory.join("nginx"))?;
-    for name in COMMON_FILES
-        .into_iter()
-        .chain(["addresses.conf", "addresses.compose.conf"])
-    {
+    for name in nginx_files()? {
         let name = Path::new("nginx").join(name);
         fs::copy(repository().join(&name), directory.join(&name))?;
     }

@@ -165,7 +165,7 @@ const FAILOVER: [&str; 4] = [
     "--set",
     "fleet.process.stop_timeout=2s",
 ];
-/// `proxy_read_timeout` in `nginx.conf`.
+/// `proxy_read_timeout` in `limits.conf`.
 const READ_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Fails unless requests hung on a frozen color, and the other color answered them long before nginx's timeout.

@@ -23,6 +23,7 @@ pub(crate) async fn router(settings: &Settings, ports: &Ports) -> Vec<Finding> {
         listening_ports::of_the_router(settings, &router.control, "deployers").await,
         flags(settings, ports).await,
         clients(settings, ports).await,
+        repeat(settings, ports).await,
         machine::clock(settings).await,
     ]
 }
@@ -67,6 +68,27 @@ async fn flags(settings: &Settings, ports: &Ports) -> Finding {
             TOPIC,
             error.to_string(),
             "start nginx with the directory that router.flags names, and let its workers search it (chmod a+x)",
+        ),
+    }
+}
+
+/// Whether the router repeats the requests that the settings allow.
+async fn repeat(settings: &Settings, ports: &Ports) -> Finding {
+    let wanted = settings.service.repeat;
+    match ports.router.repeat().await {
+        Ok(repeat) if repeat == wanted => Finding::fine(
+            TOPIC,
+            format!("it repeats failed requests as service.repeat says: {repeat}"),
+        ),
+        Ok(repeat) => Finding::wrong(
+            TOPIC,
+            format!("it repeats failed requests: {repeat}; service.repeat is {wanted}"),
+            "correct service.repeat, or give the router the other file (nginx/repeat.conf says how) and restart it",
+        ),
+        Err(error) => Finding::wrong(
+            TOPIC,
+            error.to_string(),
+            "start the router with the files of this version",
         ),
     }
 }

@@ -127,7 +127,10 @@ mod tests {
             // The router's own problems.
             ("[error]", "[crit]"),
             ("[error]", "[warn]"),
-            ("\", upstream: ", "\", subrequest: \"/shadow\", upstream: "),
+            (
+                "\", upstream: ",
+                "\", subrequest: \"/.blue-green/copy\", upstream: ",
+            ),
             ("2026/11/26", "2026/13/26"),
             (": *57 ", ": "),
             ("1234#", "x#"),

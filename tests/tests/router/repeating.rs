@@ -1,0 +1,90 @@
+//! How often a request reaches a color, and which color.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use anyhow::ensure;
+use deployer::ports::Repeat;
+use end_to_end::{Clients, Stack, Traffic};
+use hyper::Method;
+
+use super::{Result, Toys, ensure_own_error, toy_server::ToyServer};
+
+/// Clients that keep this many connections to each server open.
+const CLIENTS: usize = 16;
+
+/// Puts the file for `unless_sent` in the place of the other one.
+fn unless_sent(stack: &Stack) -> Result {
+    let (from, to) = ("nginx/repeat.unless_sent.conf", "nginx/repeat.conf");
+    fs::copy(stack.path(from), stack.path(to))?;
+    Ok(())
+}
+
+fn unchanged(_: &Stack) -> Result {
+    Ok(())
+}
+
+async fn start_traffic(router: SocketAddr) -> Result<Traffic> {
+    let clients = Clients::asking(Method::GET, "/fine");
+    let traffic = Traffic::start_clients(router, CLIENTS, Duration::ZERO, clients);
+    traffic.wait_for_requests(20 * CLIENTS).await?;
+    Ok(traffic)
+}
+
+/// Sends poison while clients send other requests. Returns how often each color received the poison.
+async fn send_poison_under_load(toys: &Toys) -> Result<(usize, usize)> {
+    let count = |server: &ToyServer| server.received("/poison").len();
+    let before = (count(&toys.blue), count(&toys.green));
+    let traffic = start_traffic(toys.stack.router_address()).await?;
+    ensure_own_error(&toys.ask("POST", "/poison", "").await?, 502)?;
+    // Nothing repeats it later.
+    traffic
+        .wait_for_requests(traffic.count() + 20 * CLIENTS)
+        .await?;
+    traffic.stop().await.ensure_none_failed()?;
+    Ok((count(&toys.blue) - before.0, count(&toys.green) - before.1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_request_is_attempted_at_most_twice_under_load() -> Result {
+    let toys = Toys::start(unchanged).await?;
+    // Without a standby no other color is asked.
+    ensure!(send_poison_under_load(&toys).await? == (2, 0));
+    toys.set_flag("fit-green")?;
+    ensure!(send_poison_under_load(&toys).await? == (1, 1));
+    // The pages for errors of the router work while copies are on. A copy is one more request, to the idle color.
+    toys.set_flag("shadow")?;
+    ensure!(send_poison_under_load(&toys).await? == (1, 2));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_request_reaches_one_color_once_unless_sent() -> Result {
+    let toys = Toys::start(unless_sent).await?;
+    ensure!(toys.ports.router.repeat().await? == Repeat::UnlessSent);
+    toys.set_flag("fit-green")?;
+    ensure!(send_poison_under_load(&toys).await? == (1, 0));
+    // Neither an error nor a method makes it otherwise.
+    for method in ["GET", "POST"] {
+        let answer = toys.ask(method, "/500", "").await?;
+        ensure!(answer.starts_with("HTTP/1.1 500 STATUS\r\n"), "{answer}");
+        ensure_own_error(&toys.ask(method, "/poison", "").await?, 502)?;
+    }
+    ensure!(toys.blue.received("/500").len() == 2);
+    ensure!(toys.green.received("/500").is_empty());
+    ensure!(toys.green.received("/poison").is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsent_request_is_answered_by_the_standby() -> Result {
+    for prepare in [unchanged, unless_sent] {
+        let toys = Toys::start(prepare).await?;
+        toys.blue.stop();
+        ensure_own_error(&toys.ask("POST", "/fine", "").await?, 502)?;
+        toys.set_flag("fit-green")?;
+        let answer = toys.ask("POST", "/fine", "").await?;
+        ensure!(answer.starts_with("HTTP/1.1 200 STATUS\r\n"), "{answer}");
+        ensure!(toys.green.received("/fine").len() == 1);
+    }
+    Ok(())
+}
