@@ -1,10 +1,10 @@
 //! How often a request reaches a color, and which color.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
 
 use anyhow::ensure;
 use deployer::ports::Repeat;
-use end_to_end::{Clients, Stack, Traffic};
+use end_to_end::{BakeDuration, Clients, Stack, Traffic, fault::POISON_HEADER, post};
 use hyper::Method;
 
 use super::{Result, Toys, ensure_own_error, toy_server::ToyServer};
@@ -86,5 +86,48 @@ async fn unsent_request_is_answered_by_the_standby() -> Result {
         ensure!(answer.starts_with("HTTP/1.1 200 STATUS\r\n"), "{answer}");
         ensure!(toys.green.received("/fine").len() == 1);
     }
+    Ok(())
+}
+
+/// Kills servers by poison while clients send other requests. Returns the colors that died.
+async fn kill_by_poison(prepare: impl FnOnce(&Stack) -> Result) -> Result<BTreeSet<&'static str>> {
+    let stack = Stack::with_processes("faulty-server", BakeDuration(Duration::from_secs(1)))?;
+    prepare(&stack)?;
+    stack.expect_exit(0, &["up"]).await?;
+    fs::write(stack.path("run/flags/fit-green"), "")?;
+    let pids = ["blue", "green"].map(|color| (color, stack.service_pid(color)));
+    let traffic = stack.start_traffic(CLIENTS, Duration::ZERO)?;
+    traffic.wait_for_requests(5 * CLIENTS).await?;
+    let router = stack.router_address().to_string();
+    let poison = format!("{POISON_HEADER}: yes");
+    ensure!(post(&router, "/predict", &poison, r#"{"text":"good"}"#).await? == 502);
+    // These are the requests of clients who come after it.
+    let later = traffic.count() + CLIENTS;
+    traffic.wait_for_requests(later + 20 * CLIENTS).await?;
+    let log = traffic.stop().await;
+    let mut dead = BTreeSet::new();
+    for (color, pid) in pids {
+        if !fs::exists(format!("/proc/{}/exe", pid?))? {
+            dead.insert(color);
+        }
+    }
+    if dead.len() < 2 {
+        let failed = log
+            .requests
+            .iter()
+            .skip(later)
+            .filter(|it| it.outcome.is_err());
+        ensure!(failed.count() == 0, "{:?}", log.failures());
+    }
+    Ok(dead)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_request_kills_one_color_unless_sent() -> Result {
+    let dead = kill_by_poison(unless_sent).await?;
+    ensure!(dead == BTreeSet::from(["blue"]), "{dead:?}");
+    // What the other choice costs: the standby repeats the request, too.
+    let dead = kill_by_poison(unchanged).await?;
+    ensure!(dead == BTreeSet::from(["blue", "green"]), "{dead:?}");
     Ok(())
 }
