@@ -106,7 +106,18 @@ async fn doctor_names_a_wrong_clock() -> Result {
 async fn doctor_names_router_that_repeats_against_the_setting() -> Result {
     let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     stack.expect_exit(0, &["up"]).await?;
-    let unless_sent = ["--set", "service.repeat=unless_sent"];
+    let mut unless_sent = vec!["--set", "service.repeat=unless_sent"];
+    let copies = "gates.run has `shadow` and bake.ask_previous is true: both colors";
+    let findings = wrong_findings(
+        &stack,
+        &[&unless_sent[..], &["--set", "gates.run=[\"shadow\"]"]].concat(),
+    )
+    .await?;
+    ensure!(
+        findings.len() == 2 && findings[1].contains(copies),
+        "{findings:#?}"
+    );
+    unless_sent.extend(["--set", "bake.ask_previous=false"]);
     let expected = "it repeats failed requests: always; service.repeat is unless_sent";
     ensure_only_finding(
         &stack,
