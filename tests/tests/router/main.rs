@@ -1,6 +1,7 @@
 //! nginx with the shipped files, before servers that are not ours.
 
 mod heads_and_bodies;
+mod permissions;
 mod repeating;
 mod toy_server;
 
