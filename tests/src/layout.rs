@@ -13,13 +13,16 @@ pub const VERSION_NOT_IN_IMAGE: &str = "not-in-the-image";
 
 /// The names of the shipped files of nginx.
 fn nginx_files() -> anyhow::Result<Vec<String>> {
-    let files = fs::read_dir(repository().join("nginx"))?;
-    let names = files.map(|file| Ok(file?.file_name().to_string_lossy().into_owned()));
-    // A person may have a `tls.conf`.
-    let shipped = |name: &String| name.ends_with(".conf") && name != "tls.conf";
-    names
-        .filter(|name| name.as_ref().map_or(true, shipped))
-        .collect()
+    let mut names = Vec::new();
+    for file in fs::read_dir(repository().join("nginx"))? {
+        let path = file?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A person may have a `tls.conf`.
+        if path.extension().is_some_and(|it| it == "conf") && name != "tls.conf" {
+            names.push(name.into_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// Writes nginx's files for a stack of processes, with the stack's ports instead of the shipped ones.

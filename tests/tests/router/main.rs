@@ -8,7 +8,11 @@ mod toy_server;
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use deployer::{adapters::connect, config, ports::Ports};
+use deployer::{
+    adapters::connect,
+    config,
+    ports::{Ports, Repeat},
+};
 use end_to_end::{BakeDuration, Stack};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -27,10 +31,10 @@ struct Toys {
 }
 
 impl Toys {
-    /// Starts the router after `prepare` has changed its files.
-    async fn start(prepare: impl FnOnce(&Stack) -> Result) -> Result<Self> {
+    /// Starts the router with the files for this choice.
+    async fn start(repeat: Repeat) -> Result<Self> {
         let stack = Stack::with_processes("model-server", BakeDuration(Duration::from_secs(1)))?;
-        prepare(&stack)?;
+        choose(repeat, &stack)?;
         let process = ["fleet.kind=process".to_owned()];
         let settings = config::load(Some(&stack.path("deployer.toml")), &process)?;
         let ports = connect(&settings)?;
@@ -73,6 +77,15 @@ impl Toys {
     fn set_flag(&self, name: &str) -> Result {
         Ok(fs::write(self.stack.path("run/flags").join(name), "")?)
     }
+}
+
+/// Gives the router the file for this choice. The stack has the one for `always`.
+fn choose(repeat: Repeat, stack: &Stack) -> Result {
+    if repeat == Repeat::UnlessSent {
+        let (from, to) = ("nginx/repeat.unless_sent.conf", "nginx/repeat.conf");
+        fs::copy(stack.path(from), stack.path(to))?;
+    }
+    Ok(())
 }
 
 /// Fails unless an answer has this status and is the router's own error.

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::ensure;
-use deployer::color::Color;
+use deployer::{color::Color, ports::Repeat};
 
 use super::{Result, Toys};
 
@@ -24,7 +24,7 @@ fn ensure_closed(directory: &Path, user: u32) -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn flags_and_logs_are_closed_to_other_users() -> Result {
-    let toys = Toys::start(|_| Ok(())).await?;
+    let toys = Toys::start(Repeat::Always).await?;
     toys.ports.flags.set_fit(Color::Green, true).await?;
     toys.ask("GET", "/fine", "").await?;
     for (path, mode) in [

@@ -7,21 +7,10 @@ use deployer::ports::Repeat;
 use end_to_end::{BakeDuration, Clients, Stack, Traffic, fault::POISON_HEADER, post};
 use hyper::Method;
 
-use super::{Result, Toys, ensure_own_error, toy_server::ToyServer};
+use super::{Result, Toys, choose, ensure_own_error, toy_server::ToyServer};
 
 /// Clients that keep this many connections to each server open.
 const CLIENTS: usize = 16;
-
-/// Puts the file for `unless_sent` in the place of the other one.
-fn unless_sent(stack: &Stack) -> Result {
-    let (from, to) = ("nginx/repeat.unless_sent.conf", "nginx/repeat.conf");
-    fs::copy(stack.path(from), stack.path(to))?;
-    Ok(())
-}
-
-fn unchanged(_: &Stack) -> Result {
-    Ok(())
-}
 
 async fn start_traffic(router: SocketAddr) -> Result<Traffic> {
     let clients = Clients::asking(Method::GET, "/fine");
@@ -46,7 +35,7 @@ async fn send_poison_under_load(toys: &Toys) -> Result<(usize, usize)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_request_is_attempted_at_most_twice_under_load() -> Result {
-    let toys = Toys::start(unchanged).await?;
+    let toys = Toys::start(Repeat::Always).await?;
     // Without a standby no other color is asked.
     ensure!(send_poison_under_load(&toys).await? == (2, 0));
     toys.set_flag("fit-green")?;
@@ -59,7 +48,7 @@ async fn poison_request_is_attempted_at_most_twice_under_load() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_request_reaches_one_color_once_unless_sent() -> Result {
-    let toys = Toys::start(unless_sent).await?;
+    let toys = Toys::start(Repeat::UnlessSent).await?;
     ensure!(toys.ports.router.repeat().await? == Repeat::UnlessSent);
     toys.set_flag("fit-green")?;
     ensure!(send_poison_under_load(&toys).await? == (1, 0));
@@ -77,8 +66,8 @@ async fn poison_request_reaches_one_color_once_unless_sent() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unsent_request_is_answered_by_the_standby() -> Result {
-    for prepare in [unchanged, unless_sent] {
-        let toys = Toys::start(prepare).await?;
+    for repeat in Repeat::ALL {
+        let toys = Toys::start(repeat).await?;
         toys.blue.stop();
         ensure_own_error(&toys.ask("POST", "/fine", "").await?, 502)?;
         toys.set_flag("fit-green")?;
@@ -90,9 +79,9 @@ async fn unsent_request_is_answered_by_the_standby() -> Result {
 }
 
 /// Kills servers by poison while clients send other requests. Returns the colors that died.
-async fn kill_by_poison(prepare: impl FnOnce(&Stack) -> Result) -> Result<BTreeSet<&'static str>> {
+async fn kill_by_poison(repeat: Repeat) -> Result<BTreeSet<&'static str>> {
     let stack = Stack::with_processes("faulty-server", BakeDuration(Duration::from_secs(1)))?;
-    prepare(&stack)?;
+    choose(repeat, &stack)?;
     stack.expect_exit(0, &["up"]).await?;
     fs::write(stack.path("run/flags/fit-green"), "")?;
     let pids = ["blue", "green"].map(|color| (color, stack.service_pid(color)));
@@ -124,10 +113,10 @@ async fn kill_by_poison(prepare: impl FnOnce(&Stack) -> Result) -> Result<BTreeS
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_request_kills_one_color_unless_sent() -> Result {
-    let dead = kill_by_poison(unless_sent).await?;
+    let dead = kill_by_poison(Repeat::UnlessSent).await?;
     ensure!(dead == BTreeSet::from(["blue"]), "{dead:?}");
     // What the other choice costs: the standby repeats the request, too.
-    let dead = kill_by_poison(unchanged).await?;
+    let dead = kill_by_poison(Repeat::Always).await?;
     ensure!(dead == BTreeSet::from(["blue", "green"]), "{dead:?}");
     Ok(())
 }

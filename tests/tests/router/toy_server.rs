@@ -4,10 +4,10 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -42,12 +42,17 @@ struct Shared {
     /// The open connections.
     connections: Mutex<Vec<TcpStream>>,
     stopped: AtomicBool,
+    /// Whether answers without a length may end.
+    may_end: Mutex<bool>,
+    ends: Condvar,
 }
 
 /// A server of one color. It stops when it is dropped.
 pub(super) struct ToyServer {
     port: u16,
     shared: Arc<Shared>,
+    /// Accepts connections.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl ToyServer {
@@ -58,26 +63,27 @@ impl ToyServer {
     /// | `/poison` | none: the connection is closed |
     /// | `/500` | status 500 |
     /// | `/large-head` | a head of 15 KB |
-    /// | `/until-close` | a beginning, and after a pause the end, without a length |
+    /// | `/until-close` | a beginning, and after [`Self::end_answers`] the end, without a length |
     /// | any other | status 200 |
     pub(super) fn start(port: u16) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", port))?;
         let shared = Arc::<Shared>::default();
-        let server = Self {
-            port,
-            shared: Arc::clone(&shared),
-        };
-        thread::spawn(move || {
+        let accepting = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                if shared.stopped.load(Ordering::Relaxed) {
+                if accepting.stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let shared = Arc::clone(&shared);
+                let shared = Arc::clone(&accepting);
                 // A client that disconnects ends its thread by an error.
                 thread::spawn(move || serve(stream, &shared));
             }
         });
-        Ok(server)
+        Ok(Self {
+            port,
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Returns the requests for a path.
@@ -87,13 +93,22 @@ impl ToyServer {
         asked.cloned().collect()
     }
 
+    /// Ends the answers to `/until-close`.
+    pub(super) fn end_answers(&self) {
+        *lock(&self.shared.may_end) = true;
+        self.shared.ends.notify_all();
+    }
+
     /// Closes every connection, and accepts no other one.
     pub(super) fn stop(&self) {
         self.shared.stopped.store(true, Ordering::Relaxed);
-        // A connection wakes the thread that accepts.
-        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-            thread::sleep(Duration::from_millis(5));
-        }
+        self.end_answers();
+        let Some(thread) = lock(&self.thread).take() else {
+            return;
+        };
+        // A connection wakes the thread. It closes the port when it ends.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = thread.join();
         for connection in lock(&self.shared.connections).drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
@@ -111,7 +126,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn serve(mut stream: TcpStream, shared: &Shared) -> anyhow::Result<()> {
-    const PAUSE: Duration = Duration::from_secs(2);
+    /// Longer than a test waits for the beginning.
+    const LONGEST: Duration = Duration::from_secs(30);
 
     lock(&shared.connections).push(stream.try_clone()?);
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -122,7 +138,11 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> anyhow::Result<()> {
             "/poison" => break,
             "/until-close" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nbeginning")?;
-                thread::sleep(PAUSE);
+                let waiting = lock(&shared.may_end);
+                let waited = shared
+                    .ends
+                    .wait_timeout_while(waiting, LONGEST, |may| !*may);
+                drop(waited);
                 stream.write_all(b" and end")?;
                 break;
             }

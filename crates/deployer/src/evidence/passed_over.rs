@@ -200,10 +200,12 @@ mod tests {
         let by_standby = request(200, &[(Color::Blue, 200)]);
         // The standby failed too, so nginx asked the color after all.
         let asked_after_all = request(500, &[(Color::Blue, 500), (GREEN, 500)]);
-        let cases = [(&both, true), (&alone, false)].map(|(cause, excluded)| {
-            [&by_standby, &asked_after_all].map(|passed_over| (cause, excluded, passed_over))
-        });
-        for (cause, excluded, passed_over) in cases.into_iter().flatten() {
+        for (cause, excluded, passed_over) in [
+            (&both, true, &by_standby),
+            (&both, true, &asked_after_all),
+            (&alone, false, &by_standby),
+            (&alone, false, &asked_after_all),
+        ] {
             let remaining = |causes: &mut Causes, mut requests: Vec<Request>, now| {
                 causes.exclude_if_both_failed(GREEN, &mut requests, now);
                 requests.len()
