@@ -73,7 +73,8 @@ class Routers:
             raise MeasurementError("a fit-* flag is set, so a standby could hide failures")
         self.plain = session.scratch / "plain-router"
         (self.plain / "logs").mkdir(parents=True)
-        shutil.copy(self.directory / "nginx/nginx.conf", self.plain)
+        for name in ("nginx.conf", "limits.conf", "repeat.conf"):
+            shutil.copy(self.directory / "nginx" / name, self.plain)
         self._write("addresses.conf", port=self.ports["plain"], **self.ports)
         self._write("upstream.conf", color="blue", server=self.ports["blue"])
         # The deployer starts its router in the same way: for root, the workers run as root too.

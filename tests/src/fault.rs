@@ -101,6 +101,9 @@ pub const LARGE_ANSWER: usize = 200 * 1024;
 /// A request with this header is answered with the status in it, by every release that `faulty-server` serves. Both
 /// colors answer it alike.
 pub const STATUS_HEADER: &str = "x-test-status";
+/// A request with this header ends the process of every release that `faulty-server` serves, like a request that crashes
+/// an engine.
+pub const POISON_HEADER: &str = "x-test-poison";
 /// The answer to a request with this header is [`LARGE_ANSWER`] bytes longer, and pauses in the middle, by every
 /// release that `faulty-server` serves.
 pub const LARGE_HEADER: &str = "x-test-large";

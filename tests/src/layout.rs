@@ -11,13 +11,25 @@ use crate::{BakeDuration, PortBlock, fault, program, repository};
 /// A version that exists in the stack's models directory, and is missing in the image.
 pub const VERSION_NOT_IN_IMAGE: &str = "not-in-the-image";
 
-const COMMON_FILES: [&str; 4] = ["nginx.conf", "switch.conf", "public.conf", "control.conf"];
+/// The names of the shipped files of nginx.
+fn nginx_files() -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for file in fs::read_dir(repository().join("nginx"))? {
+        let path = file?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A person may have a `tls.conf`.
+        if path.extension().is_some_and(|it| it == "conf") && name != "tls.conf" {
+            names.push(name.into_owned());
+        }
+    }
+    Ok(names)
+}
 
 /// Writes nginx's files for a stack of processes, with the stack's ports instead of the shipped ones.
 pub(crate) fn write_nginx_files(directory: &Path, ports: &PortBlock) -> anyhow::Result<()> {
     fs::create_dir(directory.join("nginx"))?;
-    for name in COMMON_FILES.into_iter().chain(["addresses.conf"]) {
-        let text = fs::read_to_string(repository().join("nginx").join(name))?
+    for name in nginx_files()? {
+        let text = fs::read_to_string(repository().join("nginx").join(&name))?
             .replace(":8080", &format!(":{}", ports.router()))
             .replace(":8081", &format!(":{}", ports.blue()))
             .replace(":8082", &format!(":{}", ports.green()))
@@ -37,10 +49,7 @@ pub(crate) fn write_compose_files(
         fs::copy(repository().join(name), directory.join(name))?;
     }
     fs::create_dir(directory.join("nginx"))?;
-    for name in COMMON_FILES
-        .into_iter()
-        .chain(["addresses.conf", "addresses.compose.conf"])
-    {
+    for name in nginx_files()? {
         let name = Path::new("nginx").join(name);
         fs::copy(repository().join(&name), directory.join(&name))?;
     }

@@ -165,7 +165,7 @@ const FAILOVER: [&str; 4] = [
     "--set",
     "fleet.process.stop_timeout=2s",
 ];
-/// `proxy_read_timeout` in `nginx.conf`.
+/// `proxy_read_timeout` in `limits.conf`.
 const READ_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Fails unless requests hung on a frozen color, and the other color answered them long before nginx's timeout.
@@ -466,7 +466,7 @@ async fn router_that_cannot_store_bodies_is_alerted_once() -> Result {
     let monitored = MonitoredStack::start(&[]).await?;
     let stack = &monitored.stack;
     // nginx writes bodies over 64 KiB into this directory.
-    fs::remove_dir_all(stack.path("run/client_body_temp"))?;
+    fs::remove_dir_all(stack.path("run/bodies"))?;
     let address = stack.router_address().to_string();
     let body = format!("{{\"text\": \"{}\"}}", "a".repeat(100_000));
     let alerts = || {
@@ -477,12 +477,12 @@ async fn router_that_cannot_store_bodies_is_alerted_once() -> Result {
     // The monitor counts only requests after its first round.
     wait_until(async || {
         let status = post(&address, "/predict", "Accept: */*", &body).await?;
-        ensure!(status == 500, "the router stored the body: {status}");
+        ensure!(status == 503, "the router stored the body: {status}");
         Ok(!alerts().is_empty())
     })
     .await?;
     let text = alerts()[0]["text"].to_string();
-    ensure!(text.contains("500 on POST /predict ("), "{text}");
+    ensure!(text.contains("503 on POST /predict ("), "{text}");
     // An alert about a color shows that the monitor read the later errors too.
     for _ in 0..10 {
         post(&address, "/predict", "Accept: */*", &body).await?;

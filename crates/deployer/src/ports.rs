@@ -17,7 +17,7 @@ pub use self::{
     journal::{JournalError, JournalStore, Lock, LockGuard},
     probe::{Prediction, Probe, Target},
     request_log::{LogCursor, LogPart, RequestLog},
-    router::{Flags, Router, RouterLimits},
+    router::{Flags, Repeat, Router, RouterLimits},
 };
 
 /// All ports.

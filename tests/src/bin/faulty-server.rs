@@ -22,8 +22,9 @@ use axum::{
 use clap::Parser;
 use end_to_end::fault::{
     CONCURRENCY_THRESHOLD, FIRST_REQUESTS, Fault, LARGE_ANSWER, LARGE_HEADER, LOAD_DELAY,
-    LONG_BODY, LONG_TEXT_DELAY, RARE_INTERVAL, REQUESTS_BEFORE_FAULT, REQUESTS_BEFORE_LATE_FAULT,
-    SLOW_DELAY, STALL_DELAY, STATUS_HEADER, TIMEOUT_DELAY, VERY_SLOW_DELAY,
+    LONG_BODY, LONG_TEXT_DELAY, POISON_HEADER, RARE_INTERVAL, REQUESTS_BEFORE_FAULT,
+    REQUESTS_BEFORE_LATE_FAULT, SLOW_DELAY, STALL_DELAY, STATUS_HEADER, TIMEOUT_DELAY,
+    VERY_SLOW_DELAY,
 };
 use http_body_util::{BodyExt as _, Collected};
 use hyper::body::Frame;
@@ -105,6 +106,9 @@ async fn inject_fault(
     if let Some(status) = header_of(&request, STATUS_HEADER) {
         let status = status.parse().unwrap_or(StatusCode::BAD_REQUEST);
         return status.into_response();
+    }
+    if header_of(&request, POISON_HEADER).is_some() {
+        exit(3);
     }
     if header_of(&request, LARGE_HEADER).is_some() {
         return slow_large_answer(next.run(request).await).await;

@@ -101,3 +101,39 @@ async fn doctor_names_a_wrong_clock() -> Result {
     ensure!(findings.contains("s ahead of this one"), "{findings}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_names_router_that_repeats_against_the_setting() -> Result {
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let mut unless_sent = vec!["--set", "service.repeat=unless_sent"];
+    let copies = "gates.run has `shadow` and bake.ask_previous is true: both colors";
+    let findings = wrong_findings(
+        &stack,
+        &[&unless_sent[..], &["--set", "gates.run=[\"shadow\"]"]].concat(),
+    )
+    .await?;
+    ensure!(
+        findings.len() == 2 && findings[1].contains(copies),
+        "{findings:#?}"
+    );
+    unless_sent.extend(["--set", "bake.ask_previous=false"]);
+    let expected = "it repeats failed requests: always; service.repeat is unless_sent";
+    ensure_only_finding(
+        &stack,
+        &unless_sent,
+        &["router", expected, "nginx/repeat.conf"],
+    )
+    .await?;
+
+    stack.expect_exit(0, &["down"]).await?;
+    fs::copy(
+        stack.path("nginx/repeat.unless_sent.conf"),
+        stack.path("nginx/repeat.conf"),
+    )?;
+    stack.expect_exit(0, &["up"]).await?;
+    let findings = wrong_findings(&stack, &unless_sent).await?;
+    ensure!(findings.is_empty(), "{findings:#?}");
+    let expected = "it repeats failed requests: unless_sent; service.repeat is always";
+    ensure_only_finding(&stack, &[], &["router", expected]).await
+}

@@ -25,11 +25,11 @@ async fn doctor_names_contradicting_settings() -> Result {
     Ok(())
 }
 
-/// Replaces a text in `nginx.conf`.
-fn edit_nginx_conf(stack: &Stack, from: &str, to: &str) -> Result {
-    let path = stack.path("nginx/nginx.conf");
+/// Replaces a text in `limits.conf`.
+fn edit_limits(stack: &Stack, from: &str, to: &str) -> Result {
+    let path = stack.path("nginx/limits.conf");
     let text = fs::read_to_string(&path)?;
-    ensure!(text.contains(from), "{from:?} is not in nginx.conf");
+    ensure!(text.contains(from), "{from:?} is not in limits.conf");
     Ok(fs::write(path, text.replace(from, to))?)
 }
 
@@ -37,7 +37,7 @@ fn edit_nginx_conf(stack: &Stack, from: &str, to: &str) -> Result {
 async fn doctor_names_router_without_time_for_standby() -> Result {
     let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     let limit = "proxy_next_upstream_timeout";
-    edit_nginx_conf(&stack, &format!("{limit} 130s"), &format!("{limit} 100s"))?;
+    edit_limits(&stack, &format!("{limit} 130s"), &format!("{limit} 100s"))?;
     stack.expect_exit(0, &["up"]).await?;
     let expected = [
         "time limits",
@@ -50,7 +50,7 @@ async fn doctor_names_router_without_time_for_standby() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_contradicting_server_time_limits() -> Result {
     let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    edit_nginx_conf(&stack, "proxy_read_timeout 120s", "proxy_read_timeout 99s")?;
+    edit_limits(&stack, "proxy_read_timeout 120s", "proxy_read_timeout 99s")?;
     let limits = [
         ("REQUEST_TIMEOUT_SECONDS", OsStr::new("100")),
         ("IDLE_TIMEOUT_SECONDS", OsStr::new("20")),
@@ -81,7 +81,7 @@ async fn doctor_names_contradicting_server_time_limits() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_contradicting_server_defaults() -> Result {
     let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    edit_nginx_conf(&stack, "proxy_read_timeout 120s", "proxy_read_timeout 30s")?;
+    edit_limits(&stack, "proxy_read_timeout 120s", "proxy_read_timeout 30s")?;
     stack.expect_exit(0, &["up"]).await?;
     let findings = wrong_findings(&stack, &[]).await?;
     ensure!(findings.len() == 2, "{findings:#?}");

@@ -192,7 +192,7 @@ async fn burst_of_bad_requests_from_one_client_blocks_no_release() -> Result {
 async fn failures_of_the_router_itself_block_no_release() -> Result {
     let stack = start_stack().await?;
     // With a file in the directory's place, the router can store no body that exceeds its buffer.
-    let directory = stack.path("run/client_body_temp");
+    let directory = stack.path("run/bodies");
     fs::remove_dir(&directory)?;
     fs::write(&directory, "")?;
     let logs = ensure_promoted(&stack, |stack| {
@@ -201,7 +201,7 @@ async fn failures_of_the_router_itself_block_no_release() -> Result {
         vec![start_clients(stack, 2, Clients::predicting(vec![body]))]
     })
     .await?;
-    ensure_failures(&logs[0], logs[0].requests.len(), "status 500")
+    ensure_failures(&logs[0], logs[0].requests.len(), "status 503")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ mod overrides;
 mod probe;
 mod release;
 mod router;
+mod service;
 mod settings;
 
 pub use self::{
@@ -35,6 +36,7 @@ pub use self::{
     probe::ProbeSettings,
     release::ReleaseSettings,
     router::RouterSettings,
+    service::ServiceSettings,
     settings::Settings,
 };
 pub use check::check;

@@ -21,6 +21,7 @@ use crate::{
         probe::ProbeSettings,
         release::ReleaseSettings,
         router::RouterSettings,
+        service::ServiceSettings,
     },
 };
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub min_free_megabytes: u64,
     /// The release.
     pub release: ReleaseSettings,
+    /// The service behind the router.
+    pub service: ServiceSettings,
     /// The router.
     pub router: RouterSettings,
     /// The blue color.

@@ -1,10 +1,10 @@
 //! Whether the router runs, owns its ports, sees the flags, and receives the clients' requests.
 
 use crate::{
-    config::Settings,
+    config::{GateName, Settings},
     deployment::preflight,
     doctor::{finding::Finding, listening_ports, machine, service_log},
-    ports::{Ports, Service, ServiceState},
+    ports::{Ports, Repeat, Service, ServiceState},
 };
 
 const TOPIC: &str = "router";
@@ -18,13 +18,16 @@ pub(crate) async fn router(settings: &Settings, ports: &Ports) -> Vec<Finding> {
         Ok((ServiceState::Running | ServiceState::Unmanaged, _)) | Err(_) => {}
     }
     let router = &settings.router;
-    vec![
+    let mut findings = vec![
         listening_ports::of_the_router(settings, &router.url, "clients").await,
         listening_ports::of_the_router(settings, &router.control, "deployers").await,
         flags(settings, ports).await,
         clients(settings, ports).await,
-        machine::clock(settings).await,
-    ]
+        repeat(settings, ports).await,
+    ];
+    findings.extend(copies(settings));
+    findings.push(machine::clock(settings).await);
+    findings
 }
 
 async fn stopped(settings: &Settings, ports: &Ports, how: &str) -> Finding {
@@ -69,6 +72,53 @@ async fn flags(settings: &Settings, ports: &Ports) -> Finding {
             "start nginx with the directory that router.flags names, and let its workers search it (chmod a+x)",
         ),
     }
+}
+
+/// Whether the router repeats the requests that the settings allow.
+async fn repeat(settings: &Settings, ports: &Ports) -> Finding {
+    let wanted = settings.service.repeat;
+    match ports.router.repeat().await {
+        Ok(repeat) if repeat == wanted => Finding::fine(
+            TOPIC,
+            format!("it repeats failed requests as service.repeat says: {repeat}"),
+        ),
+        Ok(repeat) => Finding::wrong(
+            TOPIC,
+            format!("it repeats failed requests: {repeat}; service.repeat is {wanted}"),
+            "correct service.repeat, or give the router the other file (nginx/repeat.conf says how) and restart it",
+        ),
+        Err(error) => Finding::wrong(
+            TOPIC,
+            error.to_string(),
+            "start the router with the files of this version",
+        ),
+    }
+}
+
+/// A problem if clients' requests are copied although they must not be repeated.
+fn copies(settings: &Settings) -> Option<Finding> {
+    let copied_by = [
+        (
+            "gates.run has `shadow`",
+            settings.gates.run.contains(&GateName::Shadow),
+        ),
+        ("bake.ask_previous is true", settings.bake.ask_previous),
+    ];
+    let copied_by: Vec<&str> = copied_by
+        .into_iter()
+        .filter_map(|(setting, copies)| copies.then_some(setting))
+        .collect();
+    if settings.service.repeat == Repeat::Always || copied_by.is_empty() {
+        return None;
+    }
+    Some(Finding::wrong(
+        TOPIC,
+        format!(
+            "service.repeat is unless_sent, but {}: both colors then get a client's request",
+            copied_by.join(" and ")
+        ),
+        "remove `shadow` from gates.run, and set bake.ask_previous = false",
+    ))
 }
 
 /// Whether clients' requests reach the router at the control port.

@@ -197,8 +197,15 @@ mod tests {
     fn passing_over_is_no_evidence_if_both_colors_failed() {
         let both = request(500, &[(GREEN, 500), (Color::Blue, 500)]);
         let alone = request(200, &[(GREEN, 500), (Color::Blue, 200)]);
-        let passed_over = request(200, &[(Color::Blue, 200)]);
-        for (cause, excluded) in [(&both, true), (&alone, false)] {
+        let by_standby = request(200, &[(Color::Blue, 200)]);
+        // The standby failed too, so nginx asked the color after all.
+        let asked_after_all = request(500, &[(Color::Blue, 500), (GREEN, 500)]);
+        for (cause, excluded, passed_over) in [
+            (&both, true, &by_standby),
+            (&both, true, &asked_after_all),
+            (&alone, false, &by_standby),
+            (&alone, false, &asked_after_all),
+        ] {
             let remaining = |causes: &mut Causes, mut requests: Vec<Request>, now| {
                 causes.exclude_if_both_failed(GREEN, &mut requests, now);
                 requests.len()

@@ -219,12 +219,10 @@ impl Request {
                 .is_some_and(|promised| self.answer_size < promised)
     }
 
-    /// Whether the router passed `color` over although it was active.
+    /// Whether the router passed `color` over although it was active. It may have asked the color after the standby failed.
     pub(super) fn passed_over(&self, color: Color) -> bool {
-        let standby = color.other();
-        self.wanted == Some(color)
-            && !self.attempts.is_empty()
-            && self.attempts.iter().all(|attempt| attempt.color == standby)
+        let first = self.attempts.first();
+        self.wanted == Some(color) && first.is_some_and(|first| first.color != color)
     }
 
     /// Whether the router tried `color`, and the attempt ended by itself.

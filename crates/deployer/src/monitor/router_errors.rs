@@ -14,7 +14,7 @@ use crate::{
 const QUIET: Duration = Duration::from_mins(5);
 
 /// What to do about the errors.
-const ADVICE: &str = "read the router's error log; if a file could not be written, free space on the router's disk, or enlarge its tmpfs (ROUTER_BUFFER), or lower client_max_body_size";
+const ADVICE: &str = "read the router's error log; if a file could not be written, free space on the router's disk, or enlarge its tmpfs (ROUTER_BUFFER), or lower client_max_body_size (nginx/limits.conf)";
 
 /// Whether the router itself fails requests.
 #[derive(Debug, Default)]

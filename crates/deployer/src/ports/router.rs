@@ -1,8 +1,9 @@
 //! Where traffic goes: what the router does, and the flags that it obeys.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
+use serde::Deserialize;
 
 use crate::{color::Color, ports::error::PortError};
 
@@ -24,6 +25,9 @@ pub trait Router: Send + Sync {
 
     /// Returns the router's time limits from its configuration; `None` if this machine does not have the file.
     async fn limits(&self) -> Result<Option<RouterLimits>, PortError>;
+
+    /// Returns which failed requests the router repeats, as it runs.
+    async fn repeat(&self) -> Result<Repeat, PortError>;
 }
 
 /// Reads and sets the flags, without asking the router. They alone decide where traffic goes.
@@ -43,6 +47,31 @@ pub trait Flags: Send + Sync {
 
     /// Sets whether the idle color receives a copy of each client request.
     async fn set_shadow(&self, on: bool) -> Result<(), PortError>;
+}
+
+/// Which failed requests the router repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repeat {
+    /// Every request, also one that a color had received.
+    Always,
+    /// Only a request of which no color received anything.
+    UnlessSent,
+}
+
+impl Repeat {
+    /// Both choices.
+    pub const ALL: [Self; 2] = [Self::Always, Self::UnlessSent];
+}
+
+impl fmt::Display for Repeat {
+    /// As in the settings, and as the router answers.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Always => "always",
+            Self::UnlessSent => "unless_sent",
+        })
+    }
 }
 
 /// Time limits of the router on the paths that clients use.

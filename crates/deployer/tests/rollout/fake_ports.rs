@@ -20,7 +20,8 @@ use deployer::{
     examples::Example,
     ports::{
         Clock, Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart, PortError,
-        Ports, Prediction, Probe, RequestLog, Router, RouterLimits, Service, ServiceState, Target,
+        Ports, Prediction, Probe, Repeat, RequestLog, Router, RouterLimits, Service, ServiceState,
+        Target,
     },
     release::Health,
 };
@@ -374,6 +375,10 @@ impl Router for FakePorts {
             next_upstream: None,
             upstream_idle: None,
         }))
+    }
+
+    async fn repeat(&self) -> Result<Repeat, PortError> {
+        Ok(Repeat::Always)
     }
 }
 

@@ -32,19 +32,17 @@ impl CutLine {
     /// 2026/11/26 19:53:19 [error] 12#12: *57 upstream prematurely closed connection while reading upstream, client: ...
     /// ```
     ///
-    /// nginx has many messages for an answer that breaks off, and appends to each what it was doing. While it waited for
-    /// the head of the answer, the attempt failed, and the access log says so. At other levels than error, the router
-    /// itself has a problem, such as a full disk.
+    /// At other levels than error, the router itself has a problem, such as a full disk.
     pub(super) fn parse(line: &str) -> Option<Self> {
-        const READING_ANSWER: &str = " while reading upstream";
-
         // Most lines of an error log are about something else.
         let (message, details) = line.split_once(", client: ")?;
-        let message = message.strip_suffix(READING_ANSWER)?;
         let (time, message) = message.split_once(" [error] ")?;
         let (pid, message) = message.split_once('#')?;
         let (_thread, message) = message.split_once(": *")?;
-        let (number, _) = message.split_once(' ')?;
+        let (number, message) = message.split_once(' ')?;
+        if !is_about_a_cut(message) {
+            return None;
+        }
         // The referrer comes last, and may contain anything.
         let request = details.split(", upstream: ").next().unwrap_or(details);
         // nginx sends copies of requests as subrequests, and clients receive nothing of their answers.
@@ -59,6 +57,27 @@ impl CutLine {
             },
             stream: stream(request),
         })
+    }
+}
+
+/// Whether a message, with what nginx was doing, says that an answer broke off.
+///
+/// nginx has many messages for that. While it waited for the head of the answer, the attempt failed, and the access log
+/// says so.
+fn is_about_a_cut(message: &str) -> bool {
+    /// nginx may not have noted yet that the head of the answer is complete.
+    const ABOUT_A_BODY: &str = "upstream sent invalid chunked response";
+
+    let Some((problem, doing)) = message.split_once(" while ") else {
+        return false;
+    };
+    match doing {
+        "reading upstream" => true,
+        // nginx passes each part on before it reads the next one, and then notices that there is none.
+        "sending to client" => ["upstream ", "recv() ", "readv() "]
+            .iter()
+            .any(|beginning| problem.starts_with(beginning)),
+        _ => problem == ABOUT_A_BODY,
     }
 }
 
@@ -108,7 +127,14 @@ mod tests {
         ] {
             let line = LINE.replace("upstream prematurely closed connection", message);
             assert!(CutLine::parse(&line).is_some(), "{line}");
+            let line = line.replace("while reading upstream", "while sending to client");
+            assert!(CutLine::parse(&line).is_some(), "{line}");
         }
+        let first_chunk = LINE.replace(
+            "upstream prematurely closed connection while reading upstream",
+            "upstream sent invalid chunked response while reading response header from upstream",
+        );
+        assert!(CutLine::parse(&first_chunk).is_some());
     }
 
     #[test]
@@ -124,10 +150,18 @@ mod tests {
                 "while reading upstream",
                 "while sending request to upstream",
             ),
+            // The client disconnected.
+            (
+                "upstream prematurely closed connection while reading upstream",
+                "writev() failed (32: Broken pipe) while sending to client",
+            ),
             // The router's own problems.
             ("[error]", "[crit]"),
             ("[error]", "[warn]"),
-            ("\", upstream: ", "\", subrequest: \"/shadow\", upstream: "),
+            (
+                "\", upstream: ",
+                "\", subrequest: \"/.blue-green/copy\", upstream: ",
+            ),
             ("2026/11/26", "2026/13/26"),
             (": *57 ", ": "),
             ("1234#", "x#"),

@@ -1,8 +1,9 @@
 //! The flag files, which nginx tests for each request.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -88,7 +89,10 @@ fn set_flag(directory: &Path, name: &str, present: bool) -> Result<(), PortError
     let change = format!("flag {name} {}", if present { "on" } else { "off" });
     kill_point::pass(format_args!("before {change}"));
     let changed = if present {
-        File::create(&path).map(drop)
+        let mut options = OpenOptions::new();
+        // nginx does not read a flag. No umask makes it writable for other users.
+        let options = options.create(true).truncate(true).write(true).mode(0o640);
+        options.open(&path).map(drop)
     } else {
         fs::remove_file(&path).or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => Ok(()),
@@ -109,6 +113,8 @@ fn set_flag(directory: &Path, name: &str, present: bool) -> Result<(), PortError
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -116,7 +122,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for present in [true, true, false, false, true] {
             set_flag(directory.path(), "green", present).unwrap();
-            assert_eq!(directory.path().join("green").exists(), present);
+            let path = directory.path().join("green");
+            assert_eq!(path.exists(), present);
+            if present {
+                let mode = fs::metadata(path).unwrap().permissions().mode();
+                assert_eq!(mode & 0o027, 0, "{mode:o}");
+            }
         }
     }
 

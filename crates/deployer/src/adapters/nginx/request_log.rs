@@ -229,28 +229,30 @@ fn color(name: &str) -> Option<Color> {
 
 /// The attempts at a request that came while `wanted` was active.
 fn attempts(line: &Line<'_>, wanted: Color) -> Vec<Attempt> {
-    let addresses: Vec<&str> = of_attempts(line.upstream_addr).collect();
+    let addresses = of_attempts(line.upstream_addr);
     let statuses = of_attempts(line.upstream_status).chain(std::iter::repeat("-"));
     let to_head = of_attempts(line.upstream_header_time).chain(std::iter::repeat("-"));
     let to_end = of_attempts(line.upstream_response_time).chain(std::iter::repeat("-"));
-    // The log names the color of the last attempt. If there was no server to ask, it names none.
+    let time = |text: &str| seconds(text.parse().ok()?);
+    let times = statuses.zip(to_head.zip(to_end));
+    let mut logged: Vec<_> = addresses.zip(times).collect();
+    // If no server is left to ask, nginx logs the name of the pool, as if it were one more attempt.
+    let is_server = |address: &str| address.contains(':');
+    if logged.iter().any(|(address, _)| is_server(address)) {
+        logged.retain(|(address, _)| is_server(address));
+    }
+    // The log names the color of the last server. If there was no server to ask, it names none.
     let last = color(line.answered).unwrap_or(wanted);
+    let last_address = logged.last().map(|(address, _)| *address);
     let color_of = |address: &str| {
-        if addresses.last() == Some(&address) {
+        if last_address == Some(address) {
             last
         } else {
             last.other()
         }
     };
-    let time = |text: &str| seconds(text.parse().ok()?);
-    let times = statuses.zip(to_head.zip(to_end));
-    // If no server is left to ask, nginx logs the name of the pool, as if it were one more attempt.
-    let is_server = |address: &str| address.contains(':');
-    let any_server = addresses.iter().any(|address| is_server(address));
-    let attempts = addresses
-        .iter()
-        .zip(times)
-        .filter(|(address, _)| is_server(address) || !any_server)
+    let attempts = logged
+        .into_iter()
         .map(|(address, (status, (to_head, to_end)))| Attempt {
             color: color_of(address),
             status: status.parse().ok(),
@@ -369,12 +371,15 @@ mod tests {
     fn pool_without_a_server_left_is_no_attempt_on_a_color() {
         let none_left = LINE.replace("\"answered\":\"blue\"", "\"answered\":\"\"");
         let addresses = "\"127.0.0.1:8082, 127.0.0.1:8081\"";
-        let passed_over = none_left.replace(addresses, "\"127.0.0.1:8081, green_then_blue\"");
+        let passed_over = LINE.replace(addresses, "\"127.0.0.1:8081, green_then_blue\"");
         let colors = |line: &str| -> Vec<Color> {
             let attempts = parsed(line).attempts.into_iter();
             attempts.map(|attempt| attempt.color).collect()
         };
         assert_eq!(colors(&passed_over), [Color::Blue]);
+        let both = "\"127.0.0.1:8082, 127.0.0.1:8081, green_then_blue\"";
+        let both_failed = LINE.replace(addresses, both);
+        assert_eq!(colors(&both_failed), [Color::Green, Color::Blue]);
         // The active color has no server at all.
         let absent = none_left.replace(addresses, "\"green\"");
         assert_eq!(colors(&absent), [Color::Green]);

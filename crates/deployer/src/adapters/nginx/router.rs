@@ -17,7 +17,7 @@ use crate::{
     },
     color::Color,
     config::Settings,
-    ports::{Flags as _, PortError, Router, RouterLimits},
+    ports::{Flags as _, PortError, Repeat, Router, RouterLimits},
 };
 
 /// Begins each error about the control port's answer.
@@ -124,6 +124,13 @@ impl Router for Nginx {
         let configuration = self.configuration.as_deref();
         configuration.map(configuration::limits).transpose()
     }
+
+    async fn repeat(&self) -> Result<Repeat, PortError> {
+        let url = format!("{}/repeat", self.control);
+        let shown = format!("GET {url}");
+        let (status, text) = answer(self.client.get(&url), &shown).await?;
+        repeat(&shown, status, text.trim())
+    }
 }
 
 /// The color that the control port answered to the request `shown`.
@@ -148,6 +155,21 @@ fn other_requests(shown: &str, status: u16, text: &str) -> Result<u64, PortError
     }
     let message = format!(
         "the router does not report its requests in flight: {shown} answered {status} {text:?}. Is its control.conf of the deployer's version?"
+    );
+    Err(match status {
+        200 => PortError::Invalid(message),
+        _ => PortError::Refused { status, message },
+    })
+}
+
+/// Which requests are repeated, as the control port answered to the request `shown`.
+fn repeat(shown: &str, status: u16, text: &str) -> Result<Repeat, PortError> {
+    let known = Repeat::ALL.into_iter().find(|it| it.to_string() == text);
+    if let (200, Some(repeat)) = (status, known) {
+        return Ok(repeat);
+    }
+    let message = format!(
+        "the router does not report which requests it repeats: {shown} answered {status} {text:?}. Are its files of the deployer's version?"
     );
     Err(match status {
         200 => PortError::Invalid(message),
@@ -218,6 +240,18 @@ mod tests {
             assert!(matches!(invalid, PortError::Invalid(_)), "{invalid:?}");
         }
         let refused = others(404, "6").unwrap_err();
+        assert!(matches!(refused, PortError::Refused { status: 404, .. }));
+    }
+
+    #[test]
+    fn repeat_is_parsed_as_it_is_displayed() {
+        let parsed = |status, text: &str| repeat("GET /repeat", status, text);
+        for known in Repeat::ALL {
+            assert_eq!(parsed(200, &known.to_string()), Ok(known));
+        }
+        let invalid = parsed(200, "sometimes").unwrap_err();
+        assert!(matches!(invalid, PortError::Invalid(_)), "{invalid:?}");
+        let refused = parsed(404, "always").unwrap_err();
         assert!(matches!(refused, PortError::Refused { status: 404, .. }));
     }
 

@@ -3,6 +3,7 @@
 
 mod program;
 mod record;
+mod router_files;
 #[cfg(test)]
 mod tests;
 
@@ -199,13 +200,7 @@ impl Fleet for ProcessFleet {
                 "the router cannot be started: router.configuration is not set".to_owned(),
             )
         })?;
-        for directory in ["flags", "logs"] {
-            let path = prefix.join(directory);
-            fs::create_dir_all(&path).map_err(|error| {
-                let message = format!("cannot create {}: {error}", path.display());
-                PortError::of_file(&error, message)
-            })?;
-        }
+        router_files::prepare(prefix)?;
         // As root, nginx would run its workers as another user. A worker that cannot search the flag directory
         // sends all traffic to blue without an error.
         let user = if rustix::process::geteuid().is_root() {

@@ -30,7 +30,7 @@ use crate::{
     kill_point::{self, in_process},
     ports::{
         Fleet, FleetDiagnosis, HookPoint, Hooks, JournalStore, PortError, Ports, Prediction, Probe,
-        Router, RouterLimits, Service, ServiceState, Target,
+        Repeat, Router, RouterLimits, Service, ServiceState, Target,
     },
     release::Health,
     state::journal::Journal,
@@ -529,6 +529,10 @@ impl Router for Simulation {
 
     async fn limits(&self) -> Result<Option<RouterLimits>, PortError> {
         Ok(None)
+    }
+
+    async fn repeat(&self) -> Result<Repeat, PortError> {
+        Ok(Repeat::Always)
     }
 }
 
