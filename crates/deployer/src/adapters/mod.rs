@@ -7,6 +7,7 @@ mod hooks;
 mod http;
 pub(crate) mod listeners;
 pub mod load;
+pub(crate) mod monitor_process;
 pub(crate) mod nginx;
 mod process;
 mod state_directory;

@@ -150,7 +150,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> anyhow::Result<Co
         Command::AlertTest => alert_test::run(settings, ports).await,
         Command::Down => {
             let _lock = lock().await?;
-            down::run(ports).await
+            down::run(settings, ports).await
         }
         Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
     }

@@ -3,9 +3,10 @@
 use tokio::net::TcpListener;
 
 use crate::{
+    adapters::monitor_process,
     commands::output::{CommandError, CommandOutput},
     config::Settings,
-    event::Reporter,
+    event::{Event, Reporter},
     examples::Examples,
     monitor,
     ports::Ports,
@@ -24,6 +25,10 @@ pub(super) async fn run(
         })?),
         None => None,
     };
+    if let Err(error) = monitor_process::register(&settings.state) {
+        let text = error.to_string();
+        reporter.report(&Event::Note { text });
+    }
     monitor::run(settings, ports, reporter, &examples, listener, shutdown()).await?;
     Ok(CommandOutput::success("monitor stopped"))
 }
