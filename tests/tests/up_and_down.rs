@@ -1,15 +1,17 @@
 //! `deployer up` and `deployer down` on installations of which something is broken: exit codes, and what serves.
 
 use std::{
-    fs::{self, File},
+    env,
+    fs::{self, Permissions},
     net::TcpListener,
-    os::unix::fs::symlink,
-    path::Path,
-    time::Duration,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{BakeDuration, Stack, get, post_for_body, send_signal};
+use end_to_end::{AlertReceiver, BakeDuration, Stack, post_for_body, repository, send_signal};
+use serde_json::json;
 
 const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(1));
 
@@ -223,8 +225,7 @@ async fn up_replaces_workers_without_a_master() -> Result {
     let returned = run.returned;
     traffic.wait_for_requests(traffic.count() + 100).await?;
     let log = traffic.stop().await;
-    log.between(returned, std::time::Instant::now())
-        .ensure_none_failed()?;
+    log.between(returned, Instant::now()).ensure_none_failed()?;
     let master = stack.service_pid("router")?;
     ensure!(master != group && !group_members(master)?.is_empty());
     stack.expect_exit(0, &["down"]).await?;
@@ -370,4 +371,154 @@ fn change_release(stack: &Stack, version: &str) -> Result {
     let path = directory.join("config.json");
     let text = fs::read_to_string(&path)?;
     Ok(fs::write(path, format!("{text}\n"))?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_release_files_are_named_by_status_doctor_and_monitor() -> Result {
+    let stack = start_with_standby().await?;
+    let status = stack.status().await?;
+    ensure!(status["problems"] == json!([]), "{status}");
+    change_release(&stack, "v2")?;
+    let expected = "models/sentiment/v2 is not what was promoted on green: its digest is ";
+
+    let status = stack.status().await?;
+    let problems = status["problems"].to_string();
+    ensure!(problems.contains(expected), "{status}");
+    let run = stack.run_deployer(&["doctor"]).await?;
+    ensure!(run.code == 1 && run.stdout.contains(expected), "{run:?}");
+    // The server still has the promoted files in memory.
+    ensure!(!problems.contains("green serves"), "{status}");
+
+    let receiver = AlertReceiver::start(0).await?;
+    let arguments = monitor_arguments(&receiver);
+    let monitor = stack.start_deployer(&as_strs(&arguments))?;
+    receiver.wait_for_alert("release_changed", "green").await?;
+    stack.expect_exit(0, &["down"]).await?;
+    Stack::wait_for_exit(monitor, &["monitor"]).await?;
+    let alerts = receiver.alerts();
+    ensure!(alerts.len() == 1, "{alerts:?}");
+    ensure!(
+        alerts[0]["text"].to_string().contains(expected),
+        "{alerts:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_with_another_digest_is_named_by_status_doctor_and_monitor() -> Result {
+    let stack = start_with_standby().await?;
+    change_release(&stack, "v2")?;
+    stack.signal_service("green", "KILL")?;
+    stack.wait_until_exited("green").await?;
+    // Green starts again with the changed files.
+    stack.expect_exit(0, &["up"]).await?;
+    let expected = "green serves v2 with the digest ";
+
+    let status = stack.status().await?;
+    ensure!(
+        status["problems"].to_string().contains(expected),
+        "{status}"
+    );
+    let run = stack.run_deployer(&["doctor"]).await?;
+    ensure!(run.code == 1 && run.stdout.contains(expected), "{run:?}");
+
+    let receiver = AlertReceiver::start(0).await?;
+    let arguments = monitor_arguments(&receiver);
+    let monitor = stack.start_deployer(&as_strs(&arguments))?;
+    receiver.wait_for_alert("release_changed", "green").await?;
+    let texts = async {
+        while !json!(receiver.alerts()).to_string().contains(expected) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), texts).await?;
+    stack.expect_exit(0, &["down"]).await?;
+    Stack::wait_for_exit(monitor, &["monitor"]).await?;
+
+    // The promoted files are back, and so is what they serve.
+    fs::remove_dir_all(stack.path("models/sentiment/v2"))?;
+    symlink(
+        repository().join("models/sentiment/v2"),
+        stack.path("models/sentiment/v2"),
+    )?;
+    stack.expect_exit(0, &["up"]).await?;
+    let status = stack.status().await?;
+    ensure!(status["problems"] == json!([]), "{status}");
+    Ok(())
+}
+
+fn monitor_arguments(receiver: &AlertReceiver) -> Vec<String> {
+    let webhook = format!("alerts.webhook={}", receiver.url());
+    let interval = "monitor.interval=200ms";
+    ["monitor", "--set", &webhook, "--set", interval]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn as_strs(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+/// Puts a program `docker` into a directory of its own. It notes each command, and says that everything runs.
+fn fake_docker(stack: &Stack) -> Result<(PathBuf, PathBuf)> {
+    let (directory, commands) = (stack.path("docker-bin"), stack.path("docker-commands"));
+    fs::create_dir(&directory)?;
+    let program = directory.join("docker");
+    let script = format!(
+        r#"#!/bin/sh
+echo "$*" >> {commands}
+case "$*" in
+*"config --services") printf 'blue\ngreen\nrouter\nmonitor\n' ;;
+*"ps --all --format json"*) echo '{{"State":"running"}}' ;;
+*"ps --all --quiet"*) echo container ;;
+*--dry-run*) echo ' DRY-RUN MODE -  Container router-1  Recreate' >&2 ;;
+"inspect"*) echo '{{"State":{{"Status":"running","ExitCode":0,"OOMKilled":false,"Error":""}},"RestartCount":0,"Config":{{"Image":"nginx"}}}}' ;;
+esac
+"#,
+        commands = commands.display()
+    );
+    fs::write(&program, script)?;
+    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    Ok((directory, commands))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_of_containers_never_recreates_a_serving_router() -> Result {
+    // Processes serve; only the commands to Docker are of interest.
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let (directory, commands) = fake_docker(&stack)?;
+    let path = env::join_paths([directory, "/usr/bin".into(), "/bin".into()])?;
+    let run = async |command: &'static str| {
+        let arguments = ["--fleet", "compose", command];
+        let deployer = stack.start_deployer_with(&arguments, &[("PATH", &path)])?;
+        Stack::wait_for_exit(deployer, &arguments).await
+    };
+    let up = run("up").await?;
+    ensure!(up.code == 0, "{up:?}");
+    let expected = "the router serves, and is not started again: compose.yaml, .env, or the image";
+    ensure!(up.stderr.contains(expected), "{up:?}");
+    let noted = fs::read_to_string(&commands)?;
+    let creating = |line: &&str| line.contains(" up ") && !line.contains("--dry-run");
+    ensure!(noted.lines().find(creating).is_none(), "{noted}");
+    ensure!(
+        noted.lines().any(|line| line == "start container"),
+        "{noted}"
+    );
+
+    // `down` names what the fake Docker did not stop.
+    let down = run("down").await?;
+    ensure!(
+        down.code == 1 && down.stderr.contains("still listens"),
+        "{down:?}"
+    );
+    let noted = fs::read_to_string(&commands)?;
+    for service in ["monitor", "router", "blue", "green"] {
+        let stop = format!(" stop {service}");
+        ensure!(
+            noted.lines().any(|line| line.ends_with(&stop)),
+            "{stop}: {noted}"
+        );
+    }
+    Ok(())
 }

@@ -52,7 +52,7 @@ pub(crate) async fn run(
             Kind::Up => state.set_down(alert.color, false),
             Kind::RouterErrors => state.router_errors = true,
             Kind::RouterErrorsEnded => state.router_errors = false,
-            Kind::Failover | Kind::Interrupted | Kind::Test => {}
+            Kind::Failover | Kind::Interrupted | Kind::ReleaseChanged | Kind::Test => {}
         }
     }
     let mut monitor = Monitor {
@@ -69,6 +69,7 @@ pub(crate) async fn run(
         failover_failed: false,
         job: None,
         trimmed: None,
+        compared: None,
         read_up_to: None,
         journal_unreadable: false,
         metrics: &metrics,
@@ -210,6 +211,7 @@ impl Monitor<'_> {
                 self.report_interruption(entries).await;
             }
         }
+        self.report_changed_releases().await;
         self.trim_logs();
     }
 
