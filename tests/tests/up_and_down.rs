@@ -178,7 +178,11 @@ async fn up_names_program_on_a_taken_port() -> Result {
     let run = stack
         .expect_exit(1, &["up", "--set", "probe.timeout=500ms"])
         .await?;
-    for expected in ["blue is active and not healthy", "in use"] {
+    for expected in [
+        "blue is active and not healthy: it does not start",
+        "is taken by",
+        &this,
+    ] {
         ensure!(
             run.stderr.contains(expected),
             "{expected:?} is not in {run:?}"
@@ -225,6 +229,13 @@ async fn up_replaces_workers_without_a_master() -> Result {
     let returned = run.returned;
     traffic.wait_for_requests(traffic.count() + 100).await?;
     let log = traffic.stop().await;
+    // Between the workers and the new nginx, the port is closed for a moment.
+    let failed = log.requests.iter().filter(|it| it.outcome.is_err());
+    let failed: Vec<Instant> = failed.map(|request| request.started).collect();
+    let first_and_last = failed.iter().min().zip(failed.iter().max());
+    let closed = first_and_last.map_or(Duration::ZERO, |(first, last)| *last - *first);
+    println!("{} requests failed within {closed:?}", failed.len());
+    ensure!(closed < Duration::from_secs(2), "{closed:?}");
     log.between(returned, Instant::now()).ensure_none_failed()?;
     let master = stack.service_pid("router")?;
     ensure!(master != group && !group_members(master)?.is_empty());

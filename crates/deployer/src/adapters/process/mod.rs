@@ -19,7 +19,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::{
     process::{Child, Command},
     time::Instant,
@@ -27,7 +27,7 @@ use tokio::{
 
 pub(super) use crate::adapters::process::record::Record;
 use crate::{
-    adapters::process::record::Files,
+    adapters::{listeners, process::record::Files},
     color::Color,
     config::{ProcessSettings, Settings},
     kill_point,
@@ -129,7 +129,7 @@ impl ProcessFleet {
         let errors = output
             .try_clone()
             .map_err(|error| failed("make a log for", error))?;
-        let mut child = command
+        let child = command
             .env(record::VARIABLE, self.record_path(service))
             .stdin(Stdio::null())
             .stdout(output)
@@ -146,7 +146,7 @@ impl ProcessFleet {
             .and_then(|text| atomic_file::replace(&self.record_path(service), &text));
         if written.is_err() {
             // A process without a record might never be found again.
-            let _ = child.start_kill();
+            let _ = Pid::from_raw(pid).map(|pid| kill_process_group(pid, Signal::KILL));
         }
         self.children
             .lock()
@@ -268,6 +268,7 @@ impl Fleet for ProcessFleet {
             Color::Green => &self.green_url,
         };
         let (host, port) = host_and_port(url)?;
+        await_free_ports(std::slice::from_ref(url)).await?;
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -332,6 +333,29 @@ impl Fleet for ProcessFleet {
     /// The user manages release directories.
     async fn prune(&self, _keep: usize) -> Result<(), PortError> {
         Ok(())
+    }
+}
+
+/// Waits until no process listens at these addresses. Fails if one still does after two seconds.
+///
+/// The kernel closes the sockets of an ended process a moment later. While another program listens, its answers would look
+/// like those of the process that is about to start, until that one gives up.
+async fn await_free_ports(urls: &[String]) -> Result<(), PortError> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let taken: Vec<String> = urls
+            .iter()
+            .filter_map(|url| Some(format!("{url} is taken by {}", listeners::at(url)?)))
+            .collect();
+        if taken.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(PortError::Other(taken.join("; ")));
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

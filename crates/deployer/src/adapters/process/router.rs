@@ -1,19 +1,16 @@
 //! Starts nginx, also where workers of an earlier nginx still listen.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use rustix::process::{Signal, kill_process};
 use tokio::{process::Command, time::Instant};
 
 use crate::{
-    adapters::{
-        listeners,
-        process::{
-            PAUSE, ProcessFleet,
-            program::{find_program, run},
-            record::{Files, Record},
-            shown,
-        },
+    adapters::process::{
+        PAUSE, ProcessFleet, await_free_ports,
+        program::{find_program, run},
+        record::{Files, Record},
+        shown,
     },
     ports::{PortError, Service},
 };
@@ -30,7 +27,7 @@ impl ProcessFleet {
             (record, workers)
         });
         let Some((record, workers)) = workers.filter(|(_, workers)| !workers.is_empty()) else {
-            self.await_free_ports().await?;
+            await_free_ports(&self.router_urls).await?;
             return self.spawn(Service::Router, None, command);
         };
         // They must go on if no nginx can follow.
@@ -45,7 +42,7 @@ impl ProcessFleet {
         for pid in workers {
             let _ = kill_process(pid, Signal::QUIT);
         }
-        self.await_free_ports().await?;
+        await_free_ports(&self.router_urls).await?;
         self.spawn(Service::Router, None, command)?;
         // Their log was put away when the new nginx got its own.
         let files = Files {
@@ -88,32 +85,6 @@ impl ProcessFleet {
             .arg("-g")
             .arg(format!("daemon off;{user}"));
         Ok(command)
-    }
-
-    /// Waits until no process listens on the router's ports. Fails if one still does after two seconds.
-    ///
-    /// nginx itself tries to listen for some seconds. Until it gives up, another program's answers would look like its own.
-    async fn await_free_ports(&self) -> Result<(), PortError> {
-        const PATIENCE: Duration = Duration::from_secs(2);
-
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let taken: Vec<String> = self
-                .router_urls
-                .iter()
-                .filter_map(|url| Some(format!("{url} is taken by {}", listeners::at(url)?)))
-                .collect();
-            if taken.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(PortError::Other(format!(
-                    "the router cannot listen: {}",
-                    taken.join("; ")
-                )));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
     }
 
     /// Lets workers without a master finish their requests, and kills those that hang.

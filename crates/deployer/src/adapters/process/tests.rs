@@ -6,6 +6,8 @@ use crate::ports::FleetDiagnosis as _;
 fn fleet(directory: &Path, command: &[&str]) -> ProcessFleet {
     let mut settings = crate::config::load(None, &[]).unwrap();
     settings.state = directory.to_owned();
+    // On another machine no port can be taken.
+    settings.blue.url = "http://blue:8081".to_owned();
     settings.fleet.process.command = command.iter().map(|word| (*word).to_owned()).collect();
     settings.fleet.process.stop_timeout = Duration::from_secs(5);
     ProcessFleet::new(&settings)
