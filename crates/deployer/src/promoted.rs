@@ -156,3 +156,93 @@ fn changed(path: &Path, follow: bool) -> Option<i64> {
 fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const DIGEST: &str = "00000000000000000000000000000000";
+
+    fn entry(action: Action, color: Color, version: &str) -> HistoryEntry {
+        HistoryEntry {
+            at: Timestamp::from_second(1_000).unwrap(),
+            action,
+            id: None,
+            color,
+            version: Some(version.to_owned()),
+            digest: Some(DIGEST.to_owned()),
+            seconds: Some(60.0),
+            by: "test".to_owned(),
+            reason: None,
+        }
+    }
+
+    /// Settings with a release v1, and the directory that holds it.
+    fn installation() -> (Settings, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("sentiment/v1");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(MODEL_FILE), "weights").unwrap();
+        let mut settings = crate::config::load(None, &[]).unwrap();
+        settings.release.model_root = Some(root.path().to_owned());
+        (settings, root)
+    }
+
+    #[test]
+    fn promotion_is_the_last_one_of_its_color() {
+        let (settings, _root) = installation();
+        let history = [
+            entry(Action::Promoted, Color::Green, "v1"),
+            entry(Action::Promoted, Color::Green, "v2"),
+            entry(Action::Promoted, Color::Blue, "v3"),
+            entry(Action::Refused, Color::Green, "v4"),
+        ];
+        let promotion = Promotion::last(&history, Color::Green, &settings).unwrap();
+        assert_eq!(promotion.release.version, "v2");
+        assert_eq!(promotion.began, Timestamp::from_second(940).unwrap());
+        assert!(Promotion::last(&history[..2], Color::Blue, &settings).is_none());
+    }
+
+    #[test]
+    fn server_differs_by_digest_only_if_it_reports_one() {
+        let (settings, _root) = installation();
+        let history = [entry(Action::Promoted, Color::Blue, "v1")];
+        let promotion = Promotion::last(&history, Color::Blue, &settings).unwrap();
+        let differs = |digest: Option<&str>| {
+            let health = Health {
+                model_version: Some("v1".to_owned()),
+                model_digest: digest.map(str::to_owned),
+                ..Health::default()
+            };
+            promotion.differs_from_server(Color::Blue, &health)
+        };
+        assert_eq!(differs(None), None);
+        assert_eq!(differs(Some(DIGEST)), None);
+        let text = differs(Some("1111111111111111")).unwrap();
+        assert!(
+            text.starts_with("blue serves v1 with the digest 111111111111, but"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn files_are_compared_only_if_changed_after_promotion() {
+        let (settings, root) = installation();
+        let history = [entry(Action::Promoted, Color::Blue, "v1")];
+        let mut promotion = Promotion::last(&history, Color::Blue, &settings).unwrap();
+        let text = promotion.differs_from_files(Color::Blue, &settings).await;
+        let text = text.unwrap();
+        assert!(
+            text.contains("v1 is not what was promoted on blue"),
+            "{text}"
+        );
+        promotion.began = Timestamp::now() + Duration::from_secs(60);
+        let text = promotion.differs_from_files(Color::Blue, &settings).await;
+        assert_eq!(text, None);
+        fs::remove_dir_all(root.path().join("sentiment/v1")).unwrap();
+        let text = promotion.differs_from_files(Color::Blue, &settings).await;
+        assert!(text.unwrap().contains("are gone"));
+    }
+}

@@ -17,6 +17,7 @@ use crate::{
     ports::{Ports, Service, ServiceState, Target},
     release::Release,
     request_reader::RequestReader,
+    state::action::Action,
 };
 
 /// Time between two questions to the router.
@@ -92,21 +93,30 @@ impl Up<'_> {
         Ok(release)
     }
 
-    /// Starts the idle color, unless it holds a release that was refused or rolled back.
+    /// Starts the idle color, unless it holds a release that was refused or rolled back before it was promoted.
     async fn start_standby(&self, color: Color) -> Result<Release, String> {
-        if self.ports.flags.is_fit(color).await == Ok(true) {
-            return self.start(color).await;
-        }
         let inspected = self.ports.fleet.inspect(Service::Server(color)).await;
-        let last = self.ports.journal.read().await.unwrap_or_default();
-        if let (Ok((ServiceState::Stopped(_), Some(version))), Some(last)) =
-            (inspected, last.deployment)
-            && matches!(last.phase, Phase::Refused | Phase::RolledBack)
-            && (last.plan.idle, &last.plan.release.version) == (color, &version)
+        if let Ok((ServiceState::Stopped(_), Some(version))) = inspected
+            && self.ports.flags.is_fit(color).await != Ok(true)
+            && let Some(phase) = self.failed_deployment(color, &version).await
         {
-            return Err(format!("it stays stopped: {version} is {}", last.phase));
+            return Err(format!("it stays stopped: {version} is {phase}"));
         }
         self.start(color).await
+    }
+
+    /// How the last deployment ended if it was one of this release, and did not promote it.
+    async fn failed_deployment(&self, color: Color, version: &str) -> Option<Phase> {
+        let journal = &self.ports.journal;
+        let last = journal.read().await.unwrap_or_default().deployment?;
+        let is_this = last.plan.idle == color && last.plan.release.version == version;
+        let failed = matches!(last.phase, Phase::Refused | Phase::RolledBack);
+        // A later move of traffic, such as a failover, rolls a promoted release back. It may stand in again.
+        let history = journal.read_history().await.unwrap_or_default().entries;
+        let promoted = history.iter().any(|entry| {
+            entry.action == Action::Promoted && entry.id.as_ref() == Some(&last.plan.id)
+        });
+        (is_this && failed && !promoted).then_some(last.phase)
     }
 
     /// Starts the router. Returns the active color, or what is wrong.
