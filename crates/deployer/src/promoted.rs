@@ -238,7 +238,7 @@ mod tests {
             text.contains("v1 is not what was promoted on blue"),
             "{text}"
         );
-        promotion.began = Timestamp::now() + Duration::from_secs(60);
+        promotion.began = Timestamp::now() + Duration::from_mins(1);
         let text = promotion.differs_from_files(Color::Blue, &settings).await;
         assert_eq!(text, None);
         fs::remove_dir_all(root.path().join("sentiment/v1")).unwrap();

@@ -316,18 +316,15 @@ impl Fleet for ProcessFleet {
                 None,
             ));
         };
-        let state = match record.alive() {
-            Some(_) => ServiceState::Running,
-            None => {
-                let mut how = self.end_of(service, &record).await;
-                let others = record.others(&self.files(service));
-                if !others.is_empty() {
-                    how = format!("{how}; what it started still runs: {}", shown(others));
-                }
-                ServiceState::Stopped(how)
-            }
-        };
-        Ok((state, record.version))
+        if record.alive().is_some() {
+            return Ok((ServiceState::Running, record.version));
+        }
+        let mut how = self.end_of(service, &record).await;
+        let others = record.others(&self.files(service));
+        if !others.is_empty() {
+            how = format!("{how}; what it started still runs: {}", shown(others));
+        }
+        Ok((ServiceState::Stopped(how), record.version))
     }
 
     /// The user manages release directories.
