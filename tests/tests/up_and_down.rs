@@ -21,8 +21,10 @@ type Result<T = ()> = anyhow::Result<T>;
 async fn start_with_standby() -> Result<Stack> {
     let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     stack.expect_exit(0, &["up"]).await?;
-    // Without clients the bake is inconclusive.
-    let deploy = ["deploy", "v2", "--set", "bake.on_inconclusive=promote"];
+    // Without clients the bake is inconclusive. On a busy machine a server loads its release for seconds.
+    let settings = ["bake.on_inconclusive=promote", "health.tries=100"];
+    let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
+    let deploy: Vec<&str> = ["deploy", "v2"].into_iter().chain(settings).collect();
     stack.expect_exit(0, &deploy).await?;
     Ok(stack)
 }
