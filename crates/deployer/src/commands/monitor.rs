@@ -1,5 +1,7 @@
 //! `deployer monitor`
 
+use std::{future::ready, pin::pin};
+
 use tokio::net::TcpListener;
 
 use crate::{
@@ -13,6 +15,8 @@ use crate::{
     shutdown::shutdown,
 };
 
+const STOPPED: &str = "monitor stopped";
+
 pub(super) async fn run(
     settings: &Settings,
     ports: &Ports,
@@ -25,10 +29,17 @@ pub(super) async fn run(
         })?),
         None => None,
     };
+    let mut stop = pin!(shutdown());
+    // The signals are handled from here on, so that `deployer down` never kills a monitor at work.
+    tokio::select! {
+        biased;
+        () = &mut stop => return Ok(CommandOutput::success(STOPPED)),
+        () = ready(()) => {}
+    }
     if let Err(error) = monitor_process::register(&settings.state) {
         let text = error.to_string();
         reporter.report(&Event::Note { text });
     }
-    monitor::run(settings, ports, reporter, &examples, listener, shutdown()).await?;
-    Ok(CommandOutput::success("monitor stopped"))
+    monitor::run(settings, ports, reporter, &examples, listener, stop).await?;
+    Ok(CommandOutput::success(STOPPED))
 }
