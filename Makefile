@@ -32,7 +32,7 @@ up: programs ## Start the router and both colors
 	$(if $(VM)$(filter process static,$(FLEET)),,@docker image inspect model-server:latest >/dev/null 2>&1 || docker/build)
 	$(if $(VM),scripts/vm up,$(DEPLOYER) up $(FLEET_FLAG))
 
-down: programs ## Stop the router and both colors
+down: programs ## Stop the monitor, the router, and both colors
 	$(if $(VM),scripts/vm down,$(DEPLOYER) down $(FLEET_FLAG))
 
 deploy: programs ## Start VERSION on the idle color, run the gates, switch, and bake

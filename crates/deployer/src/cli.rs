@@ -91,7 +91,7 @@ Exit codes:
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start the router and both colors if they are not running
+    /// Start whatever does not run: the router and both colors
     Up,
     /// Start a release on the idle color, run the gates, switch all traffic to it, and bake
     #[command(after_help = EXIT_CODES)]
@@ -169,7 +169,7 @@ pub enum Command {
     Monitor,
     /// Send a test alert to every receiver
     AlertTest,
-    /// Stop the router and both colors
+    /// Stop the monitor, the router, and both colors
     Down,
     /// Print shell completions
     Completions {

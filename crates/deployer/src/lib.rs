@@ -20,6 +20,7 @@ pub mod gates;
 mod kill_point;
 pub mod monitor;
 pub mod ports;
+mod promoted;
 pub mod release;
 pub mod report;
 pub mod request_reader;

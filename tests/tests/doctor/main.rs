@@ -159,8 +159,8 @@ async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
     let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
     stack.expect_exit(0, &["up"]).await?;
     let kill = [("DEPLOYER_KILL_AT", "after journal starting".as_ref())];
-    let deployer = stack.start_deployer_with(&["deploy", "v2"], &kill)?;
-    Stack::wait_for_exit(deployer, &["deploy", "v2"]).await?;
+    let deployer = stack.start_deployer_with(&["deploy", "v1"], &kill)?;
+    Stack::wait_for_exit(deployer, &["deploy", "v1"]).await?;
     ensure_only_finding(
         &stack,
         &[],
@@ -168,7 +168,7 @@ async fn doctor_names_leftovers_of_a_killed_deployer() -> Result {
     )
     .await?;
     stack.expect_exit(0, &["recover"]).await?;
-    // The recovery stopped green, because it refused the candidate.
+    // The recovery stopped green, because it refused the candidate. Green still holds v2.
     stack.expect_exit(0, &["up"]).await?;
 
     let kill = [("DEPLOYER_KILL_AT", "after journal move".as_ref())];

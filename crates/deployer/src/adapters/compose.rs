@@ -4,6 +4,7 @@ mod changes;
 mod container;
 mod diagnosis;
 mod failure;
+mod inspection;
 mod variables;
 
 use std::{
@@ -11,7 +12,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Output, Stdio},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -20,18 +20,21 @@ use tokio::process::Command;
 use crate::{
     adapters::compose::{
         changes::Changes,
-        container::{Container, parse_state},
+        container::parse_state,
         variables::{read_variable, write_variables},
     },
     color::Color,
     config::{ComposeSettings, Settings},
-    doctor::finding::Finding,
-    ports::{Fleet, FleetDiagnosis, PortError, Service, ServiceState},
+    ports::{Fleet, PortError, Service, ServiceState},
 };
+
+/// The name of the service that runs `deployer monitor`.
+const MONITOR: &str = "monitor";
 
 /// Runs `docker compose`.
 pub(super) struct ComposeFleet {
     settings: ComposeSettings,
+    nginx_configuration: Option<PathBuf>,
     blue_version: String,
     green_version: String,
     min_free_megabytes: u64,
@@ -42,6 +45,7 @@ impl ComposeFleet {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             settings: settings.fleet.compose.clone(),
+            nginx_configuration: settings.router.configuration.clone(),
             blue_version: settings.blue.version.clone(),
             green_version: settings.green.version.clone(),
             min_free_megabytes: settings.min_free_megabytes,
@@ -169,7 +173,12 @@ impl ComposeFleet {
 #[async_trait]
 impl Fleet for ComposeFleet {
     async fn start_router(&self) -> Result<(), PortError> {
-        self.change(&["up", "--detach", "router"]).await.map(drop)
+        match self.inspect(Service::Router).await?.0 {
+            // `up` would replace a container whose files changed, and so interrupt clients.
+            ServiceState::Running | ServiceState::Unmanaged => Ok(()),
+            ServiceState::Paused(_) => self.change(&["unpause", "router"]).await.map(drop),
+            ServiceState::Stopped(_) => self.change(&["up", "--detach", "router"]).await.map(drop),
+        }
     }
 
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
@@ -218,6 +227,29 @@ impl Fleet for ComposeFleet {
         Ok((state, version))
     }
 
+    async fn start_monitor(&self) -> Result<(), PortError> {
+        if !self.has_monitor().await? {
+            return Ok(());
+        }
+        // Without the services that it depends on, which run.
+        match self
+            .compose(&["ps", "--all", "--quiet", MONITOR])
+            .await?
+            .lines()
+            .next()
+        {
+            Some(container) => self.docker(&["start", container]).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn stop_monitor(&self) -> Result<(), PortError> {
+        if self.has_monitor().await? {
+            self.change(&["stop", MONITOR]).await?;
+        }
+        Ok(())
+    }
+
     /// Lists images of the colors' repositories, and images that lost their name to a newer one.
     async fn prune(&self, keep: usize) -> Result<(), PortError> {
         const NAMELESS: [&str; 6] = [
@@ -250,57 +282,6 @@ impl Fleet for ComposeFleet {
             }
         }
         self.docker(&NAMELESS).await.map(drop)
-    }
-}
-
-#[async_trait]
-impl FleetDiagnosis for ComposeFleet {
-    async fn diagnose(&self) -> Vec<Finding> {
-        self.examine().await
-    }
-
-    async fn logs(&self, service: Service, lines: usize) -> Vec<String> {
-        self.last_lines(service.name(), lines).await
-    }
-
-    async fn stop_timeout(&self, color: Color) -> Option<Duration> {
-        // Docker's default.
-        const TEN_SECONDS: u64 = 10;
-
-        let container = self.container(color.name()).await.ok()??;
-        let seconds = container.config.stop_timeout.unwrap_or(TEN_SECONDS);
-        Some(Duration::from_secs(seconds))
-    }
-}
-
-impl ComposeFleet {
-    async fn last_lines(&self, name: &str, lines: usize) -> Vec<String> {
-        // Some versions of Compose print it at the start of each line.
-        const CLEAR_LINE: &str = "\x1b[2K";
-
-        let tail = lines.to_string();
-        let plain = ["logs", "--no-color", "--no-log-prefix"];
-        let printed = self
-            .compose(&[&plain[..], &["--tail", &tail, name]].concat())
-            .await;
-        let printed = printed.unwrap_or_default().replace(CLEAR_LINE, "");
-        printed.lines().map(str::to_owned).collect()
-    }
-
-    /// The container of a service, running or not; `None` if there is none.
-    async fn container(&self, name: &str) -> Result<Option<Container>, PortError> {
-        let listed = self.compose(&["ps", "--all", "--quiet", name]).await?;
-        let Some(id) = listed.lines().next() else {
-            return Ok(None);
-        };
-        let printed = self
-            .docker(&["inspect", "--format", "{{json .}}", id])
-            .await?;
-        serde_json::from_str(&printed).map(Some).map_err(|error| {
-            PortError::Invalid(format!(
-                "cannot read what `docker inspect` printed: {error}"
-            ))
-        })
     }
 }
 

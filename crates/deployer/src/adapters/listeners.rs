@@ -1,5 +1,7 @@
 //! Which processes listen on a port of this machine.
 
+use std::net::SocketAddr;
+
 use procfs::{
     net::{TcpState, tcp, tcp6},
     process::{FDTarget, Process, all_processes},
@@ -8,9 +10,34 @@ use procfs::{
 /// The processes that listen on a TCP port, as `nginx (process 12)`. If this user may not inspect a process, its user is
 /// named instead.
 pub(crate) fn on(port: u16) -> Vec<String> {
+    matching(|address| address.port() == port)
+}
+
+/// The processes that listen at an address of this machine, as a part of a sentence; `None` if no process listens, or the
+/// address is on another machine.
+pub(crate) fn at(url: &str) -> Option<String> {
+    let port = local_port(url)?;
+    let found = matching(|address| {
+        let ip = address.ip();
+        address.port() == port && (ip.is_loopback() || ip.is_unspecified())
+    });
+    (!found.is_empty()).then(|| found.join(", "))
+}
+
+/// The port of an address of this machine; `None` for another machine.
+pub(crate) fn local_port(url: &str) -> Option<u16> {
+    let url = reqwest::Url::parse(url).ok()?;
+    let here = matches!(
+        url.host_str(),
+        Some("127.0.0.1" | "localhost" | "[::1]" | "0.0.0.0")
+    );
+    url.port_or_known_default().filter(|_| here)
+}
+
+fn matching(wanted: impl Fn(SocketAddr) -> bool) -> Vec<String> {
     let sockets = [tcp(), tcp6()].into_iter().flatten().flatten();
     let mut found: Vec<String> = sockets
-        .filter(|socket| socket.state == TcpState::Listen && socket.local_address.port() == port)
+        .filter(|socket| socket.state == TcpState::Listen && wanted(socket.local_address))
         .map(|socket| owner(socket.inode).unwrap_or_else(|| hidden(socket.uid)))
         .collect();
     found.sort();

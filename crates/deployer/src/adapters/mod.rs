@@ -6,6 +6,7 @@ mod hooks;
 mod http;
 pub(crate) mod listeners;
 pub mod load;
+pub(crate) mod monitor_process;
 pub(crate) mod nginx;
 pub mod notify;
 mod process;

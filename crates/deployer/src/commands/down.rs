@@ -1,17 +1,50 @@
 //! `deployer down`
 
+use anyhow::anyhow;
+
 use crate::{
+    adapters::{listeners, monitor_process},
     color::Color,
     commands::output::CommandOutput,
-    ports::{Ports, Service},
+    config::{FleetKind, Settings},
+    ports::{PortError, Ports, Service},
 };
 
-pub(super) async fn run(ports: &Ports) -> anyhow::Result<CommandOutput> {
-    // The router first: it finishes the requests in flight while both colors still answer.
-    ports.fleet.stop(Service::Router).await?;
+/// Stops the monitor, the router, and both colors. Goes on after an error, and fails if anything is left.
+pub(super) async fn run(settings: &Settings, ports: &Ports) -> anyhow::Result<CommandOutput> {
+    let mut left = Vec::new();
+    let mut keep = |stopped: Result<(), PortError>| left.extend(stopped.err());
+    // The monitor first: it would alert that everything is down, and may start a standby again.
+    keep(monitor_process::stop(&settings.state).await);
+    keep(ports.fleet.stop_monitor().await);
+    // The router finishes the requests in flight while both colors still answer.
+    keep(ports.fleet.stop(Service::Router).await);
     let [blue, green] = Color::BOTH.map(|color| ports.fleet.stop(Service::Server(color)));
     let (blue, green) = tokio::join!(blue, green);
-    blue?;
-    green?;
-    Ok(CommandOutput::success("down"))
+    keep(blue);
+    keep(green);
+    let mut left: Vec<String> = left.iter().map(ToString::to_string).collect();
+    if settings.fleet.kind == FleetKind::Static {
+        let text = "the monitor is stopped; the fleet `static` stops no other service";
+        return conclude(text, &left);
+    }
+    let router = &settings.router;
+    let urls = [
+        &router.url,
+        &router.control,
+        &settings.blue.url,
+        &settings.green.url,
+    ];
+    left.extend(
+        urls.into_iter()
+            .filter_map(|url| Some(format!("{} still listens at {url}", listeners::at(url)?))),
+    );
+    conclude("down", &left)
+}
+
+fn conclude(text: &str, left: &[String]) -> anyhow::Result<CommandOutput> {
+    if left.is_empty() {
+        return Ok(CommandOutput::success(text));
+    }
+    Err(anyhow!("not everything is down: {}", left.join("; ")))
 }

@@ -178,7 +178,7 @@ async fn dispatch(
         Command::AlertTest => alert_test::run(settings).await,
         Command::Down => {
             let _lock = lock().await?;
-            down::run(ports).await
+            down::run(settings, ports).await
         }
         Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
     };

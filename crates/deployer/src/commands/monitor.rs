@@ -1,16 +1,21 @@
 //! `deployer monitor`
 
+use std::{future::ready, pin::pin};
+
 use tokio::net::TcpListener;
 
 use crate::{
+    adapters::monitor_process,
     commands::output::{CommandError, CommandOutput},
     config::Settings,
-    event::Reporter,
+    event::{Event, Reporter},
     examples::Examples,
     monitor,
     ports::Ports,
     shutdown::shutdown,
 };
+
+const STOPPED: &str = "monitor stopped";
 
 pub(super) async fn run(
     settings: &Settings,
@@ -24,6 +29,17 @@ pub(super) async fn run(
         })?),
         None => None,
     };
-    monitor::run(settings, ports, reporter, &examples, listener, shutdown()).await?;
-    Ok(CommandOutput::success("monitor stopped"))
+    let mut stop = pin!(shutdown());
+    // The signals are handled from here on, so that `deployer down` never kills a monitor at work.
+    tokio::select! {
+        biased;
+        () = &mut stop => return Ok(CommandOutput::success(STOPPED)),
+        () = ready(()) => {}
+    }
+    if let Err(error) = monitor_process::register(&settings.state) {
+        let text = error.to_string();
+        reporter.report(&Event::Note { text });
+    }
+    monitor::run(settings, ports, reporter, &examples, listener, stop).await?;
+    Ok(CommandOutput::success(STOPPED))
 }

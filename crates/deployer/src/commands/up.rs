@@ -1,4 +1,6 @@
 //! `deployer up`
+//!
+//! It never gives up at the first error: after a reboot, everything that can serve must serve.
 
 use anyhow::anyhow;
 use tokio::time::Instant;
@@ -7,139 +9,248 @@ use crate::{
     color::Color,
     commands::{output::CommandOutput, steps::stop_leftover_shadow},
     config::Settings,
-    deployment::preflight,
+    deployment::{phase::Phase, preflight},
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
     gates::{Candidate, Gate as _, GoldenLabels, Healthy},
-    ports::{Ports, Service, ServiceState},
+    ports::{Ports, Service, ServiceState, Target},
     release::Release,
     request_reader::RequestReader,
+    state::action::Action,
 };
+
+/// Time between two questions to the router.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// A color, and the release that was started there, or why it does not start.
+type Started = (Color, Result<Release, String>);
 
 pub(super) async fn run(
     settings: &Settings,
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
+    let up = Up {
+        settings,
+        ports,
+        reporter,
+    };
     stop_leftover_shadow(ports, reporter).await;
     if let Err(full) = preflight::room(&settings.state, settings.min_free_megabytes) {
         // After a reboot everything must start nevertheless.
-        reporter.report(&Event::Note { text: full });
+        up.note(full);
     }
     // Clients first. The standby starts when clients can be served, and may be unhealthy.
     let active_by_flag = ports.flags.active().await.unwrap_or_else(|error| {
-        let text = error.to_string();
-        reporter.report(&Event::Note { text });
+        up.note(error.to_string());
         // The color without a flag. If it is the wrong one, it starts first, and the other one right after it.
         Color::Blue
     });
-    let serving = start_if_stopped(ports, settings, active_by_flag, reporter).await?;
-    ports.fleet.start_router().await?;
-    let active = await_router(ports, settings).await?;
-    let standby = start_if_stopped(ports, settings, active.other(), reporter).await;
-    let standby = standby.unwrap_or_else(|error| {
-        reporter.report(&Event::Note {
-            text: format!("{} does not start: {error}", active.other()),
-        });
-        held(settings, active.other(), None)
-    });
-    let health = await_healthy(settings, ports, active, &serving, reporter).await;
-    health.map_err(|error| anyhow!("{active} is active and not healthy: {error}"))?;
-    // `deployer monitor` handles a standby that is down.
-    let health = await_healthy(settings, ports, active.other(), &standby, reporter).await;
-    if let Err(error) = health {
-        reporter.report(&Event::Note {
-            text: format!("{} cannot stand in: {error}", active.other()),
-        });
+    let first = (active_by_flag, up.start(active_by_flag).await);
+    let router = up.start_router().await;
+    let second = (
+        active_by_flag.other(),
+        up.start_standby(active_by_flag.other()).await,
+    );
+    if let Err(error) = ports.fleet.start_monitor().await {
+        up.note(format!("the monitor does not start: {error}"));
     }
-    Ok(CommandOutput::success(format!(
-        "up: {} serves {active}",
-        settings.router.url
-    )))
+    let active = *router.as_ref().unwrap_or(&active_by_flag);
+    let mut started = [first, second];
+    started.sort_by_key(|(color, _)| *color != active);
+    let mut missing: Vec<String> = router.err().into_iter().collect();
+    missing.extend(up.await_colors(active, started).await);
+    up.conclude(active, missing).await
 }
 
-/// Waits until the color is healthy. The error says why it is not.
-async fn await_healthy(
-    settings: &Settings,
-    ports: &Ports,
-    color: Color,
-    release: &Release,
-    reporter: &dyn Reporter,
-) -> Result<(), String> {
-    let candidate = Candidate {
-        color,
-        release,
-        ports,
-        requests: &RequestReader::new(ports.request_log.as_deref(), reporter),
-        examples: &Examples::default(),
-        before: &TrafficSample::default(),
-        earlier: &[],
-        active_down: false,
-        golden_labels: &GoldenLabels::default(),
-        reporter,
-    };
-    let gate = Healthy::new(settings.health.clone());
-    let verdict = gate.judge(&candidate).await;
-    reporter.report(&Event::GateFinished {
-        gate: color.name(),
-        verdict: &verdict,
-    });
-    if verdict.lets_through() {
-        Ok(())
-    } else {
-        Err(verdict.summary)
-    }
+struct Up<'a> {
+    settings: &'a Settings,
+    ports: &'a Ports,
+    reporter: &'a dyn Reporter,
 }
 
-/// Starts the last release of `color` unless it runs. Returns the release.
-async fn start_if_stopped(
-    ports: &Ports,
-    settings: &Settings,
-    color: Color,
-    reporter: &dyn Reporter,
-) -> anyhow::Result<Release> {
-    let (state, held_version) = ports.fleet.inspect(Service::Server(color)).await?;
-    let release = held(settings, color, held_version);
-    if let ServiceState::Stopped(_) | ServiceState::Paused(_) = state {
-        reporter.report(&Event::Note {
-            text: format!("starting {color} with {}", release.version),
-        });
-        ports.fleet.start(color, &release.version).await?;
+impl Up<'_> {
+    fn note(&self, text: String) {
+        self.reporter.report(&Event::Note { text });
     }
-    Ok(release)
-}
 
-/// The last release of `color`, or its first one.
-fn held(settings: &Settings, color: Color, version: Option<String>) -> Release {
-    Release {
-        model: settings.release.model.clone(),
-        version: version.unwrap_or_else(|| settings.color(color).version.clone()),
-        digest: None,
-    }
-}
-
-/// nginx answers within milliseconds unless it could not start; then its log says why.
-async fn await_router(ports: &Ports, settings: &Settings) -> anyhow::Result<Color> {
-    const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-
-    let deadline = Instant::now() + settings.router.confirm_timeout;
-    loop {
-        let error = match ports.router.active().await {
-            Ok(active) => return Ok(active),
-            Err(error) => error,
+    /// Starts the last release of a color unless it runs. Returns the release.
+    async fn start(&self, color: Color) -> Result<Release, String> {
+        let fleet = &self.ports.fleet;
+        let inspected = fleet.inspect(Service::Server(color)).await;
+        let (state, version) = inspected.map_err(|error| error.to_string())?;
+        let release = Release {
+            model: self.settings.release.model.clone(),
+            version: version.unwrap_or_else(|| self.settings.color(color).version.clone()),
+            digest: None,
         };
-        let stopped = match ports.fleet.inspect(Service::Router).await? {
-            (ServiceState::Stopped(how) | ServiceState::Paused(how), _) => Some(how),
-            (ServiceState::Running | ServiceState::Unmanaged, _) => None,
-        };
-        if stopped.is_some() || Instant::now() >= deadline {
-            let how = stopped.map_or_else(String::new, |how| format!("it stopped: {how}; "));
-            let log = ports.fleet.logs(Service::Router, 10).await.join("\n    ");
-            return Err(anyhow!(
-                "the router did not start: {how}{error}; its last log lines:\n    {log}"
-            ));
+        if let ServiceState::Stopped(_) | ServiceState::Paused(_) = state {
+            self.note(format!("starting {color} with {}", release.version));
+            let started = fleet.start(color, &release.version).await;
+            started.map_err(|error| format!("it does not start: {error}"))?;
         }
-        tokio::time::sleep(PAUSE).await;
+        Ok(release)
+    }
+
+    /// Starts the idle color, unless it holds a release that was refused or rolled back before it was promoted.
+    async fn start_standby(&self, color: Color) -> Result<Release, String> {
+        let inspected = self.ports.fleet.inspect(Service::Server(color)).await;
+        if let Ok((ServiceState::Stopped(_), Some(version))) = inspected
+            && self.ports.flags.is_fit(color).await != Ok(true)
+            && let Some(phase) = self.failed_deployment(color, &version).await
+        {
+            return Err(format!("it stays stopped: {version} is {phase}"));
+        }
+        self.start(color).await
+    }
+
+    /// How the last deployment ended if it was one of this release, and did not promote it.
+    async fn failed_deployment(&self, color: Color, version: &str) -> Option<Phase> {
+        let journal = &self.ports.journal;
+        let last = journal.read().await.unwrap_or_default().deployment?;
+        let is_this = last.plan.idle == color && last.plan.release.version == version;
+        let failed = matches!(last.phase, Phase::Refused | Phase::RolledBack);
+        // A later move of traffic, such as a failover, rolls a promoted release back. It may stand in again.
+        let history = journal.read_history().await.unwrap_or_default().entries;
+        let promoted = history.iter().any(|entry| {
+            entry.action == Action::Promoted && entry.id.as_ref() == Some(&last.plan.id)
+        });
+        (is_this && failed && !promoted).then_some(last.phase)
+    }
+
+    /// Starts the router. Returns the active color, or what is wrong.
+    async fn start_router(&self) -> Result<Color, String> {
+        let fleet = &self.ports.fleet;
+        match fleet.inspect(Service::Router).await {
+            Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) => {
+                self.note(format!("starting the router: {how}"));
+            }
+            Ok((ServiceState::Running, _)) => {
+                if let Some(difference) = fleet.router_difference().await {
+                    self.note(format!(
+                        "the router serves, and is not started again: {difference}"
+                    ));
+                }
+            }
+            // Starting it fails alike.
+            Ok((ServiceState::Unmanaged, _)) | Err(_) => {}
+        }
+        let started = fleet.start_router().await;
+        started.map_err(|error| format!("the router does not start: {error}"))?;
+        self.await_router().await
+    }
+
+    /// nginx answers within milliseconds unless it could not start; then its log says why.
+    async fn await_router(&self) -> Result<Color, String> {
+        let fleet = &self.ports.fleet;
+        let deadline = Instant::now() + self.settings.router.confirm_timeout;
+        loop {
+            let answer = self.ports.router.active().await;
+            // After the answer, which another program may have given.
+            let stopped = match fleet.inspect(Service::Router).await {
+                Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) => Some(how),
+                Ok((ServiceState::Running | ServiceState::Unmanaged, _)) => None,
+                Err(error) => return Err(error.to_string()),
+            };
+            let error = match (answer, &stopped) {
+                (Ok(active), None) => return Ok(active),
+                (Ok(_), Some(_)) => "another program answers on its control port".to_owned(),
+                (Err(error), _) => error.to_string(),
+            };
+            if stopped.is_some() || Instant::now() >= deadline {
+                let how = stopped.map_or_else(String::new, |how| format!("it stopped: {how}; "));
+                let log = fleet.logs(Service::Router, 10).await.join("\n    ");
+                return Err(format!(
+                    "the router did not start: {how}{error}; its last log lines:\n    {log}"
+                ));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Waits until both colors are healthy. Returns why the active one is not.
+    async fn await_colors(&self, active: Color, started: [Started; 2]) -> Option<String> {
+        let mut missing = None;
+        for (color, started) in started {
+            let healthy = match started {
+                Ok(release) => self.await_healthy(color, &release).await,
+                Err(error) => Err(error),
+            };
+            match healthy {
+                Ok(()) => {}
+                Err(error) if color == active => {
+                    missing = Some(format!("{color} is active and not healthy: {error}"));
+                }
+                // `deployer monitor` handles a standby that is down.
+                Err(error) => self.note(format!("{color} cannot stand in: {error}")),
+            }
+        }
+        missing
+    }
+
+    /// Waits until the color is healthy. The error says why it is not.
+    async fn await_healthy(&self, color: Color, release: &Release) -> Result<(), String> {
+        let ports = self.ports;
+        let candidate = Candidate {
+            color,
+            release,
+            ports,
+            requests: &RequestReader::new(ports.request_log.as_deref(), self.reporter),
+            examples: &Examples::default(),
+            before: &TrafficSample::default(),
+            earlier: &[],
+            active_down: false,
+            golden_labels: &GoldenLabels::default(),
+            reporter: self.reporter,
+        };
+        let gate = Healthy::new(self.settings.health.clone());
+        let verdict = gate.judge(&candidate).await;
+        self.reporter.report(&Event::GateFinished {
+            gate: color.name(),
+            verdict: &verdict,
+        });
+        if verdict.lets_through() {
+            Ok(())
+        } else {
+            Err(verdict.summary)
+        }
+    }
+
+    /// Says what serves. Fails if something is missing for clients.
+    async fn conclude(
+        &self,
+        active: Color,
+        mut missing: Vec<String>,
+    ) -> anyhow::Result<CommandOutput> {
+        let url = &self.settings.router.url;
+        let served = self.served_version().await;
+        if missing.is_empty() {
+            match served {
+                Ok(_) => return Ok(CommandOutput::success(format!("up: {url} serves {active}"))),
+                Err(error) => missing.push(format!("clients get no answer at {url}: {error}")),
+            }
+        } else {
+            missing.push(match served {
+                Ok(version) => format!("clients at {url} are answered by {version}"),
+                Err(_) => format!("clients at {url} are not answered"),
+            });
+        }
+        Err(anyhow!("not everything is up: {}", missing.join("; ")))
+    }
+
+    /// The version that answers clients. A container's address may take the router a second to find.
+    async fn served_version(&self) -> Result<String, String> {
+        let deadline = Instant::now() + self.settings.router.confirm_timeout;
+        loop {
+            match self.ports.probe.health(Target::Public).await {
+                Ok(health) => {
+                    let version = health.model_version;
+                    return Ok(version.unwrap_or_else(|| "a release without a version".to_owned()));
+                }
+                Err(error) if Instant::now() >= deadline => return Err(error.to_string()),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     config::Settings,
     doctor::{finding::Finding, listening_ports, service_log},
     ports::{Ports, Service, ServiceState, Target},
+    promoted::Differences,
 };
 
 pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> Finding {
@@ -26,6 +27,11 @@ pub(crate) async fn server(settings: &Settings, ports: &Ports, color: Color) -> 
             )
         }
         (Ok(health), _) => {
+            let differences = Differences::find(settings, ports, color, Some(&health)).await;
+            if let Some(text) = differences.server {
+                let advice = "find out who started that server; `deployer deploy` puts a tested release there";
+                return wrong(text, advice.to_owned());
+            }
             let version = health.model_version.unwrap_or_else(|| "healthy".to_owned());
             Finding::fine(color.name(), format!("{version} at {url}"))
         }

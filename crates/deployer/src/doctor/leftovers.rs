@@ -1,11 +1,14 @@
-//! What interrupted or earlier deployments left.
+//! What interrupted or earlier deployments left, and whether the promoted files are still there.
 
 use crate::{
+    color::Color,
+    config::Settings,
     doctor::finding::Finding,
     ports::{JournalError, Ports},
+    promoted::Differences,
 };
 
-pub(crate) async fn leftovers(ports: &Ports) -> Vec<Finding> {
+pub(crate) async fn leftovers(settings: &Settings, ports: &Ports) -> Vec<Finding> {
     let mut findings = Vec::new();
     let holder = ports.lock.holder().await;
     let is_free = holder.is_none();
@@ -50,6 +53,16 @@ pub(crate) async fn leftovers(ports: &Ports) -> Vec<Finding> {
             "client requests are copied to the idle color, and no deployer is running that needs the copies",
             "`deployer recover` ends it",
         ));
+    }
+    for color in Color::BOTH {
+        let differences = Differences::find(settings, ports, color, None).await;
+        findings.extend(differences.files.map(|text| {
+            Finding::wrong(
+                "release",
+                text,
+                "restore its files, or deploy that version again",
+            )
+        }));
     }
     findings.extend(history(ports).await);
     findings

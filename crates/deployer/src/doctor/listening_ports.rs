@@ -10,12 +10,7 @@ use crate::{
 
 /// The processes that listen on the port of an address of this machine; `None` for another machine.
 pub(crate) fn listeners_at(url: &str) -> Option<Vec<String>> {
-    let url = reqwest::Url::parse(url).ok()?;
-    let here = matches!(
-        url.host_str(),
-        Some("127.0.0.1" | "localhost" | "[::1]" | "0.0.0.0")
-    );
-    let port = url.port_or_known_default().filter(|_| here)?;
+    let port = listeners::local_port(url)?;
     Some(listeners::on(port))
 }
 

@@ -26,7 +26,7 @@ pub(crate) async fn examine(settings: &Settings, ports: &Ports) -> Vec<Finding> 
     }
     findings.extend(time_limits::time_limits(settings, ports).await);
     findings.push(inputs(settings));
-    findings.extend(leftovers::leftovers(ports).await);
+    findings.extend(leftovers::leftovers(settings, ports).await);
     findings
 }
 

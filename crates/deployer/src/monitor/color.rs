@@ -36,6 +36,11 @@ impl MonitoredColor {
         }
     }
 
+    /// Its last health answer, if its last check passed.
+    pub(crate) fn health(&self) -> Option<&Health> {
+        self.trouble.is_none().then_some(&self.health)
+    }
+
     pub(crate) fn is_well(&self) -> bool {
         self.tracker.is_up() && self.trouble.is_none()
     }

@@ -1,6 +1,7 @@
 //! `deployer monitor`: checks both colors all the time, sends alerts, and removes the fit flag of a standby that is down.
 
 mod actions;
+mod changed_releases;
 mod color;
 pub mod health;
 mod metrics;

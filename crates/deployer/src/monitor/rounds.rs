@@ -46,6 +46,7 @@ pub(crate) async fn run(
     let notifier = Notifier::new(settings);
     notifier.forget_others();
     let mut state = MonitorState::read(&settings.state);
+    // A monitor that was killed after queuing an alert and before saving its state.
     for alert in notifier.undelivered() {
         state.add(&alert);
     }
@@ -63,6 +64,7 @@ pub(crate) async fn run(
         failover_failed: false,
         job: None,
         trimmed: None,
+        compared: None,
         read_up_to: None,
         journal_unreadable: false,
         metrics: &metrics,
@@ -209,6 +211,7 @@ impl Monitor<'_> {
                 self.report_interruption(entries).await;
             }
         }
+        self.report_changed_releases().await;
         self.trim_logs();
     }
 

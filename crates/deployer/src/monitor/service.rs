@@ -48,6 +48,8 @@ pub(super) struct Monitor<'a> {
     /// An action that runs in the background.
     pub(super) job: Option<BackgroundJob<'a>>,
     pub(super) trimmed: Option<Instant>,
+    /// When the colors were last compared with what was promoted there.
+    pub(super) compared: Option<Instant>,
     /// Whether the journal could not be read in the last round.
     pub(super) journal_unreadable: bool,
     /// The position in the router's log up to which requests are counted; `None` before the first read.

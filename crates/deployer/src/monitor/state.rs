@@ -25,6 +25,8 @@ pub(crate) struct MonitorState {
     pub(crate) router_down: bool,
     /// The router itself fails requests, and an alert was sent.
     pub(crate) router_errors: bool,
+    /// How blue and green differ from what was promoted there, and an alert was sent.
+    pub(crate) changed: [Vec<String>; 2],
     /// The interrupted command that an alert was sent about.
     pub(crate) interrupted: Option<String>,
     /// When this state was written. Older alerts are part of it.

@@ -55,6 +55,16 @@ pub trait Fleet: FleetDiagnosis {
     /// Returns the state of a service, and for a server the version that was last started there.
     async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError>;
 
+    /// Starts the monitor again if [`stop_monitor`](Self::stop_monitor) stopped it.
+    async fn start_monitor(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    /// Stops the monitor, if it is a service of this fleet.
+    async fn stop_monitor(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+
     /// Removes the artifacts of earlier releases that no service uses, except the `keep` newest.
     async fn prune(&self, keep: usize) -> Result<(), PortError>;
 }
@@ -64,6 +74,12 @@ pub trait Fleet: FleetDiagnosis {
 pub trait FleetDiagnosis: Send + Sync {
     /// Checks what runs the services: versions, configuration, and how containers exited.
     async fn diagnose(&self) -> Vec<Finding>;
+
+    /// Returns how the router's files differ from those with which it runs; `None` if they do not, or this deployer cannot
+    /// tell.
+    async fn router_difference(&self) -> Option<String> {
+        None
+    }
 
     /// Returns the last log lines of a service, oldest first.
     async fn logs(&self, service: Service, lines: usize) -> Vec<String>;

@@ -14,16 +14,19 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a command may take to end after SIGTERM. It cleans up within this time.
-const MAX_WAIT_FOR_END: Duration = Duration::from_secs(10);
+/// How long an abandoned command may take to end by itself. Interrupted in the middle, `docker compose up` leaves a container
+/// under a temporary name, which the next one cannot replace.
+const MAX_WAIT_FOR_END: Duration = Duration::from_secs(20);
+/// How long a command may take to end after SIGTERM.
+const MAX_WAIT_AFTER_SIGNAL: Duration = Duration::from_secs(10);
 
 /// Runs one command at a time.
 #[derive(Debug, Default)]
 pub(super) struct Changes(Arc<Mutex<()>>);
 
 impl Changes {
-    /// Runs a command in a process group of its own. If this future is dropped, the group is ended, and the next command
-    /// waits for that: a `docker compose up` that still runs would start what `docker compose stop` has just stopped.
+    /// Runs a command in a process group of its own. If this future is dropped, the next command
+    /// waits for the end of this one: a `docker compose up` that still runs would start what `docker compose stop` has just stopped.
     pub(super) async fn run(&self, mut command: Command) -> io::Result<Output> {
         let turn = Arc::clone(&self.0).lock_owned().await;
         command
@@ -43,12 +46,10 @@ impl Changes {
             let output = tokio::select! {
                 output = &mut output => output,
                 _ = abandoned => {
-                    signal(group, Signal::TERM);
                     if let Ok(output) = timeout(MAX_WAIT_FOR_END, &mut output).await {
                         output
                     } else {
-                        signal(group, Signal::KILL);
-                        output.await
+                        end(group, output).await
                     }
                 }
             };
@@ -57,6 +58,17 @@ impl Changes {
         });
         ended.await.map_err(io::Error::other)?
     }
+}
+
+/// Ends the process group of a command, and waits for the command.
+async fn end<T>(group: Option<Pid>, output: impl Future<Output = T> + Unpin) -> T {
+    let mut output = output;
+    signal(group, Signal::TERM);
+    if let Ok(output) = timeout(MAX_WAIT_AFTER_SIGNAL, &mut output).await {
+        return output;
+    }
+    signal(group, Signal::KILL);
+    output.await
 }
 
 fn signal(group: Option<Pid>, signal: Signal) {
@@ -78,26 +90,41 @@ mod tests {
         command
     }
 
-    #[tokio::test]
-    async fn abandoned_command_ends_before_the_next_one_begins() {
-        let directory = tempfile::tempdir().unwrap();
-        let log = directory.path().join("log");
-        let changes = Changes::default();
-        let up = shell(
-            "trap 'sleep 0.2; echo up ended >> log; exit' TERM; echo up began >> log; while :; do sleep 0.01; done",
-            directory.path(),
-        );
+    /// Runs a command until it has begun, and abandons it.
+    async fn begin_and_abandon(changes: &Changes, command: Command, log: &Path) {
         tokio::select! {
-            _ = changes.run(up) => panic!("it runs until it is ended"),
+            _ = changes.run(command) => panic!("it does not end so soon"),
             () = async {
                 while !log.exists() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             } => {}
         }
+    }
+
+    #[tokio::test]
+    async fn abandoned_command_ends_before_the_next_one_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let changes = Changes::default();
+        let up = "echo up began >> log; sleep 0.3; echo up ended >> log";
+        begin_and_abandon(&changes, shell(up, directory.path()), &log).await;
         let stop = shell("echo stop >> log", directory.path());
         assert!(changes.run(stop).await.unwrap().status.success());
         let log = fs::read_to_string(log).unwrap();
         assert_eq!(log, "up began\nup ended\nstop\n");
+    }
+
+    #[tokio::test]
+    async fn command_that_does_not_end_is_ended_with_its_children() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = shell("sleep 1000 & wait", directory.path());
+        command.process_group(0);
+        let mut child = command.spawn().unwrap();
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).unwrap();
+        let group = Pid::from_raw(id);
+        end(group, Box::pin(child.wait())).await.unwrap();
+        let alive = rustix::process::test_kill_process_group(group.unwrap());
+        assert!(alive.is_err(), "a process of the group is left");
     }
 }

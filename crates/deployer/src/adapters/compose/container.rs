@@ -20,6 +20,9 @@ pub(super) struct ContainerState {
     pub(super) exit_code: i64,
     #[serde(rename = "OOMKilled")]
     pub(super) wanted_too_much_memory: bool,
+    /// RFC 3339.
+    #[serde(default)]
+    pub(super) started_at: String,
     /// Why Docker could not start it, if so.
     pub(super) error: String,
 }

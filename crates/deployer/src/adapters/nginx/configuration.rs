@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use crate::ports::{PortError, RouterLimits};
@@ -40,9 +40,35 @@ pub(in crate::adapters) fn limits(configuration: &Path) -> Result<RouterLimits, 
     })
 }
 
+/// Returns the files of a configuration that were written after nginx began to use it, as a part of a sentence; `None` if
+/// there is none.
+pub(in crate::adapters) fn changed_since(
+    configuration: &Path,
+    start: SystemTime,
+) -> Option<String> {
+    let root = configuration.parent().unwrap_or(Path::new("."));
+    let mut found = Found::default();
+    // `deployer doctor` names a configuration that cannot be read.
+    collect(configuration, "", root, DEPTH, &mut found).ok()?;
+    let is_newer = |path: &PathBuf| {
+        let written = fs::metadata(path).and_then(|file| file.modified());
+        written.is_ok_and(|at| at > start)
+    };
+    let mut changed: Vec<String> = found
+        .files
+        .iter()
+        .filter(|path| is_newer(path))
+        .map(|path| path.display().to_string())
+        .collect();
+    changed.sort();
+    changed.dedup();
+    (!changed.is_empty()).then(|| changed.join(", "))
+}
+
 /// Every value of a directive.
 #[derive(Default)]
 struct Found {
+    files: Vec<PathBuf>,
     read: Vec<Duration>,
     next_upstream: Vec<Duration>,
     upstream_idle: Vec<Duration>,
@@ -63,6 +89,7 @@ fn collect(
         );
         PortError::of_file(&error, message)
     })?;
+    found.files.push(file.to_owned());
     let wrong = |problem: String| PortError::Invalid(format!("{}: {problem}", file.display()));
     let time = |name: &str, value: &str| {
         duration(value).ok_or_else(|| wrong(format!("{name} {value} is not understood")))

@@ -24,6 +24,8 @@ pub enum Kind {
     RouterErrorsEnded,
     /// A command was interrupted, and no other command has completed it.
     Interrupted,
+    /// A color serves, or its directory holds, something else than was promoted there.
+    ReleaseChanged,
     /// A deployment ended: the candidate has the traffic.
     Promoted,
     /// A deployment ended: traffic never moved.

@@ -1,14 +1,16 @@
 //! Servers and nginx as processes on this machine. They outlive the deployer; the state directory has a record
 //! of each.
 
+mod diagnosis;
 mod program;
 mod record;
+mod router;
 mod router_files;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io,
     path::PathBuf,
@@ -18,27 +20,24 @@ use std::{
 };
 
 use async_trait::async_trait;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::{
     process::{Child, Command},
     time::Instant,
 };
 
+pub(super) use crate::adapters::process::record::Record;
 use crate::{
-    adapters::{
-        process::{
-            program::{find_program, run},
-            record::Record,
-        },
-        version,
-    },
+    adapters::{listeners, process::record::Files},
     color::Color,
     config::{ProcessSettings, Settings},
-    doctor::finding::{Finding, last_log_lines},
     kill_point,
-    ports::{Fleet, FleetDiagnosis, PortError, Service, ServiceState},
+    ports::{Fleet, PortError, Service, ServiceState},
     state::atomic_file,
 };
+
+/// Time between two looks at processes that are about to end.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts processes, and finds those of an earlier deployer.
 pub(super) struct ProcessFleet {
@@ -48,6 +47,8 @@ pub(super) struct ProcessFleet {
     model_root: Option<PathBuf>,
     blue_url: String,
     green_url: String,
+    /// The addresses of the router for clients and for deployers.
+    router_urls: [String; 2],
     directory: PathBuf,
     /// Processes of this deployer, which must collect their exit status.
     children: Mutex<HashMap<&'static str, Child>>,
@@ -62,6 +63,7 @@ impl ProcessFleet {
             model_root: settings.release.model_root.clone(),
             blue_url: settings.blue.url.clone(),
             green_url: settings.green.url.clone(),
+            router_urls: [settings.router.url.clone(), settings.router.control.clone()],
             directory: settings.state.join("processes"),
             children: Mutex::default(),
         }
@@ -75,9 +77,14 @@ impl ProcessFleet {
         self.directory.join(format!("{}.log", service.name()))
     }
 
+    /// The log of the process before.
+    fn previous_log_path(&self, service: Service) -> PathBuf {
+        self.log_path(service).with_extension("previous.log")
+    }
+
     fn record(&self, service: Service) -> Option<Record> {
-        let path = self.record_path(service);
-        let read = || serde_json::from_str(&fs::read_to_string(&path).ok()?).ok();
+        let files = self.files(service);
+        let read = || serde_json::from_str(&fs::read_to_string(&files.record).ok()?).ok();
         let record: Option<Record> = read();
         if record
             .as_ref()
@@ -86,7 +93,14 @@ impl ProcessFleet {
             return record;
         }
         // A killed deployer may have left a process without a record.
-        Record::find(&path).or(record)
+        Record::find(&files).or(record)
+    }
+
+    fn files(&self, service: Service) -> Files {
+        Files {
+            record: self.record_path(service),
+            log: self.log_path(service),
+        }
     }
 
     fn spawn(
@@ -109,14 +123,14 @@ impl ProcessFleet {
         fs::create_dir_all(&self.directory).map_err(|error| failed("make a place for", error))?;
         let log = self.log_path(service);
         if log.exists() {
-            fs::rename(&log, log.with_extension("previous.log"))
+            fs::rename(&log, self.previous_log_path(service))
                 .map_err(|error| failed("put away the log of", error))?;
         }
         let output = File::create(&log).map_err(|error| failed("make a log for", error))?;
         let errors = output
             .try_clone()
             .map_err(|error| failed("make a log for", error))?;
-        let mut child = command
+        let child = command
             .env(record::VARIABLE, self.record_path(service))
             .stdin(Stdio::null())
             .stdout(output)
@@ -133,7 +147,7 @@ impl ProcessFleet {
             .and_then(|text| atomic_file::replace(&self.record_path(service), &text));
         if written.is_err() {
             // A process without a record might never be found again.
-            let _ = child.start_kill();
+            let _ = Pid::from_raw(pid).map(|pid| kill_process_group(pid, Signal::KILL));
         }
         self.children
             .lock()
@@ -169,9 +183,55 @@ impl ProcessFleet {
         children.contains_key(service.name())
     }
 
+    /// Sends a signal to the recorded process, and then to what is left of its group. Returns whether all have ended in
+    /// time.
+    ///
+    /// The recorded process goes first: it may need the others to finish its requests.
+    async fn end_group(
+        &self,
+        service: Service,
+        record: &Record,
+        signal: Signal,
+        bound: Duration,
+    ) -> bool {
+        let deadline = Instant::now() + bound;
+        if let Some(pid) = record.alive() {
+            // The process may end between the check and the signal.
+            let _ = kill_process(pid, signal);
+        }
+        self.gone_by(service, record, deadline).await
+            && self.others_gone_by(service, record, signal, deadline).await
+    }
+
+    /// Sends a signal to each other process of the group, and waits until they have ended. Returns false if one is alive
+    /// at the deadline.
+    async fn others_gone_by(
+        &self,
+        service: Service,
+        record: &Record,
+        signal: Signal,
+        deadline: Instant,
+    ) -> bool {
+        let mut signaled = HashSet::new();
+        loop {
+            let others = record.others(&self.files(service));
+            if others.is_empty() {
+                return true;
+            }
+            for pid in others {
+                if signaled.insert(pid) {
+                    let _ = kill_process(pid, signal);
+                }
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// Waits until the process has ended. Returns false if it is alive at the deadline.
     async fn gone_by(&self, service: Service, record: &Record, deadline: Instant) -> bool {
-        const PAUSE: Duration = Duration::from_millis(20);
         loop {
             let _ = self.exit_status(service);
             if record.alive().is_none() {
@@ -188,37 +248,11 @@ impl ProcessFleet {
 #[async_trait]
 impl Fleet for ProcessFleet {
     async fn start_router(&self) -> Result<(), PortError> {
-        if self
-            .record(Service::Router)
-            .is_some_and(|record| record.alive().is_some())
-        {
+        let record = self.record(Service::Router);
+        if record.as_ref().is_some_and(|it| it.alive().is_some()) {
             return Ok(());
         }
-        let prefix = &self.settings.nginx_prefix;
-        let configuration = self.nginx_configuration.as_ref().ok_or_else(|| {
-            PortError::Invalid(
-                "the router cannot be started: router.configuration is not set".to_owned(),
-            )
-        })?;
-        router_files::prepare(prefix)?;
-        // As root, nginx would run its workers as another user. A worker that cannot search the flag directory
-        // sends all traffic to blue without an error.
-        let user = if rustix::process::geteuid().is_root() {
-            " user root;"
-        } else {
-            ""
-        };
-        let mut command = Command::new(find_program(&self.settings.nginx));
-        command
-            // Until nginx has read its configuration, it logs where only root may write.
-            .args(["-e", "stderr"])
-            .arg("-p")
-            .arg(prefix)
-            .arg("-c")
-            .arg(configuration)
-            .arg("-g")
-            .arg(format!("daemon off;{user}"));
-        self.spawn(Service::Router, None, command)
+        self.replace_router(record).await
     }
 
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
@@ -235,6 +269,7 @@ impl Fleet for ProcessFleet {
             Color::Green => &self.green_url,
         };
         let (host, port) = host_and_port(url)?;
+        await_free_ports(std::slice::from_ref(url)).await?;
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -262,19 +297,16 @@ impl Fleet for ProcessFleet {
             (Signal::KILL, Duration::from_secs(5)),
         ];
         for (signal, bound) in bounds {
-            let Some(pid) = record.alive() else {
-                return Ok(());
-            };
-            // The process may end between the check and the signal.
-            let _ = kill_process(pid, signal);
-            if self.gone_by(service, &record, Instant::now() + bound).await {
+            if self.end_group(service, &record, signal, bound).await {
                 return Ok(());
             }
         }
+        let others = record.others(&self.files(service));
+        let pids = record.alive().into_iter().chain(others);
         Err(PortError::TimedOut(format!(
-            "{} (process {}) does not end, not even by SIGKILL",
+            "{} ({}) does not end, not even by SIGKILL",
             service.name(),
-            record.pid
+            shown(pids)
         )))
     }
 
@@ -285,11 +317,15 @@ impl Fleet for ProcessFleet {
                 None,
             ));
         };
-        let state = match record.alive() {
-            Some(_) => ServiceState::Running,
-            None => ServiceState::Stopped(self.end_of(service, &record).await),
-        };
-        Ok((state, record.version))
+        if record.alive().is_some() {
+            return Ok((ServiceState::Running, record.version));
+        }
+        let mut how = self.end_of(service, &record).await;
+        let others = record.others(&self.files(service));
+        if !others.is_empty() {
+            how = format!("{how}; what it started still runs: {}", shown(others));
+        }
+        Ok((ServiceState::Stopped(how), record.version))
     }
 
     /// The user manages release directories.
@@ -298,64 +334,35 @@ impl Fleet for ProcessFleet {
     }
 }
 
-#[async_trait]
-impl FleetDiagnosis for ProcessFleet {
-    async fn diagnose(&self) -> Vec<Finding> {
-        const ADVICE: &str = "install nginx 1.22 or later, or set fleet.process.nginx to it";
-        // As in nginx.conf.
-        const OLDEST: (u64, u64) = (1, 22);
+/// Waits until no process listens at these addresses. Fails if one still does after two seconds.
+///
+/// The kernel closes the sockets of an ended process a moment later. While another program listens, its answers would look
+/// like those of the process that is about to start, until that one gives up.
+async fn await_free_ports(urls: &[String]) -> Result<(), PortError> {
+    const PATIENCE: Duration = Duration::from_secs(2);
 
-        let nginx = find_program(&self.settings.nginx);
-        let version = match run(Command::new(&nginx).arg("-v")).await {
-            Ok(output) if version::is_older(&output, OLDEST) => {
-                let text = format!("{output} is too old");
-                return vec![Finding::wrong("nginx", text, ADVICE)];
-            }
-            Ok(output) => Finding::fine("nginx", output),
-            Err(problem) => return vec![Finding::wrong("nginx", problem, ADVICE)],
-        };
-        let Some(configuration) = &self.nginx_configuration else {
-            return vec![version];
-        };
-        let mut test = Command::new(&nginx);
-        test.args(["-t", "-q", "-e", "stderr"])
-            .arg("-p")
-            .arg(&self.settings.nginx_prefix)
-            .arg("-c")
-            .arg(configuration);
-        let shown = configuration.display().to_string();
-        let tested = match run(&mut test).await {
-            Ok(_) => Finding::fine("nginx", format!("{shown} is valid")),
-            Err(problem) => {
-                // Log lines of a stopped router are reported with the router.
-                let words = match self.record(Service::Router).and_then(|it| it.alive()) {
-                    Some(_) => last_log_lines(&self.logs(Service::Router, 3).await),
-                    None => String::new(),
-                };
-                Finding::wrong(
-                    "nginx",
-                    format!("{shown} is invalid: {problem}{words}"),
-                    "correct that file; a running router keeps the files that it has read",
-                )
-            }
-        };
-        vec![version, tested]
-    }
-
-    async fn logs(&self, service: Service, lines: usize) -> Vec<String> {
-        let bytes = fs::read(self.log_path(service)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let all: Vec<&str> = text.lines().collect();
-        all[all.len().saturating_sub(lines)..]
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let taken: Vec<String> = urls
             .iter()
-            .map(|line| (*line).to_owned())
-            .collect()
+            .filter_map(|url| Some(format!("{url} is taken by {}", listeners::at(url)?)))
+            .collect();
+        if taken.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(PortError::Other(taken.join("; ")));
+        }
+        tokio::time::sleep(PAUSE).await;
     }
+}
 
-    async fn stop_timeout(&self, color: Color) -> Option<Duration> {
-        let record = self.record(Service::Server(color))?;
-        record.alive().map(|_| self.settings.stop_timeout)
-    }
+/// Lists processes for a person.
+fn shown(pids: impl IntoIterator<Item = Pid>) -> String {
+    let mut pids: Vec<i32> = pids.into_iter().map(Pid::as_raw_pid).collect();
+    pids.sort_unstable();
+    let pids: Vec<String> = pids.iter().map(|pid| format!("process {pid}")).collect();
+    pids.join(", ")
 }
 
 fn host_and_port(url: &str) -> Result<(String, String), PortError> {

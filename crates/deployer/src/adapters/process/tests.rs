@@ -1,10 +1,13 @@
 use std::path::Path;
 
-use super::*;
+use super::{program::find_program, *};
+use crate::ports::FleetDiagnosis as _;
 
 fn fleet(directory: &Path, command: &[&str]) -> ProcessFleet {
     let mut settings = crate::config::load(None, &[]).unwrap();
     settings.state = directory.to_owned();
+    // On another machine no port can be taken.
+    settings.blue.url = "http://blue:8081".to_owned();
     settings.fleet.process.command = command.iter().map(|word| (*word).to_owned()).collect();
     settings.fleet.process.stop_timeout = Duration::from_secs(5);
     ProcessFleet::new(&settings)
@@ -208,4 +211,106 @@ async fn process_is_found_by_environment_without_record() {
         "the earlier process still runs"
     );
     later.stop(BLUE).await.unwrap();
+}
+
+/// A command that starts a child, prints its process ID, and waits for it.
+const PARENT: [&str; 3] = ["sh", "-c", "sleep 60 & echo $!; wait"];
+
+/// Waits until the server of blue has printed the process ID of its child.
+async fn child_of_blue(fleet: &ProcessFleet) -> Pid {
+    let printed = async {
+        loop {
+            if let [line] = &fleet.logs(BLUE, 1).await[..] {
+                return Pid::from_raw(line.parse().unwrap()).unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = Duration::from_secs(5);
+    tokio::time::timeout(limit, printed).await.unwrap()
+}
+
+/// Whether a process has ended. It may stay a zombie, because the test is not its parent.
+fn has_ended(pid: Pid) -> bool {
+    let process = procfs::process::Process::new(pid.as_raw_pid());
+    let stat = process.and_then(|process| process.stat());
+    stat.is_ok_and(|stat| stat.state == 'Z') || rustix::process::test_kill_process(pid).is_err()
+}
+
+#[tokio::test]
+async fn stop_ends_children_of_a_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = fleet(directory.path(), &PARENT);
+    fleet.start(Color::Blue, "v7").await.unwrap();
+    let child = child_of_blue(&fleet).await;
+    fleet.stop(BLUE).await.unwrap();
+    assert!(has_ended(child), "the child still runs");
+}
+
+#[tokio::test]
+async fn stop_kills_children_that_ignore_sigterm() {
+    let directory = tempfile::tempdir().unwrap();
+    let stubborn = "sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' & echo $!; wait";
+    let mut fleet = fleet(directory.path(), &["sh", "-c", stubborn]);
+    fleet.settings.stop_timeout = Duration::from_millis(200);
+    fleet.start(Color::Blue, "v7").await.unwrap();
+    let child = child_of_blue(&fleet).await;
+    fleet.stop(BLUE).await.unwrap();
+    assert!(has_ended(child), "the child still runs");
+}
+
+#[tokio::test]
+async fn children_of_a_killed_server_are_named_and_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let earlier = fleet(directory.path(), &PARENT);
+    earlier.start(Color::Blue, "v7").await.unwrap();
+    let child = child_of_blue(&earlier).await;
+    let server = earlier.record(BLUE).unwrap().alive().unwrap();
+    kill_process(server, Signal::KILL).unwrap();
+    while earlier.exit_status(BLUE).is_none() {
+        tokio::task::yield_now().await;
+    }
+    let later = fleet(directory.path(), &PARENT);
+    let named = format!(
+        "process {0} is gone; what it started still runs: process {1}",
+        server.as_raw_pid(),
+        child.as_raw_pid()
+    );
+    assert_eq!(
+        later.inspect(BLUE).await.unwrap().0,
+        ServiceState::Stopped(named)
+    );
+    later.stop(BLUE).await.unwrap();
+    assert!(has_ended(child), "the child still runs");
+}
+
+#[tokio::test]
+async fn reused_group_is_left_alone() {
+    use std::os::unix::process::CommandExt as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = fleet(directory.path(), &["sleep", "60"]);
+    // A group whose leader has ended, as after the process ID of the record was given to another process.
+    let mut leader = std::process::Command::new("sh");
+    leader.args(["-c", "sleep 60 >/dev/null & echo $!"]);
+    let output = leader
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let group = output.id().cast_signed();
+    let printed = output.wait_with_output().unwrap().stdout;
+    let printed = String::from_utf8(printed).unwrap();
+    let member = Pid::from_raw(printed.trim().parse().unwrap()).unwrap();
+    let record = Record {
+        pid: group,
+        started_at_tick: 1,
+        version: None,
+    };
+    fs::create_dir_all(&fleet.directory).unwrap();
+    let text = serde_json::to_string(&record).unwrap();
+    fs::write(fleet.record_path(BLUE), text).unwrap();
+    fleet.stop(BLUE).await.unwrap();
+    assert!(!has_ended(member), "an unrelated process was ended");
+    kill_process(member, Signal::KILL).unwrap();
 }

@@ -8,6 +8,7 @@ use crate::{
     config::Settings,
     evidence::{ending_counts::EndingCounts, request::Request, sample::TrafficSample},
     ports::{LogPart, Ports, Service, ServiceState, Target},
+    promoted::Differences,
     release::Health,
     state::{journal_entries::DeploymentEntry, lock_holder::LockHolder, traffic_move::TrafficMove},
 };
@@ -82,6 +83,11 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     let entries = entries.map_err(|error| problems.push(error.to_string()));
     let entries = entries.unwrap_or_default();
     let mut colors = [blue, green];
+    for status in &colors {
+        let health = status.healthy.then_some(&status.health);
+        let differences = Differences::find(settings, ports, status.color, health).await;
+        problems.extend(differences.into_sentences());
+    }
     let log = match &ports.request_log {
         Some(log) => Some(log.read(None).await),
         None => None,

@@ -1,0 +1,113 @@
+//! What a person wants to know about nginx and the processes.
+
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use procfs::{Current as _, Uptime, process::Process};
+use rustix::process::Pid;
+use tokio::process::Command;
+
+use crate::{
+    adapters::{
+        nginx::configuration,
+        process::{
+            ProcessFleet,
+            program::{find_program, run},
+        },
+        version,
+    },
+    color::Color,
+    doctor::finding::{Finding, last_log_lines},
+    ports::{FleetDiagnosis, Service},
+};
+
+#[async_trait]
+impl FleetDiagnosis for ProcessFleet {
+    async fn diagnose(&self) -> Vec<Finding> {
+        const ADVICE: &str = "install nginx 1.22 or later, or set fleet.process.nginx to it";
+        // As in nginx.conf.
+        const OLDEST: (u64, u64) = (1, 22);
+
+        let nginx = find_program(&self.settings.nginx);
+        let version = match run(Command::new(&nginx).arg("-v")).await {
+            Ok(output) if version::is_older(&output, OLDEST) => {
+                let text = format!("{output} is too old");
+                return vec![Finding::wrong("nginx", text, ADVICE)];
+            }
+            Ok(output) => Finding::fine("nginx", output),
+            Err(problem) => return vec![Finding::wrong("nginx", problem, ADVICE)],
+        };
+        let Some(configuration) = &self.nginx_configuration else {
+            return vec![version];
+        };
+        let mut test = Command::new(&nginx);
+        test.args(["-t", "-q", "-e", "stderr"])
+            .arg("-p")
+            .arg(&self.settings.nginx_prefix)
+            .arg("-c")
+            .arg(configuration);
+        let shown = configuration.display().to_string();
+        let tested = match run(&mut test).await {
+            Ok(_) => Finding::fine("nginx", format!("{shown} is valid")),
+            Err(problem) => {
+                // Log lines of a stopped router are reported with the router.
+                let words = match self.record(Service::Router).and_then(|it| it.alive()) {
+                    Some(_) => last_log_lines(&self.logs(Service::Router, 3).await),
+                    None => String::new(),
+                };
+                Finding::wrong(
+                    "nginx",
+                    format!("{shown} is invalid: {problem}{words}"),
+                    "correct that file; a running router keeps the files that it has read",
+                )
+            }
+        };
+        vec![version, tested]
+    }
+
+    async fn router_difference(&self) -> Option<String> {
+        let record = self.record(Service::Router)?;
+        let started = record.others(&self.files(Service::Router));
+        // A worker that shuts down was started with earlier files.
+        let started = started
+            .into_iter()
+            .filter_map(start_of_active_worker)
+            .min()?;
+        let changed = configuration::changed_since(self.nginx_configuration.as_ref()?, started)?;
+        let pid = record.pid;
+        Some(format!(
+            "{changed} changed since nginx read it; `kill -HUP {pid}` makes nginx read it again"
+        ))
+    }
+
+    async fn logs(&self, service: Service, lines: usize) -> Vec<String> {
+        let bytes = fs::read(self.log_path(service)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..]
+            .iter()
+            .map(|line| (*line).to_owned())
+            .collect()
+    }
+
+    async fn stop_timeout(&self, color: Color) -> Option<Duration> {
+        let record = self.record(Service::Server(color))?;
+        record.alive().map(|_| self.settings.stop_timeout)
+    }
+}
+
+/// When a worker of nginx began; `None` if it is shutting down.
+fn start_of_active_worker(pid: Pid) -> Option<SystemTime> {
+    let process = Process::new(pid.as_raw_pid()).ok()?;
+    let title = process.cmdline().ok()?.join(" ");
+    let ticks = process.stat().ok()?.starttime;
+    if title.contains("shutting down") {
+        return None;
+    }
+    let since_boot = Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64);
+    let uptime = Duration::from_secs_f64(Uptime::current().ok()?.uptime);
+    Some(SystemTime::now() - uptime.saturating_sub(since_boot))
+}

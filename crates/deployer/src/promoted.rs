@@ -1,0 +1,248 @@
+//! Whether what was promoted is still what a color serves, and what its directory holds.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use jiff::Timestamp;
+use model_repository::{CONFIG_FILE, MODEL_FILE, ReleaseDirectory, TOKENIZER_FILE};
+
+use crate::{
+    color::Color,
+    config::Settings,
+    ports::Ports,
+    release::{Health, Release},
+    state::{action::Action, history::HistoryEntry},
+};
+
+/// How a color differs from the release that was promoted there last.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Differences {
+    /// The released directory has other files.
+    pub(crate) files: Option<String>,
+    /// The server reports another digest.
+    pub(crate) server: Option<String>,
+}
+
+impl Differences {
+    /// Compares `color`, whose server reports `health`, with the last promotion in the history.
+    ///
+    /// A deployment at work replaces the release of its idle color, so that color differs in nothing.
+    pub(crate) async fn find(
+        settings: &Settings,
+        ports: &Ports,
+        color: Color,
+        health: Option<&Health>,
+    ) -> Self {
+        let journal = ports.journal.read().await.unwrap_or_default();
+        let unfinished = journal.unfinished_deployment();
+        if unfinished.is_some_and(|it| it.plan.idle == color) {
+            return Self::default();
+        }
+        let history = ports.journal.read_history().await.unwrap_or_default();
+        let Some(promotion) = Promotion::last(&history.entries, color, settings) else {
+            return Self::default();
+        };
+        Self {
+            server: health.and_then(|health| promotion.differs_from_server(color, health)),
+            files: promotion.differs_from_files(color, settings).await,
+        }
+    }
+
+    /// All of them, as sentences.
+    pub(crate) fn into_sentences(self) -> impl Iterator<Item = String> {
+        self.files.into_iter().chain(self.server)
+    }
+}
+
+/// A release that was promoted.
+struct Promotion {
+    release: Release,
+    digest: String,
+    /// When its deployment began. The digest is as old.
+    began: Timestamp,
+}
+
+impl Promotion {
+    /// The last promotion on a color; `None` if its digest is unknown.
+    fn last(history: &[HistoryEntry], color: Color, settings: &Settings) -> Option<Self> {
+        let is_promotion =
+            |entry: &&HistoryEntry| entry.action == Action::Promoted && entry.color == color;
+        let entry = history.iter().rev().find(is_promotion)?;
+        let seconds = entry.seconds.unwrap_or(f64::MAX);
+        let began = jiff::SignedDuration::try_from_secs_f64(seconds)
+            .ok()
+            .and_then(|duration| entry.at.checked_sub(duration).ok());
+        Some(Self {
+            release: Release {
+                model: settings.release.model.clone(),
+                version: entry.version.clone()?,
+                digest: None,
+            },
+            digest: entry.digest.clone()?,
+            began: began.unwrap_or(Timestamp::MIN),
+        })
+    }
+
+    fn differs_from_server(&self, color: Color, health: &Health) -> Option<String> {
+        let digest = health.model_digest.as_ref()?;
+        let version = health.model_version.as_deref().unwrap_or("a release");
+        (*digest != self.digest).then(|| {
+            format!(
+                "{color} serves {version} with the digest {}, but {} with the digest {} was promoted there",
+                short(digest),
+                self.release.version,
+                short(&self.digest)
+            )
+        })
+    }
+
+    async fn differs_from_files(&self, color: Color, settings: &Settings) -> Option<String> {
+        let Release { model, version, .. } = &self.release;
+        let root = settings.release.model_root.as_ref()?;
+        let shown = root.join(model).join(version);
+        let shown = shown.display();
+        let directory = match ReleaseDirectory::locate(root, model, version) {
+            Ok(directory) => directory,
+            Err(error) => {
+                return Some(format!(
+                    "the files of {version}, which was promoted on {color}, are gone: {error}"
+                ));
+            }
+        };
+        // Hashing a large model takes long, and most files are older than their promotion.
+        if is_older(&directory, self.began) {
+            return None;
+        }
+        // Files are hashed on a thread of their own: the monitor goes on with its checks.
+        let digest = tokio::task::spawn_blocking(move || directory.digest()).await;
+        match digest.ok()? {
+            Ok(digest) if digest == self.digest => None,
+            Ok(digest) => Some(format!(
+                "{shown} is not what was promoted on {color}: its digest is {}, that of the promoted files was {}; \
+                 a server that starts again serves other files",
+                short(&digest),
+                short(&self.digest)
+            )),
+            Err(error) => Some(format!(
+                "{shown} is not what was promoted on {color}: {error}"
+            )),
+        }
+    }
+}
+
+/// Whether a release was last changed before a time. The kernel sets these times, and no program can choose them.
+fn is_older(directory: &ReleaseDirectory, time: Timestamp) -> bool {
+    let names = [CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE];
+    let files = names.map(|name| directory.file(name));
+    let directory = files[0].parent().map(Path::to_owned);
+    files
+        .into_iter()
+        .filter(|path| path.exists())
+        .chain(directory)
+        .flat_map(|path| [changed(&path, false), changed(&path, true)])
+        .all(|changed| changed.is_some_and(|changed| changed < time.as_second()))
+}
+
+/// When a file, or the symbolic link to it, was last changed, in seconds since 1970.
+fn changed(path: &Path, follow: bool) -> Option<i64> {
+    let metadata = if follow {
+        fs::metadata(path)
+    } else {
+        fs::symlink_metadata(path)
+    };
+    metadata.ok().map(|metadata| metadata.ctime())
+}
+
+/// The beginning of a digest, which is enough for people.
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const DIGEST: &str = "00000000000000000000000000000000";
+
+    fn entry(action: Action, color: Color, version: &str) -> HistoryEntry {
+        HistoryEntry {
+            at: Timestamp::from_second(1_000).unwrap(),
+            action,
+            id: None,
+            color,
+            version: Some(version.to_owned()),
+            digest: Some(DIGEST.to_owned()),
+            seconds: Some(60.0),
+            by: "test".to_owned(),
+            reason: None,
+        }
+    }
+
+    /// Settings with a release v1, and the directory that holds it.
+    fn installation() -> (Settings, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("sentiment/v1");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(MODEL_FILE), "weights").unwrap();
+        let mut settings = crate::config::load(None, &[]).unwrap();
+        settings.release.model_root = Some(root.path().to_owned());
+        (settings, root)
+    }
+
+    #[test]
+    fn promotion_is_the_last_one_of_its_color() {
+        let (settings, _root) = installation();
+        let history = [
+            entry(Action::Promoted, Color::Green, "v1"),
+            entry(Action::Promoted, Color::Green, "v2"),
+            entry(Action::Promoted, Color::Blue, "v3"),
+            entry(Action::Refused, Color::Green, "v4"),
+        ];
+        let promotion = Promotion::last(&history, Color::Green, &settings).unwrap();
+        assert_eq!(promotion.release.version, "v2");
+        assert_eq!(promotion.began, Timestamp::from_second(940).unwrap());
+        assert!(Promotion::last(&history[..2], Color::Blue, &settings).is_none());
+    }
+
+    #[test]
+    fn server_differs_by_digest_only_if_it_reports_one() {
+        let (settings, _root) = installation();
+        let history = [entry(Action::Promoted, Color::Blue, "v1")];
+        let promotion = Promotion::last(&history, Color::Blue, &settings).unwrap();
+        let differs = |digest: Option<&str>| {
+            let health = Health {
+                model_version: Some("v1".to_owned()),
+                model_digest: digest.map(str::to_owned),
+                ..Health::default()
+            };
+            promotion.differs_from_server(Color::Blue, &health)
+        };
+        assert_eq!(differs(None), None);
+        assert_eq!(differs(Some(DIGEST)), None);
+        let text = differs(Some("1111111111111111")).unwrap();
+        assert!(
+            text.starts_with("blue serves v1 with the digest 111111111111, but"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn files_are_compared_only_if_changed_after_promotion() {
+        let (settings, root) = installation();
+        let history = [entry(Action::Promoted, Color::Blue, "v1")];
+        let mut promotion = Promotion::last(&history, Color::Blue, &settings).unwrap();
+        let text = promotion.differs_from_files(Color::Blue, &settings).await;
+        let text = text.unwrap();
+        assert!(
+            text.contains("v1 is not what was promoted on blue"),
+            "{text}"
+        );
+        promotion.began = Timestamp::now() + Duration::from_mins(1);
+        let text = promotion.differs_from_files(Color::Blue, &settings).await;
+        assert_eq!(text, None);
+        fs::remove_dir_all(root.path().join("sentiment/v1")).unwrap();
+        let text = promotion.differs_from_files(Color::Blue, &settings).await;
+        assert!(text.unwrap().contains("are gone"));
+    }
+}
