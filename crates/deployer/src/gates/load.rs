@@ -1,5 +1,7 @@
 //! The gate `load`: does the candidate bear load?
 
+mod clients;
+
 use async_trait::async_trait;
 
 use crate::{
@@ -10,11 +12,14 @@ use crate::{
         load::{LoadPlan, LoadResult},
         verdict::{Conclusion, Verdict},
     },
-    gates::gate::{Candidate, Gate},
+    gates::{
+        gate::{Candidate, Gate},
+        load::clients::ClientWaits,
+    },
     ports::Target,
 };
 
-/// Sends many concurrent requests directly to the candidate.
+/// Sends load directly to the candidate, and stops if it slows clients down.
 #[derive(Debug)]
 pub struct LoadGate {
     settings: LoadSettings,
@@ -68,10 +73,9 @@ impl LoadGate {
                 .with(name, corrected.quantile(share).as_secs_f64())
                 .with(uncorrected, load.latencies.quantile(share).as_secs_f64());
         }
-        verdict
+        with_plan(verdict, plan)
             .with("requests_per_second", throughput)
             .with("worst_seconds", load.latencies.worst().as_secs_f64())
-            .with("concurrency", plan.concurrency as f64)
             .with_evidence(Evidence {
                 candidate_latency: Some(corrected),
                 errors: load.errors.clone(),
@@ -87,13 +91,38 @@ impl Gate for LoadGate {
     }
 
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
-        let plan = LoadPlan::from(&self.settings);
-        let bodies = candidate.examples.load.clone();
-        let target = Target::Server(candidate.color);
-        match candidate.ports.probe.load(target, bodies, plan).await {
+        let plan = LoadPlan::new(&self.settings, candidate.before);
+        match generate(candidate, &self.settings, plan).await {
             Ok(load) => self.assess(&plan, &load),
-            Err(error) => Verdict::new(Conclusion::Inconclusive, error.to_string()),
+            Err(verdict) => with_plan(verdict, &plan),
         }
+    }
+}
+
+/// Sends load to the candidate. If the load fails, or slows the active color's clients down, returns the verdict
+/// that nothing is known.
+pub(super) async fn generate(
+    candidate: &Candidate<'_>,
+    settings: &LoadSettings,
+    plan: LoadPlan,
+) -> Result<LoadResult, Verdict> {
+    let target = Target::Server(candidate.color);
+    let bodies = candidate.examples.load.clone();
+    let mut clients = ClientWaits::after(candidate.before, settings.max_p99);
+    clients.begin(candidate).await;
+    tokio::select! {
+        load = candidate.ports.probe.load(target, bodies, plan) => {
+            load.map_err(|error| Verdict::new(Conclusion::Inconclusive, error.to_string()))
+        }
+        verdict = clients.wait_until_slow(candidate, plan) => Err(verdict),
+    }
+}
+
+/// Adds how much load was asked for.
+fn with_plan(verdict: Verdict, plan: &LoadPlan) -> Verdict {
+    match plan.rate {
+        Some(rate) => verdict.with("asked_per_second", rate),
+        None => verdict.with("concurrency", plan.concurrency as f64),
     }
 }
 
@@ -106,9 +135,9 @@ mod tests {
     fn settings() -> LoadSettings {
         LoadSettings {
             inputs: None,
+            rate: 0.0,
             concurrency: 10,
             duration: Duration::from_secs(1),
-            rate: 0.0,
             timeout: Duration::from_secs(1),
             max_p99: Duration::from_millis(100),
             max_error_rate: 0.01,
