@@ -15,7 +15,7 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
     stack.expect_exit(0, &["up"]).await?;
     let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
     traffic.wait_for_requests(300).await?;
-    let report = deploy(&stack, 0, "v2", &[ALL_GATES]).await?;
+    let report = deploy(&stack, 0, "v2", &[ALL_GATES, "load.concurrency=500"]).await?;
     traffic.stop().await.ensure_none_failed()?;
     let gates = [
         "health",
