@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     ALL_GATES, BAKE, CLIENTS, FEW_CLIENTS, Faulty, LONG_PAUSE, PAUSE, Result, deploy,
-    ensure_all_refused, ensure_rolled_back, verdicts,
+    ensure_all_refused, ensure_rolled_back, stack_with_embedded_limits, verdicts,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,6 +106,42 @@ async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
         },
     ];
     ensure_all_refused(&stack, &releases).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_limits_pass_equal_release_and_refuse_one_three_times_as_slow() -> Result {
+    let stack = stack_with_embedded_limits()?;
+    let only = ["--only", "load,comparison,headroom", "--json"];
+    for (version, code, expected) in [
+        (
+            "large-model",
+            0,
+            [
+                ("load", "pass"),
+                ("comparison", "pass"),
+                ("headroom", "pass"),
+            ]
+            .as_slice(),
+        ),
+        (
+            "three-times-as-slow",
+            10,
+            [("load", "pass"), ("comparison", "fail")].as_slice(),
+        ),
+    ] {
+        let green = format!("green.version={version}");
+        let colors = ["--set", "blue.version=large-model", "--set", &green];
+        stack
+            .expect_exit(0, &[&colors[..], &["up"]].concat())
+            .await?;
+        let run = stack
+            .expect_exit(code, &[&["validate", version], &only[..]].concat())
+            .await?;
+        let result: Value = serde_json::from_str(run.stdout.lines().last().unwrap_or_default())?;
+        ensure!(verdicts(&result) == expected, "{result:#}");
+        stack.expect_exit(0, &["down"]).await?;
+    }
     Ok(())
 }
 
