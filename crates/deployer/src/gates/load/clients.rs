@@ -16,14 +16,11 @@ use crate::{
         tally::Tally,
         verdict::{Conclusion, Verdict},
     },
-    gates::gate::Candidate,
+    gates::{gate::Candidate, load::ABOVE_P99},
 };
 
 /// The time between two looks at the router's log.
 const INTERVAL: Duration = Duration::from_millis(500);
-
-/// The share of requests above p99.
-const ABOVE_P99: f64 = 0.01;
 
 /// How long clients of the active color waited since the load began.
 #[derive(Debug)]
@@ -38,7 +35,7 @@ pub(super) struct ClientWaits {
 impl ClientWaits {
     /// Clients that waited longer than `limit` already before are not slow because of the load.
     pub(super) fn after(before: &TrafficSample, limit: Duration) -> Self {
-        let longer_before = longer_than(limit, &before.waits).error_rate();
+        let longer_before = before.waits.longer_than(limit).error_rate();
         Self {
             limit,
             allowed: longer_before.max(ABOVE_P99),
@@ -92,11 +89,11 @@ impl ClientWaits {
     }
 
     fn are_slow(&self) -> bool {
-        wilson(longer_than(self.limit, &self.waits), Z_99).low > self.allowed
+        wilson(self.waits.longer_than(self.limit), Z_99).low > self.allowed
     }
 
     fn verdict(&self, active: Color, plan: LoadPlan, elapsed: Duration) -> Verdict {
-        let Tally { requests, failed } = longer_than(self.limit, &self.waits);
+        let Tally { requests, failed } = self.waits.longer_than(self.limit);
         let summary = format!(
             "stopped after {:.1} s of {plan}, because it slows clients down: {failed} of {requests} requests to {active} took longer than {} (load.max_p99); lower load.rate, or deploy when clients send less",
             elapsed.as_secs_f64(),
@@ -108,14 +105,6 @@ impl ClientWaits {
                 "client_p99_seconds",
                 self.waits.quantile(0.99).as_secs_f64(),
             )
-    }
-}
-
-/// All, and those that took longer.
-fn longer_than(limit: Duration, waits: &Latencies) -> Tally {
-    Tally {
-        requests: waits.count(),
-        failed: waits.count_above(limit),
     }
 }
 
