@@ -111,13 +111,13 @@ async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded_limits_pass_equal_release_and_refuse_one_three_times_as_slow() -> Result {
-    let stack = stack_with_embedded_limits()?;
-    let only = ["--only", "load,comparison,headroom", "--json"];
+    let only = ["--only", "identity,load,comparison,headroom", "--json"];
     for (version, code, expected) in [
         (
             "large-model",
             0,
             [
+                ("identity", "pass"),
                 ("load", "pass"),
                 ("comparison", "pass"),
                 ("headroom", "pass"),
@@ -127,9 +127,15 @@ async fn embedded_limits_pass_equal_release_and_refuse_one_three_times_as_slow()
         (
             "three-times-as-slow",
             10,
-            [("load", "pass"), ("comparison", "fail")].as_slice(),
+            [
+                ("identity", "pass"),
+                ("load", "pass"),
+                ("comparison", "fail"),
+            ]
+            .as_slice(),
         ),
     ] {
+        let stack = stack_with_embedded_limits()?;
         let green = format!("green.version={version}");
         let colors = ["--set", "blue.version=large-model", "--set", &green];
         stack
@@ -140,7 +146,6 @@ async fn embedded_limits_pass_equal_release_and_refuse_one_three_times_as_slow()
             .await?;
         let result: Value = serde_json::from_str(run.stdout.lines().last().unwrap_or_default())?;
         ensure!(verdicts(&result) == expected, "{result:#}");
-        stack.expect_exit(0, &["down"]).await?;
     }
     Ok(())
 }
