@@ -19,9 +19,8 @@ pub(super) const ENOUGH_FOR_P50: usize = 20;
 const ENOUGH_FOR_P90: usize = 100;
 pub(super) const ENOUGH_FOR_P99: usize = 500;
 
-/// A high percentile passes if it was measured within the limit, and is certainly below this many times the limit. It
-/// rests on the few slowest requests: to be certain of the limit itself, most equal releases would need more pairs than
-/// the gate sends.
+/// A high percentile passes if it was measured within the limit, and is certainly below this many times the limit. To be
+/// certain of the limit itself, most equal releases would need more pairs than the gate sends.
 const TAIL_TOLERANCE: f64 = 3.0;
 
 /// Significance level of failures.
@@ -154,11 +153,8 @@ fn compare(
     let (ratio, interval) = ratio_of_quantiles(&samples.candidate, &samples.active, *at);
     let active = quantile_of_unsorted(&samples.active, *at);
     let allowed = limit.allowed_ratio(active);
-    let within = if *at > 0.5 {
-        ratio <= allowed && interval.high <= allowed * TAIL_TOLERANCE
-    } else {
-        interval.high <= allowed
-    };
+    let tolerance = if *at > 0.5 { TAIL_TOLERANCE } else { 1.0 };
+    let within = ratio <= allowed && interval.high <= allowed * tolerance;
     let conclusion = if interval.low > allowed {
         Conclusion::Fail
     } else if within {
