@@ -25,6 +25,10 @@ pub enum Fault {
     Biased,
     /// Each prediction takes [`SLOW_DELAY`] longer.
     Slow,
+    /// No fault: each prediction takes [`LARGE_MODEL_DELAY`] longer, as a larger model would.
+    LargeModel,
+    /// Each prediction takes three times as long as [`Self::LargeModel`].
+    ThreeTimesAsSlow,
     /// Each [`RARE_INTERVAL`]th prediction takes [`VERY_SLOW_DELAY`] longer, unless it came through the router.
     RarelySlow,
     /// With more than [`CONCURRENCY_THRESHOLD`] requests in flight, each [`RARE_INTERVAL`]th takes [`LOAD_DELAY`]
@@ -88,6 +92,8 @@ pub const RARE_INTERVAL: u64 = 30;
 pub const LOAD_DELAY: Duration = Duration::from_secs(8);
 /// A number of requests in flight that only the gate `load` exceeds.
 pub const CONCURRENCY_THRESHOLD: u64 = 100;
+/// The shipped models are so fast that a difference of three times is negligible.
+pub const LARGE_MODEL_DELAY: Duration = Duration::from_millis(20);
 /// Longer than a good release takes for a request without load.
 pub const SLOW_DELAY: Duration = Duration::from_millis(250);
 /// Longer than a good release takes on the busiest test machine.

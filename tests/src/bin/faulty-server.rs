@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -21,8 +21,8 @@ use axum::{
 };
 use clap::Parser;
 use end_to_end::fault::{
-    CONCURRENCY_THRESHOLD, FIRST_REQUESTS, Fault, LARGE_ANSWER, LARGE_HEADER, LOAD_DELAY,
-    LONG_BODY, LONG_TEXT_DELAY, POISON_HEADER, RARE_INTERVAL, REQUESTS_BEFORE_FAULT,
+    CONCURRENCY_THRESHOLD, FIRST_REQUESTS, Fault, LARGE_ANSWER, LARGE_HEADER, LARGE_MODEL_DELAY,
+    LOAD_DELAY, LONG_BODY, LONG_TEXT_DELAY, POISON_HEADER, RARE_INTERVAL, REQUESTS_BEFORE_FAULT,
     REQUESTS_BEFORE_LATE_FAULT, SLOW_DELAY, STALL_DELAY, STATUS_HEADER, TIMEOUT_DELAY,
     VERY_SLOW_DELAY,
 };
@@ -173,6 +173,17 @@ async fn inject_fault(
         Fault::Slow if is_prediction => {
             tokio::time::sleep(SLOW_DELAY).await;
             next.run(request).await
+        }
+        Fault::LargeModel if is_prediction => {
+            tokio::time::sleep(LARGE_MODEL_DELAY).await;
+            next.run(request).await
+        }
+        Fault::ThreeTimesAsSlow if is_prediction => {
+            let began = Instant::now();
+            tokio::time::sleep(LARGE_MODEL_DELAY).await;
+            let answer = next.run(request).await;
+            tokio::time::sleep(2 * began.elapsed()).await;
+            answer
         }
         Fault::BreaksUnderLoad if under_load && number.is_multiple_of(10) => failure(),
         Fault::StallsUnderLoad if under_load && number.is_multiple_of(500) => {

@@ -16,7 +16,7 @@ async fn doctor_names_contradicting_settings() -> Result {
             "load.timeout=5m",
             "load.timeout (5m) is longer than the router waits (2m)",
         ),
-        ("headroom.factor=20", "times headroom.factor (20)"),
+        ("headroom.factor=200", "times headroom.factor (200)"),
         ("load.max_p99=30s", "can never be exceeded"),
         ("bake.duration=5s", "a release that hangs is found after"),
     ] {

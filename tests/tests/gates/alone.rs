@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     ALL_GATES, BAKE, CLIENTS, FEW_CLIENTS, Faulty, LONG_PAUSE, PAUSE, Result, deploy,
-    ensure_all_refused, ensure_rolled_back, verdicts,
+    ensure_all_refused, ensure_rolled_back, stack_with_embedded_limits, verdicts,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -15,7 +15,7 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
     stack.expect_exit(0, &["up"]).await?;
     let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
     traffic.wait_for_requests(300).await?;
-    let report = deploy(&stack, 0, "v2", &[ALL_GATES]).await?;
+    let report = deploy(&stack, 0, "v2", &[ALL_GATES, "load.concurrency=500"]).await?;
     traffic.stop().await.ensure_none_failed()?;
     let gates = [
         "health",
@@ -106,6 +106,78 @@ async fn gates_that_judge_load_refuse_faulty_releases() -> Result {
         },
     ];
     ensure_all_refused(&stack, &releases).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_limits_pass_equal_release_and_refuse_one_three_times_as_slow() -> Result {
+    let only = ["--only", "identity,load,comparison,headroom", "--json"];
+    for (version, code, expected) in [
+        (
+            "large-model",
+            0,
+            [
+                ("identity", "pass"),
+                ("load", "pass"),
+                ("comparison", "pass"),
+                ("headroom", "pass"),
+            ]
+            .as_slice(),
+        ),
+        (
+            "three-times-as-slow",
+            10,
+            [
+                ("identity", "pass"),
+                ("load", "pass"),
+                ("comparison", "fail"),
+            ]
+            .as_slice(),
+        ),
+    ] {
+        let stack = stack_with_embedded_limits()?;
+        let green = format!("green.version={version}");
+        let colors = ["--set", "blue.version=large-model", "--set", &green];
+        stack
+            .expect_exit(0, &[&colors[..], &["up"]].concat())
+            .await?;
+        let run = stack
+            .expect_exit(code, &[&["validate", version], &only[..]].concat())
+            .await?;
+        let result: Value = serde_json::from_str(run.stdout.lines().last().unwrap_or_default())?;
+        ensure!(verdicts(&result) == expected, "{result:#}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_stops_when_clients_of_active_color_wait_too_long() -> Result {
+    let stack = Stack::with_processes("model-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
+    traffic.wait_for_requests(300).await?;
+    // 500 requests at a time on v2 leave v1 little of the processors, and clients wait for more than a few milliseconds.
+    let mut arguments = vec!["validate", "v2", "--only", "load", "--json"];
+    for setting in [
+        "load.concurrency=500",
+        "load.duration=1m",
+        "load.max_p99=20ms",
+    ] {
+        arguments.extend(["--set", setting]);
+    }
+    let run = stack.expect_exit(10, &arguments).await?;
+    traffic.stop().await.ensure_none_failed()?;
+    let result: Value = serde_json::from_str(run.stdout.lines().last().unwrap_or_default())?;
+    ensure!(
+        verdicts(&result) == [("load", "inconclusive")],
+        "{result:#}"
+    );
+    let summary = result["gates"][0]["summary"].as_str().unwrap_or_default();
+    ensure!(summary.starts_with("stopped after "), "{summary}");
+    ensure!(
+        summary.contains(" requests to blue took longer than 20.0 ms"),
+        "{summary}"
+    );
     Ok(())
 }
 

@@ -36,6 +36,21 @@ const SHORT_GATES: [&str; 6] = [
 
 type Result<T = ()> = anyhow::Result<T>;
 
+/// Creates a stack whose gates and bake have the limits that the deployer contains.
+fn stack_with_embedded_limits() -> Result<Stack> {
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.replace_settings("")?;
+    Ok(stack)
+}
+
+/// Creates a stack with the settings of the checkout.
+fn stack_with_shipped_settings() -> Result<Stack> {
+    let stack = Stack::with_processes("model-server", BAKE)?;
+    let shipped = std::fs::read_to_string(end_to_end::repository().join("deployer.toml"))?;
+    stack.replace_settings(&shipped)?;
+    Ok(stack)
+}
+
 /// Deploys a release. Fails unless the deployer exits with `code` and writes a report. Returns the report as JSON.
 async fn deploy(stack: &Stack, code: i32, version: &str, settings: &[&str]) -> Result<Value> {
     let mut arguments = vec!["deploy", version];

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     ALL_GATES, BAKE, CLIENTS, FEW_CLIENTS, LONG_PAUSE, PAUSE, Result, SHORT_GATES, deploy,
-    ensure_rolled_back, verdicts,
+    ensure_rolled_back, stack_with_embedded_limits, stack_with_shipped_settings, verdicts,
 };
 
 /// Validates `version` on the idle color with all gates, under client traffic. Fails unless only `gate` fails, for
@@ -168,6 +168,35 @@ async fn shadow_refuses_release_that_is_slow_for_clients() -> Result {
 async fn shadow_refuses_release_with_label_drift() -> Result {
     let reason = "its labels are distributed differently";
     ensure_only_gate_fails("shadow", ["v1", "biased-for-clients"], &[], reason).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_settings_promote_equal_release_and_refuse_one_three_times_as_slow() -> Result {
+    let stack = stack_with_embedded_limits()?;
+    let colors = ["--set", "blue.version=large-model"];
+    stack
+        .expect_exit(0, &[&colors[..], &["up"]].concat())
+        .await?;
+    let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
+    traffic.wait_for_requests(600).await?;
+    let refused = stack
+        .expect_exit(10, &["deploy", "three-times-as-slow"])
+        .await?;
+    ensure!(refused.stderr.contains("comparison: p50 "), "{refused:?}");
+    stack.expect_exit(0, &["deploy", "large-model"]).await?;
+    traffic.stop().await.ensure_none_failed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shipped_settings_promote_larger_model_on_idle_and_on_busy_machine() -> Result {
+    let stack = stack_with_shipped_settings()?;
+    stack.expect_exit(0, &["up"]).await?;
+    stack.expect_exit(0, &["deploy", "v2"]).await?;
+    stack.expect_exit(0, &["rollback"]).await?;
+    let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
+    traffic.wait_for_requests(600).await?;
+    stack.expect_exit(0, &["deploy", "v2"]).await?;
+    traffic.stop().await.ensure_none_failed()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,11 +119,14 @@ impl Machine {
         expect_exit(code, &mut self.vm_command(arguments))
     }
 
-    /// Appends settings to the service's `deployer.toml`.
+    /// Puts settings into the service's `deployer.toml`, instead of the block for the shipped models.
     pub(crate) fn add_settings(&self, settings: &str) -> Result {
         let file = "/opt/blue-green/deployer.toml";
-        self.run_as_root(&format!("cat >>{file} <<'END'\n{settings}\nEND\n"))
-            .map(drop)
+        let block = "/^# ---- For the two shipped models/,/^# ---- End of the block/d";
+        self.run_as_root(&format!(
+            "sed -i '{block}' {file} && cat >>{file} <<'END'\n{settings}\nEND\n"
+        ))
+        .map(drop)
     }
 
     /// Mounts a file system of 20 MB at the state directory, which is less than a deployment needs.

@@ -8,7 +8,7 @@ use crate::{
         deploy::prepare,
         output::{CommandError, CommandOutput},
     },
-    config::{GateName, Settings},
+    config::{GateName, LoadSettings, Settings},
     deployment::{plan::Plan, rollout::Scope},
     examples::Examples,
     ports::{Ports, Target},
@@ -132,6 +132,18 @@ fn hooks(settings: &Settings) -> Vec<String> {
     steps
 }
 
+fn load_in_words(load: &LoadSettings) -> String {
+    let how_much = if load.concurrency > 0 {
+        format!("{} requests at a time", load.concurrency)
+    } else if load.rate > 0.0 {
+        format!("{} requests/s", load.rate)
+    } else {
+        "a little more requests/s than clients sent in their busiest second".to_owned()
+    };
+    let duration = humantime::format_duration(load.duration);
+    format!("load: {how_much} for {duration}")
+}
+
 fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> String {
     let duration = humantime::format_duration;
     match gate {
@@ -151,11 +163,7 @@ fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> St
             settings.golden.max_drop * 100.0
         ),
         GateName::Agreement => format!("agreement: {} inputs to both", examples.agreement.len()),
-        GateName::Load => format!(
-            "load: {} requests at a time for {}",
-            settings.load.concurrency,
-            duration(settings.load.duration)
-        ),
+        GateName::Load => load_in_words(&settings.load),
         GateName::Comparison => format!(
             "comparison: at most {} × as long as the active release",
             settings.comparison.max_ratio

@@ -17,7 +17,6 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
         health,
         smoke,
         golden,
-        load,
         shadow,
         bake,
         keep,
@@ -28,7 +27,6 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
         ("health.tries", u64::from(health.tries)),
         ("smoke.requests", u64::from(smoke.requests)),
         ("golden.min_inputs", golden.min_inputs as u64),
-        ("load.concurrency", load.concurrency as u64),
         ("shadow.min_requests", shadow.min_requests),
         ("bake.min_requests", bake.min_requests),
         ("bake.failures", u64::from(bake.failures)),
@@ -118,6 +116,12 @@ fn ratios(settings: &Settings) -> Result<(), SettingsError> {
         "load.rate",
         load.rate,
         "at least 0 and at most 1000000",
+    )?;
+    ensure(
+        load.rate <= 0.0 || load.concurrency == 0,
+        "load.rate",
+        load.rate,
+        "0 if load.concurrency is set",
     )
 }
 
@@ -202,7 +206,6 @@ mod tests {
             "smoke.max_error_rate=1.0",
             "bake.max_error_rate=nan",
             "golden.min_accuracy=1.1",
-            "load.concurrency=0",
             "load.rate=-1.0",
             "load.timeout=0s",
             "comparison.max_ratio=0.9",
@@ -216,5 +219,15 @@ mod tests {
             let (key, _) = setting.split_once('=').unwrap();
             assert!(error.starts_with(&format!("{key} is ")), "{error}");
         }
+    }
+
+    #[test]
+    fn load_with_both_rate_and_concurrency_is_refused() {
+        let both = ["load.rate=20.0", "load.concurrency=500"].map(str::to_owned);
+        let error = check(&load(None, &both).unwrap()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "load.rate is 20, but must be 0 if load.concurrency is set"
+        );
     }
 }

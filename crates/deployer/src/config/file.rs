@@ -1,4 +1,4 @@
-//! Reads the settings file over the embedded default.
+//! Reads the settings file over the embedded defaults.
 
 use std::{
     fs, io,
@@ -13,7 +13,7 @@ use toml::{
 
 use crate::config::settings::Settings;
 
-const DEFAULT: &str = include_str!("../../../../deployer.toml");
+const DEFAULT: &str = include_str!("defaults.toml");
 
 /// Why the settings are unusable.
 #[derive(Debug, Error)]

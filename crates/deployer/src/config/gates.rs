@@ -106,17 +106,17 @@ pub struct LoadSettings {
     /// JSONL file of inputs; `None` for `probe.inputs`.
     #[serde(deserialize_with = "empty_is_none")]
     pub inputs: Option<PathBuf>,
-    /// Concurrent requests, at least 1.
+    /// Requests per second at even intervals; 0 for a little more than the busiest second of clients before.
+    pub rate: f64,
+    /// Concurrent requests instead of a rate; 0 for a rate.
     pub concurrency: usize,
     /// Duration of the load.
     #[serde(with = "humantime_serde")]
     pub duration: Duration,
-    /// Requests per second at even intervals; 0 for as many as are answered.
-    pub rate: f64,
     /// A request that takes longer has failed.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// The highest p99.
+    /// The highest p99 of the candidate, and, during the load, of the active color's clients.
     #[serde(with = "humantime_serde")]
     pub max_p99: Duration,
     /// The share of requests that may fail, 0–1.

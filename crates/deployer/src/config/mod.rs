@@ -1,6 +1,6 @@
 //! The deployer's settings: from a file, the environment, and flags. The later ones override the earlier ones.
 //!
-//! The default file `deployer.toml`, which is embedded, documents each setting.
+//! The embedded file `defaults.toml` documents each setting.
 
 mod alerts;
 mod bake;

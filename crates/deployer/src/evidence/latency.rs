@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::statistics::bounds_of_quantile;
+use crate::evidence::{statistics::bounds_of_quantile, tally::Tally};
 
 /// From 1 µs to 1 h, with three significant digits. A latency outside counts as the nearest bound.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +80,15 @@ impl Latencies {
     pub fn count_above(&self, limit: Duration) -> u64 {
         let within = self.0.count_between(0, nanoseconds(limit));
         self.count() - within
+    }
+
+    /// All, and those that exceed `limit` as failures.
+    #[must_use]
+    pub fn longer_than(&self, limit: Duration) -> Tally {
+        Tally {
+            requests: self.count(),
+            failed: self.count_above(limit),
+        }
     }
 
     /// The mean; 0 if empty.

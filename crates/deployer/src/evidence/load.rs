@@ -1,11 +1,18 @@
 //! A load: its plan and its result.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{
     config::LoadSettings,
-    evidence::{latency::Latencies, tally::Tally},
+    evidence::{latency::Latencies, sample::TrafficSample, tally::Tally},
 };
+
+/// The load of a rate, as a multiple of the busiest second before: traffic grows.
+const OF_BUSIEST_SECOND: f64 = 1.2;
+/// Requests per second if clients sent nothing before.
+const WITHOUT_TRAFFIC: f64 = 10.0;
+/// The connections of a rate. If all of them wait for an answer, further requests count as late.
+const MOST_CONNECTIONS: usize = 500;
 
 /// How much load to generate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,13 +28,39 @@ pub struct LoadPlan {
     pub timeout: Duration,
 }
 
-impl From<&LoadSettings> for LoadPlan {
-    fn from(settings: &LoadSettings) -> Self {
+impl LoadPlan {
+    /// The load by these settings, after this traffic of clients.
+    #[must_use]
+    pub fn new(settings: &LoadSettings, before: &TrafficSample) -> Self {
+        let (concurrency, rate) = match settings.concurrency {
+            0 => (MOST_CONNECTIONS, Some(rate(settings, before))),
+            concurrency => (concurrency, None),
+        };
         Self {
-            concurrency: settings.concurrency,
+            concurrency,
             duration: settings.duration,
-            rate: Some(settings.rate).filter(|rate| *rate > 0.0),
+            rate,
             timeout: settings.timeout,
+        }
+    }
+}
+
+fn rate(settings: &LoadSettings, before: &TrafficSample) -> f64 {
+    if settings.rate > 0.0 {
+        return settings.rate;
+    }
+    match before.busiest_second() {
+        0 => WITHOUT_TRAFFIC,
+        requests => OF_BUSIEST_SECOND * requests as f64,
+    }
+}
+
+impl fmt::Display for LoadPlan {
+    /// Says how much is asked: "12 requests/s" or "500 requests at a time".
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rate {
+            Some(rate) => write!(formatter, "{rate:.0} requests/s"),
+            None => write!(formatter, "{} requests at a time", self.concurrency),
         }
     }
 }
@@ -94,5 +127,47 @@ impl LoadResult {
                 self.errors.insert(kind.to_owned(), 1);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn plan(given: &[&str], busiest_second: u64) -> LoadPlan {
+        let given: Vec<String> = given.iter().map(ToString::to_string).collect();
+        let settings = config::load(None, &given).unwrap();
+        let before = TrafficSample {
+            arrivals: BTreeMap::from([(7, 1), (8, busiest_second), (9, 0)]),
+            ..TrafficSample::default()
+        };
+        LoadPlan::new(&settings.load, &before)
+    }
+
+    #[test]
+    fn default_load_asks_more_than_busiest_second() {
+        let plan = plan(&[], 50);
+        assert_eq!(plan.rate, Some(60.0));
+        assert_eq!(plan.to_string(), "60 requests/s");
+    }
+
+    #[test]
+    fn default_load_without_traffic_asks_ten_per_second() {
+        let settings = config::load(None, &[]).unwrap();
+        let plan = LoadPlan::new(&settings.load, &TrafficSample::default());
+        assert_eq!(plan.rate, Some(10.0));
+    }
+
+    #[test]
+    fn set_rate_overrides_traffic_before() {
+        assert_eq!(plan(&["load.rate=20.0"], 50).rate, Some(20.0));
+    }
+
+    #[test]
+    fn set_concurrency_keeps_as_many_requests_unanswered() {
+        let plan = plan(&["load.concurrency=500"], 50);
+        assert_eq!((plan.concurrency, plan.rate), (500, None));
+        assert_eq!(plan.to_string(), "500 requests at a time");
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     evidence::{
         endings::Endings,
         latency::{Latencies, LatencyLimit},
-        request::Request,
+        request::{Ending, Request},
         tally::Tally,
     },
 };
@@ -35,6 +35,8 @@ pub struct TrafficSample {
     pub labels_by_size: BTreeMap<u64, BTreeMap<String, u64>>,
     /// How clients' requests ended, by route.
     pub endings: Endings,
+    /// Clients' requests by the second in which they arrived.
+    pub arrivals: BTreeMap<i64, u64>,
 }
 
 impl TrafficSample {
@@ -48,6 +50,7 @@ impl TrafficSample {
             };
             if !request.by_deployer {
                 sample.endings.count(request, ending);
+                sample.count_arrival(request, ending);
             }
             let Some(good) = ending.is_good(request.by_deployer) else {
                 continue;
@@ -75,6 +78,21 @@ impl TrafficSample {
             .iter()
             .rposition(|request| request.wanted == Some(color.other()));
         Self::of(color, &requests[others.map_or(0, |last| last + 1)..])
+    }
+
+    /// Counts by arrival and not by end: after a pause many requests end in the same second.
+    #[expect(clippy::cast_possible_truncation, reason = "a second of our time fits")]
+    fn count_arrival(&mut self, request: &Request, ending: Ending) {
+        if ending != Ending::ByRouter {
+            let second = request.began().floor() as i64;
+            *self.arrivals.entry(second).or_default() += 1;
+        }
+    }
+
+    /// How many requests clients sent in their busiest second; 0 without requests.
+    #[must_use]
+    pub fn busiest_second(&self) -> u64 {
+        self.arrivals.values().max().copied().unwrap_or_default()
     }
 
     /// Whether latency and labels suffice for a comparison.
@@ -159,11 +177,16 @@ impl TrafficSample {
             }
         }
         self.endings.add(&later.endings);
+        for (second, count) in &later.arrivals {
+            *self.arrivals.entry(*second).or_default() += count;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::evidence::request::answered_by;
 
@@ -190,6 +213,37 @@ mod tests {
         assert_eq!(sample.tally, tally);
         assert_eq!((sample.latencies.count(), sample.waits.count()), (1, 1));
         assert_eq!(sample.labels, BTreeMap::from([("positive".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn busiest_second_counts_client_requests_by_arrival() {
+        let arrived = |at: f64| Request {
+            at: at + 3.0,
+            waited: Duration::from_secs(3),
+            ..request(200)
+        };
+        let own = Request {
+            by_deployer: true,
+            ..arrived(7.5)
+        };
+        let by_router = Request {
+            attempts: Vec::new(),
+            ..arrived(7.5)
+        };
+        // All end in second 10, but one arrives before the others.
+        let late = Request {
+            at: 10.0,
+            waited: Duration::from_secs(5),
+            ..request(200)
+        };
+        let mut sample = TrafficSample::of(
+            Color::Green,
+            &[arrived(7.1), arrived(7.9), own, by_router, late],
+        );
+        assert_eq!(sample.busiest_second(), 2);
+        sample.add(&TrafficSample::of(Color::Green, &[arrived(7.2)]));
+        assert_eq!(sample.busiest_second(), 3);
+        assert_eq!(TrafficSample::default().busiest_second(), 0);
     }
 
     #[test]

@@ -11,8 +11,10 @@ use crate::{
         load::LoadPlan,
         verdict::{Conclusion, Verdict},
     },
-    gates::gate::{Candidate, Gate},
-    ports::Target,
+    gates::{
+        gate::{Candidate, Gate},
+        load::generate,
+    },
 };
 
 /// A longer load adds little about the worst latency.
@@ -36,18 +38,12 @@ impl Headroom {
     async fn worst_of_a_load(&self, candidate: &Candidate<'_>) -> Result<f64, Verdict> {
         let plan = LoadPlan {
             duration: self.load.duration.min(LONG_ENOUGH),
-            ..LoadPlan::from(&self.load)
+            ..LoadPlan::new(&self.load, candidate.before)
         };
-        let bodies = candidate.examples.load.clone();
-        let target = Target::Server(candidate.color);
-        let open = |why: String| Verdict::new(Conclusion::Inconclusive, why);
-        let load = candidate.ports.probe.load(target, bodies, plan).await;
-        let load = load.map_err(|error| open(error.to_string()))?;
+        let load = generate(candidate, &self.load, plan).await?;
         if load.latencies.count() == 0 {
-            return Err(open(format!(
-                "no request of {} was answered",
-                load.tally.requests
-            )));
+            let why = format!("no request of {} was answered", load.tally.requests);
+            return Err(Verdict::new(Conclusion::Inconclusive, why));
         }
         Ok(load.latencies.worst().as_secs_f64())
     }

@@ -565,13 +565,18 @@ impl Probe for FakePorts {
         _: Arc<[Example]>,
         plan: LoadPlan,
     ) -> Result<LoadResult, PortError> {
-        self.call(Call::Load(target), |state| {
-            let Target::Server(color) = target else {
-                panic!("load must go to a server itself, not to {target:?}");
-            };
+        let Target::Server(color) = target else {
+            panic!("load must go to a server itself, not to {target:?}");
+        };
+        let load = self.call(Call::Load(target), |state| {
+            if state.server(color).current_fault() == ServerFault::SlowsOtherUnderLoad {
+                state.server(color.other()).fault = ServerFault::Slow(200);
+            }
             Ok(state.server(color).load(plan))
-        })
-        .await
+        });
+        let load = load.await?;
+        tokio::time::sleep(plan.duration).await;
+        Ok(load)
     }
 }
 

@@ -136,6 +136,20 @@ async fn load_gate_refuses_release_that_breaks_under_load() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn load_gate_stops_when_clients_of_active_color_wait_too_long() {
+    let finished = with_all_gates(Server::with_fault(ServerFault::SlowsOtherUnderLoad))
+        .run()
+        .await;
+    assert_refused_by(
+        &finished,
+        "load",
+        Conclusion::Inconclusive,
+        // Clients send 50 requests per second, and the gate reads the log every 0.5 s.
+        "because it slows clients down: 25 of 25 requests to blue took longer than 1000 ms",
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn comparison_gate_refuses_slow_release() {
     let finished = with_all_gates(Server::with_fault(ServerFault::Slow(20)))
         .run()

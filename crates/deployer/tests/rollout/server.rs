@@ -49,6 +49,8 @@ pub(crate) enum ServerFault {
     FailsUnderLoad,
     /// Under load it answers one request after 1 min.
     StallsUnderLoad,
+    /// Under load it takes the processors from the other color, which then needs 2 s for a prediction.
+    SlowsOtherUnderLoad,
 }
 
 /// How long a prediction takes without a fault.
