@@ -185,8 +185,8 @@ pub(super) async fn held_version(ports: &Ports, settings: &Settings, color: Colo
 /// The version that `color` holds, or should hold; `None` if the fleet does not know it.
 async fn recorded_version(ports: &Ports, color: Color) -> Option<String> {
     let inspected = ports.fleet.inspect(Service::Server(color)).await.ok();
-    let entries = ports.journal.read().await.unwrap_or_default();
-    version_to_hold(&entries, color, inspected.and_then(|(_, version)| version))
+    let recorded = inspected.and_then(|(_, version)| version);
+    version_to_hold(ports.journal.as_ref(), color, recorded).await
 }
 
 /// The release that the candidate must be, as far as this machine knows it.

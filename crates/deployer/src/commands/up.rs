@@ -9,7 +9,7 @@ use crate::{
     color::Color,
     commands::{output::CommandOutput, steps::stop_leftover_shadow},
     config::Settings,
-    deployment::{phase::Phase, preflight},
+    deployment::{phase::Phase, preflight, restore::version_to_hold},
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
@@ -79,7 +79,8 @@ impl Up<'_> {
     async fn start(&self, color: Color) -> Result<Release, String> {
         let fleet = &self.ports.fleet;
         let inspected = fleet.inspect(Service::Server(color)).await;
-        let (state, version) = inspected.map_err(|error| error.to_string())?;
+        let (state, recorded) = inspected.map_err(|error| error.to_string())?;
+        let version = version_to_hold(self.ports.journal.as_ref(), color, recorded).await;
         let release = Release {
             model: self.settings.release.model.clone(),
             version: version.unwrap_or_else(|| self.settings.color(color).version.clone()),
@@ -98,6 +99,8 @@ impl Up<'_> {
         let inspected = self.ports.fleet.inspect(Service::Server(color)).await;
         if let Ok((ServiceState::Stopped(_), Some(version))) = inspected
             && self.ports.flags.is_fit(color).await != Ok(true)
+            && version_to_hold(self.ports.journal.as_ref(), color, Some(version.clone())).await
+                == Some(version.clone())
             && let Some(phase) = self.failed_deployment(color, &version).await
         {
             return Err(format!("it stays stopped: {version} is {phase}"));

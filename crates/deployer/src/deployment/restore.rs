@@ -9,7 +9,7 @@ use crate::{
     config::HealthSettings,
     deployment::{phase::Phase, plan::Plan},
     event::{Event, Reporter},
-    ports::{Ports, Service, ServiceState, Target},
+    ports::{JournalStore, Ports, Service, ServiceState, Target},
     state::{
         action::Action,
         history::HistoryEntry,
@@ -29,16 +29,23 @@ fn failed_deployment(entries: &JournalEntries) -> Option<&DeploymentEntry> {
 
 /// The version that `color` should hold. `recorded` is the version that was last started there: the release that the last
 /// deployment refused or rolled back, if its deployer was killed before it gave the color back.
-#[must_use]
-pub fn version_to_hold(
-    entries: &JournalEntries,
+///
+/// A release that was promoted stays, also if a failover moved the traffic away from it.
+pub async fn version_to_hold(
+    journal: &dyn JournalStore,
     color: Color,
     recorded: Option<String>,
 ) -> Option<String> {
-    let Some(DeploymentEntry { plan, .. }) = failed_deployment(entries) else {
+    let entries = journal.read().await.unwrap_or_default();
+    let Some(DeploymentEntry { plan, .. }) = failed_deployment(&entries) else {
         return recorded;
     };
-    if plan.idle == color && recorded.as_ref() == Some(&plan.release.version) {
+    let history = journal.read_history().await.unwrap_or_default().entries;
+    let was_promoted = history
+        .iter()
+        .any(|entry| entry.action == Action::Promoted && entry.id.as_ref() == Some(&plan.id));
+    let is_failed = plan.idle == color && recorded.as_ref() == Some(&plan.release.version);
+    if is_failed && !was_promoted {
         return plan.idle_version.clone().or(recorded);
     }
     recorded

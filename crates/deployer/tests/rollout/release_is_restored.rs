@@ -75,10 +75,8 @@ async fn color_with_traffic_keeps_its_release() {
 async fn refused_release_is_not_the_version_to_hold() {
     let refused = failed(ServerFault::Unhealthy).await;
     let state = StateDirectory::new(refused.directory.path());
-    let hold = async |recorded: &str| {
-        let entries = state.read().await.unwrap();
-        version_to_hold(&entries, CANDIDATE, Some(recorded.to_owned()))
-    };
+    let hold =
+        async |recorded: &str| version_to_hold(&state, CANDIDATE, Some(recorded.to_owned())).await;
     assert_eq!(
         hold("v2").await.as_deref(),
         Some("v2"),
