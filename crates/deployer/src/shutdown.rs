@@ -1,5 +1,7 @@
 //! What ends a deployer: signals, and requests of other commands.
 
+use std::fmt;
+
 use procfs::process::Process;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,6 +14,15 @@ pub enum Stop {
     Signal,
     /// Another command asks for it.
     Request(StopRequest),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal => formatter.write_str("the deployer received a stop signal"),
+            Self::Request(request) => write!(formatter, "stopped by {request}"),
+        }
+    }
 }
 
 /// Resolves when the deployer should stop. It looks for requests first.

@@ -1,17 +1,22 @@
 //! `deployer abort`
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use crate::{
     commands::{
         lock::{MAX_WAIT_FOR_MONITOR, lock},
         output::{CommandError, CommandOutput},
+        steps::give_back_release,
         stop::{Stopped, describe_end, stop_deployment},
     },
     config::Settings,
     deployment::{
+        phase::Phase,
         recover::{self, Recovery},
-        restore::restore_release,
     },
-    event::Reporter,
+    event::{Event, Reporter},
     exit_code,
     ports::Ports,
     report::{Recorder, Reporters, Reports},
@@ -29,14 +34,47 @@ pub(super) async fn run(
         return end_interrupted(settings, &journal, ports, reporter).await;
     };
     match stop_deployment(StopCommand::Abort, settings, ports, &holder, reporter).await {
-        Stopped::Ended(entry) => describe_end(ports, &entry).await,
+        Stopped::Ended(entry) => {
+            // The next deployment needs the lock.
+            await_free_lock(ports, reporter).await;
+            describe_end(ports, &entry).await
+        }
         Stopped::Free(journal) => end_interrupted(settings, &journal, ports, reporter).await,
-        Stopped::Unresponsive => Err(CommandError::with(
+        Stopped::Unresponsive { .. } if is_promoted(ports).await => Err(CommandError::refused(
+            "the deployment is promoted already; `deployer rollback` undoes it",
+        )),
+        Stopped::Unresponsive { .. } => Err(CommandError::with(
             exit_code::BUSY,
             format!(
                 "{holder} does not answer. It stops when it goes on; `deployer rollback` moves traffic without it"
             ),
         )),
+    }
+}
+
+/// Whether the last deployment promoted its release.
+async fn is_promoted(ports: &Ports) -> bool {
+    let entries = ports.journal.read().await.unwrap_or_default();
+    entries
+        .deployment
+        .is_some_and(|last| last.phase == Phase::Promoted)
+}
+
+/// Waits until the deployer that was asked to stop has cleaned up.
+async fn await_free_lock(ports: &Ports, reporter: &dyn Reporter) {
+    const MAX_WAIT: Duration = Duration::from_mins(2);
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    let began = Instant::now();
+    let mut announced = false;
+    while let Some(holder) = ports.lock.holder().await
+        && began.elapsed() < MAX_WAIT
+    {
+        if !std::mem::replace(&mut announced, true) {
+            let text = format!("waiting for {holder}, which cleans up");
+            reporter.report(&Event::Note { text });
+        }
+        sleep(PAUSE).await;
     }
 }
 
@@ -59,7 +97,7 @@ async fn end_interrupted(
     if let Recovery::Halted(reason) = recover::recover(ports, journal, reports, reporter).await? {
         return Err(CommandError::halted(reason));
     }
-    restore_release(&settings.health, ports, journal, reporter).await;
+    give_back_release(settings, ports, journal, None, reporter).await;
     match journal.read().await?.deployment {
         Some(entry) => describe_end(ports, &entry).await,
         None => Ok(CommandOutput::success("aborted")),

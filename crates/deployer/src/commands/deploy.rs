@@ -8,7 +8,7 @@ use crate::{
     color::Color,
     commands::{
         output::{CommandError, CommandOutput},
-        steps::stop_leftover_shadow,
+        steps::{give_back_release, stop_leftover_shadow},
     },
     config::Settings,
     deployment::{
@@ -16,13 +16,13 @@ use crate::{
         plan::Plan,
         preflight,
         recover::{self, Recovery},
-        restore::{restore_release, version_to_hold},
+        restore::version_to_hold,
         rollout::{Outcome, Rollout, Scope},
     },
     event::{Event, Reporter},
     examples::Examples,
     exit_code,
-    ports::{Ports, Service},
+    ports::{Ports, Service, ServiceState},
     release::Release,
     report::{Recorder, Reporters, Reports},
     request_reader::RequestReader,
@@ -66,7 +66,13 @@ async fn prove_and_switch(
     if let Recovery::Halted(reason) = recover::recover(ports, journal, &reports, reporter).await? {
         return Err(CommandError::halted(reason));
     }
-    let plan = prepare(settings, ports, version, scope).await?;
+    let plan = tokio::select! {
+        biased;
+        stop = stopped(stop_requests) => {
+            return Err(CommandError::refused(format!("nothing was changed: {stop}")));
+        }
+        plan = prepare(settings, ports, version, scope) => plan?,
+    };
     let outcome = Rollout {
         settings,
         plan: &plan,
@@ -79,7 +85,7 @@ async fn prove_and_switch(
     }
     .run(|| stopped(stop_requests))
     .await;
-    let restored = restore_release(&settings.health, ports, journal, reporter).await;
+    let restored = give_back_release(settings, ports, journal, Some(&plan.id), reporter).await;
     // A refused release leaves an image and a report too. After a halt a person needs everything, and the release that
     // could not be restored needs its image.
     if outcome.phase != Phase::Halted && restored {
@@ -93,8 +99,8 @@ async fn prove_and_switch(
 /// The requests to stop this deployment. Removes those that were sent to an earlier one.
 pub(super) fn open_stop_requests(settings: &Settings, reporter: &dyn Reporter) -> StopRequests {
     let requests = StopRequests::of(&settings.state);
-    if let Err(error) = requests.clear() {
-        let text = format!("cannot remove an old request to stop: {error}");
+    if let Err(error) = requests.open() {
+        let text = format!("requests to stop cannot be received: {error}");
         reporter.report(&Event::Note { text });
     }
     requests
@@ -152,17 +158,21 @@ pub(super) async fn prepare(
     .await;
     checked.map_err(CommandError::refused)?;
     let idle = active.other();
-    let recorded = recorded_version(ports, idle).await;
-    let version = version.or_else(|| recorded.clone());
+    let inspected = ports.fleet.inspect(Service::Server(idle)).await.ok();
+    let (state, recorded) = inspected.unwrap_or((ServiceState::Unmanaged, None));
+    let held = version_to_hold(ports.journal.as_ref(), idle, recorded.clone()).await;
+    let version = version.or_else(|| held.clone());
     let version = version.unwrap_or_else(|| settings.color(idle).version.clone());
-    let release = wanted(settings, version).map_err(CommandError::usage)?;
+    let release = wanted(settings, version).await?;
     Ok(Plan {
         idle_was_fit: ports
             .flags
             .is_fit(idle)
             .await
             .map_err(CommandError::refused)?,
-        idle_version: recorded,
+        // A release that was not given back yet ran before an earlier deployment.
+        idle_ran: state == ServiceState::Running || held != recorded,
+        idle_version: held,
         ..Plan::new(ports.clock.now(), active, release)
     })
 }
@@ -178,25 +188,24 @@ async fn prune(settings: &Settings, ports: &Ports) -> Vec<String> {
 
 /// The version of `color` if the user names none.
 pub(super) async fn held_version(ports: &Ports, settings: &Settings, color: Color) -> String {
-    let recorded = recorded_version(ports, color).await;
-    recorded.unwrap_or_else(|| settings.color(color).version.clone())
-}
-
-/// The version that `color` holds, or should hold; `None` if the fleet does not know it.
-async fn recorded_version(ports: &Ports, color: Color) -> Option<String> {
     let inspected = ports.fleet.inspect(Service::Server(color)).await.ok();
     let recorded = inspected.and_then(|(_, version)| version);
-    version_to_hold(ports.journal.as_ref(), color, recorded).await
+    let held = version_to_hold(ports.journal.as_ref(), color, recorded).await;
+    held.unwrap_or_else(|| settings.color(color).version.clone())
 }
 
 /// The release that the candidate must be, as far as this machine knows it.
-pub(super) fn wanted(
-    settings: &Settings,
-    version: String,
-) -> Result<Release, model_repository::RepositoryError> {
+pub(super) async fn wanted(settings: &Settings, version: String) -> anyhow::Result<Release> {
     let model = settings.release.model.clone();
-    let digest = match &settings.release.model_root {
-        Some(root) => Some(ReleaseDirectory::locate(root, &model, &version)?.digest()?),
+    let digest = match settings.release.model_root.clone() {
+        Some(root) => {
+            let (model, version) = (model.clone(), version.clone());
+            // Reading the files of a large model takes seconds.
+            let digest = tokio::task::spawn_blocking(move || {
+                ReleaseDirectory::locate(&root, &model, &version)?.digest()
+            });
+            Some(digest.await?.map_err(CommandError::usage)?)
+        }
         None => None,
     };
     Ok(Release {

@@ -1,12 +1,13 @@
 //! `deployer recover`
 
 use crate::{
-    commands::{CommandError, CommandOutput, deploy, stop_leftover_shadow},
+    commands::{
+        CommandError, CommandOutput, deploy, steps::give_back_release, stop_leftover_shadow,
+    },
     config::{OnInterrupt, Settings},
     deployment::{
         phase::Phase,
         recover::{self, Recovery},
-        restore::restore_release,
         rollout::{Rollout, Scope},
         traffic_mover::TrafficMover,
     },
@@ -54,7 +55,7 @@ pub(super) async fn run(
     if let Recovery::Halted(reason) = recover::recover(ports, journal, &reports, reporter).await? {
         return Err(CommandError::halted(reason));
     }
-    restore_release(&settings.health, ports, journal, reporter).await;
+    give_back_release(settings, ports, journal, None, reporter).await;
     let ended = journal.read().await?.deployment;
     let phase = ended.map_or(last.phase, |entry| entry.phase);
     Ok(CommandOutput::success(format!(
@@ -115,7 +116,7 @@ async fn resume_bake(
         reporter,
     };
     let outcome = rollout.resume(|| stopped(stop_requests)).await;
-    restore_release(&settings.health, ports, journal, reporter).await;
+    give_back_release(settings, ports, journal, None, reporter).await;
     let reports = Reports::of(&settings.state);
     Ok(deploy::done(&outcome, plan, &reports, recorder, terminal))
 }

@@ -8,15 +8,13 @@ use crate::{
     color::Color,
     commands::{
         deploy,
-        lock::{MAX_WAIT_FOR_MONITOR, lock},
         output::{CommandError, CommandOutput},
-        steps::{served_version, stop_leftover_shadow},
+        steps::{give_back_release, served_version, stop_leftover_shadow},
         stop::{Stopped, describe_end, stop_deployment},
     },
     config::Settings,
     deployment::{
         recover::{self, Recovery},
-        restore::restore_release,
         rollout::Scope,
         traffic_mover::TrafficMover,
     },
@@ -30,8 +28,12 @@ use crate::{
     },
 };
 
-/// How long a rollback without the lock waits for it, to record what it did.
-const MAX_WAIT_TO_RECORD: Duration = Duration::from_secs(5);
+/// How long a rollback waits for a command that moves traffic itself.
+const MAX_WAIT_FOR_MOVE: Duration = Duration::from_secs(3);
+/// How long a rollback without the lock waits for a deployer that does not answer, to record what it did.
+const MAX_WAIT_FOR_STUCK: Duration = Duration::from_secs(5);
+/// The same if the holder of the lock has no unfinished deployment: it cleans up, or is another command.
+const MAX_WAIT_FOR_OTHER: Duration = Duration::from_mins(1);
 
 /// Moves traffic back to the previous release. A deployment that is under way is ended first.
 pub(super) async fn run(
@@ -40,15 +42,22 @@ pub(super) async fn run(
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
     let holder = ports.lock.holder().await;
-    let Some(holder) = holder.filter(|holder| !holder.moves_traffic_at_once()) else {
-        let journal = lock(ports, "rollback", MAX_WAIT_FOR_MONITOR, reporter).await;
-        let journal = journal.map_err(|error| explain_failure(settings, error))?;
-        return run_with_lock(settings, &journal, ports, reporter).await;
+    let holder = match holder.filter(|holder| !holder.moves_traffic()) {
+        Some(holder) => holder,
+        None => match lock_soon(ports).await {
+            Ok(journal) => return run_with_lock(settings, &journal, ports, reporter).await,
+            Err(JournalError::Busy {
+                holder: Some(holder),
+            }) => *holder,
+            Err(error) => return Err(explain_failure(settings, error)),
+        },
     };
     match stop_deployment(StopCommand::Rollback, settings, ports, &holder, reporter).await {
         Stopped::Ended(entry) => describe_end(ports, &entry).await,
         Stopped::Free(journal) => run_with_lock(settings, &journal, ports, reporter).await,
-        Stopped::Unresponsive => run_without_lock(settings, ports, &holder, reporter).await,
+        Stopped::Unresponsive { was_sent } => {
+            run_without_lock(settings, ports, &holder, was_sent, reporter).await
+        }
     }
 }
 
@@ -90,17 +99,38 @@ pub(super) async fn run_to_version(
     deploy::run(settings, version, Scope::Alone, journal, ports, reporter).await
 }
 
+/// Takes the lock, also if a command that moves traffic has it for a moment.
+async fn lock_soon(ports: &Ports) -> Result<Journal<'_>, JournalError> {
+    let began = Instant::now();
+    loop {
+        match Journal::lock(ports, "rollback").await {
+            Err(JournalError::Busy { .. }) if began.elapsed() < MAX_WAIT_FOR_MOVE => {}
+            locked => return locked,
+        }
+    }
+}
+
 /// Rolls back although `holder` has the lock and does not answer. When it goes on, it finds the request to stop before
 /// it does anything else, and never moves the traffic again.
 async fn run_without_lock(
     settings: &Settings,
     ports: &Ports,
     holder: &LockHolder,
+    was_sent: bool,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
     let entries = ports.journal.read().await.unwrap_or_default();
     let active = ports.router.active().await.map_err(CommandError::refused)?;
     let to = match entries.unfinished_deployment() {
+        Some(entry) if active == entry.plan.active && !was_sent => {
+            return Err(CommandError::with(
+                exit_code::BUSY,
+                format!(
+                    "traffic had not moved: {active} has it. {holder} does not answer, and may move it: end it by `kill -9 {}`, then `deployer recover`",
+                    holder.pid
+                ),
+            ));
+        }
         Some(entry) if active == entry.plan.active => {
             return Ok(CommandOutput::success(format!(
                 "traffic had not moved: {active} has it. {holder} does not answer; when it goes on, it refuses its candidate"
@@ -115,13 +145,17 @@ async fn run_without_lock(
     switched.map_err(CommandError::halted)?;
     reporter.report(&Event::TrafficMoved { from: active, to });
     unfit.map_err(CommandError::halted)?;
-    let recorded = record_later(settings, ports, active, to, reporter).await;
+    let is_stuck = entries.unfinished_deployment().is_some();
+    let recorded = record_later(settings, ports, (active, to), is_stuck, reporter).await;
     let recorded = match recorded {
         Ok(()) => String::new(),
-        Err(error) => format!(
+        Err(error) if is_stuck => format!(
             "; this is not recorded, because {holder} has the lock and does not answer ({error}): end it by `kill -9 {}`, then `deployer recover`",
             holder.pid
         ),
+        Err(error) => {
+            format!("; the history does not have it, because {holder} has the lock ({error})")
+        }
     };
     Ok(CommandOutput::success(format!(
         "rolled back: {to} serves {version}{recorded}"
@@ -132,26 +166,38 @@ async fn run_without_lock(
 async fn record_later(
     settings: &Settings,
     ports: &Ports,
-    from: Color,
-    to: Color,
+    (from, to): (Color, Color),
+    is_stuck: bool,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<()> {
     const PAUSE: Duration = Duration::from_millis(100);
 
+    let max_wait = if is_stuck {
+        MAX_WAIT_FOR_STUCK
+    } else {
+        MAX_WAIT_FOR_OTHER
+    };
     let began = Instant::now();
     let journal = loop {
+        // A deployer that goes on finds the traffic back, and records that itself.
+        let entries = ports.journal.read().await.unwrap_or_default();
+        if entries.is_rolled_back_to(to) {
+            return Ok(());
+        }
         match Journal::lock(ports, "rollback").await {
-            Err(JournalError::Busy { .. }) if began.elapsed() < MAX_WAIT_TO_RECORD => {
-                sleep(PAUSE).await;
-            }
+            Err(JournalError::Busy { .. }) if began.elapsed() < max_wait => sleep(PAUSE).await,
             locked => break locked?,
         }
     };
     let reports = &Reports::of(&settings.state);
+    if journal.read().await?.is_rolled_back_to(to) {
+        return Ok(());
+    }
     if journal.read().await?.unfinished_deployment().is_some() {
         let recorder = Recorder::new(reports.clone());
         let reporter = &Reporters(vec![reporter, &recorder]);
         recover::recover(ports, &journal, reports, reporter).await?;
+        give_back_release(settings, ports, &journal, None, reporter).await;
         return Ok(());
     }
     let traffic_mover = TrafficMover {
@@ -222,7 +268,7 @@ pub(super) async fn run_with_lock(
             Recovery::Halted(reason) => return Err(CommandError::halted(reason)),
             // The recovery was the rollback.
             Recovery::RolledBack(color) => {
-                restore_release(&settings.health, ports, journal, reporter).await;
+                give_back_release(settings, ports, journal, None, reporter).await;
                 let version = served_version(ports, color)
                     .await
                     .unwrap_or_else(|error| error);
@@ -230,9 +276,17 @@ pub(super) async fn run_with_lock(
                     "rolled back: {color} serves {version}"
                 )));
             }
-            Recovery::Fine => {}
+            Recovery::Fine => {
+                give_back_release(settings, ports, journal, None, reporter).await;
+                if let Some(ended) = journal.read().await?.deployment
+                    && entries.unfinished_deployment().is_some()
+                {
+                    return describe_end(ports, &ended).await;
+                }
+            }
         }
     }
+    let entries = journal.read().await.unwrap_or_default();
     let active = ports.router.active().await.map_err(CommandError::refused)?;
     let previous = fit_previous(ports, &entries, active).await?;
     move_to(settings, previous, journal, ports, reporter).await
@@ -257,7 +311,7 @@ async fn move_to(
     };
     let moved = traffic_mover.move_and_clean_up(Action::RolledBack, active, previous, "by hand");
     moved.await.map_err(CommandError::halted)?;
-    restore_release(&settings.health, ports, journal, reporter).await;
+    give_back_release(settings, ports, journal, None, reporter).await;
     Ok(CommandOutput::success(format!(
         "rolled back: {previous} serves {version}"
     )))

@@ -2,8 +2,12 @@
 
 use crate::{
     color::Color,
+    config::Settings,
+    deployment::restore::restore_release,
     event::{Event, Reporter},
     ports::{Ports, Target},
+    shutdown::shutdown,
+    state::journal::Journal,
 };
 
 /// Ends the copies of client requests to the idle color. Called first by a command that holds the lock: only a
@@ -13,6 +17,25 @@ pub(super) async fn stop_leftover_shadow(ports: &Ports, reporter: &dyn Reporter)
         reporter.report(&Event::Note {
             text: error.to_string(),
         });
+    }
+}
+
+/// Gives the idle color back the release that it held before a deployment that failed; see [`restore_release`]. A signal
+/// ends this.
+pub(super) async fn give_back_release(
+    settings: &Settings,
+    ports: &Ports,
+    journal: &Journal<'_>,
+    id: Option<&str>,
+    reporter: &dyn Reporter,
+) -> bool {
+    tokio::select! {
+        restored = restore_release(&settings.health, ports, journal, id, reporter) => restored,
+        () = shutdown() => {
+            let text = "stop signal received: the idle color does not get its release back now; `deployer up` starts it".to_owned();
+            reporter.report(&Event::Note { text });
+            false
+        }
     }
 }
 

@@ -35,8 +35,8 @@ pub(super) enum Stopped<'a> {
     Ended(Box<DeploymentEntry>),
     /// The deployer at work ended, and this command has the lock now.
     Free(Journal<'a>),
-    /// The deployer at work does not answer.
-    Unresponsive,
+    /// The deployer at work does not answer. If the request `was_sent`, it finds it when it goes on.
+    Unresponsive { was_sent: bool },
 }
 
 /// Asks `holder` to end its deployment, and waits for the end.
@@ -52,7 +52,9 @@ pub(super) async fn stop_deployment<'a>(
     reporter.report(&Event::Note {
         text: format!("asking {holder} to stop"),
     });
-    if let Err(error) = requests.send(&request) {
+    let sent = requests.send(&request);
+    let was_sent = sent.is_ok() && holder.deploys();
+    if let Err(error) = sent {
         // A full disk must not prevent a rollback.
         let text = format!("cannot send a request to stop: {error}");
         reporter.report(&Event::Note { text });
@@ -63,31 +65,24 @@ pub(super) async fn stop_deployment<'a>(
             return Stopped::Ended(Box::new(ended));
         }
         if ports.lock.holder().await.is_none()
-            && let Ok(journal) = Journal::lock(ports, request_name(command)).await
+            && let Ok(journal) = Journal::lock(ports, command.as_str()).await
         {
             // Nothing is left that could accept it.
-            let _ = requests.clear();
+            let _ = requests.open();
             return match ended_deployment(ports, holder).await {
                 Some(ended) => Stopped::Ended(Box::new(ended)),
                 None => Stopped::Free(journal),
             };
         }
-        let max_wait = if requests.is_accepted() {
+        let max_wait = if requests.is_accepted(&request) {
             MAX_WAIT_FOR_END
         } else {
             MAX_WAIT_FOR_ANSWER
         };
         if began.elapsed() >= max_wait {
-            return Stopped::Unresponsive;
+            return Stopped::Unresponsive { was_sent };
         }
         sleep(PAUSE).await;
-    }
-}
-
-fn request_name(command: StopCommand) -> &'static str {
-    match command {
-        StopCommand::Rollback => "rollback",
-        StopCommand::Abort => "abort",
     }
 }
 

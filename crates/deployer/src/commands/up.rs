@@ -9,7 +9,7 @@ use crate::{
     color::Color,
     commands::{output::CommandOutput, steps::stop_leftover_shadow},
     config::Settings,
-    deployment::{phase::Phase, preflight, restore::version_to_hold},
+    deployment::{preflight, restore::version_to_hold},
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
@@ -17,7 +17,6 @@ use crate::{
     ports::{Ports, Service, ServiceState, Target},
     release::Release,
     request_reader::RequestReader,
-    state::action::Action,
 };
 
 /// Time between two questions to the router.
@@ -47,7 +46,7 @@ pub(super) async fn run(
         // The color without a flag. If it is the wrong one, it starts first, and the other one right after it.
         Color::Blue
     });
-    let first = (active_by_flag, up.start(active_by_flag).await);
+    let first = (active_by_flag, up.start(active_by_flag, None).await);
     let router = up.start_router().await;
     let second = (
         active_by_flag.other(),
@@ -75,12 +74,12 @@ impl Up<'_> {
         self.reporter.report(&Event::Note { text });
     }
 
-    /// Starts the last release of a color unless it runs. Returns the release.
-    async fn start(&self, color: Color) -> Result<Release, String> {
+    /// Starts a color unless it runs: this version, or its last one. Returns the release.
+    async fn start(&self, color: Color, version: Option<String>) -> Result<Release, String> {
         let fleet = &self.ports.fleet;
         let inspected = fleet.inspect(Service::Server(color)).await;
         let (state, recorded) = inspected.map_err(|error| error.to_string())?;
-        let version = version_to_hold(self.ports.journal.as_ref(), color, recorded).await;
+        let version = version.or(recorded);
         let release = Release {
             model: self.settings.release.model.clone(),
             version: version.unwrap_or_else(|| self.settings.color(color).version.clone()),
@@ -94,32 +93,20 @@ impl Up<'_> {
         Ok(release)
     }
 
-    /// Starts the idle color, unless it holds a release that was refused or rolled back before it was promoted.
+    /// Starts the idle color. If the last deployment refused or rolled back the release that it holds, the one before starts.
     async fn start_standby(&self, color: Color) -> Result<Release, String> {
         let inspected = self.ports.fleet.inspect(Service::Server(color)).await;
-        if let Ok((ServiceState::Stopped(_), Some(version))) = inspected
-            && self.ports.flags.is_fit(color).await != Ok(true)
-            && version_to_hold(self.ports.journal.as_ref(), color, Some(version.clone())).await
-                == Some(version.clone())
-            && let Some(phase) = self.failed_deployment(color, &version).await
-        {
-            return Err(format!("it stays stopped: {version} is {phase}"));
+        let Ok((ServiceState::Stopped(_), Some(recorded))) = inspected else {
+            return self.start(color, None).await;
+        };
+        let journal = self.ports.journal.as_ref();
+        match version_to_hold(journal, color, Some(recorded.clone())).await {
+            _ if self.ports.flags.is_fit(color).await == Ok(true) => self.start(color, None).await,
+            None => Err(format!(
+                "it stays stopped: the last deployment refused {recorded}, or rolled it back"
+            )),
+            version => self.start(color, version).await,
         }
-        self.start(color).await
-    }
-
-    /// How the last deployment ended if it was one of this release, and did not promote it.
-    async fn failed_deployment(&self, color: Color, version: &str) -> Option<Phase> {
-        let journal = &self.ports.journal;
-        let last = journal.read().await.unwrap_or_default().deployment?;
-        let is_this = last.plan.idle == color && last.plan.release.version == version;
-        let failed = matches!(last.phase, Phase::Refused | Phase::RolledBack);
-        // A later move of traffic, such as a failover, rolls a promoted release back. It may stand in again.
-        let history = journal.read_history().await.unwrap_or_default().entries;
-        let promoted = history.iter().any(|entry| {
-            entry.action == Action::Promoted && entry.id.as_ref() == Some(&last.plan.id)
-        });
-        (is_this && failed && !promoted).then_some(last.phase)
     }
 
     /// Starts the router. Returns the active color, or what is wrong.

@@ -42,7 +42,7 @@ pub(super) async fn run(
         Some(version) => version,
         None => held_version(ports, &settings, color).await,
     };
-    let release = wanted(&settings, version).map_err(CommandError::usage)?;
+    let release = wanted(&settings, version).await?;
     let verdicts = Verdicts::default();
     let reporter = &Reporters(vec![terminal, &verdicts]);
     let requests = RequestReader::new(ports.request_log.as_deref(), reporter);

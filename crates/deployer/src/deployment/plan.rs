@@ -26,6 +26,9 @@ pub struct Plan {
     /// The version that the idle color held before the deployment; `None` if it is not known.
     #[serde(default)]
     pub idle_version: Option<String>,
+    /// Whether the idle color ran before the deployment.
+    #[serde(default)]
+    pub idle_ran: bool,
 }
 
 impl Plan {
@@ -40,6 +43,7 @@ impl Plan {
             began: Some(now),
             idle_was_fit: false,
             idle_version: None,
+            idle_ran: false,
         }
     }
 }

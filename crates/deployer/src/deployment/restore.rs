@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// How long nothing else may take than the tries of the health check: starting the release.
+/// The longest start of a release, without the time until it is healthy.
 const MAX_START: Duration = Duration::from_mins(5);
 
 /// The last deployment, if its candidate must not stay on the idle color.
@@ -30,7 +30,8 @@ fn failed_deployment(entries: &JournalEntries) -> Option<&DeploymentEntry> {
 /// The version that `color` should hold. `recorded` is the version that was last started there: the release that the last
 /// deployment refused or rolled back, if its deployer was killed before it gave the color back.
 ///
-/// A release that was promoted stays, also if a failover moved the traffic away from it.
+/// `None` if that release must not start, and no earlier one is known. A release that was promoted stays, also if a failover
+/// moved the traffic away from it.
 pub async fn version_to_hold(
     journal: &dyn JournalStore,
     color: Color,
@@ -46,13 +47,15 @@ pub async fn version_to_hold(
         .any(|entry| entry.action == Action::Promoted && entry.id.as_ref() == Some(&plan.id));
     let is_failed = plan.idle == color && recorded.as_ref() == Some(&plan.release.version);
     if is_failed && !was_promoted {
-        return plan.idle_version.clone().or(recorded);
+        let earlier = plan.idle_version.clone();
+        return earlier.filter(|version| *version != plan.release.version);
     }
     recorded
 }
 
 /// Starts the release again that the idle color held before the last deployment, if that was refused or rolled back. It
-/// can stand in again if it could before.
+/// can stand in again if it could before. A color that did not run before stays stopped. With `id`, nothing happens unless the
+/// last deployment is that one.
 ///
 /// Traffic and the end of the deployment do not depend on it: a failure is reported, and the history has it. Returns whether
 /// the idle color holds what it should.
@@ -60,12 +63,16 @@ pub async fn restore_release(
     settings: &HealthSettings,
     ports: &Ports,
     journal: &Journal<'_>,
+    id: Option<&str>,
     reporter: &dyn Reporter,
 ) -> bool {
     let entries = journal.read().await.unwrap_or_default();
     let Some(DeploymentEntry { plan, .. }) = failed_deployment(&entries) else {
         return true;
     };
+    if id.is_some_and(|id| id != plan.id) {
+        return true;
+    }
     let Some(version) = lost_version(ports, plan).await else {
         return true;
     };
@@ -107,7 +114,7 @@ async fn lost_version(ports: &Ports, plan: &Plan) -> Option<String> {
         || plan.idle_was_fit && ports.flags.is_fit(plan.idle).await == Ok(false);
     // A person may have moved traffic to the candidate.
     let has_no_traffic = ports.router.active().await == Ok(plan.active);
-    (lost && has_no_traffic).then_some(before)
+    (plan.idle_ran && lost && has_no_traffic).then_some(before)
 }
 
 async fn restore(

@@ -130,11 +130,10 @@ impl Rollout<'_> {
                 advanced = &mut advance => return advanced,
             };
             match stop {
-                Stop::Request(request) => return Err(format!("stopped by {request}")),
                 Stop::Signal if phase.get() == Phase::Switched && std::mem::take(&mut go_on) => {
                     self.note("stop signal received; the bake continues (bake.on_interrupt); the next signal rolls back".to_owned());
                 }
-                Stop::Signal => return Err("the deployer received a stop signal".to_owned()),
+                stop => return Err(stop.to_string()),
             }
         }
     }
@@ -277,6 +276,10 @@ impl Rollout<'_> {
         self.confirm_traffic_stayed().await?;
         let fit = self.ports.flags.set_fit(self.plan.idle, true).await;
         fit.map_err(message)?;
+        if self.scope == Scope::Alone {
+            // A person left that release, so it must not stand in.
+            self.note_failure(self.ports.flags.set_fit(self.plan.active, false).await);
+        }
         phase.set(Phase::Promoted);
         Ok(summary)
     }

@@ -42,9 +42,9 @@ impl LockHolder {
                 .any(|command| self.command.starts_with(command))
     }
 
-    /// Returns whether it moves traffic itself, and ends right after that.
+    /// Returns whether it moves traffic itself, usually within a moment.
     #[must_use]
-    pub fn moves_traffic_at_once(&self) -> bool {
+    pub fn moves_traffic(&self) -> bool {
         self.is_monitor() || self.command == "rollback" || self.command.starts_with("switch")
     }
 

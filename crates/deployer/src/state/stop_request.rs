@@ -53,13 +53,25 @@ impl StopRequest {
     }
 }
 
+impl StopCommand {
+    /// The command as the user typed it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rollback => "rollback",
+            Self::Abort => "abort",
+        }
+    }
+}
+
 impl fmt::Display for StopRequest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let command = match self.command {
-            StopCommand::Rollback => "rollback",
-            StopCommand::Abort => "abort",
-        };
-        write!(formatter, "`deployer {command}` by {}", self.by)
+        write!(
+            formatter,
+            "`deployer {}` by {}",
+            self.command.as_str(),
+            self.by
+        )
     }
 }
 
@@ -93,20 +105,20 @@ impl StopRequests {
         atomic_file::replace(&self.sent(), &text)
     }
 
-    /// Whether a request was sent that the deployer at work has not accepted.
+    /// Whether the deployer at work accepted this request.
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        self.sent().exists()
+    pub fn is_accepted(&self, request: &StopRequest) -> bool {
+        let accepted = fs::read(self.accepted()).ok();
+        accepted
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .as_ref()
+            == Some(request)
     }
 
-    /// Whether the deployer at work accepted a request.
-    #[must_use]
-    pub fn is_accepted(&self) -> bool {
-        self.accepted().exists()
-    }
-
-    /// Removes requests, also accepted ones. The holder of the lock calls this: what was sent before is not for it.
-    pub fn clear(&self) -> io::Result<()> {
+    /// Removes requests, also accepted ones, and creates their directory as the deployer's own. The holder of the lock calls
+    /// this: what was sent before is not for it.
+    pub fn open(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
         for file in [self.sent(), self.accepted()] {
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -133,10 +145,14 @@ impl StopRequests {
         .await
     }
 
-    /// Accepts the request that was sent, if there is one. An unreadable request counts: someone wants to stop.
+    /// Accepts the request that was sent, if there is one. An unreadable request counts, and one that cannot be renamed:
+    /// someone wants to stop.
     fn accept(&self) -> Option<StopRequest> {
-        let text = fs::read(self.sent()).ok()?;
-        fs::rename(self.sent(), self.accepted()).ok()?;
+        if !self.sent().exists() {
+            return None;
+        }
+        let text = fs::read(self.sent()).unwrap_or_default();
+        let _ = fs::rename(self.sent(), self.accepted());
         let unknown = |_| StopRequest {
             command: StopCommand::Abort,
             by: "an unknown user".to_owned(),
@@ -162,13 +178,16 @@ mod tests {
         let requests = StopRequests::of(state.path());
         assert_eq!(requests.received().now_or_never(), None);
         requests.send(&request()).unwrap();
-        assert!(requests.is_waiting() && !requests.is_accepted());
+        assert!(!requests.is_accepted(&request()));
         assert_eq!(requests.received().await, request());
-        assert!(!requests.is_waiting() && requests.is_accepted());
+        assert!(requests.is_accepted(&request()));
+        let other = StopRequest::new(StopCommand::Abort, Timestamp::UNIX_EPOCH);
+        assert!(!requests.is_accepted(&other));
         assert_eq!(requests.received().now_or_never(), None);
-        requests.clear().unwrap();
-        assert!(!requests.is_accepted());
-        requests.clear().unwrap();
+        for _ in 0..2 {
+            requests.open().unwrap();
+            assert!(!requests.is_accepted(&request()));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -290,6 +290,7 @@ impl InterruptedDeployment {
         let plan = Plan {
             idle_was_fit,
             idle_version: Some("v0".to_owned()),
+            idle_ran: true,
             ..entry.plan
         };
         let written = journal.record_phase(&plan, entry.phase, entry.reason.as_deref());
@@ -299,7 +300,7 @@ impl InterruptedDeployment {
             directory: self.directory.path().to_owned(),
         };
         let settings = config::load(None, &[]).expect("valid settings");
-        restore_release(&settings.health, &ports, &journal, &reporter).await
+        restore_release(&settings.health, &ports, &journal, None, &reporter).await
     }
 
     /// Resumes the bake with a new deployer.
