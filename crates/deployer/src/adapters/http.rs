@@ -20,9 +20,12 @@ use crate::{
     release::Health,
 };
 
-/// Probes over HTTP, with one client that keeps connections open.
+/// Probes over HTTP. Predictions keep connections open.
 pub(super) struct HttpProbe {
     client: reqwest::Client,
+    /// Opens a connection for each health check. A kept one would lead to the same process of a server again and again,
+    /// and would not show that the server accepts no more connections.
+    health_client: reqwest::Client,
     blue: String,
     green: String,
     control: String,
@@ -39,6 +42,11 @@ impl HttpProbe {
     pub(super) fn new(settings: &Settings, user_agent: Arc<UserAgent>) -> Result<Self, PortError> {
         Ok(Self {
             client: client(settings.probe.timeout)?,
+            health_client: build(
+                builder(settings.probe.timeout)
+                    .no_proxy()
+                    .pool_max_idle_per_host(0),
+            )?,
             blue: settings.blue.url.clone(),
             green: settings.green.url.clone(),
             control: settings.router.control.clone(),
@@ -99,7 +107,7 @@ impl Probe for HttpProbe {
     async fn health(&self, target: Target) -> Result<Health, PortError> {
         let url = format!("{}{}", self.base(target), self.health_path);
         let request = format!("GET {url}");
-        let (status, body) = answer(self.client.get(&url), &request).await?;
+        let (status, body) = answer(self.health_client.get(&url), &request).await?;
         if status == 200 {
             // A server that answers 200 with another body is healthy and reports nothing.
             Ok(read_health(
