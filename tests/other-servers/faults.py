@@ -2,12 +2,13 @@
 
 import os
 from itertools import count
+from signal import SIGKILL
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 VERSION = os.environ["MODEL_VERSION"]
-# The process of `crashes` exits at each of these predictions that come through the router.
-CRASH_INTERVAL = 100
+# Each of these predictions that come through the router ends its process of `crashes`, as if memory were full.
+CRASH_INTERVAL = 30
 # Each of these predictions of `fails-some` fails.
 FAILURE_INTERVAL = 5
 
@@ -49,7 +50,7 @@ class Faults:
         if VERSION == "answers-nothing":
             return 200, b"{}"
         if VERSION == "crashes" and next(self.routed) % CRASH_INTERVAL == 0:
-            os._exit(3)
+            os.kill(os.getpid(), SIGKILL)
         return None
 
 
