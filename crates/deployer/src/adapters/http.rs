@@ -332,6 +332,35 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn each_health_check_opens_a_connection() {
+        const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("blue.url=http://{}", listener.local_addr().unwrap());
+        // It keeps connections open, and answers one request on each.
+        let server = tokio::spawn(async move {
+            let mut connections = Vec::new();
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await.unwrap();
+                stream.write_all(RESPONSE).await.unwrap();
+                connections.push(stream);
+            }
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("deployer.toml");
+        std::fs::write(&file, "").unwrap();
+        let settings = crate::config::load(Some(&file), &[url]).unwrap();
+        let user_agent = Arc::new(UserAgent::of_installation(directory.path()));
+        let probe = HttpProbe::new(&settings, user_agent).unwrap();
+        for _ in 0..2 {
+            let health = probe.health(Target::Server(Color::Blue)).await;
+            assert_eq!(health, Ok(Health::default()));
+        }
+        server.await.unwrap();
+    }
+
     #[test]
     fn health_field_of_wrong_type_does_not_hide_version() {
         let body = serde_json::json!({"model_version": "v1", "request_count": 12.5, "uptime_seconds": "3s"});
