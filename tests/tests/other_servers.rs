@@ -1,5 +1,5 @@
-//! Deployments of other people's servers: real FastAPI and Starlette under real uvicorn, with the process fleet and with all
-//! gates that a server makes possible.
+//! Deployments of other people's servers: real Python servers under uvicorn, with the process fleet and with all gates that
+//! a server makes possible.
 
 use std::{
     path::PathBuf,
@@ -51,10 +51,12 @@ const COMMON: Server = Server {
 
 impl Server {
     fn input(&self, number: usize) -> serde_json::Value {
-        let text = format!(
-            "film {number} is {}",
-            if number % 2 == 0 { "good" } else { "bad" }
-        );
+        let quality = if number.is_multiple_of(2) {
+            "good"
+        } else {
+            "bad"
+        };
+        let text = format!("film {number} is {quality}");
         match self.module {
             "bare" => json!({"texts": [text]}),
             _ => json!({"text": text}),
@@ -83,7 +85,7 @@ impl Server {
         )?;
         let examples: String = (0..INPUTS)
             .map(|number| {
-                let label = if number % 2 == 0 {
+                let label = if number.is_multiple_of(2) {
                     "positive"
                 } else {
                     "negative"
