@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use crate::{BakeDuration, PortBlock, fault, program, repository};
+use crate::{BakeDuration, PortBlock, fault, repository};
 
 /// A version that exists in the stack's models directory, and is missing in the image.
 pub const VERSION_NOT_IN_IMAGE: &str = "not-in-the-image";
@@ -95,11 +95,12 @@ pub(crate) const FAST_GATES: &str = "[gates]\nrun = [\"identity\", \"reachable\"
 pub(crate) fn write_settings(
     directory: &Path,
     ports: &PortBlock,
-    server: Option<&str>,
+    command: Option<&[&str]>,
     BakeDuration(bake): BakeDuration,
 ) -> anyhow::Result<()> {
-    let command = match server {
-        Some(server) => format!("command = [\"{}\"]", program(server)?.display()),
+    let command = match command {
+        // A TOML array of basic strings is written like a JSON array of strings.
+        Some(command) => format!("command = {}", serde_json::to_string(command)?),
         None => String::new(),
     };
     let settings = format!(

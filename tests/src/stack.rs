@@ -64,10 +64,17 @@ impl Stack {
     /// Creates a stack of processes, and starts none. The program `server` serves every release: `model-server`
     /// or `faulty-server`.
     pub fn with_processes(server: &str, bake: BakeDuration) -> anyhow::Result<Self> {
+        let server = program(server)?.to_string_lossy().into_owned();
+        let stack = Self::with_command(&[&server], bake)?;
+        layout::link_models(stack.directory.path())?;
+        Ok(stack)
+    }
+
+    /// Creates a stack of processes without releases, and starts none. `command` starts a server of a color.
+    pub fn with_command(command: &[&str], bake: BakeDuration) -> anyhow::Result<Self> {
         let stack = Self::empty(Fleet::Process)?;
         layout::write_nginx_files(stack.directory.path(), &stack.ports)?;
-        layout::link_models(stack.directory.path())?;
-        layout::write_settings(stack.directory.path(), &stack.ports, Some(server), bake)?;
+        layout::write_settings(stack.directory.path(), &stack.ports, Some(command), bake)?;
         Ok(stack)
     }
 

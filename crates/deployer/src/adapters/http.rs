@@ -20,9 +20,12 @@ use crate::{
     release::Health,
 };
 
-/// Probes over HTTP, with one client that keeps connections open.
+/// Probes over HTTP. Predictions keep connections open.
 pub(super) struct HttpProbe {
     client: reqwest::Client,
+    /// Opens a connection for each health check. A kept one would lead to the same process of a server again and again,
+    /// and would not show that the server accepts no more connections.
+    health_client: reqwest::Client,
     blue: String,
     green: String,
     control: String,
@@ -39,6 +42,11 @@ impl HttpProbe {
     pub(super) fn new(settings: &Settings, user_agent: Arc<UserAgent>) -> Result<Self, PortError> {
         Ok(Self {
             client: client(settings.probe.timeout)?,
+            health_client: build(
+                builder(settings.probe.timeout)
+                    .no_proxy()
+                    .pool_max_idle_per_host(0),
+            )?,
             blue: settings.blue.url.clone(),
             green: settings.green.url.clone(),
             control: settings.router.control.clone(),
@@ -99,7 +107,7 @@ impl Probe for HttpProbe {
     async fn health(&self, target: Target) -> Result<Health, PortError> {
         let url = format!("{}{}", self.base(target), self.health_path);
         let request = format!("GET {url}");
-        let (status, body) = answer(self.client.get(&url), &request).await?;
+        let (status, body) = answer(self.health_client.get(&url), &request).await?;
         if status == 200 {
             // A server that answers 200 with another body is healthy and reports nothing.
             Ok(read_health(
@@ -322,6 +330,35 @@ mod tests {
                 message
             }
         );
+    }
+
+    #[tokio::test]
+    async fn each_health_check_opens_a_connection() {
+        const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("blue.url=http://{}", listener.local_addr().unwrap());
+        // It keeps connections open, and answers one request on each.
+        let server = tokio::spawn(async move {
+            let mut connections = Vec::new();
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await.unwrap();
+                stream.write_all(RESPONSE).await.unwrap();
+                connections.push(stream);
+            }
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("deployer.toml");
+        std::fs::write(&file, "").unwrap();
+        let settings = crate::config::load(Some(&file), &[url]).unwrap();
+        let user_agent = Arc::new(UserAgent::of_installation(directory.path()));
+        let probe = HttpProbe::new(&settings, user_agent).unwrap();
+        for _ in 0..2 {
+            let health = probe.health(Target::Server(Color::Blue)).await;
+            assert_eq!(health, Ok(Health::default()));
+        }
+        server.await.unwrap();
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Bake {
             *self.unread.entry(what).or_default() += 1;
         }
         if let Some(Ok(health)) = &observation.health
-            && let Some(sign) = self.counters.record(health)
+            && let Some(sign) = self.counters.record(health, observation.at)
         {
             self.stopped
                 .get_or_insert_with(|| format!("{sign}, so it crashed and was started again"));

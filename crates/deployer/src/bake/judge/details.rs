@@ -88,6 +88,12 @@ impl Bake {
                 self.observations
             ));
         }
+        if self.counters.are_of_processes() {
+            verdict.warnings.push(
+                "the release's own counters were not used: they differ from answer to answer, as if each of its processes counted for itself"
+                    .to_owned(),
+            );
+        }
         if self.late_observations > 0 {
             verdict.warnings.push(format!(
                 "{} of {} observations came late: the candidate or this machine was slow to answer",

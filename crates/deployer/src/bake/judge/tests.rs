@@ -160,7 +160,10 @@ fn stopped_candidate_fails_at_once() {
 fn restart_counts_as_crash() {
     let mut bake = bake();
     bake.record(observed_counters(60, 0, 8.0));
-    bake.record(observed_counters(2, 0, 0.5));
+    bake.record(Observation {
+        at: Duration::from_secs(1),
+        ..observed_counters(2, 0, 0.5)
+    });
     let verdict = bake.verdict(Duration::from_secs(2)).unwrap();
     assert!(verdict.summary.contains("crashed"), "{}", verdict.summary);
 }
@@ -168,12 +171,13 @@ fn restart_counts_as_crash() {
 #[test]
 fn restart_is_detected_by_falling_uptime() {
     let mut bake = bake();
-    for uptime in [8.0, 0.5] {
+    for (at, uptime) in [(0, 8.0), (1, 0.5)] {
         let health = Health {
             uptime_seconds: Some(uptime),
             ..Health::default()
         };
         bake.record(Observation {
+            at: Duration::from_secs(at),
             health: Some(Ok(health)),
             ..observation(0, 0)
         });
@@ -184,21 +188,59 @@ fn restart_is_detected_by_falling_uptime() {
     );
 }
 
-#[test]
-fn restart_is_detected_by_falling_counters() {
-    for (requests, errors) in [(40, 0), (130, 1)] {
-        let mut bake = bake();
-        for (requests, errors) in [(120, 3), (requests, errors)] {
-            let mut observation = observed_counters(requests, errors, 0.0);
-            if let Some(Ok(health)) = &mut observation.health {
-                health.uptime_seconds = None;
-            }
-            bake.record(observation);
+/// Observations of a server with four processes, each with its own counters and uptime. One was restarted at `restart`.
+fn observed_processes(restart: Option<f64>) -> impl Iterator<Item = Observation> {
+    (0..60_u32).map(move |second| {
+        let at = f64::from(second);
+        let process = u64::from(second * 7 % 4);
+        let before = 3.0 + 0.3 * process as f64;
+        let uptime = match restart {
+            Some(restart) if process == 2 && at >= restart => at - restart,
+            _ => at + before,
+        };
+        Observation {
+            at: Duration::from_secs(u64::from(second)),
+            traffic: sample(30, 0),
+            ..observed_counters(100 * process + 10 * u64::from(second), 0, uptime)
         }
-        let verdict = bake.verdict(Duration::from_secs(2)).unwrap();
-        let expected = "it stopped: its own counters fell from 120 requests and 3 failures to ";
-        assert!(verdict.summary.starts_with(expected), "{}", verdict.summary);
+    })
+}
+
+#[test]
+fn processes_of_a_server_are_not_a_restart() {
+    let mut bake = bake();
+    for observation in observed_processes(None) {
+        let elapsed = observation.at;
+        bake.record(observation);
+        assert_eq!(conclusion(&mut bake, elapsed), None, "{elapsed:?}");
     }
+    let verdict = bake.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Pass, "{verdict:?}");
+    let warning = "the release's own counters were not used";
+    let mut warnings = verdict.warnings.iter();
+    assert!(warnings.any(|it| it.starts_with(warning)), "{verdict:?}");
+}
+
+#[test]
+fn restart_of_one_process_is_detected_by_its_uptime() {
+    let mut bake = bake();
+    observed_processes(Some(20.0)).for_each(|observation| bake.record(observation));
+    let verdict = bake.verdict(MINUTE).unwrap();
+    let expected = "it stopped: its uptime fell from 25 s to 2 s, so it crashed";
+    assert!(verdict.summary.starts_with(expected), "{}", verdict.summary);
+}
+
+#[test]
+fn falling_counters_without_uptime_are_not_a_restart() {
+    let mut bake = bake();
+    for mut observation in observed_processes(None) {
+        if let Some(Ok(health)) = &mut observation.health {
+            health.uptime_seconds = None;
+        }
+        bake.record(observation);
+    }
+    let verdict = bake.verdict(MINUTE).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Pass, "{verdict:?}");
 }
 
 #[test]
