@@ -3,7 +3,9 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use jiff::Timestamp;
-use model_repository::{CONFIG_FILE, MODEL_FILE, ReleaseDirectory, TOKENIZER_FILE};
+use model_repository::{
+    CONFIG_FILE, MODEL_FILE, ReleaseDirectory, RepositoryError, TOKENIZER_FILE,
+};
 
 use crate::{
     color::Color,
@@ -124,9 +126,7 @@ impl Promotion {
         if is_older(&directory, self.began) {
             return None;
         }
-        // Files are hashed on a thread of their own: the monitor goes on with its checks.
-        let digest = tokio::task::spawn_blocking(move || directory.digest()).await;
-        match digest.ok()? {
+        match digest_of(directory).await? {
             Ok(digest) if digest == self.digest => None,
             Ok(digest) => Some(format!(
                 "{shown} is not what was promoted on {color}: its digest is {}, that of the promoted files was {}; \
@@ -139,6 +139,13 @@ impl Promotion {
             )),
         }
     }
+}
+
+/// Hashes the files on a thread of their own, which does not keep this process from ending, as a thread of tokio would.
+async fn digest_of(directory: ReleaseDirectory) -> Option<Result<String, RepositoryError>> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || sender.send(directory.digest()));
+    receiver.await.ok()
 }
 
 /// Whether a release was last changed before a time. The kernel sets these times, and no program can choose them.
