@@ -386,6 +386,35 @@ fn change_release(stack: &Stack, version: &str) -> Result {
     Ok(fs::write(path, format!("{text}\n"))?)
 }
 
+/// Replaces a file of a release by a pipe without a writer: who reads it waits, as for a very large model.
+fn make_endless(stack: &Stack, version: &str) -> Result {
+    change_release(stack, version)?;
+    let path = stack
+        .path("models/sentiment")
+        .join(version)
+        .join("config.json");
+    fs::remove_file(&path)?;
+    let made = std::process::Command::new("mkfifo").arg(&path).status()?;
+    ensure!(made.success(), "mkfifo: {made}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn monitor_checks_and_stops_while_it_hashes_a_release() -> Result {
+    let stack = start_with_standby().await?;
+    make_endless(&stack, "v2")?;
+    let receiver = AlertReceiver::start(0).await?;
+    let arguments = monitor_arguments(&receiver);
+    let monitor = stack.start_deployer(&as_strs(&arguments))?;
+    stack.signal_service("blue", "KILL")?;
+    let alerted = receiver.wait_for_alert("down", "blue").await;
+    Stack::signal_deployer(&monitor, "TERM")?;
+    let run = Stack::wait_for_exit(monitor, &["monitor"]).await?;
+    alerted.with_context(|| format!("{run:?}"))?;
+    ensure!(run.code == 0, "{run:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_release_files_are_named_by_status_doctor_and_monitor() -> Result {
     let stack = start_with_standby().await?;

@@ -3,7 +3,9 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use jiff::Timestamp;
-use model_repository::{CONFIG_FILE, MODEL_FILE, ReleaseDirectory, TOKENIZER_FILE};
+use model_repository::{
+    CONFIG_FILE, MODEL_FILE, ReleaseDirectory, RepositoryError, TOKENIZER_FILE,
+};
 
 use crate::{
     color::Color,
@@ -23,7 +25,7 @@ pub(crate) struct Differences {
 }
 
 impl Differences {
-    /// Compares `color`, whose server reports `health`, with the last promotion in the history.
+    /// Compares `color`, whose server reports `health`, with the promotion of the release that it should hold.
     ///
     /// A deployment at work replaces the release of its idle color, so that color differs in nothing.
     pub(crate) async fn find(
@@ -38,12 +40,12 @@ impl Differences {
             return Self::default();
         }
         let history = ports.journal.read_history().await.unwrap_or_default();
-        let Some(promotion) = Promotion::last(&history.entries, color, settings) else {
+        let Some(promotion) = Promotion::held_by(&history.entries, color, settings) else {
             return Self::default();
         };
         Self {
             server: health.and_then(|health| promotion.differs_from_server(color, health)),
-            files: promotion.differs_from_files(color, settings).await,
+            files: promotion.differs_from_files(settings).await,
         }
     }
 
@@ -55,6 +57,8 @@ impl Differences {
 
 /// A release that was promoted.
 struct Promotion {
+    /// Where it was promoted.
+    color: Color,
     release: Release,
     digest: String,
     /// When its deployment began. The digest is as old.
@@ -62,16 +66,24 @@ struct Promotion {
 }
 
 impl Promotion {
-    /// The last promotion on a color; `None` if its digest is unknown.
-    fn last(history: &[HistoryEntry], color: Color, settings: &Settings) -> Option<Self> {
-        let is_promotion =
-            |entry: &&HistoryEntry| entry.action == Action::Promoted && entry.color == color;
-        let entry = history.iter().rev().find(is_promotion)?;
+    /// The promotion of the release that a color should hold; `None` if there was none, or its digest is unknown.
+    ///
+    /// That is the last promotion on the color. A later rollback may have given the color an earlier release back, which
+    /// may have been promoted on the other color.
+    fn held_by(history: &[HistoryEntry], color: Color, settings: &Settings) -> Option<Self> {
+        let is_promotion = |entry: &&HistoryEntry| entry.action == Action::Promoted;
+        let started = history.iter().rposition(|entry| {
+            entry.color == color && matches!(entry.action, Action::Promoted | Action::Restored)
+        })?;
+        let version = &history[started].version;
+        let mut promotions = history[..=started].iter().rev().filter(is_promotion);
+        let entry = promotions.find(|entry| entry.version == *version)?;
         let seconds = entry.seconds.unwrap_or(f64::MAX);
         let began = jiff::SignedDuration::try_from_secs_f64(seconds)
             .ok()
             .and_then(|duration| entry.at.checked_sub(duration).ok());
         Some(Self {
+            color: entry.color,
             release: Release {
                 model: settings.release.model.clone(),
                 version: entry.version.clone()?,
@@ -87,15 +99,17 @@ impl Promotion {
         let version = health.model_version.as_deref().unwrap_or("a release");
         (*digest != self.digest).then(|| {
             format!(
-                "{color} serves {version} with the digest {}, but {} with the digest {} was promoted there",
+                "{color} serves {version} with the digest {}, but {} with the digest {} was promoted on {}",
                 short(digest),
                 self.release.version,
-                short(&self.digest)
+                short(&self.digest),
+                self.color
             )
         })
     }
 
-    async fn differs_from_files(&self, color: Color, settings: &Settings) -> Option<String> {
+    async fn differs_from_files(&self, settings: &Settings) -> Option<String> {
+        let color = self.color;
         let Release { model, version, .. } = &self.release;
         let root = settings.release.model_root.as_ref()?;
         let shown = root.join(model).join(version);
@@ -112,9 +126,7 @@ impl Promotion {
         if is_older(&directory, self.began) {
             return None;
         }
-        // Files are hashed on a thread of their own: the monitor goes on with its checks.
-        let digest = tokio::task::spawn_blocking(move || directory.digest()).await;
-        match digest.ok()? {
+        match digest_of(directory).await? {
             Ok(digest) if digest == self.digest => None,
             Ok(digest) => Some(format!(
                 "{shown} is not what was promoted on {color}: its digest is {}, that of the promoted files was {}; \
@@ -127,6 +139,13 @@ impl Promotion {
             )),
         }
     }
+}
+
+/// Hashes the files on a thread of their own, which does not keep this process from ending, as a thread of tokio would.
+async fn digest_of(directory: ReleaseDirectory) -> Option<Result<String, RepositoryError>> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || sender.send(directory.digest()));
+    receiver.await.ok()
 }
 
 /// Whether a release was last changed before a time. The kernel sets these times, and no program can choose them.
@@ -199,17 +218,46 @@ mod tests {
             entry(Action::Promoted, Color::Blue, "v3"),
             entry(Action::Refused, Color::Green, "v4"),
         ];
-        let promotion = Promotion::last(&history, Color::Green, &settings).unwrap();
+        let promotion = Promotion::held_by(&history, Color::Green, &settings).unwrap();
         assert_eq!(promotion.release.version, "v2");
         assert_eq!(promotion.began, Timestamp::from_second(940).unwrap());
-        assert!(Promotion::last(&history[..2], Color::Blue, &settings).is_none());
+        assert!(Promotion::held_by(&history[..2], Color::Blue, &settings).is_none());
+    }
+
+    #[test]
+    fn restored_release_is_compared_with_its_own_promotion() {
+        let (settings, _root) = installation();
+        let restored = |version| HistoryEntry {
+            digest: None,
+            seconds: None,
+            ..entry(Action::Restored, Color::Green, version)
+        };
+        let mut history = vec![
+            entry(Action::Promoted, Color::Blue, "v1"),
+            entry(Action::Promoted, Color::Green, "v3"),
+            entry(Action::RolledBack, Color::Green, "v3"),
+            restored("v1"),
+        ];
+        history[0].digest = Some("1111111111111111".to_owned());
+        let promotion = Promotion::held_by(&history, Color::Green, &settings).unwrap();
+        assert_eq!(promotion.release.version, "v1");
+        assert_eq!(promotion.digest, "1111111111111111");
+        assert_eq!(promotion.color, Color::Blue);
+
+        // A release that was never promoted has nothing to differ from.
+        history.push(restored("v0"));
+        assert!(Promotion::held_by(&history, Color::Green, &settings).is_none());
+
+        history.push(entry(Action::Promoted, Color::Green, "v4"));
+        let promotion = Promotion::held_by(&history, Color::Green, &settings).unwrap();
+        assert_eq!(promotion.release.version, "v4");
     }
 
     #[test]
     fn server_differs_by_digest_only_if_it_reports_one() {
         let (settings, _root) = installation();
         let history = [entry(Action::Promoted, Color::Blue, "v1")];
-        let promotion = Promotion::last(&history, Color::Blue, &settings).unwrap();
+        let promotion = Promotion::held_by(&history, Color::Blue, &settings).unwrap();
         let differs = |digest: Option<&str>| {
             let health = Health {
                 model_version: Some("v1".to_owned()),
@@ -231,18 +279,18 @@ mod tests {
     async fn files_are_compared_only_if_changed_after_promotion() {
         let (settings, root) = installation();
         let history = [entry(Action::Promoted, Color::Blue, "v1")];
-        let mut promotion = Promotion::last(&history, Color::Blue, &settings).unwrap();
-        let text = promotion.differs_from_files(Color::Blue, &settings).await;
+        let mut promotion = Promotion::held_by(&history, Color::Blue, &settings).unwrap();
+        let text = promotion.differs_from_files(&settings).await;
         let text = text.unwrap();
         assert!(
             text.contains("v1 is not what was promoted on blue"),
             "{text}"
         );
         promotion.began = Timestamp::now() + Duration::from_mins(1);
-        let text = promotion.differs_from_files(Color::Blue, &settings).await;
+        let text = promotion.differs_from_files(&settings).await;
         assert_eq!(text, None);
         fs::remove_dir_all(root.path().join("sentiment/v1")).unwrap();
-        let text = promotion.differs_from_files(Color::Blue, &settings).await;
+        let text = promotion.differs_from_files(&settings).await;
         assert!(text.unwrap().contains("are gone"));
     }
 }

@@ -183,3 +183,42 @@ async fn answer_that_ends_by_closing_passes_as_it_comes() -> Result {
     ensure!(answer.contains(" and end"), "{answer}");
     Ok(())
 }
+
+/// The paths in the router's log, once it has the path `last`.
+async fn logged_paths(toys: &Toys, last: &str) -> Result<Vec<String>> {
+    let log = toys.stack.path("run/logs/access.log");
+    let read = async {
+        loop {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let lines = text
+                .lines()
+                .flat_map(serde_json::from_str::<serde_json::Value>);
+            let paths: Vec<String> = lines
+                .filter_map(|line| Some(line["uri"].as_str()?.to_owned()))
+                .collect();
+            if paths.iter().any(|path| path == last) {
+                return paths;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let read = tokio::time::timeout(Duration::from_secs(30), read).await;
+    read.with_context(|| format!("no request for {last} is logged within 30 s"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_probes_are_not_logged_whether_they_pass_or_fail() -> Result {
+    let toys = Toys::start(Repeat::Always).await?;
+    let passed = toys.ask("GET", "/health", "").await?;
+    ensure!(passed.starts_with("HTTP/1.1 200 "), "{passed}");
+    toys.blue.stop();
+    toys.green.stop();
+    let failed = toys.ask("GET", "/health", "").await?;
+    ensure_own_error(&failed, 502)?;
+    let failed = toys.ask("GET", "/health?from=balancer", "").await?;
+    ensure_own_error(&failed, 502)?;
+    ensure_own_error(&toys.ask("GET", "/last", "").await?, 502)?;
+    let paths = logged_paths(&toys, "/last").await?;
+    ensure!(paths == ["/last"], "logged: {paths:?}");
+    Ok(())
+}

@@ -136,8 +136,8 @@ impl Counts {
             Symptom::Unlabeled => (self.answered, self.unlabeled),
             Symptom::NotServed => {
                 let refused: u64 = self.refused.values().sum();
-                let useless = self.failed + self.both_failed + self.gave_up + refused;
-                (self.requests, useless)
+                let not_served = self.failed + self.both_failed + self.gave_up + refused;
+                (self.requests, not_served)
             }
         };
         Tally { requests, failed }

@@ -64,6 +64,7 @@ pub(crate) async fn run(
         failover_failed: false,
         job: None,
         trimmed: None,
+        comparison: None,
         compared: None,
         read_up_to: None,
         journal_unreadable: false,
@@ -121,6 +122,14 @@ async fn check(ports: &Ports, color: Color, example: Option<&Example>) -> Result
     predicted.and(health).map_err(|error| error.to_string())
 }
 
+/// Resolves when a background action ends; never if there is none.
+async fn end_of<T: Future + Unpin>(action: &mut Option<T>) -> T::Output {
+    match action {
+        Some(action) => action.await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Monitor<'_> {
     async fn run_until(&mut self, shutdown: impl Future<Output = ()>) {
         self.read_log().await;
@@ -129,28 +138,29 @@ impl Monitor<'_> {
         let (ports, example) = (self.ports, self.example);
         let mut stop = pin!(shutdown);
         loop {
-            let job = async {
-                match &mut self.job {
-                    Some(job) => job.await,
-                    None => std::future::pending().await,
-                }
-            };
-            let results = async {
+            let mut checks = pin!(async {
                 ticks.tick().await;
                 CheckResults::get(ports, example).await
-            };
-            tokio::select! {
-                biased;
-                () = &mut stop => return,
-                started = job => {
-                    self.job = None;
-                    if let Some(color) = started {
-                        self.colors[index(color)].restarted = Some(Instant::now());
+            });
+            let results = loop {
+                tokio::select! {
+                    biased;
+                    () = &mut stop => return,
+                    started = end_of(&mut self.job) => {
+                        self.job = None;
+                        if let Some(color) = started {
+                            self.colors[index(color)].restarted = Some(Instant::now());
+                        }
                     }
+                    differences = end_of(&mut self.comparison) => {
+                        self.comparison = None;
+                        self.report_changed_releases(differences);
+                    }
+                    results = &mut checks => break results,
                 }
-                // Completed once begun: a move of traffic is recorded.
-                results = results => self.record(results).await,
-            }
+            };
+            // Completed once begun: a move of traffic is recorded.
+            self.record(results).await;
         }
     }
 
@@ -211,7 +221,7 @@ impl Monitor<'_> {
                 self.report_interruption(entries).await;
             }
         }
-        self.report_changed_releases().await;
+        self.compare_releases();
         self.trim_logs();
     }
 

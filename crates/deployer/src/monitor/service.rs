@@ -29,6 +29,10 @@ use crate::{
 /// the color that traffic left.
 pub(super) type BackgroundJob<'a> = Pin<Box<dyn Future<Output = Option<Color>> + 'a>>;
 
+/// A comparison of both colors with what was promoted there, which runs while the checks continue: hashing the files of a
+/// large model takes long. It resolves to the differences of blue and green.
+pub(super) type Comparison<'a> = Pin<Box<dyn Future<Output = [Vec<String>; 2]> + 'a>>;
+
 /// The monitor, with what it knows.
 pub(super) struct Monitor<'a> {
     pub(super) settings: &'a Settings,
@@ -48,7 +52,9 @@ pub(super) struct Monitor<'a> {
     /// An action that runs in the background.
     pub(super) job: Option<BackgroundJob<'a>>,
     pub(super) trimmed: Option<Instant>,
-    /// When the colors were last compared with what was promoted there.
+    /// A comparison that runs in the background.
+    pub(super) comparison: Option<Comparison<'a>>,
+    /// When the last comparison began.
     pub(super) compared: Option<Instant>,
     /// Whether the journal could not be read in the last round.
     pub(super) journal_unreadable: bool,

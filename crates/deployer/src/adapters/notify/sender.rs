@@ -1,8 +1,9 @@
 //! Sends the undelivered notifications of one receiver, in order.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::{
     adapters::notify::{notification::Notification, spool::Spool},
@@ -27,6 +28,39 @@ pub(super) enum Failure {
     Notification(String),
 }
 
+/// The notifications that a receiver rejected. Each is sent again after a pause of its own, so that it delays no other.
+#[derive(Default)]
+struct Rejected(HashMap<String, Pause>);
+
+struct Pause {
+    until: Instant,
+    length: Duration,
+}
+
+impl Rejected {
+    fn is_paused(&self, id: &str) -> bool {
+        self.0.get(id).is_some_and(|it| Instant::now() < it.until)
+    }
+
+    /// Pauses a notification that was rejected. Returns whether this is the first time.
+    fn pause(&mut self, id: &str) -> bool {
+        let length = self.0.get(id).map_or(FIRST_PAUSE, |it| doubled(it.length));
+        let until = Instant::now() + length;
+        let earlier = self.0.insert(id.to_owned(), Pause { until, length });
+        earlier.is_none()
+    }
+
+    /// Forgets the notifications that no longer wait.
+    fn keep_only(&mut self, waiting: &[Notification]) {
+        self.0.retain(|id, _| waiting.iter().any(|it| it.id == *id));
+    }
+}
+
+/// The pause after one more failure.
+fn doubled(pause: Duration) -> Duration {
+    (pause * 2).min(LONGEST_PAUSE)
+}
+
 /// Sends what waits for one receiver.
 pub(super) struct Sender<'a, P> {
     pub(super) receiver: &'static str,
@@ -38,33 +72,39 @@ pub(super) struct Sender<'a, P> {
 }
 
 impl<P: AsyncFn(&Notification) -> Result<(), Failure>> Sender<'_, P> {
-    /// Sends the notifications that wait now, and drops old ones. Returns the last failure.
+    /// Sends the notifications that wait now, and drops old ones. Fails if the receiver accepts nothing now.
     ///
     /// The caller holds the lock of the receiver's sender. A notification that is sent while this future is dropped
     /// stays undelivered, so it may be sent twice.
-    pub(super) async fn send_waiting(&self) -> Result<(), String> {
-        let mut result = Ok(());
-        for notification in self.spool.waiting(self.receiver) {
+    async fn send_waiting(&self, rejected: &mut Rejected) -> Result<(), String> {
+        let waiting = self.spool.waiting(self.receiver);
+        rejected.keep_only(&waiting);
+        for notification in waiting {
+            if rejected.is_paused(&notification.id) {
+                continue;
+            }
             match (self.post)(&notification).await {
                 Ok(()) => self.spool.remove(self.receiver, &notification.id),
                 Err(failure) => {
                     self.drop_if_expired(&notification);
                     match failure {
-                        Failure::Notification(problem) => result = Err(problem),
-                        Failure::Receiver(problem) => {
-                            result = Err(problem);
-                            break;
+                        Failure::Notification(problem) => {
+                            if rejected.pause(&notification.id) {
+                                self.warn_undelivered(&problem);
+                            }
                         }
+                        Failure::Receiver(problem) => return Err(problem),
                     }
                 }
             }
         }
-        result
+        Ok(())
     }
 
     /// Sends what waits, and what is added later, until this future is dropped.
     pub(super) async fn send_always(&self) {
         let mut pause = FIRST_PAUSE;
+        let mut rejected = Rejected::default();
         let mut lock = None;
         loop {
             if lock.is_none() {
@@ -75,7 +115,7 @@ impl<P: AsyncFn(&Notification) -> Result<(), Failure>> Sender<'_, P> {
                 tokio::time::sleep(INTERVAL).await;
                 continue;
             }
-            match self.send_waiting().await {
+            match self.send_waiting(&mut rejected).await {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
                     tokio::time::sleep(INTERVAL).await;
@@ -85,7 +125,7 @@ impl<P: AsyncFn(&Notification) -> Result<(), Failure>> Sender<'_, P> {
                         self.warn_undelivered(&problem);
                     }
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = doubled(pause);
                 }
             }
         }
@@ -96,7 +136,8 @@ impl<P: AsyncFn(&Notification) -> Result<(), Failure>> Sender<'_, P> {
         let Some(_lock) = self.spool.lock_sender(self.receiver) else {
             return;
         };
-        let sent = tokio::time::timeout(limit, self.send_waiting()).await;
+        let mut rejected = Rejected::default();
+        let sent = tokio::time::timeout(limit, self.send_waiting(&mut rejected)).await;
         let result = sent.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
         if let Err(problem) = result {
             self.warn_undelivered(&problem);
@@ -133,8 +174,6 @@ pub(super) fn is_expired(notification: &Notification, limit: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-
-    use tokio::time::Instant;
 
     use super::*;
     use crate::adapters::notify::test_notification;
@@ -198,9 +237,45 @@ mod tests {
             }
             Ok(())
         };
-        let sent = sender(&spool, NEVER, post).send_waiting().await;
-        assert_eq!(sent, Err("it answered 400".to_owned()));
+        let mut rejected = Rejected::default();
+        let sender = sender(&spool, NEVER, post);
+        assert_eq!(sender.send_waiting(&mut rejected).await, Ok(()));
+        assert!(rejected.is_paused(&bad.id));
         assert_eq!(spool.waiting("webhook"), [bad]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn later_alert_is_sent_at_once_after_a_rejected_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::in_directory(directory.path().to_owned());
+        let [bad, good] = [0, 1].map(test_notification);
+        let (attempts, delivered) = (RefCell::new(0), RefCell::new(None));
+        let post = async |notification: &Notification| {
+            if *notification == bad {
+                *attempts.borrow_mut() += 1;
+                return Err(Failure::Notification("it answered 400".to_owned()));
+            }
+            *delivered.borrow_mut() = Some(Instant::now());
+            Ok(())
+        };
+        spool.add("webhook", &bad);
+        let sender = sender(&spool, NEVER, post);
+        let added = RefCell::new(None);
+        let another_process = async {
+            tokio::time::sleep(Duration::from_mins(10)).await;
+            spool.add("webhook", &good);
+            *added.borrow_mut() = Some(Instant::now());
+            tokio::time::sleep(INTERVAL * 2).await;
+        };
+        tokio::select! {
+            () = sender.send_always() => {}
+            () = another_process => {}
+        }
+        let delivered = delivered.borrow().expect("not sent at once");
+        let delay = delivered - added.borrow().unwrap();
+        assert!(delay <= INTERVAL, "{delay:?}");
+        let attempts = *attempts.borrow();
+        assert!((10..20).contains(&attempts), "{attempts} attempts");
     }
 
     #[tokio::test]
@@ -220,7 +295,8 @@ mod tests {
             Err(Failure::Receiver("it answered 503".to_owned()))
         };
         let sender = sender(&spool, Duration::from_hours(1), post);
-        sender.send_waiting().await.unwrap_err();
+        let mut rejected = Rejected::default();
+        sender.send_waiting(&mut rejected).await.unwrap_err();
         assert_eq!(*tried.borrow(), [old]);
         assert_eq!(spool.waiting("webhook"), [recent]);
     }
