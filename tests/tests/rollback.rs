@@ -40,7 +40,7 @@ mod alone {
         let asked = Instant::now();
         let run = stack.expect_exit(0, &["rollback"]).await?;
         let returned = Instant::now();
-        let deployed = Stack::wait_for_exit(deployer, &arguments).await?;
+        let ended = Stack::wait_for_exit(deployer, &arguments).await?;
         traffic.wait_for_requests(traffic.count() + 200).await?;
         let log = traffic.stop().await;
 
@@ -48,12 +48,10 @@ mod alone {
             run.stdout.contains("rolled back: blue serves v1"),
             "{run:?}"
         );
-        ensure!(deployed.code == 20, "{deployed:?}");
+        ensure!(ended.code == 20, "{ended:?}");
         ensure!(
-            deployed
-                .stderr
-                .contains("stopped by `deployer rollback` by"),
-            "{deployed:?}"
+            ended.stderr.contains("stopped by `deployer rollback` by"),
+            "{ended:?}"
         );
         log.ensure_none_failed()?;
         let took = last_answer_of(&log, "v2", asked).context("v2 answered nothing")?;
@@ -77,7 +75,7 @@ mod alone {
         let run = stack.expect_exit(0, &["rollback"]).await?;
         let returned = Instant::now();
         Stack::signal_deployer(&deployer, "CONT")?;
-        let deployed = Stack::wait_for_exit(deployer, &["deploy", "v2"]).await?;
+        let ended = Stack::wait_for_exit(deployer, &["deploy", "v2"]).await?;
         traffic.wait_for_requests(traffic.count() + 200).await?;
         let log = traffic.stop().await;
 
@@ -86,7 +84,7 @@ mod alone {
             "{run:?}"
         );
         ensure!(run.stdout.contains("this is not recorded"), "{run:?}");
-        ensure!(deployed.code == 20, "{deployed:?}");
+        ensure!(ended.code == 20, "{ended:?}");
         log.ensure_none_failed()?;
         let took = last_answer_of(&log, "v2", asked).context("v2 answered nothing")?;
         println!("traffic was back after {took:?}");
@@ -114,7 +112,7 @@ async fn rollback_during_a_gate_refuses_the_candidate() -> Result {
     let deployer = stack.start_deployer(&arguments)?;
     stack.wait_for_phase("healthy").await?;
     let run = stack.expect_exit(0, &["rollback"]).await?;
-    let deployed = Stack::wait_for_exit(deployer, &arguments).await?;
+    let ended = Stack::wait_for_exit(deployer, &arguments).await?;
     let log = traffic.stop().await;
 
     ensure!(
@@ -122,7 +120,7 @@ async fn rollback_during_a_gate_refuses_the_candidate() -> Result {
             .contains("refused: blue serves v1; traffic had not moved"),
         "{run:?}"
     );
-    ensure!(deployed.code == 10, "{deployed:?}");
+    ensure!(ended.code == 10, "{ended:?}");
     log.ensure_none_failed()?;
     log.ensure_answered_only_by("v1")
 }
@@ -140,8 +138,8 @@ async fn abort_ends_a_deployment_and_nothing_else() -> Result {
         run.stdout.contains("rolled back: blue serves v1"),
         "{run:?}"
     );
-    let deployed = Stack::wait_for_exit(deployer, &["deploy", "v2"]).await?;
-    ensure!(deployed.code == 20, "{deployed:?}");
+    let ended = Stack::wait_for_exit(deployer, &["deploy", "v2"]).await?;
+    ensure!(ended.code == 20, "{ended:?}");
     ensure!(stack.status().await?["active"] == "blue");
     Ok(())
 }
@@ -156,11 +154,8 @@ async fn idle_color_gets_its_release_back_after_a_rollback() -> Result {
     let deployer = stack.start_deployer(&arguments)?;
     stack.wait_for_phase("switched").await?;
     stack.expect_exit(0, &["rollback"]).await?;
-    let deployed = Stack::wait_for_exit(deployer, &arguments).await?;
-    ensure!(
-        deployed.stderr.contains("blue holds v1 again"),
-        "{deployed:?}"
-    );
+    let ended = Stack::wait_for_exit(deployer, &arguments).await?;
+    ensure!(ended.stderr.contains("blue holds v1 again"), "{ended:?}");
     let status = stack.status().await?;
     let blue = &status["colors"][0];
     ensure!(status["active"] == "green", "{status}");

@@ -178,13 +178,7 @@ async fn inject_fault(
             tokio::time::sleep(LARGE_MODEL_DELAY).await;
             next.run(request).await
         }
-        Fault::ThreeTimesAsSlow if is_prediction => {
-            let began = Instant::now();
-            tokio::time::sleep(LARGE_MODEL_DELAY).await;
-            let answer = next.run(request).await;
-            tokio::time::sleep(2 * began.elapsed()).await;
-            answer
-        }
+        Fault::ThreeTimesAsSlow if is_prediction => three_times_as_slow(request, next).await,
         Fault::BreaksUnderLoad if under_load && number.is_multiple_of(10) => failure(),
         Fault::StallsUnderLoad if under_load && number.is_multiple_of(500) => {
             tokio::time::sleep(STALL_DELAY).await;
@@ -201,6 +195,14 @@ async fn inject_fault(
         _ if is_prediction && routed => harm_client(fault, routed_count, request, next).await,
         _ => next.run(request).await,
     }
+}
+
+async fn three_times_as_slow(request: Request, next: Next) -> Response<Body> {
+    let began = Instant::now();
+    tokio::time::sleep(LARGE_MODEL_DELAY).await;
+    let answer = next.run(request).await;
+    tokio::time::sleep(2 * began.elapsed()).await;
+    answer
 }
 
 /// Injects the faults that harm predictions through the router, and that no gate sees. `number` counts them from 1.
