@@ -50,8 +50,9 @@ impl Torture {
             }
         }
         if action == Action::Switch && !self.is_healthy("green").await? {
-            // An earlier refusal stopped green.
-            self.stack.expect_exit(0, &["up"]).await?;
+            // It is stopped if it held the version that was refused there.
+            self.run_deployment().await?;
+            self.run_deployment().await?;
         }
         Ok(())
     }

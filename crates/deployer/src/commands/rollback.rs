@@ -14,13 +14,14 @@ use crate::{
     },
     config::Settings,
     deployment::{
+        phase::Phase,
         recover::{self, Recovery},
         rollout::Scope,
         traffic_mover::TrafficMover,
     },
     event::{Event, Reporter},
     exit_code,
-    ports::{JournalError, Ports},
+    ports::{JournalError, Ports, Target},
     report::{Recorder, Reporters, Reports},
     state::{
         action::Action, journal::Journal, journal_entries::JournalEntries, lock_holder::LockHolder,
@@ -217,14 +218,16 @@ async fn fit_previous(
     active: Color,
 ) -> anyhow::Result<Color> {
     let previous = active.other();
+    let health = ports.probe.health(Target::Server(previous)).await.ok();
+    let version = health.and_then(|health| health.model_version);
     if let Some(last) = &entries.deployment
-        && entries.is_rolled_back_to(active)
+        && entries.nothing_to_roll_back(active, version.as_deref())
+        && ports.flags.is_fit(previous).await == Ok(true)
     {
-        let version = served_version(ports, previous).await;
         return Err(CommandError::refused(format!(
             "deployment {} is rolled back already, and {active} serves what it served before; `deployer rollback {}` goes back further",
             last.plan.id,
-            version.as_deref().unwrap_or("VERSION")
+            version.unwrap_or_default()
         )));
     }
     let fit = ports.flags.is_fit(previous).await;
@@ -278,7 +281,9 @@ pub(super) async fn run_with_lock(
             }
             Recovery::Fine => {
                 give_back_release(settings, ports, journal, None, reporter).await;
-                if let Some(ended) = journal.read().await?.deployment
+                // A proven candidate was promoted, and is what this rolls back.
+                if let Some(ended) = journal.read().await.unwrap_or_default().deployment
+                    && ended.phase == Phase::Refused
                     && entries.unfinished_deployment().is_some()
                 {
                     return describe_end(ports, &ended).await;

@@ -26,11 +26,21 @@ impl JournalEntries {
         self.deployment.as_ref().filter(|it| !it.phase.is_end())
     }
 
-    /// Whether the last deployment was rolled back to `active`. Then nothing is left to roll back.
+    /// Whether the last deployment was rolled back to `active`.
     #[must_use]
     pub fn is_rolled_back_to(&self, active: Color) -> bool {
         let last = self.deployment.as_ref();
         last.is_some_and(|it| it.phase == Phase::RolledBack && it.plan.active == active)
+    }
+
+    /// Whether nothing is left to roll back: the last deployment was rolled back to `active`, and the standby, which reports
+    /// the version `standby`, got back the release that it held before. A standby with the candidate lost its traffic by a switch or a
+    /// failover, and can take it again.
+    #[must_use]
+    pub fn nothing_to_roll_back(&self, active: Color, standby: Option<&str>) -> bool {
+        let last = self.deployment.as_ref();
+        let candidate = last.map(|it| it.plan.release.version.as_str());
+        self.is_rolled_back_to(active) && standby.is_some() && standby != candidate
     }
 
     /// The last deployment that touched a server.

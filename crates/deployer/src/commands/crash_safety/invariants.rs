@@ -49,7 +49,7 @@ impl Machine {
         let entries = self.journal().read().await.expect("a journal");
         let can_roll_back = flags.is_fit(standby)
             && self.server(standby).running.is_some()
-            && !entries.is_rolled_back_to(active);
+            && !entries.nothing_to_roll_back(active, self.server(standby).running.as_deref());
         assert_eq!(status["can_roll_back"], can_roll_back, "{status:#}");
     }
 

@@ -110,10 +110,12 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     Status {
         router: settings.router.url.clone(),
         can_roll_back: active.is_some_and(|active| {
-            !entries.is_rolled_back_to(active)
-                && colors.iter().any(|status| {
-                    status.color != active && status.healthy && status.fit == Some(true)
-                })
+            colors.iter().any(|status| {
+                status.color != active
+                    && status.healthy
+                    && status.fit == Some(true)
+                    && !entries.nothing_to_roll_back(active, status.health.model_version.as_deref())
+            })
         }),
         active,
         problems,
