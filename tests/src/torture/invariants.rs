@@ -41,15 +41,15 @@ impl Torture {
         let entries = history["history"]
             .as_array()
             .context("the output has no history")?;
-        let action = entries
-            .last()
-            .map_or("", |entry| entry["action"].as_str().unwrap_or_default());
-        match (phase, action) {
-            // `deployer switch` moved traffic after the deployment.
-            (_, "switched") => ensure!(
-                recovered["active"] == entries[entries.len() - 1]["color"],
-                "{recovered}"
-            ),
+        let about_standby = |entry: &&Value| {
+            ["restored", "not_restored"].contains(&entry["action"].as_str().unwrap_or_default())
+        };
+        let last_entry = entries.iter().rev().find(|it| !about_standby(it));
+        match (phase, last_entry) {
+            // Traffic moved after the deployment.
+            (_, Some(entry)) if entry["id"].is_null() => {
+                ensure!(recovered["active"] == entry["color"], "{recovered}");
+            }
             ("promoted", _) => ensure!(recovered["active"] == plan["idle"], "{recovered}"),
             ("refused" | "rolled_back", _) => {
                 ensure!(recovered["active"] == plan["active"], "{recovered}");
