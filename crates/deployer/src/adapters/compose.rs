@@ -269,8 +269,16 @@ impl Fleet for ComposeFleet {
             .compose(&["ps", "--all", "--quiet", "blue", "green"])
             .await?;
         let names = inspect(ours, "{{.Config.Image}}").await?;
-        let all = self.docker(&["ps", "--all", "--quiet"]).await?;
-        let used = inspect(all, "{{.Image}}").await?;
+        // A container of another service may be removed between the two commands.
+        let mut tries_left = 5;
+        let used = loop {
+            let all = self.docker(&["ps", "--all", "--quiet"]).await?;
+            tries_left -= 1;
+            match inspect(all, "{{.Image}}").await {
+                Err(_) if tries_left > 0 => {}
+                used => break used?,
+            }
+        };
         let repositories: BTreeSet<&str> = names.lines().map(repository).collect();
         for repository in repositories {
             let format = "{{.ID}} {{.Repository}}:{{.Tag}}";
