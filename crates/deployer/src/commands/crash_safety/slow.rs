@@ -52,7 +52,7 @@ async fn manual_rollback_is_recovered_when_any_command_after_it_is_killed() {
 
 #[tokio::test(start_paused = true)]
 async fn switch_is_recovered_when_any_command_after_it_is_killed() {
-    assert_every_pair_is_recovered(Scenario::Switch, &NEXT_COMMANDS, 12, 902).await;
+    assert_every_pair_is_recovered(Scenario::Switch, &NEXT_COMMANDS, 12, 890).await;
 }
 
 #[tokio::test(start_paused = true)]
