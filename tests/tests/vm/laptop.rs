@@ -18,7 +18,14 @@ impl Checkout {
         let directory = tempfile::tempdir()?;
         let mut copy = Command::new("cp");
         copy.arg("-r");
-        for name in ["compose.yaml", "deployer.toml", "nginx", "scripts", "models", ".env"] {
+        for name in [
+            "compose.yaml",
+            "deployer.toml",
+            "nginx",
+            "scripts",
+            "models",
+            ".env",
+        ] {
             let path = repository().join(name);
             // `.env` exists only on a machine that reaches no image registry.
             if path.exists() {
