@@ -8,18 +8,14 @@ use crate::{
     commands::{
         lock::{MAX_WAIT_FOR_MONITOR, lock},
         output::{CommandError, CommandOutput},
-        steps::give_back_release,
+        steps::recover,
         stop::{Stopped, describe_end, stop_deployment},
     },
     config::Settings,
-    deployment::{
-        phase::Phase,
-        recover::{self, Recovery},
-    },
+    deployment::{phase::Phase, recover::Recovery},
     event::{Event, Reporter},
     exit_code,
     ports::Ports,
-    report::{Recorder, Reporters, Reports},
     state::{journal::Journal, lock_holder::LockHolder, stop_request::StopCommand},
 };
 
@@ -91,13 +87,9 @@ async fn end_interrupted(
             "nothing to abort: no deployment is under way",
         ));
     }
-    let reports = &Reports::of(&settings.state);
-    let recorder = Recorder::new(reports.clone());
-    let reporter = &Reporters(vec![reporter, &recorder]);
-    if let Recovery::Halted(reason) = recover::recover(ports, journal, reports, reporter).await? {
+    if let Recovery::Halted(reason) = recover(settings, ports, journal, reporter).await? {
         return Err(CommandError::halted(reason));
     }
-    give_back_release(settings, ports, journal, None, reporter).await;
     match journal.read().await?.deployment {
         Some(entry) => describe_end(ports, &entry).await,
         None => Ok(CommandOutput::success("aborted")),

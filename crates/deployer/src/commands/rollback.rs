@@ -9,20 +9,15 @@ use crate::{
     commands::{
         deploy,
         output::{CommandError, CommandOutput},
-        steps::{give_back_release, served_version, stop_leftover_shadow},
+        steps::{give_back_release, recover, served_version, stop_leftover_shadow},
         stop::{Stopped, describe_end, stop_deployment},
     },
     config::Settings,
-    deployment::{
-        phase::Phase,
-        recover::{self, Recovery},
-        rollout::Scope,
-        traffic_mover::TrafficMover,
-    },
+    deployment::{phase::Phase, recover::Recovery, rollout::Scope, traffic_mover::TrafficMover},
     event::{Event, Reporter},
     exit_code,
     ports::{JournalError, Ports, Target},
-    report::{Recorder, Reporters, Reports},
+    report::Reports,
     state::{
         action::Action, journal::Journal, journal_entries::JournalEntries, lock_holder::LockHolder,
         stop_request::StopCommand,
@@ -190,21 +185,18 @@ async fn record_later(
             locked => break locked?,
         }
     };
-    let reports = &Reports::of(&settings.state);
-    if journal.read().await?.is_rolled_back_to(to) {
+    let entries = journal.read().await?;
+    if entries.is_rolled_back_to(to) {
         return Ok(());
     }
-    if journal.read().await?.unfinished_deployment().is_some() {
-        let recorder = Recorder::new(reports.clone());
-        let reporter = &Reporters(vec![reporter, &recorder]);
-        recover::recover(ports, &journal, reports, reporter).await?;
-        give_back_release(settings, ports, &journal, None, reporter).await;
+    if entries.unfinished_deployment().is_some() {
+        recover(settings, ports, &journal, reporter).await?;
         return Ok(());
     }
     let traffic_mover = TrafficMover {
         ports,
         journal: &journal,
-        reports,
+        reports: &Reports::of(&settings.state),
         reporter,
     };
     traffic_mover.record_rollback(from, to, "by hand").await;
@@ -218,11 +210,16 @@ async fn fit_previous(
     active: Color,
 ) -> anyhow::Result<Color> {
     let previous = active.other();
+    let fit = ports.flags.is_fit(previous).await;
+    if !fit.map_err(CommandError::refused)? {
+        return Err(CommandError::refused(format!(
+            "nothing to roll back to: {previous} holds no release that was promoted; `deployer switch {previous}` moves traffic to it without this check"
+        )));
+    }
     let health = ports.probe.health(Target::Server(previous)).await.ok();
     let version = health.and_then(|health| health.model_version);
     if let Some(last) = &entries.deployment
         && entries.nothing_to_roll_back(active, version.as_deref())
-        && ports.flags.is_fit(previous).await == Ok(true)
     {
         return Err(CommandError::refused(format!(
             "deployment {} is rolled back already, and {active} serves what it served before; `deployer rollback {}` goes back further",
@@ -230,13 +227,7 @@ async fn fit_previous(
             version.unwrap_or_default()
         )));
     }
-    let fit = ports.flags.is_fit(previous).await;
-    if fit.map_err(CommandError::refused)? {
-        return Ok(previous);
-    }
-    Err(CommandError::refused(format!(
-        "nothing to roll back to: {previous} holds no release that was promoted; `deployer switch {previous}` moves traffic to it without this check"
-    )))
+    Ok(previous)
 }
 
 /// The version that `color` serves. Fails if it is not healthy, so that traffic stays on `active`.
@@ -255,8 +246,6 @@ pub(super) async fn run_with_lock(
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    let reports = &Reports::of(&settings.state);
-    let recorder = Recorder::new(reports.clone());
     stop_leftover_shadow(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
     // A rollback must not wait for an unreadable journal.
@@ -266,12 +255,10 @@ pub(super) async fn run_with_lock(
         JournalEntries::default()
     });
     if entries.unfinished_deployment().is_some() || entries.traffic_move.is_some() {
-        let reporter = &Reporters(vec![reporter, &recorder]);
-        match recover::recover(ports, journal, reports, reporter).await? {
+        match recover(settings, ports, journal, reporter).await? {
             Recovery::Halted(reason) => return Err(CommandError::halted(reason)),
             // The recovery was the rollback.
             Recovery::RolledBack(color) => {
-                give_back_release(settings, ports, journal, None, reporter).await;
                 let version = served_version(ports, color)
                     .await
                     .unwrap_or_else(|error| error);
@@ -280,7 +267,6 @@ pub(super) async fn run_with_lock(
                 )));
             }
             Recovery::Fine => {
-                give_back_release(settings, ports, journal, None, reporter).await;
                 // A proven candidate was promoted, and is what this rolls back.
                 if let Some(ended) = journal.read().await.unwrap_or_default().deployment
                     && ended.phase == Phase::Refused

@@ -3,9 +3,13 @@
 use crate::{
     color::Color,
     config::Settings,
-    deployment::restore::restore_release,
+    deployment::{
+        recover::{self, Recovery},
+        restore::restore_release,
+    },
     event::{Event, Reporter},
     ports::{Ports, Target},
+    report::{Recorder, Reporters, Reports},
     shutdown::shutdown,
     state::journal::Journal,
 };
@@ -18,6 +22,21 @@ pub(super) async fn stop_leftover_shadow(ports: &Ports, reporter: &dyn Reporter)
             text: error.to_string(),
         });
     }
+}
+
+/// Completes or undoes what a killed deployer left, in its report too, and gives the idle color its release back.
+pub(super) async fn recover(
+    settings: &Settings,
+    ports: &Ports,
+    journal: &Journal<'_>,
+    reporter: &dyn Reporter,
+) -> anyhow::Result<Recovery> {
+    let reports = &Reports::of(&settings.state);
+    let recorder = Recorder::new(reports.clone());
+    let reporter = &Reporters(vec![reporter, &recorder]);
+    let recovery = recover::recover(ports, journal, reports, reporter).await?;
+    give_back_release(settings, ports, journal, None, reporter).await;
+    Ok(recovery)
 }
 
 /// Gives the idle color back the release that it held before a deployment that failed; see [`restore_release`]. A signal

@@ -41,16 +41,18 @@ pub async fn version_to_hold(
     let Some(DeploymentEntry { plan, .. }) = failed_deployment(&entries) else {
         return recorded;
     };
+    if plan.idle != color || recorded.as_ref() != Some(&plan.release.version) {
+        return recorded;
+    }
     let history = journal.read_history().await.unwrap_or_default().entries;
     let was_promoted = history
         .iter()
         .any(|entry| entry.action == Action::Promoted && entry.id.as_ref() == Some(&plan.id));
-    let is_failed = plan.idle == color && recorded.as_ref() == Some(&plan.release.version);
-    if is_failed && !was_promoted {
-        let earlier = plan.idle_version.clone();
-        return earlier.filter(|version| *version != plan.release.version);
+    if was_promoted {
+        return recorded;
     }
-    recorded
+    let earlier = plan.idle_version.clone();
+    earlier.filter(|version| *version != plan.release.version)
 }
 
 /// Starts the release again that the idle color held before the last deployment, if that was refused or rolled back. It
