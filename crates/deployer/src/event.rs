@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     color::Color,
-    deployment::{phase::Phase, plan::Plan},
+    deployment::{interrupted::Interrupted, phase::Phase, plan::Plan},
     evidence::{request::Request, tally::Tally, verdict::Verdict},
 };
 
@@ -68,6 +68,17 @@ pub enum Event<'a> {
         version: &'a str,
         /// Why it does not hold it again, if so.
         result: Result<(), &'a str>,
+    },
+    /// A color on which requests may have hung was stopped.
+    ColorStopped {
+        /// The color.
+        color: Color,
+        /// How many requests the router worked on before, to both colors; `None` if it did not say.
+        in_flight: Option<u64>,
+        /// The requests that this interrupted; `None` if this machine cannot read the router's log.
+        interrupted: Option<&'a [Interrupted]>,
+        /// The same as a sentence.
+        text: &'a str,
     },
     /// Requests were read from the router's log.
     RequestsLogged {

@@ -13,6 +13,17 @@ pub struct Release {
     pub digest: Option<String>,
 }
 
+/// A release that a color holds, as the fleet can start it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldRelease {
+    /// The version.
+    pub version: String,
+    /// The image; `None` if the fleet has no images, or starts its default image.
+    pub image: Option<String>,
+    /// SHA-256 of the model's files that the server reported; `None` if it did not.
+    pub digest: Option<String>,
+}
+
 /// The answer to a health check that passed.
 ///
 /// Answering `GET /health` with 200 is enough. A missing field makes a gate impossible; that gate is skipped

@@ -26,6 +26,7 @@ use crate::{
     color::Color,
     config::{ComposeSettings, Settings},
     ports::{Fleet, PortError, Service, ServiceState},
+    release::HeldRelease,
 };
 
 /// The name of the service that runs `deployer monitor`.
@@ -83,6 +84,36 @@ impl ComposeFleet {
         let (shown, command) = self.compose_command(arguments);
         let printed = self.printed(&shown, self.changes.run(command)).await?;
         printed.map_err(|errors| failure::of_docker(&shown, &errors))
+    }
+
+    /// Replaces what `color` runs by `version` of `image`; by Compose's default image if that is `None`.
+    async fn start_image(
+        &self,
+        color: Color,
+        version: &str,
+        image: Option<&str>,
+    ) -> Result<(), PortError> {
+        let names = [variable(color), image_variable(color)];
+        let before = self.environment();
+        let before = names.map(|name| (name, read_variable(&before, name)));
+        self.keep(&[(names[0], Some(version)), (names[1], image)])?;
+        // A missing image is an error. A build takes longer than the timeout, and would give the wanted
+        // release's name to whatever the checkout holds.
+        let options = ["--detach", "--no-build", "--no-deps", "--force-recreate"];
+        let up = [&["up"], &options[..], &[color.name()]].concat();
+        let Err(error) = self.change(&up).await else {
+            return Ok(());
+        };
+        // A release that does not start must not be started after a reboot.
+        let restored = self.keep(
+            &before
+                .each_ref()
+                .map(|(name, value)| (*name, value.as_deref())),
+        );
+        Err(match restored {
+            Ok(()) => error,
+            Err(more) => error.map_message(|message| format!("{message}; {more}")),
+        })
     }
 
     /// A command of Compose, and how it is shown to a person.
@@ -182,33 +213,33 @@ impl Fleet for ComposeFleet {
     }
 
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
-        let names = [variable(color), image_variable(color)];
-        let before = self.environment();
-        let before = names.map(|name| (name, read_variable(&before, name)));
-        let image = Some(self.settings.image.as_str()).filter(|image| !image.is_empty());
-        let image = image.or(before[1].1.as_deref());
-        self.keep(&[(names[0], Some(version)), (names[1], image)])?;
-        // A missing image is an error. A build takes longer than the timeout, and would give the wanted
-        // release's name to whatever the checkout holds.
-        let options = ["--detach", "--no-build", "--no-deps", "--force-recreate"];
-        let up = [&["up"], &options[..], &[color.name()]].concat();
-        let Err(error) = self.change(&up).await else {
-            return Ok(());
-        };
-        // A release that does not start must not be started after a reboot.
-        let restored = self.keep(
-            &before
-                .each_ref()
-                .map(|(name, value)| (*name, value.as_deref())),
-        );
-        Err(match restored {
-            Ok(()) => error,
-            Err(more) => error.map_message(|message| format!("{message}; {more}")),
-        })
+        let image = Some(self.settings.image.clone()).filter(|image| !image.is_empty());
+        let image = image.or_else(|| self.image(color));
+        self.start_image(color, version, image.as_deref()).await
+    }
+
+    async fn start_again(&self, color: Color, release: &HeldRelease) -> Result<(), PortError> {
+        let HeldRelease { version, image, .. } = release;
+        self.start_image(color, version, image.as_deref()).await
+    }
+
+    fn image(&self, color: Color) -> Option<String> {
+        read_variable(&self.environment(), image_variable(color))
     }
 
     async fn stop(&self, service: Service) -> Result<(), PortError> {
         self.change(&["stop", service.name()]).await.map(drop)
+    }
+
+    /// One command stops both, because commands that change containers run one at a time.
+    async fn stop_servers(&self) -> Vec<PortError> {
+        let [blue, green] = Color::BOTH.map(Color::name);
+        let stopped = self.change(&["stop", blue, green]).await;
+        stopped.err().into_iter().collect()
+    }
+
+    async fn await_abandoned(&self) {
+        self.changes.await_abandoned().await;
     }
 
     async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError> {

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
-
 use crate::{
     commands::{
-        lock::{MAX_WAIT_FOR_MONITOR, lock},
+        lock::{lock, lock_within},
         output::{CommandError, CommandOutput},
         steps::recover,
         stop::{Stopped, describe_end, stop_deployment},
@@ -26,7 +24,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<CommandOutput> {
     let holder = ports.lock.holder().await;
     let Some(holder) = holder.filter(LockHolder::deploys) else {
-        let journal = lock(ports, "abort", MAX_WAIT_FOR_MONITOR, reporter).await?;
+        let journal = lock(ports, "abort", reporter).await?;
         return end_interrupted(settings, &journal, ports, reporter).await;
     };
     match stop_deployment(StopCommand::Abort, settings, ports, &holder, reporter).await {
@@ -59,19 +57,18 @@ async fn is_promoted(ports: &Ports) -> bool {
 /// Waits until the deployer that was asked to stop has cleaned up.
 async fn await_free_lock(ports: &Ports, reporter: &dyn Reporter) {
     const MAX_WAIT: Duration = Duration::from_mins(2);
-    const PAUSE: Duration = Duration::from_millis(50);
 
-    let began = Instant::now();
     let mut announced = false;
-    while let Some(holder) = ports.lock.holder().await
-        && began.elapsed() < MAX_WAIT
-    {
-        if !std::mem::replace(&mut announced, true) {
+    let locked = lock_within(ports, "abort", MAX_WAIT, async |holder| {
+        if let Some(holder) = holder
+            && !std::mem::replace(&mut announced, true)
+        {
             let text = format!("waiting for {holder}, which cleans up");
             reporter.report(&Event::Note { text });
         }
-        sleep(PAUSE).await;
-    }
+        true
+    });
+    drop(locked.await);
 }
 
 /// Ends a deployment whose deployer was killed, if there is one.

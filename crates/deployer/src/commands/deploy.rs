@@ -16,14 +16,15 @@ use crate::{
         plan::Plan,
         preflight,
         recover::{self, Recovery},
-        restore::version_to_hold,
-        rollout::{Outcome, Rollout, Scope},
+        restore::ReleaseToHold,
+        rollout::{Outcome, Rollout},
+        scope::Scope,
     },
     event::{Event, Reporter},
     examples::Examples,
     exit_code,
-    ports::{Ports, Service, ServiceState},
-    release::Release,
+    ports::{Ports, Service, ServiceState, Target},
+    release::{HeldRelease, Release},
     report::{Recorder, Reporters, Reports},
     request_reader::RequestReader,
     shutdown::stopped,
@@ -160,8 +161,8 @@ pub(super) async fn prepare(
     let idle = active.other();
     let inspected = ports.fleet.inspect(Service::Server(idle)).await.ok();
     let (state, recorded) = inspected.unwrap_or((ServiceState::Unmanaged, None));
-    let held = version_to_hold(ports.journal.as_ref(), idle, recorded.clone()).await;
-    let version = version.or_else(|| held.clone());
+    let to_hold = ReleaseToHold::of(ports.journal.as_ref(), idle, recorded.as_deref()).await;
+    let version = version.or_else(|| to_hold.version(recorded.clone()));
     let version = version.unwrap_or_else(|| settings.color(idle).version.clone());
     let release = wanted(settings, version).await?;
     Ok(Plan {
@@ -171,9 +172,28 @@ pub(super) async fn prepare(
             .await
             .map_err(CommandError::refused)?,
         // A release that was not given back yet ran before an earlier deployment.
-        idle_ran: state == ServiceState::Running || held != recorded,
-        idle_version: held,
+        idle_ran: state == ServiceState::Running || matches!(to_hold, ReleaseToHold::Earlier(_)),
+        idle_release: match to_hold {
+            ReleaseToHold::LastStarted => held_release(ports, idle, recorded).await,
+            ReleaseToHold::Earlier(release) => Some(release),
+            ReleaseToHold::Unknown => None,
+        },
         ..Plan::new(ports.clock.now(), active, release)
+    })
+}
+
+/// The release that `color` holds, whose version is `recorded`.
+async fn held_release(
+    ports: &Ports,
+    color: Color,
+    recorded: Option<String>,
+) -> Option<HeldRelease> {
+    let version = recorded?;
+    let health = ports.probe.health(Target::Server(color)).await.ok();
+    Some(HeldRelease {
+        version,
+        image: ports.fleet.image(color),
+        digest: health.and_then(|health| health.model_digest),
     })
 }
 
@@ -190,7 +210,8 @@ async fn prune(settings: &Settings, ports: &Ports) -> Vec<String> {
 pub(super) async fn held_version(ports: &Ports, settings: &Settings, color: Color) -> String {
     let inspected = ports.fleet.inspect(Service::Server(color)).await.ok();
     let recorded = inspected.and_then(|(_, version)| version);
-    let held = version_to_hold(ports.journal.as_ref(), color, recorded).await;
+    let to_hold = ReleaseToHold::of(ports.journal.as_ref(), color, recorded.as_deref()).await;
+    let held = to_hold.version(recorded);
     held.unwrap_or_else(|| settings.color(color).version.clone())
 }
 

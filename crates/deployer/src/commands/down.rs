@@ -4,7 +4,6 @@ use anyhow::anyhow;
 
 use crate::{
     adapters::{listeners, monitor_process},
-    color::Color,
     commands::output::CommandOutput,
     config::{FleetKind, Settings},
     ports::{PortError, Ports, Service},
@@ -19,10 +18,7 @@ pub(super) async fn run(settings: &Settings, ports: &Ports) -> anyhow::Result<Co
     keep(ports.fleet.stop_monitor().await);
     // The router finishes the requests in flight while both colors still answer.
     keep(ports.fleet.stop(Service::Router).await);
-    let [blue, green] = Color::BOTH.map(|color| ports.fleet.stop(Service::Server(color)));
-    let (blue, green) = tokio::join!(blue, green);
-    keep(blue);
-    keep(green);
+    left.extend(ports.fleet.stop_servers().await);
     let mut left: Vec<String> = left.iter().map(ToString::to_string).collect();
     if settings.fleet.kind == FleetKind::Static {
         let text = "the monitor is stopped; the fleet `static` stops no other service";

@@ -9,7 +9,7 @@ use crate::{
         output::{CommandError, CommandOutput},
     },
     config::{GateName, LoadSettings, Settings},
-    deployment::{plan::Plan, rollout::Scope},
+    deployment::{plan::Plan, scope::Scope},
     examples::Examples,
     ports::{Ports, Target},
 };

@@ -30,12 +30,12 @@ use crate::{
     adapters::{self, notify::Notifier},
     cli::{self, Arguments, Command},
     commands::{
-        lock::{MAX_WAIT_FOR_MONITOR, lock},
+        lock::lock,
         output::{CommandError, CommandOutput, print},
-        steps::stop_leftover_shadow,
+        steps::{stop_leftover_shadow, until_stopped},
     },
-    config::{self, SettingsError},
-    deployment::rollout::Scope,
+    config::{self, Settings, SettingsError},
+    deployment::scope::Scope,
     event::Reporter,
     exit_code,
     ports::{JournalError, Ports},
@@ -63,7 +63,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     } else if !text.is_empty() {
         print(&text);
     }
-    // Last, because a receiver may answer late, and nobody waits for it.
+    // Last, because a receiver may answer late.
     if let Some(notifier) = notifier
         && let Err(error) = notifier.send_within(MAX_WAIT_FOR_RECEIVERS).await
     {
@@ -84,8 +84,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Runs a command. Leaves the notifier if the command may have queued the end of a deployment.
-// Longer than 60 lines: one arm for each command.
+/// Runs a command. Leaves the notifier if the command may have queued the end of a deployment, also if it failed.
 async fn dispatch(
     Arguments { global, command }: Arguments,
     notifier: &mut Option<Notifier>,
@@ -102,44 +101,51 @@ async fn dispatch(
         overrides.apply(&mut settings);
     }
     config::check(&settings)?;
-    let settings = &settings;
-    let ports = &adapters::connect(settings)?;
+    let ports = &adapters::connect(&settings)?;
     let (terminal, lines) = (Terminal::new(), JsonLines);
     let reporter: &dyn Reporter = if global.json { &lines } else { &terminal };
-    let lock = async || lock(ports, &command.to_string(), MAX_WAIT_FOR_MONITOR, reporter).await;
-    let ends = command
+    *notifier = command
         .may_end_deployment()
-        .then(|| Notifier::new(settings));
-    if let Some(ends) = &ends {
-        // Those of a deployer that was killed.
-        announce_ends(ends, ports).await;
-    }
-    let done = match &command {
+        .then(|| Notifier::new(&settings));
+    // Those of a deployer that was killed.
+    announce_ends(notifier.as_ref(), ports).await;
+    let done = perform(&command, &settings, ports, reporter, global.json).await;
+    // A command that no longer waits for the fleet must not leave a process behind.
+    ports.fleet.await_abandoned().await;
+    announce_ends(notifier.as_ref(), ports).await;
+    done
+}
+
+/// Runs a command with its settings, with the lock if it needs that.
+async fn perform(
+    command: &Command,
+    settings: &Settings,
+    ports: &Ports,
+    reporter: &dyn Reporter,
+    json: bool,
+) -> anyhow::Result<CommandOutput> {
+    let lock = async || lock(ports, &command.to_string(), reporter).await;
+    match command {
         Command::Deploy {
             version,
             active_down,
-            dry_run: true,
-            ..
-        } => dry_run::run(settings, version.clone(), *active_down, ports).await,
-        Command::Deploy {
-            version,
-            active_down,
+            dry_run,
             ..
         } => {
-            deploy::run(
-                settings,
-                version.clone(),
-                Scope::of_flag(*active_down),
-                &lock().await?,
-                ports,
-                reporter,
-            )
-            .await
+            let (version, scope) = (version.clone(), Scope::of_flag(*active_down));
+            if *dry_run {
+                return dry_run::run(settings, version, *active_down, ports).await;
+            }
+            deploy::run(settings, version, scope, &lock().await?, ports, reporter).await
         }
         Command::Recover { .. } => recover::run(settings, &lock().await?, ports, reporter).await,
         Command::Up => {
             let _lock = lock().await?;
-            up::run(settings, ports, reporter).await
+            until_stopped(ports, reporter, up::run(settings, ports, reporter)).await
+        }
+        Command::Down => {
+            let _lock = lock().await?;
+            until_stopped(ports, reporter, down::run(settings, ports)).await
         }
         Command::Rollback { version: None } => rollback::run(settings, ports, reporter).await,
         Command::Rollback {
@@ -154,7 +160,7 @@ async fn dispatch(
             switch::run(settings, *color, &lock().await?, ports, reporter).await
         }
         Command::Status { watch: false } => status::run(settings, ports).await,
-        Command::Status { watch: true } => status::watch(settings, ports, global.json).await,
+        Command::Status { watch: true } => status::watch(settings, ports, json).await,
         Command::History => history::run(ports).await,
         Command::Validate {
             version,
@@ -162,37 +168,23 @@ async fn dispatch(
             keep_going,
         } => {
             let _lock = lock().await?;
-            validate::run(
-                settings,
-                version.clone(),
-                only,
-                *keep_going,
-                ports,
-                reporter,
-            )
-            .await
+            let version = version.clone();
+            validate::run(settings, version, only, *keep_going, ports, reporter).await
         }
         Command::Report { id } => report::run(settings, id.as_deref()),
         Command::Doctor => doctor::run(settings, ports).await,
         Command::Monitor => monitor::run(settings, ports, reporter).await,
         Command::AlertTest => alert_test::run(settings).await,
-        Command::Down => {
-            let _lock = lock().await?;
-            down::run(settings, ports).await
-        }
-        Command::Completions { .. } | Command::Man { .. } => unreachable!("done above"),
-    };
-    if let Some(ends) = &ends {
-        announce_ends(ends, ports).await;
+        Command::Completions { .. } | Command::Man { .. } => unreachable!("they need no settings"),
     }
-    *notifier = ends;
-    done
 }
 
 /// Queues the ends of deployments that the history has and that were not announced yet.
-async fn announce_ends(notifier: &Notifier, ports: &Ports) {
+async fn announce_ends(notifier: Option<&Notifier>, ports: &Ports) {
     // The command itself reports an unreadable history.
-    if let Ok(history) = ports.journal.read_history().await {
+    if let Some(notifier) = notifier
+        && let Ok(history) = ports.journal.read_history().await
+    {
         notifier.announce(&history.entries);
     }
 }

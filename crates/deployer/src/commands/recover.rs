@@ -8,7 +8,8 @@ use crate::{
     deployment::{
         phase::Phase,
         recover::{self, Recovery},
-        rollout::{Rollout, Scope},
+        rollout::Rollout,
+        scope::Scope,
         traffic_mover::TrafficMover,
     },
     event::{Event, Reporter},

@@ -2,18 +2,17 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tokio::time::{Instant, sleep};
-
 use crate::{
     color::Color,
     commands::{
         deploy,
+        lock::lock_within,
         output::{CommandError, CommandOutput},
         steps::{give_back_release, recover, served_version, stop_leftover_shadow},
         stop::{Stopped, describe_end, stop_deployment},
     },
     config::Settings,
-    deployment::{phase::Phase, recover::Recovery, rollout::Scope, traffic_mover::TrafficMover},
+    deployment::{phase::Phase, recover::Recovery, scope::Scope, traffic_mover::TrafficMover},
     event::{Event, Reporter},
     exit_code,
     ports::{JournalError, Ports, Target},
@@ -40,7 +39,8 @@ pub(super) async fn run(
     let holder = ports.lock.holder().await;
     let holder = match holder.filter(|holder| !holder.moves_traffic()) {
         Some(holder) => holder,
-        None => match lock_soon(ports).await {
+        // A command that moves traffic has it for a moment.
+        None => match lock_within(ports, "rollback", MAX_WAIT_FOR_MOVE, async |_| true).await {
             Ok(journal) => return run_with_lock(settings, &journal, ports, reporter).await,
             Err(JournalError::Busy {
                 holder: Some(holder),
@@ -93,17 +93,6 @@ pub(super) async fn run_to_version(
     }
     let version = Some(version.to_owned());
     deploy::run(settings, version, Scope::Alone, journal, ports, reporter).await
-}
-
-/// Takes the lock, also if a command that moves traffic has it for a moment.
-async fn lock_soon(ports: &Ports) -> Result<Journal<'_>, JournalError> {
-    let began = Instant::now();
-    loop {
-        match Journal::lock(ports, "rollback").await {
-            Err(JournalError::Busy { .. }) if began.elapsed() < MAX_WAIT_FOR_MOVE => {}
-            locked => return locked,
-        }
-    }
 }
 
 /// Rolls back although `holder` has the lock and does not answer. When it goes on, it finds the request to stop before
@@ -166,29 +155,22 @@ async fn record_later(
     is_stuck: bool,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<()> {
-    const PAUSE: Duration = Duration::from_millis(100);
-
     let max_wait = if is_stuck {
         MAX_WAIT_FOR_STUCK
     } else {
         MAX_WAIT_FOR_OTHER
     };
-    let began = Instant::now();
-    let journal = loop {
-        // A deployer that goes on finds the traffic back, and records that itself.
+    // A deployer that goes on finds the traffic back, and records that itself.
+    let is_recorded = async || {
         let entries = ports.journal.read().await.unwrap_or_default();
-        if entries.is_rolled_back_to(to) {
-            return Ok(());
-        }
-        match Journal::lock(ports, "rollback").await {
-            Err(JournalError::Busy { .. }) if began.elapsed() < max_wait => sleep(PAUSE).await,
-            locked => break locked?,
-        }
+        entries.is_rolled_back_to(to)
     };
-    let entries = journal.read().await?;
-    if entries.is_rolled_back_to(to) {
+    let locked = lock_within(ports, "rollback", max_wait, async |_| !is_recorded().await).await;
+    if is_recorded().await {
         return Ok(());
     }
+    let journal = locked?;
+    let entries = journal.read().await?;
     if entries.unfinished_deployment().is_some() {
         recover(settings, ports, &journal, reporter).await?;
         return Ok(());

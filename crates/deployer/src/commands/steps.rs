@@ -1,7 +1,10 @@
 //! Steps that several commands share.
 
+use anyhow::anyhow;
+
 use crate::{
     color::Color,
+    commands::output::CommandOutput,
     config::Settings,
     deployment::{
         recover::{self, Recovery},
@@ -53,9 +56,26 @@ pub(super) async fn give_back_release(
         () = shutdown() => {
             let text = "stop signal received: the idle color does not get its release back now; `deployer up` starts it".to_owned();
             reporter.report(&Event::Note { text });
+            ports.fleet.await_abandoned().await;
             false
         }
     }
+}
+
+/// Carries out a command until a stop signal arrives. What the fleet has begun then ends before this returns.
+pub(super) async fn until_stopped(
+    ports: &Ports,
+    reporter: &dyn Reporter,
+    command: impl Future<Output = anyhow::Result<CommandOutput>>,
+) -> anyhow::Result<CommandOutput> {
+    tokio::select! {
+        done = command => return done,
+        () = shutdown() => {}
+    }
+    let text = "stop signal received: waiting for the end of what was begun".to_owned();
+    reporter.report(&Event::Note { text });
+    ports.fleet.await_abandoned().await;
+    Err(anyhow!("interrupted: run the command again to complete it"))
 }
 
 /// The version that `color` serves, or why it is not healthy.

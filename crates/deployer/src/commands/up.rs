@@ -9,14 +9,10 @@ use crate::{
     color::Color,
     commands::{output::CommandOutput, steps::stop_leftover_shadow},
     config::Settings,
-    deployment::{preflight, restore::version_to_hold},
+    deployment::{await_healthy::await_healthy, preflight, restore::ReleaseToHold},
     event::{Event, Reporter},
-    evidence::sample::TrafficSample,
-    examples::Examples,
-    gates::{Candidate, Gate as _, GoldenLabels, Healthy},
     ports::{Ports, Service, ServiceState, Target},
-    release::Release,
-    request_reader::RequestReader,
+    release::{HeldRelease, Release},
 };
 
 /// Time between two questions to the router.
@@ -74,12 +70,12 @@ impl Up<'_> {
         self.reporter.report(&Event::Note { text });
     }
 
-    /// Starts a color unless it runs: this version, or its last one. Returns the release.
-    async fn start(&self, color: Color, version: Option<String>) -> Result<Release, String> {
+    /// Starts a color unless it runs: this earlier release, or its last one. Returns the release.
+    async fn start(&self, color: Color, earlier: Option<&HeldRelease>) -> Result<Release, String> {
         let fleet = &self.ports.fleet;
         let inspected = fleet.inspect(Service::Server(color)).await;
         let (state, recorded) = inspected.map_err(|error| error.to_string())?;
-        let version = version.or(recorded);
+        let version = earlier.map_or(recorded, |earlier| Some(earlier.version.clone()));
         let release = Release {
             model: self.settings.release.model.clone(),
             version: version.unwrap_or_else(|| self.settings.color(color).version.clone()),
@@ -87,7 +83,10 @@ impl Up<'_> {
         };
         if let ServiceState::Stopped(_) | ServiceState::Paused(_) = state {
             self.note(format!("starting {color} with {}", release.version));
-            let started = fleet.start(color, &release.version).await;
+            let started = match earlier {
+                Some(earlier) => fleet.start_again(color, earlier).await,
+                None => fleet.start(color, &release.version).await,
+            };
             started.map_err(|error| format!("it does not start: {error}"))?;
         }
         Ok(release)
@@ -100,12 +99,15 @@ impl Up<'_> {
             return self.start(color, None).await;
         };
         let journal = self.ports.journal.as_ref();
-        match version_to_hold(journal, color, Some(recorded.clone())).await {
+        match ReleaseToHold::of(journal, color, Some(&recorded)).await {
             _ if self.ports.flags.is_fit(color).await == Ok(true) => self.start(color, None).await,
-            None => Err(format!(
+            ReleaseToHold::LastStarted => self.start(color, None).await,
+            ReleaseToHold::Earlier(earlier) if earlier.version != recorded => {
+                self.start(color, Some(&earlier)).await
+            }
+            ReleaseToHold::Earlier(_) | ReleaseToHold::Unknown => Err(format!(
                 "it stays stopped: the last deployment refused {recorded}, or rolled it back"
             )),
-            version => self.start(color, version).await,
         }
     }
 
@@ -181,21 +183,8 @@ impl Up<'_> {
 
     /// Waits until the color is healthy. The error says why it is not.
     async fn await_healthy(&self, color: Color, release: &Release) -> Result<(), String> {
-        let ports = self.ports;
-        let candidate = Candidate {
-            color,
-            release,
-            ports,
-            requests: &RequestReader::new(ports.request_log.as_deref(), self.reporter),
-            examples: &Examples::default(),
-            before: &TrafficSample::default(),
-            earlier: &[],
-            active_down: false,
-            golden_labels: &GoldenLabels::default(),
-            reporter: self.reporter,
-        };
-        let gate = Healthy::new(self.settings.health.clone());
-        let verdict = gate.judge(&candidate).await;
+        let settings = &self.settings.health;
+        let verdict = await_healthy(settings, self.ports, color, release, self.reporter).await;
         self.reporter.report(&Event::GateFinished {
             gate: color.name(),
             verdict: &verdict,

@@ -55,7 +55,7 @@ pub(super) async fn run(
         ports,
         requests: &requests,
         before: &before,
-        active_down: false,
+        nothing_to_compare: false,
         golden_labels: gates::GoldenLabels::default(),
         keep_going,
         reporter,

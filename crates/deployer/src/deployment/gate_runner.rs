@@ -31,8 +31,8 @@ pub struct GateRunner<'a> {
     pub requests: &'a RequestReader<'a>,
     /// What clients recently received from the active release.
     pub before: &'a TrafficSample,
-    /// Whether the active release is known to be down.
-    pub active_down: bool,
+    /// Whether the candidate is compared with nothing: the active release is down, or may be the bad one.
+    pub nothing_to_compare: bool,
     /// What the candidate answered in the gate `golden`, once that gate has run.
     pub golden_labels: GoldenLabels,
     /// Whether to run the remaining gates after one that does not pass.
@@ -64,11 +64,11 @@ impl GateRunner<'_> {
                 examples: self.examples,
                 before: self.before,
                 earlier: &earlier,
-                active_down: self.active_down,
+                active_down: self.nothing_to_compare,
                 golden_labels: &self.golden_labels,
                 reporter: self.reporter,
             };
-            let verdict = if self.active_down && gate.needs_active() {
+            let verdict = if self.nothing_to_compare && gate.needs_active() {
                 Verdict::skipped("the active color is down or not to be compared with")
             } else {
                 gate.judge(&candidate).await

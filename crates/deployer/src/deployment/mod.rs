@@ -1,7 +1,10 @@
 //! Deployments: plan, gates, switch, recovery, and traffic that is moved outside of a deployment.
 
+mod active_down;
+pub mod await_healthy;
 pub mod ending;
 pub mod gate_runner;
+pub mod interrupted;
 pub mod phase;
 pub mod plan;
 pub mod preflight;
@@ -9,5 +12,6 @@ pub mod recover;
 pub mod restore;
 pub mod return_traffic;
 pub mod rollout;
+pub mod scope;
 mod switch;
 pub mod traffic_mover;

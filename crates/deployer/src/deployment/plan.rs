@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{color::Color, release::Release};
+use crate::{
+    color::Color,
+    release::{HeldRelease, Release},
+};
 
 /// One deployment: which release goes to which color.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,9 +26,9 @@ pub struct Plan {
     /// Whether the idle color could stand in before the deployment.
     #[serde(default)]
     pub idle_was_fit: bool,
-    /// The version that the idle color held before the deployment; `None` if it is not known.
+    /// The release that the idle color held before the deployment; `None` if it is not known.
     #[serde(default)]
-    pub idle_version: Option<String>,
+    pub idle_release: Option<HeldRelease>,
     /// Whether the idle color ran before the deployment.
     #[serde(default)]
     pub idle_ran: bool,
@@ -42,7 +45,7 @@ impl Plan {
             release,
             began: Some(now),
             idle_was_fit: false,
-            idle_version: None,
+            idle_release: None,
             idle_ran: false,
         }
     }

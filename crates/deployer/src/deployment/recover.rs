@@ -4,13 +4,14 @@ use crate::{
     color::Color,
     deployment::{
         ending::{Ending, Traffic, ending},
+        interrupted::stop_candidate,
         phase::Phase,
         plan::Plan,
         return_traffic::{record_switched, restore_standby, roll_back},
         traffic_mover::TrafficMover,
     },
     event::{Event, Reporter},
-    ports::{PortError, Ports, Service},
+    ports::{PortError, Ports},
     report::Reports,
     state::{action::Action, journal::Journal, journal_entries::DeploymentEntry},
 };
@@ -97,7 +98,7 @@ async fn end_deployment(
     note(written.map_err(|error| error.to_string()));
     // Requests may still hang on the candidate. The router repeats them on the color that has the traffic.
     if end.stops_candidate(phase) {
-        let stopped = ports.fleet.stop(Service::Server(plan.idle)).await;
+        let stopped = stop_candidate(ports, journal, plan.idle, end, reporter).await;
         note(stopped.map_err(message));
     }
     reporter.report(&Event::PhaseReached {

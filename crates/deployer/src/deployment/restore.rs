@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::{
     color::Color,
     config::HealthSettings,
-    deployment::{phase::Phase, plan::Plan},
+    deployment::{await_healthy::await_healthy, phase::Phase, plan::Plan},
     event::{Event, Reporter},
-    ports::{JournalStore, Ports, Service, ServiceState, Target},
+    gates,
+    ports::{JournalStore, PortError, Ports, Service, ServiceState, Target},
+    release::{HeldRelease, Release},
     state::{
         action::Action,
         history::HistoryEntry,
@@ -27,32 +29,72 @@ fn failed_deployment(entries: &JournalEntries) -> Option<&DeploymentEntry> {
     matches!(last.phase, Phase::Refused | Phase::RolledBack).then_some(last)
 }
 
-/// The version that `color` should hold. `recorded` is the version that was last started there: the release that the last
-/// deployment refused or rolled back, if its deployer was killed before it gave the color back.
-///
-/// `None` if that release must not start, and no earlier one is known. A release that was promoted stays, also if a failover
-/// moved the traffic away from it.
-pub async fn version_to_hold(
-    journal: &dyn JournalStore,
-    color: Color,
-    recorded: Option<String>,
-) -> Option<String> {
-    let entries = journal.read().await.unwrap_or_default();
-    let Some(DeploymentEntry { plan, .. }) = failed_deployment(&entries) else {
-        return recorded;
+/// What happened to the idle color after a deployment that failed, by the history.
+fn since_end<'a>(
+    history: &'a [HistoryEntry],
+    plan: &Plan,
+) -> impl Iterator<Item = Action> + use<'a> {
+    let is_end = |entry: &HistoryEntry| entry.id.as_ref() == Some(&plan.id);
+    let end = history.iter().rposition(is_end);
+    let since = end.map_or(&[][..], |end| &history[end + 1..]);
+    since.iter().map(|entry| entry.action)
+}
+
+/// Whether the candidate stays, although its deployment was rolled back: it was promoted, and lost its traffic by a switch or
+/// a failover, which are no verdict on it.
+fn keeps_candidate(history: &[HistoryEntry], plan: &Plan) -> bool {
+    let is_promotion = |entry: &HistoryEntry| {
+        entry.action == Action::Promoted && entry.id.as_ref() == Some(&plan.id)
     };
-    if plan.idle != color || recorded.as_ref() != Some(&plan.release.version) {
-        return recorded;
+    history.iter().any(is_promotion)
+        && since_end(history, plan)
+            .any(|action| matches!(action, Action::Switched | Action::FailedOver))
+}
+
+/// The release that a color should hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReleaseToHold {
+    /// The one that was last started there.
+    LastStarted,
+    /// This earlier one: the last deployment failed, and its deployer was killed before it gave the color back.
+    Earlier(HeldRelease),
+    /// The release that was last started there failed, and no earlier one is known.
+    Unknown,
+}
+
+impl ReleaseToHold {
+    /// The release that `color` should hold. `recorded` is the version that was last started there.
+    pub async fn of(journal: &dyn JournalStore, color: Color, recorded: Option<&str>) -> Self {
+        let entries = journal.read().await.unwrap_or_default();
+        let Some(DeploymentEntry { plan, .. }) = failed_deployment(&entries) else {
+            return Self::LastStarted;
+        };
+        if plan.idle != color || recorded != Some(&plan.release.version) {
+            return Self::LastStarted;
+        }
+        let history = journal.read_history().await.unwrap_or_default().entries;
+        // It was restored under the version of the release that failed.
+        let is_restored = since_end(&history, plan).any(|action| action == Action::Restored);
+        if is_restored || keeps_candidate(&history, plan) {
+            return Self::LastStarted;
+        }
+        plan.idle_release
+            .clone()
+            .map_or(Self::Unknown, Self::Earlier)
     }
-    let history = journal.read_history().await.unwrap_or_default().entries;
-    let was_promoted = history
-        .iter()
-        .any(|entry| entry.action == Action::Promoted && entry.id.as_ref() == Some(&plan.id));
-    if was_promoted {
-        return recorded;
+
+    /// The version to start; `None` if that would start the release that failed.
+    #[must_use]
+    pub fn version(&self, recorded: Option<String>) -> Option<String> {
+        match self {
+            Self::LastStarted => recorded,
+            Self::Earlier(release) => {
+                let version = Some(release.version.clone());
+                version.filter(|version| Some(version) != recorded.as_ref())
+            }
+            Self::Unknown => None,
+        }
     }
-    let earlier = plan.idle_version.clone();
-    earlier.filter(|version| *version != plan.release.version)
 }
 
 /// Starts the release again that the idle color held before the last deployment, if that was refused or rolled back. It
@@ -75,14 +117,14 @@ pub async fn restore_release(
     if id.is_some_and(|id| id != plan.id) {
         return true;
     }
-    let Some(version) = lost_version(ports, plan).await else {
+    let Some(release) = lost_release(ports, journal, plan).await else {
         return true;
     };
-    let idle = plan.idle;
+    let (idle, version) = (plan.idle, &release.version);
     reporter.report(&Event::Note {
         text: format!("{idle} gets back {version}, which it held before"),
     });
-    let restored = restore(settings, ports, plan, &version).await;
+    let restored = restore(settings, ports, plan, release, reporter).await;
     let (action, text) = match &restored {
         Ok(()) => (Action::Restored, format!("{idle} holds {version} again")),
         Err(error) => (
@@ -92,10 +134,11 @@ pub async fn restore_release(
     };
     reporter.report(&Event::StandbyRestored {
         color: idle,
-        version: &version,
+        version,
         result: restored.as_ref().copied().map_err(String::as_str),
     });
-    let entry = HistoryEntry::of_standby(action, idle, version, ports.clock.now(), text);
+    let now = ports.clock.now();
+    let entry = HistoryEntry::of_color(action, idle, Some(version.clone()), now, text);
     if let Err(error) = journal.append_history(&entry).await {
         reporter.report(&Event::Note {
             text: error.to_string(),
@@ -104,64 +147,92 @@ pub async fn restore_release(
     restored.is_ok()
 }
 
-/// The version that the idle color held before `plan` and no longer holds; `None` if there is nothing to give back.
-async fn lost_version(ports: &Ports, plan: &Plan) -> Option<String> {
-    let before = plan.idle_version.clone();
-    // Of two releases with one version, the fleet cannot tell which one it starts.
-    let before = before.filter(|version| *version != plan.release.version)?;
+/// The release that the idle color held before `plan` and no longer holds; `None` if there is nothing to give back.
+async fn lost_release<'a>(
+    ports: &Ports,
+    journal: &Journal<'_>,
+    plan: &'a Plan,
+) -> Option<&'a HeldRelease> {
+    let before = plan.idle_release.as_ref()?;
     let (state, held) = ports.fleet.inspect(Service::Server(plan.idle)).await.ok()?;
+    let candidate = &plan.release.version;
     // A deployment that was stopped early has stopped the release and recorded no other one.
-    let lost = held.as_ref() == Some(&plan.release.version)
+    let lost = held.as_ref() == Some(candidate) && before.version != *candidate
         || matches!(state, ServiceState::Stopped(_))
         || plan.idle_was_fit && ports.flags.is_fit(plan.idle).await == Ok(false);
     // A person may have moved traffic to the candidate.
     let has_no_traffic = ports.router.active().await == Ok(plan.active);
-    (plan.idle_ran && lost && has_no_traffic).then_some(before)
+    let history = journal.history().await.unwrap_or_default();
+    let lost = plan.idle_ran && lost && has_no_traffic && !keeps_candidate(&history, plan);
+    lost.then_some(before)
 }
 
 async fn restore(
     settings: &HealthSettings,
     ports: &Ports,
     plan: &Plan,
-    version: &str,
+    before: &HeldRelease,
+    reporter: &dyn Reporter,
 ) -> Result<(), String> {
+    let message = |error: PortError| error.to_string();
     let idle = plan.idle;
-    let started = timeout(MAX_START, ports.fleet.start(idle, version)).await;
+    if before.version == plan.release.version && before.digest.is_none() {
+        return Err(format!(
+            "the release that failed has the same version, and {idle} reported no digest before, so they cannot be told apart"
+        ));
+    }
+    let started = timeout(MAX_START, ports.fleet.start_again(idle, before)).await;
     started
         .map_err(|_| {
             let bound = humantime::format_duration(MAX_START);
             format!("it did not start within {bound}")
         })?
-        .map_err(|error| error.to_string())?;
-    await_version(settings, ports, idle, version).await?;
+        .map_err(message)?;
+    let release = Release {
+        version: before.version.clone(),
+        digest: None,
+        ..plan.release.clone()
+    };
+    let healthy = await_healthy(settings, ports, idle, &release, reporter).await;
+    if !healthy.lets_through() {
+        return Err(healthy.summary);
+    }
+    if let Err(difference) = compare(ports, plan, before, &release).await {
+        // What the version names now may be the release that failed.
+        let stopped = ports.fleet.stop(Service::Server(idle)).await;
+        return Err(match stopped {
+            Ok(()) => format!("{difference}; it is stopped"),
+            Err(error) => format!("{difference}; it could not be stopped: {error}"),
+        });
+    }
     if plan.idle_was_fit {
-        let fit = ports.flags.set_fit(idle, true).await;
-        fit.map_err(|error| error.to_string())?;
+        ports.flags.set_fit(idle, true).await.map_err(message)?;
     }
     Ok(())
 }
 
-/// Waits until the color is healthy with this version. The error says why it is not.
-async fn await_version(
-    settings: &HealthSettings,
+/// Fails if the idle color serves something else than before the deployment.
+async fn compare(
     ports: &Ports,
-    color: Color,
-    version: &str,
+    plan: &Plan,
+    before: &HeldRelease,
+    release: &Release,
 ) -> Result<(), String> {
-    let mut problem = String::new();
-    for tried in 1..=settings.tries {
-        match ports.probe.health(Target::Server(color)).await {
-            Ok(health) => match health.model_version {
-                Some(served) if served != version => {
-                    problem = format!("it serves {served}");
-                }
-                _ => return Ok(()),
-            },
-            Err(error) => problem = error.to_string(),
-        }
-        if tried < settings.tries {
-            sleep(settings.interval).await;
-        }
+    let idle = plan.idle;
+    let served = ports.probe.health(Target::Server(idle)).await;
+    let served = served.map_err(|error| error.to_string())?;
+    let identity = gates::compare(release, &served);
+    if !identity.lets_through() {
+        return Err(identity.summary);
     }
-    Err(problem)
+    let version = &before.version;
+    match (&before.digest, &served.model_digest) {
+        (Some(before), Some(now)) if before != now => Err(format!(
+            "{version} names other files than {idle} served before: their digest is {now}, not {before}"
+        )),
+        (Some(_), None) if *version == plan.release.version => Err(format!(
+            "the release that failed has the same version, and {idle} reports no digest any more"
+        )),
+        _ => Ok(()),
+    }
 }

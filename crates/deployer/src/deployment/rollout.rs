@@ -6,20 +6,21 @@ use std::{cell::Cell, collections::HashMap, pin::pin, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    color::Color,
     config::{OnInterrupt, Settings},
     deployment::{
         ending::{Ending, Traffic, ending},
         gate_runner::GateRunner,
+        interrupted::stop_candidate,
         phase::Phase,
         plan::Plan,
         return_traffic::{record_switched, restore_standby, roll_back},
+        scope::Scope,
     },
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
     gates::{self, GoldenLabels},
-    ports::{HookPoint, PortError, Ports, Service, Target},
+    ports::{HookPoint, Ports},
     request_reader::RequestReader,
     shutdown::Stop,
     state::journal::Journal,
@@ -37,29 +38,6 @@ pub struct Outcome {
     pub reason: String,
     /// Why the end could not be written to the journal; `None` if it was written.
     pub unwritten: Option<String>,
-}
-
-/// What a candidate is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// The active release.
-    Compared,
-    /// Nothing, if the active color is down.
-    ActiveDown,
-    /// Nothing: it was promoted earlier, and the active release may be the bad one.
-    Alone,
-}
-
-impl Scope {
-    /// The scope of a deployment with or without `--active-down`.
-    #[must_use]
-    pub fn of_flag(active_down: bool) -> Self {
-        if active_down {
-            Self::ActiveDown
-        } else {
-            Self::Compared
-        }
-    }
 }
 
 /// A deployment under way.
@@ -183,7 +161,7 @@ impl Rollout<'_> {
             ports: self.ports,
             requests: &self.requests,
             before: &before,
-            active_down: active_down || self.scope == Scope::Alone,
+            nothing_to_compare: active_down || self.scope == Scope::Alone,
             golden_labels: GoldenLabels::default(),
             keep_going: false,
             reporter: self.reporter,
@@ -214,46 +192,6 @@ impl Rollout<'_> {
         self.reach(phase, Phase::Switched).await?;
         self.bake_and_promote(phase, before, since, golden_labels)
             .await
-    }
-
-    /// Returns whether the active color is down. Fails if a deployment must not begin for that reason.
-    async fn active_is_down(&self) -> Result<bool, String> {
-        let Plan { active, idle, .. } = *self.plan;
-        let Err(trouble) = self.check_health(active).await else {
-            if self.scope == Scope::ActiveDown {
-                self.note(format!(
-                    "{active} is active and not down, so nothing is left out"
-                ));
-            }
-            return Ok(false);
-        };
-        if self.scope == Scope::Compared {
-            return Err(format!(
-                "the active color {active} is not healthy, so nothing could be compared or rolled back to: {trouble}. If a fix must be shipped nevertheless, `deployer deploy --active-down` leaves out what compares; if {idle} is healthy, `deployer switch {idle}` sends traffic there at once"
-            ));
-        }
-        // The standby answers every client. Replacing it would be an outage.
-        if self.ports.flags.is_fit(idle).await.map_err(message)?
-            && self.check_health(idle).await.is_ok()
-        {
-            return Err(format!(
-                "{active} is down, and {idle} answers every client in its place: run `deployer switch {idle}` first, then this deployment goes to {active}"
-            ));
-        }
-        Ok(true)
-    }
-
-    /// Sends a health check, and with [`Scope::ActiveDown`] also a test request.
-    async fn check_health(&self, color: Color) -> Result<(), PortError> {
-        let target = Target::Server(color);
-        let probe = &self.ports.probe;
-        probe.health(target).await?;
-        match self.examples.golden.first() {
-            Some(example) if self.scope == Scope::ActiveDown => {
-                probe.predict(target, example).await.map(drop)
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The path from the switch to the promotion.
@@ -332,7 +270,8 @@ impl Rollout<'_> {
         }
         // Stopping the candidate ends the requests that hang on it; the router repeats them on the other color.
         if end.stops_candidate(phase)
-            && let Err(error) = self.ports.fleet.stop(Service::Server(idle)).await
+            && let Err(error) =
+                stop_candidate(self.ports, self.journal, idle, end, self.reporter).await
         {
             self.note(format!("the candidate could not be stopped: {error}"));
         }

@@ -4,10 +4,11 @@ use crate::{
     color::Color,
     deployment::{
         ending::{Ending, Traffic, ending},
+        interrupted::stop_and_name,
         phase::Phase,
     },
     event::{Event, Reporter},
-    ports::{JournalError, PortError, Ports, Service, Target},
+    ports::{JournalError, PortError, Ports, Target},
     report::Reports,
     state::{action::Action, history::HistoryEntry, journal::Journal, traffic_move::TrafficMove},
 };
@@ -92,7 +93,8 @@ impl TrafficMover<'_> {
             self.note(format!(
                 "{from} is not healthy and is stopped: the router repeats its hanging requests on {to}, and answers that {from} has begun, such as streams, break off"
             ));
-            if let Err(error) = self.ports.fleet.stop(Service::Server(from)).await {
+            let stopped = stop_and_name(self.ports, self.journal, from, self.reporter);
+            if let Err(error) = stopped.await {
                 self.note(format!("{from} could not be stopped: {error}"));
             }
         }
@@ -120,7 +122,7 @@ impl TrafficMover<'_> {
     /// color is healthy. Otherwise the move is undone. A failover is never completed: the monitor decides
     /// again.
     pub async fn resume(&self, go_on: bool) -> Result<Option<TrafficMove>, PortError> {
-        // Who writes the journal next reports that it is unreadable.
+        // The next write to the journal reports that it is unreadable.
         let pending = self.journal.read().await.ok();
         let Some(traffic_move) = pending.and_then(|entries| entries.traffic_move) else {
             return Ok(None);
@@ -268,7 +270,7 @@ fn end_of(phase: Phase, from_candidate: bool, to_candidate: bool) -> Ending {
     } else {
         Traffic::Previous
     };
-    // A move of traffic is no proof of a candidate. Who moves the traffic has checked the color that gets it.
+    // A move of traffic is no proof of a candidate. The command that moves the traffic has checked the color that gets it.
     match ending(phase, traffic, None, None) {
         // A person wants the traffic there, and the candidate was not proven.
         Ending::RollBack if from_candidate && to_candidate => Ending::Halt,

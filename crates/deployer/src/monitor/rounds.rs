@@ -122,7 +122,7 @@ async fn check(ports: &Ports, color: Color, example: Option<&Example>) -> Result
     predicted.and(health).map_err(|error| error.to_string())
 }
 
-/// Resolves when a background action ends; never if there is none.
+/// Resolves when the background action ends. Without an action it never resolves.
 async fn end_of<T: Future + Unpin>(action: &mut Option<T>) -> T::Output {
     match action {
         Some(action) => action.await,

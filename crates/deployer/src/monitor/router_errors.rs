@@ -19,7 +19,7 @@ const ADVICE: &str = "read the router's error log; if a file could not be writte
 /// Whether the router itself fails requests.
 #[derive(Debug, Default)]
 pub(super) struct RouterErrors {
-    /// The errors so far, and when the last one was seen; `None` if there is none, or if they are over.
+    /// The errors so far, and when the last one was seen; `None` before the first error, and after the last one.
     seen: Option<(u64, Instant)>,
 }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{color::Color, doctor::finding::Finding, ports::error::PortError};
+use crate::{
+    color::Color, doctor::finding::Finding, ports::error::PortError, release::HeldRelease,
+};
 
 /// A service of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +50,29 @@ pub trait Fleet: FleetDiagnosis {
     /// Replaces what `color` runs by `version`. The server may still be unhealthy when this returns.
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError>;
 
+    /// Starts a release again that `color` held before, as [`start`](Self::start) does.
+    async fn start_again(&self, color: Color, release: &HeldRelease) -> Result<(), PortError> {
+        self.start(color, &release.version).await
+    }
+
+    /// Returns the image that was last chosen for `color`; `None` if this fleet has no images, or none was chosen.
+    fn image(&self, _color: Color) -> Option<String> {
+        None
+    }
+
     /// Stops a service and lets it finish its requests within a time limit. Succeeds if the service does not
     /// run.
     async fn stop(&self, service: Service) -> Result<(), PortError>;
+
+    /// Stops both servers at the same time. Returns what failed.
+    async fn stop_servers(&self) -> Vec<PortError> {
+        let [blue, green] = Color::BOTH.map(|color| self.stop(Service::Server(color)));
+        let (blue, green) = tokio::join!(blue, green);
+        blue.err().into_iter().chain(green.err()).collect()
+    }
+
+    /// Waits until no command runs that this deployer began and no longer waits for. Bounded in time.
+    async fn await_abandoned(&self) {}
 
     /// Returns the state of a service, and for a server the version that was last started there.
     async fn inspect(&self, service: Service) -> Result<(ServiceState, Option<String>), PortError>;

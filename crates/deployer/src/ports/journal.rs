@@ -42,7 +42,7 @@ pub trait JournalStore: Send + Sync {
     /// Replaces the journal, all of it or nothing, also after a power cut.
     async fn write(&self, entries: &JournalEntries) -> Result<(), JournalError>;
 
-    /// Returns the history; empty if there is none yet.
+    /// Returns the history, which is empty before the first action.
     async fn read_history(&self) -> Result<History, JournalError>;
 
     /// Appends one entry to the history, durably.

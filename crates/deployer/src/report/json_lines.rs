@@ -51,6 +51,14 @@ fn line(event: &Event<'_>) -> Option<Value> {
         } => {
             json!({"event": "standby_restored", "color": color, "version": version, "error": result.err()})
         }
+        Event::ColorStopped {
+            color,
+            in_flight,
+            interrupted,
+            ..
+        } => {
+            json!({"event": "color_stopped", "color": color, "in_flight": in_flight, "interrupted": interrupted})
+        }
         Event::BakeObserved {
             elapsed,
             of,

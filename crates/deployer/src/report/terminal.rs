@@ -103,6 +103,9 @@ impl Reporter for Terminal {
                     "  standby      {color} cannot stand in: {version} is not restored: {error}"
                 )),
             },
+            Event::ColorStopped { color, text, .. } => {
+                self.line(&format!("  stop         {color} is stopped; {text}"));
+            }
             Event::RequestsLogged { .. } => {}
             Event::BakeObserved {
                 elapsed,

@@ -24,6 +24,8 @@ pub enum Action {
     Restored,
     /// The idle color could not get that release back.
     NotRestored,
+    /// A color was stopped, which interrupted requests.
+    Stopped,
 }
 
 impl Action {
@@ -55,6 +57,7 @@ impl Action {
             Self::FailedOver => "failed over",
             Self::Restored => "restored",
             Self::NotRestored => "not restored",
+            Self::Stopped => "stopped",
         }
     }
 }

@@ -69,12 +69,12 @@ impl HistoryEntry {
         }
     }
 
-    /// What the idle color holds after a deployment that failed.
+    /// An action on a color that moved no traffic.
     #[must_use]
-    pub fn of_standby(
+    pub fn of_color(
         action: Action,
         color: Color,
-        version: String,
+        version: Option<String>,
         at: Timestamp,
         reason: String,
     ) -> Self {
@@ -83,7 +83,7 @@ impl HistoryEntry {
             action,
             id: None,
             color,
-            version: Some(version),
+            version,
             digest: None,
             seconds: None,
             by: current_user(),

@@ -11,11 +11,12 @@ use deployer::{
         plan::Plan,
         recover,
         restore::restore_release,
-        rollout::{Outcome, Rollout, Scope},
+        rollout::{Outcome, Rollout},
+        scope::Scope,
     },
     examples::{Example, Examples},
     ports::JournalStore as _,
-    release::Release,
+    release::{HeldRelease, Release},
     report::Reports,
     request_reader::RequestReader,
     shutdown::Stop,
@@ -284,12 +285,27 @@ impl InterruptedDeployment {
 
     /// Gives the idle color its release back. Before the deployment it held v0, and was fit or not.
     pub(crate) async fn restore(&self, idle_was_fit: bool) -> bool {
+        let digest = Some(digest("v0"));
+        self.restore_release("v0", digest, idle_was_fit).await
+    }
+
+    /// The same for any release.
+    pub(crate) async fn restore_release(
+        &self,
+        version: &str,
+        digest: Option<String>,
+        idle_was_fit: bool,
+    ) -> bool {
         let ports = self.fake_ports.ports(self.directory.path(), true);
         let journal = Journal::lock(&ports, "recover").await.expect("a lock");
         let entry = self.last_entry().expect("a deployment");
         let plan = Plan {
             idle_was_fit,
-            idle_version: Some("v0".to_owned()),
+            idle_release: Some(HeldRelease {
+                version: version.to_owned(),
+                image: None,
+                digest,
+            }),
             idle_ran: true,
             ..entry.plan
         };

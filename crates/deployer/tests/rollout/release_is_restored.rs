@@ -2,14 +2,14 @@
 
 use deployer::{
     adapters::StateDirectory,
-    deployment::{phase::Phase, restore::version_to_hold},
+    deployment::{phase::Phase, restore::ReleaseToHold},
     ports::JournalStore as _,
     state::action::Action,
 };
 
 use crate::{
     deployment::{CANDIDATE, Deployment, InterruptedDeployment, OLD},
-    server::{Server, ServerFault},
+    server::{Server, ServerFault, digest},
     trace::Call,
 };
 
@@ -72,14 +72,60 @@ async fn color_with_traffic_keeps_its_release() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_release_is_not_the_version_to_hold() {
+async fn release_under_the_refused_version_is_restored_only_with_its_digest() {
+    let restored = [Action::Refused, Action::Restored];
+    let not_restored = [Action::Refused, Action::NotRestored];
+    // The fleet starts what the version names now: files with the digest of v2.
+    for (before, actual) in [
+        (Some(digest("v2")), restored),
+        (
+            Some("the digest of an earlier build".to_owned()),
+            not_restored,
+        ),
+        (None, not_restored),
+    ] {
+        let is_restored = actual == restored;
+        let refused = failed(ServerFault::Unhealthy).await;
+        let done = refused.restore_release("v2", before.clone(), true).await;
+        assert_eq!(done, is_restored, "{before:?}");
+        assert_eq!(actions(&refused).await, actual, "{before:?}");
+        let mut state = refused.fake_ports.lock();
+        assert_eq!(state.fit.contains(&CANDIDATE), is_restored, "{before:?}");
+        let runs = state.server(CANDIDATE).current_fault() != ServerFault::Exited;
+        assert_eq!(runs, is_restored, "{before:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn release_whose_files_changed_is_not_restored() {
+    let refused = failed(ServerFault::Unhealthy).await;
+    let before = Some("the digest of other files".to_owned());
+    assert!(!refused.restore_release("v0", before, true).await);
+    let mut state = refused.fake_ports.lock();
+    assert!(!state.fit.contains(&CANDIDATE));
+    assert_eq!(state.server(CANDIDATE).current_fault(), ServerFault::Exited);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_release_is_not_the_one_to_hold() {
     let refused = failed(ServerFault::Unhealthy).await;
     let state = StateDirectory::new(refused.directory.path());
-    let hold =
-        async |recorded: &str| version_to_hold(&state, CANDIDATE, Some(recorded.to_owned())).await;
-    assert_eq!(hold("v2").await, None, "no earlier one is known");
-    refused.restore(true).await;
+    let hold = async |recorded| ReleaseToHold::of(&state, CANDIDATE, Some(recorded)).await;
+    assert_eq!(hold("v2").await, ReleaseToHold::Unknown);
+    assert_eq!(hold("v1").await, ReleaseToHold::LastStarted);
+    // It is written down which release it was, and that does not start.
+    refused.fake_ports.lock().candidate = Server::with_fault(ServerFault::CannotStart);
+    assert!(!refused.restore(true).await);
     assert_eq!(refused.last_entry().unwrap().phase, Phase::Refused);
-    assert_eq!(hold("v2").await.as_deref(), Some("v0"));
-    assert_eq!(hold("v1").await.as_deref(), Some("v1"));
+    let ReleaseToHold::Earlier(earlier) = hold("v2").await else {
+        panic!("no earlier release is known");
+    };
+    assert_eq!(earlier.version, "v0");
+    refused.fake_ports.lock().candidate = Server::good();
+    assert!(
+        refused
+            .restore_release("v2", Some(digest("v2")), true)
+            .await
+    );
+    assert_eq!(hold("v2").await, ReleaseToHold::LastStarted);
 }

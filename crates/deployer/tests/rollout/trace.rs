@@ -304,6 +304,7 @@ impl Reporter for Collector {
             Event::BakeObserved { tally, .. } => TraceEvent::BakeObserved(tally.requests),
             Event::Planned { .. }
             | Event::StandbyRestored { .. }
+            | Event::ColorStopped { .. }
             | Event::Resumed { .. }
             | Event::AwaitingHealth { .. }
             | Event::GateStarted { .. }

@@ -58,6 +58,11 @@ impl Changes {
         });
         ended.await.map_err(io::Error::other)?
     }
+
+    /// Waits until no command runs. An abandoned command that does not end is ended.
+    pub(super) async fn await_abandoned(&self) {
+        drop(self.0.lock().await);
+    }
 }
 
 /// Ends the process group of a command, and waits for the command.

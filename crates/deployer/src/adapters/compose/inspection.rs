@@ -82,7 +82,7 @@ impl ComposeFleet {
         printed.lines().map(str::to_owned).collect()
     }
 
-    /// The container of a service, running or not; `None` if there is none.
+    /// The container of a service, running or not; `None` if the service has no container.
     pub(super) async fn container(&self, name: &str) -> Result<Option<Container>, PortError> {
         let listed = self.compose(&["ps", "--all", "--quiet", name]).await?;
         let Some(id) = listed.lines().next() else {

@@ -41,7 +41,7 @@ pub(in crate::adapters) fn limits(configuration: &Path) -> Result<RouterLimits, 
 }
 
 /// Returns the files of a configuration that were written after nginx began to use it, as a part of a sentence; `None` if
-/// there is none.
+/// all files are older.
 pub(in crate::adapters) fn changed_since(
     configuration: &Path,
     start: SystemTime,

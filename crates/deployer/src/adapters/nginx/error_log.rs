@@ -73,7 +73,7 @@ fn is_about_a_cut(message: &str) -> bool {
     };
     match doing {
         "reading upstream" => true,
-        // nginx passes each part on before it reads the next one, and then notices that there is none.
+        // nginx passes each part on before it reads the next one, and then notices that no part follows.
         "sending to client" => ["upstream ", "recv() ", "readv() "]
             .iter()
             .any(|beginning| problem.starts_with(beginning)),

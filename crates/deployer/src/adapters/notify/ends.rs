@@ -90,7 +90,7 @@ impl Notifier {
             Action::Halted => Kind::Halted,
             Action::Switched => Kind::Switched,
             Action::NotRestored => Kind::NotRestored,
-            Action::FailedOver | Action::Restored => return None,
+            Action::FailedOver | Action::Restored | Action::Stopped => return None,
         };
         let report = entry.id.as_ref().map(|id| self.reports.page(id));
         let mut text = describe(entry);

@@ -102,9 +102,13 @@ impl Machine {
             assert!(entries.iter().all(|it| it.id.is_none()), "{entries:#?}");
             return;
         };
-        let about_standby =
-            |it: &&HistoryEntry| matches!(it.action, Action::Restored | Action::NotRestored);
-        let last = entries.iter().rev().find(|it| !about_standby(it));
+        let moved_nothing = |it: &&HistoryEntry| {
+            matches!(
+                it.action,
+                Action::Restored | Action::NotRestored | Action::Stopped
+            )
+        };
+        let last = entries.iter().rev().find(|it| !moved_nothing(it));
         let last = last.expect("a history");
         match phase {
             // Since the deployment, a person or the monitor moved traffic.

@@ -22,7 +22,7 @@ use crate::{
     color::Color,
     commands::{deploy, monitor, output::CommandOutput, recover, rollback, status, switch},
     config::{self, OnInterrupt, Settings},
-    deployment::{phase::Phase, plan::Plan, rollout::Scope},
+    deployment::{phase::Phase, plan::Plan, scope::Scope},
     doctor::finding::Finding,
     event::{Event, Reporter},
     evidence::load::{LoadPlan, LoadResult},

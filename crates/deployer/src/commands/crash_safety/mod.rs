@@ -299,6 +299,29 @@ async fn failover_is_recovered_from_every_pair_of_kills() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn idle_color_never_gets_a_release_back_that_was_rolled_back_by_hand() {
+    // v2 on green was promoted. Before, green held v0.
+    let initial = green_active().await;
+    let points = Machine::restore(&initial)
+        .run(Command::Rollback, None)
+        .await
+        .points;
+    let moved = points
+        .iter()
+        .position(|point| point == "after journal rolled back")
+        .expect("a kill point");
+    for number in moved..points.len() {
+        let machine = Machine::restore(&initial);
+        kill_at(&machine, Command::Rollback, number, &points).await;
+        let refused = Command::DeployWithFailingHook("v3", Phase::Switched);
+        let run = machine.run(refused, None).await;
+        assert_eq!(exit_code_of(&run), Some(exit_code::REFUSED));
+        let held = machine.server(Color::Green).running;
+        assert_eq!(held.as_deref(), Some("v0"), "killed {}", points[number]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn damaged_journal_blocks_neither_failover_nor_rollback() {
     let crashed = Machine::restore(&green_active().await);
     crashed.crash(Color::Green);
