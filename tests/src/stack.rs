@@ -70,6 +70,13 @@ impl Stack {
         Ok(stack)
     }
 
+    /// Creates a stack of processes, and starts it by `deployer up`.
+    pub async fn up(server: &str, bake: BakeDuration) -> anyhow::Result<Self> {
+        let stack = Self::with_processes(server, bake)?;
+        stack.expect_exit(0, &["up"]).await?;
+        Ok(stack)
+    }
+
     /// Creates a stack of processes without releases, and starts none. `command` starts a server of a color.
     pub fn with_command(command: &[&str], bake: BakeDuration) -> anyhow::Result<Self> {
         let stack = Self::empty(Fleet::Process)?;

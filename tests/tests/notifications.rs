@@ -163,6 +163,26 @@ async fn end_recorded_by_a_killed_deployer_is_notified_by_next_command() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn end_is_notified_by_a_command_that_finds_the_lock_busy() -> Result {
+    let stack = start_stack().await?;
+    let receiver = AlertReceiver::start(0).await?;
+    let url = receiver.url();
+    let environment: [(&str, &OsStr); 2] = [
+        ("DEPLOYER_ALERTS_WEBHOOK", url.as_ref()),
+        ("DEPLOYER_KILL_AT", "after journal promoted".as_ref()),
+    ];
+    let deployer = stack.start_deployer_with(&DEPLOY_V2, &environment)?;
+    Stack::wait_for_exit(deployer, &DEPLOY_V2).await?;
+    // The killed deployer wrote only its journal. The next command with the lock completes the history.
+    stack.expect_exit(0, &["up"]).await?;
+    let lock = fs::File::open(stack.path("state/lock"))?;
+    lock.try_lock()?;
+    run(&stack, &url, 75, &["switch", "green"]).await?;
+    ensure!(receiver.kinds() == ["promoted"], "{:?}", receiver.alerts());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn removed_receiver_is_forgotten_when_the_monitor_starts() -> Result {
     let stack = start_stack().await?;
     let rejecting = AlertReceiver::start(usize::MAX).await?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{BakeDuration, Stack, TrafficLog};
+use end_to_end::{BakeDuration, Stack, TrafficLog, get};
 
 const CONNECTIONS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -29,8 +29,7 @@ mod alone {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn rollback_during_a_bake_returns_traffic_within_a_second() -> Result {
-        let stack = Stack::with_processes("model-server", LONG_BAKE)?;
-        stack.expect_exit(0, &["up"]).await?;
+        let stack = Stack::up("model-server", LONG_BAKE).await?;
         let traffic = stack.start_traffic(CONNECTIONS, PAUSE)?;
         let arguments = ["deploy", "v2", "--on-interrupt", "continue"];
         let deployer = stack.start_deployer(&arguments)?;
@@ -63,8 +62,7 @@ mod alone {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn rollback_does_not_wait_for_a_frozen_deployer() -> Result {
-        let stack = Stack::with_processes("model-server", LONG_BAKE)?;
-        stack.expect_exit(0, &["up"]).await?;
+        let stack = Stack::up("model-server", LONG_BAKE).await?;
         let traffic = stack.start_traffic(CONNECTIONS, PAUSE)?;
         let deployer = stack.start_deployer(&["deploy", "v2"])?;
         stack.wait_for_phase("switched").await?;
@@ -97,8 +95,7 @@ mod alone {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rollback_during_a_gate_refuses_the_candidate() -> Result {
-    let stack = Stack::with_processes("model-server", LONG_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", LONG_BAKE).await?;
     let traffic = stack.start_traffic(CONNECTIONS, PAUSE)?;
     let gates = r#"gates.run=["comparison"]"#;
     let arguments = [
@@ -127,8 +124,7 @@ async fn rollback_during_a_gate_refuses_the_candidate() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abort_ends_a_deployment_and_nothing_else() -> Result {
-    let stack = Stack::with_processes("model-server", LONG_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", LONG_BAKE).await?;
     let run = stack.expect_exit(0, &["abort"]).await?;
     ensure!(run.stdout.contains("no deployment is under way"), "{run:?}");
     let deployer = stack.start_deployer(&["deploy", "v2"])?;
@@ -146,8 +142,7 @@ async fn abort_ends_a_deployment_and_nothing_else() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_color_gets_its_release_back_after_a_rollback() -> Result {
-    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
     stack.expect_exit(0, &["deploy", "v2"]).await?;
     // v1 waits on blue, and could take the traffic.
     let arguments = ["deploy", "v3", "--bake", "5m"];
@@ -180,8 +175,7 @@ async fn idle_color_gets_its_release_back_after_a_rollback() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rollback_to_a_version_deploys_it_without_comparing() -> Result {
-    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
     for version in ["v2", "v3", "v1"] {
         stack.expect_exit(0, &["deploy", version]).await?;
     }
@@ -197,4 +191,51 @@ async fn rollback_to_a_version_deploys_it_without_comparing() -> Result {
     // The release that a person left stands in for no other one.
     ensure!(stack.status().await?["colors"][1]["fit"] == false);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollback_names_the_requests_that_a_hanging_color_had_in_flight() -> Result {
+    const HANGING: usize = 3;
+
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
+    let deploy = ["deploy", "v2", "--set", "bake.on_inconclusive=promote"];
+    stack.expect_exit(0, &deploy).await?;
+    stack.signal_service("green", "STOP")?;
+    // A request of each connection hangs.
+    let traffic = stack.start_traffic(HANGING, PAUSE)?;
+    let control = format!("127.0.0.1:{}", stack.ports().control());
+    let all_hang = async {
+        // The router counts this question too.
+        while get(&control, "/in-flight").await?.trim() != (HANGING + 1).to_string() {
+            tokio::time::sleep(PAUSE).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(10), all_hang).await??;
+    let arguments = [
+        "rollback",
+        "--json",
+        "--set",
+        "fleet.process.stop_timeout=1s",
+    ];
+    let run = stack.expect_exit(0, &arguments).await?;
+    let expected = "interrupted: 3 requests were repeated (POST /predict, in flight since ";
+    let lines: Vec<serde_json::Value> = run
+        .stdout
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<serde_json::Result<_>>()?;
+    let stopped = lines.iter().find(|line| line["event"] == "color_stopped");
+    let stopped = stopped.with_context(|| format!("no such event: {run:?}"))?;
+    let repeated = &stopped["interrupted"][0];
+    ensure!(
+        stopped["color"] == "green"
+            && repeated["route"] == "POST /predict"
+            && repeated["count"] == HANGING
+            && repeated["outcome"] == "repeated",
+        "{stopped}"
+    );
+    let history = stack.expect_exit(0, &["history"]).await?;
+    ensure!(history.stdout.contains(expected), "{history:?}");
+    traffic.stop().await.ensure_none_failed()
 }

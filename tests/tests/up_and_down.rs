@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     fs::{self, Permissions},
     net::TcpListener,
     os::unix::fs::{PermissionsExt as _, symlink},
@@ -12,6 +13,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use end_to_end::{AlertReceiver, BakeDuration, Stack, post_for_body, repository, send_signal};
 use serde_json::json;
+use tokio::process::Child;
 
 const SHORT_BAKE: BakeDuration = BakeDuration(Duration::from_secs(1));
 
@@ -19,8 +21,7 @@ type Result<T = ()> = anyhow::Result<T>;
 
 /// Starts a stack on which green is active with v2, and blue is its fit standby with v1.
 async fn start_with_standby() -> Result<Stack> {
-    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
     // Without clients the bake is inconclusive. On a busy machine a server loads its release for seconds.
     let settings = ["bake.on_inconclusive=promote", "health.tries=100"];
     let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
@@ -198,8 +199,7 @@ async fn up_names_program_on_a_taken_port() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn up_replaces_workers_without_a_master() -> Result {
-    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
     let group = kill_router_master(&stack).await?;
     ensure!(serving_version(&stack).await? == "v1");
     // What the workers cannot follow must not take them down.
@@ -248,8 +248,7 @@ async fn up_replaces_workers_without_a_master() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn down_ends_workers_without_a_master() -> Result {
-    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
     let group = kill_router_master(&stack).await?;
     let run = stack.run_deployer(&["doctor"]).await?;
     ensure!(run.stdout.contains("what it started still runs"), "{run:?}");
@@ -264,8 +263,7 @@ async fn down_ends_workers_without_a_master() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn down_names_router_that_it_does_not_manage() -> Result {
-    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
     let group = stack.service_pid("router")?;
     // Another state directory knows nothing of this router.
     let another = ["--state", "elsewhere"];
@@ -312,8 +310,7 @@ async fn down_stops_the_monitor() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn down_of_a_static_fleet_says_that_it_stops_nothing() -> Result {
-    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
     let run = stack.expect_exit(0, &["down", "--fleet", "static"]).await?;
     ensure!(run.stdout.contains("stops no other service"), "{run:?}");
     ensure!(serving_version(&stack).await? == "v1");
@@ -322,8 +319,7 @@ async fn down_of_a_static_fleet_says_that_it_stops_nothing() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn up_leaves_serving_router_alone_when_files_changed() -> Result {
-    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
     let pid = stack.service_pid("router")?;
     let run = stack.expect_exit(0, &["up"]).await?;
     ensure!(!run.stderr.contains("is not started again"), "{run:?}");
@@ -355,8 +351,7 @@ async fn up_leaves_serving_router_alone_when_files_changed() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn up_keeps_a_refused_release_stopped() -> Result {
-    let stack = Stack::with_processes("faulty-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
+    let stack = Stack::up("faulty-server", SHORT_BAKE).await?;
     let deploy = ["deploy", "never-healthy", "--set", "health.tries=2"];
     stack.expect_exit(10, &deploy).await?;
     let before = stack.status().await?;
@@ -501,8 +496,22 @@ fn as_strs(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-/// Puts a program `docker` into a directory of its own. It notes each command, and says that everything runs.
-fn fake_docker(stack: &Stack) -> Result<(PathBuf, PathBuf)> {
+/// A program `docker` in a directory of its own, which notes each command.
+struct FakeDocker {
+    /// `PATH` with that directory first.
+    path: OsString,
+    /// The file of the notes.
+    commands: PathBuf,
+}
+
+/// Every service runs.
+const RUNNING: &str = r#"{"State":"running"}"#;
+/// No service runs.
+const EXITED: &str = r#"{"State":"exited","ExitCode":0}"#;
+
+/// Puts a program `docker` in place. It says that all services have this state, and runs `start` as a shell command for
+/// `docker compose up`.
+fn fake_docker(stack: &Stack, state: &str, start: &str) -> Result<FakeDocker> {
     let (directory, commands) = (stack.path("docker-bin"), stack.path("docker-commands"));
     fs::create_dir(&directory)?;
     let program = directory.join("docker");
@@ -511,36 +520,47 @@ fn fake_docker(stack: &Stack) -> Result<(PathBuf, PathBuf)> {
 echo "$*" >> {commands}
 case "$*" in
 *"config --services") printf 'blue\ngreen\nrouter\nmonitor\n' ;;
-*"ps --all --format json"*) echo '{{"State":"running"}}' ;;
+*"ps --all --format json"*) echo '{state}' ;;
 *"ps --all --quiet"*) echo container ;;
 *--dry-run*) echo ' DRY-RUN MODE -  Container router-1  Recreate' >&2 ;;
 "inspect"*) echo '{{"State":{{"Status":"running","ExitCode":0,"OOMKilled":false,"Error":""}},"RestartCount":0,"Config":{{"Image":"nginx"}}}}' ;;
+*" up "*) {start} ;;
 esac
 "#,
         commands = commands.display()
     );
     fs::write(&program, script)?;
     fs::set_permissions(&program, Permissions::from_mode(0o755))?;
-    Ok((directory, commands))
+    let path = env::join_paths([directory, "/usr/bin".into(), "/bin".into()])?;
+    Ok(FakeDocker { path, commands })
+}
+
+impl FakeDocker {
+    /// Starts the deployer with the fleet `compose`.
+    fn start(&self, stack: &Stack, arguments: &[&str]) -> Result<Child> {
+        let arguments = [&["--fleet", "compose"], arguments].concat();
+        stack.start_deployer_with(&arguments, &[("PATH", &self.path)])
+    }
+
+    /// The commands so far.
+    fn noted(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.commands)?)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn up_of_containers_never_recreates_a_serving_router() -> Result {
     // Processes serve; only the commands to Docker are of interest.
-    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
-    stack.expect_exit(0, &["up"]).await?;
-    let (directory, commands) = fake_docker(&stack)?;
-    let path = env::join_paths([directory, "/usr/bin".into(), "/bin".into()])?;
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
+    let docker = fake_docker(&stack, RUNNING, "exit 1")?;
     let run = async |command: &'static str| {
-        let arguments = ["--fleet", "compose", command];
-        let deployer = stack.start_deployer_with(&arguments, &[("PATH", &path)])?;
-        Stack::wait_for_exit(deployer, &arguments).await
+        Stack::wait_for_exit(docker.start(&stack, &[command])?, &[command]).await
     };
     let up = run("up").await?;
     ensure!(up.code == 0, "{up:?}");
     let expected = "the router serves, and is not started again: compose.yaml, .env, or the image";
     ensure!(up.stderr.contains(expected), "{up:?}");
-    let noted = fs::read_to_string(&commands)?;
+    let noted = docker.noted()?;
     let creating = |line: &&str| line.contains(" up ") && !line.contains("--dry-run");
     ensure!(noted.lines().find(creating).is_none(), "{noted}");
     ensure!(
@@ -554,13 +574,117 @@ async fn up_of_containers_never_recreates_a_serving_router() -> Result {
         down.code == 1 && down.stderr.contains("still listens"),
         "{down:?}"
     );
-    let noted = fs::read_to_string(&commands)?;
-    for service in ["monitor", "router", "blue", "green"] {
+    let noted = docker.noted()?;
+    // One command stops both colors, so that they stop at the same time.
+    for service in ["monitor", "router", "blue green"] {
         let stop = format!(" stop {service}");
         ensure!(
             noted.lines().any(|line| line.ends_with(&stop)),
             "{stop}: {noted}"
         );
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_up_ends_after_the_compose_command_that_it_began() -> Result {
+    let stack = Stack::with_processes("model-server", SHORT_BAKE)?;
+    let go = stack.path("go");
+    let start = format!(
+        "while [ ! -e {go} ]; do sleep 0.05; done; echo up ended >> {commands}",
+        go = go.display(),
+        commands = stack.path("docker-commands").display()
+    );
+    let docker = fake_docker(&stack, EXITED, &start)?;
+    let deployer = docker.start(&stack, &["up"])?;
+    let began = async {
+        while !docker
+            .noted()
+            .is_ok_and(|noted| noted.contains(" up --detach"))
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), began).await?;
+    Stack::signal_deployer(&deployer, "INT")?;
+    fs::write(&go, "")?;
+    let run = Stack::wait_for_exit(deployer, &["up"]).await?;
+    ensure!(run.code == 1, "{run:?}");
+    ensure!(run.stderr.contains("stop signal received"), "{run:?}");
+    let noted = docker.noted()?;
+    ensure!(noted.trim_end().ends_with("up ended"), "{noted}");
+    Ok(())
+}
+
+/// A hook that refuses the candidate after all gates.
+const REFUSING: [&str; 2] = ["--set", r#"hooks.before.switched=["false"]"#];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_color_gets_its_release_back_under_one_version_only_with_equal_files() -> Result {
+    // v2 is active on green, and v1 on blue can stand in.
+    let stack = start_with_standby().await?;
+    let deploy = [
+        &["deploy", "v1", "--set", "health.tries=100"],
+        &REFUSING[..],
+    ]
+    .concat();
+    let run = stack.expect_exit(10, &deploy).await?;
+    let status = stack.status().await?;
+    let blue = &status["colors"][0];
+    ensure!(
+        blue["model_version"] == "v1" && blue["fit"] == true,
+        "{status}\n{run:?}"
+    );
+
+    change_release(&stack, "v1")?;
+    let run = stack.expect_exit(10, &deploy).await?;
+    let expected = "v1 names other files than blue served before: their digest is ";
+    ensure!(run.stderr.contains(expected), "{run:?}");
+    let history = stack.expect_exit(0, &["history"]).await?;
+    ensure!(history.stdout.contains(expected), "{history:?}");
+    let stays_stopped = async || {
+        let status = stack.status().await?;
+        let blue = &status["colors"][0];
+        ensure!(
+            blue["stopped"] == true && blue["fit"] == false,
+            "{status}\n{run:?}"
+        );
+        Ok(())
+    };
+    stays_stopped().await?;
+    stack.expect_exit(0, &["up"]).await?;
+    stays_stopped().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compose_gives_the_idle_color_its_image_back() -> Result {
+    // Processes serve; only the commands to Docker are of interest.
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
+    let status = stack.status().await?;
+    let version = status["colors"][1]["model_version"].as_str();
+    let version = version.context("no version")?;
+    fs::write(
+        stack.path(".env"),
+        format!("GREEN_VERSION={version}\nGREEN_IMAGE=registry/model-server:old\n"),
+    )?;
+    let commands = stack.path("docker-commands");
+    let start = format!(
+        r#"echo "image $GREEN_IMAGE of $GREEN_VERSION" >> {}"#,
+        commands.display()
+    );
+    let docker = fake_docker(&stack, RUNNING, &start)?;
+    let arguments = ["deploy", "v3", "--image", "registry/model-server:new"];
+    // Green still serves its release, so the gate `identity` refuses it.
+    let arguments = [&arguments[..], &["--set", "health.tries=2"]].concat();
+    let run = Stack::wait_for_exit(docker.start(&stack, &arguments)?, &arguments).await?;
+    ensure!(run.code == 10, "{run:?}");
+    let noted = docker.noted()?;
+    let images: Vec<&str> = noted
+        .lines()
+        .filter(|line| line.starts_with("image registry/"))
+        .collect();
+    let expected =
+        ["new", "old"].map(|tag| format!("image registry/model-server:{tag} of {version}"));
+    ensure!(images == expected, "{noted}\n{run:?}");
     Ok(())
 }
