@@ -1,6 +1,9 @@
 //! `deployer rollback` and `deployer abort`, also while a deployment is under way.
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsStr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use end_to_end::{BakeDuration, Stack, TrafficLog, get};
@@ -238,4 +241,22 @@ async fn rollback_names_the_requests_that_a_hanging_color_had_in_flight() -> Res
     let history = stack.expect_exit(0, &["history"]).await?;
     ensure!(history.stdout.contains(expected), "{history:?}");
     traffic.stop().await.ensure_none_failed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_starts_the_release_before_after_a_killed_rollback() -> Result {
+    let stack = Stack::up("model-server", SHORT_BAKE).await?;
+    // Green holds v2 and is idle.
+    let deploy = ["deploy", "v3", "--set", "bake.on_inconclusive=promote"];
+    stack.expect_exit(0, &deploy).await?;
+    let kill_at: [(&str, &OsStr); 1] = [("DEPLOYER_KILL_AT", "after journal move off".as_ref())];
+    let rollback = stack.start_deployer_with(&["rollback"], &kill_at)?;
+    Stack::wait_for_exit(rollback, &["rollback"]).await?;
+    ensure!(stack.status().await?["active"] == "blue");
+    for command in ["down", "up"] {
+        stack.expect_exit(0, &[command]).await?;
+    }
+    let status = stack.status().await?;
+    ensure!(status["colors"][1]["model_version"] == "v2", "{status}");
+    Ok(())
 }

@@ -38,9 +38,12 @@ impl JournalEntries {
     /// failover, and can take it again.
     #[must_use]
     pub fn nothing_to_roll_back(&self, active: Color, standby: Option<&str>) -> bool {
-        let last = self.deployment.as_ref();
-        let candidate = last.map(|it| it.plan.release.version.as_str());
-        self.is_rolled_back_to(active) && standby.is_some() && standby != candidate
+        let plan = self.deployment.as_ref().map(|it| &it.plan);
+        let candidate = plan.map(|plan| plan.release.version.as_str());
+        let before = plan.and_then(|plan| plan.idle_release.as_ref());
+        let before = before.map(|before| before.version.as_str());
+        let got_back = standby.is_some() && (standby != candidate || standby == before);
+        self.is_rolled_back_to(active) && got_back
     }
 
     /// The last deployment that touched a server.
