@@ -54,8 +54,9 @@ async fn each_end_is_notified_with_reason_report_and_user() -> Result {
     let url = receiver.url();
     run(&stack, &url, 0, &DEPLOY_V2).await?;
     run(&stack, &url, 0, &["rollback"]).await?;
-    let sick = ["deploy", "never-healthy", "--set", "health.tries=2"];
-    run(&stack, &url, 10, &sick).await?;
+    let hook = r#"hooks.before.switched=["false"]"#;
+    let refused = ["deploy", "v2", "--set", hook, "--set", "health.tries=100"];
+    run(&stack, &url, 10, &refused).await?;
     let long = ["deploy", "v2", "--bake", "2m"];
     let deployer = start(&stack, &url, &long)?;
     stack.wait_for_phase("switched").await?;

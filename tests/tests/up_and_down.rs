@@ -683,8 +683,10 @@ async fn compose_gives_the_idle_color_its_image_back() -> Result {
         .lines()
         .filter(|line| line.starts_with("image registry/"))
         .collect();
-    let expected =
-        ["new", "old"].map(|tag| format!("image registry/model-server:{tag} of {version}"));
+    let expected = [
+        "image registry/model-server:new of v3".to_owned(),
+        format!("image registry/model-server:old of {version}"),
+    ];
     ensure!(images == expected, "{noted}\n{run:?}");
     Ok(())
 }
