@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -166,8 +166,9 @@ fn group(requests: &[Request], color: Color, began: Timestamp) -> Vec<Interrupte
             continue;
         };
         let route = request.route.to_string();
-        let millisecond = (request.began() * 1e3) as i64;
-        let since = Timestamp::from_millisecond(millisecond).unwrap_or_default();
+        let since = SignedDuration::try_from_secs_f64(request.began()).ok();
+        let since = since.and_then(|since| Timestamp::UNIX_EPOCH.checked_add(since).ok());
+        let since = since.unwrap_or_default();
         let group = groups
             .entry((outcome, route.clone()))
             .or_insert(Interrupted {

@@ -135,8 +135,8 @@ async fn nothing_is_left_to_roll_back_when_release_is_restored_under_the_same_ve
     let rolled_back = failed(ServerFault::FailsClients).await;
     let digest = Some(digest("v2"));
     assert!(rolled_back.restore_release("v2", digest, true).await);
-    let entries = StateDirectory::new(rolled_back.directory.path()).read();
-    let entries = entries.await.expect("a journal");
+    let state = StateDirectory::new(rolled_back.directory.path());
+    let entries = state.read().await.expect("a journal");
     assert!(entries.is_rolled_back_to(OLD));
     assert!(entries.nothing_to_roll_back(OLD, Some("v2")));
 }
