@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     color::Color,
@@ -126,8 +126,9 @@ pub async fn stop_candidate(
 
 /// The end of the router's log; `None` if this machine cannot read the log.
 async fn log_end(ports: &Ports) -> Option<LogCursor> {
-    let part = ports.request_log.as_ref()?.read(None).await.ok()?;
-    Some(part.next)
+    let read = ports.request_log.as_ref()?.read(None);
+    let part = timeout(MAX_WAIT_FOR_LOG, read).await.ok()?;
+    Some(part.ok()?.next)
 }
 
 /// The requests that were in flight on `color` when its stop began, as far as they have ended since.
@@ -142,7 +143,7 @@ async fn interrupted_requests(
     let deadline = Instant::now() + MAX_WAIT_FOR_LOG;
     let (mut after, mut requests) = (log_end, Vec::new());
     while let Some(log) = &ports.request_log
-        && let Ok(part) = log.read(Some(after.clone())).await
+        && let Ok(Ok(part)) = timeout(MAX_WAIT_FOR_LOG, log.read(Some(after.clone()))).await
     {
         after = part.next;
         requests.extend(part.requests);
