@@ -75,6 +75,8 @@ pub enum Fault {
     AnswersConstant,
     /// Every tenth prediction through the router fails with 504, which the router neither repeats nor counts.
     TimesOutForSome,
+    /// Every tenth answer to a prediction through the router comes from another release, by its headers.
+    MixesReleases,
     /// SIGUSR1 turns this fault on and off: each prediction takes [`TIMEOUT_DELAY`] longer.
     SlowAfterSignal,
 }

@@ -230,6 +230,12 @@ async fn harm_client(fault: Fault, number: u64, request: Request, next: Next) ->
             next.run(request).await
         }
         Fault::HangsForSome if fastrand::u8(..10) == 0 => std::future::pending().await,
+        Fault::MixesReleases if number.is_multiple_of(10) => {
+            let mut response = next.run(request).await;
+            let other = HeaderValue::from_static("another-release");
+            response.headers_mut().insert("x-model-version", other);
+            response
+        }
         Fault::CutsByLength if number.is_multiple_of(5) => {
             cut_answer(next.run(request).await, true).await
         }

@@ -130,6 +130,15 @@ async fn release_with_constant_answers_is_rolled_back() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn release_that_answers_beside_another_one_is_rolled_back() -> Result {
+    let stack = start_stack().await?;
+    let traffic = stack.start_traffic(FEW_CLIENTS, LONG_PAUSE)?;
+    let reason = "several releases answer as the candidate";
+    ensure_rolled_back(&stack, &traffic, "mixes-releases", &[], reason).await?;
+    traffic.stop().await.ensure_none_failed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn uptime_checks_do_not_hide_failing_predictions() -> Result {
     let stack = start_stack().await?;
     let up = Clients {

@@ -324,7 +324,8 @@ impl Bake {
             }
         }
         let problem = self
-            .requests_hang()
+            .several_releases_answer()
+            .or_else(|| self.requests_hang())
             .or_else(|| self.sizes_differ())
             .or_else(|| self.label_shift().filter(|_| warm))?;
         Some(Verdict::new(Conclusion::Fail, problem))

@@ -1,5 +1,6 @@
 //! What verdicts are made of: values and statistics, without input, output, or a clock.
 
+pub mod answering_releases;
 pub mod details;
 pub mod difference;
 pub mod ending_counts;

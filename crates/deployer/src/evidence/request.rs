@@ -197,6 +197,22 @@ impl Request {
         Some(self.attempts.last()?.color)
     }
 
+    /// The release that answered last, as its answer says, such as `v2 (digest 0123456789ab)`; `None` if it does not say.
+    #[must_use]
+    pub fn release(&self) -> Option<String> {
+        /// Enough digits of a digest to tell releases apart.
+        const DIGITS: usize = 12;
+
+        let digest = self.digest.as_deref();
+        let digest = digest.map(|digest| digest.get(..DIGITS).unwrap_or(digest));
+        match (self.version.as_deref(), digest) {
+            (Some(version), Some(digest)) => Some(format!("{version} (digest {digest})")),
+            (Some(version), None) => Some(version.to_owned()),
+            (None, Some(digest)) => Some(format!("digest {digest}")),
+            (None, None) => None,
+        }
+    }
+
     /// How long the first attempt took; `None` if there was none.
     #[must_use]
     pub fn took(&self) -> Option<Duration> {

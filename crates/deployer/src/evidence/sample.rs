@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     color::Color,
     evidence::{
+        answering_releases::AnsweringReleases,
         endings::Endings,
         latency::{Latencies, LatencyLimit},
         request::{Ending, Request},
@@ -37,6 +38,8 @@ pub struct TrafficSample {
     pub endings: Endings,
     /// Clients' requests by the second in which they arrived.
     pub arrivals: BTreeMap<i64, u64>,
+    /// The releases that answered as this color.
+    pub releases: AnsweringReleases,
 }
 
 impl TrafficSample {
@@ -48,6 +51,9 @@ impl TrafficSample {
             let Some(ending) = request.ending_for(color) else {
                 continue;
             };
+            if request.last_asked() == Some(color) {
+                sample.releases.count(request);
+            }
             if !request.by_deployer {
                 sample.endings.count(request, ending);
                 sample.count_arrival(request, ending);
@@ -70,14 +76,20 @@ impl TrafficSample {
         sample
     }
 
-    /// The sample of `color` since traffic last came to it, so that an earlier release on that color is left
-    /// out.
+    /// The sample of the release that `color` holds: since traffic last came to the color, and since the color last
+    /// answered as another release.
     #[must_use]
     pub fn recent(color: Color, requests: &[Request]) -> Self {
-        let others = requests
-            .iter()
-            .rposition(|request| request.wanted == Some(color.other()));
-        Self::of(color, &requests[others.map_or(0, |last| last + 1)..])
+        let mut current = None;
+        let earlier = requests.iter().rposition(|request| {
+            let release = request
+                .release()
+                .filter(|_| request.last_asked() == Some(color));
+            let is_other = release.is_some() && current.is_some() && release != current;
+            current = current.take().or(release);
+            is_other || request.wanted == Some(color.other())
+        });
+        Self::of(color, &requests[earlier.map_or(0, |last| last + 1)..])
     }
 
     /// Counts by arrival and not by end: after a pause many requests end in the same second.
@@ -177,6 +189,7 @@ impl TrafficSample {
             }
         }
         self.endings.add(&later.endings);
+        self.releases.add(&later.releases);
         for (second, count) in &later.arrivals {
             *self.arrivals.entry(*second).or_default() += count;
         }
@@ -260,5 +273,40 @@ mod tests {
             TrafficSample::recent(Color::Blue, &[blue]).tally.requests,
             1
         );
+    }
+
+    #[test]
+    fn recent_sample_excludes_earlier_release_on_same_color() {
+        let of_release = |digest: &str| Request {
+            digest: Some(digest.to_owned()),
+            ..request(200)
+        };
+        // The router's own 502 names no release.
+        let unnamed = request(502);
+        let log = [
+            of_release("old"),
+            unnamed.clone(),
+            of_release("old"),
+            unnamed,
+            of_release("new"),
+            of_release("new"),
+        ];
+        let recent = TrafficSample::recent(Color::Green, &log);
+        assert_eq!(recent.tally.requests, 3);
+        assert!(!recent.releases.are_several());
+        assert!(TrafficSample::of(Color::Green, &log).releases.are_several());
+    }
+
+    #[test]
+    fn answer_of_standby_names_no_release_of_the_color() {
+        let mut stood_in = Request {
+            version: Some("v1".to_owned()),
+            ..request(500)
+        };
+        stood_in
+            .attempts
+            .extend(answered_by(Color::Blue, 200).attempts);
+        let sample = TrafficSample::of(Color::Green, &[stood_in]);
+        assert_eq!(sample.releases, AnsweringReleases::default());
     }
 }

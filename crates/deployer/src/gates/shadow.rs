@@ -81,7 +81,15 @@ impl Shadow {
         let mut verdict = self.judge_failures(copied);
         let slower = self.compare_latencies(copied, original, &mut verdict);
         let drifted = self.compare_labels(copied, original, &mut verdict);
-        if (slower || drifted) && verdict.conclusion == Conclusion::Pass {
+        let several = copied.releases.are_several() && !original.releases.are_several();
+        if several {
+            let _ = write!(
+                verdict.summary,
+                "; several releases answer as the candidate, by x-model-version and x-model-digest: {}",
+                copied.releases
+            );
+        }
+        if (slower || drifted || several) && verdict.conclusion == Conclusion::Pass {
             verdict.conclusion = Conclusion::Fail;
         }
         add_cost_to_clients(before, original, &mut verdict);
@@ -205,7 +213,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::evidence::tally::Tally;
+    use crate::{
+        color::Color,
+        evidence::{
+            answering_releases::AnsweringReleases,
+            request::{Request, answered_by},
+            tally::Tally,
+        },
+    };
 
     /// A sample with this many requests and failures. The other requests take this long, and `yes` of them have
     /// the label "yes".
@@ -266,6 +281,27 @@ mod tests {
             assert_eq!(verdict.conclusion, Conclusion::Fail, "{}", verdict.summary);
             assert!(verdict.summary.contains(expected), "{}", verdict.summary);
         }
+    }
+
+    #[test]
+    fn copies_answered_by_several_releases_fail() {
+        let mut releases = AnsweringReleases::default();
+        for version in ["v1", "v2"] {
+            releases.count(&Request {
+                version: Some(version.to_owned()),
+                ..answered_by(Color::Green, 200)
+            });
+        }
+        let verdict = judge(&TrafficSample {
+            releases,
+            ..sample(1_000, 0, 20, 500)
+        });
+        assert_eq!(verdict.conclusion, Conclusion::Fail, "{}", verdict.summary);
+        assert!(
+            verdict.summary.contains("several releases answer"),
+            "{}",
+            verdict.summary
+        );
     }
 
     #[test]

@@ -73,6 +73,16 @@ impl Bake {
             })
     }
 
+    /// Returns which releases answered as the candidate, if there are several. A server that names several releases also
+    /// before the switch names its models so.
+    pub(super) fn several_releases_answer(&self) -> Option<String> {
+        let releases = &self.traffic.releases;
+        let several = releases.are_several() && !self.before.releases.are_several();
+        several.then(|| {
+            format!("several releases answer as the candidate, by x-model-version and x-model-digest: {releases}")
+        })
+    }
+
     /// Returns how many requests hang, if certainly more than before: since the switch, or of the last window.
     pub(super) fn requests_hang(&self) -> Option<String> {
         let hang_timeout = hang_timeout(&self.settings, &self.before);

@@ -6,7 +6,7 @@ mod simulation;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::OnInterrupt;
+use crate::{color::Color, config::OnInterrupt, evidence::request::answered_by};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -476,6 +476,41 @@ fn label_drift_fails() {
         labeled_sample(20, 1_000, 600),
     );
     assert_eq!(verdict.conclusion, Conclusion::Pass);
+}
+
+#[test]
+fn candidate_that_answers_as_several_releases_fails() {
+    let answered_as = |releases: &[&str]| {
+        let requests: Vec<_> = releases
+            .iter()
+            .map(|release| Request {
+                version: Some((*release).to_owned()),
+                ..answered_by(Color::Green, 200)
+            })
+            .collect();
+        TrafficSample::of(Color::Green, &requests)
+    };
+    let mixed = answered_as(&["v2", "v2", "v1"]);
+    let mut bake = bake_after(answered_as(&["v1"]));
+    bake.record(Observation {
+        traffic: mixed.clone(),
+        ..observation(0, 0)
+    });
+    let verdict = bake.verdict(MINUTE / 3).unwrap();
+    assert_eq!(verdict.conclusion, Conclusion::Fail);
+    assert!(
+        verdict.summary.contains("v1: 1 answers") && verdict.summary.contains("v2: 2 answers"),
+        "{}",
+        verdict.summary
+    );
+    // A server that names its models in these headers did so before.
+    for (before, since) in [
+        (mixed.clone(), mixed),
+        (answered_as(&["v1"]), answered_as(&["v2"])),
+    ] {
+        let verdict = verdict_on(before, since);
+        assert_ne!(verdict.conclusion, Conclusion::Fail, "{}", verdict.summary);
+    }
 }
 
 #[test]
