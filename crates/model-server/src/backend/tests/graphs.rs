@@ -53,6 +53,22 @@ fn setting_never_exceeds_fixed_batch() {
     assert_eq!(load(&settings).unwrap().plan.policy.max_texts, 8);
 }
 
+/// The graph finds the last token of a text by the padding token 1.
+#[test]
+fn decoder_with_another_padding_token_is_not_padded() {
+    for engine in ENGINES {
+        let max_padding = |token: usize| {
+            let loaded = load_changed("decoder", engine, |release| {
+                let config = format!(r#"{{"model_type": "gpt2", "pad_token_id": {token}}}"#);
+                fs::write(release.join("config.json"), config).unwrap();
+            });
+            loaded.unwrap().plan.policy.max_padding
+        };
+        assert!(max_padding(1) > 0);
+        assert_eq!(max_padding(0), 0);
+    }
+}
+
 #[test]
 fn graph_of_fixed_length_without_mask_and_padding_token_is_refused() {
     for engine in ENGINES {
