@@ -134,7 +134,10 @@ fn run_until<'a, I: Iterator<Item = &'a str>>(
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| error.to_string())?;
         while !waiting.is_empty() {
-            let lengths: Vec<usize> = waiting.iter().map(|text| text.ids.len()).collect();
+            let lengths = waiting
+                .iter()
+                .map(|text| model.computed_tokens(text.ids.len()));
+            let lengths: Vec<usize> = lengths.collect();
             let chosen = policy.choose(&lengths);
             let batch: Vec<_> = chosen.iter().map(|at| &waiting[*at]).collect();
             let outputs = [model.task.output()];

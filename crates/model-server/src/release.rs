@@ -27,6 +27,7 @@ use crate::{
     task::{
         ModelTask,
         model_config::{ConfigError, ModelConfig},
+        sharing::Sharing,
         text_model::TextModel,
         text_task::TextTaskError,
         warm_up_inputs,
@@ -155,7 +156,11 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
             .map(|parallelism| fastest_pass(engine.as_mut(), &self_test_inputs, parallelism)),
         None => [Duration::MAX; 2],
     };
-    let policy = batching_policy(settings.batching, &task, single_pass, quantizes_dynamically);
+    let sharing = match engines.first_mut() {
+        Some(engine) if !quantizes_dynamically => task.measure_sharing(engine.as_mut()),
+        _ => Sharing::Nothing,
+    };
+    let policy = batching_policy(settings.batching, &task, single_pass, sharing);
     Ok(Loaded {
         digest,
         signature,
@@ -239,6 +244,10 @@ fn text_model(
             source,
         },
         TextTaskError::Graph(source) => unusable_graph(&release.file(MODEL_FILE), source),
+        TextTaskError::Tokenizer(source) => LoadError::Tokenizer {
+            path: release.file(TOKENIZER_FILE),
+            source,
+        },
     })
 }
 
@@ -246,22 +255,30 @@ fn batching_policy(
     batching: Batching,
     task: &ModelTask,
     single_pass: Duration,
-    quantizes_dynamically: bool,
+    sharing: Sharing,
 ) -> BatchingPolicy {
     let (max_texts, max_padding) = if single_pass < FAST_PASS {
         (MAX_TEXTS_OF_FAST_MODEL, MAX_PADDING_OF_FAST_MODEL)
     } else {
         (MAX_TEXTS, MAX_PADDING)
     };
+    let (fixed_texts, can_pad) = match task {
+        ModelTask::Text(model) => (model.fixed_texts(), model.can_pad()),
+        ModelTask::Tensors => (None, false),
+    };
+    let max_texts = match batching.max_texts {
+        Some(set) => set.get(),
+        None if sharing == Sharing::Nothing => 1,
+        // Such a graph computes all rows anyway.
+        None => fixed_texts.unwrap_or(max_texts),
+    };
     BatchingPolicy {
-        max_texts: match batching.max_texts {
-            Some(set) => set.get(),
-            None if quantizes_dynamically => 1,
-            None => max_texts,
-        },
+        max_texts: max_texts.min(fixed_texts.unwrap_or(max_texts)),
         max_tokens: batching.max_tokens.get(),
-        // Without a padding token, only texts of equal length share a pass.
-        max_padding: if task.can_pad() { max_padding } else { 0 },
+        max_padding: match sharing {
+            Sharing::AnyLength | Sharing::Nothing if can_pad => max_padding,
+            _ => 0,
+        },
     }
 }
 

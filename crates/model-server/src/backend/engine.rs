@@ -23,6 +23,15 @@ impl EngineKind {
             Self::Onnxruntime => "onnxruntime",
         }
     }
+
+    /// The other engine.
+    #[must_use]
+    fn other(self) -> Self {
+        match self {
+            Self::Rten => Self::Onnxruntime,
+            Self::Onnxruntime => Self::Rten,
+        }
+    }
 }
 
 /// Why an engine is not available.
@@ -51,16 +60,58 @@ pub enum EngineUnavailable {
 /// Why a `model.onnx` cannot be used.
 #[derive(Debug, Error)]
 pub enum GraphError {
-    /// It is not an ONNX graph, or it has an operator that the engine lacks.
+    /// It is not an ONNX graph.
     #[error("{0}; expected a model in the ONNX format whose weights are inside the file")]
     Unreadable(String),
-    /// An input or output is not a tensor of numbers.
-    #[error("its tensor {name:?} holds {datatype}, which this server does not handle")]
-    Datatype {
-        /// The name of the tensor.
+    /// The engine cannot load it: it lacks an operator or a datatype, or the file is damaged.
+    #[error(
+        "the engine {} cannot load it: {reason}; expected a model in the ONNX format whose weights are inside the file; --engine {} may load it",
+        engine.name(), engine.other().name()
+    )]
+    Engine {
+        /// The engine.
+        engine: EngineKind,
+        /// Its message.
+        reason: String,
+    },
+    /// An input has another shape than one row of tokens for each text.
+    #[error("its input {name:?} has the shape {shape}; expected [texts, tokens]")]
+    InputShape {
+        /// The name of the input.
         name: String,
-        /// What it holds.
-        datatype: String,
+        /// Its declared shape.
+        shape: String,
+    },
+    /// Two inputs declare different lengths.
+    #[error("its inputs declare different shapes: {0}; expected the same for all")]
+    InputLengths(String),
+    /// An input cannot take what the server has for it.
+    #[error("its input {name:?} takes {datatype}; expected {expected}")]
+    InputDatatype {
+        /// The name of the input.
+        name: String,
+        /// Its declared type.
+        datatype: &'static str,
+        /// The types that the server can fill.
+        expected: &'static str,
+    },
+    /// Each text must be padded, and the graph would read the padding as text.
+    #[error(
+        "it takes exactly {tokens} tokens, but it has no input attention_mask, and config.json names no pad_token_id: shorter texts cannot be padded; export it with attention_mask, with pad_token_id in config.json, or with a variable length"
+    )]
+    NoPadding {
+        /// The tokens of each text.
+        tokens: usize,
+    },
+    /// The logits are not one row for each text.
+    #[error(
+        "its output {name:?} has the shape {shape}; expected [texts, labels], as a text classifier has"
+    )]
+    OutputShape {
+        /// The name of the output.
+        name: String,
+        /// Its declared shape.
+        shape: String,
     },
     /// An input that the server cannot fill.
     #[error(

@@ -6,7 +6,10 @@ use rten::{
 };
 
 use crate::backend::{
-    engine::{Engine, EngineError, EngineTask, EngineUnavailable, GraphError, Model, Parallelism},
+    engine::{
+        Engine, EngineError, EngineKind, EngineTask, EngineUnavailable, GraphError, Model,
+        Parallelism,
+    },
     tensor::{Datatype, Elements, Signature, Tensor, TensorSpec},
 };
 
@@ -27,7 +30,7 @@ impl RtenModel {
         options.prepack_weights(true);
         let graph = options
             .load(bytes)
-            .map_err(|error| GraphError::Unreadable(error.to_string()))?;
+            .map_err(|error| refused(error.to_string()))?;
         let specs = |ids: &[NodeId]| -> Result<Vec<_>, _> {
             ids.iter().map(|id| spec_of(&graph, *id)).collect()
         };
@@ -56,7 +59,15 @@ impl Model for RtenModel {
     }
 }
 
-/// rten reports 32-bit integers for both INT32 and INT64. Exporters write INT64.
+fn refused(reason: String) -> GraphError {
+    GraphError::Engine {
+        engine: EngineKind::Rten,
+        reason,
+    }
+}
+
+/// rten turns INT32, INT64, and BOOL into 32-bit integers, and FP16 and FP64 into FP32. Its signature has the types of
+/// these tensors, but INT64 for integers: exporters write it.
 fn spec_of(graph: &Graph, id: NodeId) -> Result<TensorSpec, GraphError> {
     let node = graph.node_info(id);
     let name = node.as_ref().and_then(NodeInfo::name).unwrap_or("");
@@ -66,10 +77,9 @@ fn spec_of(graph: &Graph, id: NodeId) -> Result<TensorSpec, GraphError> {
         Some(ValueType::Tensor(DataType::Int8)) => Datatype::Int8,
         Some(ValueType::Tensor(DataType::UInt8)) => Datatype::Uint8,
         other => {
-            return Err(GraphError::Datatype {
-                name: name.to_owned(),
-                datatype: other.map_or("an unknown kind".to_owned(), |kind| kind.to_string()),
-            });
+            let kind = other.map_or("numbers of a type".to_owned(), |kind| kind.to_string());
+            let reason = format!("its tensor {name:?} holds {kind} that the engine lacks");
+            return Err(refused(reason));
         }
     };
     let shape = node.as_ref().and_then(NodeInfo::shape);

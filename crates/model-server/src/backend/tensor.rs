@@ -68,6 +68,8 @@ datatypes! {
     Int32(i32) = "INT32", 4;
     /// Signed, 64 bits.
     Int64(i64) = "INT64", 8;
+    /// Float, 16 bits with the range of FP32.
+    Bf16(half::bf16) = "BF16", 2;
     /// Float, 16 bits.
     Fp16(half::f16) = "FP16", 2;
     /// Float, 32 bits.
@@ -79,6 +81,23 @@ datatypes! {
 impl fmt::Display for Datatype {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
+    }
+}
+
+impl Elements {
+    /// Converts floats to FP32, to the nearest one. Returns the elements themselves if they are no floats.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an FP64 that overflows becomes infinite, which the tasks refuse"
+    )]
+    pub(crate) fn into_fp32(self) -> Result<Vec<f32>, Self> {
+        Ok(match self {
+            Self::Bf16(numbers) => numbers.into_iter().map(f32::from).collect(),
+            Self::Fp16(numbers) => numbers.into_iter().map(f32::from).collect(),
+            Self::Fp32(numbers) => numbers,
+            Self::Fp64(numbers) => numbers.into_iter().map(|it| it as f32).collect(),
+            other => return Err(other),
+        })
     }
 }
 
@@ -103,6 +122,13 @@ pub(crate) struct TensorSpec {
 }
 
 impl TensorSpec {
+    /// The shape as text, such as `[-1, 32]`, where -1 stands for any length.
+    pub(crate) fn shape_text(&self) -> String {
+        let length = |it: &Option<usize>| it.map_or("-1".to_owned(), |it| it.to_string());
+        let lengths: Vec<String> = self.shape.iter().map(length).collect();
+        format!("[{}]", lengths.join(", "))
+    }
+
     /// Whether a tensor of this shape is accepted.
     pub(crate) fn admits(&self, shape: &[usize]) -> bool {
         self.shape.len() == shape.len()
@@ -126,6 +152,22 @@ pub(crate) struct Signature {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn floats_of_every_width_become_fp32() {
+        let numbers = [0.5, -2.0];
+        for elements in [
+            Elements::Bf16(numbers.map(half::bf16::from_f32).into()),
+            Elements::Fp16(numbers.map(half::f16::from_f32).into()),
+            Elements::Fp32(numbers.into()),
+            Elements::Fp64(numbers.map(f64::from).into()),
+        ] {
+            assert_eq!(elements.into_fp32().unwrap(), numbers);
+        }
+        assert!(Elements::Int64(vec![1]).into_fp32().is_err());
+        let too_large = Elements::Fp64(vec![1e300]).into_fp32();
+        assert_eq!(too_large.unwrap(), [f32::INFINITY]);
+    }
 
     #[test]
     fn spec_admits_shapes_with_matching_fixed_dimensions() {

@@ -1,5 +1,8 @@
 //! Both engines run the shipped releases. Their logits equal those of Python's onnxruntime.
 
+mod batches;
+mod graphs;
+
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
@@ -65,7 +68,10 @@ fn logits(release: &str, engine: EngineKind, max_texts: usize) -> Vec<Vec<f32>> 
     let mut waiting: Vec<usize> = (0..texts.len()).collect();
     let mut answers = vec![Vec::new(); texts.len()];
     while !waiting.is_empty() {
-        let lengths: Vec<usize> = waiting.iter().map(|at| texts[*at].ids.len()).collect();
+        let lengths = waiting
+            .iter()
+            .map(|at| model.computed_tokens(texts[*at].ids.len()));
+        let lengths: Vec<usize> = lengths.collect();
         let chosen = policy.choose(&lengths);
         let batch: Vec<_> = chosen.iter().map(|at| &texts[waiting[*at]]).collect();
         let mut outputs = Vec::new();

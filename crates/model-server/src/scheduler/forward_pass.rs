@@ -4,7 +4,10 @@ use std::{
 };
 
 use crate::{
-    backend::engine::{Engine, EngineError, Parallelism},
+    backend::{
+        engine::{Engine, EngineError, Parallelism},
+        tensor::Tensor,
+    },
     busy_timer::BusyTimer,
     panic_message::panic_message,
     scheduler::{
@@ -105,10 +108,10 @@ pub(crate) fn forward(
         }
         (ModelTask::Text(model), _) => {
             let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
-            let results = run_texts(model, engine, &texts, &lengths, parallelism)?;
+            let inputs = model.pack(&texts);
+            let results = run_texts(model, engine, &inputs, &texts, &lengths, parallelism)?;
             let real: usize = lengths.iter().sum();
-            let longest = lengths.iter().copied().max().unwrap_or(0);
-            let padded = longest * texts.len();
+            let padded = inputs.first().map_or(0, |input| input.elements.len());
             pool.metrics
                 .forward_pass(texts.len(), real, padded, began.elapsed());
             Ok(results.into_iter().map(Ok).collect())
@@ -120,15 +123,16 @@ pub(crate) fn forward(
 fn run_texts(
     model: &TextModel,
     engine: &mut dyn Engine,
+    inputs: &[Tensor],
     texts: &[&TokenIds],
     lengths: &[usize],
     parallelism: Parallelism,
 ) -> Result<Vec<InferenceOutput>, InferenceError> {
-    let mut outputs = engine.run(&model.pack(texts), &[model.task.output()], parallelism)?;
+    let mut outputs = engine.run(inputs, &[model.task.output()], parallelism)?;
     let output = outputs
         .pop()
         .ok_or_else(|| EngineError("the model gave no output".to_owned()))?;
-    let rows = model.task.decode(output, lengths)?;
+    let rows = model.decode(output, lengths)?;
     Ok(rows
         .into_iter()
         .zip(texts)

@@ -213,9 +213,11 @@ fn prepare(pool: &InferencePool, job: Job) -> Option<ReadyItem<PreparedJob>> {
     };
     match input {
         Ok(input) => Some(ReadyItem {
-            token_count: match &input {
-                PreparedInput::Tokens(tokens) => Some(tokens.ids.len()),
-                PreparedInput::Tensors(_) => None,
+            token_count: match (&input, &pool.task) {
+                (PreparedInput::Tokens(tokens), ModelTask::Text(model)) => {
+                    Some(model.computed_tokens(tokens.ids.len()))
+                }
+                _ => None,
             },
             item: job(input),
         }),

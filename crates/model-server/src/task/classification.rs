@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::{
     backend::{
         engine::GraphError,
-        tensor::{Elements, Signature, Tensor},
+        tensor::{Signature, Tensor},
     },
     task::{
         model_config::{Labels, ModelConfig},
@@ -83,7 +83,16 @@ fn logits_of(signature: &Signature) -> Result<(usize, Option<usize>), GraphError
             return Err(GraphError::Outputs(all.collect()));
         }
     };
-    Ok((place, outputs[place].shape.last().copied().flatten()))
+    let output = &outputs[place];
+    match output.shape[..] {
+        // The graph does not declare the shape.
+        [] => Ok((place, None)),
+        [_, labels] => Ok((place, labels)),
+        _ => Err(GraphError::OutputShape {
+            name: output.name.clone(),
+            shape: output.shape_text(),
+        }),
+    }
 }
 
 impl Classes {
@@ -110,17 +119,24 @@ impl Classes {
         texts: usize,
     ) -> Result<Vec<Vec<f32>>, UnexpectedOutput> {
         let labels = self.labels.len();
-        match (output.elements, output.shape.as_slice()) {
-            (Elements::Fp32(logits), &[rows, columns]) if rows == texts && columns == labels => {
-                Ok(logits.chunks(labels).map(<[f32]>::to_vec).collect())
+        let Tensor { shape, elements } = output;
+        let datatype = elements.datatype();
+        let rows: Vec<Vec<f32>> = match elements.into_fp32() {
+            Ok(logits) if shape == [texts, labels] => {
+                logits.chunks(labels).map(<[f32]>::to_vec).collect()
             }
-            (other, shape) => Err(UnexpectedOutput {
-                given: format!("{} of shape {shape:?} for {texts} texts", other.datatype()),
-                expected: format!(
-                    "FP32 of shape [{texts}, {labels}], because config.json has {labels} labels"
-                ),
-            }),
-        }
+            _ => {
+                return Err(UnexpectedOutput {
+                    given: format!("{datatype} of shape {shape:?} for {texts} texts"),
+                    expected: format!(
+                        "floats of shape [{texts}, {labels}], because config.json has {labels} labels"
+                    ),
+                });
+            }
+        };
+        // Checked by the worker, because only a worker runs the self-test that shows whether the engine is broken.
+        rows.iter().try_for_each(|logits| expect_finite(logits))?;
+        Ok(rows)
     }
 
     /// Returns the most likely label, and the probability of each label.

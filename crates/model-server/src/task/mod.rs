@@ -1,7 +1,10 @@
 mod classification;
 pub(crate) mod model_config;
 mod multi_label;
+mod padding;
+pub(crate) mod sharing;
 mod single_label;
+mod text_inputs;
 pub(crate) mod text_model;
 pub(crate) mod text_task;
 mod text_tasks;
@@ -11,7 +14,7 @@ use crate::{
         engine::{Engine, Parallelism},
         tensor::{Signature, Tensor, TensorSpec},
     },
-    task::text_model::TextModel,
+    task::{sharing::Sharing, text_model::TextModel},
 };
 
 /// A text of typical length for the first forward passes of any model for texts.
@@ -34,12 +37,13 @@ impl ModelTask {
         matches!(self, Self::Tensors) && signature.inputs.iter().any(unknown)
     }
 
-    /// Whether texts of different lengths can share a forward pass.
-    pub(crate) fn can_pad(&self) -> bool {
-        match self {
-            Self::Text(model) => model.padding.token.is_some(),
-            Self::Tensors => true,
+    /// Measures which texts may share a forward pass. Tensors of clients never do.
+    pub(crate) fn measure_sharing(&self, engine: &mut dyn Engine) -> Sharing {
+        let mut sharing = Sharing::Nothing;
+        if let Self::Text(model) = self {
+            engine.enter(&mut |engine| sharing = model.measure_sharing(engine));
         }
+        sharing
     }
 
     /// Runs `self_test_inputs`, and fails if the engine fails or a text has no answer. `outputs` are the
@@ -58,8 +62,8 @@ impl ModelTask {
         let outputs = engine.run(self_test_inputs, &[model.task.output()], parallelism);
         let mut outputs = outputs.map_err(|error| error.to_string())?;
         let output = outputs.pop().ok_or("no output")?;
-        let length = self_test_inputs.first().map_or(0, |ids| ids.elements.len());
-        let rows = model.task.decode(output, &[length]);
+        let length = self_test_inputs.first().and_then(|ids| ids.shape.last());
+        let rows = model.decode(output, &[length.copied().unwrap_or(0)]);
         let rows = rows.map_err(|error| error.to_string())?;
         let answer = model.task.answer(&rows[0], None);
         answer.map(drop).map_err(|error| error.to_string())

@@ -3,6 +3,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::task::padding::Padding;
+
 /// The token limit of a model whose `config.json` has none.
 const DEFAULT_MAX_TOKENS: usize = 512;
 
@@ -52,15 +54,6 @@ pub(crate) struct ModelConfig {
     pub(crate) max_tokens: usize,
 }
 
-/// How shorter texts are padded.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Padding {
-    /// The ID of the padding token; `None` if the model has none, and takes only texts of equal length.
-    pub(crate) token: Option<i64>,
-    /// The position of the first token. Some models reserve the positions up to the ID of the padding token.
-    pub(crate) first_position: usize,
-}
-
 /// The label of each logit, in their order; at least one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Labels(Vec<String>);
@@ -80,7 +73,7 @@ struct ConfigFile {
 /// The value of `pad_token_id`.
 #[derive(Default, Deserialize)]
 #[serde(untagged)]
-enum PaddingToken {
+pub(super) enum PaddingToken {
     /// The ID.
     Number(i64),
     /// `null`: there is no padding token.
@@ -91,42 +84,12 @@ enum PaddingToken {
     Unsaid,
 }
 
-/// Models that count positions after the ID of the padding token, as `roberta` does. Their
-/// `max_position_embeddings` includes the reserved positions.
-const POSITIONS_BEHIND_FILLING: [&str; 16] = [
-    "camembert",
-    "data2vec-text",
-    "esm",
-    "ibert",
-    "layoutlmv3",
-    "lilt",
-    "longformer",
-    "luke",
-    "markuplm",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-    "mluke",
-];
-
 impl ModelConfig {
     /// Parses a `config.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let file: ConfigFile = serde_json::from_slice(bytes)?;
-        let behind_filling = POSITIONS_BEHIND_FILLING.contains(&file.model_type.as_str());
-        // The default depends on the type of the model.
-        let token = match file.pad_token_id {
-            PaddingToken::Number(number) => Some(number).filter(|number| *number >= 0),
-            PaddingToken::Missing(()) => None,
-            PaddingToken::Unsaid => Some(behind_filling.into()),
-        };
-        let first_position = match token {
-            Some(number) if behind_filling => usize::try_from(number).unwrap_or(0) + 1,
-            _ => 0,
-        };
+        let padding = Padding::of(&file.model_type, &file.pad_token_id);
+        let first_position = padding.first_position;
         // A negative number means that there is no limit.
         let positions = file.max_position_embeddings.or(file.n_positions);
         let positions = positions.and_then(|number| usize::try_from(number).ok());
@@ -137,10 +100,7 @@ impl ModelConfig {
         Ok(Self {
             labels: file.id2label.map(Labels::from_map).transpose()?,
             problem_type: file.problem_type,
-            padding: Padding {
-                token,
-                first_position,
-            },
+            padding,
             max_tokens: positions - first_position,
         })
     }
@@ -270,11 +230,13 @@ mod tests {
     #[test]
     fn padding_token_may_be_missing_or_null() {
         let token = |text: &str| ModelConfig::parse(text.as_bytes()).unwrap().padding.token;
-        assert_eq!(token("{}"), Some(0));
+        assert_eq!(token("{}"), None);
         assert_eq!(token(r#"{"model_type": "roberta"}"#), Some(1));
         assert_eq!(token(r#"{"pad_token_id": 7}"#), Some(7));
-        assert_eq!(token(r#"{"pad_token_id": null}"#), None);
-        assert_eq!(token(r#"{"pad_token_id": -1}"#), None);
+        assert_eq!(
+            token(r#"{"model_type": "bert", "pad_token_id": null}"#),
+            None
+        );
     }
 
     #[test]

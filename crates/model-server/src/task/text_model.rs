@@ -1,24 +1,17 @@
 use crate::{
     backend::{
         engine::GraphError,
-        tensor::{Elements, Signature, Tensor},
+        tensor::{Signature, Tensor},
     },
     task::{
-        model_config::{ModelConfig, Padding},
-        text_task::{TextTask, TextTaskError},
+        model_config::ModelConfig,
+        padding::Padding,
+        text_inputs::{Conversion, FixedLengths, TextInput, text_inputs},
+        text_task::{TextTask, TextTaskError, UnexpectedOutput},
         text_tasks,
     },
     tokenizer::text_tokenizer::{TextTokenizer, TokenIds},
 };
-
-/// What an input of the graph receives for each token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum TextInput {
-    Ids,
-    Mask,
-    Types,
-    Positions,
-}
 
 /// A model that reads texts: turns them into the inputs of its graph. Its task reads the output.
 #[derive(Debug)]
@@ -27,86 +20,126 @@ pub(crate) struct TextModel {
     pub(crate) tokenizer: TextTokenizer,
     /// What it makes of the texts.
     pub(crate) task: Box<dyn TextTask>,
-    pub(super) padding: Padding,
-    inputs: Vec<TextInput>,
+    padding: Padding,
+    inputs: Vec<(TextInput, Conversion)>,
+    fixed: FixedLengths,
 }
 
 impl TextModel {
     /// Matches the inputs and outputs of a graph.
     pub(crate) fn new(
         signature: &Signature,
-        tokenizer: TextTokenizer,
+        mut tokenizer: TextTokenizer,
         config: &ModelConfig,
     ) -> Result<Self, TextTaskError> {
-        let inputs: Vec<TextInput> = signature
-            .inputs
-            .iter()
-            .map(|input| match input.name.as_str() {
-                "input_ids" => Ok(TextInput::Ids),
-                "attention_mask" => Ok(TextInput::Mask),
-                "token_type_ids" => Ok(TextInput::Types),
-                "position_ids" => Ok(TextInput::Positions),
-                other => Err(GraphError::UnknownInput(other.to_owned())),
-            })
-            .collect::<Result<_, _>>()?;
-        if !inputs.contains(&TextInput::Ids) {
-            return Err(GraphError::NoInputIds.into());
+        let (inputs, fixed) = text_inputs(signature)?;
+        if let Some(tokens) = fixed.tokens {
+            tokenizer.lower_limit(tokens)?;
         }
-        Ok(Self {
+        let model = Self {
             tokenizer,
             task: text_tasks::build(config, signature)?,
             padding: config.padding,
             inputs,
-        })
+            fixed,
+        };
+        match fixed.tokens {
+            Some(tokens) if !model.has_mask() && config.padding.token.is_none() => {
+                Err(GraphError::NoPadding { tokens }.into())
+            }
+            _ => Ok(model),
+        }
+    }
+
+    /// The number of texts in each forward pass, if the graph fixes it.
+    pub(crate) fn fixed_texts(&self) -> Option<usize> {
+        self.fixed.texts
+    }
+
+    /// Whether texts of different lengths may share a forward pass, as far as the files tell.
+    ///
+    /// Without a mask, a graph reads padding as text. With a mask, a decoder still finds the last token of a text by
+    /// the padding token. A graph of fixed length pads every text to the same length.
+    pub(crate) fn can_pad(&self) -> bool {
+        self.fixed.tokens.is_some() || self.has_mask() && self.padding.token.is_some()
+    }
+
+    fn has_mask(&self) -> bool {
+        let mut inputs = self.inputs.iter();
+        inputs.any(|(input, _)| *input == TextInput::Mask)
+    }
+
+    /// Returns how many tokens the graph computes for a text of `tokens` tokens that runs alone.
+    pub(crate) fn computed_tokens(&self, tokens: usize) -> usize {
+        self.fixed.tokens.unwrap_or(tokens)
+    }
+
+    /// Returns the row of each text of a batch. `lengths` are the tokens of the texts, without padding.
+    pub(crate) fn decode(
+        &self,
+        output: Tensor,
+        lengths: &[usize],
+    ) -> Result<Vec<Vec<f32>>, UnexpectedOutput> {
+        let Some(fixed) = self.fixed.texts else {
+            return self.task.decode(output, lengths);
+        };
+        let mut filled = lengths.to_vec();
+        filled.resize(fixed, lengths.last().copied().unwrap_or(0));
+        let mut rows = self.task.decode(output, &filled)?;
+        rows.truncate(lengths.len());
+        Ok(rows)
     }
 
     /// Returns the inputs of the graph for a batch, padded to the longest text: `texts × longest`.
+    ///
+    /// A graph of fixed lengths has more rows or columns. The last text is repeated in the other rows: values that are in
+    /// no text could change the scale of a graph that quantizes at run time.
     pub(crate) fn pack(&self, texts: &[&TokenIds]) -> Vec<Tensor> {
         let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+        let columns = self.fixed.tokens.unwrap_or(longest);
+        let count = self.fixed.texts.unwrap_or(texts.len());
         let left = self.tokenizer.pads_left();
         let rows = |numbers_of: &dyn Fn(&TokenIds, &mut Vec<i64>), padding: i64| {
-            let mut numbers = Vec::with_capacity(texts.len() * longest);
-            for (row, text) in texts.iter().enumerate() {
+            let mut numbers = Vec::with_capacity(count * columns);
+            let repeated = texts.last().into_iter().cycle();
+            for (row, text) in texts.iter().chain(repeated).take(count).enumerate() {
                 if left {
-                    numbers.resize((row + 1) * longest - text.ids.len(), padding);
+                    numbers.resize((row + 1) * columns - text.ids.len(), padding);
                 }
                 numbers_of(text, &mut numbers);
-                numbers.resize((row + 1) * longest, padding);
+                numbers.resize((row + 1) * columns, padding);
             }
-            Tensor {
-                shape: vec![texts.len(), longest],
-                elements: Elements::Int64(numbers),
-            }
+            numbers
         };
         let token = self.padding.token.unwrap_or(0);
         let first = i64::try_from(self.padding.first_position).unwrap_or(0);
-        self.inputs
-            .iter()
-            .map(|input| match input {
-                TextInput::Ids => rows(&|text, into| into.extend(&text.ids), token),
-                TextInput::Mask => {
-                    rows(&|text, into| into.resize(into.len() + text.ids.len(), 1), 0)
-                }
-                TextInput::Types => rows(
-                    &|text, into| match &text.types {
-                        Some(types) => into.extend(types),
-                        None => into.resize(into.len() + text.ids.len(), 0),
-                    },
-                    0,
-                ),
-                TextInput::Positions => rows(
-                    &|text, into| into.extend((first..).take(text.ids.len())),
-                    (first - 1).max(0),
-                ),
-            })
-            .collect()
+        let numbers = |input: TextInput| match input {
+            TextInput::Ids => rows(&|text, into| into.extend(&text.ids), token),
+            TextInput::Mask => rows(&|text, into| into.resize(into.len() + text.ids.len(), 1), 0),
+            TextInput::Types => rows(
+                &|text, into| match &text.types {
+                    Some(types) => into.extend(types),
+                    None => into.resize(into.len() + text.ids.len(), 0),
+                },
+                0,
+            ),
+            TextInput::Positions => rows(
+                &|text, into| into.extend((first..).take(text.ids.len())),
+                (first - 1).max(0),
+            ),
+        };
+        let tensor = |(input, convert): &(TextInput, Conversion)| Tensor {
+            shape: vec![count, columns],
+            elements: convert(numbers(*input)),
+        };
+        self.inputs.iter().map(tensor).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::tensor::{Datatype, TensorSpec};
+    use crate::backend::tensor::{Datatype, Elements, TensorSpec};
 
     /// A tokenizer with four words.
     fn tokenizer(padding: &str) -> TextTokenizer {
@@ -120,11 +153,11 @@ mod tests {
         TextTokenizer::parse(file.as_bytes(), 32).unwrap()
     }
 
-    fn packed(padding: &str, config: &str) -> Vec<Vec<i64>> {
+    fn packed(padding: &str, config: &str, shape: [Option<usize>; 2]) -> Vec<Vec<i64>> {
         let spec = |name: &str| TensorSpec {
             name: name.to_owned(),
             datatype: Datatype::Int64,
-            shape: vec![None, None],
+            shape: shape.into(),
         };
         let names = [
             "input_ids",
@@ -156,7 +189,7 @@ mod tests {
             [0, 0, 0, 0, 0, 0],
             [0, 1, 2, 0, 0, 0],
         ];
-        assert_eq!(packed("null", config), expected);
+        assert_eq!(packed("null", config, [None, None]), expected);
     }
 
     #[test]
@@ -170,6 +203,18 @@ mod tests {
             [0, 0, 0, 0, 0, 0],
             [2, 3, 4, 1, 1, 2],
         ];
-        assert_eq!(packed(left, config), expected);
+        assert_eq!(packed(left, config, [None, None]), expected);
+    }
+
+    #[test]
+    fn fixed_lengths_are_filled_with_padding_and_the_last_text() {
+        let config = r#"{"model_type": "bert", "pad_token_id": 9}"#;
+        let expected = [
+            [5, 6, 7, 9, 7, 9, 9, 9, 7, 9, 9, 9],
+            [1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0],
+            [0; 12],
+            [0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(packed("null", config, [Some(3), Some(4)]), expected);
     }
 }

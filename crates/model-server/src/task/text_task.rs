@@ -14,6 +14,7 @@ use crate::{
         tensor::{Signature, Tensor},
     },
     task::model_config::{ConfigError, ModelConfig},
+    tokenizer::text_tokenizer::TokenizerError,
 };
 
 /// What the server makes of texts: how it reads the graph's output, and what it answers.
@@ -108,4 +109,7 @@ pub(crate) enum TextTaskError {
     /// The graph is wrong.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// No text fits the graph.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
 }

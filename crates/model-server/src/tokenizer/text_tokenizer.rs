@@ -105,6 +105,20 @@ impl TextTokenizer {
         })
     }
 
+    /// Lowers the most tokens of a text to `tokens`, for a graph of fixed length.
+    pub(crate) fn lower_limit(&mut self, tokens: usize) -> Result<(), TokenizerError> {
+        let special = self.tokenizer.get_post_processor().single.n_special();
+        let limit = self.limit.min(tokens);
+        if special >= limit {
+            return Err(TokenizerError::LimitTooSmall { special, limit });
+        }
+        self.limit = limit;
+        if let Override::With(truncation) = &mut self.truncated_options.truncation {
+            truncation.max_length = limit;
+        }
+        Ok(())
+    }
+
     /// The most tokens of a text.
     pub(crate) fn limit(&self) -> usize {
         self.limit

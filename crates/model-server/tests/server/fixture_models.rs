@@ -1,11 +1,13 @@
-//! Models from `tests/data/models`, which differ in kind from the shipped ones.
+//! Models from `tests/data`, which differ in kind from the shipped ones.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use model_server::EngineKind;
 use reqwest::Response;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+
+use tempfile::TempDir;
 
 use crate::support::{Server, TestClient, fixture_settings, shipped_models, status_and_json};
 
@@ -75,6 +77,65 @@ async fn quantizing_model_scores_are_independent_of_concurrency() {
             client.unwrap();
         }
         server.stop().await.unwrap();
+    }
+}
+
+/// Returns a model root with a graph of `tests/data/graphs`, and the tokenizer of the model `quantizing`.
+fn graph_release(name: &str) -> TempDir {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let root = tempfile::tempdir().unwrap();
+    let release = root.path().join(name).join("1");
+    fs::create_dir_all(&release).unwrap();
+    for file in ["model.onnx", "config.json"] {
+        fs::copy(
+            data.join("graphs").join(name).join(file),
+            release.join(file),
+        )
+        .unwrap();
+    }
+    let tokenizer = data.join("models/quantizing/1/tokenizer.json");
+    fs::copy(tokenizer, release.join("tokenizer.json")).unwrap();
+    root
+}
+
+#[tokio::test]
+async fn texts_of_one_request_answer_as_alone() {
+    let texts: Vec<String> = (0..48)
+        .zip(golden_texts())
+        .map(|(at, text)| {
+            let words = text.split_whitespace().take(1 + at % 9);
+            words.collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    for engine in ENGINES {
+        for name in [
+            "no-mask",
+            "decoder-without-padding-token",
+            "fixed-batch-and-length",
+        ] {
+            let release = graph_release(name);
+            let mut settings = fixture_settings(name, engine);
+            release.path().clone_into(&mut settings.model.root);
+            settings.limits.queue_capacity = 256.try_into().unwrap();
+            let server = Server::start(settings).await;
+            let body = json!({"texts": texts});
+            let (status, response) = post_for_json(&server.client, "/predict", &body).await;
+            assert_eq!(status, 200, "{response}");
+            for (text, together) in texts
+                .iter()
+                .zip(response["predictions"].as_array().unwrap())
+            {
+                let body = json!({"text": text});
+                let (_, alone) = post_for_json(&server.client, "/predict", &body).await;
+                assert_eq!(
+                    together["prediction"], alone["prediction"],
+                    "{name}: {text}"
+                );
+                let [one, other] = [together, &alone].map(|it| it["confidence"].as_f64().unwrap());
+                assert!((one - other).abs() < 1e-4, "{name}: {text}: {one}, {other}");
+            }
+            server.stop().await.unwrap();
+        }
     }
 }
 

@@ -215,11 +215,9 @@ pub(crate) fn tensor(
     limit: Option<TokenLimit>,
 ) -> Result<Tensor, String> {
     if !spec.admits(&shape) {
-        let length = |it: &Option<usize>| it.map_or("-1".to_owned(), |it| it.to_string());
-        let expected: Vec<String> = spec.shape.iter().map(length).collect();
         return Err(format!(
-            "shape is {shape:?}; expected [{}], where -1 stands for any length",
-            expected.join(", ")
+            "shape is {shape:?}; expected {}, where -1 stands for any length",
+            spec.shape_text()
         ));
     }
     if let Some(TokenLimit { length, elements }) = limit {

@@ -117,6 +117,7 @@ impl TensorData {
     /// Whether JSON can represent the data: NaN and infinity cannot be represented.
     pub(crate) fn fits_json(&self) -> bool {
         match self {
+            Self::Numbers(Elements::Bf16(numbers)) => numbers.iter().all(|it| it.is_finite()),
             Self::Numbers(Elements::Fp16(numbers)) => numbers.iter().all(|it| it.is_finite()),
             Self::Numbers(Elements::Fp32(numbers)) => numbers.iter().all(|it| it.is_finite()),
             Self::Numbers(Elements::Fp64(numbers)) => numbers.iter().all(|it| it.is_finite()),
@@ -138,6 +139,9 @@ impl Serialize for TensorData {
                 Elements::Int16(numbers) => numbers.serialize(serializer),
                 Elements::Int32(numbers) => numbers.serialize(serializer),
                 Elements::Int64(numbers) => numbers.serialize(serializer),
+                Elements::Bf16(numbers) => {
+                    serializer.collect_seq(numbers.iter().map(|it| it.to_f32()))
+                }
                 Elements::Fp16(numbers) => {
                     serializer.collect_seq(numbers.iter().map(|it| it.to_f32()))
                 }
@@ -175,7 +179,9 @@ pub(crate) fn cast(elements: Elements, wanted: Datatype) -> Option<Elements> {
         Elements::Int16(numbers) => numbers.into_iter().map(i128::from).collect(),
         Elements::Int32(numbers) => numbers.into_iter().map(i128::from).collect(),
         Elements::Int64(numbers) => numbers.into_iter().map(i128::from).collect(),
-        Elements::Fp16(_) | Elements::Fp32(_) | Elements::Fp64(_) => return None,
+        Elements::Bf16(_) | Elements::Fp16(_) | Elements::Fp32(_) | Elements::Fp64(_) => {
+            return None;
+        }
     };
     Some(match wanted {
         Datatype::Uint8 => Elements::Uint8(narrow(numbers)?),
@@ -186,7 +192,9 @@ pub(crate) fn cast(elements: Elements, wanted: Datatype) -> Option<Elements> {
         Datatype::Int16 => Elements::Int16(narrow(numbers)?),
         Datatype::Int32 => Elements::Int32(narrow(numbers)?),
         Datatype::Int64 => Elements::Int64(narrow(numbers)?),
-        Datatype::Bool | Datatype::Fp16 | Datatype::Fp32 | Datatype::Fp64 => return None,
+        Datatype::Bool | Datatype::Bf16 | Datatype::Fp16 | Datatype::Fp32 | Datatype::Fp64 => {
+            return None;
+        }
     })
 }
 

@@ -55,6 +55,12 @@ pub(crate) fn half(value: &Value) -> Option<half::f16> {
     number.is_finite().then_some(number)
 }
 
+/// The same for 16-bit floats with the range of FP32.
+pub(crate) fn bfloat(value: &Value) -> Option<half::bf16> {
+    let number = half::bf16::from_f64(value.as_f64()?);
+    number.is_finite().then_some(number)
+}
+
 pub(crate) fn numbers(datatype: Datatype, values: &[&Value]) -> Result<Elements, String> {
     let refused = |value: &Value| wrong(value, datatype.name());
     Ok(match datatype {
@@ -67,6 +73,7 @@ pub(crate) fn numbers(datatype: Datatype, values: &[&Value]) -> Result<Elements,
         Datatype::Int16 => Elements::Int16(each(values, whole, refused)?),
         Datatype::Int32 => Elements::Int32(each(values, whole, refused)?),
         Datatype::Int64 => Elements::Int64(each(values, whole, refused)?),
+        Datatype::Bf16 => Elements::Bf16(each(values, bfloat, refused)?),
         Datatype::Fp16 => Elements::Fp16(each(values, half, refused)?),
         Datatype::Fp32 => Elements::Fp32(each(values, single, refused)?),
         Datatype::Fp64 => Elements::Fp64(each(values, Value::as_f64, refused)?),

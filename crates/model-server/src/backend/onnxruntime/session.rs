@@ -14,7 +14,10 @@ use ort::{
 };
 
 use crate::backend::{
-    engine::{Engine, EngineError, EngineTask, EngineUnavailable, GraphError, Model, Parallelism},
+    engine::{
+        Engine, EngineError, EngineKind, EngineTask, EngineUnavailable, GraphError, Model,
+        Parallelism,
+    },
     onnx_file::GraphFile,
     onnxruntime::{
         library::OnnxRuntime,
@@ -43,7 +46,7 @@ impl OnnxRuntimeModel {
         graph: &GraphFile,
         threads: usize,
     ) -> Result<Self, GraphError> {
-        let unreadable = |error: OrtError| GraphError::Unreadable(message(&error));
+        let unreadable = |error: OrtError| refused(message(&error));
         // Both sessions share these weights.
         let shared = graph.large_lookups().into_iter().map(|table| {
             let tensor = OrtTensor::from_array((table.shape, table.numbers))?;
@@ -74,7 +77,7 @@ impl OnnxRuntimeModel {
             let names = specs.iter().map(|spec| CString::new(spec.name.as_str()));
             names
                 .collect::<Result<_, _>>()
-                .map_err(|error| GraphError::Unreadable(error.to_string()))
+                .map_err(|error| refused(error.to_string()))
         };
         Ok(Self {
             input_names: names(&signature.inputs)?,
@@ -133,6 +136,13 @@ impl OnnxRuntimeModel {
                 Ok(unsafe { DynValue::from_ptr(value, Some(session.allocator())) })
             })
             .collect()
+    }
+}
+
+pub(super) fn refused(reason: String) -> GraphError {
+    GraphError::Engine {
+        engine: EngineKind::Onnxruntime,
+        reason,
     }
 }
 

@@ -1,4 +1,4 @@
-use half::f16;
+use half::{bf16, f16};
 use ort::{
     Error as OrtError,
     value::{
@@ -8,6 +8,7 @@ use ort::{
 
 use crate::backend::{
     engine::GraphError,
+    onnxruntime::session,
     tensor::{Datatype, Elements, Tensor, TensorSpec},
 };
 
@@ -15,9 +16,11 @@ use crate::backend::{
 pub(crate) type InputRef<'a> = ValueRef<'a, DynValueTypeMarker>;
 
 pub(crate) fn spec_of(outlet: &Outlet) -> Result<TensorSpec, GraphError> {
-    let refused = |datatype: String| GraphError::Datatype {
-        name: outlet.name().to_owned(),
-        datatype,
+    let refused = |kind: String| {
+        let name = outlet.name();
+        session::refused(format!(
+            "its tensor {name:?} holds {kind}; expected numbers"
+        ))
     };
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
         return Err(refused(outlet.dtype().to_string()));
@@ -40,6 +43,7 @@ fn datatype_of(kind: TensorElementType) -> Option<Datatype> {
         TensorElementType::Int16 => Datatype::Int16,
         TensorElementType::Int32 => Datatype::Int32,
         TensorElementType::Int64 => Datatype::Int64,
+        TensorElementType::Bfloat16 => Datatype::Bf16,
         TensorElementType::Float16 => Datatype::Fp16,
         TensorElementType::Float32 => Datatype::Fp32,
         TensorElementType::Float64 => Datatype::Fp64,
@@ -59,6 +63,7 @@ pub(crate) fn value_of(tensor: &Tensor) -> Result<InputRef<'_>, OrtError> {
         Elements::Int16(numbers) => TensorRef::from_array_view((shape, &**numbers))?.into_dyn(),
         Elements::Int32(numbers) => TensorRef::from_array_view((shape, &**numbers))?.into_dyn(),
         Elements::Int64(numbers) => TensorRef::from_array_view((shape, &**numbers))?.into_dyn(),
+        Elements::Bf16(numbers) => TensorRef::from_array_view((shape, &**numbers))?.into_dyn(),
         Elements::Fp16(numbers) => TensorRef::from_array_view((shape, &**numbers))?.into_dyn(),
         Elements::Fp32(numbers) => TensorRef::from_array_view((shape, &**numbers))?.into_dyn(),
         Elements::Fp64(numbers) => TensorRef::from_array_view((shape, &**numbers))?.into_dyn(),
@@ -79,6 +84,7 @@ pub(crate) fn tensor_of(value: &DynValue) -> Result<Tensor, OrtError> {
         Some(Datatype::Int16) => Elements::Int16(value.try_extract_tensor::<i16>()?.1.to_vec()),
         Some(Datatype::Int32) => Elements::Int32(value.try_extract_tensor::<i32>()?.1.to_vec()),
         Some(Datatype::Int64) => Elements::Int64(value.try_extract_tensor::<i64>()?.1.to_vec()),
+        Some(Datatype::Bf16) => Elements::Bf16(value.try_extract_tensor::<bf16>()?.1.to_vec()),
         Some(Datatype::Fp16) => Elements::Fp16(value.try_extract_tensor::<f16>()?.1.to_vec()),
         Some(Datatype::Fp32) => Elements::Fp32(value.try_extract_tensor::<f32>()?.1.to_vec()),
         Some(Datatype::Fp64) => Elements::Fp64(value.try_extract_tensor::<f64>()?.1.to_vec()),

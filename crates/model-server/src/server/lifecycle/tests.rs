@@ -286,7 +286,7 @@ async fn mismatched_logits_get_500() {
     let response = server.predict().await;
     assert_eq!(response.status(), 500);
     assert!(error_of(response).await.contains(
-        "[1, 1] for 1 texts; expected FP32 of shape [1, 2], because config.json has 2 labels"
+        "[1, 1] for 1 texts; expected floats of shape [1, 2], because config.json has 2 labels"
     ));
 }
 
@@ -312,6 +312,39 @@ async fn engine_survives_a_single_failed_pass() {
         },
         |_| {},
     );
+    assert_eq!(server.predict().await.status(), 500);
+    assert_eq!(server.health().await.0, 200);
+    assert_eq!(server.predict().await.status(), 200);
+}
+
+#[tokio::test]
+async fn nan_logits_make_server_unfit() {
+    let server = Server::start(|texts| Ok([f32::NAN, 0.0].repeat(texts)), |_| {});
+    let response = server.predict().await;
+    assert_eq!(response.status(), 500);
+    let error = error_of(response).await;
+    assert!(
+        error.contains("one finite number for each label"),
+        "{error}"
+    );
+    let reason = time::timeout(Duration::from_secs(10), server.until_unfit()).await;
+    let reason = reason.expect("the self-test fails too");
+    assert!(reason.contains("NaN"), "{reason}");
+}
+
+#[tokio::test]
+async fn single_text_without_finite_logits_gets_500() {
+    let mut calls = 0;
+    let infer = move |texts: usize| {
+        calls += 1;
+        let logits = if calls == 1 {
+            [f32::INFINITY, 0.0]
+        } else {
+            POSITIVE
+        };
+        Ok(logits.repeat(texts))
+    };
+    let server = Server::start(infer, |_| {});
     assert_eq!(server.predict().await.status(), 500);
     assert_eq!(server.health().await.0, 200);
     assert_eq!(server.predict().await.status(), 200);

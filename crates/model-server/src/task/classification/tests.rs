@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    backend::tensor::{Datatype, TensorSpec},
+    backend::tensor::{Datatype, Elements, TensorSpec},
     task::{
         multi_label::logistic,
         single_label::softmax,
@@ -97,9 +97,62 @@ fn output_of_wrong_shape_is_refused() {
     assert_eq!(rows, [[0.5; 3], [0.5; 3]]);
     let error = task.decode(tensor([3, 2]), &[5, 7, 9]).unwrap_err();
     assert!(
-        error.to_string().contains("expected FP32 of shape [3, 3]"),
+        error
+            .to_string()
+            .contains("expected floats of shape [3, 3]"),
         "{error}"
     );
+}
+
+#[test]
+fn logits_of_every_float_type_are_read() {
+    let task = task(SINGLE, None).unwrap();
+    let numbers = [0.5, -2.0, 1.0];
+    for elements in [
+        Elements::Bf16(numbers.map(half::bf16::from_f32).into()),
+        Elements::Fp16(numbers.map(half::f16::from_f32).into()),
+        Elements::Fp64(numbers.map(f64::from).into()),
+    ] {
+        let shape = vec![1, 3];
+        let rows = task.decode(Tensor { shape, elements }, &[5]).unwrap();
+        assert_eq!(rows, [numbers]);
+    }
+    let shape = vec![1, 3];
+    let elements = Elements::Int64(vec![1, 2, 3]);
+    let error = task.decode(Tensor { shape, elements }, &[5]).unwrap_err();
+    assert!(error.to_string().contains("returned INT64"), "{error}");
+}
+
+#[test]
+fn nan_and_infinite_logits_are_refused() {
+    let task = task(SINGLE, None).unwrap();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let output = Tensor {
+            shape: vec![2, 3],
+            elements: Elements::Fp32(vec![0.5, 0.5, 0.5, 0.5, bad, 0.5]),
+        };
+        assert!(task.decode(output, &[5, 7]).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn output_without_one_row_for_each_text_is_refused() {
+    for (shape, text) in [
+        (vec![None, None, Some(3)], "[-1, -1, 3]"),
+        (vec![None, Some(1), Some(3)], "[-1, 1, 3]"),
+        (vec![Some(8)], "[8]"),
+    ] {
+        let mut signature = signature(&["logits"], None);
+        signature.outputs[0].shape = shape;
+        let config = ModelConfig::parse(SINGLE.as_bytes()).unwrap();
+        let error = text_tasks::build(&config, &signature)
+            .map(drop)
+            .unwrap_err();
+        let expected = format!(
+            "its output \"logits\" has the shape {text}; expected [texts, labels], as a text classifier has"
+        );
+        assert_eq!(error.to_string(), expected);
+    }
 }
 
 #[test]
