@@ -1,6 +1,7 @@
 mod classification;
 pub(crate) mod model_config;
 mod multi_label;
+mod python_json;
 mod single_label;
 pub(crate) mod text_model;
 pub(crate) mod text_task;
