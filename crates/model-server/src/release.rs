@@ -1,37 +1,30 @@
+mod files;
+
 use std::{
-    fs, panic,
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use model_repository::{
-    CONFIG_FILE, MODEL_FILE, ReleaseDirectory, RepositoryError, TOKENIZER_FILE,
-};
+use model_repository::{CONFIG_FILE, ReleaseDirectory, RepositoryError};
 use thiserror::Error;
 use tracing::warn;
 
 use crate::{
     backend::{
-        engine::{Engine, EngineKind, EngineUnavailable, GraphError, Model, Parallelism},
-        onnx_file::GraphFile,
-        onnxruntime::{library::OnnxRuntime, session::OnnxRuntimeModel},
-        rten::RtenModel,
+        engine::{Engine, EngineKind, EngineUnavailable, GraphError, Parallelism},
+        onnxruntime::library::OnnxRuntime,
         tensor::{Signature, Tensor},
     },
     config::{Batching, EngineSettings, ModelSettings, Settings},
     panic_message::panic_message,
+    release::files::{TextFiles, digest_and_read_text_files, load_graph},
     scheduler::{batching_policy::BatchingPolicy, inference_pool::ExecutionPlan},
     task::{
-        ModelTask,
-        model_config::{ConfigError, ModelConfig},
-        text_model::TextModel,
-        text_task::TextTaskError,
+        ModelTask, model_config::ConfigError, text_model::TextModel, text_task::TextTaskError,
         warm_up_inputs,
     },
-    tokenizer::text_tokenizer::{TextTokenizer, TokenizerError},
+    tokenizer::text_tokenizer::TokenizerError,
 };
 
 /// The default for the most texts in a forward pass. Larger batches gain hardly anything on a CPU, and the
@@ -76,7 +69,7 @@ pub enum LoadError {
         /// What is wrong with it.
         source: TokenizerError,
     },
-    /// `model.onnx` is damaged.
+    /// The graph is damaged.
     #[error("cannot use {path}: {source}")]
     Graph {
         /// The path of the file.
@@ -130,13 +123,14 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         &settings.model.version,
     )?;
     let (digest, text_files) = digest_and_read_text_files(&release)?;
-    let path = release.file(MODEL_FILE);
+    let graph = release.graph()?;
+    let path = release.file(&graph);
     let threads = settings.engine.threads().get();
-    let (model, quantizes_dynamically) = load_graph(&path, library, threads)?;
+    let (model, quantizes_dynamically) = load_graph(&release, &graph, library, threads)?;
     let signature = model.signature().clone();
     let task = match text_files {
         None => ModelTask::Tensors,
-        Some(files) => ModelTask::Text(Box::new(text_model(&release, files, &signature)?)),
+        Some(files) => ModelTask::Text(Box::new(text_model(&release, &path, files, &signature)?)),
     };
 
     let failed = |reason| LoadError::WarmUp {
@@ -177,50 +171,6 @@ fn load_library(settings: &EngineSettings) -> Result<Option<OnnxRuntime>, LoadEr
     })
 }
 
-/// The files beside the graph of a release that reads texts.
-type TextFiles = (TextTokenizer, ModelConfig);
-
-/// Does both in parallel, because they are independent and take similar time.
-fn digest_and_read_text_files(
-    release: &ReleaseDirectory,
-) -> Result<(String, Option<TextFiles>), LoadError> {
-    let (digest, text_files) = thread::scope(|scope| {
-        let digest = scope.spawn(|| release.digest());
-        let text_files = release.reads_texts().then(|| read_text_files(release));
-        let digest = digest.join();
-        (
-            digest.unwrap_or_else(|panic| panic::resume_unwind(panic)),
-            text_files,
-        )
-    });
-    Ok((digest?, text_files.transpose()?))
-}
-
-/// Loads the graph with ONNX Runtime if `library` is given, otherwise with rten. Returns also whether it
-/// quantizes at run time.
-fn load_graph(
-    path: &Path,
-    library: Option<OnnxRuntime>,
-    threads: usize,
-) -> Result<(Arc<dyn Model>, bool), LoadError> {
-    let unusable = |source| unusable_graph(path, source);
-    let bytes = Bytes::from(read(path)?);
-    let graph = GraphFile::parse(bytes.clone())
-        .map_err(|reason| unusable(GraphError::Unreadable(reason)))?;
-    let quantizes_dynamically = graph.quantizes_dynamically();
-    let model: Arc<dyn Model> = match library {
-        None => {
-            drop(graph);
-            // No other reference to the bytes is left, so they are not copied.
-            Arc::new(RtenModel::parse(bytes.into(), threads).map_err(unusable)?)
-        }
-        Some(library) => {
-            Arc::new(OnnxRuntimeModel::parse(&library, &bytes, &graph, threads).map_err(unusable)?)
-        }
-    };
-    Ok((model, quantizes_dynamically))
-}
-
 fn unusable_graph(path: &Path, source: GraphError) -> LoadError {
     LoadError::Graph {
         path: path.to_owned(),
@@ -230,6 +180,7 @@ fn unusable_graph(path: &Path, source: GraphError) -> LoadError {
 
 fn text_model(
     release: &ReleaseDirectory,
+    graph: &Path,
     (tokenizer, config): TextFiles,
     signature: &Signature,
 ) -> Result<TextModel, LoadError> {
@@ -238,7 +189,7 @@ fn text_model(
             path: release.file(CONFIG_FILE),
             source,
         },
-        TextTaskError::Graph(source) => unusable_graph(&release.file(MODEL_FILE), source),
+        TextTaskError::Graph(source) => unusable_graph(graph, source),
     })
 }
 
@@ -263,16 +214,6 @@ fn batching_policy(
         // Without a padding token, only texts of equal length share a pass.
         max_padding: if task.can_pad() { max_padding } else { 0 },
     }
-}
-
-fn read_text_files(release: &ReleaseDirectory) -> Result<TextFiles, LoadError> {
-    let path = release.file(CONFIG_FILE);
-    let config =
-        ModelConfig::parse(&read(&path)?).map_err(|source| LoadError::Config { path, source })?;
-    let path = release.file(TOKENIZER_FILE);
-    let tokenizer = TextTokenizer::parse(&read(&path)?, config.max_tokens)
-        .map_err(|source| LoadError::Tokenizer { path, source })?;
-    Ok((tokenizer, config))
 }
 
 /// Runs the self-test on each engine. Returns `false` if the inputs were guessed and the model rejected them.
@@ -349,13 +290,6 @@ pub(crate) fn panicked(model: &ModelSettings, error: tokio::task::JoinError) -> 
         path: model.root.join(&model.name).join(&model.version),
         reason,
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, RepositoryError> {
-    fs::read(path).map_err(|source| RepositoryError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 #[cfg(test)]

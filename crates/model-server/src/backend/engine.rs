@@ -48,11 +48,11 @@ pub enum EngineUnavailable {
     Threads(String),
 }
 
-/// Why a `model.onnx` cannot be used.
+/// Why a graph cannot be used.
 #[derive(Debug, Error)]
 pub enum GraphError {
     /// It is not an ONNX graph, or it has an operator that the engine lacks.
-    #[error("{0}; expected a model in the ONNX format whose weights are inside the file")]
+    #[error("{0}; expected a model in the ONNX format")]
     Unreadable(String),
     /// An input or output is not a tensor of numbers.
     #[error("its tensor {name:?} holds {datatype}, which this server does not handle")]

@@ -9,6 +9,7 @@ mod golden;
 mod metrics;
 mod predict;
 mod refusals;
+mod release_files;
 mod releases;
 mod request_log;
 mod security;
