@@ -23,6 +23,9 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The labels and the token limit, in the format of Hugging Face's `transformers`.
 pub const CONFIG_FILE: &str = "config.json";
 
+/// Requests that run before a server is ready; a release may have none.
+pub const WARM_UP_FILE: &str = "warmup.jsonl";
+
 /// The usual paths of the graph. The first one that exists is served.
 const GRAPH_FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 
@@ -234,8 +237,8 @@ impl ReleaseDirectory {
             .collect()
     }
 
-    /// Returns the files that determine the predictions, relative to the release, in the order of the digest: that
-    /// of `LC_ALL=C sort`.
+    /// Returns the files that determine the predictions, and whether a server starts, relative to the release. They
+    /// are in the order of the digest: that of `LC_ALL=C sort`.
     pub fn files(&self) -> Result<BTreeSet<String>, RepositoryError> {
         let graph = self.graph()?;
         let data = self.data_files(&graph)?;
@@ -243,6 +246,9 @@ impl ReleaseDirectory {
         files.insert(graph);
         if self.reads_texts() {
             files.extend([CONFIG_FILE, TOKENIZER_FILE].map(str::to_owned));
+        }
+        if self.file(WARM_UP_FILE).exists() {
+            files.insert(WARM_UP_FILE.to_owned());
         }
         Ok(files)
     }

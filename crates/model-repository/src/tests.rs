@@ -231,7 +231,7 @@ fn script_that_ships_lists_the_files_of_the_digest() {
             let (_root, release) = release_with_data(graph_file, &locations);
             fs::write(release.file("pytorch_model.bin"), "not served").unwrap();
             if is_text {
-                for name in [CONFIG_FILE, TOKENIZER_FILE] {
+                for name in [CONFIG_FILE, TOKENIZER_FILE, WARM_UP_FILE] {
                     fs::write(release.file(name), name).unwrap();
                 }
             }
@@ -274,6 +274,15 @@ fn digest_changes_with_any_file() {
         fs::write(release.file(name), "changed").unwrap();
         assert_ne!(before, release.digest().unwrap(), "{name}");
     }
+}
+
+#[test]
+fn digest_covers_the_warm_up() {
+    let root = root_with_v1();
+    let release = ReleaseDirectory::locate(root.path(), "sentiment", "v1").unwrap();
+    fs::write(release.file(WARM_UP_FILE), "{}").unwrap();
+    let files = "config.json model.onnx tokenizer.json warmup.jsonl";
+    assert_eq!(release.digest().unwrap(), sha256sum(&release, files));
 }
 
 #[test]

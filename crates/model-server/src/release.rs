@@ -1,4 +1,5 @@
 mod files;
+mod warm_up;
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +19,10 @@ use crate::{
     },
     config::{Batching, EngineSettings, ModelSettings, Settings},
     panic_message::panic_message,
-    release::files::{TextFiles, digest_and_read_text_files, load_graph},
+    release::{
+        files::{TextFiles, digest_and_read_text_files, load_graph},
+        warm_up::WarmUp,
+    },
     scheduler::{batching_policy::BatchingPolicy, inference_pool::ExecutionPlan},
     task::{
         ModelTask, model_config::ConfigError, text_model::TextModel, text_task::TextTaskError,
@@ -46,6 +50,9 @@ const FAST_PASS: Duration = Duration::from_micros(200);
 
 /// How many passes are timed; the fastest one counts.
 const TRIALS: usize = 3;
+
+/// How an engine may run a pass.
+const PARALLELISMS: [Parallelism; 2] = [Parallelism::Single, Parallelism::All];
 
 /// Why a release cannot be served. Each message names the path and what was expected there.
 #[derive(Debug, Error)]
@@ -88,6 +95,18 @@ pub enum LoadError {
         /// The path of the model.
         path: PathBuf,
         /// What happened.
+        reason: String,
+    },
+    /// A request of the release's own warm-up is invalid, or the model cannot answer it.
+    #[error(
+        "{path}, line {line}: {reason}; expected a request that the model can answer, such as {{\"text\": \"a fine film\"}}"
+    )]
+    WarmUpRequest {
+        /// The path of the file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with the request, or how the model failed.
         reason: String,
     },
     /// The engine panicked while it loaded the files.
@@ -144,8 +163,11 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         engines.push(Arc::clone(&model).engine()?);
     }
     let passed = self_test(&mut engines, &task, &signature, &self_test_inputs).map_err(failed)?;
+    if let Some(warm_up) = WarmUp::read(&release, &task)? {
+        warm_up.run(&mut engines, &task, &signature)?;
+    }
     let [single_pass, parallel_pass] = match engines.first_mut() {
-        Some(engine) => [Parallelism::Single, Parallelism::All]
+        Some(engine) => PARALLELISMS
             .map(|parallelism| fastest_pass(engine.as_mut(), &self_test_inputs, parallelism)),
         None => [Duration::MAX; 2],
     };
@@ -216,7 +238,7 @@ fn batching_policy(
     }
 }
 
-/// Runs the self-test on each engine. Returns `false` if the inputs were guessed and the model rejected them.
+/// Runs the self-test on each engine, with each parallelism. Returns `false` if the inputs were guessed and the model rejected them.
 fn self_test(
     engines: &mut [Box<dyn Engine>],
     task: &ModelTask,
@@ -224,16 +246,25 @@ fn self_test(
     self_test_inputs: &[Tensor],
 ) -> Result<bool, String> {
     for engine in engines {
-        match run_self_test(engine.as_mut(), task, signature, self_test_inputs) {
-            Ok(()) => {}
-            Err(reason) if task.may_reject_guessed_shapes(signature) => {
-                warn!(
-                    reason,
-                    "no self-test: the model rejects zeros in tensors of guessed lengths"
-                );
-                return Ok(false);
+        for parallelism in PARALLELISMS {
+            let tested = run_self_test(
+                engine.as_mut(),
+                task,
+                signature,
+                self_test_inputs,
+                parallelism,
+            );
+            match tested {
+                Ok(()) => {}
+                Err(reason) if task.may_reject_guessed_shapes(signature) => {
+                    warn!(
+                        reason,
+                        "no self-test: the model rejects zeros in tensors of guessed lengths"
+                    );
+                    return Ok(false);
+                }
+                Err(reason) => return Err(reason),
             }
-            Err(reason) => return Err(reason),
         }
     }
     Ok(true)
@@ -245,11 +276,12 @@ fn run_self_test(
     task: &ModelTask,
     signature: &Signature,
     self_test_inputs: &[Tensor],
+    parallelism: Parallelism,
 ) -> Result<(), String> {
     let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
     let mut result = Ok(());
     engine.enter(&mut |engine| {
-        result = task.self_test(engine, self_test_inputs, &outputs, Parallelism::All);
+        result = task.self_test(engine, self_test_inputs, &outputs, parallelism);
     });
     result
 }
@@ -295,6 +327,7 @@ pub(crate) fn panicked(model: &ModelSettings, error: tokio::task::JoinError) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::engine::{EngineError, EngineTask};
 
     #[test]
     fn parallel_pass_pays_only_for_slow_models() {
@@ -302,5 +335,39 @@ mod tests {
         assert!(parallel_is_faster(slow, slow / 2));
         assert!(!parallel_is_faster(slow, slow));
         assert!(!parallel_is_faster(fast, fast / 2));
+    }
+
+    /// An engine that fails with one parallelism.
+    struct BrokenWith(Parallelism);
+
+    impl Engine for BrokenWith {
+        fn run(
+            &mut self,
+            _: &[Tensor],
+            _: &[usize],
+            parallelism: Parallelism,
+        ) -> Result<Vec<Tensor>, EngineError> {
+            if parallelism == self.0 {
+                return Err(EngineError("broken".to_owned()));
+            }
+            Ok(Vec::new())
+        }
+
+        fn enter(&mut self, work: EngineTask<'_>) {
+            work(self);
+        }
+    }
+
+    #[test]
+    fn self_test_fails_if_the_engine_fails_with_either_parallelism() {
+        let signature = Signature {
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        for broken in PARALLELISMS {
+            let mut engines: [Box<dyn Engine>; 1] = [Box::new(BrokenWith(broken))];
+            let tested = self_test(&mut engines, &ModelTask::Tensors, &signature, &[]);
+            assert!(tested.unwrap_err().contains("broken"), "{broken:?}");
+        }
     }
 }

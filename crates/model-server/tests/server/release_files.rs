@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    ReleaseCopy, Server, TIMEOUT, fixture_settings, status_and_json, with_engine,
+    ReleaseCopy, Server, ServerProcess, TIMEOUT, fixture_settings, status_and_json, with_engine,
 };
 
 const ENGINES: [EngineKind; 2] = [EngineKind::Rten, EngineKind::Onnxruntime];
@@ -191,4 +191,64 @@ async fn weights_outside_of_the_release_are_refused() {
             "{message}"
         );
     }
+}
+
+#[tokio::test]
+async fn invalid_warm_up_line_fails_startup_with_file_and_line() {
+    let many = "{\"text\": \"fine\"}\n".repeat(101);
+    for (content, line, problem) in [
+        ("{\"text\": \"fine\"}\n\n{\"text\": 7}\n", 3, "invalid type"),
+        ("{\"texts\": [\"fine\"]}", 1, "missing field `text`"),
+        ("fine", 1, "expected ident at column 2"),
+        ("{\"text\": \" \"}", 1, "blank"),
+        (&many, 101, "at most 100"),
+    ] {
+        let release = ReleaseCopy::of_v1();
+        let path = release.directory().join("warmup.jsonl");
+        fs::write(&path, content).unwrap();
+        let message = startup_error(release.settings()).await;
+        let expected = format!("{}, line {line}: ", path.display());
+        assert!(message.starts_with(&expected), "{message}");
+        assert!(message.contains(problem), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn warm_up_of_a_tensor_model_is_refused() {
+    let model = ExternalModel::in_directory("");
+    fs::write(
+        model.directory().join("warmup.jsonl"),
+        "{\"text\": \"fine\"}",
+    )
+    .unwrap();
+    let message = model.refusal(EngineKind::Rten).await;
+    assert!(
+        message.contains("warmup.jsonl, line 1: this release takes tensors"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn warm_up_runs_each_text_on_each_worker_and_in_both_modes_before_ready() {
+    let release = ReleaseCopy::of_v1();
+    let requests = "{\"text\": \"fine\"}\n{\"text\": \"not so fine\", \"top_k\": 2}\n";
+    fs::write(release.directory().join("warmup.jsonl"), requests).unwrap();
+    let mut server = ServerProcess::start(&[
+        ("MODEL_ROOT", release.root.path().to_str().unwrap()),
+        ("INFERENCE_THREADS", "2"),
+        ("INFERENCE_WORKERS", "2"),
+        ("GRACE_SECONDS", "0"),
+    ])
+    .await;
+    server.signal("TERM").await;
+    assert!(server.wait_for_exit().await.success());
+    let log = server.read_log().await;
+    let at = |message| {
+        log.iter()
+            .position(|line| line["message"] == message)
+            .unwrap()
+    };
+    let warmed_up = &log[at("warmed up")];
+    assert_eq!(warmed_up["passes"], 2 * 2 * 2, "{warmed_up}");
+    assert!(at("warmed up") < at("ready"));
 }
