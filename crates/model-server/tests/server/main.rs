@@ -1,6 +1,7 @@
 //! Tests of the whole server, over HTTP: in the test's own process, and as the `model-server` binary.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+mod capture;
 mod compression;
 mod connections;
 mod fixture_models;
