@@ -220,9 +220,10 @@ fn script_that_ships_lists_the_files_of_the_digest() {
     let listed = |release: &ReleaseDirectory| {
         let output = Command::new(&script).arg(&release.path).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        match output.status.success() {
-            true => Ok(text(output.stdout)),
-            false => Err(text(output.stderr)),
+        if output.status.success() {
+            Ok(text(output.stdout))
+        } else {
+            Err(text(output.stderr))
         }
     };
     let locations = ["model.onnx_data", "weights/part one", "./a.bin", "B.bin"];

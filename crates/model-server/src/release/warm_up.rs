@@ -144,8 +144,11 @@ mod tests {
         tensor::Elements,
     };
 
-    /// Reports each pass: the engine's number, the number of inputs, and the parallelism. It fails on two inputs.
-    struct ReportingEngine(usize, Sender<(usize, usize, Parallelism)>);
+    /// The engine's number, the number of inputs, and the parallelism.
+    type Pass = (usize, usize, Parallelism);
+
+    /// Reports each pass, and fails on two inputs.
+    struct ReportingEngine(usize, Sender<Pass>);
 
     impl Engine for ReportingEngine {
         fn run(
@@ -166,7 +169,7 @@ mod tests {
         }
     }
 
-    fn run(lines: &[(usize, usize)]) -> (Result<(), String>, Vec<(usize, usize, Parallelism)>) {
+    fn run(lines: &[(usize, usize)]) -> (Result<(), String>, Vec<Pass>) {
         let pass = |(line, inputs): &(usize, usize)| WarmUpPass {
             line: *line,
             inputs: vec![

@@ -180,13 +180,13 @@ impl Labels {
     fn from_map(values: BTreeMap<String, Value>) -> Result<Self, ConfigError> {
         let present: Vec<_> = values.keys().cloned().collect();
         let present = present.join(", ");
-        let named = values.into_iter().map(|(class, value)| match value {
+        let labels = values.into_iter().map(|(class, value)| match value {
             Value::String(name) => Ok((class, name)),
             // Training scripts keep the classes of their data as labels.
             Value::Number(_) | Value::Bool(_) => Ok((class, value.to_string())),
             given => Err(ConfigError::LabelName { class, given }),
         });
-        let mut map: BTreeMap<String, String> = named.collect::<Result<_, _>>()?;
+        let mut map: BTreeMap<String, String> = labels.collect::<Result<_, _>>()?;
         let names: Option<Vec<String>> = (0..map.len())
             .map(|class| map.remove(&class.to_string()))
             .collect();

@@ -49,11 +49,9 @@ async fn captured_inputs_have_the_shape_of_a_golden_set() {
     let path = sample(directory.path(), &[], &bodies).await;
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(path.extension().unwrap(), "jsonl");
     let name = path.file_name().unwrap().to_str().unwrap();
-    assert!(
-        name.starts_with("sentiment-v1-") && name.ends_with(".jsonl"),
-        "{name}"
-    );
+    assert!(name.starts_with("sentiment-v1-"), "{name}");
     let redacted = "A wonderful film, I love it. Call 000-00 or write to [email]";
     let expected = [
         json!({"input": {"text": redacted}, "expect": "positive"}),
