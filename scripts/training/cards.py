@@ -117,6 +117,8 @@ quality gates. All are small enough for the repository:
 - `sentiment/golden.jsonl`: {golden_size} held-out sentences, balanced by source and label; neither model was trained on them
 
 A release directory holds `model.onnx`, `tokenizer.json`, `config.json`, and a model card, `README.md`.
+[The model server](../docs/model-server.md#which-models-does-it-serve) also serves other layouts, such as `onnx/model.onnx` and
+weights in `model.onnx_data`.
 
 ## How accurate are they?
 

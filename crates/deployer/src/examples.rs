@@ -147,6 +147,17 @@ mod tests {
         );
     }
 
+    /// The tests of `model-server` write the same file.
+    #[test]
+    fn inputs_that_the_model_server_captured_are_a_golden_set() {
+        let path = "../model-server/tests/data/captured.jsonl";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        let examples = read("probe.inputs", &path).unwrap();
+        let labels: Vec<_> = examples.iter().map(|it| it.expect.as_deref()).collect();
+        assert_eq!(labels, [Some("positive"), Some("negative"), None]);
+        assert_eq!(examples[0].body, "{\"text\":\"a \\\"fine\\\"\\nfilm\"}");
+    }
+
     #[test]
     fn invalid_test_input_error_names_line() {
         let error = read_text("{\"input\":1}\n{\"text\":\"good\"}\n").unwrap_err();

@@ -3,9 +3,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use jiff::Timestamp;
-use model_repository::{
-    CONFIG_FILE, MODEL_FILE, ReleaseDirectory, RepositoryError, TOKENIZER_FILE,
-};
+use model_repository::{ReleaseDirectory, RepositoryError};
 
 use crate::{
     color::Color,
@@ -150,14 +148,16 @@ async fn digest_of(directory: ReleaseDirectory) -> Option<Result<String, Reposit
 
 /// Whether a release was last changed before a time. The kernel sets these times, and no program can choose them.
 fn is_older(directory: &ReleaseDirectory, time: Timestamp) -> bool {
-    let names = [CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE];
-    let files = names.map(|name| directory.file(name));
-    let directory = files[0].parent().map(Path::to_owned);
-    files
-        .into_iter()
-        .filter(|path| path.exists())
-        .chain(directory)
-        .flat_map(|path| [changed(&path, false), changed(&path, true)])
+    let Ok(names) = directory.files() else {
+        return false;
+    };
+    let files: Vec<_> = names.iter().map(|name| directory.file(name)).collect();
+    let root = directory.file("");
+    // A file that was added or removed changes its directory.
+    let files_and_directories = files.iter().flat_map(|path| path.ancestors());
+    files_and_directories
+        .filter(|path| path.starts_with(&root))
+        .flat_map(|path| [changed(path, false), changed(path, true)])
         .all(|changed| changed.is_some_and(|changed| changed < time.as_second()))
 }
 
@@ -203,7 +203,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("sentiment/v1");
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join(MODEL_FILE), "weights").unwrap();
+        fs::write(directory.join("model.onnx"), "weights").unwrap();
         let mut settings = crate::config::load(None, &[]).unwrap();
         settings.release.model_root = Some(root.path().to_owned());
         (settings, root)
@@ -292,5 +292,27 @@ mod tests {
         fs::remove_dir_all(root.path().join("sentiment/v1")).unwrap();
         let text = promotion.differs_from_files(&settings).await;
         assert!(text.unwrap().contains("are gone"));
+    }
+
+    #[tokio::test]
+    async fn changed_weights_beside_the_graph_differ_from_the_promotion() {
+        let (settings, root) = installation();
+        let directory = root.path().join("sentiment/v1");
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../model-server/tests/data/models/external/1");
+        for name in ["model.onnx", "model.onnx_data"] {
+            fs::copy(fixture.join(name), directory.join(name)).unwrap();
+        }
+        let release = ReleaseDirectory::locate(root.path(), "sentiment", "v1").unwrap();
+        let mut history = [entry(Action::Promoted, Color::Blue, "v1")];
+        history[0].digest = Some(release.digest().unwrap());
+        let promotion = Promotion::held_by(&history, Color::Blue, &settings).unwrap();
+        assert_eq!(promotion.differs_from_files(&settings).await, None);
+        fs::write(directory.join("model.onnx_data"), "other weights").unwrap();
+        let text = promotion.differs_from_files(&settings).await.unwrap();
+        assert!(
+            text.contains("v1 is not what was promoted on blue"),
+            "{text}"
+        );
     }
 }

@@ -3,28 +3,34 @@
 //! The model server reports the digest of the release that it serves. The deployer compares it with the
 //! digest of the release that it deploys. Both use this crate, so the digests differ only if the files do.
 
+mod graph_data;
+#[cfg(test)]
+mod tests;
+
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs,
     io::{self, BufRead as _},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-/// The ONNX graph with its weights.
-pub const MODEL_FILE: &str = "model.onnx";
 /// The tokenizer, in the JSON format of Hugging Face's `tokenizers`.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The labels and the token limit, in the format of Hugging Face's `transformers`.
 pub const CONFIG_FILE: &str = "config.json";
 
-/// The files that determine the predictions of a text model, in the order of the digest.
-const TEXT_FILES: [&str; 3] = [CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE];
+/// Requests that run before a server is ready; a release may have none.
+pub const WARM_UP_FILE: &str = "warmup.jsonl";
 
-/// The files that determine the outputs of a tensor model.
-const TENSOR_FILES: [&str; 1] = [MODEL_FILE];
+/// The usual paths of the graph. The first one that exists is served.
+const GRAPH_FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
+/// The directories in which the only `.onnx` file is served if no graph has a usual path.
+const GRAPH_DIRECTORIES: [&str; 2] = ["", "onnx/"];
 
 /// A release cannot be located or read.
 #[derive(Debug, Error)]
@@ -61,6 +67,46 @@ pub enum RepositoryError {
         /// The versions that exist, separated by commas, or `none`.
         present: String,
     },
+    /// The release has no graph.
+    #[error(
+        "found neither {directory}/model.onnx, nor {directory}/onnx/model.onnx, nor another .onnx file there; a release holds config.json, model.onnx and tokenizer.json, or model.onnx alone"
+    )]
+    NoGraph {
+        /// The directory of the release.
+        directory: PathBuf,
+    },
+    /// The release has several graphs, and none has a usual path.
+    #[error(
+        "{directory} holds several graphs: {present}; rename the one to serve to model.onnx, or delete the others"
+    )]
+    SeveralGraphs {
+        /// The directory of the release.
+        directory: PathBuf,
+        /// The paths of the graphs, separated by commas.
+        present: String,
+    },
+    /// The graph keeps weights in a file that the release does not cover.
+    #[error(
+        "{graph} keeps weights in {location:?}, which {problem}; expected a file below the directory of the graph: copy the file there, or export the graph again"
+    )]
+    DataLocation {
+        /// The graph.
+        graph: PathBuf,
+        /// The path of the file, as the graph names it.
+        location: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A file with weights is missing or cannot be read.
+    #[error("cannot read {path}: {source}; {graph} keeps weights in this file: copy it there")]
+    Data {
+        /// The file with the weights.
+        path: PathBuf,
+        /// The graph that names it.
+        graph: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
     /// A file of the release cannot be read.
     #[error(
         "cannot read {path}: {source}; a release holds config.json, model.onnx and tokenizer.json, or model.onnx alone"
@@ -95,11 +141,16 @@ impl ReleaseDirectory {
         }
         let path = model.join(version);
         if !path.is_dir() {
+            let present = list(&model, Path::is_dir);
             return Err(RepositoryError::UnknownVersion {
                 version: version.to_owned(),
                 name: name.to_owned(),
                 path,
-                present: list_directories(&model),
+                present: if present.is_empty() {
+                    "none".to_owned()
+                } else {
+                    present.join(", ")
+                },
             });
         }
         Ok(Self { path })
@@ -118,29 +169,140 @@ impl ReleaseDirectory {
         self.file(CONFIG_FILE).exists() || self.file(TOKENIZER_FILE).exists()
     }
 
+    /// Returns the path of the graph, relative to the release: `model.onnx`, or else `onnx/model.onnx`, or else
+    /// the only `.onnx` file in these two directories.
+    pub fn graph(&self) -> Result<String, RepositoryError> {
+        if let Some(usual) = GRAPH_FILES.iter().find(|name| self.file(name).exists()) {
+            return Ok((*usual).to_owned());
+        }
+        let mut graphs: Vec<String> = GRAPH_DIRECTORIES
+            .iter()
+            .flat_map(|directory| {
+                let names = list(&self.file(directory), Path::is_file).into_iter();
+                names.map(move |name| format!("{directory}{name}"))
+            })
+            .filter(|name| Path::new(name).extension().is_some_and(|it| it == "onnx"))
+            .collect();
+        let directory = || self.path.clone();
+        match (graphs.pop(), graphs.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (None, _) => Err(RepositoryError::NoGraph {
+                directory: directory(),
+            }),
+            (Some(last), false) => {
+                graphs.push(last);
+                Err(RepositoryError::SeveralGraphs {
+                    directory: directory(),
+                    present: graphs.join(", "),
+                })
+            }
+        }
+    }
+
+    /// Returns the files in which `graph` keeps weights. They exist, and are in the directory of the release.
+    pub fn data_files(&self, graph: &str) -> Result<Vec<DataFile>, RepositoryError> {
+        let path = self.file(graph);
+        let unreadable = |path: &Path, source| RepositoryError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let locations = graph_data::locations(&path).map_err(|it| unreadable(&path, it))?;
+        let distinct: BTreeSet<String> = locations.into_iter().collect();
+        let root = fs::canonicalize(&self.path).map_err(|it| unreadable(&self.path, it))?;
+        distinct
+            .into_iter()
+            .map(|location| {
+                let file = check_location(graph, &location).and_then(|name| {
+                    let target = fs::canonicalize(self.file(&name));
+                    match target {
+                        Ok(target) if !target.starts_with(&root) => {
+                            Err("is a symbolic link out of the release")
+                        }
+                        Ok(target) if !target.is_file() => Err("is not a file"),
+                        target => Ok((name, target)),
+                    }
+                });
+                let (name, target) = file.map_err(|problem| RepositoryError::DataLocation {
+                    graph: path.clone(),
+                    location: location.clone(),
+                    problem,
+                })?;
+                target.map_err(|source| RepositoryError::Data {
+                    path: self.file(&name),
+                    graph: path.clone(),
+                    source,
+                })?;
+                Ok(DataFile { location, name })
+            })
+            .collect()
+    }
+
+    /// Returns the files that determine the predictions, and whether a server starts, relative to the release. They
+    /// are in the order of the digest: that of `LC_ALL=C sort`.
+    pub fn files(&self) -> Result<BTreeSet<String>, RepositoryError> {
+        let graph = self.graph()?;
+        let data = self.data_files(&graph)?;
+        let mut files: BTreeSet<String> = data.into_iter().map(|file| file.name).collect();
+        files.insert(graph);
+        if self.reads_texts() {
+            files.extend([CONFIG_FILE, TOKENIZER_FILE].map(str::to_owned));
+        }
+        if self.file(WARM_UP_FILE).exists() {
+            files.insert(WARM_UP_FILE.to_owned());
+        }
+        Ok(files)
+    }
+
     /// Computes the SHA-256 digest of the release's files, as 64 lowercase hexadecimal digits.
     ///
-    /// The digest is that of the listing that `sha256sum` prints for the files, so a person can check it:
-    /// `sha256sum config.json model.onnx tokenizer.json | sha256sum`. For a tensor model the listing has
-    /// one line, `model.onnx`.
+    /// The digest is that of the listing that `sha256sum` prints for [`Self::files`], so a person can check it:
+    /// `sha256sum config.json model.onnx tokenizer.json | sha256sum`. For a tensor model the listing has one line,
+    /// `model.onnx`. Files with weights, such as `model.onnx_data`, are in the listing too.
     pub fn digest(&self) -> Result<String, RepositoryError> {
-        let names: &[&str] = if self.reads_texts() {
-            &TEXT_FILES
-        } else {
-            &TENSOR_FILES
-        };
         let mut listing = String::new();
-        for name in names {
-            let path = self.file(name);
+        for name in self.files()? {
+            let path = self.file(&name);
             let digest = digest_of_file(&path)
                 .map_err(|source| RepositoryError::Unreadable { path, source })?;
             listing.push_str(&digest);
             listing.push_str("  ");
-            listing.push_str(name);
+            listing.push_str(&name);
             listing.push('\n');
         }
         Ok(hexadecimal(&Sha256::digest(listing)))
     }
+}
+
+/// A file in which a graph keeps weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFile {
+    /// Its path, as the graph names it: relative to the directory of the graph.
+    pub location: String,
+    /// Its path, relative to the release.
+    pub name: String,
+}
+
+/// Returns the path relative to the release of a file that a graph names, or what is wrong with the name.
+fn check_location(graph: &str, location: &str) -> Result<String, &'static str> {
+    // `sha256sum` escapes such names, so its listing would differ.
+    if location.contains(|c: char| c == '\\' || c.is_control()) {
+        return Err("has a backslash or a control character in its name");
+    }
+    if location.is_empty() {
+        return Err("has no name");
+    }
+    let mut parts: Vec<&str> = graph.split('/').collect();
+    parts.pop();
+    for component in Path::new(location).components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(part) => parts.extend(part.to_str()),
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                return Err("leads out of the directory of the graph");
+            }
+        }
+    }
+    Ok(parts.join("/"))
 }
 
 /// Reads the file in chunks, so that a large model does not have to fit into memory.
@@ -171,20 +333,17 @@ fn check_segment(what: &'static str, value: &str) -> Result<(), RepositoryError>
     }
 }
 
-fn list_directories(path: &Path) -> String {
+/// Returns the sorted names of the entries of a directory whose paths are `wanted`.
+fn list(path: &Path, wanted: fn(&Path) -> bool) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(path)
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| entry.path().is_dir())
+        .filter(|entry| wanted(&entry.path()))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
-    }
+    names
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -192,95 +351,4 @@ fn hexadecimal(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn root_with_v1() -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        let release = root.path().join("sentiment/v1");
-        fs::create_dir_all(&release).unwrap();
-        for name in TEXT_FILES {
-            fs::write(release.join(name), name).unwrap();
-        }
-        root
-    }
-
-    #[test]
-    fn digest_matches_sha256sum() {
-        let root = root_with_v1();
-        let release = ReleaseDirectory::locate(root.path(), "sentiment", "v1").unwrap();
-        let output = std::process::Command::new("sh")
-            .args([
-                "-c",
-                "sha256sum config.json model.onnx tokenizer.json | sha256sum",
-            ])
-            .current_dir(root.path().join("sentiment/v1"))
-            .output()
-            .unwrap();
-        let printed = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(
-            Some(release.digest().unwrap().as_str()),
-            printed.split(' ').next()
-        );
-    }
-
-    #[test]
-    fn digest_changes_with_any_file() {
-        let root = root_with_v1();
-        let release = ReleaseDirectory::locate(root.path(), "sentiment", "v1").unwrap();
-        for name in TEXT_FILES {
-            let before = release.digest().unwrap();
-            fs::write(release.file(name), "changed").unwrap();
-            assert_ne!(before, release.digest().unwrap(), "{name}");
-        }
-    }
-
-    #[test]
-    fn unknown_version_error_names_path_and_present_versions() {
-        let root = root_with_v1();
-        let error = ReleaseDirectory::locate(root.path(), "sentiment", "v9").unwrap_err();
-        let message = error.to_string();
-        assert!(message.contains("sentiment/v9"), "{message}");
-        assert!(message.ends_with("present: v1"), "{message}");
-    }
-
-    #[test]
-    fn missing_file_error_names_its_path() {
-        let root = root_with_v1();
-        let release = ReleaseDirectory::locate(root.path(), "sentiment", "v1").unwrap();
-        fs::remove_file(release.file(MODEL_FILE)).unwrap();
-        let message = release.digest().unwrap_err().to_string();
-        assert!(message.contains("sentiment/v1/model.onnx"), "{message}");
-    }
-
-    #[test]
-    fn release_without_tokenizer_and_labels_is_tensor_model() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("vision/v1");
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join(MODEL_FILE), "one graph").unwrap();
-        let release = ReleaseDirectory::locate(root.path(), "vision", "v1").unwrap();
-        assert!(!release.reads_texts());
-        let digest = release.digest().unwrap();
-        fs::write(path.join(MODEL_FILE), "another graph").unwrap();
-        assert_ne!(release.digest().unwrap(), digest);
-        // Labels without a tokenizer are a mistake, not a tensor model.
-        fs::write(path.join(CONFIG_FILE), "{}").unwrap();
-        assert!(release.reads_texts() && release.digest().is_err());
-    }
-
-    #[test]
-    fn version_cannot_lead_out_of_model_root() {
-        let root = root_with_v1();
-        for bad in ["..", ".", "", "a/b", "/etc", "../sentiment", "-v", "v\n1"] {
-            let result = ReleaseDirectory::locate(root.path(), "sentiment", bad);
-            assert!(
-                matches!(result, Err(RepositoryError::InvalidName { .. })),
-                "{bad:?}"
-            );
-        }
-    }
 }

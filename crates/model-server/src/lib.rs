@@ -13,12 +13,14 @@
 //! | `scheduler` | the queue, its batches, and the worker threads |
 //! | `backend` | one trait, and a module for each engine |
 //! | `release` | loads and tests a release, step by step |
+//! | `capture` | keeps a sample of the texts that clients send |
 //! | `metrics`, `telemetry`, `logging` | metrics, traces, and the log |
 
 mod api;
 mod api_keys;
 mod backend;
 mod busy_timer;
+mod capture;
 mod config;
 mod healthcheck;
 pub mod logging;
@@ -37,9 +39,10 @@ mod tokenizer;
 
 pub use api_keys::KeysError;
 pub use backend::engine::{EngineKind, EngineUnavailable, GraphError};
+pub use capture::CaptureError;
 pub use config::{
-    Address, Batching, ConnectionLimits, Drain, EngineSettings, Limits, ModelSettings,
-    ServeArguments, Settings, SettingsError,
+    Address, Batching, CaptureSettings, ConnectionLimits, Drain, EngineSettings, Limits,
+    ModelSettings, Redaction, ServeArguments, Settings, SettingsError,
     log::{LogFormat, LogSettings, RequestLog},
     settings_file::{SettingsFileError, settings_template, with_settings_file},
 };

@@ -1,38 +1,34 @@
+mod files;
+mod warm_up;
+
 use std::{
-    fs, panic,
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use model_repository::{
-    CONFIG_FILE, MODEL_FILE, ReleaseDirectory, RepositoryError, TOKENIZER_FILE,
-};
+use model_repository::{CONFIG_FILE, ReleaseDirectory, RepositoryError, TOKENIZER_FILE};
 use thiserror::Error;
 use tracing::warn;
 
 use crate::{
     backend::{
-        engine::{Engine, EngineKind, EngineUnavailable, GraphError, Model, Parallelism},
-        onnx_file::GraphFile,
-        onnxruntime::{library::OnnxRuntime, session::OnnxRuntimeModel},
-        rten::RtenModel,
+        engine::{Engine, EngineKind, EngineUnavailable, GraphError, Parallelism},
+        onnxruntime::library::OnnxRuntime,
         tensor::{Signature, Tensor},
     },
     config::{Batching, EngineSettings, ModelSettings, Settings},
     panic_message::panic_message,
+    release::{
+        files::{TextFiles, digest_and_read_text_files, load_graph},
+        warm_up::WarmUp,
+    },
     scheduler::{batching_policy::BatchingPolicy, inference_pool::ExecutionPlan},
     task::{
-        ModelTask,
-        model_config::{ConfigError, ModelConfig},
-        sharing::Sharing,
-        text_model::TextModel,
-        text_task::TextTaskError,
-        warm_up_inputs,
+        ModelTask, model_config::ConfigError, sharing::Sharing, text_model::TextModel,
+        text_task::TextTaskError, warm_up_inputs,
     },
-    tokenizer::text_tokenizer::{TextTokenizer, TokenizerError},
+    tokenizer::text_tokenizer::TokenizerError,
 };
 
 /// The default for the most texts in a forward pass. Larger batches gain hardly anything on a CPU, and the
@@ -54,6 +50,9 @@ const FAST_PASS: Duration = Duration::from_micros(200);
 
 /// How many passes are timed; the fastest one counts.
 const TRIALS: usize = 3;
+
+/// How an engine may run a pass.
+const PARALLELISMS: [Parallelism; 2] = [Parallelism::Single, Parallelism::All];
 
 /// Why a release cannot be served. Each message names the path and what was expected there.
 #[derive(Debug, Error)]
@@ -77,7 +76,7 @@ pub enum LoadError {
         /// What is wrong with it.
         source: TokenizerError,
     },
-    /// `model.onnx` is damaged.
+    /// The graph is damaged.
     #[error("cannot use {path}: {source}")]
     Graph {
         /// The path of the file.
@@ -96,6 +95,18 @@ pub enum LoadError {
         /// The path of the model.
         path: PathBuf,
         /// What happened.
+        reason: String,
+    },
+    /// A request of the release's own warm-up is invalid, or the model cannot answer it.
+    #[error(
+        "{path}, line {line}: {reason}; expected a request that the model can answer, such as {{\"text\": \"a fine film\"}}"
+    )]
+    WarmUpRequest {
+        /// The path of the file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with the request, or how the model failed.
         reason: String,
     },
     /// The engine panicked while it loaded the files.
@@ -131,13 +142,14 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         &settings.model.version,
     )?;
     let (digest, text_files) = digest_and_read_text_files(&release)?;
-    let path = release.file(MODEL_FILE);
+    let graph = release.graph()?;
+    let path = release.file(&graph);
     let threads = settings.engine.threads().get();
-    let (model, quantizes_dynamically) = load_graph(&path, library, threads)?;
+    let (model, quantizes_dynamically) = load_graph(&release, &graph, library, threads)?;
     let signature = model.signature().clone();
     let task = match text_files {
         None => ModelTask::Tensors,
-        Some(files) => ModelTask::Text(Box::new(text_model(&release, files, &signature)?)),
+        Some(files) => ModelTask::Text(Box::new(text_model(&release, &path, files, &signature)?)),
     };
 
     let failed = |reason| LoadError::WarmUp {
@@ -151,8 +163,11 @@ pub(crate) fn load(settings: &Settings) -> Result<Loaded, LoadError> {
         engines.push(Arc::clone(&model).engine()?);
     }
     let passed = self_test(&mut engines, &task, &signature, &self_test_inputs).map_err(failed)?;
+    if let Some(warm_up) = WarmUp::read(&release, &task)? {
+        warm_up.run(&mut engines, &task, &signature)?;
+    }
     let [single_pass, parallel_pass] = match engines.first_mut() {
-        Some(engine) => [Parallelism::Single, Parallelism::All]
+        Some(engine) => PARALLELISMS
             .map(|parallelism| fastest_pass(engine.as_mut(), &self_test_inputs, parallelism)),
         None => [Duration::MAX; 2],
     };
@@ -182,50 +197,6 @@ fn load_library(settings: &EngineSettings) -> Result<Option<OnnxRuntime>, LoadEr
     })
 }
 
-/// The files beside the graph of a release that reads texts.
-type TextFiles = (TextTokenizer, ModelConfig);
-
-/// Does both in parallel, because they are independent and take similar time.
-fn digest_and_read_text_files(
-    release: &ReleaseDirectory,
-) -> Result<(String, Option<TextFiles>), LoadError> {
-    let (digest, text_files) = thread::scope(|scope| {
-        let digest = scope.spawn(|| release.digest());
-        let text_files = release.reads_texts().then(|| read_text_files(release));
-        let digest = digest.join();
-        (
-            digest.unwrap_or_else(|panic| panic::resume_unwind(panic)),
-            text_files,
-        )
-    });
-    Ok((digest?, text_files.transpose()?))
-}
-
-/// Loads the graph with ONNX Runtime if `library` is given, otherwise with rten. Returns also whether it
-/// quantizes at run time.
-fn load_graph(
-    path: &Path,
-    library: Option<OnnxRuntime>,
-    threads: usize,
-) -> Result<(Arc<dyn Model>, bool), LoadError> {
-    let unusable = |source| unusable_graph(path, source);
-    let bytes = Bytes::from(read(path)?);
-    let graph = GraphFile::parse(bytes.clone())
-        .map_err(|reason| unusable(GraphError::Unreadable(reason)))?;
-    let quantizes_dynamically = graph.quantizes_dynamically();
-    let model: Arc<dyn Model> = match library {
-        None => {
-            drop(graph);
-            // No other reference to the bytes is left, so they are not copied.
-            Arc::new(RtenModel::parse(bytes.into(), threads).map_err(unusable)?)
-        }
-        Some(library) => {
-            Arc::new(OnnxRuntimeModel::parse(&library, &bytes, &graph, threads).map_err(unusable)?)
-        }
-    };
-    Ok((model, quantizes_dynamically))
-}
-
 fn unusable_graph(path: &Path, source: GraphError) -> LoadError {
     LoadError::Graph {
         path: path.to_owned(),
@@ -235,6 +206,7 @@ fn unusable_graph(path: &Path, source: GraphError) -> LoadError {
 
 fn text_model(
     release: &ReleaseDirectory,
+    graph: &Path,
     (tokenizer, config): TextFiles,
     signature: &Signature,
 ) -> Result<TextModel, LoadError> {
@@ -243,7 +215,7 @@ fn text_model(
             path: release.file(CONFIG_FILE),
             source,
         },
-        TextTaskError::Graph(source) => unusable_graph(&release.file(MODEL_FILE), source),
+        TextTaskError::Graph(source) => unusable_graph(graph, source),
         TextTaskError::Tokenizer(source) => LoadError::Tokenizer {
             path: release.file(TOKENIZER_FILE),
             source,
@@ -282,17 +254,7 @@ fn batching_policy(
     }
 }
 
-fn read_text_files(release: &ReleaseDirectory) -> Result<TextFiles, LoadError> {
-    let path = release.file(CONFIG_FILE);
-    let config =
-        ModelConfig::parse(&read(&path)?).map_err(|source| LoadError::Config { path, source })?;
-    let path = release.file(TOKENIZER_FILE);
-    let tokenizer = TextTokenizer::parse(&read(&path)?, config.max_tokens)
-        .map_err(|source| LoadError::Tokenizer { path, source })?;
-    Ok((tokenizer, config))
-}
-
-/// Runs the self-test on each engine. Returns `false` if the inputs were guessed and the model rejected them.
+/// Runs the self-test on each engine, with each parallelism. Returns `false` if the inputs were guessed and the model rejected them.
 fn self_test(
     engines: &mut [Box<dyn Engine>],
     task: &ModelTask,
@@ -300,16 +262,25 @@ fn self_test(
     self_test_inputs: &[Tensor],
 ) -> Result<bool, String> {
     for engine in engines {
-        match run_self_test(engine.as_mut(), task, signature, self_test_inputs) {
-            Ok(()) => {}
-            Err(reason) if task.may_reject_guessed_shapes(signature) => {
-                warn!(
-                    reason,
-                    "no self-test: the model rejects zeros in tensors of guessed lengths"
-                );
-                return Ok(false);
+        for parallelism in PARALLELISMS {
+            let tested = run_self_test(
+                engine.as_mut(),
+                task,
+                signature,
+                self_test_inputs,
+                parallelism,
+            );
+            match tested {
+                Ok(()) => {}
+                Err(reason) if task.may_reject_guessed_shapes(signature) => {
+                    warn!(
+                        reason,
+                        "no self-test: the model rejects zeros in tensors of guessed lengths"
+                    );
+                    return Ok(false);
+                }
+                Err(reason) => return Err(reason),
             }
-            Err(reason) => return Err(reason),
         }
     }
     Ok(true)
@@ -321,11 +292,12 @@ fn run_self_test(
     task: &ModelTask,
     signature: &Signature,
     self_test_inputs: &[Tensor],
+    parallelism: Parallelism,
 ) -> Result<(), String> {
     let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
     let mut result = Ok(());
     engine.enter(&mut |engine| {
-        result = task.self_test(engine, self_test_inputs, &outputs, Parallelism::All);
+        result = task.self_test(engine, self_test_inputs, &outputs, parallelism);
     });
     result
 }
@@ -368,16 +340,10 @@ pub(crate) fn panicked(model: &ModelSettings, error: tokio::task::JoinError) -> 
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, RepositoryError> {
-    fs::read(path).map_err(|source| RepositoryError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::engine::{EngineError, EngineTask};
 
     #[test]
     fn parallel_pass_pays_only_for_slow_models() {
@@ -385,5 +351,39 @@ mod tests {
         assert!(parallel_is_faster(slow, slow / 2));
         assert!(!parallel_is_faster(slow, slow));
         assert!(!parallel_is_faster(fast, fast / 2));
+    }
+
+    /// An engine that fails with one parallelism.
+    struct BrokenWith(Parallelism);
+
+    impl Engine for BrokenWith {
+        fn run(
+            &mut self,
+            _: &[Tensor],
+            _: &[usize],
+            parallelism: Parallelism,
+        ) -> Result<Vec<Tensor>, EngineError> {
+            if parallelism == self.0 {
+                return Err(EngineError("broken".to_owned()));
+            }
+            Ok(Vec::new())
+        }
+
+        fn enter(&mut self, work: EngineTask<'_>) {
+            work(self);
+        }
+    }
+
+    #[test]
+    fn self_test_fails_if_the_engine_fails_with_either_parallelism() {
+        let signature = Signature {
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        for broken in PARALLELISMS {
+            let mut engines: [Box<dyn Engine>; 1] = [Box::new(BrokenWith(broken))];
+            let tested = self_test(&mut engines, &ModelTask::Tensors, &signature, &[]);
+            assert!(tested.unwrap_err().contains("broken"), "{broken:?}");
+        }
     }
 }

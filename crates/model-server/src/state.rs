@@ -5,9 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::{HeaderMap, HeaderValue, header::USER_AGENT};
+
 use crate::{
     api_keys::ApiKeys,
     backend::{engine::EngineKind, tensor::Signature},
+    capture::Capture,
     config::{Limits, Settings, log::RequestLog},
     memory_budget::MemoryBudget,
     metrics::counters::Metrics,
@@ -15,6 +18,9 @@ use crate::{
     scheduler::{inference_pool::InferencePool, watchdog::Watchdog},
     telemetry::tracer::Telemetry,
 };
+
+/// How the deployer's user agent begins.
+const DEPLOYER_USER_AGENT: &[u8] = b"deployer/";
 
 /// The state of one server.
 #[derive(Debug)]
@@ -35,6 +41,8 @@ pub(crate) struct ServerState {
     pub(crate) request_log: RequestLog,
     /// The accepted API keys; `None` accepts every client.
     pub(crate) keys: Option<ApiKeys>,
+    /// Keeps a sample of inputs; `None` if it is off.
+    pub(crate) capture: Option<Capture>,
     /// The phase of the server.
     pub(crate) phase: CurrentPhase,
     /// The metrics.
@@ -70,11 +78,20 @@ impl ServerState {
             memory_budget: MemoryBudget::new(settings.limits.max_pending_bytes),
             request_log: settings.log.requests,
             keys: None,
+            capture: None,
             phase: CurrentPhase::loading(),
             metrics: Arc::new(Metrics::starting_at(started)),
             telemetry: None,
             serving: OnceLock::new(),
         }
+    }
+
+    /// Returns the sample of inputs; `None` if it is off, or the request comes from the deployer, whose inputs are no
+    /// clients' inputs.
+    pub(crate) fn capture_for(&self, headers: &HeaderMap) -> Option<&Capture> {
+        let is_deployer = |agent: &HeaderValue| agent.as_bytes().starts_with(DEPLOYER_USER_AGENT);
+        let from_deployer = headers.get(USER_AGENT).is_some_and(is_deployer);
+        self.capture.as_ref().filter(|_| !from_deployer)
     }
 
     /// Why `/health` and `/readyz` fail at `now`; `None` if they succeed.

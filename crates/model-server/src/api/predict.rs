@@ -18,6 +18,7 @@ use crate::{
         predict_request::{PredictRequest, TEXT, is_blank, parse},
         submit::{serving, submit, submit_all},
     },
+    capture::DrawnText,
     scheduler::{
         job::{Completion, InferenceError, InferenceOutput, JobInput},
         stage_times::StageTimes,
@@ -114,6 +115,7 @@ pub(crate) async fn predict(
         Ok(deadline) => deadline,
         Err(error) => return Err(body::refuse(&state, request, error).await),
     };
+    let capture = state.capture_for(headers);
     let (body, reservation) = body::read(&state, &mut request, deadline).await?;
     let PredictRequest { text, texts, top_k } = parse(&body, state.limits.max_texts())?;
     // The body may be a slice of the connection's larger buffer.
@@ -124,31 +126,28 @@ pub(crate) async fn predict(
     let model_version = state.model_version.clone();
     let (mut response, times) = match (text, texts) {
         (Some(text), _) => {
+            let drawn = capture.and_then(|it| it.draw(&text));
             let completion = submit(&state, JobInput::Text(text), reservation, deadline).await?;
             let times = completion.times;
             let text = predicted(model, completion, top_k).map_err(|it| it.of_one(deadline))?;
-            // A label that is not a valid header value is left out of the header.
-            let label = text.prediction.0.label();
-            let label = label.and_then(|label| HeaderValue::from_bytes(label.as_bytes()).ok());
-            let body = PredictAnswer::One(PredictResponse {
-                text,
-                model_version,
-            });
-            let mut response = Json(body).into_response();
-            if let Some(label) = label {
-                response.headers_mut().insert(PREDICTED_LABEL, label);
-            }
-            (response, times)
+            keep(drawn, &text);
+            (one_text_response(text, model_version), times)
         }
         (None, texts) => {
             let texts = texts.unwrap_or_default();
             let blank: Vec<bool> = texts.iter().map(|text| is_blank(text)).collect();
+            let drawn: Vec<_> = texts.iter().map(|text| capture?.draw(text)).collect();
             let inputs = texts.into_iter().filter(|text| !is_blank(text));
             let inputs = inputs.map(JobInput::Text).collect();
             let completions = submit_all(&state, inputs, reservation.as_ref(), deadline).await?;
             let times = completions.iter().map(|completion| completion.times);
             let times = times.fold(StageTimes::default(), StageTimes::longest);
             let predictions = several(model, &blank, completions, top_k, deadline)?;
+            for (drawn, item) in drawn.into_iter().zip(&predictions) {
+                if let BatchItem::Answered(text) = item {
+                    keep(drawn, text);
+                }
+            }
             let body = PredictAnswer::Several(BatchResponse {
                 predictions,
                 model_version,
@@ -161,6 +160,28 @@ pub(crate) async fn predict(
         ..ResponseDetails::default()
     });
     Ok(response)
+}
+
+fn one_text_response(text: PredictedText, model_version: String) -> Response {
+    // A label that is not a valid header value is left out of the header.
+    let label = text.prediction.0.label();
+    let label = label.and_then(|label| HeaderValue::from_bytes(label.as_bytes()).ok());
+    let body = PredictAnswer::One(PredictResponse {
+        text,
+        model_version,
+    });
+    let mut response = Json(body).into_response();
+    if let Some(label) = label {
+        response.headers_mut().insert(PREDICTED_LABEL, label);
+    }
+    response
+}
+
+/// Keeps an answered text in the sample of inputs if it was drawn.
+fn keep(drawn: Option<DrawnText<'_>>, answered: &PredictedText) {
+    if let Some(drawn) = drawn {
+        drawn.keep(answered.prediction.0.label());
+    }
 }
 
 /// The response of `/predict`.

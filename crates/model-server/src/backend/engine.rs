@@ -57,15 +57,15 @@ pub enum EngineUnavailable {
     Threads(String),
 }
 
-/// Why a `model.onnx` cannot be used.
+/// Why a graph cannot be used.
 #[derive(Debug, Error)]
 pub enum GraphError {
     /// It is not an ONNX graph.
-    #[error("{0}; expected a model in the ONNX format whose weights are inside the file")]
+    #[error("{0}; expected a model in the ONNX format")]
     Unreadable(String),
     /// The engine cannot load it: it lacks an operator or a datatype, or the file is damaged.
     #[error(
-        "the engine {} cannot load it: {reason}; expected a model in the ONNX format whose weights are inside the file; --engine {} may load it",
+        "the engine {} cannot load it: {reason}; expected a model in the ONNX format; --engine {} may load it",
         engine.name(), engine.other().name()
     )]
     Engine {

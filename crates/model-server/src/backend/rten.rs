@@ -21,13 +21,18 @@ pub(crate) struct RtenModel {
 }
 
 impl RtenModel {
-    /// Parses an `.onnx` file.
-    ///
-    /// Refuses weights in other files, because the digest of the release would not cover them.
-    pub(crate) fn parse(bytes: Vec<u8>, threads: usize) -> Result<Self, GraphError> {
+    /// Parses an `.onnx` file. `data` are the files in which it keeps weights, by their paths in the graph.
+    pub(crate) fn parse(
+        bytes: Vec<u8>,
+        data: Vec<(String, Vec<u8>)>,
+        threads: usize,
+    ) -> Result<Self, GraphError> {
         let mut options = ModelOptions::with_all_ops();
         // Lays out the weights for multiplication once instead of in every pass.
         options.prepack_weights(true);
+        for (location, content) in data {
+            options.external_data(&location, content);
+        }
         let graph = options
             .load(bytes)
             .map_err(|error| refused(error.to_string()))?;

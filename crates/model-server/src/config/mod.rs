@@ -2,6 +2,7 @@
 
 mod address;
 mod batching;
+mod capture;
 mod drain;
 mod engine;
 mod limits;
@@ -22,6 +23,7 @@ use crate::config::{
 
 pub use address::Address;
 pub use batching::Batching;
+pub use capture::{CaptureSettings, Redaction};
 pub use drain::Drain;
 pub use engine::EngineSettings;
 pub use limits::{ConnectionLimits, Limits};
@@ -73,6 +75,10 @@ pub struct Settings {
     #[command(flatten)]
     pub log: LogSettings,
 
+    /// Which inputs are kept as material for golden sets.
+    #[command(flatten)]
+    pub capture: CaptureSettings,
+
     /// Where to send traces (OTLP over HTTP), such as `http://localhost:4318` [default: nowhere]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", value_parser = otlp_endpoint)]
     pub otlp_endpoint: Option<String>,
@@ -95,7 +101,11 @@ impl ServeArguments {
         let limits = &mut settings.limits;
         limits.max_pending_bytes = limits.max_pending_bytes.max(limits.max_body_bytes);
         // Compose passes an unset setting as an empty one.
-        for path in [&mut settings.api_keys_file, &mut settings.engine.library] {
+        for path in [
+            &mut settings.api_keys_file,
+            &mut settings.engine.library,
+            &mut settings.capture.directory,
+        ] {
             path.take_if(|path| path.as_os_str().is_empty());
         }
         settings.otlp_endpoint.take_if(|url| url.is_empty());

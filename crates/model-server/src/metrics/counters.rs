@@ -56,6 +56,8 @@ pub(crate) struct Metrics {
     pub(super) batch_tokens: Histogram,
     pub(super) padding: Counter,
     pub(super) engine_panics: Counter,
+    pub(crate) captures_dropped: Counter,
+    pub(crate) capture_write_errors: Counter,
 }
 
 /// The labels of a response.
@@ -119,6 +121,8 @@ impl Metrics {
             batch_tokens: Histogram::new(TOKENS),
             padding: Counter::default(),
             engine_panics: Counter::default(),
+            captures_dropped: Counter::default(),
+            capture_write_errors: Counter::default(),
         }
     }
 
@@ -186,6 +190,16 @@ impl Metrics {
     /// Counts a panic of the engine.
     pub(crate) fn engine_panicked(&self) {
         self.engine_panics.inc();
+    }
+
+    /// Counts a text that was lost for the sample of inputs.
+    pub(crate) fn captured_text_dropped(&self) {
+        self.captures_dropped.inc();
+    }
+
+    /// Counts a failed write of the sample of inputs.
+    pub(crate) fn capture_write_failed(&self) {
+        self.capture_write_errors.inc();
     }
 
     /// Records a forward pass: its texts, its tokens without and with padding, and its duration.

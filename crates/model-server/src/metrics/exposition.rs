@@ -29,6 +29,7 @@ fn registry(state: &ServerState) -> Registry {
     let mut registry = Registry::default();
     register_requests(&mut registry, &state.metrics);
     register_forward_passes(&mut registry, &state.metrics);
+    register_capture(&mut registry, &state.metrics);
     register_state(&mut registry, state);
     register_process(&mut registry, &state.metrics);
     registry
@@ -87,6 +88,19 @@ fn register_forward_passes(registry: &mut Registry, metrics: &Metrics) {
         "model_server_engine_panics",
         "Batches whose first failure was a panic of the engine",
         metrics.engine_panics.clone(),
+    );
+}
+
+fn register_capture(registry: &mut Registry, metrics: &Metrics) {
+    registry.register(
+        "model_server_captured_texts_dropped",
+        "Texts that were lost for the sample of inputs",
+        metrics.captures_dropped.clone(),
+    );
+    registry.register(
+        "model_server_capture_write_errors",
+        "Failed writes of the sample of inputs",
+        metrics.capture_write_errors.clone(),
     );
 }
 

@@ -5,6 +5,8 @@ mod tests;
 
 use crate::api_keys::ApiKeys;
 use crate::api_keys::KeysError;
+use crate::capture::Capture;
+use crate::capture::CaptureError;
 #[cfg(doc)]
 use crate::config::Drain;
 use crate::config::Settings;
@@ -61,6 +63,9 @@ pub enum ServeError {
     /// The API keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The sample of inputs cannot be written.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// Traces cannot be sent.
     #[error(
         "cannot send traces: {0}; set OTEL_EXPORTER_OTLP_ENDPOINT to a URL such as http://localhost:4318"
@@ -128,6 +133,7 @@ pub async fn serve(
     if let Some(path) = &settings.api_keys_file {
         state.keys = Some(ApiKeys::read(path)?);
     }
+    state.capture = Capture::start(&settings.capture, &settings.model, &state.metrics)?;
     if let Some(endpoint) = &settings.otlp_endpoint {
         let telemetry = Telemetry::start(endpoint, &settings.model);
         state.telemetry = Some(telemetry.map_err(ServeError::Traces)?);
@@ -165,6 +171,9 @@ pub async fn serve(
         Ok(())
     };
     let ended = time::timeout(settings.drain.hard_stop, finish).await;
+    if let Some(capture) = &state.capture {
+        capture.stop().await;
+    }
     if let Some(telemetry) = &state.telemetry {
         telemetry.stop().await;
     }

@@ -2,6 +2,7 @@ mod classification;
 pub(crate) mod model_config;
 mod multi_label;
 mod padding;
+mod python_json;
 pub(crate) mod sharing;
 mod single_label;
 mod text_inputs;

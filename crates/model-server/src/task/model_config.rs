@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use thiserror::Error;
 
-use crate::task::padding::Padding;
+use crate::task::{padding::Padding, python_json::to_strict_json};
 
 /// The token limit of a model whose `config.json` has none.
 const DEFAULT_MAX_TOKENS: usize = 512;
@@ -26,6 +27,14 @@ pub enum ConfigError {
     Labels {
         /// The keys in the file.
         present: String,
+    },
+    /// A label has no name.
+    #[error("the label of {class:?} in id2label is {given}; expected a string")]
+    LabelName {
+        /// The key of the label.
+        class: String,
+        /// The value in the file.
+        given: Value,
     },
     /// No task has this name.
     #[error("problem_type is {given:?}; expected {expected}")]
@@ -60,14 +69,22 @@ pub(crate) struct Labels(Vec<String>);
 
 #[derive(Deserialize)]
 struct ConfigFile {
-    id2label: Option<BTreeMap<String, String>>,
+    id2label: Option<BTreeMap<String, Value>>,
     problem_type: Option<String>,
-    #[serde(default)]
-    model_type: String,
+    model_type: Option<String>,
+    #[serde(default, deserialize_with = "whole_number")]
     max_position_embeddings: Option<i64>,
+    #[serde(default, deserialize_with = "whole_number")]
     n_positions: Option<i64>,
     #[serde(default)]
     pad_token_id: PaddingToken,
+}
+
+/// Reads a number that some exporters write as a float.
+fn whole_number<'de, D: Deserializer<'de>>(value: D) -> Result<Option<i64>, D::Error> {
+    let number = Option::<f64>::deserialize(value)?;
+    #[expect(clippy::cast_possible_truncation, reason = "no limit has a fraction")]
+    Ok(number.map(|number| number as i64))
 }
 
 /// The value of `pad_token_id`.
@@ -87,8 +104,9 @@ pub(super) enum PaddingToken {
 impl ModelConfig {
     /// Parses a `config.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let file: ConfigFile = serde_json::from_slice(bytes)?;
-        let padding = Padding::of(&file.model_type, &file.pad_token_id);
+        let file: ConfigFile = serde_json::from_slice(&to_strict_json(bytes))?;
+        let model_type = file.model_type.unwrap_or_default();
+        let padding = Padding::of(&model_type, &file.pad_token_id);
         let first_position = padding.first_position;
         // A negative number means that there is no limit.
         let positions = file.max_position_embeddings.or(file.n_positions);
@@ -117,8 +135,16 @@ impl ModelConfig {
 }
 
 impl Labels {
-    fn from_map(mut map: BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        let present = map.keys().cloned().collect::<Vec<_>>().join(", ");
+    fn from_map(values: BTreeMap<String, Value>) -> Result<Self, ConfigError> {
+        let present: Vec<_> = values.keys().cloned().collect();
+        let present = present.join(", ");
+        let labels = values.into_iter().map(|(class, value)| match value {
+            Value::String(name) => Ok((class, name)),
+            // Training scripts keep the classes of their data as labels.
+            Value::Number(_) | Value::Bool(_) => Ok((class, value.to_string())),
+            given => Err(ConfigError::LabelName { class, given }),
+        });
+        let mut map: BTreeMap<String, String> = labels.collect::<Result<_, _>>()?;
         let names: Option<Vec<String>> = (0..map.len())
             .map(|class| map.remove(&class.to_string()))
             .collect();
@@ -243,6 +269,62 @@ mod tests {
     fn labels_with_a_gap_are_refused() {
         let error = ModelConfig::parse(br#"{"id2label": {"0": "a", "2": "b"}}"#).unwrap_err();
         assert!(error.to_string().contains("0, 2"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_json_lacks_are_read_as_null() {
+        let text = r#"{"a": NaN, "b": [Infinity,-Infinity], "max_position_embeddings": NaN,
+            "id2label": {"0": "NaN", "1": "\\\"Infinity, -Infinity"}}"#;
+        let config = ModelConfig::parse(text.as_bytes()).unwrap();
+        assert_eq!(config.max_tokens, 512);
+        let labels = config.labels(Some(2));
+        assert_eq!(labels.get(0), Some("NaN"));
+        assert_eq!(labels.get(1), Some("\\\"Infinity, -Infinity"));
+        for bad in [r#"{"a": NaN1}"#, r#"{"a": +Infinity}"#, r#"{"a": nan}"#] {
+            assert!(ModelConfig::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_may_be_numbers_or_booleans() {
+        let labels = labels_of(r#"{"id2label": {"0": 1, "1": -0.5, "2": true}}"#, None);
+        let names: Vec<_> = (0..3).map(|class| labels.get(class).unwrap()).collect();
+        assert_eq!(names, ["1", "-0.5", "true"]);
+    }
+
+    #[test]
+    fn label_without_a_name_is_refused_with_its_key() {
+        for bad in ["null", "NaN", "[]", "{}"] {
+            let text = format!(r#"{{"id2label": {{"0": "a", "1": {bad}}}}}"#);
+            let message = ModelConfig::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(
+                message.starts_with("the label of \"1\" in id2label"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn unset_keys_may_be_null() {
+        let text = r#"{"id2label": null, "problem_type": null, "model_type": null,
+            "max_position_embeddings": null, "n_positions": null}"#;
+        let config = ModelConfig::parse(text.as_bytes()).unwrap();
+        assert_eq!((config.max_tokens, config.labels(Some(3)).len()), (512, 3));
+        assert_eq!(config.problem_type, None);
+    }
+
+    #[test]
+    fn token_limit_may_be_a_float() {
+        assert_eq!(limit(r#", "max_position_embeddings": 128.0"#).unwrap(), 128);
+        assert_eq!(limit(r#", "n_positions": 1e3"#).unwrap(), 1000);
+        let error = limit(r#", "max_position_embeddings": "128""#).unwrap_err();
+        assert!(error.to_string().contains("string \"128\""), "{error}");
+    }
+
+    #[test]
+    fn byte_order_mark_is_skipped() {
+        let config = ModelConfig::parse(b"\xef\xbb\xbf{\"n_positions\": 9}").unwrap();
+        assert_eq!(config.max_tokens, 9);
     }
 
     #[test]

@@ -128,6 +128,22 @@ def save_floats_model() -> None:
     save_model("floats", nodes, inputs, outputs, weights)
 
 
+def save_external_model() -> None:
+    """Saves a model whose weights are in a second file. It returns the sum of each row of four values."""
+    nodes = [onnx.helper.make_node("MatMul", ["x", "weights"], ["sum"])]
+    inputs = [value_info("x", TensorProto.FLOAT, ["rows", 4])]
+    outputs = [value_info("sum", TensorProto.FLOAT, ["rows", 1])]
+    weights = [weight("weights", np.ones((4, 1), np.float32))]
+    path = save_model("external", nodes, inputs, outputs, weights) / "model.onnx"
+    onnx.save(
+        onnx.load(path),
+        path,
+        save_as_external_data=True,
+        location="model.onnx_data",
+        size_threshold=0,
+    )
+
+
 texts = [json.loads(line)["input"]["text"] for line in GOLDEN_SET.read_text().splitlines()]
 trained = {"bpe": train_bpe(texts), "unigram": train_unigram(texts)}
 release = save_quantizing_model(trained["bpe"].get_vocab_size())
@@ -140,6 +156,7 @@ config = {
 }
 (release / "config.json").write_text(json.dumps(config) + "\n")
 save_floats_model()
+save_external_model()
 cases = [
     {"tokenizer": name, "text": text, "ids": tokenizer.encode(text).ids}
     for name, tokenizer in trained.items()

@@ -1,6 +1,7 @@
 //! Tests of the whole server, over HTTP: in the test's own process, and as the `model-server` binary.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+mod capture;
 mod compression;
 mod connections;
 mod fixture_models;
@@ -9,6 +10,7 @@ mod golden;
 mod metrics;
 mod predict;
 mod refusals;
+mod release_files;
 mod releases;
 mod request_log;
 mod security;

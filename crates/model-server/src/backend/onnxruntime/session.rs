@@ -1,5 +1,6 @@
 use std::{
     ffi::{CString, c_char},
+    path::Path,
     ptr::{self, NonNull},
     sync::Arc,
     thread,
@@ -39,10 +40,13 @@ pub(crate) struct OnnxRuntimeModel {
 }
 
 impl OnnxRuntimeModel {
-    /// Parses an `.onnx` file for forward passes on up to `threads` threads.
-    pub(crate) fn parse(
+    /// Loads an `.onnx` file for forward passes on up to `threads` threads.
+    ///
+    /// The library reads the file itself, because weights in other files are relative to its directory. It maps them
+    /// into memory.
+    pub(crate) fn load(
         OnnxRuntime(environment): &OnnxRuntime,
-        bytes: &[u8],
+        path: &Path,
         graph: &GraphFile,
         threads: usize,
     ) -> Result<Self, GraphError> {
@@ -54,7 +58,7 @@ impl OnnxRuntimeModel {
         });
         let shared: SharedWeights = shared.collect::<Result<_, _>>().map_err(unreadable)?;
         malloc::set_trim_policy(TrimPolicy::Loading);
-        let build = |threads| build(environment, bytes, graph, &shared, threads);
+        let build = |threads| build(environment, path, graph, &shared, threads);
         let (session, all) = thread::scope(|scope| {
             let all = (threads > 1).then(|| scope.spawn(|| build(threads)));
             let single = build(1);
@@ -151,7 +155,7 @@ type SharedWeights = Vec<(String, Arc<DynValue>)>;
 
 pub(crate) fn build(
     environment: &Environment,
-    bytes: &[u8],
+    path: &Path,
     graph: &GraphFile,
     shared: &SharedWeights,
     threads: usize,
@@ -175,7 +179,7 @@ pub(crate) fn build(
     for (name, value) in shared {
         builder = builder.with_initializer(name, Arc::clone(value))?;
     }
-    builder.commit_from_memory(bytes)
+    builder.commit_from_file(path)
 }
 
 /// The message without the library's source locations.

@@ -1,0 +1,297 @@
+//! A random sample of the texts that clients send, in the shape of a golden set.
+//!
+//! Each text has the same chance to be in the sample (reservoir sampling). A thread of its own writes the file, so no
+//! request waits for a disk.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+use thiserror::Error;
+use tokio::{sync::oneshot, time};
+use tracing::warn;
+
+use crate::{
+    config::{CaptureSettings, ModelSettings, Redaction},
+    metrics::counters::Metrics,
+};
+
+/// Longer texts are not sampled.
+const MAX_TEXT_BYTES: usize = 16 * 1024;
+
+/// Texts that wait for the thread; further ones are dropped.
+const MAX_WAITING: usize = 256;
+
+/// How often a changed sample is written.
+const WRITE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the end of the server waits for the last write.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The sample cannot be written.
+#[derive(Debug, Error)]
+#[error(
+    "cannot write to {path}: {source}; set CAPTURE_DIRECTORY to a directory in which the server may create files"
+)]
+pub struct CaptureError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The running capture.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    /// The most texts in the sample.
+    inputs: usize,
+    /// Texts that arrived so far.
+    arrived: AtomicUsize,
+    /// `None` after the stop.
+    sender: Mutex<Option<SyncSender<CapturedText>>>,
+    /// Resolves when the thread has ended.
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
+    metrics: Arc<Metrics>,
+}
+
+/// A text that was drawn for the sample, and has no label yet.
+#[derive(Debug)]
+pub(crate) struct DrawnText<'a> {
+    capture: &'a Capture,
+    /// Its place in the sample. A later text may take it.
+    place: usize,
+    text: String,
+}
+
+#[derive(Debug)]
+struct CapturedText {
+    place: usize,
+    text: String,
+    label: Option<String>,
+}
+
+impl Capture {
+    /// Starts the capture if the settings ask for one. Fails if the directory is not writable.
+    pub(crate) fn start(
+        settings: &CaptureSettings,
+        model: &ModelSettings,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Self>, CaptureError> {
+        let Some(directory) = &settings.directory else {
+            return Ok(None);
+        };
+        let path = directory.join(file_name(model));
+        let unwritable = |source| CaptureError {
+            path: directory.clone(),
+            source,
+        };
+        write_file(&path, &[]).map_err(unwritable)?;
+        // A server that receives nothing leaves no file.
+        fs::remove_file(&path).map_err(unwritable)?;
+        let (sender, receiver) = sync_channel(MAX_WAITING);
+        let (end, ended) = oneshot::channel();
+        let writer = SampleWriter {
+            path,
+            redact: settings.redact,
+            lines: BTreeMap::new(),
+            failed: false,
+            metrics: Arc::clone(metrics),
+        };
+        thread::Builder::new()
+            .name("capture".to_owned())
+            .spawn(move || {
+                writer.run(&receiver);
+                let _ = end.send(());
+            })
+            .map_err(unwritable)?;
+        Ok(Some(Self {
+            inputs: settings.inputs,
+            arrived: AtomicUsize::new(0),
+            sender: Mutex::new(Some(sender)),
+            ended: Mutex::new(Some(ended)),
+            metrics: Arc::clone(metrics),
+        }))
+    }
+
+    /// Decides whether a text gets into the sample, and copies it only then.
+    pub(crate) fn draw(&self, text: &str) -> Option<DrawnText<'_>> {
+        if text.len() > MAX_TEXT_BYTES {
+            return None;
+        }
+        let earlier = self.arrived.fetch_add(1, Ordering::Relaxed);
+        let place = if earlier < self.inputs {
+            earlier
+        } else {
+            fastrand::usize(..=earlier)
+        };
+        (place < self.inputs).then(|| DrawnText {
+            capture: self,
+            place,
+            text: text.to_owned(),
+        })
+    }
+
+    /// Writes the sample a last time, within [`STOP_TIMEOUT`].
+    pub(crate) async fn stop(&self) {
+        drop(lock(&self.sender).take());
+        let ended = lock(&self.ended).take();
+        if let Some(ended) = ended
+            && time::timeout(STOP_TIMEOUT, ended).await.is_err()
+        {
+            warn!("the last sample of inputs is not written yet, and is lost");
+        }
+    }
+}
+
+impl DrawnText<'_> {
+    /// Puts the text into the sample, with the label that it got.
+    pub(crate) fn keep(self, label: Option<&str>) {
+        let text = CapturedText {
+            place: self.place,
+            text: self.text,
+            label: label.map(str::to_owned),
+        };
+        let sent = lock(&self.capture.sender)
+            .as_ref()
+            .map(|sender| sender.try_send(text));
+        if !matches!(sent, Some(Ok(()))) {
+            self.capture.metrics.captured_text_dropped();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns a name that no other server in the same directory has, such as the other color.
+fn file_name(model: &ModelSettings) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_nanos();
+    format!("{}-{}-{now}.jsonl", model.name, model.version)
+}
+
+/// The thread that writes the file.
+struct SampleWriter {
+    path: PathBuf,
+    redact: Redaction,
+    /// The sample, by place.
+    lines: BTreeMap<usize, String>,
+    /// Whether the last write failed.
+    failed: bool,
+    metrics: Arc<Metrics>,
+}
+
+impl SampleWriter {
+    /// Receives texts until the server stops.
+    fn run(mut self, receiver: &Receiver<CapturedText>) {
+        let (mut changed, mut next_write) = (false, Instant::now() + WRITE_INTERVAL);
+        loop {
+            let wait = next_write.saturating_duration_since(Instant::now());
+            let stopped = match receiver.recv_timeout(wait) {
+                Ok(text) => {
+                    self.lines.insert(text.place, line(text, self.redact));
+                    changed = true;
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
+            let is_due = Instant::now() >= next_write;
+            if changed && (is_due || stopped) {
+                changed = !self.write();
+            }
+            if stopped {
+                return;
+            }
+            if is_due {
+                next_write = Instant::now() + WRITE_INTERVAL;
+            }
+        }
+    }
+
+    /// Returns whether the file was written. The first failure of several is logged, and each is counted.
+    fn write(&mut self) -> bool {
+        let content: String = self.lines.values().map(String::as_str).collect();
+        let written = write_file(&self.path, content.as_bytes());
+        if let Err(error) = &written {
+            self.metrics.capture_write_failed();
+            if !self.failed {
+                let path = self.path.display();
+                warn!(%path, %error, "the sample of inputs cannot be written; the server tries again");
+            }
+        }
+        self.failed = written.is_err();
+        written.is_ok()
+    }
+}
+
+/// Replaces a file, so that a reader never sees half of it. Only the server's user can read it.
+fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("jsonl.new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options
+        .open(&new)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        // A full disk gets its space back.
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+/// A line of a golden set.
+#[derive(Serialize)]
+struct GoldenLine {
+    input: GoldenInput,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expect: Option<String>,
+}
+
+#[derive(Serialize)]
+struct GoldenInput {
+    text: String,
+}
+
+fn line(captured: CapturedText, redaction: Redaction) -> String {
+    let line = GoldenLine {
+        input: GoldenInput {
+            text: redact(captured.text, redaction),
+        },
+        expect: captured.label,
+    };
+    // Strings are always valid JSON.
+    serde_json::to_string(&line).unwrap_or_default() + "\n"
+}
+
+fn redact(text: String, redaction: Redaction) -> String {
+    match redaction {
+        Redaction::Nothing => text,
+        Redaction::DigitsAndEmails => text
+            .split_inclusive(char::is_whitespace)
+            .map(|word| {
+                let bare = word.trim_end();
+                if bare.contains('@') {
+                    format!("[email]{}", &word[bare.len()..])
+                } else {
+                    word.replace(char::is_numeric, "0")
+                }
+            })
+            .collect(),
+    }
+}
