@@ -199,6 +199,8 @@ def build_families() -> dict[str, tokenizers.Tokenizer]:
         "llama": from_class("LlamaTokenizer", add_bos_token=True, **llama_arguments),
         "llama-normalizer": build_llama_2(llama_arguments),
         "llama-3": build_llama_3(gpt2),
+        "clip": build_clip(),
+        "word-level": build_word_level(),
     }
     for tokenizer in families.values():
         tokenizer.add_tokens(ADDED_TOKENS)
@@ -243,6 +245,46 @@ def build_llama_3(byte_level: dict) -> tokenizers.Tokenizer:
                 pair="<|begin_of_text|> $A <|begin_of_text|>:1 $B:1",
                 special_tokens=[("<|begin_of_text|>", begin)],
             ),
+        ]
+    )
+    return tokenizer
+
+
+def build_clip() -> tokenizers.Tokenizer:
+    """Trains a BPE with endings of words, as CLIP has."""
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE + 256,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return from_class("CLIPTokenizer", vocab=model["vocab"], merges=[tuple(it) for it in model["merges"]])
+
+
+def build_word_level() -> tokenizers.Tokenizer:
+    """Builds a tokenizer of the normalizers and pre-tokenizers that no family has."""
+    words = Counter(it for text in SENTENCES for it in re.findall(r"[A-Za-z]+|[^\w\s]|\d", text))
+    frequent = sorted(words, key=lambda it: (-words[it], it))[:VOCABULARY_SIZE]
+    vocabulary = {it: place for place, it in enumerate(["[UNK]", *frequent])}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Nmt(), normalizers.NFKD(), normalizers.StripAccents(), normalizers.Strip()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Whitespace(),
+            pre_tokenizers.UnicodeScripts(),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Punctuation("contiguous"),
+            pre_tokenizers.CharDelimiterSplit("▁"),
+            pre_tokenizers.FixedLength(12),
         ]
     )
     return tokenizer
