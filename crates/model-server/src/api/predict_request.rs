@@ -71,7 +71,7 @@ fn parse_by_field(body: &[u8], max_texts: usize) -> Result<PredictRequest, ApiEr
     if let Some(name) = object.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         return Err(unknown(name));
     }
-    let top_k = object.remove(TOP_K).map(top_k_of).transpose()?;
+    let top_k = object.remove(TOP_K).as_ref().map(top_k_of).transpose()?;
     let text = object.remove(TEXT);
     let texts = object.remove(TEXTS);
     let second = match (object.remove(TEXT_PAIR), object.remove(TEXT_PAIRS)) {
@@ -208,7 +208,7 @@ fn texts_of(value: Value, field: &'static str, most: usize) -> Result<Vec<String
     texts.into_iter().enumerate().map(text).collect()
 }
 
-fn top_k_of(value: Value) -> Result<usize, ApiError> {
+fn top_k_of(value: &Value) -> Result<usize, ApiError> {
     value
         .as_u64()
         .and_then(|number| usize::try_from(number).ok())

@@ -126,7 +126,7 @@ impl PostProcessor {
             Some(processor) => processor.process(text, pair, true),
             None => Ok(text),
         };
-        let joined = joined.map_err(|error| TextError::Tokenizer(error.to_string()))?;
+        let joined = joined?;
         let types = joined.get_type_ids();
         let types = types.iter().any(|kind| *kind != 0).then_some(types);
         Ok(TokenIds {

@@ -65,6 +65,13 @@ pub(crate) enum TextError {
     Tokenizer(String),
 }
 
+/// A tokenizer fails, for example, on an unknown word if its vocabulary has no token for unknown words.
+impl From<tokenizers::Error> for TextError {
+    fn from(error: tokenizers::Error) -> Self {
+        Self::Tokenizer(error.to_string())
+    }
+}
+
 /// Tokenizes texts for one model.
 pub(crate) struct TextTokenizer {
     /// Without truncation, padding, and post-processor.
@@ -145,23 +152,29 @@ impl TextTokenizer {
     ///
     /// A text alone is truncated whichever text of a pair the file truncates.
     pub(crate) fn tokenize(&self, text: &str) -> Result<TokenIds, TextError> {
-        if let Some(word_cache) = &self.word_cache {
-            match word_cache.lookup(text, self.limit) {
-                Ok(ids) if !ids.is_empty() => {
-                    return Ok(TokenIds {
-                        ids,
-                        ..TokenIds::default()
-                    });
-                }
-                Ok(_) => return Err(TextError::NoTokens),
-                Err(unknown) => word_cache.learn(unknown, &self.tokenizer),
-            }
+        if let Some(ids) = self.cached(text) {
+            return some(TokenIds {
+                ids,
+                ..TokenIds::default()
+            });
         }
-        let ids = self.enough_ids(text).map_err(unusual)?;
+        let ids = self.enough_ids(text)?;
         let tokens = self
             .post_processor
             .truncate(ids, self.limit, &self.truncation)?;
         some(tokens)
+    }
+
+    /// Returns the tokens of `text` if the cache knows all of its words, or all but a few, which it learns.
+    fn cached(&self, text: &str) -> Option<Vec<i64>> {
+        let word_cache = self.word_cache.as_ref()?;
+        word_cache
+            .lookup(text, self.limit)
+            .or_else(|unknown| {
+                word_cache.learn(unknown, &self.tokenizer);
+                word_cache.lookup(text, self.limit)
+            })
+            .ok()
     }
 
     /// Returns the token IDs of `text` without special ones, or more than the limit from the end that is kept.
@@ -187,18 +200,13 @@ impl TextTokenizer {
         if !self.makes_pairs() {
             return Err(TextError::NoPairs);
         }
-        let ids = |text| token_ids(&self.tokenizer, text, None).map_err(unusual);
+        let ids = |text| token_ids(&self.tokenizer, text, None);
         let (text, pair) = (ids(text)?, ids(pair)?);
         let tokens = self
             .post_processor
             .truncate_pair(text, pair, self.limit, &self.truncation)?;
         some(tokens)
     }
-}
-
-/// A tokenizer fails, for example, on an unknown word if its vocabulary has no token for unknown words.
-fn unusual(error: tokenizers::Error) -> TextError {
-    TextError::Tokenizer(error.to_string())
 }
 
 fn some(tokens: TokenIds) -> Result<TokenIds, TextError> {

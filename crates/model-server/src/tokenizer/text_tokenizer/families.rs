@@ -73,7 +73,7 @@ fn digest(tokens: Result<TokenIds, TextError>) -> String {
         .map(i64::to_string)
         .collect();
     let hash = Sha256::digest(numbers.join(","));
-    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:016x}", u64::from_be_bytes(hash[..8].try_into().unwrap()))
 }
 
 /// Counts the texts whose tokens differ from those of Python.
