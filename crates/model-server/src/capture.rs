@@ -73,13 +73,13 @@ pub(crate) struct DrawnText<'a> {
     capture: &'a Capture,
     /// Its place in the sample. A later text may take it.
     place: usize,
-    text: String,
+    input: GoldenInput,
 }
 
 #[derive(Debug)]
 struct CapturedText {
     place: usize,
-    text: String,
+    input: GoldenInput,
     label: Option<String>,
 }
 
@@ -126,9 +126,9 @@ impl Capture {
         }))
     }
 
-    /// Decides whether a text gets into the sample, and copies it only then.
-    pub(crate) fn draw(&self, text: &str) -> Option<DrawnText<'_>> {
-        if text.len() > MAX_TEXT_BYTES {
+    /// Decides whether a text gets into the sample with its second text, and copies them only then.
+    pub(crate) fn draw(&self, text: &str, text_pair: Option<&str>) -> Option<DrawnText<'_>> {
+        if text.len() + text_pair.map_or(0, str::len) > MAX_TEXT_BYTES {
             return None;
         }
         let earlier = self.arrived.fetch_add(1, Ordering::Relaxed);
@@ -140,7 +140,10 @@ impl Capture {
         (place < self.inputs).then(|| DrawnText {
             capture: self,
             place,
-            text: text.to_owned(),
+            input: GoldenInput {
+                text: text.to_owned(),
+                text_pair: text_pair.map(str::to_owned),
+            },
         })
     }
 
@@ -161,7 +164,7 @@ impl DrawnText<'_> {
     pub(crate) fn keep(self, label: Option<&str>) {
         let text = CapturedText {
             place: self.place,
-            text: self.text,
+            input: self.input,
             label: label.map(str::to_owned),
         };
         let sent = lock(&self.capture.sender)
@@ -263,15 +266,19 @@ struct GoldenLine {
     expect: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct GoldenInput {
     text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_pair: Option<String>,
 }
 
 fn line(captured: CapturedText, redaction: Redaction) -> String {
+    let GoldenInput { text, text_pair } = captured.input;
     let line = GoldenLine {
         input: GoldenInput {
-            text: redact(captured.text, redaction),
+            text: redact(text, redaction),
+            text_pair: text_pair.map(|text| redact(text, redaction)),
         },
         expect: captured.label,
     };

@@ -73,6 +73,8 @@ pub(crate) enum ApiError {
         field: &'static str,
         problem: String,
     },
+    #[error("{problem}")]
+    UnknownField { field: String, problem: String },
 }
 
 const EXAMPLE: &str = r#"{"text": "a fine film"}"#;
@@ -95,7 +97,7 @@ pub(crate) struct ErrorBody {
     error: String,
     /// The invalid field of the body, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<&'static str>,
+    field: Option<String>,
 }
 
 /// Errors of every route that reads a body.
@@ -186,7 +188,8 @@ impl ApiError {
             | Self::Json(_)
             | Self::Protocol(_)
             | Self::NotAnObject(_)
-            | Self::Field { .. } => StatusCode::BAD_REQUEST,
+            | Self::Field { .. }
+            | Self::UnknownField { .. } => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -215,7 +218,7 @@ impl ApiError {
             Self::NoBody => "no_body",
             Self::Json(_) => "json",
             Self::NotAnObject(_) => "not_an_object",
-            Self::Field { .. } => "field",
+            Self::Field { .. } | Self::UnknownField { .. } => "field",
         }
     }
 
@@ -232,7 +235,8 @@ impl IntoResponse for ApiError {
         let (status, kind) = (self.status(), self.kind());
         let error = self.to_string();
         let field = match &self {
-            Self::Field { field, .. } => Some(*field),
+            Self::Field { field, .. } => Some((*field).to_owned()),
+            Self::UnknownField { field, .. } => Some(field.clone()),
             _ => None,
         };
         let details = ResponseDetails {

@@ -15,7 +15,7 @@ use crate::{
         deadline::Deadline,
         error::{ApiError, ResponseDetails},
         json::expect_json,
-        predict_request::{PredictRequest, TEXT, is_blank, parse},
+        predict_request::{PredictRequest, TEXT, TEXT_PAIR, TEXT_PAIRS, blank_field, parse, wrong},
         submit::{serving, submit, submit_all},
     },
     capture::DrawnText,
@@ -75,7 +75,7 @@ enum BatchItem {
 
 /// `POST /predict` with `{"text": "…"}` or `{"texts": ["…", …]}`: the most likely label of each text.
 ///
-/// Other fields of the object are ignored, so that clients may send fields of a newer server.
+/// Unknown fields are refused, because a client that sends one expects that it does something.
 #[utoipa::path(
     post,
     path = "/predict",
@@ -86,6 +86,7 @@ enum BatchItem {
         examples(
             ("One text" = (value = json!({"text": "a fine film", "top_k": 2}))),
             ("Several texts" = (value = json!({"texts": ["a fine film", "a waste of time"]}))),
+            ("A pair" = (value = json!({"text": "A man plays.", "text_pair": "Someone plays."}), description = "For models that classify pairs of texts")),
         ),
     ),
     params(
@@ -117,43 +118,46 @@ pub(crate) async fn predict(
     };
     let capture = state.capture_for(headers);
     let (body, reservation) = body::read(&state, &mut request, deadline).await?;
-    let PredictRequest { text, texts, top_k } = parse(&body, state.limits.max_texts())?;
+    let request = parse(&body, state.limits.max_texts())?;
     // The body may be a slice of the connection's larger buffer.
     drop(body);
     let ModelTask::Text(model) = &serving(&state)?.pool.task else {
         return Err(ApiError::NoTexts);
     };
+    if !model.tokenizer.makes_pairs() {
+        refuse_pairs(&request)?;
+    }
     let model_version = state.model_version.clone();
-    let (mut response, times) = match (text, texts) {
-        (Some(text), _) => {
-            let drawn = capture.and_then(|it| it.draw(&text));
-            let completion = submit(&state, JobInput::Text(text), reservation, deadline).await?;
-            let times = completion.times;
-            let text = predicted(model, completion, top_k).map_err(|it| it.of_one(deadline))?;
-            keep(drawn, &text);
-            (one_text_response(text, model_version), times)
-        }
-        (None, texts) => {
-            let texts = texts.unwrap_or_default();
-            let blank: Vec<bool> = texts.iter().map(|text| is_blank(text)).collect();
-            let drawn: Vec<_> = texts.iter().map(|text| capture?.draw(text)).collect();
-            let inputs = texts.into_iter().filter(|text| !is_blank(text));
-            let inputs = inputs.map(JobInput::Text).collect();
-            let completions = submit_all(&state, inputs, reservation.as_ref(), deadline).await?;
-            let times = completions.iter().map(|completion| completion.times);
-            let times = times.fold(StageTimes::default(), StageTimes::longest);
-            let predictions = several(model, &blank, completions, top_k, deadline)?;
-            for (drawn, item) in drawn.into_iter().zip(&predictions) {
-                if let BatchItem::Answered(text) = item {
-                    keep(drawn, text);
-                }
+    let top_k = request.top_k;
+    let (mut response, times) = if let Some(text) = request.text {
+        let drawn = capture.and_then(|it| it.draw(&text, request.text_pair.as_deref()));
+        let input = job_input(text, request.text_pair);
+        let completion = submit(&state, input, reservation, deadline).await?;
+        let times = completion.times;
+        let text = predicted(model, completion, top_k).map_err(|it| it.of_one(deadline))?;
+        keep(drawn, &text);
+        (one_text_response(text, model_version), times)
+    } else {
+        let texts = pairs_of(request.texts.unwrap_or_default(), request.text_pairs);
+        let drawn: Vec<_> = texts
+            .iter()
+            .map(|(text, pair)| capture?.draw(text, pair.as_deref()))
+            .collect();
+        let (inputs, blank) = job_inputs(texts);
+        let completions = submit_all(&state, inputs, reservation.as_ref(), deadline).await?;
+        let times = completions.iter().map(|completion| completion.times);
+        let times = times.fold(StageTimes::default(), StageTimes::longest);
+        let predictions = several(model, &blank, completions, top_k, deadline)?;
+        for (drawn, item) in drawn.into_iter().zip(&predictions) {
+            if let BatchItem::Answered(text) = item {
+                keep(drawn, text);
             }
-            let body = PredictAnswer::Several(BatchResponse {
-                predictions,
-                model_version,
-            });
-            (Json(body).into_response(), times)
         }
+        let body = PredictAnswer::Several(BatchResponse {
+            predictions,
+            model_version,
+        });
+        (Json(body).into_response(), times)
     };
     response.extensions_mut().insert(ResponseDetails {
         times: Some(times),
@@ -162,6 +166,49 @@ pub(crate) async fn predict(
     Ok(response)
 }
 
+fn refuse_pairs(request: &PredictRequest) -> Result<(), ApiError> {
+    let field = match request {
+        PredictRequest {
+            text_pair: Some(_), ..
+        } => TEXT_PAIR,
+        PredictRequest {
+            text_pairs: Some(_),
+            ..
+        } => TEXT_PAIRS,
+        _ => return Ok(()),
+    };
+    Err(wrong(field, TextError::NoPairs.to_string()))
+}
+
+fn job_input(text: String, pair: Option<String>) -> JobInput {
+    match pair {
+        Some(pair) => JobInput::TextPair(text, pair),
+        None => JobInput::Text(text),
+    }
+}
+
+/// Returns each text with its second one, if it has one.
+fn pairs_of(texts: Vec<String>, text_pairs: Option<Vec<String>>) -> Vec<(String, Option<String>)> {
+    let alone = || vec![None; texts.len()];
+    let pairs = text_pairs.map_or_else(alone, |pairs| pairs.into_iter().map(Some).collect());
+    texts.into_iter().zip(pairs).collect()
+}
+
+/// Returns the inputs, and for each text which of its fields is blank. A blank text has no input.
+fn job_inputs(texts: Vec<(String, Option<String>)>) -> (Vec<JobInput>, Vec<Option<&'static str>>) {
+    let mut inputs = Vec::with_capacity(texts.len());
+    let mut blank = Vec::with_capacity(texts.len());
+    for (text, pair) in texts {
+        let field = blank_field(&text, pair.as_deref());
+        blank.push(field);
+        if field.is_none() {
+            inputs.push(job_input(text, pair));
+        }
+    }
+    (inputs, blank)
+}
+
+/// Returns the response for one text, with its label as a header.
 fn one_text_response(text: PredictedText, model_version: String) -> Response {
     // A label that is not a valid header value is left out of the header.
     let label = text.prediction.0.label();
@@ -201,10 +248,14 @@ impl FailedText {
     /// The error for a request with only this text.
     fn of_one(self, deadline: Deadline) -> ApiError {
         match self.0 {
-            InferenceError::Text(TextError::NoTokens) => ApiError::Field {
-                field: TEXT,
-                problem: self.0.to_string(),
-            },
+            // A tokenizer gives the same error each time, so the text is the cause.
+            InferenceError::Text(error) => {
+                let field = match error {
+                    TextError::TooLong { field, .. } => field,
+                    _ => TEXT,
+                };
+                wrong(field, error.to_string())
+            }
             InferenceError::Expired => ApiError::Timeout(deadline.after()),
             InferenceError::NoTokenizer => ApiError::NoTexts,
             other => ApiError::Internal(other.to_string()),
@@ -215,7 +266,7 @@ impl FailedText {
 /// Returns one item for each text; blank texts did not run. Fails only if no text succeeded.
 fn several(
     model: &TextModel,
-    blank: &[bool],
+    blank: &[Option<&'static str>],
     completions: Vec<Completion>,
     top_k: Option<usize>,
     deadline: Deadline,
@@ -225,11 +276,13 @@ fn several(
     let mut last = None;
     let mut completions = completions.into_iter();
     for blank in blank {
-        let completion = if *blank { None } else { completions.next() };
-        let Some(completion) = completion else {
-            let error = "text is blank; expected some words".to_owned();
+        if let Some(field) = blank {
+            let error = format!("{field} is blank; expected some words");
             items.push(BatchItem::Failed { error });
             continue;
+        }
+        let Some(completion) = completions.next() else {
+            break;
         };
         items.push(match predicted(model, completion, top_k) {
             Ok(text) => {

@@ -44,7 +44,10 @@ fn writer(path: PathBuf) -> SampleWriter {
 fn captured(place: usize, text: &str, label: Option<&str>) -> CapturedText {
     CapturedText {
         place,
-        text: text.to_owned(),
+        input: GoldenInput {
+            text: text.to_owned(),
+            text_pair: None,
+        },
         label: label.map(str::to_owned),
     }
 }
@@ -84,7 +87,7 @@ fn every_text_has_the_same_chance_to_be_sampled() {
     let (capture, _receiver) = stalled(1000);
     let mut sample = BTreeMap::new();
     for number in 0..10_000_u32 {
-        if let Some(drawn) = capture.draw(&number.to_string()) {
+        if let Some(drawn) = capture.draw(&number.to_string(), None) {
             sample.insert(drawn.place, number);
         }
     }
@@ -99,15 +102,27 @@ fn every_text_has_the_same_chance_to_be_sampled() {
 #[test]
 fn long_texts_are_not_sampled() {
     let (capture, _receiver) = stalled(9);
-    assert!(capture.draw(&"a".repeat(MAX_TEXT_BYTES)).is_some());
-    assert!(capture.draw(&"a".repeat(MAX_TEXT_BYTES + 1)).is_none());
+    let longest = "a".repeat(MAX_TEXT_BYTES);
+    assert!(capture.draw(&longest, None).is_some());
+    assert!(capture.draw(&longest, Some("a")).is_none());
+    assert!(capture.draw(&(longest + "a"), None).is_none());
+}
+
+#[test]
+fn second_text_of_a_pair_is_sampled_and_redacted() {
+    let (capture, receiver) = stalled(9);
+    let drawn = capture.draw("Is it 9?", Some("It is 8."));
+    drawn.unwrap().keep(Some("no"));
+    let line = line(receiver.try_recv().unwrap(), Redaction::DigitsAndEmails);
+    let expected = r#"{"input":{"text":"Is it 0?","text_pair":"It is 0."},"expect":"no"}"#;
+    assert_eq!(line.trim_end(), expected);
 }
 
 #[test]
 fn texts_beyond_the_queue_are_dropped_and_counted() {
     let (capture, receiver) = stalled(usize::MAX);
     for _ in 0..MAX_WAITING + 3 {
-        capture.draw("fine").unwrap().keep(Some("positive"));
+        capture.draw("fine", None).unwrap().keep(Some("positive"));
     }
     assert_eq!(capture.metrics.captures_dropped.get(), 3);
     assert_eq!(receiver.try_iter().count(), MAX_WAITING);

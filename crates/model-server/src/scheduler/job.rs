@@ -22,6 +22,8 @@ const LONG_TEXT: usize = 64 * 1024;
 pub(crate) enum JobInput {
     /// A text, for a model that reads texts.
     Text(String),
+    /// A text and a second one, for a model that classifies pairs.
+    TextPair(String, String),
     /// All inputs of the graph, in the order of its signature.
     Tensors(Vec<Tensor>),
 }
@@ -122,9 +124,14 @@ impl PreparedJob {
 }
 
 impl Job {
-    /// Whether tokenizing its text takes so long that other jobs must not wait for it.
+    /// Whether tokenizing its texts takes so long that other jobs must not wait for it.
     pub(crate) fn is_slow_to_prepare(&self) -> bool {
-        matches!(&self.input, JobInput::Text(text) if text.len() > LONG_TEXT)
+        let length = match &self.input {
+            JobInput::Text(text) => text.len(),
+            JobInput::TextPair(text, pair) => text.len() + pair.len(),
+            JobInput::Tensors(_) => 0,
+        };
+        length > LONG_TEXT
     }
 }
 

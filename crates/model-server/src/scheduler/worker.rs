@@ -197,7 +197,13 @@ fn prepare(pool: &InferencePool, job: Job) -> Option<ReadyItem<PreparedJob>> {
         (JobInput::Text(text), ModelTask::Text(model)) => {
             catch_panic(|| Ok(model.tokenizer.tokenize(&text)?)).map(PreparedInput::Tokens)
         }
-        (JobInput::Text(_), ModelTask::Tensors) => Err(InferenceError::NoTokenizer),
+        (JobInput::TextPair(text, pair), ModelTask::Text(model)) => {
+            catch_panic(|| Ok(model.tokenizer.tokenize_pair(&text, &pair)?))
+                .map(PreparedInput::Tokens)
+        }
+        (JobInput::Text(_) | JobInput::TextPair(..), ModelTask::Tensors) => {
+            Err(InferenceError::NoTokenizer)
+        }
     };
     let ended = Instant::now();
     let job = |input: PreparedInput| PreparedJob {

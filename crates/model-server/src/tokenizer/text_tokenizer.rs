@@ -1,19 +1,26 @@
 use thiserror::Error;
 use tokenizers::{
-    PaddingDirection, TruncationParams, canonicalize_str, from_json,
-    pipeline::{EncodeOptions, Override, PipelineTokenizer},
+    ModelWrapper, PaddingDirection, Tokenizer, TruncationDirection, TruncationParams,
 };
 
-use crate::tokenizer::word_cache::WordCache;
+use crate::tokenizer::{
+    post_processor::PostProcessor,
+    token_ids::token_ids,
+    word_cache::{WordCache, pieces},
+};
 
-/// The tokens of one text.
+/// Length in bytes of the pieces in which a long text is tokenized: normalizing takes a hundred times the text's
+/// memory, and the rest of a long text is truncated anyway. Tests have short pieces, to compare texts of several.
+const PIECE: usize = if cfg!(test) { 16 } else { 4096 };
+
+/// The tokens of one text, or of a pair.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct TokenIds {
     /// The ID of each token; at least one.
     pub(crate) ids: Vec<i64>,
     /// The sentence of each token, 0 or 1, if the tokenizer returns it; `None` means all 0.
     pub(crate) types: Option<Vec<i64>>,
-    /// Whether the end of the text was truncated.
+    /// Whether a part of the text was truncated.
     pub(crate) truncated: bool,
 }
 
@@ -23,6 +30,11 @@ pub enum TokenizerError {
     /// It is not a tokenizer, or of an unknown kind.
     #[error("{0}; expected a tokenizer in the format of Hugging Face's tokenizers library")]
     Unreadable(String),
+    /// A text gets other tokens each time.
+    #[error(
+        "its model has a dropout of {0}, so a text gets other tokens each time; set dropout to null"
+    )]
+    Dropout(f32),
     /// The special tokens alone reach the token limit.
     #[error(
         "it adds {special} special tokens to every text, but the model takes {limit} tokens: no text fits"
@@ -40,19 +52,36 @@ pub enum TokenizerError {
 pub(crate) enum TextError {
     #[error("text holds nothing that the model can read")]
     NoTokens,
-    #[error("the tokenizer failed: {0}")]
+    #[error("the tokenizer of this model makes no pairs; expected no text_pair")]
+    NoPairs,
+    #[error(
+        "{field} is too long: the tokenizer truncates only {other}, which is shorter than the surplus"
+    )]
+    TooLong {
+        field: &'static str,
+        other: &'static str,
+    },
+    #[error("the tokenizer cannot read the text: {0}")]
     Tokenizer(String),
+}
+
+/// A tokenizer fails, for example, on an unknown word if its vocabulary has no token for unknown words.
+impl From<tokenizers::Error> for TextError {
+    fn from(error: tokenizers::Error) -> Self {
+        Self::Tokenizer(error.to_string())
+    }
 }
 
 /// Tokenizes texts for one model.
 pub(crate) struct TextTokenizer {
-    tokenizer: PipelineTokenizer,
+    /// Without truncation, padding, and post-processor.
+    tokenizer: Tokenizer,
+    post_processor: PostProcessor,
     /// Set if the tokens of a word do not depend on its context.
     word_cache: Option<WordCache>,
     limit: usize,
     pads_left: bool,
-    untruncated_options: EncodeOptions,
-    truncated_options: EncodeOptions,
+    truncation: TruncationParams,
 }
 
 impl std::fmt::Debug for TextTokenizer {
@@ -70,12 +99,14 @@ impl TextTokenizer {
     /// Texts are truncated to `max_tokens` tokens (special ones included), or fewer if the file says so. Of the
     /// file's padding, only the side is used: a batch is padded to its longest text.
     pub(crate) fn parse(bytes: &[u8], max_tokens: usize) -> Result<Self, TokenizerError> {
-        let unreadable =
-            |error: &dyn std::fmt::Display| TokenizerError::Unreadable(error.to_string());
-        let text = std::str::from_utf8(bytes).map_err(|error| unreadable(&error))?;
-        // The library parses only the newest form of the format; this converts older ones.
-        let text = canonicalize_str(text).map_err(|error| unreadable(&error))?;
-        let tokenizer = from_json(&text).map_err(|error| unreadable(&error))?;
+        let unreadable = |error: String| TokenizerError::Unreadable(error);
+        let tokenizer = Tokenizer::from_bytes(bytes);
+        let mut tokenizer = tokenizer.map_err(|error| unreadable(error.to_string()))?;
+        if let ModelWrapper::BPE(model) = tokenizer.get_model()
+            && let Some(dropout) = model.dropout.filter(|dropout| *dropout > 0.0)
+        {
+            return Err(TokenizerError::Dropout(dropout));
+        }
         let pads_left = tokenizer
             .get_padding()
             .is_some_and(|it| matches!(it.direction, PaddingDirection::Left));
@@ -83,25 +114,22 @@ impl TextTokenizer {
         let limit = own
             .as_ref()
             .map_or(max_tokens, |own| own.max_length.min(max_tokens));
-        let special = tokenizer.get_post_processor().single.n_special();
+        let post_processor = tokenizer.get_post_processor().cloned();
+        let post_processor = PostProcessor::new(post_processor).map_err(unreadable)?;
+        let special = post_processor.special(false);
         if special >= limit {
             return Err(TokenizerError::LimitTooSmall { special, limit });
         }
-        let options = |truncation| EncodeOptions {
-            padding: Override::Off,
-            truncation,
-            ..EncodeOptions::default()
-        };
+        let removed = tokenizer.with_truncation(None);
+        removed.map_err(|error| unreadable(error.to_string()))?;
+        tokenizer.with_padding(None);
         Ok(Self {
-            word_cache: WordCache::of(&tokenizer),
+            word_cache: WordCache::of(&tokenizer, &post_processor),
             tokenizer,
+            post_processor,
             limit,
             pads_left,
-            untruncated_options: options(Override::Off),
-            truncated_options: options(Override::With(TruncationParams {
-                max_length: limit,
-                ..own.unwrap_or_default()
-            })),
+            truncation: own.unwrap_or_default(),
         })
     }
 
@@ -129,167 +157,80 @@ impl TextTokenizer {
         self.pads_left
     }
 
-    /// Returns the tokens of `text`: at least one, at most the limit.
-    pub(crate) fn tokenize(&self, text: &str) -> Result<TokenIds, TextError> {
-        if let Some(word_cache) = &self.word_cache {
-            match word_cache.lookup(text, self.limit) {
-                Ok(ids) if !ids.is_empty() => {
-                    return Ok(TokenIds {
-                        ids,
-                        ..TokenIds::default()
-                    });
-                }
-                Ok(_) => return Err(TextError::NoTokens),
-                Err(unknown) => word_cache.learn(unknown, &self.tokenizer),
-            }
-        }
-        let untruncated = self.encode(text, &self.untruncated_options)?;
-        if untruncated.ids.is_empty() {
-            return Err(TextError::NoTokens);
-        }
-        if untruncated.ids.len() <= self.limit {
-            return Ok(untruncated);
-        }
-        // Only the library knows which end to truncate, and where the special tokens go.
-        let truncated = self.encode(text, &self.truncated_options)?;
-        Ok(TokenIds {
-            truncated: true,
-            ..truncated
-        })
+    /// Whether it separates a text from a second one, and both fit.
+    pub(crate) fn makes_pairs(&self) -> bool {
+        self.post_processor.makes_pairs() && self.post_processor.special(true) < self.limit
     }
 
-    fn encode(&self, text: &str, options: &EncodeOptions) -> Result<TokenIds, TextError> {
-        let encodings = self.tokenizer.encode(text, options).wait();
-        let encoding = encodings
-            .map_err(|error| TextError::Tokenizer(error.to_string()))?
-            .pop()
-            .ok_or(TextError::NoTokens)?;
-        Ok(TokenIds {
-            ids: encoding
-                .ids()
-                .iter()
-                .map(|token| token.id().into())
-                .collect(),
-            types: encoding
-                .type_ids()
-                .map(|types| types.iter().map(|kind| (*kind).into()).collect()),
-            truncated: false,
-        })
+    /// Returns the tokens of `text`: at least one, at most the limit.
+    ///
+    /// A text alone is truncated whichever text of a pair the file truncates.
+    pub(crate) fn tokenize(&self, text: &str) -> Result<TokenIds, TextError> {
+        if let Some(ids) = self.cached(text) {
+            return some(TokenIds {
+                ids,
+                ..TokenIds::default()
+            });
+        }
+        let ids = self.enough_ids(text)?;
+        let tokens = self
+            .post_processor
+            .truncate(ids, self.limit, &self.truncation)?;
+        some(tokens)
     }
+
+    /// Returns the tokens of `text` if the cache knows all of its words, or all but a few, which it learns.
+    fn cached(&self, text: &str) -> Option<Vec<i64>> {
+        let word_cache = self.word_cache.as_ref()?;
+        word_cache
+            .lookup(text, self.limit)
+            .or_else(|unknown| {
+                word_cache.learn(unknown, &self.tokenizer);
+                word_cache.lookup(text, self.limit)
+            })
+            .ok()
+    }
+
+    /// Returns the token IDs of `text` without special ones, or more than the limit from the end that is kept.
+    fn enough_ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+        let direction = self.truncation.direction;
+        // One more token than fits shows that the text is longer.
+        let most = Some((self.limit + 1, direction));
+        if self.word_cache.is_none() || direction == TruncationDirection::Left {
+            return token_ids(&self.tokenizer, text, most);
+        }
+        let mut ids = Vec::new();
+        for piece in pieces(text, PIECE) {
+            ids.extend(token_ids(&self.tokenizer, piece, most)?);
+            if ids.len() > self.limit {
+                break;
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Returns the tokens of a text and a second one: at least one, at most the limit.
+    pub(crate) fn tokenize_pair(&self, text: &str, pair: &str) -> Result<TokenIds, TextError> {
+        if !self.makes_pairs() {
+            return Err(TextError::NoPairs);
+        }
+        let ids = |text| token_ids(&self.tokenizer, text, None);
+        let (text, pair) = (ids(text)?, ids(pair)?);
+        let tokens = self
+            .post_processor
+            .truncate_pair(text, pair, self.limit, &self.truncation)?;
+        some(tokens)
+    }
+}
+
+fn some(tokens: TokenIds) -> Result<TokenIds, TextError> {
+    if tokens.ids.is_empty() {
+        return Err(TextError::NoTokens);
+    }
+    Ok(tokens)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A WordPiece tokenizer with six words and two special tokens.
-    fn tokenizer_file(extra: &str) -> String {
-        format!(
-            r#"{{"version": "1.0", {extra}
-            "added_tokens": [], "decoder": null,
-            "normalizer": {{"type": "BertNormalizer", "clean_text": true,
-                "handle_chinese_chars": true, "strip_accents": null, "lowercase": true}},
-            "pre_tokenizer": {{"type": "BertPreTokenizer"}},
-            "post_processor": {{"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]}},
-            "model": {{"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "\#\#",
-                "max_input_chars_per_word": 100,
-                "vocab": {{"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "good": 3, "film": 4, "\#\#s": 5}}}}}}"#
-        )
-        .replace("\\#", "#")
-    }
-
-    const PLAIN: &str = r#""truncation": null, "padding": null,"#;
-
-    #[test]
-    fn text_is_tokenized_between_special_tokens() {
-        let tokenizer = TextTokenizer::parse(tokenizer_file(PLAIN).as_bytes(), 512).unwrap();
-        let tokens = tokenizer.tokenize("Good films, GOOD").unwrap();
-        assert_eq!(tokens.ids, [1, 3, 4, 5, 0, 3, 2]);
-        assert!(tokens.types.is_none() && !tokens.truncated);
-    }
-
-    #[test]
-    fn long_text_is_truncated_and_keeps_special_tokens() {
-        let tokenizer = TextTokenizer::parse(tokenizer_file(PLAIN).as_bytes(), 5).unwrap();
-        let tokens = tokenizer.tokenize(&"good film ".repeat(1000)).unwrap();
-        assert_eq!(tokens.ids, [1, 3, 4, 3, 2]);
-        assert!(tokens.truncated);
-    }
-
-    #[test]
-    fn tokenizer_file_may_lower_the_limit_and_never_pads() {
-        let extra = r#""truncation": {"direction": "Right", "max_length": 4,
-                "strategy": "LongestFirst", "stride": 0},
-            "padding": {"strategy": {"Fixed": 128}, "direction": "Right",
-                "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[UNK]"},"#;
-        let tokenizer = TextTokenizer::parse(tokenizer_file(extra).as_bytes(), 512).unwrap();
-        assert_eq!(tokenizer.tokenize("good").unwrap().ids, [1, 3, 2]);
-        let truncated = tokenizer.tokenize("good good good good").unwrap();
-        assert_eq!(truncated.ids, [1, 3, 3, 2]);
-    }
-
-    #[test]
-    fn limit_too_small_for_text_is_refused() {
-        let error = TextTokenizer::parse(tokenizer_file(PLAIN).as_bytes(), 2).unwrap_err();
-        assert!(error.to_string().contains("no text fits"), "{error}");
-    }
-
-    #[test]
-    fn invalid_tokenizer_file_is_refused() {
-        let error = TextTokenizer::parse(b"{}", 512).unwrap_err();
-        assert!(error.to_string().contains("Hugging Face"), "{error}");
-    }
-
-    #[test]
-    fn token_ids_match_python_in_every_script() {
-        let crate_directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let cases = std::fs::read(crate_directory.join("tests/data/token_ids.json")).unwrap();
-        let cases: serde_json::Value = serde_json::from_slice(&cases).unwrap();
-        let mut compared = 0;
-        for release in ["v1", "v2"] {
-            let path = format!("../../models/sentiment/{release}/tokenizer.json");
-            let bytes = std::fs::read(crate_directory.join(path)).unwrap();
-            let tokenizer = TextTokenizer::parse(&bytes, 128).unwrap();
-            for case in cases["cases"].as_array().unwrap() {
-                if case["release"] == release {
-                    let text = case["text"].as_str().unwrap();
-                    let tokens = tokenizer.tokenize(text).unwrap();
-                    assert_eq!(serde_json::json!(tokens.ids), case["ids"], "{text:?}");
-                    compared += 1;
-                }
-            }
-        }
-        assert!(compared > 50, "{compared}");
-    }
-
-    #[test]
-    fn bpe_and_unigram_token_ids_match_python() {
-        let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-        let cases = std::fs::read(data.join("trained_token_ids.json")).unwrap();
-        let cases: serde_json::Value = serde_json::from_slice(&cases).unwrap();
-        for (name, file) in [
-            ("bpe", "models/quantizing/1/tokenizer.json"),
-            ("unigram", "unigram.json"),
-        ] {
-            let bytes = std::fs::read(data.join(file)).unwrap();
-            let tokenizer = TextTokenizer::parse(&bytes, 10_000).unwrap();
-            let of_this = |case: &&serde_json::Value| case["tokenizer"] == name;
-            let cases: Vec<_> = cases["cases"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .filter(of_this)
-                .collect();
-            assert!(cases.len() > 20);
-            for case in cases {
-                let text = case["text"].as_str().unwrap();
-                let tokens = tokenizer.tokenize(text).unwrap();
-                assert_eq!(
-                    serde_json::json!(tokens.ids),
-                    case["ids"],
-                    "{name}: {text:?}"
-                );
-            }
-        }
-    }
-}
+mod families;
+#[cfg(test)]
+mod tests;

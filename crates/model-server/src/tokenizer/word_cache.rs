@@ -1,13 +1,15 @@
 use std::{
     collections::HashMap,
+    iter,
     sync::{PoisonError, RwLock},
 };
 
-use tokenizers::pipeline::{
-    EncodeOptions, Override, PipelineModel, PipelineNormalizer, PipelinePreTokenizer,
-    PipelineTokenizer,
-};
+use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
+use crate::tokenizer::{post_processor::PostProcessor, token_ids::token_ids};
+
+/// What separates words. Other white space depends on the normalizer.
+const SPACES: [char; 4] = [' ', '\t', '\n', '\r'];
 /// The capacity in words: the everyday vocabulary of a language, 2 to 3 MB.
 const MAX_WORDS: usize = 16_384;
 /// The longest cached word in bytes; longer ones rarely occur twice.
@@ -31,16 +33,25 @@ pub(crate) struct WordCache {
 
 impl WordCache {
     /// Creates an empty cache; `None` if tokens depend on the context of a word.
-    pub(crate) fn of(tokenizer: &PipelineTokenizer) -> Option<Self> {
-        let by_word = matches!(tokenizer.get_normalizers(), [PipelineNormalizer::Bert(_)])
-            && matches!(tokenizer.get_pre_tokenizer(), PipelinePreTokenizer::Bert(_))
-            && matches!(tokenizer.get_model(), PipelineModel::WordPiece(_));
-        let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
-        let spaced = |token: &String| token.contains(char::is_whitespace);
-        if !by_word || added.values().any(|token| spaced(&token.content)) {
+    pub(crate) fn of(tokenizer: &Tokenizer, post_processor: &PostProcessor) -> Option<Self> {
+        let by_word = matches!(
+            (
+                tokenizer.get_normalizer(),
+                tokenizer.get_pre_tokenizer(),
+                tokenizer.get_model(),
+            ),
+            (
+                Some(NormalizerWrapper::BertNormalizer(_)),
+                Some(PreTokenizerWrapper::BertPreTokenizer(_)),
+                ModelWrapper::WordPiece(_),
+            )
+        );
+        let added = tokenizer.get_added_tokens_decoder();
+        let mut added = added.values();
+        if !by_word || added.any(|token| token.content.contains(char::is_whitespace)) {
             return None;
         }
-        let (before, after) = special_tokens_around(tokenizer)?;
+        let (before, after) = post_processor.around()?;
         Some(Self {
             before,
             after,
@@ -59,10 +70,7 @@ impl WordCache {
             Vec::with_capacity(limit.min(text.len() / 2 + self.before.len() + self.after.len()));
         ids.extend_from_slice(&self.before);
         let mut unknown = Vec::new();
-        for word in text
-            .split([' ', '\t', '\n', '\r'])
-            .filter(|word| !word.is_empty())
-        {
+        for word in text.split(SPACES).filter(|word| !word.is_empty()) {
             match known.get(word) {
                 Some(tokens) => ids.extend_from_slice(tokens),
                 None if word.len() <= MAX_WORD_BYTES => unknown.push(word),
@@ -81,134 +89,81 @@ impl WordCache {
     }
 
     /// Caches the tokens of unknown words.
-    pub(crate) fn learn(
-        &self,
-        UnknownWords(words): UnknownWords<'_>,
-        tokenizer: &PipelineTokenizer,
-    ) {
+    pub(crate) fn learn(&self, UnknownWords(words): UnknownWords<'_>, tokenizer: &Tokenizer) {
         for word in words {
-            let Some(tokens) = tokens(tokenizer, word, false) else {
+            let Ok(tokens) = token_ids(tokenizer, word, None) else {
                 continue;
             };
+            let tokens: Box<[i64]> = tokens.into_iter().map(i64::from).collect();
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
             // Cleared when full, so that rare words cannot displace frequent ones forever.
             if known.len() >= MAX_WORDS {
                 known.clear();
             }
-            known.insert(word.into(), tokens.into());
+            known.insert(word.into(), tokens);
         }
     }
+}
+
+/// Cuts a text at spaces into pieces of at least `length` bytes. Their tokens in sequence are those of the text, if
+/// there is a cache for its tokenizer.
+pub(crate) fn pieces(text: &str, length: usize) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    iter::from_fn(move || {
+        let mut bytes = rest.bytes().skip(length);
+        let end = bytes.position(|byte| SPACES.contains(&char::from(byte)));
+        let (piece, after) = rest.split_at(end.map_or(rest.len(), |end| length + end));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// Unknown words of a text, as many as are cached at once.
 #[derive(Debug)]
 pub(crate) struct UnknownWords<'a>(Vec<&'a str>);
 
-/// Returns the special tokens before and after each text; `None` if the tokenizer does anything else.
-fn special_tokens_around(tokenizer: &PipelineTokenizer) -> Option<(Vec<i64>, Vec<i64>)> {
-    let inner = tokens(tokenizer, "a", false)?;
-    let whole = tokens(tokenizer, "a", true)?;
-    let mut places =
-        (0..=whole.len().checked_sub(inner.len())?).filter(|at| whole[*at..].starts_with(&inner));
-    let (at, ambiguous) = (places.next()?, places.next().is_some());
-    let (before, rest) = whole.split_at(at);
-    (!ambiguous && !inner.is_empty()).then(|| (before.to_vec(), rest[inner.len()..].to_vec()))
-}
-
-/// Tokenizes `text`; `None` if the tokenizer reports a second sentence.
-fn tokens(tokenizer: &PipelineTokenizer, text: &str, framed: bool) -> Option<Vec<i64>> {
-    let options = EncodeOptions {
-        add_special_tokens: framed,
-        padding: Override::Off,
-        truncation: Override::Off,
-        ..EncodeOptions::default()
-    };
-    let encoding = tokenizer.encode(text, &options).wait().ok()?.pop()?;
-    let types = encoding.type_ids();
-    let first = types.is_none_or(|types| types.iter().all(|kind| *kind == 0));
-    let ids = encoding.ids().iter().map(|token| token.id().into());
-    first.then(|| ids.collect())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::LazyLock};
-
-    use proptest::prelude::*;
-    use tokenizers::{canonicalize_str, from_json};
+    use std::path::Path;
 
     use super::*;
 
-    static SHIPPED: LazyLock<PipelineTokenizer> = LazyLock::new(|| {
+    fn shipped() -> (Tokenizer, WordCache) {
         let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
         let path = crate_directory.join("../../models/sentiment/v1/tokenizer.json");
-        let text = std::fs::read_to_string(path).unwrap();
-        from_json(&canonicalize_str(&text).unwrap()).unwrap()
-    });
-
-    /// Caches all words of `text`, and returns its tokens.
-    fn learned(words: &WordCache, text: &str, tokenizer: &PipelineTokenizer) -> Option<Vec<i64>> {
-        for _ in 0..=text.len() {
-            match words.lookup(text, usize::MAX) {
-                Ok(ids) => return Some(ids),
-                Err(UnknownWords(unknown)) if unknown.is_empty() => return None,
-                Err(unknown) => words.learn(unknown, tokenizer),
-            }
-        }
-        None
+        let tokenizer = Tokenizer::from_file(path).unwrap();
+        let post_processor = PostProcessor::new(tokenizer.get_post_processor().cloned()).unwrap();
+        let words = WordCache::of(&tokenizer, &post_processor).unwrap();
+        (tokenizer, words)
     }
 
     #[test]
     fn word_cache_knows_a_word_after_its_first_use() {
-        let tokenizer = &*SHIPPED;
-        let words = WordCache::of(tokenizer).unwrap();
+        let (tokenizer, words) = shipped();
         let unknown = words.lookup("A good\tfilm", 10).unwrap_err();
         assert_eq!(unknown.0, ["A", "good", "film"]);
-        words.learn(unknown, tokenizer);
+        words.learn(unknown, &tokenizer);
         let ids = words.lookup("film good \r\n", 10).unwrap();
-        assert_eq!(Some(ids), tokens(tokenizer, "film good", true));
+        let expected = tokenizer.encode_fast("film good", true).unwrap();
+        let expected: Vec<i64> = expected.get_ids().iter().map(|id| (*id).into()).collect();
+        assert_eq!(ids, expected);
         assert!(words.lookup("film good film", 4).is_err(), "too long");
     }
 
     #[test]
     fn word_cache_learns_few_words_per_text() {
-        let tokenizer = &*SHIPPED;
-        let words = WordCache::of(tokenizer).unwrap();
+        let (_, words) = shipped();
         let UnknownWords(unknown) = words.lookup("a b c d e f g h", 100).unwrap_err();
         assert_eq!(unknown.len(), MAX_LEARNED_PER_TEXT);
     }
 
     #[test]
     fn word_cache_is_bounded() {
-        let tokenizer = &*SHIPPED;
-        let words = WordCache::of(tokenizer).unwrap();
+        let (tokenizer, words) = shipped();
         for number in 0..=MAX_WORDS {
             let word = number.to_string();
-            words.learn(UnknownWords(vec![&word]), tokenizer);
+            words.learn(UnknownWords(vec![&word]), &tokenizer);
         }
         assert_eq!(words.known.read().unwrap().len(), 1);
-    }
-
-    proptest! {
-        #[test]
-        fn cached_tokens_match_the_tokenizer(
-            text in prop::collection::vec(
-                prop_oneof![
-                    "[a-zA-Z]{1,9}",
-                    "[a-z0-9.,!?'#@-]{1,9}",
-                    Just("[MASK]".to_owned()), Just("x[SEP]".to_owned()), Just("##s".to_owned()),
-                    // Control characters, all kinds of spaces, accents before and after, and Chinese.
-                    "[a\u{0}\u{1}\u{b}\u{c}\u{85}\u{a0}\u{2003}\u{3000}\u{301}\u{308}éÉßİıΣσς中文語가👍]{1,6}",
-                    "\\PC{1,8}",
-                ],
-                1..8,
-            ).prop_map(|words| words.join(" ")),
-        ) {
-            let tokenizer = &*SHIPPED;
-            let words = WordCache::of(tokenizer).unwrap();
-            if let Some(ids) = learned(&words, &text, tokenizer) {
-                prop_assert_eq!(Some(ids), tokens(tokenizer, &text, true));
-            }
-        }
     }
 }

@@ -1,10 +1,11 @@
 //! `/predict` and `/health`: responses, error messages, and counters.
 
 use axum::http::HeaderValue;
+use model_server::EngineKind;
 use reqwest::{Method, Response, header};
 use serde_json::{Value, json};
 
-use crate::support::{Server, sample_value, settings, status_and_json};
+use crate::support::{Server, fixture_settings, sample_value, settings, status_and_json};
 
 const JSON: &str = "application/json";
 
@@ -154,11 +155,65 @@ async fn bad_request_counts_as_request_but_not_error() {
 }
 
 #[tokio::test]
-async fn unknown_fields_and_charset_parameter_are_accepted() {
+async fn charset_parameter_of_media_type_is_accepted() {
     let server = Server::start(settings("v1")).await;
-    let body = r#"{"id": "7", "text": "fine"}"#;
+    let body = r#"{"text": "fine"}"#;
     let response = post_raw(&server, "application/json; charset=utf-8", body).await;
     assert_eq!(response.status(), 200);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn unknown_field_gets_400_and_its_name() {
+    let server = Server::start(settings("v1")).await;
+    let (status, response) = predict(&server, json!({"text": "fine", "topk": 2})).await;
+    assert_eq!((status, &response["field"]), (400, &json!("topk")));
+    let error = response["error"].as_str().unwrap();
+    assert!(error.contains("did you mean top_k?"), "{error}");
+    let document = server.client.get("/openapi.json").send().await.unwrap();
+    let (_, document) = status_and_json(document).await;
+    let schema = &document["components"]["schemas"]["PredictRequest"];
+    assert_eq!(schema["additionalProperties"], false, "{schema}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn pair_is_answered_alone_and_among_others() {
+    let server = Server::start(fixture_settings("quantizing", EngineKind::Rten)).await;
+    let (_, alone) = predict(&server, json!({"text": "a film", "top_k": 3})).await;
+    let pair = json!({"text": "a film", "text_pair": "I love it", "top_k": 3});
+    let (status, pair) = predict(&server, pair).await;
+    assert_eq!(status, 200, "{pair}");
+    assert_ne!(alone["scores"], pair["scores"]);
+    let several = json!({
+        "texts": ["a film", "", "a film", "awful"],
+        "text_pairs": ["I love it", "b", " ", "awful ".repeat(50)],
+        "top_k": 3,
+    });
+    let (status, several) = predict(&server, several).await;
+    assert_eq!(status, 200, "{several}");
+    let items = several["predictions"].as_array().unwrap();
+    assert_eq!(items[0]["scores"], pair["scores"]);
+    for (item, field) in [(1, "text"), (2, "text_pair")] {
+        let error = items[item]["error"].as_str().unwrap();
+        assert!(error.starts_with(&format!("{field} is blank")), "{error}");
+    }
+    assert_eq!(items[3]["truncated"], true);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn pair_gets_400_if_the_tokenizer_makes_none() {
+    let server = Server::start(settings("v1")).await;
+    for (body, field) in [
+        (json!({"text": "a", "text_pair": "b"}), "text_pair"),
+        (json!({"texts": ["a"], "text_pairs": ["b"]}), "text_pairs"),
+    ] {
+        let (status, response) = predict(&server, body).await;
+        assert_eq!((status, response["field"].as_str()), (400, Some(field)));
+        let error = response["error"].as_str().unwrap();
+        assert!(error.contains("makes no pairs"), "{error}");
+    }
     server.stop().await.unwrap();
 }
 

@@ -85,7 +85,11 @@ pub(crate) fn after(error: Option<&ApiError>) -> Option<ApiError> {
             field: "",
             problem: String::new(),
         },
-        ApiError::Field { .. } => return None,
+        ApiError::Field { .. } => ApiError::UnknownField {
+            field: String::new(),
+            problem: String::new(),
+        },
+        ApiError::UnknownField { .. } => return None,
     })
 }
 
@@ -99,9 +103,11 @@ fn may_answer(path: &str, error: &ApiError) -> bool {
         ApiError::Unavailable(_) => predicts || names_model,
         ApiError::UnknownPath { .. } => false,
         ApiError::Protocol(_) => path.ends_with("/infer"),
-        ApiError::NoTexts | ApiError::NoBody | ApiError::Json(_) | ApiError::NotAnObject(_) => {
-            path == "/predict"
-        }
+        ApiError::NoTexts
+        | ApiError::NoBody
+        | ApiError::Json(_)
+        | ApiError::NotAnObject(_)
+        | ApiError::UnknownField { .. } => path == "/predict",
         ApiError::QueueFull
         | ApiError::MemoryExhausted
         | ApiError::Timeout(_)
