@@ -7,6 +7,7 @@ mod fixture_models;
 mod fuzz;
 mod golden;
 mod metrics;
+mod open_inference;
 mod predict;
 mod refusals;
 mod releases;
