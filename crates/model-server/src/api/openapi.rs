@@ -52,14 +52,15 @@ pub(crate) fn finished(openapi: &OpenApi) -> Value {
     // Serialization cannot fail, because all values have a JSON form.
     let mut document = serde_json::to_value(openapi).unwrap_or_default();
     for operation in members(&mut document["paths"]).flat_map(members) {
-        let parameters = operation["parameters"].as_array_mut();
+        let parameters = operation.get_mut("parameters");
+        let parameters = parameters.and_then(Value::as_array_mut);
         parameters.into_iter().flatten().for_each(remove_null);
         let responses = members(&mut operation["responses"]);
         // hyper writes a response without content by itself.
         let described = responses.filter(|it| it.get("content").is_some());
         described.for_each(add_headers);
     }
-    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+    if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
         split_alternatives(schemas);
     }
     document
@@ -71,8 +72,9 @@ fn members(object: &mut Value) -> impl Iterator<Item = &mut Value> {
 
 /// Describes an optional parameter as one that may be missing: a header cannot be null.
 fn remove_null(parameter: &mut Value) {
-    let types = &mut parameter["schema"]["type"];
-    if let Some([kind, _]) = types.as_array().map(Vec::as_slice) {
+    if let Some(types) = parameter.pointer_mut("/schema/type")
+        && let Some([kind, _]) = types.as_array().map(Vec::as_slice)
+    {
         *types = kind.clone();
     }
 }

@@ -47,7 +47,8 @@ impl WatchedStream {
         }))
     }
 
-    /// Resolves when the client has left. Without `may_probe` it only notices a client whose kernel sends RST.
+    /// Resolves when the client has left. Without `may_probe` it only notices a client whose kernel sends RST. A client
+    /// that leaves after the probe is not noticed.
     pub(crate) async fn client_left(&self, may_probe: bool) {
         let Watched { stream, is_sending } = &*self.0;
         // Resolves on FIN and RST. Unlike `READABLE`, it does not resolve while a pipelined request waits to be read.
@@ -125,5 +126,41 @@ impl AsyncWrite for WatchedStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(shutdown(&self.0.stream, Shutdown::Write)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn probe_waits_until_the_response_before_it_is_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut server = WatchedStream::new(listener.accept().await.unwrap().0);
+        let watched = server.clone();
+        let mut left = pin!(watched.client_left(true));
+
+        server.write_all(b"half a response").await.unwrap();
+        client.shutdown().await.unwrap();
+        let early = time::timeout(PROBE_DELAY * 3, &mut left).await;
+        assert!(early.is_err(), "the client is still there");
+        server.write_all(b", and the rest").await.unwrap();
+        server.flush().await.unwrap();
+        let expected = [b"half a response, and the rest", PROBE].concat();
+        let mut received = vec![0; expected.len()];
+        tokio::select! {
+            read = client.read_exact(&mut received) => assert_eq!(read.unwrap(), expected.len()),
+            () = &mut left => panic!("the client is still there"),
+        }
+        assert_eq!(received, expected);
     }
 }

@@ -229,6 +229,7 @@ fn openapi_document_allows_no_null_parameters() {
     let document = document();
     for (path, operations) in document["paths"].as_object().unwrap() {
         for operation in operations.as_object().unwrap().values() {
+            assert_ne!(operation.get("parameters"), Some(&Value::Null), "{path}");
             let parameters = operation["parameters"].as_array().into_iter().flatten();
             for parameter in parameters {
                 assert!(
