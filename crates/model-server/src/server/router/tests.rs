@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{
-    body::Body,
+    body::{Body, to_bytes},
     extract::Request,
     http::{Method, StatusCode},
 };
@@ -154,6 +154,27 @@ async fn version_in_the_path_must_be_the_served_one() {
             let response = router(Arc::clone(&state)).oneshot(request).await.unwrap();
             assert_eq!(response.status(), status, "{method} {path}{route}");
         }
+    }
+}
+
+#[tokio::test]
+async fn answers_before_the_release_is_loaded_name_no_digest() {
+    let state = Arc::new(ServerState::new(&settings(), Instant::now()));
+    for (path, status, expected) in [
+        ("/v2/health/live", 200, json!({"live": true})),
+        (
+            "/v2/health/ready",
+            503,
+            json!({"ready": false, "reason": "loading the release"}),
+        ),
+    ] {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router(Arc::clone(&state)).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.headers()["x-model-version"], "any");
+        assert!(!response.headers().contains_key("x-model-digest"));
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected);
     }
 }
 
