@@ -65,6 +65,19 @@ def main(url: str, model: str, version: str) -> None:
             all_logits.append(result.as_numpy("logits"))
     assert all(np.allclose(logits, all_logits[0], atol=1e-5) for logits in all_logits), all_logits
 
+    for algorithm in ("gzip", "deflate"):
+        for binary in (False, True):
+            outputs = [triton.InferRequestedOutput("label", binary_data=binary)]
+            result = client.infer(
+                model,
+                [text_tensor(binary)],
+                outputs=outputs,
+                request_compression_algorithm=algorithm,
+                response_compression_algorithm=algorithm,
+            )
+            labels = [label.decode() if isinstance(label, bytes) else label for label in result.as_numpy("label")]
+            assert labels == LABELS, (algorithm, labels)
+
     all_logits = []
     for binary in (False, True):
         outputs = [triton.InferRequestedOutput("logits", binary_data=binary)]

@@ -3,6 +3,7 @@ use std::{mem, sync::Arc};
 use axum::{
     body::{Body, Bytes, HttpBody as _},
     extract::{Request, State},
+    http::{Version, header},
     middleware::Next,
     response::Response,
 };
@@ -35,27 +36,37 @@ pub(crate) async fn read(
     request: &mut Request,
     deadline: Deadline,
 ) -> Result<BufferedBody, ApiError> {
+    let limit = state.limits.max_body_bytes;
     let reading = async {
-        let sent = request.extensions_mut().remove::<SentBody>();
-        let body = mem::take(request.body_mut());
-        let Some(sent) = sent else {
-            return read_plain(body, state.limits.max_body_bytes, &state.memory_budget).await;
-        };
-        if sent.is_unknown(request) {
-            let error = ApiError::ContentEncoding(sent.encoding());
-            discard(Body::new(sent)).await;
+        if let Some(error) = error_of_head(request, limit) {
+            discard_if_sent(request).await;
             return Err(error);
         }
-        read_decompressed(
-            body,
-            sent,
-            state.limits.max_body_bytes,
-            &state.memory_budget,
-        )
-        .await
+        let sent = request.extensions_mut().remove::<SentBody>();
+        let body = mem::take(request.body_mut());
+        match sent {
+            None => read_plain(body, limit, &state.memory_budget).await,
+            Some(sent) => read_decompressed(body, sent, limit, &state.memory_budget).await,
+        }
     };
     let read = deadline.bound(reading).await;
     read.unwrap_or(Err(ApiError::BodyTimeout(deadline.after())))
+}
+
+/// Returns why a body is refused before it is read.
+fn error_of_head(request: &Request, limit: usize) -> Option<ApiError> {
+    match request.extensions().get::<SentBody>() {
+        Some(sent) if sent.is_unknown() => {
+            Some(ApiError::ContentEncoding(sent.encoding().to_owned()))
+        }
+        // The limit is for decompressed bytes.
+        Some(_) => None,
+        None => {
+            let length = request.body().size_hint().lower();
+            let fits = usize::try_from(length).is_ok_and(|length| length <= limit);
+            (!fits).then_some(ApiError::BodyTooLarge { limit })
+        }
+    }
 }
 
 async fn read_plain(
@@ -86,7 +97,7 @@ async fn read_decompressed(
         Err(Unread::TooLarge { .. }) => ApiError::BodyTooLarge { limit },
         Err(Unread::MemoryExhausted { .. }) => ApiError::MemoryExhausted,
         Err(Unread::Error(error)) => ApiError::Compressed {
-            encoding: sent.encoding(),
+            encoding: sent.encoding().to_owned(),
             reason: error.to_string(),
         },
     };
@@ -148,8 +159,22 @@ async fn collect(
 
 /// Refuses a request whose body was not read, after the client has sent it.
 pub(crate) async fn refuse(state: &ServerState, mut request: Request, error: ApiError) -> ApiError {
-    discard_in_time(state, take_sent(&mut request)).await;
+    let _ = time::timeout(state.limits.request_timeout, discard_if_sent(&mut request)).await;
     error
+}
+
+/// Whether the client waits for `100 Continue` before it sends the body. hyper sends that as soon as the body is read.
+pub(crate) fn awaits_continue(request: &Request) -> bool {
+    let expectation = request.headers().get(header::EXPECT);
+    request.version() >= Version::HTTP_11
+        && expectation.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Discards the body of a refused request, unless the client sends it only if the request is accepted.
+async fn discard_if_sent(request: &mut Request) {
+    if !awaits_continue(request) {
+        discard(take_sent(request)).await;
+    }
 }
 
 /// For routes without a body: discards what the client sends anyway.
@@ -159,7 +184,8 @@ pub(crate) async fn discard_unread(
     next: Next,
 ) -> Response {
     if !request.body().is_end_stream() {
-        discard_in_time(&state, take_sent(&mut request)).await;
+        let body = take_sent(&mut request);
+        let _ = time::timeout(state.limits.request_timeout, discard(body)).await;
     }
     next.run(request).await
 }
@@ -169,11 +195,6 @@ fn take_sent(request: &mut Request) -> Body {
     let body = mem::take(request.body_mut());
     let sent = request.extensions_mut().remove::<SentBody>();
     sent.map_or(body, Body::new)
-}
-
-/// Discards the rest of a body, within the request timeout.
-async fn discard_in_time(state: &ServerState, body: Body) {
-    let _ = time::timeout(state.limits.request_timeout, discard(body)).await;
 }
 
 /// Discards the rest of a body, up to [`MAX_DISCARDED_BYTES`], and returns its length.

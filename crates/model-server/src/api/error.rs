@@ -106,16 +106,16 @@ pub(crate) struct ErrorBody {
 pub(crate) enum BodyErrors {
     /// The body is invalid. `error` says what is wrong, and `field` names the field.
     #[response(status = 400)]
-    Invalid(#[to_schema] ErrorBody),
+    Invalid(ErrorBody),
     /// The body did not arrive in time.
     #[response(status = 408)]
-    Late(#[to_schema] ErrorBody),
+    Late(ErrorBody),
     /// The body is too large.
     #[response(status = 413)]
-    TooLarge(#[to_schema] ErrorBody),
+    TooLarge(ErrorBody),
     /// The content type is not the expected one, or the compression is none of those in `Accept-Encoding`.
     #[response(status = 415)]
-    Type(#[to_schema] ErrorBody),
+    Type(ErrorBody),
 }
 
 /// Errors of every route.
@@ -124,13 +124,13 @@ pub(crate) enum BodyErrors {
 pub(crate) enum CommonErrors {
     /// API keys are set, and the request has no valid one.
     #[response(status = 401)]
-    NoKey(#[to_schema] ErrorBody),
+    NoKey(ErrorBody),
     /// The path does not have this method; `Allow` lists its methods.
     #[response(status = 405)]
-    Method(#[to_schema] ErrorBody),
+    Method(ErrorBody),
     /// The server failed; its log has the details.
     #[response(status = 500)]
-    Failed(#[to_schema] ErrorBody),
+    Failed(ErrorBody),
     /// The head of the request is too large.
     #[response(status = 431)]
     LargeHead,
@@ -143,13 +143,13 @@ pub(crate) enum InferenceErrors {
     /// The queue is full, or large bodies in flight use the memory for bodies. Retry after the seconds in
     /// `Retry-After`.
     #[response(status = 429)]
-    Full(#[to_schema] ErrorBody),
+    Full(ErrorBody),
     /// The server is loading, draining, or broken.
     #[response(status = 503)]
-    Unavailable(#[to_schema] ErrorBody),
+    Unavailable(ErrorBody),
     /// The prediction did not finish in time.
     #[response(status = 504)]
-    Timeout(#[to_schema] ErrorBody),
+    Timeout(ErrorBody),
 }
 
 /// Errors of every route with a model in its path.
@@ -158,10 +158,10 @@ pub(crate) enum InferenceErrors {
 pub(crate) enum ModelPathErrors {
     /// The path or the body is invalid.
     #[response(status = 400)]
-    Unreadable(#[to_schema] ErrorBody),
+    Unreadable(ErrorBody),
     /// Another model or version is served.
     #[response(status = 404)]
-    Unknown(#[to_schema] ErrorBody),
+    Unknown(ErrorBody),
 }
 
 impl ApiError {

@@ -50,7 +50,7 @@ struct TimeLimits {
 
 /// The result of a probe.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct ProbeStatus {
+struct ProbeStatus {
     /// The probe's name, such as `ready`, or its opposite.
     status: &'static str,
     /// Why the probe failed.

@@ -35,7 +35,7 @@ pub(crate) async fn require_key(
         return next.run(request).await;
     };
     let is_open = OPEN.contains(&request.uri().path());
-    if is_open || key_of(request.headers()).is_some_and(|key| keys.contains(key)) {
+    if is_open || keys_of(request.headers()).any(|key| keys.contains(key)) {
         next.run(request).await
     } else {
         let refused = body::refuse(&state, request, ApiError::NoKey).await;
@@ -43,12 +43,15 @@ pub(crate) async fn require_key(
     }
 }
 
-fn key_of(headers: &HeaderMap) -> Option<&[u8]> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+/// Returns all keys of a request. `Authorization` may have credentials for another layer, such as a proxy, so
+/// one valid key is enough.
+fn keys_of(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let authorizations = headers.get_all(header::AUTHORIZATION).into_iter();
+    let bearers = authorizations.filter_map(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
     });
-    bearer
-        .or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes))
-        .map(<[u8]>::trim_ascii)
+    let others = headers.get_all(X_API_KEY).into_iter();
+    let others = others.map(HeaderValue::as_bytes);
+    bearers.chain(others).map(<[u8]>::trim_ascii)
 }

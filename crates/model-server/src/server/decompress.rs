@@ -8,7 +8,7 @@ use std::{
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::Request,
-    http::{self, HeaderValue, header},
+    http::{self, HeaderMap, HeaderValue, header},
     response::Response,
 };
 use futures_util::future::{BoxFuture, Either};
@@ -47,10 +47,23 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Some(encoding) = request.headers().get(header::CONTENT_ENCODING).cloned() else {
+        if !request.headers().contains_key(header::CONTENT_ENCODING) {
             return Either::Left(self.0.call(request));
-        };
+        }
         let (mut head, body) = request.into_parts();
+        let encoding = joined(&head.headers);
+        match coding(&encoding) {
+            // The layer below compares the whole header with the name of a coding.
+            Coding::Known(name) => {
+                let name = HeaderValue::from_static(name);
+                head.headers.insert(header::CONTENT_ENCODING, name);
+            }
+            Coding::Identity => {
+                head.headers.remove(header::CONTENT_ENCODING);
+                return Either::Left(self.0.call(Request::from_parts(head, body)));
+            }
+            Coding::Unknown => {}
+        }
         let body = SentBody {
             body: Arc::new(Mutex::new(body)),
             encoding,
@@ -65,23 +78,54 @@ where
     }
 }
 
+/// How a body is compressed.
+enum Coding {
+    Known(&'static str),
+    Identity,
+    Unknown,
+}
+
+/// Returns the value of `Content-Encoding`. Several lines of a header are one list.
+fn joined(headers: &HeaderMap) -> String {
+    let lines = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    let lines = lines.map(|line| String::from_utf8_lossy(line.as_bytes()));
+    lines.collect::<Vec<_>>().join(", ")
+}
+
+/// Reads a list of codings (RFC 9110, section 8.4). Names have no case, `x-gzip` means `gzip`, and empty elements and
+/// `identity` mean nothing.
+fn coding(encoding: &str) -> Coding {
+    let names = encoding.split(',').map(str::trim);
+    let mut names = names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("identity"));
+    match (names.next(), names.next()) {
+        (None, _) => Coding::Identity,
+        (Some(name), None) => match name.to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => Coding::Known("gzip"),
+            "deflate" => Coding::Known("deflate"),
+            _ => Coding::Unknown,
+        },
+        // No client compresses twice.
+        (Some(_), Some(_)) => Coding::Unknown,
+    }
+}
+
 /// The body as the client sends it, before decompression. It is in the extensions of the request for code that
 /// discards the body.
 #[derive(Debug, Clone)]
 pub(crate) struct SentBody {
     body: Arc<Mutex<Body>>,
-    encoding: HeaderValue,
+    encoding: String,
 }
 
 impl SentBody {
     /// The value of `Content-Encoding`.
-    pub(crate) fn encoding(&self) -> String {
-        String::from_utf8_lossy(self.encoding.as_bytes()).into_owned()
+    pub(crate) fn encoding(&self) -> &str {
+        &self.encoding
     }
 
-    /// Whether the encoding is unsupported: then decompression has left the header in place.
-    pub(crate) fn is_unknown(&self, request: &Request) -> bool {
-        self.encoding != "identity" && request.headers().contains_key(header::CONTENT_ENCODING)
+    /// Whether the encoding is unsupported.
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(coding(&self.encoding), Coding::Unknown)
     }
 }
 

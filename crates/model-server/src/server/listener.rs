@@ -1,11 +1,17 @@
 use std::{iter, pin::pin, sync::Arc, time::Duration};
 
-use hyper::server::conn::http1;
+use axum::http::{Request, Version};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
+use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -15,7 +21,11 @@ use tokio::{
 use tokio_io_timeout::TimeoutWriter;
 use tracing::{debug, warn};
 
-use crate::{config::ConnectionLimits, metrics::counters::Metrics, server::layers::HttpService};
+use crate::{
+    config::ConnectionLimits,
+    metrics::counters::Metrics,
+    server::{half_close::WatchedStream, layers::HttpService},
+};
 
 /// Delay after a failed `accept`. Most often the process has no file descriptor left, and gets one when a
 /// connection ends.
@@ -40,6 +50,8 @@ pub(crate) async fn serve(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
+        // Otherwise hyper drops the request of a client that only closed its sending side.
+        .half_close(true)
         .max_buf_size(limits.header_bytes);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let server = ConnectionServer {
@@ -103,6 +115,11 @@ fn accept_backlog(listener: TcpListener) -> Vec<TcpStream> {
     streams.collect()
 }
 
+/// The client left, so its request is dropped.
+#[derive(Debug, Error)]
+#[error("the client left before the response")]
+struct ClientLeft;
+
 /// What every connection needs.
 #[derive(Clone)]
 struct ConnectionServer {
@@ -124,10 +141,24 @@ impl ConnectionServer {
         if let Err(error) = stream.set_nodelay(true) {
             warn!(%error, "cannot set TCP_NODELAY");
         }
-        let mut stream = TimeoutWriter::new(stream);
+        let watched = WatchedStream::new(stream);
+        let mut stream = TimeoutWriter::new(watched.clone());
         stream.set_timeout(Some(self.idle));
         let stream = TokioIo::new(Box::pin(stream));
         let service = TowerToHyperService::new(self.service);
+        let service = service_fn(|request: Request<Incoming>| {
+            // A client of HTTP/1.0 does not know interim responses.
+            let may_probe = request.version() >= Version::HTTP_11;
+            let response = service.call(request);
+            let watched = watched.clone();
+            async move {
+                tokio::select! {
+                    biased;
+                    response = response => response.map_err(|never| match never {}),
+                    () = watched.client_left(may_probe) => Err(ClientLeft),
+                }
+            }
+        });
         let connection = self.http.serve_connection(stream, service);
         // A client that disconnects is not an error of the server.
         if let Err(error) = shutdown.watch(connection).await {

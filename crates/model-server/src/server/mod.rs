@@ -3,7 +3,7 @@
 mod auth;
 mod client_disconnect;
 pub(crate) mod decompress;
-mod drain;
+mod half_close;
 mod layers;
 pub(crate) mod lifecycle;
 mod listener;

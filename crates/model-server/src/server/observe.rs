@@ -14,19 +14,18 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, Request},
-    http::{HeaderName, HeaderValue, StatusCode, Uri},
+    http::{HeaderName, HeaderValue, StatusCode, Uri, header},
     response::Response,
 };
 use opentelemetry::trace::SpanContext;
 use tower::{Layer, Service};
 
 use crate::{
-    api::error::ResponseDetails,
+    api::{body::awaits_continue, error::ResponseDetails},
     config::log::RequestLog,
     metrics::counters::TrackedRequest,
     scheduler::stage_times::StageTimes,
     server::{
-        drain::close_when_draining,
         request_id::X_REQUEST_ID,
         request_log::{RequestLine, milliseconds},
     },
@@ -36,7 +35,11 @@ use crate::{
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Records metrics, log line, and span of each response, and closes the connection while the server drains.
+/// The headers that name the release, for clients and for logs that do not read bodies.
+const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
+const MODEL_DIGEST: HeaderName = HeaderName::from_static("x-model-digest");
+
+/// Records metrics, log line, and span of each response, and adds the headers that every response has.
 /// Requests whose client disconnects are recorded by [`crate::server::client_disconnect`].
 #[derive(Debug, Clone)]
 pub(crate) struct ObserveLayer(Arc<ServerState>);
@@ -104,7 +107,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut response = ready!(Pin::new(&mut self.inner).poll(context))?;
-        close_when_draining(&self.observed.state, response.headers_mut());
+        self.observed.add_headers(&mut response);
         self.observed.answered(&mut response);
         Poll::Ready(Ok(response))
     }
@@ -113,6 +116,8 @@ where
 struct ObservedRequest {
     state: Arc<ServerState>,
     request: TrackedRequest,
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    awaits_continue: bool,
     /// The caller's span.
     parent: Option<SpanContext>,
     /// Set if traces are on.
@@ -140,6 +145,7 @@ impl ObservedRequest {
         let traces = state.telemetry.is_some() && !tracked.is_probe;
         Self {
             state,
+            awaits_continue: awaits_continue(request),
             parent: caller_span(request.headers()),
             traced: traces.then(|| {
                 Box::new(Traced {
@@ -149,6 +155,24 @@ impl ObservedRequest {
             }),
             unmatched: (!tracked.is_matched).then(|| request.uri().clone()),
             request: tracked,
+        }
+    }
+
+    /// Names the release, as soon as it is loaded, and says whether the connection will close.
+    fn add_headers<B>(&self, response: &mut Response<B>) {
+        let is_error = response.status().as_u16() >= 400;
+        let headers = response.headers_mut();
+        if let Ok(version) = HeaderValue::from_bytes(self.state.model_version.as_bytes()) {
+            headers.insert(MODEL_VERSION, version);
+        }
+        let digest = self.state.serving.get().map(|it| it.digest.as_str());
+        if let Some(Ok(digest)) = digest.map(HeaderValue::from_str) {
+            headers.insert(MODEL_DIGEST, digest);
+        }
+        // A draining server must not get the client's next request. After an error the body may be unread, if the
+        // client was to send it only on `100 Continue`.
+        if self.state.phase.is_draining() || (self.awaits_continue && is_error) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
 

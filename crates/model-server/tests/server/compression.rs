@@ -68,6 +68,43 @@ async fn compressed_request_gets_same_response_as_plain() {
 }
 
 #[tokio::test]
+async fn content_encoding_is_read_as_a_list_of_codings() {
+    let server = Server::start(settings("v1")).await;
+    let body = json!({"text": "a fine film"}).to_string();
+    let plain = body.clone().into_bytes();
+    let (gzipped, deflated) = (gzip(body.as_bytes()), deflate(body.as_bytes()));
+    for (encoding, body, status) in [
+        ("GZIP", &gzipped, 200),
+        ("x-gzip", &gzipped, 200),
+        ("identity, gzip", &gzipped, 200),
+        ("gzip,", &gzipped, 200),
+        ("Deflate", &deflated, 200),
+        ("", &plain, 200),
+        ("Identity", &plain, 200),
+        ("identity, identity", &plain, 200),
+        ("gzip, gzip", &gzip(&gzipped), 415),
+        ("deflate, gzip", &gzip(&deflated), 415),
+        ("x-deflate", &deflated, 415),
+    ] {
+        let response = post(&server.client.url, "/predict", encoding, body.clone()).await;
+        assert_eq!(response.status(), status, "{encoding:?}");
+        if status == 415 {
+            assert_eq!(response.headers()[header::ACCEPT_ENCODING], "gzip, deflate");
+            let (_, error) = status_and_error(response).await;
+            assert!(error.contains(&format!("is {encoding};")), "{error}");
+        }
+    }
+    // Two lines of a header are one list.
+    let request = server.client.post("/predict").body(gzip(&gzipped));
+    let request = request
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_ENCODING, "gzip")
+        .header(header::CONTENT_ENCODING, "gzip");
+    assert_eq!(request.send().await.unwrap().status(), 415);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn binary_tensors_start_after_decompressed_json() {
     let server = Server::start(fixture_settings("floats", EngineKind::Rten)).await;
     let head = json!({

@@ -1,11 +1,12 @@
 //! Limits and timeouts of connections.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::routing::get;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::{Notify, mpsc, oneshot},
     time,
 };
 
@@ -192,4 +193,84 @@ async fn idle_connection_does_not_delay_shutdown() {
     let stopped = time::timeout(Duration::from_secs(5), server.stop()).await;
     stopped.expect("the server stops in time").unwrap();
     assert_eq!(read_to_close(&mut stream).await, "");
+}
+
+/// A request that a server has received and does not answer yet. Resolves when the server drops it.
+type HeldRequest = oneshot::Receiver<()>;
+
+/// Returns a server with a route `/held`, which answers when the test notifies it.
+async fn server_with_held_route() -> (Server, Arc<Notify>, mpsc::Receiver<HeldRequest>) {
+    let release = Arc::new(Notify::new());
+    let released = Arc::clone(&release);
+    let (arrived, arrivals) = mpsc::channel(1);
+    let server = Server::start_wrapped(settings("v1"), |router| {
+        let held = get(async move || {
+            let (_in_flight, dropped) = oneshot::channel();
+            arrived.send(dropped).await.unwrap();
+            released.notified().await;
+            "answered"
+        });
+        router.route("/held", held)
+    })
+    .await;
+    (server, release, arrivals)
+}
+
+async fn send_held_request(
+    server: &Server,
+    arrivals: &mut mpsc::Receiver<HeldRequest>,
+) -> (TcpStream, HeldRequest) {
+    let mut stream = connect(server).await;
+    let request = b"GET /held HTTP/1.1\r\nhost: test\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let arrived = time::timeout(TIMEOUT, arrivals.recv()).await;
+    let held = arrived.expect("the request arrives in time").unwrap();
+    (stream, held)
+}
+
+#[tokio::test]
+async fn half_closed_client_gets_its_answer() {
+    let (server, release, mut arrivals) = server_with_held_route().await;
+    let (mut stream, _held) = send_held_request(&server, &mut arrivals).await;
+    stream.shutdown().await.unwrap();
+    // The server has noticed the close, and asks whether the client is still there.
+    let interim = read_response(&mut stream).await;
+    assert_eq!(interim, "HTTP/1.1 100 Continue\r\n\r\n");
+    release.notify_one();
+    let response = read_to_close(&mut stream).await;
+    assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
+    assert!(response.ends_with("answered"), "{response}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn half_closed_pipeline_gets_all_answers_unmixed() {
+    const REQUESTS: usize = 400;
+    let server = Server::start(settings("v1")).await;
+    let mut stream = connect(&server).await;
+    // The answers are larger together than the socket buffers, and are read after the last request.
+    let request = b"GET /openapi.json HTTP/1.1\r\nhost: test\r\n\r\n";
+    stream.write_all(&request.repeat(REQUESTS)).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let responses = read_to_close(&mut stream).await;
+    assert_eq!(responses.matches("HTTP/1.1 200 OK").count(), REQUESTS);
+    assert!(!responses.contains("100 Continue"));
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn request_is_dropped_when_its_client_leaves() {
+    let (server, _release, mut arrivals) = server_with_held_route().await;
+    for reset in [false, true] {
+        let (stream, held) = send_held_request(&server, &mut arrivals).await;
+        if reset {
+            stream.set_zero_linger().unwrap();
+        }
+        drop(stream);
+        let dropped = time::timeout(TIMEOUT, held).await;
+        dropped
+            .expect("the server drops the request in time")
+            .unwrap_err();
+    }
+    server.stop().await.unwrap();
 }

@@ -8,6 +8,7 @@ mod fixture_models;
 mod fuzz;
 mod golden;
 mod metrics;
+mod open_inference;
 mod predict;
 mod refusals;
 mod release_files;

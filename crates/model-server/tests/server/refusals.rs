@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time,
 };
 
-use crate::support::{Server, settings, wait_until};
+use crate::support::{Server, TIMEOUT, settings, wait_until};
 
 const JSON: &str = "application/json";
 
@@ -134,5 +135,82 @@ async fn non_http_head_gets_400_and_is_counted() {
         metrics.contains(r#"model_server_errors_total{kind="unreadable_head"} 1"#)
     })
     .await;
+    server.stop().await.unwrap();
+}
+
+/// Sends the head of a request that waits for `100 Continue` before its body.
+async fn send_expecting_head(server: &Server, head: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port))
+        .await
+        .unwrap();
+    let head = format!("{head}\r\nhost: test\r\nexpect: 100-Continue\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut response = String::new();
+    let read = time::timeout(TIMEOUT, stream.read_to_string(&mut response)).await;
+    read.expect("the server closes the connection in time")
+        .unwrap();
+    response
+}
+
+#[tokio::test]
+async fn expected_refusal_comes_instead_of_100_continue() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys");
+    std::fs::write(&keys, "a-key-that-is-long-enough\n").unwrap();
+    let mut settings = settings("v1");
+    settings.api_keys_file = Some(keys);
+    let server = Server::start(settings).await;
+    let key = "x-api-key: a-key-that-is-long-enough";
+    let json = "content-type: application/json";
+    for (target, headers, length, status) in [
+        ("POST /predict", json, 100, 401),
+        ("POST /predict", &format!("{key}\r\n{json}"), 4097, 413),
+        ("POST /v2/models/sentiment/infer", key, 4097, 413),
+        ("POST /nothing", key, 100, 404),
+        ("POST /v2/models/other/infer", key, 100, 404),
+        ("PUT /predict", key, 100, 405),
+        ("POST /predict", key, 100, 415),
+        (
+            "POST /predict",
+            &format!("{key}\r\n{json}\r\ncontent-encoding: br"),
+            100,
+            415,
+        ),
+        (
+            "POST /predict",
+            &format!("{key}\r\n{json}\r\nx-request-timeout-ms: soon"),
+            100,
+            400,
+        ),
+    ] {
+        let head = format!("{target} HTTP/1.1\r\n{headers}\r\ncontent-length: {length}");
+        let mut stream = send_expecting_head(&server, &head).await;
+        let response = read_to_end(&mut stream).await;
+        let expected = format!("HTTP/1.1 {status}");
+        assert!(response.starts_with(&expected), "{head}: {response}");
+        assert!(response.contains("connection: close"), "{head}: {response}");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn expected_body_is_read_after_100_continue() {
+    let server = Server::start(settings("v1")).await;
+    let body = json!({"text": "a fine film"}).to_string();
+    let head = format!(
+        "POST /predict HTTP/1.1\r\ncontent-type: {JSON}\r\ncontent-length: {}\r\nconnection: close",
+        body.len()
+    );
+    let mut stream = send_expecting_head(&server, &head).await;
+    let mut interim = [0; 25];
+    stream.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let response = read_to_end(&mut stream).await;
+    assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
     server.stop().await.unwrap();
 }

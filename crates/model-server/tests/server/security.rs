@@ -74,6 +74,34 @@ async fn api_key_is_required_except_for_health_probes() {
 }
 
 #[tokio::test]
+async fn valid_key_is_accepted_beside_other_credentials() {
+    let file = key_file(KEY);
+    let server = server_with_keys(&file).await;
+    let basic = "Basic dXNlcjpwYXNzd29yZA==".to_owned();
+    let foreign = "Bearer a-token-of-another-layer".to_owned();
+    let valid = format!("Bearer {KEY}");
+    for (authorization, key, status) in [
+        (vec![&basic], Some(KEY), 200),
+        (vec![&foreign], Some(KEY), 200),
+        (vec![&valid], Some("another-key-0123456789"), 200),
+        (vec![&basic, &valid], None, 200),
+        (vec![&foreign], Some("another-key-0123456789"), 401),
+        (vec![&basic], None, 401),
+    ] {
+        let mut request = server.client.predict_request(&json!({"text": "fine"}));
+        for value in &authorization {
+            request = request.header(header::AUTHORIZATION, *value);
+        }
+        if let Some(key) = key {
+            request = request.header("x-api-key", key);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{authorization:?}, {key:?}");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn api_key_never_appears_in_log() {
     let file = key_file(KEY);
     let server = ServerProcess::start(&[

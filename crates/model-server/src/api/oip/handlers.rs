@@ -17,7 +17,7 @@ use crate::{
             model_path::{ServedModel, TEXT},
             request::{TokenLimit, decode, split, tensors, texts},
             response::{encode, tensor_outputs, text_outputs},
-            types::{InferRequest, InferResponse},
+            types::{BinaryTensors, InferRequest, InferResponse},
         },
         submit::{serving, submit, submit_all},
     },
@@ -34,17 +34,24 @@ use crate::{
     summary = "Run the model",
     params(
         ("model" = String, Path, description = "The model's name"),
+        ("x-request-timeout-ms" = Option<u64>, Header, description = "The client's timeout in milliseconds; the server's own limit if that is shorter"),
+        ("inference-header-content-length" = Option<u64>, Header, description = "The length of the JSON, if binary data follows it"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `deflate`, if the body is compressed; `inference-header-content-length` counts decompressed bytes"),
     ),
     request_body(content(
         (InferRequest = "application/json"),
-        (Vec<u8> = "application/octet-stream"),
+        (inline(BinaryTensors) = "application/octet-stream"),
     )),
     responses(
-        (status = 200, description = "The outputs, with binary data after the JSON if requested", content(
-            (InferResponse = "application/json"),
-            (Vec<u8> = "application/octet-stream"),
-        )),
+        (
+            status = 200,
+            description = "The outputs, with binary data after the JSON if requested",
+            content(
+                (InferResponse = "application/json"),
+                (inline(BinaryTensors) = "application/octet-stream"),
+            ),
+            headers(("inference-header-content-length" = u64, description = "The length of the JSON, if binary data follows it")),
+        ),
         ModelPathErrors,
         BodyErrors,
         InferenceErrors,

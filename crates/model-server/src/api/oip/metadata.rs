@@ -3,6 +3,7 @@ use std::{iter, sync::Arc, time::Instant};
 use axum::{
     Json,
     extract::State,
+    http::StatusCode,
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
@@ -11,7 +12,6 @@ use utoipa::ToSchema;
 use crate::{
     api::{
         error::{ApiError, CommonErrors, ErrorBody, ModelPathErrors},
-        health,
         oip::{
             model_path::{ServedModel, TEXT},
             response::task_outputs,
@@ -62,6 +62,24 @@ struct TensorMetadata {
     shape: Vec<i64>,
 }
 
+/// Whether the process is alive.
+#[derive(Serialize, ToSchema)]
+struct ServerLive {
+    live: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// Whether the server is ready.
+#[derive(Serialize, ToSchema)]
+struct ServerReady {
+    ready: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
 /// Whether a model is ready.
 #[derive(Serialize, ToSchema)]
 struct ModelReady {
@@ -100,13 +118,15 @@ pub(crate) async fn server() -> Response {
     tag = "open inference protocol",
     summary = "Whether the process is alive",
     responses(
-        (status = 200, description = "Live", body = health::ProbeStatus),
-        (status = 503, description = "A restart is needed", body = health::ProbeStatus),
+        (status = 200, description = "Live", body = ServerLive),
+        (status = 503, description = "A restart is needed", body = ServerLive),
         CommonErrors,
     )
 )]
-pub(crate) async fn live(state: State<Arc<ServerState>>) -> Response {
-    health::live(state).await
+pub(crate) async fn live(State(state): State<Arc<ServerState>>) -> Response {
+    let reason = state.dead_reason(Instant::now());
+    let live = reason.is_none();
+    (health_status(live), Json(ServerLive { live, reason })).into_response()
 }
 
 /// `GET /v2/health/ready`
@@ -117,13 +137,23 @@ pub(crate) async fn live(state: State<Arc<ServerState>>) -> Response {
     tag = "open inference protocol",
     summary = "Whether the server is ready",
     responses(
-        (status = 200, description = "It is ready", body = health::ProbeStatus),
-        (status = 503, description = "It is loading, draining, or broken", body = health::ProbeStatus),
+        (status = 200, description = "It is ready", body = ServerReady),
+        (status = 503, description = "It is loading, draining, or broken", body = ServerReady),
         CommonErrors,
     )
 )]
-pub(crate) async fn ready(state: State<Arc<ServerState>>) -> Response {
-    health::ready(state).await
+pub(crate) async fn ready(State(state): State<Arc<ServerState>>) -> Response {
+    let reason = state.unhealthy_reason(Instant::now());
+    let ready = reason.is_none();
+    (health_status(ready), Json(ServerReady { ready, reason })).into_response()
+}
+
+fn health_status(is_healthy: bool) -> StatusCode {
+    if is_healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
 }
 
 /// `GET /v2/models/{model}`, also of a version

@@ -1,21 +1,19 @@
 use std::fmt::Display;
 
-use axum::{
-    body::Bytes,
-    http::{HeaderMap, HeaderName},
-};
-use serde_json::{Map, Value};
-
 use crate::{
     api::{
         error::ApiError,
         oip::{
             model_path::TEXT,
             tensor_data::{ElementType, TensorData, cast},
-            types::RequestInput,
+            types::{Parameters, RequestInput},
         },
     },
     backend::tensor::{Signature, Tensor, TensorSpec},
+};
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, HeaderName},
 };
 
 /// The header with the length of the JSON, if binary tensors follow it.
@@ -79,7 +77,7 @@ pub(crate) fn decode<'a>(
             return Err(refused("it is given twice".to_owned()));
         }
         let kind = ElementType::named(&input.datatype).map_err(refused)?;
-        let data = match (binary_size(&input.parameters), &input.data) {
+        let data = match (binary_size(input.parameters.as_ref()), &input.data) {
             (Err(problem), _) => return Err(refused(problem)),
             (Ok(Some(size)), None) => {
                 let (bytes, rest) = binary.split_at_checked(size).ok_or_else(|| {
@@ -112,8 +110,8 @@ pub(crate) fn decode<'a>(
     }
 }
 
-fn binary_size(parameters: &Map<String, Value>) -> Result<Option<usize>, String> {
-    let Some(value) = parameters.get("binary_data_size") else {
+fn binary_size(parameters: Option<&Parameters>) -> Result<Option<usize>, String> {
+    let Some(value) = parameters.and_then(|it| it.get("binary_data_size")) else {
         return Ok(None);
     };
     let size = value.as_u64().and_then(|size| usize::try_from(size).ok());

@@ -4,7 +4,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
     api::{
@@ -15,7 +15,7 @@ use crate::{
             request::{JSON_LENGTH, wrong},
             tensor_data::TensorData,
             types::{
-                BinarySize, InferRequest, InferResponse, RequestOutput, ResponseOutput,
+                BinarySize, InferRequest, InferResponse, Parameters, RequestOutput, ResponseOutput,
                 ResponseTensor,
             },
         },
@@ -125,12 +125,15 @@ pub(crate) fn failed(error: InferenceError, deadline: Deadline) -> ApiError {
 
 /// Selects the wanted outputs. Returns for each whether it is sent as binary data.
 fn select_outputs(
-    parameters: &Map<String, Value>,
+    parameters: Option<&Parameters>,
     wanted: Option<Vec<RequestOutput>>,
     mut outputs: Vec<ResponseTensor>,
 ) -> Result<Vec<(ResponseTensor, bool)>, ApiError> {
-    let is_true =
-        |parameters: &Map<String, Value>, name: &str| parameters.get(name).and_then(Value::as_bool);
+    let is_true = |parameters: Option<&Parameters>, name: &str| {
+        parameters
+            .and_then(|it| it.get(name))
+            .and_then(Value::as_bool)
+    };
     let all_binary = is_true(parameters, "binary_data_output").unwrap_or(false);
     let Some(wanted) = wanted else {
         let all = outputs.into_iter().map(|output| (output, all_binary));
@@ -146,7 +149,7 @@ fn select_outputs(
             );
             return Err(wrong("outputs", problem));
         };
-        let binary = is_true(&parameters, "binary_data").unwrap_or(all_binary);
+        let binary = is_true(parameters.as_ref(), "binary_data").unwrap_or(all_binary);
         selected.push((outputs.swap_remove(index), binary));
     }
     Ok(selected)
@@ -158,7 +161,7 @@ pub(crate) fn encode(
     request: InferRequest,
     outputs: Vec<ResponseTensor>,
 ) -> Result<Response, ApiError> {
-    let wanted = select_outputs(&request.parameters, request.outputs, outputs)?;
+    let wanted = select_outputs(request.parameters.as_ref(), request.outputs, outputs)?;
     let mut raw = Vec::new();
     let mut response = InferResponse {
         model_name: state.model_name.clone(),

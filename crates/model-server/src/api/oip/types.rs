@@ -4,6 +4,33 @@ use utoipa::ToSchema;
 
 use crate::api::oip::tensor_data::TensorData;
 
+/// The parameters of a request, an input, or an output. The protocol leaves them open: servers ignore what they do not
+/// know.
+pub(crate) type Parameters = Map<String, Value>;
+
+/// An element of a tensor, or a row of elements.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(
+    dead_code,
+    reason = "it only describes elements, which `TensorData` reads"
+)]
+pub(crate) enum TensorElement {
+    Number(f64),
+    Boolean(bool),
+    String(String),
+    Row(Vec<Value>),
+}
+
+/// A JSON object, and the binary data after it. `inference-header-content-length` is the length of the JSON object.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(
+    dead_code,
+    reason = "it only describes bodies, which handlers read as bytes"
+)]
+pub(crate) struct BinaryTensors(Vec<u8>);
+
 /// The inputs for one run of the model.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({
@@ -13,9 +40,8 @@ pub(crate) struct InferRequest {
     /// Returned in the response.
     pub(crate) id: Option<String>,
     /// `binary_data_output`: all outputs as binary data. Other parameters are ignored.
-    #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    pub(crate) parameters: Map<String, Value>,
+    #[schema(value_type = Option<HashMap<String, Value>>)]
+    pub(crate) parameters: Option<Parameters>,
     /// The inputs; the model's metadata lists them.
     pub(crate) inputs: Vec<RequestInput>,
     /// The wanted outputs; all by default.
@@ -31,11 +57,10 @@ pub(crate) struct RequestInput {
     /// `BYTES`, `BOOL`, `FP32`, `INT64`, and so on.
     pub(crate) datatype: String,
     /// `binary_data_size`: length of the data after the JSON.
-    #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    pub(crate) parameters: Map<String, Value>,
+    #[schema(value_type = Option<HashMap<String, Value>>)]
+    pub(crate) parameters: Option<Parameters>,
     /// The elements in row-major order, flat or nested.
-    #[schema(value_type = Option<Vec<Value>>)]
+    #[schema(value_type = Option<Vec<TensorElement>>)]
     pub(crate) data: Option<Value>,
 }
 
@@ -44,9 +69,8 @@ pub(crate) struct RequestInput {
 pub(crate) struct RequestOutput {
     pub(crate) name: String,
     /// `binary_data`: as binary data after the JSON.
-    #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    pub(crate) parameters: Map<String, Value>,
+    #[schema(value_type = Option<HashMap<String, Value>>)]
+    pub(crate) parameters: Option<Parameters>,
 }
 
 /// The outputs of the model.
@@ -71,7 +95,7 @@ pub(crate) struct ResponseOutput {
     pub(crate) parameters: Option<BinarySize>,
     /// The elements in row-major order, unless they follow as binary data.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Value>>)]
+    #[schema(value_type = Option<Vec<TensorElement>>)]
     pub(crate) data: Option<TensorData>,
 }
 

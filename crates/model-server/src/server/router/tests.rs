@@ -6,16 +6,16 @@ use std::{
 };
 
 use axum::{
-    body::Body,
+    body::{Body, to_bytes},
     extract::Request,
     http::{Method, StatusCode},
 };
 use clap::Parser;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use crate::{
-    api::error::ApiError,
+    api::{error::ApiError, openapi},
     config::{ServeArguments, Settings},
     server::router::{documented, router},
     state::ServerState,
@@ -35,9 +35,8 @@ pub(crate) fn settings() -> Settings {
 
 pub(crate) fn document() -> Value {
     let state = Arc::new(ServerState::new(&settings(), Instant::now()));
-    let (_, document) =
-        documented(&state, &crate::api::openapi::Document::default()).split_for_parts();
-    serde_json::to_value(document).unwrap()
+    let (_, document) = documented(&state, &openapi::Document::default()).split_for_parts();
+    openapi::finished(&document)
 }
 
 fn json_error() -> serde_json::Error {
@@ -164,6 +163,27 @@ async fn version_in_the_path_must_be_the_served_one() {
     }
 }
 
+#[tokio::test]
+async fn answers_before_the_release_is_loaded_name_no_digest() {
+    let state = Arc::new(ServerState::new(&settings(), Instant::now()));
+    for (path, status, expected) in [
+        ("/v2/health/live", 200, json!({"live": true})),
+        (
+            "/v2/health/ready",
+            503,
+            json!({"ready": false, "reason": "loading the release"}),
+        ),
+    ] {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router(Arc::clone(&state)).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.headers()["x-model-version"], "any");
+        assert!(!response.headers().contains_key("x-model-digest"));
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected);
+    }
+}
+
 #[test]
 fn routes_of_a_version_are_described_with_their_parameter() {
     let document = document();
@@ -182,4 +202,91 @@ fn routes_of_a_version_are_described_with_their_parameter() {
         let id = operation["operationId"].as_str().unwrap();
         assert!(id.ends_with("_version"), "{id}");
     }
+}
+
+#[test]
+fn openapi_document_describes_data_as_clients_send_it() {
+    let document = document();
+    let schemas = &document["components"]["schemas"];
+    for tensor in ["RequestInput", "ResponseOutput"] {
+        let data = &schemas[tensor]["properties"]["data"];
+        assert_eq!(data["items"]["$ref"], "#/components/schemas/TensorElement");
+    }
+    let types = schemas["TensorElement"]["oneOf"].as_array().unwrap();
+    let types: Vec<_> = types
+        .iter()
+        .map(|it| it["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(types, ["number", "boolean", "string", "array"]);
+    for parameters in ["InferRequest", "RequestInput", "RequestOutput"] {
+        let parameters = &schemas[parameters]["properties"]["parameters"];
+        assert!(
+            parameters["additionalProperties"].is_object(),
+            "{parameters}"
+        );
+    }
+    let infer = &document["paths"]["/v2/models/{model}/infer"]["post"];
+    for body in [&infer["requestBody"], &infer["responses"]["200"]] {
+        let binary = &body["content"]["application/octet-stream"]["schema"];
+        assert_eq!(
+            (&binary["type"], &binary["format"]),
+            (&json!("string"), &json!("binary"))
+        );
+    }
+}
+
+#[test]
+fn openapi_document_gives_every_response_the_headers_of_the_release() {
+    let document = document();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for operation in operations.as_object().unwrap().values() {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                for name in ["x-model-version", "x-model-digest"] {
+                    let described = response["headers"][name].is_object();
+                    // hyper writes 431 by itself.
+                    assert_eq!(described, status != "431", "{path} {status} {name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn openapi_document_allows_no_null_parameters() {
+    let document = document();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for operation in operations.as_object().unwrap().values() {
+            assert_ne!(operation.get("parameters"), Some(&Value::Null), "{path}");
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            for parameter in parameters {
+                assert!(
+                    parameter["schema"]["type"].is_string(),
+                    "{path}: {parameter}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn openapi_document_merges_only_objects() {
+    fn check(value: &Value, schemas: &Value) {
+        let parts = value["allOf"].as_array().into_iter().flatten();
+        for part in parts {
+            let reference = part["$ref"].as_str().unwrap_or_default();
+            let named = &schemas[reference.rsplit('/').next().unwrap_or_default()];
+            let is_object = |it: &Value| it["type"] == "object" || it.get("allOf").is_some();
+            assert!(is_object(part) || is_object(named), "{value}");
+        }
+        match value {
+            Value::Object(members) => members.values().for_each(|it| check(it, schemas)),
+            Value::Array(items) => items.iter().for_each(|it| check(it, schemas)),
+            _ => {}
+        }
+    }
+    let document = document();
+    let schemas = &document["components"]["schemas"];
+    check(schemas, schemas);
+    let one_text = schemas["PredictResponse"]["anyOf"].as_array().unwrap();
+    assert!(one_text.len() > 1, "{one_text:?}");
 }
