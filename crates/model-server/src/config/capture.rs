@@ -27,7 +27,7 @@ pub struct CaptureSettings {
     )]
     pub inputs: usize,
 
-    /// What is replaced in the sample: digits-and-emails (digits by 0, words with an @ by [email]), or nothing
+    /// What is replaced in the sample: digits-and-emails (digits by 0, words with an @ by `[email]`), or nothing
     #[arg(
         long = "capture-redact",
         env = "CAPTURE_REDACT",
