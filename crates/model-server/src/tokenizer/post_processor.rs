@@ -20,25 +20,26 @@ const MARK: u32 = u32::MAX;
 pub(super) struct PostProcessor(Option<PostProcessorWrapper>);
 
 impl PostProcessor {
-    /// Checks that the post-processor works. The library panics, for example, if a template names a token that the
-    /// file does not list.
+    /// Checks that the post-processor keeps each text once. The library panics, for example, if a template names a token
+    /// that the file does not list.
     pub(super) fn new(inner: Option<PostProcessorWrapper>) -> Result<Self, String> {
         let this = Self(inner);
-        let works = || {
-            this.join(vec![MARK], None)?;
-            let pair = this
-                .makes_pairs()
-                .then(|| this.join(vec![MARK], Some(vec![MARK])));
-            pair.transpose().map(drop)
+        let texts = |joined: TokenIds| {
+            let is_text = |id: &&i64| **id == i64::from(MARK);
+            joined.ids.iter().filter(is_text).count()
         };
-        match catch_unwind(AssertUnwindSafe(works)) {
-            Ok(Ok(())) => Ok(this),
-            Ok(Err(error)) => Err(format!("its post-processor fails: {error}")),
-            Err(panic) => Err(format!(
-                "its post-processor fails: {}",
-                panic_message(panic.as_ref())
-            )),
-        }
+        let keeps_texts = || -> Result<bool, TextError> {
+            let one = texts(this.join(vec![MARK], None)?) == 1;
+            let two = || this.join(vec![MARK], Some(vec![MARK])).map(texts);
+            Ok(one && (!this.makes_pairs() || two()? == 2))
+        };
+        let problem = match catch_unwind(AssertUnwindSafe(keeps_texts)) {
+            Ok(Ok(true)) => return Ok(this),
+            Ok(Ok(false)) => "it does not keep each text once".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic_message(panic.as_ref()),
+        };
+        Err(format!("its post-processor fails: {problem}"))
     }
 
     /// Returns the number of special tokens that a text gets, or a pair.

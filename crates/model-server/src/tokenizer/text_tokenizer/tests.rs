@@ -216,6 +216,16 @@ fn template_with_a_missing_token_is_refused() {
 }
 
 #[test]
+fn template_that_repeats_a_text_is_refused() {
+    let mut file: Value = serde_json::from_str(&tokenizer_file(PLAIN)).unwrap();
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    file["post_processor"] = json!({"type": "TemplateProcessing",
+        "single": [text, text], "pair": [], "special_tokens": {}});
+    let error = TextTokenizer::parse(file.to_string().as_bytes(), 512).unwrap_err();
+    assert!(error.to_string().contains("each text once"), "{error}");
+}
+
+#[test]
 fn model_with_dropout_is_refused() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/quantizing/1");
     let file = std::fs::read(path.join("tokenizer.json")).unwrap();
