@@ -111,39 +111,31 @@ impl TextTokenizer {
             .get_padding()
             .is_some_and(|it| matches!(it.direction, PaddingDirection::Left));
         let own = tokenizer.get_truncation().cloned();
-        let limit = own
-            .as_ref()
-            .map_or(max_tokens, |own| own.max_length.min(max_tokens));
         let post_processor = tokenizer.get_post_processor().cloned();
         let post_processor = PostProcessor::new(post_processor).map_err(unreadable)?;
-        let special = post_processor.special(false);
-        if special >= limit {
-            return Err(TokenizerError::LimitTooSmall { special, limit });
-        }
         let removed = tokenizer.with_truncation(None);
         removed.map_err(|error| unreadable(error.to_string()))?;
         tokenizer.with_padding(None);
-        Ok(Self {
+        let mut tokenizer = Self {
             word_cache: WordCache::of(&tokenizer, &post_processor),
             tokenizer,
             post_processor,
-            limit,
+            limit: own.as_ref().map_or(max_tokens, |own| own.max_length),
             pads_left,
             truncation: own.unwrap_or_default(),
-        })
+        };
+        tokenizer.lower_limit(max_tokens)?;
+        Ok(tokenizer)
     }
 
-    /// Lowers the most tokens of a text to `tokens`, for a graph of fixed length.
+    /// Lowers the most tokens of a text to `tokens`. Fails if the special tokens leave no room for text.
     pub(crate) fn lower_limit(&mut self, tokens: usize) -> Result<(), TokenizerError> {
-        let special = self.tokenizer.get_post_processor().single.n_special();
+        let special = self.post_processor.special(false);
         let limit = self.limit.min(tokens);
         if special >= limit {
             return Err(TokenizerError::LimitTooSmall { special, limit });
         }
         self.limit = limit;
-        if let Override::With(truncation) = &mut self.truncated_options.truncation {
-            truncation.max_length = limit;
-        }
         Ok(())
     }
 
