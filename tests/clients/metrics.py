@@ -18,6 +18,8 @@ EXPECTED = {
     "model_server_errors": "counter",
     "model_server_in_flight_requests": "gauge",
     "model_server_inference_time_seconds": "histogram",
+    "model_server_capture_write_errors": "counter",
+    "model_server_captured_texts_dropped": "counter",
     "model_server_log_lines_dropped": "counter",
     "model_server_padding_tokens": "counter",
     "model_server_queue_depth": "gauge",

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::evidence::request::Request;
+use crate::{color::Color, evidence::request::Request};
 
 /// More releases are not told apart: a header that differs in every answer names no release.
-const MOST_RELEASES: usize = 8;
+const MAX_RELEASES: usize = 8;
 
 /// Answers by release.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,10 +20,10 @@ struct Answers {
 }
 
 impl AnsweringReleases {
-    /// Counts the release that answered this request, if its answer names one.
-    pub fn count(&mut self, request: &Request) {
-        if let Some(release) = request.release() {
-            self.add_answers(&release, 1, &request.id);
+    /// Counts the release that answered this request as `color`, if its answer names one.
+    pub(crate) fn count(&mut self, request: &Request, color: Color) {
+        if let Some(release) = request.release_of(color) {
+            self.add_answers(&release.to_string(), 1, &request.id);
         }
     }
 
@@ -43,7 +43,7 @@ impl AnsweringReleases {
     fn add_answers(&mut self, release: &str, count: u64, first: &str) {
         if let Some(answers) = self.0.get_mut(release) {
             answers.count += count;
-        } else if self.0.len() < MOST_RELEASES {
+        } else if self.0.len() < MAX_RELEASES {
             let first = first.to_owned();
             let answers = Answers { count, first };
             self.0.insert(release.to_owned(), answers);
@@ -54,11 +54,12 @@ impl AnsweringReleases {
 impl fmt::Display for AnsweringReleases {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, (release, answers)) in self.0.iter().enumerate() {
-            let separator = if number == 0 { "" } else { ", " };
+            let separator = if number == 0 { "" } else { "; " };
             let Answers { count, first } = answers;
+            let noun = if *count == 1 { "answer" } else { "answers" };
             write!(
                 formatter,
-                "{separator}{release}: {count} answers (request {first})"
+                "{separator}{release}: {count} {noun}, first to request {first}"
             )?;
         }
         Ok(())
@@ -68,7 +69,7 @@ impl fmt::Display for AnsweringReleases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{color::Color, evidence::request::answered_by};
+    use crate::evidence::request::answered_by;
 
     fn answered(version: &str, id: &str) -> Request {
         Request {
@@ -81,17 +82,17 @@ mod tests {
     #[test]
     fn releases_are_counted_with_first_request() {
         let mut releases = AnsweringReleases::default();
-        releases.count(&answered("v1", "a"));
-        releases.count(&answered_by(Color::Green, 200));
+        releases.count(&answered("v1", "a"), Color::Green);
+        releases.count(&answered_by(Color::Green, 200), Color::Green);
         assert!(!releases.are_several());
         let mut later = AnsweringReleases::default();
-        later.count(&answered("v1", "b"));
-        later.count(&answered("v2", "c"));
+        later.count(&answered("v1", "b"), Color::Green);
+        later.count(&answered("v2", "c"), Color::Green);
         releases.add(&later);
         assert!(releases.are_several());
         assert_eq!(
             releases.to_string(),
-            "v1: 2 answers (request a), v2: 1 answers (request c)"
+            "v1: 2 answers, first to request a; v2: 1 answer, first to request c"
         );
     }
 
@@ -99,8 +100,8 @@ mod tests {
     fn releases_without_bound_are_not_kept() {
         let mut releases = AnsweringReleases::default();
         for number in 0..100 {
-            releases.count(&answered(&number.to_string(), "a"));
+            releases.count(&answered(&number.to_string(), "a"), Color::Green);
         }
-        assert_eq!(releases.0.len(), MOST_RELEASES);
+        assert_eq!(releases.0.len(), MAX_RELEASES);
     }
 }

@@ -105,6 +105,27 @@ impl Attempt {
     }
 }
 
+/// A release, as far as an answer names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AnsweringRelease<'a> {
+    version: Option<&'a str>,
+    digest: Option<&'a str>,
+}
+
+impl fmt::Display for AnsweringRelease<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Enough digits of a digest to tell releases apart.
+        const DIGITS: usize = 12;
+
+        let digest = self.digest.map(|it| it.get(..DIGITS).unwrap_or(it));
+        match (self.version, digest) {
+            (Some(version), Some(digest)) => write!(formatter, "{version} (digest {digest})"),
+            (Some(version), None) => formatter.write_str(version),
+            (None, digest) => write!(formatter, "digest {}", digest.unwrap_or("unknown")),
+        }
+    }
+}
+
 /// One request, as the router logged it when it ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Request {
@@ -197,20 +218,15 @@ impl Request {
         Some(self.attempts.last()?.color)
     }
 
-    /// The release that answered last, as its answer says, such as `v2 (digest 0123456789ab)`; `None` if it does not say.
+    /// The release that answered as `color`; `None` if another color answered, or the answer names no release.
     #[must_use]
-    pub fn release(&self) -> Option<String> {
-        /// Enough digits of a digest to tell releases apart.
-        const DIGITS: usize = 12;
-
-        let digest = self.digest.as_deref();
-        let digest = digest.map(|digest| digest.get(..DIGITS).unwrap_or(digest));
-        match (self.version.as_deref(), digest) {
-            (Some(version), Some(digest)) => Some(format!("{version} (digest {digest})")),
-            (Some(version), None) => Some(version.to_owned()),
-            (None, Some(digest)) => Some(format!("digest {digest}")),
-            (None, None) => None,
-        }
+    pub(super) fn release_of(&self, color: Color) -> Option<AnsweringRelease<'_>> {
+        let release = AnsweringRelease {
+            version: self.version.as_deref(),
+            digest: self.digest.as_deref(),
+        };
+        let is_named = release.version.is_some() || release.digest.is_some();
+        (is_named && self.last_asked() == Some(color)).then_some(release)
     }
 
     /// How long the first attempt took; `None` if there was none.

@@ -51,9 +51,7 @@ impl TrafficSample {
             let Some(ending) = request.ending_for(color) else {
                 continue;
             };
-            if request.last_asked() == Some(color) {
-                sample.releases.count(request);
-            }
+            sample.releases.count(request, color);
             if !request.by_deployer {
                 sample.endings.count(request, ending);
                 sample.count_arrival(request, ending);
@@ -77,19 +75,20 @@ impl TrafficSample {
     }
 
     /// The sample of the release that `color` holds: since traffic last came to the color, and since the color last
-    /// answered as another release.
+    /// answered as another release. Releases that answer by turns all belong to it.
     #[must_use]
     pub fn recent(color: Color, requests: &[Request]) -> Self {
-        let mut current = None;
-        let earlier = requests.iter().rposition(|request| {
-            let release = request
-                .release()
-                .filter(|_| request.last_asked() == Some(color));
-            let is_other = release.is_some() && current.is_some() && release != current;
-            current = current.take().or(release);
-            is_other || request.wanted == Some(color.other())
-        });
-        Self::of(color, &requests[earlier.map_or(0, |last| last + 1)..])
+        let others = requests
+            .iter()
+            .rposition(|request| request.wanted == Some(color.other()));
+        let requests = &requests[others.map_or(0, |last| last + 1)..];
+        let releases = || requests.iter().map(|request| request.release_of(color));
+        let current = releases().rev().flatten().next();
+        let first = releases().position(|release| release.is_some() && release == current);
+        let earlier = releases().rposition(|release| release.is_some() && release != current);
+        let is_clean = earlier < first;
+        let start = earlier.filter(|_| is_clean).map_or(0, |last| last + 1);
+        Self::of(color, &requests[start..])
     }
 
     /// Counts by arrival and not by end: after a pause many requests end in the same second.
@@ -295,6 +294,17 @@ mod tests {
         assert_eq!(recent.tally.requests, 3);
         assert!(!recent.releases.are_several());
         assert!(TrafficSample::of(Color::Green, &log).releases.are_several());
+    }
+
+    #[test]
+    fn recent_sample_keeps_releases_that_answer_by_turns() {
+        let log = ["one", "another", "one", "another"].map(|version| Request {
+            version: Some(version.to_owned()),
+            ..request(200)
+        });
+        let recent = TrafficSample::recent(Color::Green, &log);
+        assert_eq!(recent.tally.requests, 4);
+        assert!(recent.releases.are_several());
     }
 
     #[test]

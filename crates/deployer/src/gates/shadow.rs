@@ -287,10 +287,11 @@ mod tests {
     fn copies_answered_by_several_releases_fail() {
         let mut releases = AnsweringReleases::default();
         for version in ["v1", "v2"] {
-            releases.count(&Request {
+            let request = Request {
                 version: Some(version.to_owned()),
                 ..answered_by(Color::Green, 200)
-            });
+            };
+            releases.count(&request, Color::Green);
         }
         let verdict = judge(&TrafficSample {
             releases,

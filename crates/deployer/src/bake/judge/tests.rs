@@ -488,9 +488,9 @@ fn candidate_that_answers_as_several_releases_fails() {
                 ..answered_by(Color::Green, 200)
             })
             .collect();
-        TrafficSample::of(Color::Green, &requests)
+        TrafficSample::recent(Color::Green, &requests)
     };
-    let mixed = answered_as(&["v2", "v2", "v1"]);
+    let mixed = answered_as(&["v2", "v1", "v2"]);
     let mut bake = bake_after(answered_as(&["v1"]));
     bake.record(Observation {
         traffic: mixed.clone(),
@@ -499,7 +499,7 @@ fn candidate_that_answers_as_several_releases_fails() {
     let verdict = bake.verdict(MINUTE / 3).unwrap();
     assert_eq!(verdict.conclusion, Conclusion::Fail);
     assert!(
-        verdict.summary.contains("v1: 1 answers") && verdict.summary.contains("v2: 2 answers"),
+        verdict.summary.contains("v1: 1 answer") && verdict.summary.contains("v2: 2 answers"),
         "{}",
         verdict.summary
     );
