@@ -18,7 +18,7 @@ use crate::{
         predict_request::{PredictRequest, TEXT, TEXT_PAIR, TEXT_PAIRS, blank_field, parse, wrong},
         submit::{serving, submit, submit_all},
     },
-    capture::DrawnText,
+    capture::CopiedText,
     scheduler::{
         job::{Completion, InferenceError, InferenceOutput, JobInput},
         stage_times::StageTimes,
@@ -130,27 +130,27 @@ pub(crate) async fn predict(
     let model_version = state.model_version.clone();
     let top_k = request.top_k;
     let (mut response, times) = if let Some(text) = request.text {
-        let drawn = capture.and_then(|it| it.draw(&text, request.text_pair.as_deref()));
+        let copy = capture.and_then(|it| it.copy(&text, request.text_pair.as_deref()));
         let input = job_input(text, request.text_pair);
         let completion = submit(&state, input, reservation, deadline).await?;
         let times = completion.times;
         let text = predicted(model, completion, top_k).map_err(|it| it.of_one(deadline))?;
-        keep(drawn, &text);
+        keep(copy, &text);
         (one_text_response(text, model_version), times)
     } else {
         let texts = pairs_of(request.texts.unwrap_or_default(), request.text_pairs);
-        let drawn: Vec<_> = texts
+        let copies: Vec<_> = texts
             .iter()
-            .map(|(text, pair)| capture?.draw(text, pair.as_deref()))
+            .map(|(text, pair)| capture?.copy(text, pair.as_deref()))
             .collect();
         let (inputs, blank) = job_inputs(texts);
         let completions = submit_all(&state, inputs, reservation.as_ref(), deadline).await?;
         let times = completions.iter().map(|completion| completion.times);
         let times = times.fold(StageTimes::default(), StageTimes::longest);
         let predictions = several(model, &blank, completions, top_k, deadline)?;
-        for (drawn, item) in drawn.into_iter().zip(&predictions) {
+        for (copy, item) in copies.into_iter().zip(&predictions) {
             if let BatchItem::Answered(text) = item {
-                keep(drawn, text);
+                keep(copy, text);
             }
         }
         let body = PredictAnswer::Several(BatchResponse {
@@ -224,10 +224,10 @@ fn one_text_response(text: PredictedText, model_version: String) -> Response {
     response
 }
 
-/// Keeps an answered text in the sample of inputs if it was drawn.
-fn keep(drawn: Option<DrawnText<'_>>, answered: &PredictedText) {
-    if let Some(drawn) = drawn {
-        drawn.keep(answered.prediction.0.label());
+/// Offers an answered text to the sample of inputs.
+fn keep(copy: Option<CopiedText<'_>>, answered: &PredictedText) {
+    if let Some(copy) = copy {
+        copy.keep(answered.prediction.0.label());
     }
 }
 
