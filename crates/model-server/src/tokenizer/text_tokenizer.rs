@@ -1,10 +1,13 @@
+use std::fmt::{self, Display, Formatter};
+
 use thiserror::Error;
 use tokenizers::{
     ModelWrapper, PaddingDirection, Tokenizer, TruncationDirection, TruncationParams,
+    TruncationStrategy,
 };
 
 use crate::tokenizer::{
-    post_processor::PostProcessor,
+    post_processor::{PostProcessor, cut},
     token_ids::token_ids,
     word_cache::{WordCache, pieces},
 };
@@ -50,19 +53,39 @@ pub enum TokenizerError {
 /// Why a text has no tokens.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum TextError {
-    #[error("text holds nothing that the model can read")]
     NoTokens,
-    #[error("the tokenizer of this model makes no pairs; expected no text_pair")]
     NoPairs,
-    #[error(
-        "{field} is too long: the tokenizer truncates only {other}, which is shorter than the surplus"
-    )]
-    TooLong {
-        field: &'static str,
-        other: &'static str,
-    },
-    #[error("the tokenizer cannot read the text: {0}")]
+    /// The tokenizer truncates only the second text, which is shorter than the surplus.
+    TextTooLong,
+    /// The tokenizer truncates only the first text, which is shorter than the surplus.
+    PairTooLong,
     Tokenizer(String),
+}
+
+impl TextError {
+    /// Returns the message, with the names that the client knows the text and its second text by.
+    pub(crate) fn message(&self, text: &str, pair: &str) -> String {
+        let too_long = |long: &str, other: &str| {
+            format!(
+                "{long} is too long: the tokenizer truncates only {other}, which is shorter than the surplus"
+            )
+        };
+        match self {
+            Self::NoTokens => format!("{text} holds nothing that the model can read"),
+            Self::NoPairs => {
+                format!("the tokenizer of this model makes no pairs; expected no {pair}")
+            }
+            Self::TextTooLong => too_long(text, pair),
+            Self::PairTooLong => too_long(pair, text),
+            Self::Tokenizer(error) => format!("the tokenizer cannot read the text: {error}"),
+        }
+    }
+}
+
+impl Display for TextError {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message("text", "text_pair"))
+    }
 }
 
 /// A tokenizer fails, for example, on an unknown word if its vocabulary has no token for unknown words.
@@ -84,8 +107,8 @@ pub(crate) struct TextTokenizer {
     truncation: TruncationParams,
 }
 
-impl std::fmt::Debug for TextTokenizer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for TextTokenizer {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("TextTokenizer")
             .field("limit", &self.limit)
@@ -158,17 +181,17 @@ impl TextTokenizer {
     ///
     /// A text alone is truncated whichever text of a pair the file truncates.
     pub(crate) fn tokenize(&self, text: &str) -> Result<TokenIds, TextError> {
-        if let Some(ids) = self.cached(text) {
-            return some(TokenIds {
+        let tokens = if let Some(ids) = self.cached(text) {
+            TokenIds {
                 ids,
                 ..TokenIds::default()
-            });
-        }
-        let ids = self.enough_ids(text)?;
-        let tokens = self
-            .post_processor
-            .truncate(ids, self.limit, &self.truncation)?;
-        some(tokens)
+            }
+        } else {
+            let ids = self.enough_ids(text)?;
+            self.post_processor
+                .truncate(ids, self.limit, &self.truncation)?
+        };
+        expect_tokens(tokens)
     }
 
     /// Returns the tokens of `text` if the cache knows all of its words, or all but a few, which it learns.
@@ -206,16 +229,38 @@ impl TextTokenizer {
         if !self.makes_pairs() {
             return Err(TextError::NoPairs);
         }
-        let ids = |text| token_ids(&self.tokenizer, text, None);
-        let (text, pair) = (ids(text)?, ids(pair)?);
-        let tokens = self
-            .post_processor
-            .truncate_pair(text, pair, self.limit, &self.truncation)?;
-        some(tokens)
+        let (mut ids, mut pair_ids) = (self.enough_ids(text)?, self.enough_ids(pair)?);
+        if self.longer_text_keeps_more() && ids.len().min(pair_ids.len()) > self.limit {
+            // Both have more tokens than fit. The longer text must stay the longer one.
+            let text_is_longer = self.count_tokens(text)? > self.count_tokens(pair)?;
+            let direction = self.truncation.direction;
+            cut(&mut ids, self.limit + 1, direction);
+            let pair_length = self.limit + usize::from(!text_is_longer);
+            cut(&mut pair_ids, pair_length, direction);
+        }
+        let tokens =
+            self.post_processor
+                .truncate_pair(ids, pair_ids, self.limit, &self.truncation)?;
+        expect_tokens(tokens)
+    }
+
+    /// Whether the longer one of two long texts keeps one token more, because an odd number of tokens fits.
+    fn longer_text_keeps_more(&self) -> bool {
+        let room = self.limit - self.post_processor.special(true);
+        self.truncation.strategy == TruncationStrategy::LongestFirst && room % 2 == 1
+    }
+
+    /// Returns the number of tokens of `text` without special ones.
+    fn count_tokens(&self, text: &str) -> tokenizers::Result<usize> {
+        let count = |text| token_ids(&self.tokenizer, text, None).map(|ids| ids.len());
+        match self.word_cache {
+            Some(_) => pieces(text, PIECE).map(count).sum(),
+            None => count(text),
+        }
     }
 }
 
-fn some(tokens: TokenIds) -> Result<TokenIds, TextError> {
+fn expect_tokens(tokens: TokenIds) -> Result<TokenIds, TextError> {
     if tokens.ids.is_empty() {
         return Err(TextError::NoTokens);
     }

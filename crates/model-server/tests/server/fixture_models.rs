@@ -140,6 +140,38 @@ async fn texts_of_one_request_answer_as_alone() {
 }
 
 #[tokio::test]
+async fn error_of_a_long_pair_names_the_fields_of_the_client() {
+    let release = graph_release("no-mask");
+    let path = release.path().join("no-mask/1/tokenizer.json");
+    let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    file["truncation"] =
+        json!({"direction": "Right", "max_length": 8, "strategy": "OnlyFirst", "stride": 0});
+    fs::write(&path, file.to_string()).unwrap();
+    let mut settings = fixture_settings("no-mask", EngineKind::Rten);
+    release.path().clone_into(&mut settings.model.root);
+    let server = Server::start(settings).await;
+    let long = "a film ".repeat(9);
+    for (body, field, problem) in [
+        (
+            json!({"text": "a", "text_pair": long}),
+            "text_pair",
+            "text_pair is too long: the tokenizer truncates only text,",
+        ),
+        (
+            json!({"texts": [" ", "a"], "text_pairs": ["b", long]}),
+            "text_pairs",
+            "text_pairs[1] is too long: the tokenizer truncates only texts[1],",
+        ),
+    ] {
+        let (status, response) = post_for_json(&server.client, "/predict", &body).await;
+        assert_eq!((status, &response["field"]), (400, &json!(field)));
+        let error = response["error"].as_str().unwrap();
+        assert!(error.starts_with(problem), "{error}");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn infer_reports_which_texts_were_truncated() {
     let server = Server::start(fixture_settings("quantizing", EngineKind::Rten)).await;
     let long = "a wonderful film ".repeat(50);
