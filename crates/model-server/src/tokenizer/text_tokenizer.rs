@@ -1,9 +1,12 @@
-use std::fmt::{self, Display, Formatter};
+use std::{
+    fmt::{self, Display, Formatter},
+    iter,
+};
 
 use thiserror::Error;
 use tokenizers::{
-    ModelWrapper, PaddingDirection, Tokenizer, TruncationDirection, TruncationParams,
-    TruncationStrategy,
+    ModelWrapper, PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationDirection,
+    TruncationParams, TruncationStrategy,
 };
 
 use crate::tokenizer::{
@@ -103,7 +106,10 @@ pub(crate) struct TextTokenizer {
     /// Set if the tokens of a word do not depend on its context.
     word_cache: Option<WordCache>,
     limit: usize,
-    pads_left: bool,
+    /// The padding of the file.
+    padding: Option<PaddingParams>,
+    /// Whether each text gets the padding of the file.
+    pads_texts: bool,
     truncation: TruncationParams,
 }
 
@@ -120,7 +126,7 @@ impl TextTokenizer {
     /// Parses a `tokenizer.json`.
     ///
     /// Texts are truncated to `max_tokens` tokens (special ones included), or fewer if the file says so. Of the
-    /// file's padding, only the side is used: a batch is padded to its longest text.
+    /// file's padding, only the side is used, unless [`Self::pad_texts`] asks for more.
     pub(crate) fn parse(bytes: &[u8], max_tokens: usize) -> Result<Self, TokenizerError> {
         let unreadable = |error: String| TokenizerError::Unreadable(error);
         let tokenizer = Tokenizer::from_bytes(bytes);
@@ -130,9 +136,7 @@ impl TextTokenizer {
         {
             return Err(TokenizerError::Dropout(dropout));
         }
-        let pads_left = tokenizer
-            .get_padding()
-            .is_some_and(|it| matches!(it.direction, PaddingDirection::Left));
+        let padding = tokenizer.get_padding().cloned();
         let own = tokenizer.get_truncation().cloned();
         let post_processor = tokenizer.get_post_processor().cloned();
         let post_processor = PostProcessor::new(post_processor).map_err(unreadable)?;
@@ -144,7 +148,8 @@ impl TextTokenizer {
             tokenizer,
             post_processor,
             limit: own.as_ref().map_or(max_tokens, |own| own.max_length),
-            pads_left,
+            padding,
+            pads_texts: false,
             truncation: own.unwrap_or_default(),
         };
         tokenizer.lower_limit(max_tokens)?;
@@ -169,7 +174,13 @@ impl TextTokenizer {
 
     /// Whether padding goes before the text, for models that read the last token.
     pub(crate) fn pads_left(&self) -> bool {
-        self.pads_left
+        let mut padding = self.padding.iter();
+        padding.any(|it| matches!(it.direction, PaddingDirection::Left))
+    }
+
+    /// Pads each text from now on as the file says.
+    pub(crate) fn pad_texts(&mut self) {
+        self.pads_texts = true;
     }
 
     /// Whether it separates a text from a second one, and both fit.
@@ -191,7 +202,7 @@ impl TextTokenizer {
             self.post_processor
                 .truncate(ids, self.limit, &self.truncation)?
         };
-        expect_tokens(tokens)
+        Ok(self.padded(expect_tokens(tokens)?))
     }
 
     /// Returns the tokens of `text` if the cache knows all of its words, or all but a few, which it learns.
@@ -241,7 +252,7 @@ impl TextTokenizer {
         let tokens =
             self.post_processor
                 .truncate_pair(ids, pair_ids, self.limit, &self.truncation)?;
-        expect_tokens(tokens)
+        Ok(self.padded(expect_tokens(tokens)?))
     }
 
     /// Whether the longer one of two long texts keeps one token more, because an odd number of tokens fits.
@@ -257,6 +268,34 @@ impl TextTokenizer {
             Some(_) => pieces(text, PIECE).map(count).sum(),
             None => count(text),
         }
+    }
+
+    /// Pads a text, up to the limit, if the texts are padded as the file says.
+    fn padded(&self, mut tokens: TokenIds) -> TokenIds {
+        let Some(padding) = self.padding.as_ref().filter(|_| self.pads_texts) else {
+            return tokens;
+        };
+        let length = tokens.ids.len();
+        let padded = match padding.strategy {
+            PaddingStrategy::BatchLongest => length,
+            PaddingStrategy::Fixed(padded) => padded.min(self.limit),
+        };
+        let multiple = padding.pad_to_multiple_of.unwrap_or(1).max(1);
+        let padded = padded.next_multiple_of(multiple).min(self.limit);
+        let missing = padded.saturating_sub(length);
+        let start = if self.pads_left() { 0 } else { length };
+        let pad = |numbers: &mut Vec<i64>, number: u32| {
+            let padding = iter::repeat_n(number.into(), missing);
+            numbers.splice(start..start, padding);
+        };
+        if padding.pad_type_id != 0 && missing > 0 {
+            tokens.types.get_or_insert_with(|| vec![0; length]);
+        }
+        if let Some(types) = &mut tokens.types {
+            pad(types, padding.pad_type_id);
+        }
+        pad(&mut tokens.ids, padding.pad_id);
+        tokens
     }
 }
 
