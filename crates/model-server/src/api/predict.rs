@@ -137,8 +137,7 @@ pub(crate) async fn predict(
         let completion = submit(&state, input, reservation, deadline).await?;
         let times = completion.times;
         let text = predicted(model, completion, top_k);
-        let failed = |error| FailedText { error, place: None }.for_request(deadline);
-        let text = text.map_err(failed)?;
+        let text = text.map_err(|error| FailedText { error, place: None }.for_request(deadline))?;
         keep(copy, &text);
         (one_text_response(text, model_version), times)
     } else {
