@@ -320,7 +320,12 @@ fn digest_of_file(path: &Path) -> io::Result<String> {
     }
 }
 
-fn check_segment(what: &'static str, value: &str) -> Result<(), RepositoryError> {
+/// Checks that the name of a model or of a release is one segment of a path.
+///
+/// # Errors
+///
+/// [`RepositoryError::InvalidName`] with `what`, such as `model name`.
+pub fn check_segment(what: &'static str, value: &str) -> Result<(), RepositoryError> {
     let valid_start = value.starts_with(|first: char| first.is_ascii_alphanumeric());
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if valid_start && value.chars().all(valid) {

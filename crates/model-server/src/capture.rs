@@ -1,6 +1,6 @@
 //! A random sample of the texts that clients send, in the shape of a golden set.
 //!
-//! Each text has the same chance to be in the sample (reservoir sampling). A thread of its own writes the file, so no
+//! Each answered text has the same chance to be in the sample (reservoir sampling). A thread of its own writes the file, so no
 //! request waits for a disk.
 
 #[cfg(test)]
@@ -9,7 +9,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
-    io::{self, Write as _},
+    io::{self, BufWriter, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use model_repository::{RepositoryError, check_segment};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::{sync::oneshot, time};
@@ -43,14 +44,22 @@ const WRITE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the end of the server waits for the last write.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The sample cannot be written.
+/// Why the capture cannot start.
 #[derive(Debug, Error)]
-#[error(
-    "cannot write to {path}: {source}; set CAPTURE_DIRECTORY to a directory in which the server may create files"
-)]
-pub struct CaptureError {
-    path: PathBuf,
-    source: io::Error,
+pub enum CaptureError {
+    /// The name of the model or of the release cannot be a part of the file's name.
+    #[error(transparent)]
+    Name(#[from] RepositoryError),
+    /// The sample cannot be written.
+    #[error(
+        "cannot write to {path}: {source}; set CAPTURE_DIRECTORY to a directory in which the server may create files"
+    )]
+    Unwritable {
+        /// The directory of the sample.
+        path: PathBuf,
+        /// Why it is not writable.
+        source: io::Error,
+    },
 }
 
 /// The running capture.
@@ -58,8 +67,8 @@ pub struct CaptureError {
 pub(crate) struct Capture {
     /// The most texts in the sample.
     inputs: usize,
-    /// Texts that arrived so far.
-    arrived: AtomicUsize,
+    /// Texts that were answered so far, without those that are too long.
+    answered: AtomicUsize,
     /// `None` after the stop.
     sender: Mutex<Option<SyncSender<CapturedText>>>,
     /// Resolves when the thread has ended.
@@ -67,24 +76,24 @@ pub(crate) struct Capture {
     metrics: Arc<Metrics>,
 }
 
-/// A text that was drawn for the sample, and has no label yet.
+/// A copy of a text that waits for its answer.
 #[derive(Debug)]
-pub(crate) struct DrawnText<'a> {
+pub(crate) struct CopiedText<'a> {
     capture: &'a Capture,
-    /// Its place in the sample. A later text may take it.
-    place: usize,
     input: GoldenInput,
 }
 
 #[derive(Debug)]
 struct CapturedText {
+    /// Its place in the sample. A later text may take it.
     place: usize,
     input: GoldenInput,
     label: Option<String>,
 }
 
 impl Capture {
-    /// Starts the capture if the settings ask for one. Fails if the directory is not writable.
+    /// Starts the capture if the settings ask for one. Fails if the directory is not writable, or if the file
+    /// would be outside of it.
     pub(crate) fn start(
         settings: &CaptureSettings,
         model: &ModelSettings,
@@ -93,12 +102,14 @@ impl Capture {
         let Some(directory) = &settings.directory else {
             return Ok(None);
         };
+        check_segment("model name", &model.name)?;
+        check_segment("model version", &model.version)?;
         let path = directory.join(file_name(model));
-        let unwritable = |source| CaptureError {
+        let unwritable = |source| CaptureError::Unwritable {
             path: directory.clone(),
             source,
         };
-        write_file(&path, &[]).map_err(unwritable)?;
+        write_file(&path, []).map_err(unwritable)?;
         // A server that receives nothing leaves no file.
         fs::remove_file(&path).map_err(unwritable)?;
         let (sender, receiver) = sync_channel(MAX_WAITING);
@@ -119,32 +130,34 @@ impl Capture {
             .map_err(unwritable)?;
         Ok(Some(Self {
             inputs: settings.inputs,
-            arrived: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
             sender: Mutex::new(Some(sender)),
             ended: Mutex::new(Some(ended)),
             metrics: Arc::clone(metrics),
         }))
     }
 
-    /// Decides whether a text gets into the sample with its second text, and copies them only then.
-    pub(crate) fn draw(&self, text: &str, text_pair: Option<&str>) -> Option<DrawnText<'_>> {
-        if text.len() + text_pair.map_or(0, str::len) > MAX_TEXT_BYTES {
-            return None;
-        }
-        let earlier = self.arrived.fetch_add(1, Ordering::Relaxed);
-        let place = if earlier < self.inputs {
-            earlier
-        } else {
-            fastrand::usize(..=earlier)
-        };
-        (place < self.inputs).then(|| DrawnText {
+    /// Copies a text and its second text until they are answered. Returns `None` if they are too long for the sample.
+    pub(crate) fn copy(&self, text: &str, text_pair: Option<&str>) -> Option<CopiedText<'_>> {
+        let length = text.len() + text_pair.map_or(0, str::len);
+        (length <= MAX_TEXT_BYTES).then(|| CopiedText {
             capture: self,
-            place,
             input: GoldenInput {
                 text: text.to_owned(),
                 text_pair: text_pair.map(str::to_owned),
             },
         })
+    }
+
+    /// Counts an answered text, and draws its place in the sample; `None` if it gets none.
+    fn draw(&self) -> Option<usize> {
+        let earlier = self.answered.fetch_add(1, Ordering::Relaxed);
+        let place = if earlier < self.inputs {
+            earlier
+        } else {
+            fastrand::usize(..=earlier)
+        };
+        (place < self.inputs).then_some(place)
     }
 
     /// Writes the sample a last time, within [`STOP_TIMEOUT`].
@@ -159,11 +172,14 @@ impl Capture {
     }
 }
 
-impl DrawnText<'_> {
-    /// Puts the text into the sample, with the label that it got.
+impl CopiedText<'_> {
+    /// Puts the answered text into the sample if it is drawn, with the label that it got.
     pub(crate) fn keep(self, label: Option<&str>) {
+        let Some(place) = self.capture.draw() else {
+            return;
+        };
         let text = CapturedText {
-            place: self.place,
+            place,
             input: self.input,
             label: label.map(str::to_owned),
         };
@@ -228,8 +244,7 @@ impl SampleWriter {
 
     /// Returns whether the file was written. The first failure of several is logged, and each is counted.
     fn write(&mut self) -> bool {
-        let content: String = self.lines.values().map(String::as_str).collect();
-        let written = write_file(&self.path, content.as_bytes());
+        let written = write_file(&self.path, self.lines.values().map(String::as_str));
         if let Err(error) = &written {
             self.metrics.capture_write_failed();
             if !self.failed {
@@ -243,13 +258,20 @@ impl SampleWriter {
 }
 
 /// Replaces a file, so that a reader never sees half of it. Only the server's user can read it.
-fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
+///
+/// The lines of a large sample are not joined first, because that would take its memory twice.
+fn write_file<'a>(path: &Path, lines: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
     let new = path.with_extension("jsonl.new");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let written = options
         .open(&new)
-        .and_then(|mut file| file.write_all(content))
+        .and_then(|file| {
+            let mut file = BufWriter::new(file);
+            let mut lines = lines.into_iter();
+            lines.try_for_each(|line| file.write_all(line.as_bytes()))?;
+            file.flush()
+        })
         .and_then(|()| fs::rename(&new, path));
     if written.is_err() {
         // A full disk gets its space back.

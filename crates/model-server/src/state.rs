@@ -86,8 +86,8 @@ impl ServerState {
         }
     }
 
-    /// Returns the sample of inputs; `None` if it is off, or the request comes from the deployer, whose inputs are no
-    /// clients' inputs.
+    /// Returns the sample of inputs; `None` if it is off, or if the deployer sent the request: its test inputs do not
+    /// show what clients send.
     pub(crate) fn capture_for(&self, headers: &HeaderMap) -> Option<&Capture> {
         let is_deployer = |agent: &HeaderValue| agent.as_bytes().starts_with(DEPLOYER_USER_AGENT);
         let from_deployer = headers.get(USER_AGENT).is_some_and(is_deployer);

@@ -15,10 +15,12 @@ use crate::{
         deadline::Deadline,
         error::{ApiError, ResponseDetails},
         json::expect_json,
-        predict_request::{PredictRequest, TEXT, TEXT_PAIR, TEXT_PAIRS, blank_field, parse, wrong},
+        predict_request::{
+            PredictRequest, TEXT, TEXT_PAIR, TEXT_PAIRS, TEXTS, blank_field, parse, wrong,
+        },
         submit::{serving, submit, submit_all},
     },
-    capture::DrawnText,
+    capture::CopiedText,
     scheduler::{
         job::{Completion, InferenceError, InferenceOutput, JobInput},
         stage_times::StageTimes,
@@ -130,27 +132,28 @@ pub(crate) async fn predict(
     let model_version = state.model_version.clone();
     let top_k = request.top_k;
     let (mut response, times) = if let Some(text) = request.text {
-        let drawn = capture.and_then(|it| it.draw(&text, request.text_pair.as_deref()));
+        let copy = capture.and_then(|it| it.copy(&text, request.text_pair.as_deref()));
         let input = job_input(text, request.text_pair);
         let completion = submit(&state, input, reservation, deadline).await?;
         let times = completion.times;
-        let text = predicted(model, completion, top_k).map_err(|it| it.of_one(deadline))?;
-        keep(drawn, &text);
+        let text = predicted(model, completion, top_k);
+        let text = text.map_err(|error| FailedText { error, place: None }.for_request(deadline))?;
+        keep(copy, &text);
         (one_text_response(text, model_version), times)
     } else {
         let texts = pairs_of(request.texts.unwrap_or_default(), request.text_pairs);
-        let drawn: Vec<_> = texts
+        let copies: Vec<_> = texts
             .iter()
-            .map(|(text, pair)| capture?.draw(text, pair.as_deref()))
+            .map(|(text, pair)| capture?.copy(text, pair.as_deref()))
             .collect();
         let (inputs, blank) = job_inputs(texts);
         let completions = submit_all(&state, inputs, reservation.as_ref(), deadline).await?;
         let times = completions.iter().map(|completion| completion.times);
         let times = times.fold(StageTimes::default(), StageTimes::longest);
         let predictions = several(model, &blank, completions, top_k, deadline)?;
-        for (drawn, item) in drawn.into_iter().zip(&predictions) {
+        for (copy, item) in copies.into_iter().zip(&predictions) {
             if let BatchItem::Answered(text) = item {
-                keep(drawn, text);
+                keep(copy, text);
             }
         }
         let body = PredictAnswer::Several(BatchResponse {
@@ -167,17 +170,17 @@ pub(crate) async fn predict(
 }
 
 fn refuse_pairs(request: &PredictRequest) -> Result<(), ApiError> {
-    let field = match request {
+    let (text, field) = match request {
         PredictRequest {
             text_pair: Some(_), ..
-        } => TEXT_PAIR,
+        } => (TEXT, TEXT_PAIR),
         PredictRequest {
             text_pairs: Some(_),
             ..
-        } => TEXT_PAIRS,
+        } => (TEXTS, TEXT_PAIRS),
         _ => return Ok(()),
     };
-    Err(wrong(field, TextError::NoPairs.to_string()))
+    Err(wrong(field, TextError::NoPairs.message(text, field)))
 }
 
 fn job_input(text: String, pair: Option<String>) -> JobInput {
@@ -224,10 +227,10 @@ fn one_text_response(text: PredictedText, model_version: String) -> Response {
     response
 }
 
-/// Keeps an answered text in the sample of inputs if it was drawn.
-fn keep(drawn: Option<DrawnText<'_>>, answered: &PredictedText) {
-    if let Some(drawn) = drawn {
-        drawn.keep(answered.prediction.0.label());
+/// Offers an answered text to the sample of inputs.
+fn keep(copy: Option<CopiedText<'_>>, answered: &PredictedText) {
+    if let Some(copy) = copy {
+        copy.keep(answered.prediction.0.label());
     }
 }
 
@@ -242,24 +245,49 @@ enum PredictAnswer {
 }
 
 /// A text without a prediction.
-struct FailedText(InferenceError);
+struct FailedText {
+    error: InferenceError,
+    /// The index of the text in `texts`; `None` if the request has one text.
+    place: Option<usize>,
+}
 
 impl FailedText {
-    /// The error for a request with only this text.
-    fn of_one(self, deadline: Deadline) -> ApiError {
-        match self.0 {
+    /// Returns the reason, with the fields that the client sent.
+    fn problem(&self) -> String {
+        match &self.error {
+            InferenceError::Text(error) => {
+                let [text, pair] = field_names(self.place);
+                error.message(&text, &pair)
+            }
+            other => other.to_string(),
+        }
+    }
+
+    /// Returns the error for a request in which no text succeeded.
+    fn for_request(self, deadline: Deadline) -> ApiError {
+        let problem = self.problem();
+        match self.error {
             // A tokenizer gives the same error each time, so the text is the cause.
             InferenceError::Text(error) => {
-                let field = match error {
-                    TextError::TooLong { field, .. } => field,
-                    _ => TEXT,
+                let [text, pair] = match self.place {
+                    None => [TEXT, TEXT_PAIR],
+                    Some(_) => [TEXTS, TEXT_PAIRS],
                 };
-                wrong(field, error.to_string())
+                let is_pair = matches!(error, TextError::PairTooLong);
+                wrong(if is_pair { pair } else { text }, problem)
             }
             InferenceError::Expired => ApiError::Timeout(deadline.after()),
             InferenceError::NoTokenizer => ApiError::NoTexts,
-            other => ApiError::Internal(other.to_string()),
+            _ => ApiError::Internal(problem),
         }
+    }
+}
+
+/// Returns the names of a text and of its second text in the request.
+fn field_names(place: Option<usize>) -> [String; 2] {
+    match place {
+        None => [TEXT, TEXT_PAIR].map(str::to_owned),
+        Some(place) => [TEXTS, TEXT_PAIRS].map(|field| format!("{field}[{place}]")),
     }
 }
 
@@ -275,9 +303,11 @@ fn several(
     let mut answered = false;
     let mut last = None;
     let mut completions = completions.into_iter();
-    for blank in blank {
+    for (place, blank) in blank.iter().enumerate() {
         if let Some(field) = blank {
-            let error = format!("{field} is blank; expected some words");
+            let [text, pair] = field_names(Some(place));
+            let name = if *field == TEXT_PAIR { pair } else { text };
+            let error = format!("{name} is blank; expected some words");
             items.push(BatchItem::Failed { error });
             continue;
         }
@@ -289,15 +319,17 @@ fn several(
                 answered = true;
                 BatchItem::Answered(text)
             }
-            Err(refused) => {
-                let error = refused.0.to_string();
-                last = Some(refused);
+            Err(error) => {
+                let place = Some(place);
+                let failed = FailedText { error, place };
+                let error = failed.problem();
+                last = Some(failed);
                 BatchItem::Failed { error }
             }
         });
     }
     match last {
-        Some(refused) if !answered => Err(refused.of_one(deadline)),
+        Some(failed) if !answered => Err(failed.for_request(deadline)),
         _ => Ok(items),
     }
 }
@@ -306,14 +338,13 @@ fn predicted(
     model: &TextModel,
     completion: Completion,
     top_k: Option<usize>,
-) -> Result<PredictedText, FailedText> {
-    let (row, truncated) = match completion.result.map_err(FailedText)? {
+) -> Result<PredictedText, InferenceError> {
+    let (row, truncated) = match completion.result? {
         InferenceOutput::Text { row, truncated, .. } => (row, truncated),
-        InferenceOutput::Tensors(_) => return Err(FailedText(InferenceError::NoTokenizer)),
+        InferenceOutput::Tensors(_) => return Err(InferenceError::NoTokenizer),
     };
-    let prediction = model.task.answer(&row, top_k);
     Ok(PredictedText {
-        prediction: prediction.map_err(|error| FailedText(error.into()))?,
+        prediction: model.task.answer(&row, top_k)?,
         truncated,
     })
 }

@@ -23,7 +23,7 @@ fn stalled(inputs: usize) -> (Capture, Receiver<CapturedText>) {
     let (sender, receiver) = sync_channel(MAX_WAITING);
     let capture = Capture {
         inputs,
-        arrived: AtomicUsize::new(0),
+        answered: AtomicUsize::new(0),
         sender: Mutex::new(Some(sender)),
         ended: Mutex::new(None),
         metrics: metrics(),
@@ -87,8 +87,8 @@ fn every_text_has_the_same_chance_to_be_sampled() {
     let (capture, _receiver) = stalled(1000);
     let mut sample = BTreeMap::new();
     for number in 0..10_000_u32 {
-        if let Some(drawn) = capture.draw(&number.to_string(), None) {
-            sample.insert(drawn.place, number);
+        if let Some(place) = capture.draw() {
+            sample.insert(place, number);
         }
     }
     assert_eq!(sample.len(), 1000);
@@ -103,16 +103,16 @@ fn every_text_has_the_same_chance_to_be_sampled() {
 fn long_texts_are_not_sampled() {
     let (capture, _receiver) = stalled(9);
     let longest = "a".repeat(MAX_TEXT_BYTES);
-    assert!(capture.draw(&longest, None).is_some());
-    assert!(capture.draw(&longest, Some("a")).is_none());
-    assert!(capture.draw(&(longest + "a"), None).is_none());
+    assert!(capture.copy(&longest, None).is_some());
+    assert!(capture.copy(&longest, Some("a")).is_none());
+    assert!(capture.copy(&(longest + "a"), None).is_none());
 }
 
 #[test]
 fn second_text_of_a_pair_is_sampled_and_redacted() {
     let (capture, receiver) = stalled(9);
-    let drawn = capture.draw("Is it 9?", Some("It is 8."));
-    drawn.unwrap().keep(Some("no"));
+    let copy = capture.copy("Is it 9?", Some("It is 8."));
+    copy.unwrap().keep(Some("no"));
     let line = line(receiver.try_recv().unwrap(), Redaction::DigitsAndEmails);
     let expected = r#"{"input":{"text":"Is it 0?","text_pair":"It is 0."},"expect":"no"}"#;
     assert_eq!(line.trim_end(), expected);
@@ -122,7 +122,7 @@ fn second_text_of_a_pair_is_sampled_and_redacted() {
 fn texts_beyond_the_queue_are_dropped_and_counted() {
     let (capture, receiver) = stalled(usize::MAX);
     for _ in 0..MAX_WAITING + 3 {
-        capture.draw("fine", None).unwrap().keep(Some("positive"));
+        capture.copy("fine", None).unwrap().keep(Some("positive"));
     }
     assert_eq!(capture.metrics.captures_dropped.get(), 3);
     assert_eq!(receiver.try_iter().count(), MAX_WAITING);
@@ -146,7 +146,7 @@ fn full_disk_fails_the_write_and_leaves_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sample.jsonl");
     std::os::unix::fs::symlink("/dev/full", path.with_extension("jsonl.new")).unwrap();
-    let error = write_file(&path, b"line\n").unwrap_err();
+    let error = write_file(&path, ["line\n"]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }

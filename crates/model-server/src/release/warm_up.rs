@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -25,10 +26,15 @@ const MAX_REQUESTS: usize = 100;
 /// How long a warm-up may take. It does not interrupt a forward pass.
 const MAX_DURATION: Duration = Duration::from_secs(20);
 
-/// A line of the file, in the shape of a request to `/predict`. Other fields are ignored.
+/// A line of the file, in the shape of a request to `/predict` for one text.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct WarmUpRequest {
     text: String,
+    text_pair: Option<String>,
+    /// Not used: it changes the answer, and not the forward pass.
+    #[serde(rename = "top_k")]
+    _top_k: Option<NonZeroUsize>,
 }
 
 /// The passes of a warm-up.
@@ -122,7 +128,11 @@ fn inputs_of(task: &ModelTask, line: &str) -> Result<Vec<Tensor>, String> {
     if request.text.trim().is_empty() {
         return Err("text is blank".to_owned());
     }
-    let tokens = model.tokenizer.tokenize(&request.text);
+    let tokens = match &request.text_pair {
+        None => model.tokenizer.tokenize(&request.text),
+        Some(pair) if pair.trim().is_empty() => return Err("text_pair is blank".to_owned()),
+        Some(pair) => model.tokenizer.tokenize_pair(&request.text, pair),
+    };
     Ok(model.pack(&[&tokens.map_err(|error| error.to_string())?]))
 }
 

@@ -36,13 +36,17 @@ impl TextModel {
         if let Some(tokens) = fixed.tokens {
             tokenizer.lower_limit(tokens)?;
         }
-        let model = Self {
+        let mut model = Self {
             tokenizer,
             task: text_tasks::build(config, signature)?,
             padding: config.padding,
             inputs,
             fixed,
         };
+        if fixed.tokens.is_none() && !model.has_mask() {
+            // Such a graph reads padding as text, so a text needs the padding that it has in Python.
+            model.tokenizer.pad_texts();
+        }
         match fixed.tokens {
             Some(tokens) if !model.has_mask() && config.padding.token.is_none() => {
                 Err(GraphError::NoPadding { tokens }.into())
@@ -153,26 +157,38 @@ mod tests {
         TextTokenizer::parse(file.as_bytes(), 32).unwrap()
     }
 
+    const INPUTS: [&str; 4] = [
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+        "position_ids",
+    ];
+
     fn packed(padding: &str, config: &str, shape: [Option<usize>; 2]) -> Vec<Vec<i64>> {
+        packed_texts(&INPUTS, padding, config, shape, &["a b c", "c"])
+    }
+
+    fn packed_texts(
+        names: &[&str],
+        padding: &str,
+        config: &str,
+        shape: [Option<usize>; 2],
+        texts: &[&str],
+    ) -> Vec<Vec<i64>> {
         let spec = |name: &str| TensorSpec {
             name: name.to_owned(),
             datatype: Datatype::Int64,
             shape: shape.into(),
         };
-        let names = [
-            "input_ids",
-            "attention_mask",
-            "token_type_ids",
-            "position_ids",
-        ];
         let signature = Signature {
-            inputs: names.map(spec).into(),
+            inputs: names.iter().map(|name| spec(name)).collect(),
             outputs: vec![spec("logits")],
         };
         let config = ModelConfig::parse(config.as_bytes()).unwrap();
         let model = TextModel::new(&signature, tokenizer(padding), &config).unwrap();
-        let texts = ["a b c", "c"].map(|text| model.tokenizer.tokenize(text).unwrap());
-        let tensors = model.pack(&[&texts[0], &texts[1]]);
+        let texts = texts.iter().map(|text| model.tokenizer.tokenize(text));
+        let texts: Vec<TokenIds> = texts.collect::<Result<_, _>>().unwrap();
+        let tensors = model.pack(&texts.iter().collect::<Vec<_>>());
         let numbers = tensors.into_iter().map(|tensor| match tensor.elements {
             Elements::Int64(numbers) => numbers,
             other => panic!("{other:?}"),
@@ -204,6 +220,43 @@ mod tests {
             [2, 3, 4, 1, 1, 2],
         ];
         assert_eq!(packed(left, config, [None, None]), expected);
+    }
+
+    #[test]
+    fn graph_without_mask_gets_the_padding_of_the_tokenizer() {
+        let config = r#"{"model_type": "bert", "pad_token_id": 0}"#;
+        let names = ["input_ids", "token_type_ids"];
+        let shape = [None, None];
+        for (strategy, multiple, direction, text, expected) in [
+            (r#"{"Fixed": 3}"#, "null", "Right", "c", &[7, 9, 9][..]),
+            (r#"{"Fixed": 3}"#, "null", "Left", "c", &[9, 9, 7]),
+            (r#"{"Fixed": 3}"#, "2", "Right", "c", &[7, 9, 9, 9]),
+            (r#"{"Fixed": 2}"#, "null", "Right", "a b c", &[5, 6, 7]),
+            (r#""BatchLongest""#, "2", "Right", "a b c", &[5, 6, 7, 9]),
+            (r#""BatchLongest""#, "null", "Right", "c", &[7]),
+        ] {
+            let padding = format!(
+                r#"{{"strategy": {strategy}, "direction": "{direction}",
+                "pad_to_multiple_of": {multiple}, "pad_id": 9, "pad_type_id": 1, "pad_token": "?"}}"#
+            );
+            let types = expected.iter().map(|id| i64::from(*id == 9)).collect();
+            let packed = packed_texts(&names, &padding, config, shape, &[text]);
+            assert_eq!(packed, [expected.to_vec(), types], "{padding}");
+            let masked = packed_texts(&INPUTS, &padding, config, shape, &[text]);
+            let words = expected.iter().filter(|id| **id != 9);
+            assert!(masked[0].iter().eq(words), "{padding}");
+        }
+    }
+
+    #[test]
+    fn padding_of_the_tokenizer_never_exceeds_the_limit() {
+        let padding = format!(
+            r#"{{"strategy": {{"Fixed": {0}}}, "direction": "Right",
+            "pad_to_multiple_of": {0}, "pad_id": 9, "pad_type_id": 0, "pad_token": "?"}}"#,
+            usize::MAX
+        );
+        let packed = packed_texts(&["input_ids"], &padding, "{}", [None, None], &["c"]);
+        assert_eq!(packed[0].len(), 32);
     }
 
     #[test]

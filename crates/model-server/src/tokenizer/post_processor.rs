@@ -72,10 +72,7 @@ impl PostProcessor {
     ) -> Result<TokenIds, TextError> {
         let room = limit - self.special(false);
         let surplus = text.len().saturating_sub(room);
-        match params.direction {
-            TruncationDirection::Right => text.truncate(room),
-            TruncationDirection::Left => drop(text.drain(..surplus)),
-        }
+        cut(&mut text, room, params.direction);
         let joined = self.join(text, None)?;
         Ok(TokenIds {
             truncated: surplus > 0,
@@ -103,14 +100,8 @@ impl PostProcessor {
         };
         let truncated = truncate_encodings(encoding(text, 0), Some(encoding(pair, 1)), &params);
         let (text, pair) = truncated.map_err(|_| match params.strategy {
-            TruncationStrategy::OnlyFirst => TextError::TooLong {
-                field: "text_pair",
-                other: "text",
-            },
-            _ => TextError::TooLong {
-                field: "text",
-                other: "text_pair",
-            },
+            TruncationStrategy::OnlyFirst => TextError::PairTooLong,
+            _ => TextError::TextTooLong,
         })?;
         let ids = |encoding: Encoding| encoding.get_ids().to_vec();
         let joined = self.join(ids(text), pair.map(ids))?;
@@ -135,6 +126,14 @@ impl PostProcessor {
             types: types.map(|types| types.iter().map(|kind| (*kind).into()).collect()),
             truncated: false,
         })
+    }
+}
+
+/// Removes the tokens of a text beyond `length`, at its start if `direction` is left.
+pub(super) fn cut(ids: &mut Vec<u32>, length: usize, direction: TruncationDirection) {
+    match direction {
+        TruncationDirection::Right => ids.truncate(length),
+        TruncationDirection::Left => drop(ids.drain(..ids.len().saturating_sub(length))),
     }
 }
 

@@ -1,10 +1,16 @@
+use std::{
+    fmt::{self, Display, Formatter},
+    iter,
+};
+
 use thiserror::Error;
 use tokenizers::{
-    ModelWrapper, PaddingDirection, Tokenizer, TruncationDirection, TruncationParams,
+    ModelWrapper, PaddingDirection, PaddingParams, PaddingStrategy, Tokenizer, TruncationDirection,
+    TruncationParams, TruncationStrategy,
 };
 
 use crate::tokenizer::{
-    post_processor::PostProcessor,
+    post_processor::{PostProcessor, cut},
     token_ids::token_ids,
     word_cache::{WordCache, pieces},
 };
@@ -50,19 +56,39 @@ pub enum TokenizerError {
 /// Why a text has no tokens.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum TextError {
-    #[error("text holds nothing that the model can read")]
     NoTokens,
-    #[error("the tokenizer of this model makes no pairs; expected no text_pair")]
     NoPairs,
-    #[error(
-        "{field} is too long: the tokenizer truncates only {other}, which is shorter than the surplus"
-    )]
-    TooLong {
-        field: &'static str,
-        other: &'static str,
-    },
-    #[error("the tokenizer cannot read the text: {0}")]
+    /// The tokenizer truncates only the second text, which is shorter than the surplus.
+    TextTooLong,
+    /// The tokenizer truncates only the first text, which is shorter than the surplus.
+    PairTooLong,
     Tokenizer(String),
+}
+
+impl TextError {
+    /// Returns the message, with the names that the client knows the text and its second text by.
+    pub(crate) fn message(&self, text: &str, pair: &str) -> String {
+        let too_long = |long: &str, other: &str| {
+            format!(
+                "{long} is too long: the tokenizer truncates only {other}, which is shorter than the surplus"
+            )
+        };
+        match self {
+            Self::NoTokens => format!("{text} holds nothing that the model can read"),
+            Self::NoPairs => {
+                format!("the tokenizer of this model makes no pairs; expected no {pair}")
+            }
+            Self::TextTooLong => too_long(text, pair),
+            Self::PairTooLong => too_long(pair, text),
+            Self::Tokenizer(error) => format!("the tokenizer cannot read the text: {error}"),
+        }
+    }
+}
+
+impl Display for TextError {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message("text", "text_pair"))
+    }
 }
 
 /// A tokenizer fails, for example, on an unknown word if its vocabulary has no token for unknown words.
@@ -80,12 +106,15 @@ pub(crate) struct TextTokenizer {
     /// Set if the tokens of a word do not depend on its context.
     word_cache: Option<WordCache>,
     limit: usize,
-    pads_left: bool,
+    /// The padding of the file.
+    padding: Option<PaddingParams>,
+    /// Whether each text gets the padding of the file.
+    pads_texts: bool,
     truncation: TruncationParams,
 }
 
-impl std::fmt::Debug for TextTokenizer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for TextTokenizer {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("TextTokenizer")
             .field("limit", &self.limit)
@@ -97,7 +126,7 @@ impl TextTokenizer {
     /// Parses a `tokenizer.json`.
     ///
     /// Texts are truncated to `max_tokens` tokens (special ones included), or fewer if the file says so. Of the
-    /// file's padding, only the side is used: a batch is padded to its longest text.
+    /// file's padding, only the side is used, unless [`Self::pad_texts`] asks for more.
     pub(crate) fn parse(bytes: &[u8], max_tokens: usize) -> Result<Self, TokenizerError> {
         let unreadable = |error: String| TokenizerError::Unreadable(error);
         let tokenizer = Tokenizer::from_bytes(bytes);
@@ -107,9 +136,7 @@ impl TextTokenizer {
         {
             return Err(TokenizerError::Dropout(dropout));
         }
-        let pads_left = tokenizer
-            .get_padding()
-            .is_some_and(|it| matches!(it.direction, PaddingDirection::Left));
+        let padding = tokenizer.get_padding().cloned();
         let own = tokenizer.get_truncation().cloned();
         let post_processor = tokenizer.get_post_processor().cloned();
         let post_processor = PostProcessor::new(post_processor).map_err(unreadable)?;
@@ -121,7 +148,8 @@ impl TextTokenizer {
             tokenizer,
             post_processor,
             limit: own.as_ref().map_or(max_tokens, |own| own.max_length),
-            pads_left,
+            padding,
+            pads_texts: false,
             truncation: own.unwrap_or_default(),
         };
         tokenizer.lower_limit(max_tokens)?;
@@ -146,7 +174,13 @@ impl TextTokenizer {
 
     /// Whether padding goes before the text, for models that read the last token.
     pub(crate) fn pads_left(&self) -> bool {
-        self.pads_left
+        let mut padding = self.padding.iter();
+        padding.any(|it| matches!(it.direction, PaddingDirection::Left))
+    }
+
+    /// Pads each text from now on as the file says.
+    pub(crate) fn pad_texts(&mut self) {
+        self.pads_texts = true;
     }
 
     /// Whether it separates a text from a second one, and both fit.
@@ -158,17 +192,17 @@ impl TextTokenizer {
     ///
     /// A text alone is truncated whichever text of a pair the file truncates.
     pub(crate) fn tokenize(&self, text: &str) -> Result<TokenIds, TextError> {
-        if let Some(ids) = self.cached(text) {
-            return some(TokenIds {
+        let tokens = if let Some(ids) = self.cached(text) {
+            TokenIds {
                 ids,
                 ..TokenIds::default()
-            });
-        }
-        let ids = self.enough_ids(text)?;
-        let tokens = self
-            .post_processor
-            .truncate(ids, self.limit, &self.truncation)?;
-        some(tokens)
+            }
+        } else {
+            let ids = self.enough_ids(text)?;
+            self.post_processor
+                .truncate(ids, self.limit, &self.truncation)?
+        };
+        Ok(self.padded(expect_tokens(tokens)?))
     }
 
     /// Returns the tokens of `text` if the cache knows all of its words, or all but a few, which it learns.
@@ -206,16 +240,66 @@ impl TextTokenizer {
         if !self.makes_pairs() {
             return Err(TextError::NoPairs);
         }
-        let ids = |text| token_ids(&self.tokenizer, text, None);
-        let (text, pair) = (ids(text)?, ids(pair)?);
-        let tokens = self
-            .post_processor
-            .truncate_pair(text, pair, self.limit, &self.truncation)?;
-        some(tokens)
+        let (mut ids, mut pair_ids) = (self.enough_ids(text)?, self.enough_ids(pair)?);
+        if self.longer_text_keeps_more() && ids.len().min(pair_ids.len()) > self.limit {
+            // Both have more tokens than fit. The longer text must stay the longer one.
+            let text_is_longer = self.count_tokens(text)? > self.count_tokens(pair)?;
+            let direction = self.truncation.direction;
+            cut(&mut ids, self.limit + 1, direction);
+            let pair_length = self.limit + usize::from(!text_is_longer);
+            cut(&mut pair_ids, pair_length, direction);
+        }
+        let tokens =
+            self.post_processor
+                .truncate_pair(ids, pair_ids, self.limit, &self.truncation)?;
+        Ok(self.padded(expect_tokens(tokens)?))
+    }
+
+    /// Whether the longer one of two long texts keeps one token more, because an odd number of tokens fits.
+    fn longer_text_keeps_more(&self) -> bool {
+        let room = self.limit - self.post_processor.special(true);
+        self.truncation.strategy == TruncationStrategy::LongestFirst && room % 2 == 1
+    }
+
+    /// Returns the number of tokens of `text` without special ones.
+    fn count_tokens(&self, text: &str) -> tokenizers::Result<usize> {
+        let count = |text| token_ids(&self.tokenizer, text, None).map(|ids| ids.len());
+        match self.word_cache {
+            Some(_) => pieces(text, PIECE).map(count).sum(),
+            None => count(text),
+        }
+    }
+
+    /// Pads a text, up to the limit, if the texts are padded as the file says.
+    fn padded(&self, mut tokens: TokenIds) -> TokenIds {
+        let Some(padding) = self.padding.as_ref().filter(|_| self.pads_texts) else {
+            return tokens;
+        };
+        let length = tokens.ids.len();
+        let padded = match padding.strategy {
+            PaddingStrategy::BatchLongest => length,
+            PaddingStrategy::Fixed(padded) => padded.min(self.limit),
+        };
+        let multiple = padding.pad_to_multiple_of.unwrap_or(1).max(1);
+        let padded = padded.next_multiple_of(multiple).min(self.limit);
+        let missing = padded.saturating_sub(length);
+        let start = if self.pads_left() { 0 } else { length };
+        let pad = |numbers: &mut Vec<i64>, number: u32| {
+            let padding = iter::repeat_n(number.into(), missing);
+            numbers.splice(start..start, padding);
+        };
+        if padding.pad_type_id != 0 && missing > 0 {
+            tokens.types.get_or_insert_with(|| vec![0; length]);
+        }
+        if let Some(types) = &mut tokens.types {
+            pad(types, padding.pad_type_id);
+        }
+        pad(&mut tokens.ids, padding.pad_id);
+        tokens
     }
 }
 
-fn some(tokens: TokenIds) -> Result<TokenIds, TextError> {
+fn expect_tokens(tokens: TokenIds) -> Result<TokenIds, TextError> {
     if tokens.ids.is_empty() {
         return Err(TextError::NoTokens);
     }

@@ -16,7 +16,7 @@ async fn sample(directory: &Path, settings: &[(&str, &str)], bodies: &[Value]) -
     environment.extend(settings);
     environment.push(("GRACE_SECONDS", "0"));
     let mut server = ServerProcess::start(&environment).await;
-    // The deployer's own requests are no clients' requests.
+    // The sample leaves out the deployer's own requests.
     let own = server
         .client
         .predict_request(&json!({"text": "a test input"}));
@@ -75,6 +75,17 @@ async fn captured_inputs_are_bounded_and_may_be_unredacted() {
 }
 
 #[tokio::test]
+async fn texts_without_an_answer_take_no_place_in_the_sample() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut texts = vec![" "; 15];
+    texts.push("A wonderful film, I love it.");
+    let bodies = [json!({ "texts": texts })];
+    let path = sample(directory.path(), &[("CAPTURE_INPUTS", "1")], &bodies).await;
+    let expected = json!({"text": "A wonderful film, I love it."});
+    assert_eq!(lines(&path)[0]["input"], expected);
+}
+
+#[tokio::test]
 async fn requests_and_stop_succeed_if_the_sample_cannot_be_written() {
     let directory = tempfile::tempdir().unwrap();
     let environment = [
@@ -110,4 +121,24 @@ async fn missing_capture_directory_fails_startup() {
         "{message}"
     );
     assert!(message.contains("CAPTURE_DIRECTORY"), "{message}");
+}
+
+#[tokio::test]
+async fn model_name_that_leads_out_of_the_capture_directory_fails_startup() {
+    let directory = tempfile::tempdir().unwrap();
+    let inner = directory.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    let outer = fs::metadata(directory.path()).unwrap().modified().unwrap();
+    let mut command = server_command();
+    command.env("CAPTURE_DIRECTORY", &inner);
+    command.envs([
+        ("MODEL_NAME", "../outside"),
+        ("MODEL_VERSION", "v1"),
+        ("PORT", "0"),
+    ]);
+    let (code, _, message) = run_to_exit(&mut command).await;
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("model name \"../outside\""), "{message}");
+    let after = fs::metadata(directory.path()).unwrap().modified().unwrap();
+    assert_eq!(after, outer, "a file was created outside");
 }

@@ -139,6 +139,76 @@ async fn texts_of_one_request_answer_as_alone() {
     }
 }
 
+/// `trained_token_ids.json` has the token IDs of the text. Python pads them as `tokenizer.json` says.
+#[tokio::test]
+async fn graph_without_mask_reads_the_padding_of_the_tokenizer() {
+    let mut ids = vec![0, 36, 277, 263, 72, 277, 355, 80, 17, 2];
+    ids.resize(16, 3);
+    let release = graph_release("no-mask");
+    let path = release.path().join("no-mask/1/tokenizer.json");
+    let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    file["padding"] = json!({
+        "strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 3, "pad_type_id": 0, "pad_token": "<unk>",
+    });
+    fs::write(&path, file.to_string()).unwrap();
+    for engine in ENGINES {
+        let mut settings = fixture_settings("no-mask", engine);
+        release.path().clone_into(&mut settings.model.root);
+        let server = Server::start(settings).await;
+        let mut logits = Vec::new();
+        for input in [
+            json!({"name": "text", "datatype": "BYTES", "shape": [1], "data": ["A fine film."]}),
+            json!({"name": "input_ids", "datatype": "INT64", "shape": [1, 16], "data": ids}),
+        ] {
+            let body = json!({"inputs": [input], "outputs": [{"name": "logits"}]});
+            let path = "/v2/models/no-mask/infer";
+            let (status, response) = post_for_json(&server.client, path, &body).await;
+            assert_eq!(status, 200, "{response}");
+            let data: Vec<f64> =
+                serde_json::from_value(response["outputs"][0]["data"].clone()).unwrap();
+            logits.push(data);
+        }
+        assert_eq!(logits[0].len(), 3);
+        for (text, tokens) in logits[0].iter().zip(&logits[1]) {
+            assert!((text - tokens).abs() < 1e-5, "{logits:?}");
+        }
+        server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn error_of_a_long_pair_names_the_fields_of_the_client() {
+    let release = graph_release("no-mask");
+    let path = release.path().join("no-mask/1/tokenizer.json");
+    let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    file["truncation"] =
+        json!({"direction": "Right", "max_length": 8, "strategy": "OnlyFirst", "stride": 0});
+    fs::write(&path, file.to_string()).unwrap();
+    let mut settings = fixture_settings("no-mask", EngineKind::Rten);
+    release.path().clone_into(&mut settings.model.root);
+    let server = Server::start(settings).await;
+    let long = "a film ".repeat(9);
+    for (body, field, problem) in [
+        (
+            json!({"text": "a", "text_pair": long}),
+            "text_pair",
+            "text_pair is too long: the tokenizer truncates only text,",
+        ),
+        (
+            json!({"texts": [" ", "a"], "text_pairs": ["b", long]}),
+            "text_pairs",
+            "text_pairs[1] is too long: the tokenizer truncates only texts[1],",
+        ),
+    ] {
+        let (status, response) = post_for_json(&server.client, "/predict", &body).await;
+        assert_eq!((status, &response["field"]), (400, &json!(field)));
+        let error = response["error"].as_str().unwrap();
+        assert!(error.starts_with(problem), "{error}");
+    }
+    server.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn infer_reports_which_texts_were_truncated() {
     let server = Server::start(fixture_settings("quantizing", EngineKind::Rten)).await;

@@ -194,9 +194,9 @@ async fn pair_is_answered_alone_and_among_others() {
     assert_eq!(status, 200, "{several}");
     let items = several["predictions"].as_array().unwrap();
     assert_eq!(items[0]["scores"], pair["scores"]);
-    for (item, field) in [(1, "text"), (2, "text_pair")] {
+    for (item, place) in [(1, "texts[1]"), (2, "text_pairs[2]")] {
         let error = items[item]["error"].as_str().unwrap();
-        assert!(error.starts_with(&format!("{field} is blank")), "{error}");
+        assert!(error.starts_with(&format!("{place} is blank")), "{error}");
     }
     assert_eq!(items[3]["truncated"], true);
     server.stop().await.unwrap();
@@ -212,7 +212,8 @@ async fn pair_gets_400_if_the_tokenizer_makes_none() {
         let (status, response) = predict(&server, body).await;
         assert_eq!((status, response["field"].as_str()), (400, Some(field)));
         let error = response["error"].as_str().unwrap();
-        assert!(error.contains("makes no pairs"), "{error}");
+        let expected = format!("makes no pairs; expected no {field}");
+        assert!(error.ends_with(&expected), "{error}");
     }
     server.stop().await.unwrap();
 }

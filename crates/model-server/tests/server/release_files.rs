@@ -198,7 +198,22 @@ async fn invalid_warm_up_line_fails_startup_with_file_and_line() {
     let many = "{\"text\": \"fine\"}\n".repeat(101);
     for (content, line, problem) in [
         ("{\"text\": \"fine\"}\n\n{\"text\": 7}\n", 3, "invalid type"),
-        ("{\"texts\": [\"fine\"]}", 1, "missing field `text`"),
+        (
+            "{\"texts\": [\"fine\"]}",
+            1,
+            "unknown field `texts`, expected one of `text`, `text_pair`, `top_k`",
+        ),
+        (
+            "{\"text\": \"a\", \"text_pair\": \"b\"}",
+            1,
+            "makes no pairs",
+        ),
+        (
+            "{\"text\": \"a\", \"text_pair\": \" \"}",
+            1,
+            "text_pair is blank",
+        ),
+        ("{\"text\": \"a\", \"top_k\": 0}", 1, "nonzero"),
         ("fine", 1, "expected ident at column 2"),
         ("{\"text\": \" \"}", 1, "blank"),
         (&many, 101, "at most 100"),

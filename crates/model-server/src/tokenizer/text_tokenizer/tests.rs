@@ -179,6 +179,21 @@ fn pair_is_refused_if_the_truncated_text_is_shorter_than_the_surplus() {
     }
 }
 
+/// An unknown word fails this tokenizer, so the end of the text was not read.
+#[test]
+fn pair_reads_only_the_beginning_of_a_long_text() {
+    let mut file: Value = serde_json::from_str(&tokenizer_file(PLAIN)).unwrap();
+    let vocabulary = file["model"]["vocab"].as_object_mut().unwrap();
+    vocabulary.remove("[UNK]").unwrap();
+    let tokenizer = TextTokenizer::parse(file.to_string().as_bytes(), 7).unwrap();
+    let long = "good ".repeat(1000) + "bad";
+    tokenizer.tokenize_pair("bad", "film").unwrap_err();
+    let tokens = tokenizer.tokenize_pair(&long, "film").unwrap();
+    assert_eq!(tokens.ids, [1, 3, 3, 3, 2, 4, 2]);
+    let tokens = tokenizer.tokenize_pair("film", &long).unwrap();
+    assert_eq!(tokens.ids, [1, 4, 2, 3, 3, 3, 2]);
+}
+
 #[test]
 fn left_truncation_keeps_the_end_of_a_long_text() {
     let tokenizer = truncating("OnlySecond", "Left", 5);
@@ -298,5 +313,27 @@ proptest! {
                 prop_assert_eq!(&tokens, &expected);
             }
         }
+    }
+
+    #[test]
+    fn long_pairs_have_the_tokens_of_the_whole_texts(
+        lengths in prop::array::uniform2(0..80_usize),
+        words in prop::collection::vec("good|film|films|x", 1..9),
+        limit in 5..24_usize,
+        strategy in "LongestFirst|OnlyFirst|OnlySecond",
+        direction in "Left|Right",
+    ) {
+        let tokenizer = truncating(&strategy, &direction, limit);
+        let [text, pair] = lengths.map(|length| {
+            let words = words.iter().map(String::as_str).cycle().take(length);
+            words.collect::<Vec<_>>().join(" ")
+        });
+        let ids = |text: &str| token_ids(&tokenizer.tokenizer, text, None).unwrap();
+        let params = &tokenizer.truncation;
+        let whole = tokenizer
+            .post_processor
+            .truncate_pair(ids(&text), ids(&pair), limit, params);
+        let message = |tokens: Result<TokenIds, TextError>| tokens.map_err(|it| it.to_string());
+        prop_assert_eq!(message(tokenizer.tokenize_pair(&text, &pair)), message(whole));
     }
 }
