@@ -12,11 +12,16 @@ use std::{
 /// Deeper messages are invalid for other readers of Protocol Buffers too.
 const MAX_DEPTH: usize = 100;
 
+/// The wire types of a group's first and last key.
+const GROUP_START: u64 = 3;
+const GROUP_END: u64 = 4;
+
 /// The longest path of a file on Linux.
 const MAX_STRING_BYTES: u64 = 4096;
 
-/// `TensorProto.DataLocation.EXTERNAL`.
-const EXTERNAL: u64 = 1;
+/// The values of `TensorProto.DataLocation`.
+const DEFAULT: i32 = 0;
+const EXTERNAL: i32 = 1;
 
 /// The messages that can hold a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,28 +54,38 @@ impl Message {
 
 /// Returns the paths of the data files as the graph names them: relative to its own directory.
 ///
-/// A file that is not a graph names none. The engines refuse it, and say why.
+/// A file that is damaged before its first tensor is probably not a graph, and names none. The engines refuse it, and say
+/// why. A graph that is damaged behind a tensor fails with [`io::ErrorKind::InvalidData`] or
+/// [`io::ErrorKind::UnexpectedEof`]: an engine may read what this code cannot, and then files that nothing checked.
 pub(crate) fn locations(graph: &Path) -> io::Result<Vec<String>> {
     let file = File::open(graph)?;
     let end = file.metadata()?.len();
     let mut reader = GraphReader {
         input: BufReader::new(file),
         position: 0,
+        has_tensors: false,
         locations: Vec::new(),
     };
     match reader.read_message(Message::Model, end, 0) {
-        Ok(()) => Ok(reader.locations),
-        Err(error) => match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Ok(Vec::new()),
-            _ => Err(error),
-        },
+        Err(error) if reader.has_tensors || !is_damage(&error) => Err(error),
+        Ok(()) | Err(_) => Ok(reader.locations),
     }
+}
+
+/// Whether an error of [`locations`] means that the file could be read, but is not a valid graph.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
 }
 
 struct GraphReader {
     input: BufReader<File>,
     /// Bytes that were read or skipped.
     position: u64,
+    /// Whether a tensor began before the position.
+    has_tensors: bool,
     locations: Vec<String>,
 }
 
@@ -80,7 +95,8 @@ impl GraphReader {
         if depth > MAX_DEPTH {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let (mut is_external, mut locations) = (false, Vec::new());
+        self.has_tensors |= message == Message::Tensor;
+        let (mut data_location, mut locations) = (DEFAULT, Vec::new());
         while self.position < end {
             let (field, value) = self.read_field(end)?;
             match (value, message.child(field)) {
@@ -90,12 +106,16 @@ impl GraphReader {
                 }
                 (Value::Bytes { end }, None) => self.skip_to(end)?,
                 (Value::Number(number), _) if (message, field) == (Message::Tensor, 14) => {
-                    is_external = number == EXTERNAL;
+                    // Readers of Protocol Buffers truncate an enum to 32 bits, and ignore unknown values.
+                    #[expect(clippy::cast_possible_truncation, reason = "as explained above")]
+                    if let number @ (DEFAULT | EXTERNAL) = number as i32 {
+                        data_location = number;
+                    }
                 }
                 (Value::Number(_), _) => {}
             }
         }
-        if is_external {
+        if data_location == EXTERNAL {
             self.locations.append(&mut locations);
         }
         Ok(())
@@ -118,8 +138,18 @@ impl GraphReader {
     /// Reads the number of a field, and its value if it is a number.
     fn read_field(&mut self, end: u64) -> io::Result<(u64, Value)> {
         let key = self.read_varint()?;
-        let length = match key & 7 {
-            0 => return Ok((key >> 3, Value::Number(self.read_varint()?))),
+        if key & 7 == GROUP_START {
+            self.skip_group(key >> 3, end)?;
+            // No field of a graph is a group, and an empty value means nothing in any field.
+            let end = self.position;
+            return Ok((key >> 3, Value::Bytes { end }));
+        }
+        Ok((key >> 3, self.read_value(key & 7, end)?))
+    }
+
+    fn read_value(&mut self, wire_type: u64, end: u64) -> io::Result<Value> {
+        let length = match wire_type {
+            0 => return Ok(Value::Number(self.read_varint()?)),
             1 => 8,
             2 => self.read_varint()?,
             5 => 4,
@@ -127,7 +157,25 @@ impl GraphReader {
         };
         let value_end = self.position.checked_add(length).filter(|it| *it <= end);
         let end = value_end.ok_or(io::ErrorKind::InvalidData)?;
-        Ok((key >> 3, Value::Bytes { end }))
+        Ok(Value::Bytes { end })
+    }
+
+    /// Skips a group and those inside, as other readers of Protocol Buffers do: they ignore unknown fields.
+    fn skip_group(&mut self, number: u64, end: u64) -> io::Result<()> {
+        let mut open = vec![number];
+        while let Some(innermost) = open.last() {
+            let key = self.read_varint()?;
+            match key & 7 {
+                GROUP_END if key >> 3 == *innermost => _ = open.pop(),
+                GROUP_START if open.len() < MAX_DEPTH => open.push(key >> 3),
+                wire_type => {
+                    if let Value::Bytes { end } = self.read_value(wire_type, end)? {
+                        self.skip_to(end)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn read_varint(&mut self) -> io::Result<u64> {

@@ -97,6 +97,16 @@ pub enum RepositoryError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The files with weights are unknown, so the digest would not cover them.
+    #[error(
+        "{graph} is damaged, and the files in which it keeps weights are unknown ({source}); copy or export the graph again"
+    )]
+    DamagedGraph {
+        /// The graph.
+        graph: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// A file with weights is missing or cannot be read.
     #[error("cannot read {path}: {source}; {graph} keeps weights in this file: copy it there")]
     Data {
@@ -206,7 +216,14 @@ impl ReleaseDirectory {
             path: path.to_owned(),
             source,
         };
-        let locations = graph_data::locations(&path).map_err(|it| unreadable(&path, it))?;
+        let locations = graph_data::locations(&path).map_err(|source| {
+            if graph_data::is_damage(&source) {
+                let graph = path.clone();
+                RepositoryError::DamagedGraph { graph, source }
+            } else {
+                unreadable(&path, source)
+            }
+        })?;
         let distinct: BTreeSet<String> = locations.into_iter().collect();
         let root = fs::canonicalize(&self.path).map_err(|it| unreadable(&self.path, it))?;
         distinct

@@ -39,13 +39,14 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A tensor whose values are in another file.
+/// A tensor whose values are in another file. Its name contains the path of a file that is not part of a release.
 fn tensor(location: &str) -> Vec<u8> {
     let entry = |key: &[u8], value: &[u8]| field(13, &[field(1, key), field(2, value)].concat());
     let location = entry(b"location", location.as_bytes());
     // Field 1 is a packed dimension, and field 14 says EXTERNAL.
     [
         field(1, &[4]),
+        field(8, b"model.embeddings"),
         entry(b"offset", b"0"),
         location,
         vec![14 << 3, 1],
@@ -126,7 +127,7 @@ fn weights_are_found_wherever_a_graph_may_have_tensors() {
 }
 
 #[test]
-fn weights_inside_the_graph_are_skipped_and_damaged_graphs_name_no_files() {
+fn weights_inside_the_graph_are_skipped() {
     let (_root, release) = release_with_data(MODEL_FILE, &["weights.data"]);
     let mut inside = tensor("weights.data");
     inside.pop();
@@ -135,16 +136,65 @@ fn weights_inside_the_graph_are_skipped_and_damaged_graphs_name_no_files() {
     let model = [field(5, &field(9, &weights)), field(5, &inside)].concat();
     fs::write(release.file(MODEL_FILE), field(7, &model)).unwrap();
     assert_eq!(release.data_files(MODEL_FILE).unwrap(), []);
+}
+
+#[test]
+fn file_without_tensors_names_no_files_and_a_graph_that_breaks_off_is_refused() {
+    let (_root, release) = release_with_data(MODEL_FILE, &["weights.data"]);
     let whole = graph(&["weights.data"]);
-    for length in 0..whole.len() {
+    // The graph and its tensor begin with a key and a length each.
+    for length in 0..4 {
         fs::write(release.file(MODEL_FILE), &whole[..length]).unwrap();
         assert_eq!(release.data_files(MODEL_FILE).unwrap(), [], "{length}");
+    }
+    let behind_a_tensor = |bytes: &[u8]| [&whole, bytes].concat();
+    for damaged in [
+        behind_a_tensor(&field(7, &[5 << 3 | 2, 9])),
+        behind_a_tensor(&[7]),
+        field(7, &field(5, &[&*tensor("weights.data"), &[7]].concat())),
+        graph(&[&"a".repeat(5000)]),
+    ] {
+        fs::write(release.file(MODEL_FILE), damaged).unwrap();
+        let message = release.digest().unwrap_err().to_string();
+        assert!(
+            message.contains("vision/v1/model.onnx is damaged"),
+            "{message}"
+        );
     }
     let deep = (0..200).fold(Vec::new(), |inner, _| {
         field(1, &field(5, &field(6, &inner)))
     });
     fs::write(release.file(MODEL_FILE), field(7, &deep)).unwrap();
     assert_eq!(release.data_files(MODEL_FILE).unwrap(), []);
+}
+
+/// A graph that only this crate cannot read would be served with files that nothing checked.
+#[test]
+fn weights_are_found_behind_what_other_readers_ignore() {
+    let [group_start, group_end] = [9 << 3 | 3, 9 << 3 | 4];
+    let ignored = [
+        vec![group_start, group_start, 8, 1, group_end, group_end],
+        vec![group_start, 0x0a, 1, b'x', group_end],
+    ];
+    for ignored in ignored {
+        let (_root, release) = release_with_data(MODEL_FILE, &["weights.data"]);
+        let model = [&*ignored, &graph(&["weights.data"])].concat();
+        fs::write(release.file(MODEL_FILE), model).unwrap();
+        assert_eq!(
+            release.data_files(MODEL_FILE).unwrap().len(),
+            1,
+            "{ignored:?}"
+        );
+    }
+    // EXTERNAL, an unknown value, and EXTERNAL behind 32 bits that are truncated.
+    let unknown = [14 << 3, 7].to_vec();
+    let wide = [14 << 3, 0x81, 0x80, 0x80, 0x80, 0x10].to_vec();
+    for more in [unknown, wide] {
+        let (_root, release) = release_with_data(MODEL_FILE, &["weights.data"]);
+        let tensor = [tensor("weights.data"), more.clone()].concat();
+        fs::write(release.file(MODEL_FILE), field(7, &field(5, &tensor))).unwrap();
+        assert_eq!(release.data_files(MODEL_FILE).unwrap().len(), 1, "{more:?}");
+    }
 }
 
 #[test]
@@ -213,12 +263,17 @@ fn graph_is_found_by_its_usual_paths_and_otherwise_if_it_is_the_only_one() {
     }
 }
 
+/// The script that lists the files for `scripts/vm`.
+fn script() -> Command {
+    let path = "../../scripts/vm.d/release-files";
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+}
+
 /// `scripts/vm` sends the same files.
 #[test]
 fn script_that_ships_lists_the_files_of_the_digest() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/vm.d/release-files");
     let listed = |release: &ReleaseDirectory| {
-        let output = Command::new(&script).arg(&release.path).output().unwrap();
+        let output = script().arg(&release.path).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         if output.status.success() {
             Ok(text(output.stdout))
@@ -226,11 +281,25 @@ fn script_that_ships_lists_the_files_of_the_digest() {
             Err(text(output.stderr))
         }
     };
-    let locations = ["model.onnx_data", "weights/part one", "./a.bin", "B.bin"];
+    let long = format!("weights/{}", "long ".repeat(40));
+    let locations = [
+        "model.onnx_data",
+        "weights/part one",
+        "weights//two",
+        "./a.bin",
+        "B.bin",
+        "tenletters",
+        &long,
+    ];
     for graph_file in [MODEL_FILE, "onnx/model.onnx", "model_fp16.onnx"] {
         for is_text in [false, true] {
             let (_root, release) = release_with_data(graph_file, &locations);
-            fs::write(release.file("pytorch_model.bin"), "not served").unwrap();
+            let directory = release.file(graph_file);
+            // The graph contains all these names, but keeps no weights there.
+            for decoy in ["model", "location", "offset", "two", "weights/part"] {
+                let decoy = directory.parent().unwrap().join(decoy);
+                fs::write(decoy, "not served").unwrap();
+            }
             if is_text {
                 for name in [CONFIG_FILE, TOKENIZER_FILE, WARM_UP_FILE] {
                     fs::write(release.file(name), name).unwrap();
@@ -328,6 +397,38 @@ fn version_cannot_lead_out_of_model_root() {
         assert!(
             matches!(result, Err(RepositoryError::InvalidName { .. })),
             "{bad:?}"
+        );
+    }
+}
+
+/// `scripts/vm` sends no file from outside of a release.
+#[test]
+fn script_that_ships_refuses_weights_outside_of_the_release() {
+    let (root, release) = release_with_data(MODEL_FILE, &["weights.data"]);
+    fs::write(root.path().join("weights"), "weights").unwrap();
+    symlink(root.path().join("weights"), release.file("linked.data")).unwrap();
+    symlink("weights.data", release.file("inner.data")).unwrap();
+    fs::create_dir(release.file("directory")).unwrap();
+    for (location, is_served) in [
+        ("weights.data", true),
+        ("inner.data", true),
+        ("../../weights", false),
+        ("directory/../weights.data", false),
+        ("/etc/passwd", false),
+        ("linked.data", false),
+        ("missing.data", false),
+        ("directory", false),
+        ("", false),
+    ] {
+        fs::write(release.file(MODEL_FILE), graph(&[location])).unwrap();
+        assert_eq!(release.files().is_ok(), is_served, "{location}");
+        let output = script().arg(&release.path).output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), is_served, "{location}: {log}");
+        assert_eq!(
+            log.contains("keeps weights in"),
+            !is_served,
+            "{location}: {log}"
         );
     }
 }

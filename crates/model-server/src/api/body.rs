@@ -1,4 +1,10 @@
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use axum::{
     body::{Body, Bytes, HttpBody as _},
@@ -163,17 +169,36 @@ pub(crate) async fn refuse(state: &ServerState, mut request: Request, error: Api
     error
 }
 
-/// Whether the client waits for `100 Continue` before it sends the body. hyper sends that as soon as the body is read.
-pub(crate) fn awaits_continue(request: &Request) -> bool {
-    let expectation = request.headers().get(header::EXPECT);
-    request.version() >= Version::HTTP_11
-        && expectation.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+/// A body that the client sends only after `100 Continue`. hyper sends that as soon as the body is read.
+///
+/// It is in the extensions of the request, so that the response can close the connection if the body was skipped.
+#[derive(Debug, Clone)]
+pub(crate) struct ExpectedBody {
+    is_skipped: Arc<AtomicBool>,
+}
+
+impl ExpectedBody {
+    /// Returns `None` if the client sends the body without waiting.
+    pub(crate) fn of(request: &Request) -> Option<Self> {
+        let expectation = request.headers().get(header::EXPECT)?;
+        let waits = request.version() >= Version::HTTP_11
+            && expectation.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        waits.then(|| Self {
+            is_skipped: Arc::default(),
+        })
+    }
+
+    /// Whether the request was refused before its body was read.
+    pub(crate) fn is_skipped(&self) -> bool {
+        self.is_skipped.load(Ordering::Relaxed)
+    }
 }
 
 /// Discards the body of a refused request, unless the client sends it only if the request is accepted.
 async fn discard_if_sent(request: &mut Request) {
-    if !awaits_continue(request) {
-        discard(take_sent(request)).await;
+    match request.extensions().get::<ExpectedBody>() {
+        Some(expected) => expected.is_skipped.store(true, Ordering::Relaxed),
+        None => _ = discard(take_sent(request)).await,
     }
 }
 

@@ -82,7 +82,10 @@ fn remove_null(parameter: &mut Value) {
 /// Adds the headers that every response has.
 fn add_headers(response: &mut Value) {
     for (name, description) in [
-        ("x-model-version", "The version of the release"),
+        (
+            "x-model-version",
+            "The version of the release; missing until the release is loaded",
+        ),
         (
             "x-model-digest",
             "SHA-256 of the release's files, in hexadecimal; missing until the release is loaded",

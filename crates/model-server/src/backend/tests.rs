@@ -74,19 +74,14 @@ fn logits(release: &str, engine: EngineKind, max_texts: usize) -> Vec<Vec<f32>> 
         let lengths: Vec<usize> = lengths.collect();
         let chosen = policy.choose(&lengths);
         let batch: Vec<_> = chosen.iter().map(|at| &texts[waiting[*at]]).collect();
-        let mut outputs = Vec::new();
+        let lengths: Vec<usize> = batch.iter().map(|text| text.ids.len()).collect();
+        let mut rows = Vec::new();
         engines[0].enter(&mut |engine| {
-            outputs = engine
-                .run(
-                    &model.pack(&batch),
-                    &[model.task.output()],
-                    Parallelism::Single,
-                )
+            let inputs = model.pack(&batch);
+            rows = model
+                .run(engine, &inputs, &lengths, Parallelism::Single)
                 .unwrap();
         });
-        let lengths: Vec<usize> = batch.iter().map(|text| text.ids.len()).collect();
-        let rows = model.task.decode(outputs.pop().unwrap(), &lengths);
-        let rows = rows.unwrap();
         for (row, at) in rows.into_iter().zip(chosen) {
             answers[waiting[at]] = row;
         }
@@ -187,11 +182,10 @@ fn dynamic_quantization_depends_on_the_batch() {
             })
             .collect();
         let mut logits = |texts: &[&TokenIds]| {
-            let outputs = [model.task.output()];
-            let outputs = engines[0].run(&model.pack(texts), &outputs, Parallelism::Single);
             let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
-            let logits = outputs.unwrap().pop().unwrap();
-            model.task.decode(logits, &lengths).unwrap()
+            let engine = engines[0].as_mut();
+            let rows = model.run(engine, &model.pack(texts), &lengths, Parallelism::Single);
+            rows.unwrap()
         };
         let differs = texts.windows(2).any(|pair| {
             let max_texts = logits(&[&pair[0], &pair[1]]);

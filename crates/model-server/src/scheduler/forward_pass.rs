@@ -5,7 +5,7 @@ use std::{
 
 use crate::{
     backend::{
-        engine::{Engine, EngineError, Parallelism},
+        engine::{Engine, Parallelism},
         tensor::Tensor,
     },
     busy_timer::BusyTimer,
@@ -128,11 +128,7 @@ fn run_texts(
     lengths: &[usize],
     parallelism: Parallelism,
 ) -> Result<Vec<InferenceOutput>, InferenceError> {
-    let mut outputs = engine.run(inputs, &[model.task.output()], parallelism)?;
-    let output = outputs
-        .pop()
-        .ok_or_else(|| EngineError("the model gave no output".to_owned()))?;
-    let rows = model.decode(output, lengths)?;
+    let rows = model.run(engine, inputs, lengths, parallelism)?;
     Ok(rows
         .into_iter()
         .zip(texts)

@@ -10,7 +10,7 @@ use crate::{
     backend::{engine::EngineError, tensor::Tensor},
     memory_budget::MemoryReservation,
     scheduler::{batch_queue::QueueItem, stage_times::StageTimes},
-    task::text_task::UnexpectedOutput,
+    task::{text_model::PassError, text_task::UnexpectedOutput},
     tokenizer::text_tokenizer::{TextError, TokenIds},
 };
 
@@ -82,6 +82,15 @@ pub(crate) enum InferenceError {
     NoTokenizer,
     #[error("it expired before a worker was free")]
     Expired,
+}
+
+impl From<PassError> for InferenceError {
+    fn from(error: PassError) -> Self {
+        match error {
+            PassError::Engine(error) => Self::Engine(error),
+            PassError::Output(error) => Self::Output(error),
+        }
+    }
 }
 
 /// A job that is ready for a forward pass.

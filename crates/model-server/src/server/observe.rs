@@ -21,7 +21,7 @@ use opentelemetry::trace::SpanContext;
 use tower::{Layer, Service};
 
 use crate::{
-    api::{body::awaits_continue, error::ResponseDetails},
+    api::{body::ExpectedBody, error::ResponseDetails},
     config::log::RequestLog,
     metrics::counters::TrackedRequest,
     scheduler::stage_times::StageTimes,
@@ -86,6 +86,9 @@ where
         if let Some(parent) = &observed.parent {
             request.extensions_mut().insert(parent.clone());
         }
+        if let Some(expected_body) = &observed.expected_body {
+            request.extensions_mut().insert(expected_body.clone());
+        }
         ObserveFuture {
             observed,
             inner: self.inner.call(request),
@@ -116,8 +119,8 @@ where
 struct ObservedRequest {
     state: Arc<ServerState>,
     request: TrackedRequest,
-    /// Whether the client waits for `100 Continue` before it sends the body.
-    awaits_continue: bool,
+    /// Set if the client waits for `100 Continue` before it sends the body.
+    expected_body: Option<ExpectedBody>,
     /// The caller's span.
     parent: Option<SpanContext>,
     /// Set if traces are on.
@@ -145,7 +148,7 @@ impl ObservedRequest {
         let traces = state.telemetry.is_some() && !tracked.is_probe;
         Self {
             state,
-            awaits_continue: awaits_continue(request),
+            expected_body: ExpectedBody::of(request),
             parent: caller_span(request.headers()),
             traced: traces.then(|| {
                 Box::new(Traced {
@@ -160,18 +163,22 @@ impl ObservedRequest {
 
     /// Names the release, as soon as it is loaded, and says whether the connection will close.
     fn add_headers<B>(&self, response: &mut Response<B>) {
-        let is_error = response.status().as_u16() >= 400;
         let headers = response.headers_mut();
-        if let Ok(version) = HeaderValue::from_bytes(self.state.model_version.as_bytes()) {
+        // Both or neither: a version without its digest would look like another release.
+        if let Some(serving) = self.state.serving.get()
+            && let Ok(version) = HeaderValue::from_bytes(self.state.model_version.as_bytes())
+            && let Ok(digest) = HeaderValue::from_str(&serving.digest)
+        {
             headers.insert(MODEL_VERSION, version);
-        }
-        let digest = self.state.serving.get().map(|it| it.digest.as_str());
-        if let Some(Ok(digest)) = digest.map(HeaderValue::from_str) {
             headers.insert(MODEL_DIGEST, digest);
         }
-        // A draining server must not get the client's next request. After an error the body may be unread, if the
-        // client was to send it only on `100 Continue`.
-        if self.state.phase.is_draining() || (self.awaits_continue && is_error) {
+        // A draining server must not get the client's next request. A client that waited in vain for `100 Continue`
+        // may send the body, or the next request: the server cannot tell which.
+        let is_body_unread = self
+            .expected_body
+            .as_ref()
+            .is_some_and(ExpectedBody::is_skipped);
+        if self.state.phase.is_draining() || is_body_unread {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }

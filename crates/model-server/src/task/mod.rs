@@ -60,11 +60,9 @@ impl ModelTask {
             let outputs = engine.run(self_test_inputs, outputs, parallelism);
             return outputs.map(drop).map_err(|error| error.to_string());
         };
-        let outputs = engine.run(self_test_inputs, &[model.task.output()], parallelism);
-        let mut outputs = outputs.map_err(|error| error.to_string())?;
-        let output = outputs.pop().ok_or("no output")?;
         let length = self_test_inputs.first().and_then(|ids| ids.shape.last());
-        let rows = model.decode(output, &[length.copied().unwrap_or(0)]);
+        let lengths = [length.copied().unwrap_or(0)];
+        let rows = model.run(engine, self_test_inputs, &lengths, parallelism);
         let rows = rows.map_err(|error| error.to_string())?;
         let answer = model.task.answer(&rows[0], None);
         answer.map(drop).map_err(|error| error.to_string())

@@ -76,29 +76,34 @@ struct ConfigFile {
     max_position_embeddings: Option<i64>,
     #[serde(default, deserialize_with = "whole_number")]
     n_positions: Option<i64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "padding_token")]
     pad_token_id: PaddingToken,
 }
 
 /// Reads a number that some exporters write as a float.
 fn whole_number<'de, D: Deserializer<'de>>(value: D) -> Result<Option<i64>, D::Error> {
     let number = Option::<f64>::deserialize(value)?;
-    #[expect(clippy::cast_possible_truncation, reason = "no limit has a fraction")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "neither a limit nor an ID has a fraction"
+    )]
     Ok(number.map(|number| number as i64))
 }
 
 /// The value of `pad_token_id`.
-#[derive(Default, Deserialize)]
-#[serde(untagged)]
+#[derive(Default)]
 pub(super) enum PaddingToken {
     /// The ID.
     Number(i64),
     /// `null`: there is no padding token.
-    Missing(()),
+    Null,
     /// The key is missing.
     #[default]
-    #[serde(skip)]
-    Unsaid,
+    Unset,
+}
+
+fn padding_token<'de, D: Deserializer<'de>>(value: D) -> Result<PaddingToken, D::Error> {
+    Ok(whole_number(value)?.map_or(PaddingToken::Null, PaddingToken::Number))
 }
 
 impl ModelConfig {
@@ -254,11 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn padding_token_may_be_missing_or_null() {
+    fn padding_token_may_be_missing_null_or_a_float() {
         let token = |text: &str| ModelConfig::parse(text.as_bytes()).unwrap().padding.token;
         assert_eq!(token("{}"), None);
         assert_eq!(token(r#"{"model_type": "roberta"}"#), Some(1));
         assert_eq!(token(r#"{"pad_token_id": 7}"#), Some(7));
+        assert_eq!(token(r#"{"pad_token_id": 1.0}"#), Some(1));
         assert_eq!(
             token(r#"{"model_type": "bert", "pad_token_id": null}"#),
             None

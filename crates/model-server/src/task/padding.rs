@@ -129,8 +129,8 @@ impl Padding {
     pub(super) fn of(model_type: &str, named: &PaddingToken) -> Self {
         let token = match named {
             PaddingToken::Number(token) => Some(*token),
-            PaddingToken::Missing(()) => None,
-            PaddingToken::Unsaid => default_token(model_type),
+            PaddingToken::Null => None,
+            PaddingToken::Unset => default_token(model_type),
         };
         let token = token.filter(|token| *token >= 0);
         let reserves = POSITIONS_BEHIND_PADDING.contains(&model_type);
@@ -154,16 +154,16 @@ fn default_token(model_type: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use PaddingToken::{Missing, Number, Unsaid};
+    use PaddingToken::{Null, Number, Unset};
 
     #[test]
     fn named_padding_token_precedes_the_default() {
         for (model_type, named, expected) in [
-            ("bert", Unsaid, Some(0)),
-            ("roberta", Unsaid, Some(1)),
-            ("modernbert", Unsaid, Some(50_283)),
+            ("bert", Unset, Some(0)),
+            ("roberta", Unset, Some(1)),
+            ("modernbert", Unset, Some(50_283)),
             ("bert", Number(7), Some(7)),
-            ("bert", Missing(()), None),
+            ("bert", Null, None),
             ("bert", Number(-1), None),
             ("gpt2", Number(50_256), Some(50_256)),
         ] {
@@ -176,15 +176,15 @@ mod tests {
         for model_type in [
             "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "bloom", "falcon", "",
         ] {
-            assert_eq!(Padding::of(model_type, &Unsaid).token, None, "{model_type}");
+            assert_eq!(Padding::of(model_type, &Unset).token, None, "{model_type}");
         }
     }
 
     #[test]
     fn positions_start_behind_the_padding_token_of_some_models() {
-        assert_eq!(Padding::of("roberta", &Unsaid).first_position, 2);
+        assert_eq!(Padding::of("roberta", &Unset).first_position, 2);
         assert_eq!(Padding::of("xlm-roberta", &Number(7)).first_position, 8);
-        assert_eq!(Padding::of("roberta", &Missing(())).first_position, 0);
+        assert_eq!(Padding::of("roberta", &Null).first_position, 0);
         assert_eq!(Padding::of("bert", &Number(7)).first_position, 0);
     }
 }

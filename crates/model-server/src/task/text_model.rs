@@ -1,6 +1,8 @@
+use thiserror::Error;
+
 use crate::{
     backend::{
-        engine::GraphError,
+        engine::{Engine, EngineError, GraphError, Parallelism},
         tensor::{Signature, Tensor},
     },
     task::{
@@ -12,6 +14,15 @@ use crate::{
     },
     tokenizer::text_tokenizer::{TextTokenizer, TokenIds},
 };
+
+/// Why a forward pass returned no rows.
+#[derive(Debug, Clone, Error)]
+pub(crate) enum PassError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Output(#[from] UnexpectedOutput),
+}
 
 /// A model that reads texts: turns them into the inputs of its graph. Its task reads the output.
 #[derive(Debug)]
@@ -65,7 +76,11 @@ impl TextModel {
     /// Without a mask, a graph reads padding as text. With a mask, a decoder still finds the last token of a text by
     /// the padding token. A graph of fixed length pads every text to the same length.
     pub(crate) fn can_pad(&self) -> bool {
-        self.fixed.tokens.is_some() || self.has_mask() && self.padding.token.is_some()
+        self.has_fixed_length() || self.has_mask() && self.padding.token.is_some()
+    }
+
+    pub(super) fn has_fixed_length(&self) -> bool {
+        self.fixed.tokens.is_some()
     }
 
     fn has_mask(&self) -> bool {
@@ -78,12 +93,24 @@ impl TextModel {
         self.fixed.tokens.unwrap_or(tokens)
     }
 
-    /// Returns the row of each text of a batch. `lengths` are the tokens of the texts, without padding.
-    pub(crate) fn decode(
+    /// Runs a forward pass, and returns the row of each text. `inputs` are those of [`Self::pack`], and `lengths` the
+    /// tokens of the texts, without padding.
+    pub(crate) fn run(
         &self,
-        output: Tensor,
+        engine: &mut dyn Engine,
+        inputs: &[Tensor],
         lengths: &[usize],
-    ) -> Result<Vec<Vec<f32>>, UnexpectedOutput> {
+        parallelism: Parallelism,
+    ) -> Result<Vec<Vec<f32>>, PassError> {
+        let mut outputs = engine.run(inputs, &[self.task.output()], parallelism)?;
+        let output = outputs
+            .pop()
+            .ok_or_else(|| EngineError("the model gave no output".to_owned()))?;
+        Ok(self.decode(output, lengths)?)
+    }
+
+    /// Returns the row of each text of a batch.
+    fn decode(&self, output: Tensor, lengths: &[usize]) -> Result<Vec<Vec<f32>>, UnexpectedOutput> {
         let Some(fixed) = self.fixed.texts else {
             return self.task.decode(output, lengths);
         };
@@ -141,7 +168,7 @@ impl TextModel {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::backend::tensor::{Datatype, Elements, TensorSpec};
 
@@ -164,6 +191,33 @@ mod tests {
         "position_ids",
     ];
 
+    /// A model with every input, all of this shape.
+    pub(crate) fn text_model(padding: &str, config: &str, shape: [Option<usize>; 2]) -> TextModel {
+        model_with_inputs(&INPUTS, padding, config, shape)
+    }
+
+    fn model_with_inputs(
+        names: &[&str],
+        padding: &str,
+        config: &str,
+        shape: [Option<usize>; 2],
+    ) -> TextModel {
+        let spec = |name: &str| TensorSpec {
+            name: name.to_owned(),
+            datatype: Datatype::Int64,
+            shape: shape.into(),
+        };
+        let signature = Signature {
+            inputs: names.iter().map(|name| spec(name)).collect(),
+            outputs: vec![TensorSpec {
+                shape: vec![shape[0], Some(2)],
+                ..spec("logits")
+            }],
+        };
+        let config = ModelConfig::parse(config.as_bytes()).unwrap();
+        TextModel::new(&signature, tokenizer(padding), &config).unwrap()
+    }
+
     fn packed(padding: &str, config: &str, shape: [Option<usize>; 2]) -> Vec<Vec<i64>> {
         packed_texts(&INPUTS, padding, config, shape, &["a b c", "c"])
     }
@@ -175,17 +229,7 @@ mod tests {
         shape: [Option<usize>; 2],
         texts: &[&str],
     ) -> Vec<Vec<i64>> {
-        let spec = |name: &str| TensorSpec {
-            name: name.to_owned(),
-            datatype: Datatype::Int64,
-            shape: shape.into(),
-        };
-        let signature = Signature {
-            inputs: names.iter().map(|name| spec(name)).collect(),
-            outputs: vec![spec("logits")],
-        };
-        let config = ModelConfig::parse(config.as_bytes()).unwrap();
-        let model = TextModel::new(&signature, tokenizer(padding), &config).unwrap();
+        let model = model_with_inputs(names, padding, config, shape);
         let texts = texts.iter().map(|text| model.tokenizer.tokenize(text));
         let texts: Vec<TokenIds> = texts.collect::<Result<_, _>>().unwrap();
         let tensors = model.pack(&texts.iter().collect::<Vec<_>>());

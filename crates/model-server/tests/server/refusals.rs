@@ -214,3 +214,24 @@ async fn expected_body_is_read_after_100_continue() {
     assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
     server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn error_keeps_connection_open_if_expected_body_was_read() {
+    let server = Server::start(settings("v1")).await;
+    let post = |body: &Value, close: &str| {
+        let length = body.to_string().len();
+        format!("POST /predict HTTP/1.1\r\ncontent-type: {JSON}\r\ncontent-length: {length}{close}")
+    };
+    let (bad, good) = (json!({"text": 7}), json!({"text": "a fine film"}));
+    let mut stream = send_expecting_head(&server, &post(&bad, "")).await;
+    let mut interim = [0; 25];
+    stream.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let head = post(&good, "\r\nconnection: close");
+    let next = format!("{bad}{head}\r\nhost: test\r\n\r\n{good}");
+    stream.write_all(next.as_bytes()).await.unwrap();
+    let responses = read_to_end(&mut stream).await;
+    assert!(responses.starts_with("HTTP/1.1 400"), "{responses}");
+    assert!(responses.contains("HTTP/1.1 200 OK"), "{responses}");
+    server.stop().await.unwrap();
+}
