@@ -200,8 +200,10 @@ async fn fit_previous(
     }
     let health = ports.probe.health(Target::Server(previous)).await.ok();
     let version = health.and_then(|health| health.model_version);
+    // A rollback must not wait for an unreadable history.
+    let history = ports.journal.read_history().await.unwrap_or_default();
     if let Some(last) = &entries.deployment
-        && entries.nothing_to_roll_back(active, version.as_deref())
+        && entries.nothing_to_roll_back(&history.entries, active, version.as_deref())
     {
         return Err(CommandError::refused(format!(
             "deployment {} is rolled back already, and {active} serves what it served before; `deployer rollback {}` goes back further",
