@@ -107,7 +107,7 @@ async fn dispatch(
     *notifier = command
         .may_end_deployment()
         .then(|| Notifier::new(&settings));
-    // Those of a deployer that was killed.
+    // A killed deployer did not announce its ends.
     announce_ends(notifier.as_ref(), ports).await;
     let done = perform(&command, &settings, ports, reporter, global.json).await;
     // A command that no longer waits for the fleet must not leave a process behind.
