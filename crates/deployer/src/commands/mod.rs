@@ -150,11 +150,7 @@ async fn perform(
         Command::Rollback { version: None } => rollback::run(settings, ports, reporter).await,
         Command::Rollback {
             version: Some(version),
-        } => {
-            let journal = lock().await;
-            let journal = journal.map_err(|error| rollback::explain_failure(settings, error))?;
-            rollback::run_to_version(settings, version, &journal, ports, reporter).await
-        }
+        } => rollback::run_to_version(settings, version, lock().await, ports, reporter).await,
         Command::Abort => abort::run(settings, ports, reporter).await,
         Command::Switch { color } => {
             switch::run(settings, *color, &lock().await?, ports, reporter).await
