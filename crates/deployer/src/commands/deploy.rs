@@ -170,6 +170,7 @@ pub(super) async fn prepare(
     let runs = state == ServiceState::Running;
     let (idle_release, idle_ran, idle_was_fit) = match to_hold {
         ReleaseToHold::LastStarted => (held_release(ports, idle, recorded).await, runs, is_fit),
+        // Since then, the color has run the release that failed.
         ReleaseToHold::Earlier {
             release,
             ran,
