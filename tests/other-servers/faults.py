@@ -27,11 +27,16 @@ class Faults:
         self.app = app
         self.predictions = count(1)
         self.routed = count(1)
+        self.was_routed = False
+        self.was_checked = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif scope["method"] == "GET" and VERSION == "never-healthy":
+            return
+        if scope["method"] == "GET":
+            self.was_checked = self.was_routed
+        if scope["method"] == "GET" and VERSION == "never-healthy":
             await answer(send, 503, b"loading")
         elif scope["method"] == "POST" and (response := self.fault(scope)):
             await answer(send, *response)
@@ -45,7 +50,11 @@ class Faults:
         # The router sets this header. The gates ask the server itself.
         if b"x-real-ip" not in dict(scope["headers"]):
             return None
+        self.was_routed = True
         if VERSION == "fails-clients":
+            return 500, b"out of memory"
+        # After a switch the deployer sends a health check through the router. It must not meet the standby.
+        if VERSION == "fails-after-check" and self.was_checked:
             return 500, b"out of memory"
         if VERSION == "answers-nothing":
             return 200, b"{}"

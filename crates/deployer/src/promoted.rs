@@ -67,15 +67,19 @@ impl Promotion {
     /// The promotion of the release that a color should hold; `None` if there was none, or its digest is unknown.
     ///
     /// That is the last promotion on the color. A later rollback may have given the color an earlier release back, which
-    /// may have been promoted on the other color.
+    /// may have been promoted on the other color. A version may have been promoted with several digests.
     fn held_by(history: &[HistoryEntry], color: Color, settings: &Settings) -> Option<Self> {
         let is_promotion = |entry: &&HistoryEntry| entry.action == Action::Promoted;
         let started = history.iter().rposition(|entry| {
             entry.color == color && matches!(entry.action, Action::Promoted | Action::Restored)
         })?;
-        let version = &history[started].version;
+        let HistoryEntry {
+            version, digest, ..
+        } = &history[started];
         let mut promotions = history[..=started].iter().rev().filter(is_promotion);
-        let entry = promotions.find(|entry| entry.version == *version)?;
+        let entry = promotions.find(|entry| {
+            entry.version == *version && (digest.is_none() || entry.digest == *digest)
+        })?;
         let seconds = entry.seconds.unwrap_or(f64::MAX);
         let began = jiff::SignedDuration::try_from_secs_f64(seconds)
             .ok()
@@ -251,6 +255,26 @@ mod tests {
         history.push(entry(Action::Promoted, Color::Green, "v4"));
         let promotion = Promotion::held_by(&history, Color::Green, &settings).unwrap();
         assert_eq!(promotion.release.version, "v4");
+    }
+
+    #[test]
+    fn restored_release_is_compared_with_the_promotion_of_its_digest() {
+        let (settings, _root) = installation();
+        let v2 = |action, digest: &str| HistoryEntry {
+            digest: Some(digest.to_owned()),
+            ..entry(action, Color::Green, "v2")
+        };
+        let mut history = vec![
+            v2(Action::Promoted, "a"),
+            v2(Action::Promoted, "b"),
+            v2(Action::RolledBack, "b"),
+            v2(Action::Restored, "a"),
+        ];
+        let promotion = Promotion::held_by(&history, Color::Green, &settings).unwrap();
+        assert_eq!(promotion.digest, "a");
+
+        history.push(v2(Action::Restored, "never promoted"));
+        assert!(Promotion::held_by(&history, Color::Green, &settings).is_none());
     }
 
     #[test]

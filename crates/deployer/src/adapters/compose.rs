@@ -4,6 +4,7 @@ mod changes;
 mod container;
 mod diagnosis;
 mod failure;
+mod images;
 mod inspection;
 mod variables;
 
@@ -21,6 +22,7 @@ use crate::{
     adapters::compose::{
         changes::Changes,
         container::parse_state,
+        images::{repository, unused_images},
         variables::{read_variable, write_variables},
     },
     color::Color,
@@ -337,27 +339,6 @@ fn image_variable(color: Color) -> &'static str {
     }
 }
 
-/// The name of an image without tag and digest.
-fn repository(image: &str) -> &str {
-    let image = image.split('@').next().unwrap_or(image);
-    // A colon before the last slash belongs to the registry's port.
-    let name = image.rfind('/').map_or(0, |slash| slash + 1);
-    let tag = image[name..].find(':').map_or(image.len(), |at| name + at);
-    &image[..tag]
-}
-
-/// The images that no container uses, except the first `keep`: their names, or their identifiers if they have
-/// no tag. A line of `listed` is identifier and name.
-fn unused_images<'a>(listed: &'a str, used: &str, keep: usize) -> Vec<&'a str> {
-    listed
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter(|(id, _)| !used.lines().any(|used| used == *id))
-        .skip(keep)
-        .map(|(id, name)| if name.ends_with(":<none>") { id } else { name })
-        .collect()
-}
-
 fn variable(color: Color) -> &'static str {
     match color {
         Color::Blue => "BLUE_VERSION",
@@ -373,32 +354,5 @@ mod tests {
     fn override_file_is_found_beside_compose_file() {
         let path = override_file(Path::new("a/compose.yaml"));
         assert_eq!(path, Path::new("a/compose.override.yaml"));
-    }
-
-    #[test]
-    fn image_repository_excludes_tag_and_digest() {
-        for (image, name) in [
-            ("model-server:latest", "model-server"),
-            ("model-server", "model-server"),
-            (
-                "registry:5000/team/model-server:v2",
-                "registry:5000/team/model-server",
-            ),
-            ("registry:5000/model-server", "registry:5000/model-server"),
-            ("model-server@sha256:00", "model-server"),
-            (
-                "registry:5000/model-server:v2@sha256:00",
-                "registry:5000/model-server",
-            ),
-        ] {
-            assert_eq!(repository(image), name);
-        }
-    }
-
-    #[test]
-    fn prune_keeps_used_and_newest_images() {
-        let listed = "5 m:v5\n4 m:v4\n3 m:v3\n2 m:<none>\n1 m:v1\n0 m:v0\n";
-        assert_eq!(unused_images(listed, "4\n0\n", 1), ["m:v3", "2", "m:v1"]);
-        assert_eq!(unused_images(listed, "4\n0\n", 9), [""; 0]);
     }
 }

@@ -119,8 +119,8 @@ impl Checks {
         self.pending.len() > self.delay
     }
 
-    /// Ends an observation. Returns the health and the result of the test request that it reports, each `None` if
-    /// there is none.
+    /// Ends an observation. Returns the health and the result of the test request that it reports. Each is `None`
+    /// without an answer.
     ///
     /// A failure of one of both checks is reported. Of two healthy answers the older one is not: its counters and
     /// its uptime would seem to fall.

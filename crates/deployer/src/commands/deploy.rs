@@ -165,19 +165,23 @@ pub(super) async fn prepare(
     let version = version.or_else(|| to_hold.version(recorded.clone()));
     let version = version.unwrap_or_else(|| settings.color(idle).version.clone());
     let release = wanted(settings, version).await?;
+    let is_fit = ports.flags.is_fit(idle).await;
+    let is_fit = is_fit.map_err(CommandError::refused)?;
+    let runs = state == ServiceState::Running;
+    let (idle_release, idle_ran, idle_was_fit) = match to_hold {
+        ReleaseToHold::LastStarted => (held_release(ports, idle, recorded).await, runs, is_fit),
+        // Since then, the color has run the release that failed.
+        ReleaseToHold::Earlier {
+            release,
+            ran,
+            was_fit,
+        } => (Some(release), ran, was_fit),
+        ReleaseToHold::Unknown => (None, runs, is_fit),
+    };
     Ok(Plan {
-        idle_was_fit: ports
-            .flags
-            .is_fit(idle)
-            .await
-            .map_err(CommandError::refused)?,
-        // A release that was not given back yet ran before an earlier deployment.
-        idle_ran: state == ServiceState::Running || matches!(to_hold, ReleaseToHold::Earlier(_)),
-        idle_release: match to_hold {
-            ReleaseToHold::LastStarted => held_release(ports, idle, recorded).await,
-            ReleaseToHold::Earlier(release) => Some(release),
-            ReleaseToHold::Unknown => None,
-        },
+        idle_was_fit,
+        idle_release,
+        idle_ran,
         ..Plan::new(ports.clock.now(), active, release)
     })
 }

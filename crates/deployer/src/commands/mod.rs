@@ -107,7 +107,7 @@ async fn dispatch(
     *notifier = command
         .may_end_deployment()
         .then(|| Notifier::new(&settings));
-    // Those of a deployer that was killed.
+    // A killed deployer did not announce its ends.
     announce_ends(notifier.as_ref(), ports).await;
     let done = perform(&command, &settings, ports, reporter, global.json).await;
     // A command that no longer waits for the fleet must not leave a process behind.
@@ -150,11 +150,7 @@ async fn perform(
         Command::Rollback { version: None } => rollback::run(settings, ports, reporter).await,
         Command::Rollback {
             version: Some(version),
-        } => {
-            let journal = lock().await;
-            let journal = journal.map_err(|error| rollback::explain_failure(settings, error))?;
-            rollback::run_to_version(settings, version, &journal, ports, reporter).await
-        }
+        } => rollback::run_to_version(settings, version, lock().await, ports, reporter).await,
         Command::Abort => abort::run(settings, ports, reporter).await,
         Command::Switch { color } => {
             switch::run(settings, *color, &lock().await?, ports, reporter).await

@@ -58,14 +58,16 @@ pub(super) async fn run(
 }
 
 /// Brings the clients back to `version`, which was promoted earlier: at once if the idle color holds it, and otherwise
-/// by a deployment that compares it with nothing, because the active release is the bad one.
+/// by a deployment that compares it with nothing, because the active release is the bad one. `locked` is the journal, or
+/// why its lock is not held.
 pub(super) async fn run_to_version(
     settings: &Settings,
     version: &str,
-    journal: &Journal<'_>,
+    locked: Result<Journal<'_>, JournalError>,
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
+    let journal = &locked.map_err(|error| explain_failure(settings, error))?;
     let active = ports.router.active().await.map_err(CommandError::refused)?;
     if served_version(ports, active).await.as_deref() == Ok(version) {
         return Ok(CommandOutput::success(format!(
@@ -200,8 +202,10 @@ async fn fit_previous(
     }
     let health = ports.probe.health(Target::Server(previous)).await.ok();
     let version = health.and_then(|health| health.model_version);
+    // A rollback must not wait for an unreadable history.
+    let history = ports.journal.read_history().await.unwrap_or_default();
     if let Some(last) = &entries.deployment
-        && entries.nothing_to_roll_back(active, version.as_deref())
+        && entries.nothing_to_roll_back(&history.entries, active, version.as_deref())
     {
         return Err(CommandError::refused(format!(
             "deployment {} is rolled back already, and {active} serves what it served before; `deployer rollback {}` goes back further",
@@ -291,7 +295,7 @@ async fn move_to(
 }
 
 /// Adds to a busy error how to move traffic without waiting.
-pub(super) fn explain_failure(settings: &Settings, error: JournalError) -> anyhow::Error {
+fn explain_failure(settings: &Settings, error: JournalError) -> anyhow::Error {
     match error {
         JournalError::Busy { ref holder } => {
             let interrupted = if holder.as_ref().is_some_and(|it| it.is_monitor()) {

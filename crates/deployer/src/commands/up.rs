@@ -102,10 +102,10 @@ impl Up<'_> {
         match ReleaseToHold::of(journal, color, Some(&recorded)).await {
             _ if self.ports.flags.is_fit(color).await == Ok(true) => self.start(color, None).await,
             ReleaseToHold::LastStarted => self.start(color, None).await,
-            ReleaseToHold::Earlier(earlier) if earlier.version != recorded => {
-                self.start(color, Some(&earlier)).await
+            ReleaseToHold::Earlier { release, .. } if release.version != recorded => {
+                self.start(color, Some(&release)).await
             }
-            ReleaseToHold::Earlier(_) | ReleaseToHold::Unknown => Err(format!(
+            ReleaseToHold::Earlier { .. } | ReleaseToHold::Unknown => Err(format!(
                 "it stays stopped: the last deployment refused {recorded}, or rolled it back"
             )),
         }

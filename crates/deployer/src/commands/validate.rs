@@ -16,6 +16,7 @@ use crate::{
     examples::Examples,
     exit_code, gates,
     ports::Ports,
+    release::Release,
     report::{GateRecord, Reporters},
     request_reader::RequestReader,
     shutdown::shutdown,
@@ -66,8 +67,18 @@ pub(super) async fn run(
     };
     // An interrupted gate may have left the copies on.
     ports.flags.set_shadow(false).await?;
-    let (version, gates) = (&release.version, verdicts.records());
-    let passed = passed.and_then(|()| proven(&gates));
+    Ok(describe(color, &release, passed, &verdicts.records()))
+}
+
+/// The output of the command. `passed` is the end of the gates, whose verdicts are `gates`.
+fn describe(
+    color: Color,
+    release: &Release,
+    passed: Result<(), String>,
+    gates: &[GateRecord],
+) -> CommandOutput {
+    let version = &release.version;
+    let passed = passed.and_then(|()| proven(gates));
     let (code, text) = match &passed {
         Ok(()) => (exit_code::FINE, format!("passed: {version} on {color}")),
         Err(reason) => (
@@ -75,13 +86,13 @@ pub(super) async fn run(
             format!("not passed: {version} on {color}: {reason}"),
         ),
     };
-    Ok(CommandOutput::with(code, text).with_object(json!({
+    CommandOutput::with(code, text).with_object(json!({
         "event": "validated",
         "color": color,
         "release": release,
         "passed": passed.is_ok(),
         "gates": gates,
-    })))
+    }))
 }
 
 /// What clients recently received from the active release. An unreadable log is reported and is neither good nor

@@ -28,7 +28,7 @@ pub async fn await_healthy(
         examples: &Examples::default(),
         before: &TrafficSample::default(),
         earlier: &[],
-        active_down: false,
+        nothing_to_compare: false,
         golden_labels: &GoldenLabels::default(),
         reporter,
     };

@@ -64,7 +64,7 @@ impl GateRunner<'_> {
                 examples: self.examples,
                 before: self.before,
                 earlier: &earlier,
-                active_down: self.nothing_to_compare,
+                nothing_to_compare: self.nothing_to_compare,
                 golden_labels: &self.golden_labels,
                 reporter: self.reporter,
             };

@@ -213,7 +213,7 @@ fn describe(in_flight: Option<u64>, interrupted: Option<&[Interrupted]>) -> Stri
             "which of them this interrupted is in the router's log, which this machine cannot read"
                 .to_owned()
         }
-        Some([]) => "none of them was interrupted, or has ended since".to_owned(),
+        Some([]) => "the router's log shows none of them as interrupted".to_owned(),
         Some(groups) => {
             let groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
             format!("interrupted: {}", groups.join(", "))
@@ -286,7 +286,7 @@ mod tests {
         );
         assert!(
             describe(Some(1), Some(&[]))
-                .ends_with("none of them was interrupted, or has ended since")
+                .ends_with("the router's log shows none of them as interrupted")
         );
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     release::{HeldRelease, Release},
     state::{
         action::Action,
-        history::HistoryEntry,
+        history::{HistoryEntry, actions_since_end},
         journal::Journal,
         journal_entries::{DeploymentEntry, JournalEntries},
     },
@@ -29,25 +29,14 @@ fn failed_deployment(entries: &JournalEntries) -> Option<&DeploymentEntry> {
     matches!(last.phase, Phase::Refused | Phase::RolledBack).then_some(last)
 }
 
-/// What happened to the idle color after a deployment that failed, by the history.
-fn since_end<'a>(
-    history: &'a [HistoryEntry],
-    plan: &Plan,
-) -> impl Iterator<Item = Action> + use<'a> {
-    let is_end = |entry: &HistoryEntry| entry.id.as_ref() == Some(&plan.id);
-    let end = history.iter().rposition(is_end);
-    let since = end.map_or(&[][..], |end| &history[end + 1..]);
-    since.iter().map(|entry| entry.action)
-}
-
-/// Whether the candidate stays, although its deployment was rolled back: it was promoted, and lost its traffic by a switch or
-/// a failover, which are no verdict on it.
+/// Whether the candidate stays, although its deployment was rolled back. It was promoted, and lost its traffic by a switch or
+/// a failover. Neither of these judges the candidate.
 fn keeps_candidate(history: &[HistoryEntry], plan: &Plan) -> bool {
     let is_promotion = |entry: &HistoryEntry| {
         entry.action == Action::Promoted && entry.id.as_ref() == Some(&plan.id)
     };
     history.iter().any(is_promotion)
-        && since_end(history, plan)
+        && actions_since_end(history, plan)
             .any(|action| matches!(action, Action::Switched | Action::FailedOver))
 }
 
@@ -56,8 +45,15 @@ fn keeps_candidate(history: &[HistoryEntry], plan: &Plan) -> bool {
 pub enum ReleaseToHold {
     /// The one that was last started there.
     LastStarted,
-    /// This earlier one: the last deployment failed, and its deployer was killed before it gave the color back.
-    Earlier(HeldRelease),
+    /// An earlier one: the last deployment failed, and did not give it back.
+    Earlier {
+        /// The release.
+        release: HeldRelease,
+        /// Whether it ran before that deployment.
+        ran: bool,
+        /// Whether it could stand in before that deployment.
+        was_fit: bool,
+    },
     /// The release that was last started there failed, and no earlier one is known.
     Unknown,
 }
@@ -74,13 +70,19 @@ impl ReleaseToHold {
         }
         let history = journal.read_history().await.unwrap_or_default().entries;
         // It was restored under the version of the release that failed.
-        let is_restored = since_end(&history, plan).any(|action| action == Action::Restored);
+        let is_restored =
+            actions_since_end(&history, plan).any(|action| action == Action::Restored);
         if is_restored || keeps_candidate(&history, plan) {
             return Self::LastStarted;
         }
-        plan.idle_release
-            .clone()
-            .map_or(Self::Unknown, Self::Earlier)
+        let Some(release) = plan.idle_release.clone() else {
+            return Self::Unknown;
+        };
+        Self::Earlier {
+            release,
+            ran: plan.idle_ran,
+            was_fit: plan.idle_was_fit,
+        }
     }
 
     /// The version to start; `None` if that would start the release that failed.
@@ -88,7 +90,7 @@ impl ReleaseToHold {
     pub fn version(&self, recorded: Option<String>) -> Option<String> {
         match self {
             Self::LastStarted => recorded,
-            Self::Earlier(release) => {
+            Self::Earlier { release, .. } => {
                 let version = Some(release.version.clone());
                 version.filter(|version| Some(version) != recorded.as_ref())
             }
@@ -138,7 +140,10 @@ pub async fn restore_release(
         result: restored.as_ref().copied().map_err(String::as_str),
     });
     let now = ports.clock.now();
-    let entry = HistoryEntry::of_color(action, idle, Some(version.clone()), now, text);
+    let entry = HistoryEntry {
+        digest: release.digest.clone(),
+        ..HistoryEntry::of_color(action, idle, Some(version.clone()), now, text)
+    };
     if let Err(error) = journal.append_history(&entry).await {
         reporter.report(&Event::Note {
             text: error.to_string(),

@@ -128,35 +128,14 @@ impl Rollout<'_> {
 
     /// The path of a good release. `phase` is the phase reached so far.
     async fn advance(&self, phase: &Cell<Phase>) -> Result<String, String> {
-        let Plan {
-            active,
-            idle,
-            ref release,
-            ..
-        } = *self.plan;
         self.reach(phase, Phase::Planned).await?;
         let active_down = self.active_is_down().await?;
-
         let before = self.before().await;
-        self.hook_before(Phase::Starting).await?;
-
-        // Before `Starting`: if a flag cannot be changed, the standby is still untouched and must not be
-        // stopped.
-        let flags = &self.ports.flags;
-        flags.set_fit(active, !active_down).await.map_err(message)?;
-        flags.set_fit(idle, false).await.map_err(message)?;
-
-        self.reach(phase, Phase::Starting).await?;
-        self.hook_after(Phase::Starting, None).await;
-        self.ports
-            .fleet
-            .start(idle, &release.version)
-            .await
-            .map_err(message)?;
+        self.start_candidate(phase, active_down).await?;
         let gate_runner = GateRunner {
             settings: self.settings,
-            color: idle,
-            release,
+            color: self.plan.idle,
+            release: &self.plan.release,
             examples: self.examples,
             ports: self.ports,
             requests: &self.requests,
@@ -176,7 +155,8 @@ impl Rollout<'_> {
             .await?;
         // If the gate `shadow` could not end the copies, its verdict is inconclusive, and the settings may let it
         // pass. After the switch the copies would go to the release that was replaced.
-        flags.set_shadow(false).await.map_err(message)?;
+        let copies = self.ports.flags.set_shadow(false).await;
+        copies.map_err(message)?;
 
         let golden_labels = gate_runner.golden_labels.take();
         self.hook_before(Phase::Validated).await?;
@@ -192,6 +172,21 @@ impl Rollout<'_> {
         self.reach(phase, Phase::Switched).await?;
         self.bake_and_promote(phase, before, since, golden_labels)
             .await
+    }
+
+    /// The path from the plan to the start of the candidate on the idle color.
+    async fn start_candidate(&self, phase: &Cell<Phase>, active_down: bool) -> Result<(), String> {
+        let Plan { active, idle, .. } = *self.plan;
+        self.hook_before(Phase::Starting).await?;
+        // Before `Starting`: if a flag cannot be changed, the standby is still untouched and must not be
+        // stopped.
+        let flags = &self.ports.flags;
+        flags.set_fit(active, !active_down).await.map_err(message)?;
+        flags.set_fit(idle, false).await.map_err(message)?;
+        self.reach(phase, Phase::Starting).await?;
+        self.hook_after(Phase::Starting, None).await;
+        let started = self.ports.fleet.start(idle, &self.plan.release.version);
+        started.await.map_err(message)
     }
 
     /// The path from the switch to the promotion.

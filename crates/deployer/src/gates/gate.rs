@@ -33,8 +33,8 @@ pub struct Candidate<'a> {
     pub before: &'a TrafficSample,
     /// The verdicts of the gates before this one.
     pub earlier: &'a [(&'static str, Verdict)],
-    /// Whether the active release is down, so that nothing can be compared with it.
-    pub active_down: bool,
+    /// Whether the candidate is compared with nothing: the active release is down, or may be the bad one.
+    pub nothing_to_compare: bool,
     /// Receives what the candidate answers in the gate `golden`.
     pub golden_labels: &'a GoldenLabels,
     /// Receives the progress of long gates.

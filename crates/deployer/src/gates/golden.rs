@@ -63,7 +63,7 @@ impl Gate for Golden {
             return Verdict::skipped("no answer holds a label where probe.label says");
         }
         Counts::of(&pairs)
-            .judge(&self.settings, candidate.active_down)
+            .judge(&self.settings, candidate.nothing_to_compare)
             .with_evidence(Evidence {
                 errors: errors_of(&pairs),
                 ..Evidence::default()
@@ -109,7 +109,7 @@ impl Counts {
         counts
     }
 
-    fn judge(self, settings: &GoldenSettings, active_down: bool) -> Verdict {
+    fn judge(self, settings: &GoldenSettings, nothing_to_compare: bool) -> Verdict {
         let Self {
             inputs,
             failed,
@@ -118,7 +118,7 @@ impl Counts {
             won,
             ..
         } = self;
-        let (conclusion, summary) = self.conclude(settings, active_down);
+        let (conclusion, summary) = self.conclude(settings, nothing_to_compare);
         let verdict = Verdict::new(conclusion, summary)
             .with("inputs", inputs as f64)
             .with("failed", failed as f64)
@@ -138,7 +138,7 @@ impl Counts {
     }
 
     /// Returns the conclusion and the sentence that gives its reason.
-    fn conclude(self, settings: &GoldenSettings, active_down: bool) -> (Conclusion, String) {
+    fn conclude(self, settings: &GoldenSettings, nothing_to_compare: bool) -> (Conclusion, String) {
         let Self {
             inputs,
             right,
@@ -175,7 +175,7 @@ impl Counts {
                 Conclusion::Fail,
                 format!("{own}, at least {needed} needed{compared}"),
             )
-        } else if active_down {
+        } else if nothing_to_compare {
             (Conclusion::Pass, own)
         } else if paired < needed {
             (

@@ -34,7 +34,7 @@ impl Headroom {
         Self { settings, load }
     }
 
-    /// Generates a load and returns its worst latency in seconds, or the verdict that there is none.
+    /// Generates a load. Returns its worst latency in seconds, or the verdict if no request was answered.
     async fn worst_of_a_load(&self, candidate: &Candidate<'_>) -> Result<f64, Verdict> {
         let plan = LoadPlan {
             duration: self.load.duration.min(LONG_ENOUGH),

@@ -68,9 +68,9 @@ pub(super) async fn predict_pairs<'a>(
 async fn predict_on_both<'a>(candidate: &Candidate<'_>, example: &'a Example) -> Pair<'a> {
     let probe = &candidate.ports.probe;
     let active = async {
-        if candidate.active_down {
+        if candidate.nothing_to_compare {
             return Err(PortError::Unreachable(
-                "the active color is down".to_owned(),
+                "the active color is down or not to be compared with".to_owned(),
             ));
         }
         let target = Target::Server(candidate.color.other());

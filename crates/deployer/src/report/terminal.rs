@@ -8,6 +8,7 @@ use std::{
 use crate::{
     deployment::phase::Phase,
     event::{Event, Reporter},
+    evidence::verdict::Verdict,
 };
 
 /// Prints one line per event. Repeated progress is overwritten on a terminal and omitted elsewhere.
@@ -39,6 +40,16 @@ impl Terminal {
         };
         // A closed stderr must not end a deployment.
         let _ = writeln!(std::io::stderr(), "{start}{text}");
+    }
+
+    fn gate_finished(&self, gate: &str, verdict: &Verdict) {
+        self.line(&format!(
+            "  {gate:<12} {}: {}",
+            verdict.conclusion, verdict.summary
+        ));
+        for warning in &verdict.warnings {
+            self.line(&format!("  {:<12} warning: {warning}", ""));
+        }
     }
 
     fn passing(&self, text: &str) {
@@ -81,15 +92,7 @@ impl Reporter for Terminal {
                 self.passing(&format!("  waiting      try {tried} of {of}: {reason}"));
             }
             Event::GateStarted { gate } => self.passing(&format!("  {gate:<12} ...")),
-            Event::GateFinished { gate, verdict } => {
-                self.line(&format!(
-                    "  {gate:<12} {}: {}",
-                    verdict.conclusion, verdict.summary
-                ));
-                for warning in &verdict.warnings {
-                    self.line(&format!("  {:<12} warning: {warning}", ""));
-                }
-            }
+            Event::GateFinished { gate, verdict } => self.gate_finished(gate, verdict),
             Event::TrafficMoved { from, to } => self.line(&format!(
                 "  switch       all traffic moved from {from} to {to}"
             )),

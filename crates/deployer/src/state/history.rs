@@ -92,6 +92,17 @@ impl HistoryEntry {
     }
 }
 
+/// What was done since the end of the deployment `plan`; nothing if the history does not have its end.
+pub(crate) fn actions_since_end<'a>(
+    history: &'a [HistoryEntry],
+    plan: &Plan,
+) -> impl Iterator<Item = Action> + use<'a> {
+    let is_end = |entry: &HistoryEntry| entry.id.as_ref() == Some(&plan.id);
+    let end = history.iter().rposition(is_end);
+    let since = end.map_or(&[][..], |end| &history[end + 1..]);
+    since.iter().map(|entry| entry.action)
+}
+
 /// A history that was read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {

@@ -7,7 +7,11 @@ use crate::{
     color::Color,
     deployment::{phase::Phase, plan::Plan},
     monitor::standby::LastDeployment,
-    state::{history::HistoryEntry, traffic_move::TrafficMove},
+    state::{
+        action::Action,
+        history::{HistoryEntry, actions_since_end},
+        traffic_move::TrafficMove,
+    },
 };
 
 /// The entries of the journal.
@@ -34,15 +38,22 @@ impl JournalEntries {
     }
 
     /// Whether nothing is left to roll back: the last deployment was rolled back to `active`, and the standby, which reports
-    /// the version `standby`, got back the release that it held before. A standby with the candidate lost its traffic by a switch or a
-    /// failover, and can take it again.
+    /// the version `standby`, got back the release that it held before. That release may have the candidate's version. Then
+    /// `history` tells them apart. A standby with the candidate lost its traffic by a switch or a failover, and can take it
+    /// again.
     #[must_use]
-    pub fn nothing_to_roll_back(&self, active: Color, standby: Option<&str>) -> bool {
-        let plan = self.deployment.as_ref().map(|it| &it.plan);
-        let candidate = plan.map(|plan| plan.release.version.as_str());
-        let before = plan.and_then(|plan| plan.idle_release.as_ref());
-        let before = before.map(|before| before.version.as_str());
-        let got_back = standby.is_some() && (standby != candidate || standby == before);
+    pub fn nothing_to_roll_back(
+        &self,
+        history: &[HistoryEntry],
+        active: Color,
+        standby: Option<&str>,
+    ) -> bool {
+        let (Some(last), Some(standby)) = (&self.deployment, standby) else {
+            return false;
+        };
+        let is_restored =
+            || actions_since_end(history, &last.plan).any(|action| action == Action::Restored);
+        let got_back = standby != last.plan.release.version || is_restored();
         self.is_rolled_back_to(active) && got_back
     }
 

@@ -4,7 +4,7 @@ use deployer::{
     adapters::StateDirectory,
     deployment::{phase::Phase, restore::ReleaseToHold},
     ports::JournalStore as _,
-    state::action::Action,
+    state::{action::Action, history::HistoryEntry},
 };
 
 use crate::{
@@ -21,9 +21,13 @@ async fn failed(fault: ServerFault) -> InterruptedDeployment {
     failed
 }
 
-async fn actions(failed: &InterruptedDeployment) -> Vec<Action> {
+async fn history(failed: &InterruptedDeployment) -> Vec<HistoryEntry> {
     let state = StateDirectory::new(failed.directory.path());
-    let history = state.read_history().await.expect("a history").entries;
+    state.read_history().await.expect("a history").entries
+}
+
+async fn actions(failed: &InterruptedDeployment) -> Vec<Action> {
+    let history = history(failed).await;
     history.iter().map(|entry| entry.action).collect()
 }
 
@@ -32,7 +36,13 @@ async fn idle_color_holds_earlier_release_after_a_refusal() {
     for was_fit in [true, false] {
         let refused = failed(ServerFault::Unhealthy).await;
         assert!(refused.restore(was_fit).await);
-        assert_eq!(actions(&refused).await, [Action::Refused, Action::Restored]);
+        let history = history(&refused).await;
+        let [end, restored] = &history[..] else {
+            panic!("{history:?}");
+        };
+        assert_eq!(end.action, Action::Refused);
+        assert_eq!(restored.action, Action::Restored);
+        assert_eq!(restored.digest, Some(digest("v0")));
         let state = refused.fake_ports.lock();
         assert_eq!(state.green.version, "v0");
         assert_eq!(state.fit.contains(&CANDIDATE), was_fit);
@@ -117,10 +127,10 @@ async fn refused_release_is_not_the_one_to_hold() {
     refused.fake_ports.lock().candidate = Server::with_fault(ServerFault::CannotStart);
     assert!(!refused.restore(true).await);
     assert_eq!(refused.last_entry().unwrap().phase, Phase::Refused);
-    let ReleaseToHold::Earlier(earlier) = hold("v2").await else {
+    let ReleaseToHold::Earlier { release, .. } = hold("v2").await else {
         panic!("no earlier release is known");
     };
-    assert_eq!(earlier.version, "v0");
+    assert_eq!(release.version, "v0");
     refused.fake_ports.lock().candidate = Server::good();
     assert!(
         refused
@@ -138,5 +148,12 @@ async fn nothing_is_left_to_roll_back_when_release_is_restored_under_the_same_ve
     let state = StateDirectory::new(rolled_back.directory.path());
     let entries = state.read().await.expect("a journal");
     assert!(entries.is_rolled_back_to(OLD));
-    assert!(entries.nothing_to_roll_back(OLD, Some("v2")));
+    let history = history(&rolled_back).await;
+    assert!(entries.nothing_to_roll_back(&history, OLD, Some("v2")));
+    // Without the restoration, the standby holds the candidate.
+    let [until_end @ .., restored] = &history[..] else {
+        panic!("{history:?}");
+    };
+    assert_eq!(restored.action, Action::Restored);
+    assert!(!entries.nothing_to_roll_back(until_end, OLD, Some("v2")));
 }

@@ -47,9 +47,11 @@ impl Machine {
         }
         let standby = active.other();
         let entries = self.journal().read().await.expect("a journal");
+        let history = self.journal().read_history().await.expect("a history");
+        let version = self.server(standby).running;
         let can_roll_back = flags.is_fit(standby)
-            && self.server(standby).running.is_some()
-            && !entries.nothing_to_roll_back(active, self.server(standby).running.as_deref());
+            && version.is_some()
+            && !entries.nothing_to_roll_back(&history.entries, active, version.as_deref());
         assert_eq!(status["can_roll_back"], can_roll_back, "{status:#}");
     }
 

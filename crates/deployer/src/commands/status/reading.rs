@@ -82,6 +82,7 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     let entries = ports.journal.read().await;
     let entries = entries.map_err(|error| problems.push(error.to_string()));
     let entries = entries.unwrap_or_default();
+    let history = ports.journal.read_history().await.unwrap_or_default();
     let mut colors = [blue, green];
     for status in &colors {
         let health = status.healthy.then_some(&status.health);
@@ -114,7 +115,11 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
                 status.color != active
                     && status.healthy
                     && status.fit == Some(true)
-                    && !entries.nothing_to_roll_back(active, status.health.model_version.as_deref())
+                    && !entries.nothing_to_roll_back(
+                        &history.entries,
+                        active,
+                        status.health.model_version.as_deref(),
+                    )
             })
         }),
         active,
