@@ -17,7 +17,7 @@ pub struct CaptureSettings {
     )]
     pub directory: Option<PathBuf>,
 
-    /// Texts in the sample, of at most 16 KiB each: from 1 to 10000
+    /// Texts in the sample, each of at most 16 KiB with its pair: from 1 to 10000
     #[arg(
         long = "capture-inputs",
         env = "CAPTURE_INPUTS",
