@@ -165,21 +165,16 @@ pub(super) async fn prepare(
     let version = version.or_else(|| to_hold.version(recorded.clone()));
     let version = version.unwrap_or_else(|| settings.color(idle).version.clone());
     let release = wanted(settings, version).await?;
-    let is_fit = ports.flags.is_fit(idle).await;
-    let is_fit = is_fit.map_err(CommandError::refused)?;
+    let idle_was_fit = ports.flags.is_fit(idle).await;
     let runs = state == ServiceState::Running;
-    let (idle_release, idle_ran, idle_was_fit) = match to_hold {
-        ReleaseToHold::LastStarted => (held_release(ports, idle, recorded).await, runs, is_fit),
+    let (idle_release, idle_ran) = match to_hold {
+        ReleaseToHold::LastStarted => (held_release(ports, idle, recorded).await, runs),
         // Since then, the color has run the release that failed.
-        ReleaseToHold::Earlier {
-            release,
-            ran,
-            was_fit,
-        } => (Some(release), ran, was_fit),
-        ReleaseToHold::Unknown => (None, runs, is_fit),
+        ReleaseToHold::Earlier { release, ran } => (Some(release), ran),
+        ReleaseToHold::Unknown => (None, runs),
     };
     Ok(Plan {
-        idle_was_fit,
+        idle_was_fit: idle_was_fit.map_err(CommandError::refused)?,
         idle_release,
         idle_ran,
         ..Plan::new(ports.clock.now(), active, release)

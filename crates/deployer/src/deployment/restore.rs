@@ -51,8 +51,6 @@ pub enum ReleaseToHold {
         release: HeldRelease,
         /// Whether it ran before that deployment.
         ran: bool,
-        /// Whether it could stand in before that deployment.
-        was_fit: bool,
     },
     /// The release that was last started there failed, and no earlier one is known.
     Unknown,
@@ -81,7 +79,6 @@ impl ReleaseToHold {
         Self::Earlier {
             release,
             ran: plan.idle_ran,
-            was_fit: plan.idle_was_fit,
         }
     }
 

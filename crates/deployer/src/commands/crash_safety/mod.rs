@@ -351,28 +351,6 @@ async fn color_that_did_not_run_stays_stopped_after_two_refusals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn standby_is_fit_again_when_the_deployment_after_a_kill_is_refused() {
-    // v2 on green is the fit standby.
-    let initial = blue_active().await;
-    let refused = |version| Command::DeployWithFailingHook(version, Phase::Switched);
-    let points = Machine::restore(&initial)
-        .run(refused("v4"), None)
-        .await
-        .points;
-    let ended = points
-        .iter()
-        .position(|point| point == "after journal refused")
-        .expect("a kill point");
-    let machine = Machine::restore(&initial);
-    kill_at(&machine, refused("v4"), ended, &points).await;
-    let run = machine.run(refused("v5"), None).await;
-    assert_eq!(exit_code_of(&run), Some(exit_code::REFUSED));
-    let held = machine.server(Color::Green).running;
-    assert_eq!(held.as_deref(), Some("v2"));
-    assert!(machine.flags().is_fit(Color::Green));
-}
-
-#[tokio::test(start_paused = true)]
 async fn damaged_journal_blocks_neither_failover_nor_rollback() {
     let crashed = Machine::restore(&green_active().await);
     crashed.crash(Color::Green);
