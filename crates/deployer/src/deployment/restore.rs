@@ -149,13 +149,17 @@ pub async fn restore_release(
     restored.is_ok()
 }
 
-/// The release that the idle color held before `plan` and no longer holds; `None` if there is nothing to give back.
+/// The release that the idle color held before `plan` and no longer holds; `None` if there is nothing to give back. A
+/// candidate that the color held already, and that never passed a deployment, has failed now and is not given back.
 async fn lost_release<'a>(
     ports: &Ports,
     journal: &Journal<'_>,
     plan: &'a Plan,
 ) -> Option<&'a HeldRelease> {
     let before = plan.idle_release.as_ref()?;
+    if !plan.idle_was_fit && is_candidate(before, plan) {
+        return None;
+    }
     let (state, held) = ports.fleet.inspect(Service::Server(plan.idle)).await.ok()?;
     let candidate = &plan.release.version;
     // A deployment that was stopped early has stopped the release and recorded no other one.
@@ -167,6 +171,14 @@ async fn lost_release<'a>(
     let history = journal.history().await.unwrap_or_default();
     let lost = plan.idle_ran && lost && has_no_traffic && !keeps_candidate(&history, plan);
     lost.then_some(before)
+}
+
+/// Whether the idle color held the candidate itself already.
+fn is_candidate(before: &HeldRelease, plan: &Plan) -> bool {
+    let candidate = &plan.release;
+    before.version == candidate.version
+        && before.digest.is_some()
+        && before.digest == candidate.digest
 }
 
 async fn restore(

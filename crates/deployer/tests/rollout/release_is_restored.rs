@@ -107,6 +107,16 @@ async fn release_under_the_refused_version_is_restored_only_with_its_digest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn candidate_that_its_color_held_without_proof_is_not_started_again() {
+    let refused = failed(ServerFault::Unhealthy).await;
+    let same = Some(digest("v2"));
+    assert!(refused.restore_release("v2", same, false).await);
+    assert_eq!(actions(&refused).await, [Action::Refused]);
+    let mut state = refused.fake_ports.lock();
+    assert_eq!(state.server(CANDIDATE).current_fault(), ServerFault::Exited);
+}
+
+#[tokio::test(start_paused = true)]
 async fn release_whose_files_changed_is_not_restored() {
     let refused = failed(ServerFault::Unhealthy).await;
     let before = Some("the digest of other files".to_owned());
