@@ -38,6 +38,17 @@ async fn run(stack: &Stack, receiver: &str, code: i32, arguments: &[&str]) -> Re
 /// Deploys v2, which is promoted also without clients.
 const DEPLOY_V2: [&str; 4] = ["deploy", "v2", "--set", "bake.on_inconclusive=promote"];
 
+/// Deploys v2 with a deployer that is killed when its journal has the promotion, and its history does not.
+async fn deploy_and_kill(stack: &Stack, receiver: &str) -> Result {
+    let environment: [(&str, &OsStr); 2] = [
+        ("DEPLOYER_ALERTS_WEBHOOK", receiver.as_ref()),
+        ("DEPLOYER_KILL_AT", "after journal promoted".as_ref()),
+    ];
+    let deployer = stack.start_deployer_with(&DEPLOY_V2, &environment)?;
+    Stack::wait_for_exit(deployer, &DEPLOY_V2).await?;
+    Ok(())
+}
+
 /// The undelivered notifications for the webhook.
 fn count_undelivered(stack: &Stack) -> usize {
     let files = fs::read_dir(stack.path("state/notifications/webhook"));
@@ -150,12 +161,7 @@ async fn end_recorded_by_a_killed_deployer_is_notified_by_next_command() -> Resu
     let stack = start_stack().await?;
     let receiver = AlertReceiver::start(0).await?;
     let url = receiver.url();
-    let environment: [(&str, &OsStr); 2] = [
-        ("DEPLOYER_ALERTS_WEBHOOK", url.as_ref()),
-        ("DEPLOYER_KILL_AT", "after journal promoted".as_ref()),
-    ];
-    let deployer = stack.start_deployer_with(&DEPLOY_V2, &environment)?;
-    Stack::wait_for_exit(deployer, &DEPLOY_V2).await?;
+    deploy_and_kill(&stack, &url).await?;
     ensure!(receiver.alerts().is_empty(), "{:?}", receiver.alerts());
     run(&stack, &url, 0, &["rollback"]).await?;
     let kinds = ["promoted", "rolled_back"];
@@ -168,13 +174,8 @@ async fn end_is_notified_by_a_command_that_finds_the_lock_busy() -> Result {
     let stack = start_stack().await?;
     let receiver = AlertReceiver::start(0).await?;
     let url = receiver.url();
-    let environment: [(&str, &OsStr); 2] = [
-        ("DEPLOYER_ALERTS_WEBHOOK", url.as_ref()),
-        ("DEPLOYER_KILL_AT", "after journal promoted".as_ref()),
-    ];
-    let deployer = stack.start_deployer_with(&DEPLOY_V2, &environment)?;
-    Stack::wait_for_exit(deployer, &DEPLOY_V2).await?;
-    // The killed deployer wrote only its journal. The next command with the lock completes the history.
+    deploy_and_kill(&stack, &url).await?;
+    // The next command with the lock completes the history.
     stack.expect_exit(0, &["up"]).await?;
     let lock = fs::File::open(stack.path("state/lock"))?;
     lock.try_lock()?;
