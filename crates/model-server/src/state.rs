@@ -58,6 +58,8 @@ pub(crate) struct ServerState {
 pub(crate) struct Serving {
     /// SHA-256 of the release's files, in hexadecimal.
     pub(crate) digest: String,
+    /// The version and the digest, as every response carries them; `None` if they are not valid in a header.
+    pub(crate) release_headers: Option<[HeaderValue; 2]>,
     /// The inputs and outputs of the graph.
     pub(crate) signature: Signature,
     /// The queue and the plan of the workers.
@@ -89,9 +91,10 @@ impl ServerState {
     /// Returns the sample of inputs; `None` if it is off, or if the deployer sent the request: its test inputs do not
     /// show what clients send.
     pub(crate) fn capture_for(&self, headers: &HeaderMap) -> Option<&Capture> {
+        let capture = self.capture.as_ref()?;
         let is_deployer = |agent: &HeaderValue| agent.as_bytes().starts_with(DEPLOYER_USER_AGENT);
         let from_deployer = headers.get(USER_AGENT).is_some_and(is_deployer);
-        self.capture.as_ref().filter(|_| !from_deployer)
+        (!from_deployer).then_some(capture)
     }
 
     /// Why `/health` and `/readyz` fail at `now`; `None` if they succeed.

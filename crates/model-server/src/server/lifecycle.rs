@@ -25,6 +25,7 @@ use crate::state::ServerState;
 use crate::state::Serving;
 use crate::telemetry::tracer::Telemetry;
 use axum::Router;
+use axum::http::HeaderValue;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -253,7 +254,10 @@ fn start_workers(
         }
     };
     let (workers, watchdog) = Workers::start(Arc::clone(&pool), loaded.engines, on_failure)?;
+    let header = |text: &str| HeaderValue::from_bytes(text.as_bytes()).ok();
+    let release_headers = header(&state.model_version).zip(header(&loaded.digest));
     state.serving.get_or_init(|| Serving {
+        release_headers: release_headers.map(Into::into),
         digest: loaded.digest,
         signature: loaded.signature,
         pool,

@@ -165,12 +165,10 @@ impl ObservedRequest {
     fn add_headers<B>(&self, response: &mut Response<B>) {
         let headers = response.headers_mut();
         // Both or neither: a version without its digest would look like another release.
-        if let Some(serving) = self.state.serving.get()
-            && let Ok(version) = HeaderValue::from_bytes(self.state.model_version.as_bytes())
-            && let Ok(digest) = HeaderValue::from_str(&serving.digest)
-        {
-            headers.insert(MODEL_VERSION, version);
-            headers.insert(MODEL_DIGEST, digest);
+        let serving = self.state.serving.get();
+        if let Some([version, digest]) = serving.and_then(|it| it.release_headers.as_ref()) {
+            headers.insert(MODEL_VERSION, version.clone());
+            headers.insert(MODEL_DIGEST, digest.clone());
         }
         // A draining server must not get the client's next request. A client that waited in vain for `100 Continue`
         // may send the body, or the next request: the server cannot tell which.
