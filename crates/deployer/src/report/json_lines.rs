@@ -72,6 +72,21 @@ fn line(event: &Event<'_>) -> Option<Value> {
             "failed": tally.failed,
             "trouble": trouble,
         }),
+        Event::ApprovalAwaited {
+            before,
+            evidence,
+            expires,
+        } => {
+            json!({"event": "approval_awaited", "before": before, "evidence": evidence, "expires": expires})
+        }
+        Event::ApprovalDecided {
+            before,
+            decision,
+            by,
+            reason,
+        } => {
+            json!({"event": "approval_decided", "before": before, "decision": decision, "by": by, "reason": reason})
+        }
         Event::PhaseReached { phase, reason } => {
             json!({"event": "phase_reached", "phase": phase, "reason": reason})
         }

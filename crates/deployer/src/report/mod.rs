@@ -10,7 +10,7 @@ mod reports;
 mod terminal;
 
 pub use json_lines::JsonLines;
-pub use record::{GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
+pub use record::{ApprovalRecord, GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
 pub use recorder::Recorder;
 pub use reports::{ReportError, Reports};
 pub use terminal::Terminal;

@@ -14,6 +14,7 @@ use crate::{
         latency::{Bin, Latencies},
         verdict::{Conclusion, Verdict},
     },
+    state::approval::ApprovalDecision,
 };
 
 /// The schema number. It rises when an older reader would misread the data.
@@ -38,6 +39,9 @@ pub struct Record {
     /// The verdicts of the gates in order; the last one may be the bake.
     #[serde(default)]
     pub gates: Vec<GateRecord>,
+    /// The questions for approval in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalRecord>,
     /// What clients received, second by second.
     #[serde(default)]
     pub traffic: Vec<TrafficSecond>,
@@ -89,6 +93,31 @@ pub struct GateRecord {
     pub flips: Vec<Flip>,
 }
 
+/// A question for approval, and how it was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRecord {
+    /// The phase that the deployment was to reach.
+    pub before: Phase,
+    /// The digest of the evidence.
+    pub evidence: String,
+    /// When the question was asked.
+    pub asked: Timestamp,
+    /// When it expires.
+    pub expires: Timestamp,
+    /// When it was decided; `None` if the deployment ended before, or the evidence was taken anew.
+    #[serde(default)]
+    pub decided: Option<Timestamp>,
+    /// The decision, if there is one.
+    #[serde(default)]
+    pub decision: Option<ApprovalDecision>,
+    /// Who decided.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
 /// What clients of one color received within one second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrafficSecond {
@@ -123,6 +152,7 @@ impl Record {
             reason: None,
             switched: None,
             gates: Vec::new(),
+            approvals: Vec::new(),
             traffic: Vec::new(),
             notes: Vec::new(),
         }

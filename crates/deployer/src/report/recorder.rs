@@ -12,7 +12,7 @@ use crate::{
     event::{Event, Reporter},
     evidence::{ending_counts::EndingCounts, request::Request, statistics::quantile},
     report::{
-        record::{GateRecord, PhaseRecord, Record, TrafficSecond},
+        record::{ApprovalRecord, GateRecord, PhaseRecord, Record, TrafficSecond},
         reports::{ReportError, Reports},
     },
 };
@@ -102,6 +102,12 @@ impl Recording {
         }
     }
 
+    /// Writes the report.
+    fn write(&mut self, reports: &Reports) {
+        self.gather();
+        self.problem = reports.write(&self.record).err();
+    }
+
     /// Aggregates the logged seconds.
     fn gather(&mut self) {
         if self.seconds.is_empty() {
@@ -156,6 +162,37 @@ impl Reporter for Recorder {
                 recording.record.switched = Some(Timestamp::now());
             }
             Event::RequestsLogged { requests } => recording.log(requests),
+            Event::ApprovalAwaited {
+                before,
+                evidence,
+                expires,
+            } => {
+                recording.record.approvals.push(ApprovalRecord {
+                    before: *before,
+                    evidence: (*evidence).to_owned(),
+                    asked: Timestamp::now(),
+                    expires: *expires,
+                    decided: None,
+                    decision: None,
+                    by: None,
+                    reason: None,
+                });
+                recording.write(&self.reports);
+            }
+            Event::ApprovalDecided {
+                decision,
+                by,
+                reason,
+                ..
+            } => {
+                if let Some(asked) = recording.record.approvals.last_mut() {
+                    asked.decided = Some(Timestamp::now());
+                    asked.decision = Some(*decision);
+                    asked.by = by.map(str::to_owned);
+                    asked.reason = reason.map(str::to_owned);
+                }
+                recording.write(&self.reports);
+            }
             Event::PhaseReached { phase, reason } => {
                 let at = Timestamp::now();
                 recording
@@ -163,8 +200,7 @@ impl Reporter for Recorder {
                     .phases
                     .push(PhaseRecord { phase: *phase, at });
                 recording.record.reason = reason.map(str::to_owned);
-                recording.gather();
-                recording.problem = self.reports.write(&recording.record).err();
+                recording.write(&self.reports);
             }
             _ => {}
         }
