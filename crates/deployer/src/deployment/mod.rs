@@ -7,6 +7,7 @@ pub mod gate_runner;
 pub mod interrupted;
 pub mod phase;
 pub mod plan;
+pub(crate) mod previous;
 pub mod preflight;
 pub mod recover;
 pub mod restore;

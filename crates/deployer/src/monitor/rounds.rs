@@ -20,6 +20,8 @@ use crate::{
     monitor::{
         color::{MonitoredColor, index},
         metrics::{self, Metrics},
+        page::{self, PageServer, address},
+        page_actions::next_of,
         router_errors::RouterErrors,
         service::Monitor,
         standby::LastDeployment,
@@ -33,16 +35,26 @@ use crate::{
 /// Time between two checks of the size of the router's logs.
 const BETWEEN_TRIMS: Duration = Duration::from_mins(1);
 
+/// Where the monitor answers requests.
+pub(crate) struct Listeners {
+    /// For metrics; `None` for none.
+    pub(crate) metrics: Option<TcpListener>,
+    /// For the page; `None` for none.
+    pub(crate) page: Option<TcpListener>,
+}
+
 /// Monitors both colors until `shutdown` resolves. Fails if metrics can no longer be served.
 pub(crate) async fn run(
     settings: &Settings,
     ports: &Ports,
     reporter: &dyn Reporter,
     examples: &Examples,
-    metrics_listener: Option<TcpListener>,
+    listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::default();
+    let page = listeners.page.map(|page| PageServer::new(settings, page));
+    let (page, inbox) = page.transpose()?.unzip();
     let notifier = Notifier::new(settings);
     notifier.forget_others();
     let mut state = MonitorState::read(&settings.state);
@@ -69,6 +81,7 @@ pub(crate) async fn run(
         read_up_to: None,
         journal_unreadable: false,
         metrics: &metrics,
+        page: inbox,
     };
     let receivers = match &notifier.names()[..] {
         [] => "no receiver of alerts is set".to_owned(),
@@ -82,11 +95,15 @@ pub(crate) async fn run(
         humantime::format_duration(settings.monitor.interval),
         settings.monitor.fall
     ));
-    tokio::select! {
+    monitor.announce_page(page.as_ref());
+    let ended = tokio::select! {
         () = monitor.run_until(shutdown) => Ok(()),
-        error = metrics::serve(metrics_listener, &metrics) => Err(error),
+        error = metrics::serve(listeners.metrics, &metrics) => Err(error),
+        () = page::serve(page.as_ref()) => Ok(()),
         failed = notifier.send_always() => Ok(failed?),
-    }
+    };
+    address::forget(&settings.state);
+    ended
 }
 
 /// The results of one round of checks.
@@ -131,6 +148,22 @@ async fn end_of<T: Future + Unpin>(action: &mut Option<T>) -> T::Output {
 }
 
 impl Monitor<'_> {
+    /// Says where the page is, also to `deployer page-link`.
+    fn announce_page(&self, page: Option<&PageServer>) {
+        let state = &self.settings.state;
+        let Some(page) = page else {
+            address::forget(state);
+            return;
+        };
+        let url = &page.url;
+        self.note(format!(
+            "the page is at {url}; `deployer page-link` makes a link that signs you in"
+        ));
+        if let Err(error) = address::record(state, url) {
+            self.note(format!("`deployer page-link` will not find the page: {error}"));
+        }
+    }
+
     async fn run_until(&mut self, shutdown: impl Future<Output = ()>) {
         self.read_log().await;
         let mut ticks = tokio::time::interval(self.settings.monitor.interval);
@@ -156,6 +189,7 @@ impl Monitor<'_> {
                         self.comparison = None;
                         self.report_changed_releases(differences);
                     }
+                    from_page = next_of(&mut self.page) => self.handle(from_page).await,
                     results = &mut checks => break results,
                 }
             };

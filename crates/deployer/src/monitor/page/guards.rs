@@ -114,7 +114,10 @@ impl Hosts {
             Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
             _ => (host, None),
         };
-        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        let is_port = |port: &str| {
+            port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+        };
+        if port.is_some_and(|port| !is_port(port)) {
             return false;
         }
         if name == "localhost" {

@@ -221,7 +221,7 @@ pub(crate) fn add_key(path: &Path, name: &str, role: Role) -> Result<String, Add
         path: path.to_owned(),
         source,
     };
-    let key = token::random().map_err(|error| failed(io::Error::other(error)))?;
+    let key = token::random().map_err(failed)?;
     let key = format!("{PREFIX}{key}");
     let before = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

@@ -70,7 +70,7 @@ impl Links {
             by: by.to_owned(),
             expires: now + LIFETIME,
         };
-        let token = token::random().map_err(io::Error::other)?;
+        let token = token::random()?;
         atomic_file::replace_private(&self.path(&token), &serde_json::to_string(&link)?)?;
         Ok(token)
     }

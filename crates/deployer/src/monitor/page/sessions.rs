@@ -1,6 +1,7 @@
 //! Who is signed in. Sessions are kept in the state directory, so a person stays signed in when the monitor restarts.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -66,7 +67,7 @@ impl Sessions {
         state: &Path,
         lifetime: Duration,
         notes: Notes,
-    ) -> Result<Self, getrandom::Error> {
+    ) -> io::Result<Self> {
         let path = page_directory(state).join("sessions.json");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let mut stored: Stored = serde_json::from_str(&text).unwrap_or_default();
@@ -100,7 +101,7 @@ impl Sessions {
         &self,
         key: &NamedKey,
         now: Timestamp,
-    ) -> Result<String, getrandom::Error> {
+    ) -> io::Result<String> {
         self.begin(key.name.clone(), How::Key(key.digest), now)
     }
 
@@ -109,7 +110,7 @@ impl Sessions {
         &self,
         name: String,
         now: Timestamp,
-    ) -> Result<String, getrandom::Error> {
+    ) -> io::Result<String> {
         self.begin(name, How::Link, now)
     }
 
@@ -118,7 +119,7 @@ impl Sessions {
         name: String,
         signed_in: How,
         now: Timestamp,
-    ) -> Result<String, getrandom::Error> {
+    ) -> io::Result<String> {
         let id = token::random()?;
         let mut stored = self.stored();
         let sessions = &mut stored.sessions;
@@ -142,11 +143,16 @@ impl Sessions {
         Ok(id)
     }
 
-    /// Returns the person with this session. A session that is over is forgotten.
-    pub(crate) fn find(&self, id: &str, keys: &[NamedKey], now: Timestamp) -> Option<Person> {
+    /// Returns the person with the session whose identifier has this digest. A session that is over is forgotten.
+    pub(crate) fn find(
+        &self,
+        id: &SecretDigest,
+        keys: &[NamedKey],
+        now: Timestamp,
+    ) -> Option<Person> {
         let mut stored = self.stored();
         let ids = stored.sessions.iter().map(|session| &session.id);
-        let place = token::position(ids, &digest(id))?;
+        let place = token::position(ids, id)?;
         let session = &stored.sessions[place];
         let signed_in = SignedIn::Session(session.id);
         let person = match session.signed_in {
@@ -183,7 +189,7 @@ impl Sessions {
     /// A full disk must keep nobody from signing in and rolling back. The session then ends with this monitor.
     fn save(&self, stored: &Stored) {
         let written = serde_json::to_string(stored)
-            .map_err(std::io::Error::from)
+            .map_err(io::Error::from)
             .and_then(|text| atomic_file::replace_private(&self.path, &text));
         if let Err(error) = written {
             let path = self.path.display();
@@ -210,6 +216,10 @@ mod tests {
         Sessions::read(state, LIFETIME, notes).unwrap()
     }
 
+    fn find(sessions: &Sessions, id: &str, keys: &[NamedKey], now: Timestamp) -> Option<Person> {
+        sessions.find(&digest(id), keys, now)
+    }
+
     fn at(second: u64) -> Timestamp {
         Timestamp::from_second(second.try_into().unwrap()).unwrap()
     }
@@ -229,11 +239,11 @@ mod tests {
         let id = sessions.begin_with_key(&ann(Role::See), at(0)).unwrap();
         let keys = [ann(Role::See)];
         let last = LIFETIME.as_secs() - 1;
-        assert_eq!(sessions.find(&id, &keys, at(last)).unwrap().name, "ann");
-        assert_eq!(sessions.find(&id, &keys, at(last + 1)), None);
+        assert_eq!(find(&sessions, &id, &keys, at(last)).unwrap().name, "ann");
+        assert_eq!(find(&sessions, &id, &keys, at(last + 1)), None);
         // It is forgotten, also if the clock is set back.
-        assert_eq!(sessions.find(&id, &keys, at(0)), None);
-        assert_eq!(sessions.find("", &keys, at(0)), None);
+        assert_eq!(find(&sessions, &id, &keys, at(0)), None);
+        assert_eq!(find(&sessions, "", &keys, at(0)), None);
     }
 
     #[test]
@@ -242,11 +252,11 @@ mod tests {
         let sessions = sessions(state.path());
         let id = sessions.begin_with_key(&ann(Role::Act), at(0)).unwrap();
         let link = sessions.begin_with_link("bob@host".to_owned(), at(0)).unwrap();
-        let found = sessions.find(&id, &[ann(Role::See)], at(1)).unwrap();
+        let found = find(&sessions, &id, &[ann(Role::See)], at(1)).unwrap();
         assert_eq!(found.role, Role::See, "the file's role counts");
-        assert_eq!(sessions.find(&id, &[], at(1)), None);
-        assert_eq!(sessions.find(&id, &[ann(Role::Act)], at(1)), None);
-        assert_eq!(sessions.find(&link, &[], at(1)).unwrap().name, "bob@host");
+        assert_eq!(find(&sessions, &id, &[], at(1)), None);
+        assert_eq!(find(&sessions, &id, &[ann(Role::Act)], at(1)), None);
+        assert_eq!(find(&sessions, &link, &[], at(1)).unwrap().name, "bob@host");
     }
 
     #[test]
@@ -263,8 +273,8 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let second = sessions(state.path());
         assert_eq!(second.cookie_name(), first.cookie_name());
-        assert!(second.find(&id, &[ann(Role::Act)], at(1)).is_some());
-        assert_eq!(second.find(&ended, &[], at(1)), None);
+        assert!(find(&second, &id, &[ann(Role::Act)], at(1)).is_some());
+        assert_eq!(find(&second, &ended, &[], at(1)), None);
     }
 
     #[test]
@@ -272,7 +282,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let sessions = sessions(state.path());
         let begin = |name: String| sessions.begin_with_link(name, at(0)).unwrap();
-        let is_known = |id: &str| sessions.find(id, &[], at(1)).is_some();
+        let is_known = |id: &str| find(&sessions, id, &[], at(1)).is_some();
         let bob = begin("bob".to_owned());
         let ann: Vec<String> = (0..=MAX_OF_NAME).map(|_| begin("ann".to_owned())).collect();
         assert!(is_known(&bob) && !is_known(&ann[0]) && is_known(&ann[1]));

@@ -3,7 +3,7 @@
 //! Keys, session identifiers, and links are 256 random bits. Nobody can guess one, so what is kept is its plain SHA-256:
 //! a slow hash with a salt is for passwords, which can be guessed.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io};
 
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
@@ -12,9 +12,10 @@ use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 pub(crate) type SecretDigest = [u8; 32];
 
 /// Returns 256 random bits as 64 hexadecimal digits.
-pub(crate) fn random() -> Result<String, getrandom::Error> {
+pub(crate) fn random() -> io::Result<String> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| io::Error::other(format!("no random bytes: {error}")))?;
     Ok(hexadecimal(&bytes))
 }
 
