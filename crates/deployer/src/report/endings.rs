@@ -101,7 +101,7 @@ fn sum<'a>(counts: impl Iterator<Item = &'a EndingCounts>) -> EndingCounts {
 fn swatch(kind: &str) -> Markup {
     html! {
         svg.swatch viewBox="0 0 20 14" aria-hidden="true" {
-            path class={ "ending " (kind) } style="stroke-width:20" d="M10 14L10 0" {}
+            path class={ "ending " (kind) } stroke-width="20" d="M10 14L10 0" {}
         }
     }
 }

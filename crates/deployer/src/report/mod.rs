@@ -1,13 +1,22 @@
 //! Reporters, and the reports that they write.
 
+mod axes;
+mod bars;
 mod charts;
 mod endings;
+mod event_line;
+mod figures;
 mod json_lines;
-mod page;
-mod record;
+pub(crate) mod live;
+pub(crate) mod page;
+mod phases;
+pub(crate) mod progress;
+pub(crate) mod record;
 mod recorder;
 mod reports;
 mod terminal;
+pub(crate) mod traffic;
+pub(crate) mod verdicts;
 
 pub use json_lines::JsonLines;
 pub use record::{GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
