@@ -19,7 +19,7 @@ use crate::{
     report::Reports,
     state::{
         action::Action, journal::Journal, journal_entries::JournalEntries, lock_holder::LockHolder,
-        stop_request::StopCommand,
+        operator_request::OperatorCommand,
     },
 };
 
@@ -48,7 +48,15 @@ pub(super) async fn run(
             Err(error) => return Err(explain_failure(settings, error)),
         },
     };
-    match stop_deployment(StopCommand::Rollback, settings, ports, &holder, reporter).await {
+    match stop_deployment(
+        OperatorCommand::Rollback,
+        settings,
+        ports,
+        &holder,
+        reporter,
+    )
+    .await
+    {
         Stopped::Ended(entry) => describe_end(ports, &entry).await,
         Stopped::Free(journal) => run_with_lock(settings, &journal, ports, reporter).await,
         Stopped::Unresponsive { was_sent } => {

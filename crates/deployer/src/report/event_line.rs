@@ -8,6 +8,7 @@ use crate::{
     deployment::{interrupted::Interrupted, phase::Phase, plan::Plan},
     event::Event,
     report::record::GateRecord,
+    state::approval::ApprovalDecision,
 };
 
 /// An event, and when it happened.
@@ -97,6 +98,26 @@ pub enum LoggedEvent {
         /// Why the last check failed, if it did.
         trouble: Option<String>,
     },
+    /// The deployment waits for approval.
+    ApprovalAwaited {
+        /// The phase that it reaches after the approval.
+        before: Phase,
+        /// The digest of the evidence, which an approval names.
+        evidence: String,
+        /// When the question expires.
+        expires: Timestamp,
+    },
+    /// A question for approval was decided.
+    ApprovalDecided {
+        /// The phase that the deployment was to reach.
+        before: Phase,
+        /// The decision.
+        decision: ApprovalDecision,
+        /// Who decided; `None` if the question expired.
+        by: Option<String>,
+        /// Why.
+        reason: Option<String>,
+    },
     /// A phase was written to the journal.
     PhaseReached {
         /// The phase.
@@ -178,6 +199,26 @@ impl LoggedEvent {
                 requests: tally.requests,
                 failed: tally.failed,
                 trouble: trouble.map(str::to_owned),
+            },
+            Event::ApprovalAwaited {
+                before,
+                evidence,
+                expires,
+            } => Self::ApprovalAwaited {
+                before: *before,
+                evidence: (*evidence).to_owned(),
+                expires: *expires,
+            },
+            Event::ApprovalDecided {
+                before,
+                decision,
+                by,
+                reason,
+            } => Self::ApprovalDecided {
+                before: *before,
+                decision: *decision,
+                by: by.map(str::to_owned),
+                reason: reason.map(str::to_owned),
             },
             Event::PhaseReached { phase, reason } => Self::PhaseReached {
                 phase: *phase,

@@ -19,7 +19,7 @@ pub(crate) mod traffic;
 pub(crate) mod verdicts;
 
 pub use json_lines::JsonLines;
-pub use record::{GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
+pub use record::{ApprovalRecord, GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
 pub use recorder::Recorder;
 pub use reports::{ReportError, Reports};
 pub use terminal::Terminal;

@@ -18,6 +18,7 @@ use crate::{
         event_line::{EventLine, LoggedEvent},
         progress::{BakeProgress, HealthProgress, Progress, RunningGate},
     },
+    state::approval::ApprovalDecision,
 };
 
 /// The schema number. It rises when an older reader would misread the data.
@@ -42,6 +43,9 @@ pub struct Record {
     /// The verdicts of the gates in order; the last one may be the bake.
     #[serde(default)]
     pub gates: Vec<GateRecord>,
+    /// The questions for approval in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalRecord>,
     /// What clients received, second by second.
     #[serde(default)]
     pub traffic: Vec<TrafficSecond>,
@@ -96,6 +100,31 @@ pub struct GateRecord {
     pub flips: Vec<Flip>,
 }
 
+/// A question for approval, and how it was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRecord {
+    /// The phase that the deployment was to reach.
+    pub before: Phase,
+    /// The digest of the evidence.
+    pub evidence: String,
+    /// When the question was asked.
+    pub asked: Timestamp,
+    /// When it expires.
+    pub expires: Timestamp,
+    /// When it was decided; `None` if the deployment ended before, or the evidence was taken anew.
+    #[serde(default)]
+    pub decided: Option<Timestamp>,
+    /// The decision, if there is one.
+    #[serde(default)]
+    pub decision: Option<ApprovalDecision>,
+    /// Who decided.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
 /// What clients of one color received within one second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrafficSecond {
@@ -130,6 +159,7 @@ impl Record {
             reason: None,
             switched: None,
             gates: Vec::new(),
+            approvals: Vec::new(),
             traffic: Vec::new(),
             notes: Vec::new(),
             progress: Progress::default(),
@@ -191,6 +221,33 @@ impl Record {
                     failed: *failed,
                     trouble: trouble.clone(),
                 });
+            }
+            LoggedEvent::ApprovalAwaited {
+                before,
+                evidence,
+                expires,
+            } => self.approvals.push(ApprovalRecord {
+                before: *before,
+                evidence: evidence.clone(),
+                asked: at,
+                expires: *expires,
+                decided: None,
+                decision: None,
+                by: None,
+                reason: None,
+            }),
+            LoggedEvent::ApprovalDecided {
+                decision,
+                by,
+                reason,
+                ..
+            } => {
+                if let Some(asked) = self.approvals.last_mut() {
+                    asked.decided = Some(at);
+                    asked.decision = Some(*decision);
+                    asked.by.clone_from(by);
+                    asked.reason.clone_from(reason);
+                }
             }
             LoggedEvent::PhaseReached { phase, reason } => {
                 self.phases.push(PhaseRecord { phase: *phase, at });

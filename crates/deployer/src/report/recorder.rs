@@ -21,7 +21,7 @@ use crate::{
 /// Requests that were logged earlier than this many seconds before the deployment are left out.
 const BEFORE: f64 = 60.0;
 
-/// Records a deployment: adds each event to the live file, and writes the report at each phase. Both survive a killed
+/// Records a deployment: adds each event to the live file, and writes the report at each phase and question. Both survive a killed
 /// deployer.
 pub struct Recorder {
     reports: Reports,
@@ -149,7 +149,13 @@ impl Reporter for Recorder {
         if let Some(line) = EventLine::of(event, Timestamp::now()) {
             recording.record(&line);
         }
-        if matches!(event, Event::PhaseReached { .. }) {
+        // A question for approval may wait for hours.
+        if matches!(
+            event,
+            Event::PhaseReached { .. }
+                | Event::ApprovalAwaited { .. }
+                | Event::ApprovalDecided { .. }
+        ) {
             recording.write(&self.reports);
         }
     }

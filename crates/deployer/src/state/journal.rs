@@ -54,6 +54,7 @@ impl<'a> Journal<'a> {
             phase,
             since: self.clock.now(),
             reason: reason.map(str::to_owned),
+            waiting: None,
             before: None,
         };
         let end = entry.end();

@@ -9,6 +9,7 @@ use crate::{
     monitor::standby::LastDeployment,
     state::{
         action::Action,
+        approval::Waiting,
         history::{HistoryEntry, actions_since_end},
         traffic_move::TrafficMove,
     },
@@ -77,6 +78,9 @@ pub struct DeploymentEntry {
     pub since: Timestamp,
     /// Why it ended, if it did.
     pub reason: Option<String>,
+    /// The question for approval that the deployment waits for. A killed deployer leaves it: see [`Waiting::is_live`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
     /// The last deployment before this one, as long as this one has touched no server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<LastDeployment>,
