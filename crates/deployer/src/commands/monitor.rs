@@ -40,6 +40,6 @@ pub(super) async fn run(
         let text = error.to_string();
         reporter.report(&Event::Note { text });
     }
-    monitor::run(settings, ports, reporter, &examples, listener, stop).await?;
+    monitor::run(settings, ports, reporter, &examples, listener, None, stop).await?;
     Ok(CommandOutput::success(STOPPED))
 }

@@ -5,6 +5,7 @@ mod changed_releases;
 mod color;
 pub mod health;
 mod metrics;
+pub(crate) mod page;
 mod rounds;
 mod router_errors;
 mod service;

@@ -20,6 +20,10 @@ use crate::{
     monitor::{
         color::{MonitoredColor, index},
         metrics::{self, Metrics},
+        page::{
+            feed::{PageFeed, RoundResults},
+            stream::Live,
+        },
         router_errors::RouterErrors,
         service::Monitor,
         standby::LastDeployment,
@@ -40,6 +44,7 @@ pub(crate) async fn run(
     reporter: &dyn Reporter,
     examples: &Examples,
     metrics_listener: Option<TcpListener>,
+    live: Option<&Live>,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::default();
@@ -69,6 +74,7 @@ pub(crate) async fn run(
         read_up_to: None,
         journal_unreadable: false,
         metrics: &metrics,
+        page: live.map(|live| PageFeed::new(live, settings)),
     };
     let receivers = match &notifier.names()[..] {
         [] => "no receiver of alerts is set".to_owned(),
@@ -171,6 +177,7 @@ impl Monitor<'_> {
         }
         self.record_router(&active);
         let router_answers = active.is_ok();
+        let router_trouble = active.as_ref().err().cloned();
         // If the router is down, the flags say which color is active.
         let active = match active {
             Ok(active) => Some(active),
@@ -184,6 +191,15 @@ impl Monitor<'_> {
         }
         self.update_metrics(active, router_answers).await;
         self.read_history().await;
+        if let Some(page) = &mut self.page {
+            let results = RoundResults {
+                now: self.ports.clock.now(),
+                active,
+                router_trouble: router_trouble.as_ref(),
+                colors: &self.colors,
+            };
+            page.show(self.settings, self.ports, results).await;
+        }
     }
 
     /// Records the checks of both colors, and does what follows from them.
@@ -291,6 +307,9 @@ impl Monitor<'_> {
             return;
         };
         if let Ok(part) = log.read(self.read_up_to.clone()).await {
+            if let Some(page) = &mut self.page {
+                page.add(&part.requests, self.ports.clock.now());
+            }
             // Requests logged before the start are not new.
             if self.read_up_to.replace(part.next).is_some() {
                 let versions = self.colors.each_ref().map(MonitoredColor::version);

@@ -14,6 +14,7 @@ use crate::{
         color::{MonitoredColor, index},
         health::HealthTracker,
         metrics::Metrics,
+        page::feed::PageFeed,
         router_errors::RouterErrors,
         standby::{ColorMemory, ColorView, LastDeployment},
         state::MonitorState,
@@ -61,6 +62,8 @@ pub(super) struct Monitor<'a> {
     /// The position in the router's log up to which requests are counted; `None` before the first read.
     pub(super) read_up_to: Option<LogCursor>,
     pub(super) metrics: &'a Metrics,
+    /// `None` without a page.
+    pub(super) page: Option<PageFeed<'a>>,
 }
 
 impl<'a> Monitor<'a> {

@@ -145,7 +145,9 @@ mod tests {
 
     fn numbers(numbers: &[(&str, f64)]) -> BTreeMap<String, f64> {
         let numbers = numbers.iter();
-        numbers.map(|(name, value)| ((*name).to_owned(), *value)).collect()
+        numbers
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect()
     }
 
     #[test]
@@ -161,7 +163,10 @@ mod tests {
             ("p99_limit_seconds", 1.0),
         ]);
         let measures = measures(&numbers);
-        let measured: Vec<_> = measures.iter().map(|it| (it.name, it.interval, it.limit)).collect();
+        let measured: Vec<_> = measures
+            .iter()
+            .map(|it| (it.name, it.interval, it.limit))
+            .collect();
         assert_eq!(
             measured,
             [
@@ -184,6 +189,10 @@ mod tests {
         let words = "<strong>1.0 %</strong>, 99 % sure of 0.2 % to 4.0 %; at most 5.0 % allowed";
         assert!(drawn.contains(words), "{drawn}");
         assert!(drawn.contains("class=\"value within\""), "{drawn}");
-        assert!(bars(&numbers(&[("requests", 9.0)])).into_string().is_empty());
+        assert!(
+            bars(&numbers(&[("requests", 9.0)]))
+                .into_string()
+                .is_empty()
+        );
     }
 }

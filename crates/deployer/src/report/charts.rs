@@ -243,6 +243,6 @@ impl OverTime<'_> {
 }
 
 /// A share on an axis.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }

@@ -242,7 +242,10 @@ mod tests {
     fn json_of(event: &Event<'_>) -> Value {
         let line = EventLine::of(event, Timestamp::UNIX_EPOCH).unwrap();
         let json = serde_json::to_value(&line).unwrap();
-        assert_eq!(serde_json::from_value::<EventLine>(json.clone()).unwrap(), line);
+        assert_eq!(
+            serde_json::from_value::<EventLine>(json.clone()).unwrap(),
+            line
+        );
         json
     }
 
@@ -275,7 +278,10 @@ mod tests {
             digest: None,
         };
         let plan = Plan::new(Timestamp::UNIX_EPOCH, Color::Blue, release);
-        assert_eq!(json_of(&Event::Planned { plan: &plan })["plan"]["idle"], "green");
+        assert_eq!(
+            json_of(&Event::Planned { plan: &plan })["plan"]["idle"],
+            "green"
+        );
         json_of(&Event::ColorStopped {
             color: Color::Green,
             in_flight: Some(3),

@@ -1,15 +1,15 @@
 //! Reporters, and the reports that they write.
 
-mod axes;
+pub(crate) mod axes;
 mod bars;
-mod charts;
-mod endings;
+pub(crate) mod charts;
+pub(crate) mod endings;
 mod event_line;
-mod figures;
+pub(crate) mod figures;
 mod json_lines;
 pub(crate) mod live;
 pub(crate) mod page;
-mod phases;
+pub(crate) mod phases;
 pub(crate) mod progress;
 pub(crate) mod record;
 mod recorder;

@@ -8,7 +8,7 @@ use crate::{
     report::{
         charts::{self, OverTime},
         endings::{self, UNANSWERED},
-        phases::phases,
+        phases::{approvals, phases},
         record::{Record, TrafficSecond},
         verdicts::gates,
     },
@@ -63,6 +63,7 @@ pub(crate) fn deployment(record: &Record) -> Markup {
         (facts(record))
         h2 { "Phases" }
         (phases(record))
+        (approvals(record))
         h2 { "Evidence" }
         (gates(record))
         (traffic(record))
@@ -192,7 +193,10 @@ pub(crate) fn duration(seconds: f64) -> String {
     } else if hours >= 1.0 {
         format!("{hours:.0} h {:.0} min", minutes - hours * 60.0)
     } else if minutes >= 1.0 {
-        format!("{minutes:.0} min {:.0} s", (seconds - minutes * 60.0).floor())
+        format!(
+            "{minutes:.0} min {:.0} s",
+            (seconds - minutes * 60.0).floor()
+        )
     } else {
         format!("{seconds:.1} s")
     }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use crate::{
     deployment::phase::Phase,
     report::{
-        page::{clock, since},
+        page::{clock, short_digest, since},
         record::Record,
     },
 };
@@ -14,9 +14,7 @@ use crate::{
 pub(crate) fn phases(record: &Record) -> Markup {
     let began = record.phases.first().map(|first| first.at);
     let last = record.phase();
-    let ahead = std::iter::successors(last.and_then(Phase::on_success), |phase| {
-        phase.on_success()
-    });
+    let ahead = std::iter::successors(last.and_then(Phase::on_success), |phase| phase.on_success());
     let current = last.is_some_and(|last| !last.is_end());
     let place_of_last = record.phases.len().saturating_sub(1);
     html! {
@@ -31,6 +29,34 @@ pub(crate) fn phases(record: &Record) -> Markup {
             }
             @for phase in ahead {
                 li.ahead { span.name { "○ " (phase) } span.took { "not yet" } }
+            }
+        }
+    }
+}
+
+/// The questions for approval, and how each was decided.
+pub(crate) fn approvals(record: &Record) -> Markup {
+    html! {
+        @if !record.approvals.is_empty() {
+            ul.approvals {
+                @for asked in &record.approvals {
+                    li {
+                        @match asked.decision {
+                            Some(decision) => {
+                                strong { (decision) }
+                                " before the phase " (asked.before)
+                                @if let Some(by) = &asked.by { " by " (by) }
+                                @if let Some(decided) = asked.decided { " at " (clock(decided)) " UTC" }
+                                @if let Some(reason) = &asked.reason { ": " (reason) }
+                            }
+                            None => {
+                                "asked before the phase " (asked.before) " at " (clock(asked.asked)) " UTC, until "
+                                (clock(asked.expires)) " UTC"
+                            }
+                        }
+                        p.hint { "Evidence " (short_digest(&asked.evidence)) }
+                    }
+                }
             }
         }
     }

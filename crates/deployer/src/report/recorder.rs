@@ -403,7 +403,11 @@ mod tests {
             phase: Phase::Switched,
             since: Timestamp::now(),
         });
-        record(&second, Phase::RolledBack, Some("the deployer was interrupted"));
+        record(
+            &second,
+            Phase::RolledBack,
+            Some("the deployer was interrupted"),
+        );
         let read = reports.read(Some(&plan.id)).unwrap();
         assert_eq!(read.notes, ["the hook failed"]);
         assert_eq!(reports.live().replay(&plan.id).unwrap(), read);

@@ -269,7 +269,9 @@ mod tests {
             left
         };
         let ids = [3, 4].map(|second| format!("20260101T00000{second}Z-v2"));
-        let reports_left = ids.each_ref().map(|id| [format!("{id}.html"), format!("{id}.json")]);
+        let reports_left = ids
+            .each_ref()
+            .map(|id| [format!("{id}.html"), format!("{id}.json")]);
         assert_eq!(left("reports"), reports_left.concat());
         assert_eq!(left("live"), ids.map(|id| format!("{id}.jsonl")));
     }

@@ -133,7 +133,10 @@ mod tests {
     #[test]
     fn traffic_is_counted_in_buckets_of_the_step() {
         let mut counts = TrafficCounts::every(5);
-        counts.count(&[request(99.0, 1), request(100.0, 1), request(104.9, 3)], 100.0);
+        counts.count(
+            &[request(99.0, 1), request(100.0, 1), request(104.9, 3)],
+            100.0,
+        );
         counts.count(&[request(105.0, 2)], 100.0);
         let seconds = counts.seconds();
         let counted: Vec<_> = seconds.iter().map(|it| (it.second, it.requests)).collect();

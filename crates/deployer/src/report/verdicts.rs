@@ -3,16 +3,13 @@
 use maud::{Markup, html};
 
 use crate::{
-    evidence::{
-        details::Flip,
-        verdict::Conclusion,
-    },
+    evidence::{details::Flip, verdict::Conclusion},
     report::{
         bars::bars,
         charts,
         figures::{figure, name_in_words},
         page::{clock, since},
-        progress::{BakeProgress, RunningGate},
+        progress::{BakeProgress, Progress, RunningGate},
         record::{GateRecord, Record},
     },
 };
@@ -28,14 +25,29 @@ fn signs(conclusion: Conclusion) -> (&'static str, &'static str) {
 }
 
 /// All gates in order, and the one that runs.
-pub(crate) fn gates(record: &Record) -> Markup {
-    let running = &record.progress;
-    let is_empty = record.gates.is_empty() && running.gate.is_none() && running.bake.is_none();
+pub(super) fn gates(record: &Record) -> Markup {
+    html! { (judged(record)) (running(record)) }
+}
+
+/// The gates that have a verdict, in order.
+pub(crate) fn judged(record: &Record) -> Markup {
+    let Progress {
+        gate: running,
+        bake,
+        ..
+    } = &record.progress;
+    let is_empty = record.gates.is_empty() && running.is_none() && bake.is_none();
     html! {
         @if is_empty { p.hint { "No gate ran." } }
         @for (place, judged) in record.gates.iter().enumerate() { (gate(judged, place)) }
-        @if let Some(gate) = &running.gate { (running_gate(gate)) }
-        @if let Some(bake) = &running.bake { (running_bake(bake)) }
+    }
+}
+
+/// The gate or the bake that runs.
+pub(crate) fn running(record: &Record) -> Markup {
+    html! {
+        @if let Some(gate) = &record.progress.gate { (running_gate(gate)) }
+        @if let Some(bake) = &record.progress.bake { (running_bake(bake)) }
     }
 }
 

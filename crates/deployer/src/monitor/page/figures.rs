@@ -51,7 +51,11 @@ impl Figures {
                     if let Some(reverted) = reversal(entry, &history[place + 1..]) {
                         figures.failed += 1;
                         let from = entry.id.as_ref().and_then(|id| switched.get(id));
-                        restored.push(reverted.duration_since(*from.unwrap_or(&entry.at)).as_secs_f64());
+                        restored.push(
+                            reverted
+                                .duration_since(*from.unwrap_or(&entry.at))
+                                .as_secs_f64(),
+                        );
                     }
                 }
                 // Counted with its promotion.
@@ -124,7 +128,9 @@ mod tests {
 
     fn figures(history: &[HistoryEntry], switched: &[(&str, i64)]) -> Figures {
         let at = |second: &i64| Timestamp::from_second(*second).unwrap();
-        let switched = switched.iter().map(|(id, second)| ((*id).to_owned(), at(second)));
+        let switched = switched
+            .iter()
+            .map(|(id, second)| ((*id).to_owned(), at(second)));
         Figures::of(history, &switched.collect(), at(&(DAYS * 86_400)))
     }
 
@@ -142,7 +148,10 @@ mod tests {
             entry(560, Action::FailedOver, None, green),
         ];
         let figures = figures(&history, &[("c", 290), ("d", 380)]);
-        assert_eq!((figures.deployments, figures.failed, figures.refused), (5, 3, 1));
+        assert_eq!(
+            (figures.deployments, figures.failed, figures.refused),
+            (5, 3, 1)
+        );
         assert!((figures.failure_rate().unwrap() - 0.6).abs() < 1e-9);
         // 10 s, 80 s from the switch, and 60 s from the promotion, because its report is gone.
         assert_eq!(figures.time_to_restore, Some(60.0));
@@ -164,7 +173,10 @@ mod tests {
     fn figures_cover_thirty_days_at_most_and_one_at_least() {
         let history = [entry(-90 * 86_400, Action::Halted, Some("a"), Color::Green)];
         let old = figures(&history, &[]);
-        assert_eq!((old.days, old.deployments, old.failure_rate()), (30.0, 0, None));
+        assert_eq!(
+            (old.days, old.deployments, old.failure_rate()),
+            (30.0, 0, None)
+        );
         assert!((figures(&[], &[]).days - 1.0).abs() < 1e-9);
     }
 }

@@ -36,7 +36,12 @@ impl TrafficRing {
     }
 
     /// What was received until `now`. `moves` are the moments at which traffic moved, and to which color.
-    pub(crate) fn view(&self, now: Timestamp, moves: Vec<TrafficMoved>, limits: Limits) -> RecentTraffic {
+    pub(crate) fn view(
+        &self,
+        now: Timestamp,
+        moves: Vec<TrafficMoved>,
+        limits: Limits,
+    ) -> RecentTraffic {
         let now = now.as_second();
         RecentTraffic {
             now,
@@ -78,7 +83,11 @@ pub(crate) struct RecentTraffic {
 impl RecentTraffic {
     /// The share of the clients' requests that were meant for `color` lately, 0–1; `None` without a request.
     pub(crate) fn share(&self, color: Color) -> Option<f64> {
-        let recent = || self.buckets.iter().filter(|it| it.second + STEP > self.now - SHARE_OF);
+        let recent = || {
+            self.buckets
+                .iter()
+                .filter(|it| it.second + STEP > self.now - SHARE_OF)
+        };
         let all: u64 = recent().map(|it| it.requests).sum();
         let of_color = recent().filter(|it| it.color == color);
         let of_color: u64 = of_color.map(|it| it.requests).sum();
@@ -105,8 +114,16 @@ mod tests {
     #[test]
     fn ring_forgets_traffic_after_fifteen_minutes() {
         let mut ring = TrafficRing::default();
-        ring.add(&[request(1000.0, Color::Blue), request(1005.0, Color::Blue)], at(1006));
-        assert_eq!(ring.view(at(1006), Vec::new(), Limits::default()).buckets.len(), 2);
+        ring.add(
+            &[request(1000.0, Color::Blue), request(1005.0, Color::Blue)],
+            at(1006),
+        );
+        assert_eq!(
+            ring.view(at(1006), Vec::new(), Limits::default())
+                .buckets
+                .len(),
+            2
+        );
         ring.add(&[request(100.0, Color::Blue)], at(1006 + SHOWN - 3));
         let left = ring.view(at(1903), Vec::new(), Limits::default()).buckets;
         assert_eq!(left.iter().map(|it| it.second).collect::<Vec<_>>(), [1005]);
@@ -115,12 +132,19 @@ mod tests {
     #[test]
     fn share_of_traffic_is_that_of_the_last_seconds() {
         let mut ring = TrafficRing::default();
-        assert_eq!(ring.view(at(9), Vec::new(), Limits::default()).share(Color::Blue), None);
+        assert_eq!(
+            ring.view(at(9), Vec::new(), Limits::default())
+                .share(Color::Blue),
+            None
+        );
         let mut requests = vec![request(900.0, Color::Blue); 9];
         requests.extend([request(990.0, Color::Blue), request(995.0, Color::Green)]);
         requests.extend(vec![request(996.0, Color::Green); 2]);
         ring.add(&requests, at(1000));
         let view = ring.view(at(1000), Vec::new(), Limits::default());
-        assert_eq!(Color::BOTH.map(|color| view.share(color)), [Some(0.25), Some(0.75)]);
+        assert_eq!(
+            Color::BOTH.map(|color| view.share(color)),
+            [Some(0.25), Some(0.75)]
+        );
     }
 }

@@ -105,7 +105,10 @@ impl PageView {
     /// The deployment, if it has not ended.
     pub(crate) fn running(&self) -> Option<&Record> {
         let record = self.deployment.as_deref()?;
-        record.phase().is_none_or(|phase| !phase.is_end()).then_some(record)
+        record
+            .phase()
+            .is_none_or(|phase| !phase.is_end())
+            .then_some(record)
     }
 
     /// The deployment, if a deployer is at work on it.
