@@ -119,6 +119,9 @@ pub(super) fn done(
     terminal: &dyn Reporter,
 ) -> CommandOutput {
     let page = reports.page(&plan.id);
+    if let Some(text) = recorder.live_problem() {
+        terminal.report(&Event::Note { text });
+    }
     let text = match recorder.problem() {
         Some(problem) => problem,
         None => format!("the report is {}", page.display()),

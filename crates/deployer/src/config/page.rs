@@ -40,8 +40,9 @@ impl FromStr for PageUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let problem =
-            || format!("{text:?} is not an address such as https://deploy.example.com, without a path");
+        let problem = || {
+            format!("{text:?} is not an address such as https://deploy.example.com, without a path")
+        };
         let url = reqwest::Url::parse(text).map_err(|_| problem())?;
         let is_plain = url.path() == "/"
             && url.query().is_none()
@@ -91,8 +92,16 @@ mod tests {
     #[test]
     fn page_url_has_the_origin_that_a_browser_sends() {
         for (text, origin, authority) in [
-            ("https://Deploy.example.com/", "https://deploy.example.com", "deploy.example.com"),
-            ("https://deploy.example.com:443", "https://deploy.example.com", "deploy.example.com"),
+            (
+                "https://Deploy.example.com/",
+                "https://deploy.example.com",
+                "deploy.example.com",
+            ),
+            (
+                "https://deploy.example.com:443",
+                "https://deploy.example.com",
+                "deploy.example.com",
+            ),
             ("http://[::1]:9110", "http://[::1]:9110", "[::1]:9110"),
         ] {
             let url: PageUrl = text.parse().unwrap();

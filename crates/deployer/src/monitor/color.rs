@@ -49,13 +49,6 @@ impl MonitoredColor {
         self.health.model_version.as_deref().unwrap_or("unknown")
     }
 
-    /// The release as a person types it to roll it back: the last version that `color` reported, or the color's name if it
-    /// reported none.
-    pub(crate) fn release_name(&self, color: Color) -> String {
-        let version = self.health.model_version.clone();
-        version.unwrap_or_else(|| color.name().to_owned())
-    }
-
     /// Formats the version to follow a color's name.
     pub(crate) fn shown_version(&self) -> String {
         let version = self.health.model_version.as_ref();

@@ -6,20 +6,11 @@ use crate::{
     color::Color,
     config::FleetKind,
     deployment::{previous::fit_previous, traffic_mover::TrafficMover},
-    monitor::{
-        actions::clean_up,
-        color::index,
-        service::Monitor,
-    },
+    monitor::{actions::clean_up, color::index, service::Monitor},
     ports::{JournalError, PortError, Ports, Target},
     release::Health,
     report::Reports,
-    state::{
-        action::Action,
-        history::HistoryEntry,
-        journal::Journal,
-        lock_holder::MONITOR,
-    },
+    state::{action::Action, history::HistoryEntry, journal::Journal, lock_holder::MONITOR},
 };
 
 /// What a person asks for.
@@ -27,7 +18,7 @@ use crate::{
 pub(crate) enum PageAction {
     /// Move all traffic to the other color. `release` is what the person typed: the release that loses the traffic.
     RollBack {
-        /// See [`MonitoredColor::release_name`](crate::monitor::color::MonitoredColor::release_name).
+        /// The version of the active color, or the color's name if it reports no version.
         release: String,
     },
     /// Let a color stand in for the other one, or not.
@@ -115,6 +106,8 @@ impl Monitor<'_> {
         };
         let (Ok(text) | Err(text)) = &done;
         self.note(format!("asked by {by}: {text}"));
+        let active = self.ports.flags.active().await.ok();
+        self.show_on_page(active, None).await;
         // A person who went away finds the result in the history.
         let _ = answer.send(done);
     }
@@ -167,13 +160,15 @@ impl Monitor<'_> {
     /// Fails unless the person typed the release that loses the traffic.
     async fn check_typed(&self, active: Color, typed: &str) -> Result<(), String> {
         let health = self.ports.probe.health(Target::Server(active)).await.ok();
-        let now = health.and_then(|health| health.model_version);
-        let name = now.unwrap_or_else(|| self.colors[index(active)].release_name(active));
-        if typed == name {
+        let version = health.and_then(|health| health.model_version);
+        // The page names the color if it is not healthy, or reports no version.
+        let name = version.as_deref().unwrap_or(active.name());
+        let last_known = self.colors[index(active)].version();
+        if typed == name || version.is_none() && typed == last_known {
             return Ok(());
         }
         Err(format!(
-            "nothing was done: {active} has the traffic and serves {name}, but {typed:?} was typed"
+            "nothing was done: {typed:?} was typed, but {name} loses the traffic"
         ))
     }
 
@@ -205,7 +200,13 @@ impl Monitor<'_> {
     }
 
     /// Sets or removes the fit flag of the color without the traffic.
-    async fn set_stand_in(&mut self, color: Color, fit: bool, by: &str, reason: &str) -> PageAnswer {
+    async fn set_stand_in(
+        &mut self,
+        color: Color,
+        fit: bool,
+        by: &str,
+        reason: &str,
+    ) -> PageAnswer {
         let ports = self.ports;
         let journal = lock_for_person(ports, self.job.is_some()).await?;
         let active = ports.flags.active().await.map_err(sentence)?;

@@ -20,7 +20,10 @@ use crate::{
     monitor::{
         color::{MonitoredColor, index},
         metrics::{self, Metrics},
-        page::{self, PageServer, address},
+        page::{
+            self, PageServer, address,
+            feed::{PageFeed, RoundResults},
+        },
         page_actions::next_of,
         router_errors::RouterErrors,
         service::Monitor,
@@ -81,7 +84,10 @@ pub(crate) async fn run(
         read_up_to: None,
         journal_unreadable: false,
         metrics: &metrics,
-        page: inbox,
+        page: page
+            .as_ref()
+            .map(|page| PageFeed::new(&page.live, settings)),
+        inbox,
     };
     let receivers = match &notifier.names()[..] {
         [] => "no receiver of alerts is set".to_owned(),
@@ -99,7 +105,7 @@ pub(crate) async fn run(
     let ended = tokio::select! {
         () = monitor.run_until(shutdown) => Ok(()),
         error = metrics::serve(listeners.metrics, &metrics) => Err(error),
-        () = page::serve(page.as_ref()) => Ok(()),
+        () = page::serve(page.as_ref(), ports) => Ok(()),
         failed = notifier.send_always() => Ok(failed?),
     };
     address::forget(&settings.state);
@@ -160,7 +166,9 @@ impl Monitor<'_> {
             "the page is at {url}; `deployer page-link` makes a link that signs you in"
         ));
         if let Err(error) = address::record(state, url) {
-            self.note(format!("`deployer page-link` will not find the page: {error}"));
+            self.note(format!(
+                "`deployer page-link` will not find the page: {error}"
+            ));
         }
     }
 
@@ -189,7 +197,7 @@ impl Monitor<'_> {
                         self.comparison = None;
                         self.report_changed_releases(differences);
                     }
-                    from_page = next_of(&mut self.page) => self.handle(from_page).await,
+                    from_page = next_of(&mut self.inbox) => self.handle(from_page).await,
                     results = &mut checks => break results,
                 }
             };
@@ -205,6 +213,7 @@ impl Monitor<'_> {
         }
         self.record_router(&active);
         let router_answers = active.is_ok();
+        let router_trouble = active.as_ref().err().cloned();
         // If the router is down, the flags say which color is active.
         let active = match active {
             Ok(active) => Some(active),
@@ -218,6 +227,25 @@ impl Monitor<'_> {
         }
         self.update_metrics(active, router_answers).await;
         self.read_history().await;
+        self.show_on_page(active, router_trouble.as_ref()).await;
+    }
+
+    /// Shows what is known now on the page. `active` is `None` if it is unknown.
+    pub(super) async fn show_on_page(
+        &mut self,
+        active: Option<Color>,
+        router_trouble: Option<&PortError>,
+    ) {
+        let Some(page) = &mut self.page else {
+            return;
+        };
+        let results = RoundResults {
+            now: self.ports.clock.now(),
+            active,
+            router_trouble,
+            colors: &self.colors,
+        };
+        page.show(self.settings, self.ports, results).await;
     }
 
     /// Records the checks of both colors, and does what follows from them.
@@ -325,6 +353,9 @@ impl Monitor<'_> {
             return;
         };
         if let Ok(part) = log.read(self.read_up_to.clone()).await {
+            if let Some(page) = &mut self.page {
+                page.add(&part.requests, self.ports.clock.now());
+            }
             // Requests logged before the start are not new.
             if self.read_up_to.replace(part.next).is_some() {
                 let versions = self.colors.each_ref().map(MonitoredColor::version);

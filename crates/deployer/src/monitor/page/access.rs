@@ -110,8 +110,10 @@ impl Access {
         let begun = self.sessions.begin_with_key(&key, Timestamp::now());
         let id = begun.map_err(|error| no_random_bytes(&error))?;
         let role = key.role.as_str();
-        self.notes
-            .send(format!("{} signed in on the page from {from}, and may {role}", key.name));
+        self.notes.send(format!(
+            "{} signed in on the page from {from}, and may {role}",
+            key.name
+        ));
         self.set_cookie(&id, site)
     }
 
@@ -124,12 +126,15 @@ impl Access {
         from: IpAddr,
         site: &Site,
     ) -> Result<HeaderValue, Refusal> {
-        let name = self.links.redeem(token, Timestamp::now()).map_err(|error| {
-            if matches!(error, LinkError::Unknown) {
-                self.record_failure(from);
-            }
-            Refusal::new(StatusCode::FORBIDDEN, error.to_string())
-        })?;
+        let name = self
+            .links
+            .redeem(token, Timestamp::now())
+            .map_err(|error| {
+                if matches!(error, LinkError::Unknown) {
+                    self.record_failure(from);
+                }
+                Refusal::new(StatusCode::FORBIDDEN, error.to_string())
+            })?;
         let text = format!("{name} opened a link to the page from {from}, and may act");
         let begun = self.sessions.begin_with_link(name, Timestamp::now());
         let id = begun.map_err(|error| no_random_bytes(&error))?;
@@ -181,9 +186,8 @@ impl Access {
     fn cookie_header(&self, id: &str, seconds: u64, site: &Site) -> Result<HeaderValue, Refusal> {
         let name = self.cookie_name(site);
         let secure = if site.is_https { "; Secure" } else { "" };
-        let text = format!(
-            "{name}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}"
-        );
+        let text =
+            format!("{name}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
         HeaderValue::try_from(text)
             .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     }

@@ -21,9 +21,7 @@ use crate::{
     ports::{JournalStore as _, Lock as _},
     state::{
         lock_holder::LockHolder,
-        operator_request::{
-            Answer, OperatorCommand, OperatorRequest, OperatorRequests, SendError,
-        },
+        operator_request::{Answer, OperatorCommand, OperatorRequest, OperatorRequests, SendError},
     },
 };
 
@@ -168,7 +166,9 @@ impl Actions {
     async fn ask_deployer(&self, request: &OperatorRequest) -> PageAnswer {
         let holder = self.deployer_of(request).await?;
         self.requests.send(request).map_err(|error| match error {
-            SendError::SecondDecision(first) => format!("nothing was done, because {first} was first"),
+            SendError::SecondDecision(first) => {
+                format!("nothing was done, because {first} was first")
+            }
             SendError::Io(error) => format!("the request cannot be written: {error}"),
         })?;
         let deadline = Instant::now() + MAX_WAIT_FOR_DEPLOYER;
@@ -213,7 +213,8 @@ impl Actions {
         if command.stops() {
             // It ended at the same moment.
             if self.state.holder().await.as_ref() != Some(holder) {
-                return "the deployment ended before it could answer: its report says how".to_owned();
+                return "the deployment ended before it could answer: its report says how"
+                    .to_owned();
             }
             return format!(
                 "{holder} does not answer. It stops when it goes on; `deployer rollback` moves traffic without it"
@@ -239,7 +240,9 @@ fn done(request: &OperatorRequest) -> String {
         OperatorCommand::Abort => format!("deployment {deployment} is aborted and ends"),
         OperatorCommand::Promote => format!("deployment {deployment} ends its bake now"),
         OperatorCommand::Rollback => {
-            format!("deployment {deployment} ends, and the previous release keeps or gets the traffic")
+            format!(
+                "deployment {deployment} ends, and the previous release keeps or gets the traffic"
+            )
         }
     }
 }
@@ -341,7 +344,10 @@ mod tests {
         let text = refusal(&actions, roll_back()).await;
         assert!(text.contains("did not answer within 20 s"), "{text}");
         let request = requests.recv().await.unwrap();
-        assert!(request.answer.is_closed(), "it must not be carried out later");
+        assert!(
+            request.answer.is_closed(),
+            "it must not be carried out later"
+        );
         drop(requests);
         let text = refusal(&actions, roll_back()).await;
         assert!(text.contains("nothing was done"), "{text}");

@@ -4,11 +4,7 @@ use std::{fs, io, net::SocketAddr, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    config::PageSettings,
-    monitor::page::page_directory,
-    state::atomic_file,
-};
+use crate::{config::PageSettings, monitor::page::page_directory, state::atomic_file};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Served {

@@ -46,7 +46,10 @@ impl Attempts {
         failures.retain(|_, it| now.duration_since(it.since) < WINDOW);
         if failures.len() >= MAX_ADDRESSES
             && !failures.contains_key(&from)
-            && let Some(&oldest) = failures.iter().min_by_key(|(_, it)| it.since).map(|it| it.0)
+            && let Some(&oldest) = failures
+                .iter()
+                .min_by_key(|(_, it)| it.since)
+                .map(|it| it.0)
         {
             failures.remove(&oldest);
         }
@@ -88,7 +91,10 @@ mod tests {
             assert_eq!(is_last, failure == MAX_FAILURES);
         }
         assert_eq!(attempts.wait(from, began), Some(WINDOW));
-        assert_eq!(attempts.wait(address("::ffff:192.0.2.1"), began), Some(WINDOW));
+        assert_eq!(
+            attempts.wait(address("::ffff:192.0.2.1"), began),
+            Some(WINDOW)
+        );
         assert_eq!(attempts.wait(address("192.0.2.2"), began), None);
         assert_eq!(attempts.wait(from, began + WINDOW), None);
         assert!(!attempts.record_failure(from, began + WINDOW));

@@ -248,7 +248,10 @@ mod tests {
         };
         let (origin, fetch) = (&header::ORIGIN, &SEC_FETCH_SITE);
         for (given, accepted) in [
-            (&[(origin, "http://localhost:9110"), (fetch, "same-origin")][..], true),
+            (
+                &[(origin, "http://localhost:9110"), (fetch, "same-origin")][..],
+                true,
+            ),
             (&[(origin, "http://localhost:9110")], true),
             (&[(fetch, "same-origin")], true),
             (&[], false),
@@ -258,9 +261,18 @@ mod tests {
             (&[(origin, "null")], false),
             (&[(origin, "http://localhost:9111")], false),
             (&[(origin, "https://localhost:9110")], false),
-            (&[(origin, "http://localhost:9110"), (fetch, "cross-site")], false),
-            (&[(origin, "http://evil.example.com"), (fetch, "same-origin")], false),
-            (&[(origin, "http://localhost:9110"), (origin, "null")], false),
+            (
+                &[(origin, "http://localhost:9110"), (fetch, "cross-site")],
+                false,
+            ),
+            (
+                &[(origin, "http://evil.example.com"), (fetch, "same-origin")],
+                false,
+            ),
+            (
+                &[(origin, "http://localhost:9110"), (origin, "null")],
+                false,
+            ),
         ] {
             let checked = check_own_form(&headers(given), &site);
             assert_eq!(checked.is_ok(), accepted, "{given:?}: {checked:?}");

@@ -331,7 +331,10 @@ mod tests {
         let path = directory.path().join("page-keys");
         add_key(&path, "ann", Role::See).unwrap();
         let before = fs::read_to_string(&path).unwrap();
-        for (name, problem) in [("ann", "has a key in an earlier line"), ("a b", "a name has")] {
+        for (name, problem) in [
+            ("ann", "has a key in an earlier line"),
+            ("a b", "a name has"),
+        ] {
             let error = add_key(&path, name, Role::Act).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }

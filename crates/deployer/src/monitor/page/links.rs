@@ -41,7 +41,9 @@ struct Link {
 #[derive(Debug, Error)]
 pub(crate) enum LinkError {
     /// There is no such link.
-    #[error("this link was used already, or was never made: `deployer page-link` makes another one")]
+    #[error(
+        "this link was used already, or was never made: `deployer page-link` makes another one"
+    )]
     Unknown,
     /// It is too old.
     #[error("this link expired 5 min after it was made: `deployer page-link` makes another one")]
@@ -80,14 +82,16 @@ impl Links {
         let path = self.path(token);
         let used = path.with_extension("used");
         match fs::rename(&path, &used) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LinkError::Unknown),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(LinkError::Unknown);
+            }
             renamed => renamed.map_err(LinkError::Unreadable)?,
         }
         let text = fs::read_to_string(&used);
         fs::remove_file(&used).map_err(LinkError::Unreadable)?;
         let text = text.map_err(LinkError::Unreadable)?;
-        let link: Link = serde_json::from_str(&text)
-            .map_err(|error| LinkError::Unreadable(error.into()))?;
+        let link: Link =
+            serde_json::from_str(&text).map_err(|error| LinkError::Unreadable(error.into()))?;
         if now >= link.expires {
             return Err(LinkError::Expired);
         }

@@ -4,6 +4,8 @@ mod access;
 mod actions;
 pub(crate) mod address;
 mod attempts;
+pub(crate) mod feed;
+mod figures;
 mod form;
 mod guards;
 pub mod keys;
@@ -11,10 +13,21 @@ pub(crate) mod links;
 mod notes;
 mod notices;
 mod person;
+mod possible;
+mod recent;
+pub(crate) mod render;
+mod render_actions;
+mod render_colors;
+mod render_compare;
+mod render_history;
+mod render_status;
 mod router;
 mod server;
 mod sessions;
+pub(crate) mod stream;
 mod token;
+pub(crate) mod traffic;
+pub(crate) mod view;
 
 use std::{
     path::{Path, PathBuf},
@@ -27,9 +40,14 @@ use tokio::net::TcpListener;
 use crate::{
     config::Settings,
     monitor::{
-        page::{access::Access, actions::Actions, guards::Hosts, notes::Notes, router::Page},
+        page::{
+            access::Access, actions::Actions, guards::Hosts, notes::Notes, router::Page,
+            stream::Live,
+        },
         page_actions::{self, PageInbox},
     },
+    ports::Ports,
+    report::Reports,
 };
 
 /// The files of the page in the state directory.
@@ -41,6 +59,7 @@ fn page_directory(state: &Path) -> PathBuf {
 pub(crate) struct PageServer {
     listener: TcpListener,
     page: Arc<Page>,
+    pub(crate) live: Arc<Live>,
     pub(crate) url: String,
 }
 
@@ -59,9 +78,13 @@ impl PageServer {
         let access = Access::new(&settings.page, &settings.state, hosts, notes)
             .context("the page cannot have sessions")?;
         let (sender, requests) = page_actions::channel();
+        let live = Arc::new(Live::new(&settings.state));
+        let actions = Actions::new(&settings.state, sender);
+        let reports = Reports::of(&settings.state);
         let server = Self {
             url: address::url_of(&settings.page, own),
-            page: Arc::new(Page::new(access, Actions::new(&settings.state, sender))),
+            page: Arc::new(Page::new(access, actions, Arc::clone(&live), reports)),
+            live,
             listener,
         };
         let inbox = PageInbox {
@@ -72,10 +95,17 @@ impl PageServer {
     }
 }
 
-/// Serves the page. Never resolves; without a page it does nothing.
-pub(crate) async fn serve(server: Option<&PageServer>) {
-    let Some(PageServer { listener, page, .. }) = server else {
+/// Serves the page, and follows the deployments that it shows. Never resolves; without a page it does nothing.
+pub(crate) async fn serve(server: Option<&PageServer>, ports: &Ports) {
+    let Some(PageServer {
+        listener,
+        page,
+        live,
+        ..
+    }) = server
+    else {
         return std::future::pending().await;
     };
-    server::serve(listener, &router::router(Arc::clone(page))).await;
+    let router = router::router(Arc::clone(page));
+    tokio::join!(server::serve(listener, &router), live.follow(ports));
 }

@@ -6,9 +6,7 @@ use axum::{
     Extension, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State},
-    http::{
-        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts,
-    },
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{
         Html, IntoResponse, Response,
@@ -30,14 +28,20 @@ use tower_http::{
     sensitive_headers::SetSensitiveHeadersLayer,
 };
 
-use crate::monitor::page::{
-    access::Access,
-    actions::{Actions, Wish},
-    form::{Fields, MAX_BODY},
-    guards::{Refusal, SEC_PURPOSE, Site, check_own_form, is_link_from_elsewhere},
-    notices::Notices,
-    person::Person,
-    server::Peer,
+use crate::{
+    monitor::page::{
+        access::Access,
+        actions::{Actions, Wish},
+        form::{Fields, MAX_BODY},
+        guards::{Refusal, SEC_PURPOSE, Site, check_own_form, is_link_from_elsewhere},
+        notices::Notices,
+        person::Person,
+        render,
+        server::Peer,
+        stream::{self, Live},
+        view::{HistoryFilter, Viewer},
+    },
+    report::{ReportError, Reports},
 };
 
 /// How long a request may take. Only the stream of events takes longer.
@@ -54,17 +58,21 @@ const AGAIN: &str = "again";
 
 /// What all requests share.
 pub(crate) struct Page {
-    pub(crate) access: Access,
-    pub(crate) actions: Actions,
-    pub(crate) notices: Notices,
-    pub(crate) streams: Arc<Semaphore>,
+    access: Access,
+    actions: Actions,
+    live: Arc<Live>,
+    reports: Reports,
+    notices: Notices,
+    streams: Arc<Semaphore>,
 }
 
 impl Page {
-    pub(crate) fn new(access: Access, actions: Actions) -> Self {
+    pub(crate) fn new(access: Access, actions: Actions, live: Arc<Live>, reports: Reports) -> Self {
         Self {
             access,
             actions,
+            live,
+            reports,
             notices: Notices::default(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         }
@@ -98,6 +106,13 @@ pub(crate) fn router(page: Arc<Page>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&page), guard));
     Router::new()
         .route("/", get(show_page))
+        .route("/deployments/{id}", get(show_deployment))
+        .route("/compare", get(show_comparison))
+        .route("/page.css", get(|| ready(asset("text/css", render::STYLE))))
+        .route(
+            "/page.js",
+            get(|| ready(asset("text/javascript", render::SCRIPT))),
+        )
         .route("/sign-in", get(show_sign_in).post(sign_in))
         .route("/sign-out", post(sign_out))
         .route("/link/{token}", get(open_link))
@@ -105,7 +120,7 @@ pub(crate) fn router(page: Arc<Page>) -> Router {
         .fallback(|| ready(Refusal::new(StatusCode::NOT_FOUND, "there is no such page")))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(limit_time))
-        .route("/stream", get(stream))
+        .route("/stream", get(follow))
         .layer(layers)
         .with_state(page)
 }
@@ -123,7 +138,9 @@ async fn guard(
         check_own_form(headers, &site)?;
     }
     let person = page.access.person(headers, peer.0, &site);
-    request.extensions_mut().insert(Visitor { person, site, peer });
+    request
+        .extensions_mut()
+        .insert(Visitor { person, site, peer });
     Ok(next.run(request).await)
 }
 
@@ -240,9 +257,66 @@ impl FromRequestParts<Arc<Page>> for ActingPerson {
 async fn show_page(
     State(page): State<Arc<Page>>,
     SignedInPerson(person): SignedInPerson,
+    uri: Uri,
 ) -> Response {
     let notice = page.notices.take(&person);
-    html(maud::html! { p { (person.name) } p { (notice.unwrap_or_default()) } })
+    let filter = HistoryFilter {
+        action: query(&uri, "action"),
+        version: query(&uri, "version"),
+    };
+    let view = page.live.view();
+    html(render::page(
+        &view,
+        viewer(&person),
+        &filter,
+        notice.as_deref(),
+    ))
+}
+
+/// The report of a deployment.
+async fn show_deployment(
+    State(page): State<Arc<Page>>,
+    SignedInPerson(person): SignedInPerson,
+    Path(id): Path<String>,
+) -> Response {
+    match page.reports.read(Some(&id)) {
+        Ok(record) => html(render::deployment(&record, viewer(&person))),
+        Err(error) => no_report(&error, &person),
+    }
+}
+
+/// Two reports side by side.
+async fn show_comparison(
+    State(page): State<Arc<Page>>,
+    SignedInPerson(person): SignedInPerson,
+    uri: Uri,
+) -> Response {
+    let read = |side| page.reports.read(Some(&query(&uri, side)));
+    match (read("left"), read("right")) {
+        (Ok(left), Ok(right)) => html(render::compare(&left, &right, viewer(&person))),
+        (Err(error), _) | (_, Err(error)) => no_report(&error, &person),
+    }
+}
+
+fn no_report(error: &ReportError, person: &Person) -> Response {
+    let text = error.to_string();
+    let page = render::message("No such report", &text, Some(viewer(person)));
+    (StatusCode::NOT_FOUND, html(page)).into_response()
+}
+
+fn viewer(person: &Person) -> Viewer<'_> {
+    Viewer {
+        name: &person.name,
+        may_act: person.may_act(),
+    }
+}
+
+/// Returns a value of the query; an empty string if it is not there.
+fn query(uri: &Uri, name: &str) -> String {
+    let query = uri.query().unwrap_or_default();
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    let found = pairs.find(|(key, _)| key == name);
+    found.map_or_else(String::new, |(_, value)| value.into_owned())
 }
 
 fn html(page: Markup) -> Response {
@@ -252,12 +326,8 @@ fn html(page: Markup) -> Response {
 async fn show_sign_in(Extension(visitor): Extension<Visitor>) -> Response {
     match visitor.person {
         Some(_) => see_other("/"),
-        None => html(sign_in_page(None)),
+        None => html(render::sign_in(None)),
     }
-}
-
-fn sign_in_page(error: Option<&str>) -> Markup {
-    maud::html! { form method="post" action="/sign-in" { (error.unwrap_or_default()) input name="key"; } }
 }
 
 async fn sign_in(
@@ -273,7 +343,7 @@ async fn sign_in(
     Ok(match signed_in {
         Ok(cookie) => with_cookie(see_other("/"), cookie),
         Err(refusal) => {
-            let shown = html(sign_in_page(Some(&refusal.text)));
+            let shown = html(render::sign_in(Some(&refusal.text)));
             let (mut parts, _) = refusal.into_response().into_parts();
             parts.headers.remove(header::CONTENT_LENGTH);
             let (shown, body) = shown.into_parts();
@@ -334,7 +404,7 @@ async fn act(
     Ok(see_other("/"))
 }
 
-async fn stream(
+async fn follow(
     State(page): State<Arc<Page>>,
     Extension(visitor): Extension<Visitor>,
     headers: HeaderMap,
@@ -349,8 +419,9 @@ async fn stream(
         )
         .retry_after(Duration::from_secs(10))
     })?;
-    let _last = headers.get("last-event-id");
-    let events = futures_util::stream::pending::<Result<SseEvent, Infallible>>();
+    let last = headers.get("last-event-id");
+    let last = last.and_then(|last| last.to_str().ok());
+    let events = stream::stream(&page.live, person.may_act(), last);
     let ended = async move { timeout(MAX_STREAM, signed_out(&page.access, &person)).await };
     let events = events.take_until(Box::pin(ended)).map(move |event| {
         let _held = &slot;
@@ -366,6 +437,11 @@ async fn signed_out(access: &Access, person: &Person) {
     }
 }
 
+fn asset(kind: &'static str, text: &'static str) -> Response {
+    let kind = HeaderValue::from_static(kind);
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
 fn see_other(path: &'static str) -> Response {
     let location = [(header::LOCATION, HeaderValue::from_static(path))];
     (StatusCode::SEE_OTHER, location).into_response()
@@ -375,3 +451,6 @@ fn with_cookie(mut response: Response, cookie: HeaderValue) -> Response {
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     response
 }
+
+#[cfg(test)]
+mod tests;

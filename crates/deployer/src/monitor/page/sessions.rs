@@ -63,11 +63,7 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// Reads the sessions that an earlier monitor kept. Without them, nobody is signed in.
-    pub(crate) fn read(
-        state: &Path,
-        lifetime: Duration,
-        notes: Notes,
-    ) -> io::Result<Self> {
+    pub(crate) fn read(state: &Path, lifetime: Duration, notes: Notes) -> io::Result<Self> {
         let path = page_directory(state).join("sessions.json");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let mut stored: Stored = serde_json::from_str(&text).unwrap_or_default();
@@ -97,29 +93,16 @@ impl Sessions {
     }
 
     /// Begins a session of somebody who has this key. Returns its identifier for the cookie.
-    pub(crate) fn begin_with_key(
-        &self,
-        key: &NamedKey,
-        now: Timestamp,
-    ) -> io::Result<String> {
+    pub(crate) fn begin_with_key(&self, key: &NamedKey, now: Timestamp) -> io::Result<String> {
         self.begin(key.name.clone(), How::Key(key.digest), now)
     }
 
     /// Begins a session of somebody who opened a one-time link.
-    pub(crate) fn begin_with_link(
-        &self,
-        name: String,
-        now: Timestamp,
-    ) -> io::Result<String> {
+    pub(crate) fn begin_with_link(&self, name: String, now: Timestamp) -> io::Result<String> {
         self.begin(name, How::Link, now)
     }
 
-    fn begin(
-        &self,
-        name: String,
-        signed_in: How,
-        now: Timestamp,
-    ) -> io::Result<String> {
+    fn begin(&self, name: String, signed_in: How, now: Timestamp) -> io::Result<String> {
         let id = token::random()?;
         let mut stored = self.stored();
         let sessions = &mut stored.sessions;
@@ -193,8 +176,9 @@ impl Sessions {
             .and_then(|text| atomic_file::replace_private(&self.path, &text));
         if let Err(error) = written {
             let path = self.path.display();
-            self.notes
-                .send(format!("cannot keep the page's sessions in {path}: {error}"));
+            self.notes.send(format!(
+                "cannot keep the page's sessions in {path}: {error}"
+            ));
         }
     }
 
@@ -251,7 +235,9 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let sessions = sessions(state.path());
         let id = sessions.begin_with_key(&ann(Role::Act), at(0)).unwrap();
-        let link = sessions.begin_with_link("bob@host".to_owned(), at(0)).unwrap();
+        let link = sessions
+            .begin_with_link("bob@host".to_owned(), at(0))
+            .unwrap();
         let found = find(&sessions, &id, &[ann(Role::See)], at(1)).unwrap();
         assert_eq!(found.role, Role::See, "the file's role counts");
         assert_eq!(find(&sessions, &id, &[], at(1)), None);
