@@ -133,6 +133,7 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         comparison,
         shadow,
         bake,
+        approval,
         hooks,
         monitor,
         alerts,
@@ -147,6 +148,8 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         ("comparison.duration", comparison.duration),
         ("shadow.duration", shadow.duration),
         ("bake.interval", bake.interval),
+        ("approval.expires", approval.expires),
+        ("approval.fresh", approval.fresh),
         ("hooks.timeout", hooks.timeout),
         ("monitor.interval", monitor.interval),
         ("alerts.give_up_after", alerts.give_up_after),
@@ -213,6 +216,8 @@ mod tests {
             "bake.failures=0",
             "bake.duration=0s",
             "bake.window=10ms",
+            "approval.expires=0s",
+            "approval.fresh=0s",
         ] {
             let settings = load(None, &[setting.to_owned()]).unwrap();
             let error = check(&settings).unwrap_err().to_string();

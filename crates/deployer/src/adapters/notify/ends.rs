@@ -108,6 +108,7 @@ impl Notifier {
             version: entry.version.clone(),
             reason: entry.reason.clone(),
             report,
+            link: None,
             router: self.router.clone(),
             by: entry.by.clone(),
         })
