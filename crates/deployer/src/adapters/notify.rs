@@ -22,7 +22,10 @@ use self::{
     spool::Spool,
 };
 use crate::{
-    adapters::http::{self, cause},
+    adapters::{
+        http::{self, cause},
+        state_directory::StateDirectory,
+    },
     color::Color,
     config::{AlertsSettings, Settings},
     ports::PortError,
@@ -45,6 +48,7 @@ pub struct Notifier {
     spool: Spool,
     router: String,
     reports: Reports,
+    state: StateDirectory,
     /// What this process knows to be announced, also if it could not be written.
     announced: Mutex<Option<Announced>>,
 }
@@ -75,6 +79,7 @@ impl Notifier {
             spool: Spool::in_directory(settings.state.join("notifications")),
             router: settings.router.url.clone(),
             reports: Reports::of(&settings.state),
+            state: StateDirectory::new(&settings.state),
             announced: Mutex::default(),
         }
     }
@@ -110,6 +115,8 @@ impl Notifier {
             version: None,
             reason: None,
             report: None,
+            trace: None,
+            history: self.state.newest_history_hash(),
             router: self.router.clone(),
             by: current_user(),
         }
@@ -271,6 +278,8 @@ pub(crate) fn test_notification(nanosecond: usize) -> Notification {
         version: None,
         reason: None,
         report: None,
+        trace: None,
+        history: None,
         router: "http://127.0.0.1:8080".to_owned(),
         by: "someone@example".to_owned(),
     }

@@ -27,7 +27,7 @@ use std::{io::Write as _, path::Path, process::ExitCode, time::Duration};
 use serde_json::json;
 
 use crate::{
-    adapters::{self, notify::Notifier},
+    adapters::{self, notify::Notifier, traces::Traces},
     cli::{self, Arguments, Command},
     commands::{
         lock::lock,
@@ -35,11 +35,11 @@ use crate::{
         steps::{stop_leftover_shadow, until_stopped},
     },
     config::{self, Settings, SettingsError},
-    deployment::scope::Scope,
-    event::Reporter,
+    deployment::{scope::Scope, windows},
+    event::{Event, Reporter},
     exit_code,
     ports::{JournalError, Ports},
-    report::{JsonLines, Terminal, warn},
+    report::{JsonLines, Reporters, Terminal, warn},
 };
 
 /// How long an ended command waits for the receivers of notifications.
@@ -100,19 +100,42 @@ async fn dispatch(
     if let Command::Deploy { overrides, .. } | Command::Recover { overrides } = &command {
         overrides.apply(&mut settings);
     }
+    if let Command::Deploy { reason, .. } = &command {
+        settings.windows.overridden.clone_from(reason);
+    }
     config::check(&settings)?;
     let ports = &adapters::connect(&settings)?;
     let (terminal, lines) = (Terminal::new(), JsonLines);
-    let reporter: &dyn Reporter = if global.json { &lines } else { &terminal };
-    *notifier = command
-        .may_end_deployment()
-        .then(|| Notifier::new(&settings));
+    let output: &dyn Reporter = if global.json { &lines } else { &terminal };
+    let may_end = command.may_end_deployment();
+    *notifier = may_end.then(|| Notifier::new(&settings));
     // A killed deployer did not announce its ends.
     announce_ends(notifier.as_ref(), ports).await;
+    let traces = if may_end {
+        Traces::connect(&settings).unwrap_or_else(|error| {
+            let text = format!("the deployment is not traced: {error}");
+            output.report(&Event::Note { text });
+            None
+        })
+    } else {
+        None
+    };
+    let mut reporters = vec![output];
+    reporters.extend(
+        traces
+            .as_ref()
+            .map(|traces| traces.reporter() as &dyn Reporter),
+    );
+    let reporter = &Reporters(reporters);
     let done = perform(&command, &settings, ports, reporter, global.json).await;
     // A command that no longer waits for the fleet must not leave a process behind.
     ports.fleet.await_abandoned().await;
     announce_ends(notifier.as_ref(), ports).await;
+    if let Some(traces) = traces
+        && let Some(text) = traces.stop().await
+    {
+        output.report(&Event::Note { text });
+    }
     done
 }
 
@@ -136,6 +159,8 @@ async fn perform(
             if *dry_run {
                 return dry_run::run(settings, version, *active_down, ports).await;
             }
+            // First, so that nothing is changed.
+            windows::check(&settings.windows, ports.clock.now()).map_err(CommandError::refused)?;
             deploy::run(settings, version, scope, &lock().await?, ports, reporter).await
         }
         Command::Recover { .. } => recover::run(settings, &lock().await?, ports, reporter).await,
@@ -157,7 +182,10 @@ async fn perform(
         }
         Command::Status { watch: false } => status::run(settings, ports).await,
         Command::Status { watch: true } => status::watch(settings, ports, json).await,
-        Command::History => history::run(ports).await,
+        Command::History { verify: None } => history::run(ports).await,
+        Command::History {
+            verify: Some(wanted),
+        } => history::verify(settings, wanted),
         Command::Validate {
             version,
             only,

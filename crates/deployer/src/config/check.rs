@@ -9,7 +9,14 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
     counts(settings)?;
     shares(settings)?;
     ratios(settings)?;
-    durations(settings)
+    durations(settings)?;
+    let endpoint = &settings.traces.endpoint;
+    ensure(
+        endpoint.is_empty() || otlp::check_endpoint(endpoint).is_ok(),
+        "traces.endpoint",
+        endpoint,
+        "a URL such as http://localhost:4318, without a query",
+    )
 }
 
 fn counts(settings: &Settings) -> Result<(), SettingsError> {
@@ -213,6 +220,7 @@ mod tests {
             "bake.failures=0",
             "bake.duration=0s",
             "bake.window=10ms",
+            "traces.endpoint=localhost:4318",
         ] {
             let settings = load(None, &[setting.to_owned()]).unwrap();
             let error = check(&settings).unwrap_err().to_string();

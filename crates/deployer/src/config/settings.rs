@@ -22,6 +22,8 @@ use crate::{
         release::ReleaseSettings,
         router::RouterSettings,
         service::ServiceSettings,
+        traces::TracesSettings,
+        windows::WindowsSettings,
     },
 };
 
@@ -78,6 +80,10 @@ pub struct Settings {
     pub monitor: MonitorSettings,
     /// The receivers of alerts.
     pub alerts: AlertsSettings,
+    /// Traces of deployments.
+    pub traces: TracesSettings,
+    /// When deployments may switch.
+    pub windows: WindowsSettings,
 }
 
 impl Settings {

@@ -8,6 +8,7 @@ mod record;
 mod recorder;
 mod reports;
 mod terminal;
+mod trace;
 
 pub use json_lines::JsonLines;
 pub use record::{GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
@@ -15,6 +16,7 @@ pub use recorder::Recorder;
 pub use reports::{ReportError, Reports};
 pub use terminal::Terminal;
 pub(crate) use terminal::warn;
+pub use trace::{RootIds, TraceReporter};
 
 use crate::event::{Event, Reporter};
 

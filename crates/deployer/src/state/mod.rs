@@ -3,6 +3,7 @@
 pub mod action;
 pub mod atomic_file;
 pub mod history;
+pub mod history_chain;
 pub mod journal;
 pub mod journal_entries;
 pub mod lock_holder;

@@ -72,6 +72,12 @@ pub struct Notification {
     pub reason: Option<String>,
     /// The page of the report, on the host in `by`.
     pub report: Option<PathBuf>,
+    /// The trace of the deployment.
+    #[serde(default)]
+    pub trace: Option<String>,
+    /// The SHA-256 of the newest line of the history; `None` without a line.
+    #[serde(default)]
+    pub history: Option<String>,
     /// The address of the router.
     pub router: String,
     /// Who did it, as `user@host`.
