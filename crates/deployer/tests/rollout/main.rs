@@ -17,3 +17,4 @@ mod port_fails;
 mod release_is_restored;
 mod server;
 mod trace;
+mod windows;
