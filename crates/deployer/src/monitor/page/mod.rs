@@ -10,6 +10,8 @@ mod render_colors;
 mod render_compare;
 mod render_history;
 mod render_status;
+#[cfg(test)]
+mod samples;
 pub(crate) mod stream;
 pub(crate) mod traffic;
 pub(crate) mod view;
