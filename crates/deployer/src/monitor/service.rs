@@ -15,6 +15,7 @@ use crate::{
         health::HealthTracker,
         metrics::Metrics,
         page::feed::PageFeed,
+        page_actions::PageInbox,
         router_errors::RouterErrors,
         standby::{ColorMemory, ColorView, LastDeployment},
         state::MonitorState,
@@ -64,6 +65,8 @@ pub(super) struct Monitor<'a> {
     pub(super) metrics: &'a Metrics,
     /// `None` without a page.
     pub(super) page: Option<PageFeed<'a>>,
+    /// What people ask for on the page; `None` without a page.
+    pub(super) inbox: Option<PageInbox>,
 }
 
 impl<'a> Monitor<'a> {

@@ -156,7 +156,6 @@ fn document(
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                meta name="referrer" content="no-referrer";
                 title { (title) }
                 link rel="stylesheet" href="/page.css";
                 @if event_id.is_some() { script src="/page.js" defer {} }

@@ -133,7 +133,9 @@ fn signs(action: Action) -> (&'static str, &'static str) {
         Action::Promoted | Action::Restored => ("good", "✓"),
         Action::Refused | Action::Halted | Action::NotRestored => ("bad", "✗"),
         Action::RolledBack | Action::FailedOver => ("bad", "↩"),
-        Action::Switched | Action::Stopped => ("open", "→"),
+        Action::Switched | Action::Stopped | Action::StandInOn | Action::StandInOff => {
+            ("open", "→")
+        }
     }
 }
 
