@@ -18,7 +18,7 @@ pub(super) fn actions(view: &PageView, viewer: Viewer<'_>) -> Markup {
     html! {
         h2 { "Actions" }
         @match Possible::of(view) {
-            Err(reason) => { p.hint { "Nothing can be done here now: " (reason) "." } }
+            Err(reason) => { p.hint { "Nothing can be done here now: " (reason.trim_end_matches('.')) "." } }
             Ok(possible) => {
                 @if viewer.may_act {
                     div.actions { @for action in &possible { (form(action)) } }

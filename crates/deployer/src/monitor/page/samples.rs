@@ -435,6 +435,7 @@ pub(super) fn view(situation: Situation) -> PageView {
         digest: Some(DIGEST.to_owned()),
         trouble: None,
         fit: Some(fit),
+        is_proven: !fit,
     };
     let mut cards = [
         card("v2.3.2", true),

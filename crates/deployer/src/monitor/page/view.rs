@@ -91,6 +91,8 @@ pub(crate) struct ColorCard {
     pub(crate) trouble: Option<String>,
     /// Whether it may stand in for the other color; `None` if the flag cannot be read.
     pub(crate) fit: Option<bool>,
+    /// Whether a person may let it stand in: it is healthy, and serves a release that was promoted or stood in before.
+    pub(crate) is_proven: bool,
 }
 
 /// The history, and what follows from it.
