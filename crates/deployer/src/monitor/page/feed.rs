@@ -88,8 +88,8 @@ impl<'a> PageFeed<'a> {
             let monitored = &colors[index(color)];
             let health = monitored.health();
             cards[index(color)] = ColorCard {
-                version: health.and_then(|health| health.model_version.clone()),
-                digest: health.and_then(|health| health.model_digest.clone()),
+                version: monitored.last_health().model_version.clone(),
+                digest: monitored.last_health().model_digest.clone(),
                 trouble: monitored.trouble.clone(),
                 fit: ports.flags.is_fit(color).await.ok(),
                 is_proven: health.is_some_and(|health| {

@@ -49,6 +49,7 @@ struct Words {
     is_grave: bool,
 }
 
+/// The words of an action. The function is long, because it has an arm for each action.
 fn words_of(action: &Possible) -> Words {
     let words = |action, key, title: &str, sentence, is_grave| Words {
         action,

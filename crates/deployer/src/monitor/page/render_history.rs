@@ -161,7 +161,7 @@ fn table(entries: &[&HistoryEntry]) -> Markup {
                         td.when { (moment(entry.at)) }
                         td.what { span class=(tone) { (mark) " " (entry.action.as_str()) } }
                         td { (entry.version.as_deref().unwrap_or("not known")) " on " (entry.color) }
-                        td.text { (entry.by) }
+                        td.by { (entry.by) }
                         td.text {
                             (entry.reason.as_deref().unwrap_or_default())
                             @if let Some(seconds) = entry.seconds { span.why { "took " (duration(seconds)) } }

@@ -85,7 +85,9 @@ impl Default for Rollback {
 /// What is known of a color.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ColorCard {
+    /// The version that its server reported last.
     pub(crate) version: Option<String>,
+    /// The digest that its server reported last.
     pub(crate) digest: Option<String>,
     /// Why its last check failed; `None` if it passed.
     pub(crate) trouble: Option<String>,
