@@ -161,7 +161,7 @@ fn any_windows() -> impl Strategy<Value = WindowsSettings> {
         (prop::sample::select(days.to_vec()), 0..24, 1..24).prop_map(|(days, from, length)| {
             format!("{days} {from:02}:00-{:02}:30", (from + length) % 24)
         });
-    let freeze = (1..28, 1..12, 0..40_i64).prop_map(|(day, month, length)| {
+    let freeze = (1..28_i8, 1..12_i8, 0..40_i64).prop_map(|(day, month, length)| {
         let from = jiff::civil::date(2026, month, day);
         format!("{from}..{}", from + length.days())
     });
