@@ -42,6 +42,15 @@ fn spans_of_deployer(exports: &mut mpsc::UnboundedReceiver<Bytes>) -> Result<Vec
     Ok(spans)
 }
 
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn deployment_is_one_trace_whose_id_is_in_report_history_and_notification() -> Result {
     let stack = Stack::with_processes(
@@ -93,12 +102,6 @@ async fn deployment_is_one_trace_whose_id_is_in_report_history_and_notification(
         .iter()
         .find(|span| span.name == "RUN deploy sentiment");
     let root = root.with_context(|| format!("{spans:#?}"))?;
-    let hex = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
     ensure!(hex(&root.parent_span_id) == "00f067aa0ba902b7");
     ensure!(spans.iter().all(|span| hex(&span.trace_id) == TRACE));
     let named = |name: &str| {

@@ -23,19 +23,10 @@ async fn freeze_refuses_deployments_but_neither_emergencies_nor_rollbacks() -> R
     );
     ensure!(stack.status().await?["active"] == "blue");
 
-    let emergency = [
-        &[
-            "deploy",
-            "v2",
-            "--json",
-            "--outside-window",
-            "--reason",
-            "clients wait",
-        ],
-        &["--set", "bake.on_inconclusive=promote"],
-        &FREEZE[..],
-    ];
-    let run = stack.expect_exit(0, &emergency.concat()).await?;
+    let emergency = ["--json", "--outside-window", "--reason", "clients wait"];
+    let inconclusive = ["--set", "bake.on_inconclusive=promote"];
+    let deploy = [&["deploy", "v2"], &emergency[..], &inconclusive, &FREEZE];
+    let run = stack.expect_exit(0, &deploy.concat()).await?;
     ensure!(
         run.stdout
             .contains("deploying outside of the windows: clients wait"),

@@ -94,6 +94,8 @@ impl Machine {
     async fn assert_recorded_once(&self, active: Color) {
         let history = self.journal().read_history().await.expect("a history");
         assert!(history.torn.is_empty(), "{history:#?}");
+        let verified = self.journal().verify_history(None).expect("a history");
+        assert_eq!(verified.breaks, [], "a kill broke the chain");
         let entries = history.entries;
         for pair in entries.windows(2) {
             let [earlier, later] = [&pair[0], &pair[1]].map(|it| (it.action, it.color, &it.id));

@@ -36,8 +36,8 @@ use crate::{
     examples::Example,
     kill_point::{self, in_process},
     ports::{
-        Fleet, FleetDiagnosis, HookPoint, Hooks, JournalStore, PortError, Ports, Prediction, Probe,
-        Repeat, Router, RouterLimits, Service, ServiceState, Target,
+        Fleet, FleetDiagnosis, HookPoint, Hooks, PortError, Ports, Prediction, Probe, Repeat,
+        Router, RouterLimits, Service, ServiceState, Target,
     },
     release::Health,
     state::{
@@ -239,7 +239,7 @@ impl Machine {
     }
 
     /// The state directory, without the lock.
-    pub(super) fn journal(&self) -> impl JournalStore {
+    pub(super) fn journal(&self) -> StateDirectory {
         self.simulation.state_directory()
     }
 
