@@ -4,7 +4,7 @@ pub(crate) mod axes;
 mod bars;
 pub(crate) mod charts;
 pub(crate) mod endings;
-mod event_line;
+pub(crate) mod event_line;
 pub(crate) mod figures;
 mod json_lines;
 pub(crate) mod live;
