@@ -83,7 +83,11 @@ fn help_lists_commands_and_exit_codes() {
         "validate",
         "report",
         "recover",
+        "approve",
+        "reject",
+        "promote",
         "rollback",
+        "abort",
         "switch",
         "status",
         "history",
@@ -147,7 +151,7 @@ fn deploy_help_shows_variable_and_default_of_each_flag() {
 fn invalid_arguments_exit_2_with_reason() {
     let directory = directory();
     for (arguments, expected) in [
-        (["promote", "v2"].as_slice(), "unrecognized subcommand"),
+        (["push", "v2"].as_slice(), "unrecognized subcommand"),
         (&["switch"], "<COLOR>"),
         (&["switch", "red"], "[possible values: blue, green]"),
         (&["deploy", "v2", "--bake", "soon"], "invalid value 'soon'"),
@@ -164,6 +168,27 @@ fn invalid_arguments_exit_2_with_reason() {
         assert!(message.contains(expected), "{arguments:?}: {message}");
     }
     assert!(!directory.path().join("state").exists());
+}
+
+#[test]
+fn decision_needs_a_reason_and_enough_digits_of_the_evidence() {
+    let directory = directory();
+    let stderr = |code, arguments: &[&str]| stderr_of(code, directory.path(), arguments);
+    for command in ["approve", "reject", "promote"] {
+        for given in [&[command][..], &[command, "--reason", ""]] {
+            let error = stderr(2, given);
+            assert!(error.contains("--reason <TEXT>"), "{error}");
+        }
+        let error = stderr(10, &[command, "--reason", "a reason"]);
+        assert!(error.contains("no deployment is under way"), "{error}");
+    }
+    for digits in ["3f2a91c", "3f2a91cx"] {
+        let error = stderr(
+            2,
+            &["approve", "--reason", "a reason", "--evidence", digits],
+        );
+        assert!(error.contains("at least 8 hexadecimal digits"), "{error}");
+    }
 }
 
 #[test]
