@@ -101,6 +101,7 @@ mod tests {
         color::Color,
         deployment::phase::Phase,
         evidence::verdict::{Conclusion, Verdict},
+        state::approval::ApprovalDecision,
     };
 
     #[test]
@@ -120,6 +121,22 @@ mod tests {
         assert_eq!(
             moved,
             Some(json!({"event": "traffic_moved", "from": "blue", "to": "green"}))
+        );
+        let decided = line(&Event::ApprovalDecided {
+            before: Phase::Promoted,
+            decision: ApprovalDecision::Expired,
+            by: None,
+            reason: Some("no person decided"),
+        });
+        assert_eq!(
+            decided,
+            Some(json!({
+                "event": "approval_decided",
+                "before": "promoted",
+                "decision": "expired",
+                "by": null,
+                "reason": "no person decided",
+            }))
         );
         let ended = line(&Event::PhaseReached {
             phase: Phase::RolledBack,
