@@ -36,7 +36,7 @@ use crate::{
     examples::Example,
     kill_point::{self, in_process},
     ports::{
-        Fleet, FleetDiagnosis, HookPoint, Hooks, PortError, Ports, Prediction, Probe, Repeat,
+        Fleet, FleetDiagnosis, HookPoint, Hooks, JournalStore as _, PortError, Ports, Prediction, Probe, Repeat,
         Router, RouterLimits, Service, ServiceState, Target,
     },
     release::Health,
