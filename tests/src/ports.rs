@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Five consecutive free ports. They stay reserved until this is dropped.
+/// Six consecutive free ports. They stay reserved until this is dropped.
 #[derive(Debug)]
 pub struct PortBlock {
     first: u16,
@@ -21,7 +21,7 @@ impl PortBlock {
     /// reserved port.
     const FIRST: u16 = 21_000;
     const BLOCKS: u16 = 200;
-    const SIZE: u16 = 5;
+    const SIZE: u16 = 6;
 
     /// Reserves a block that no other test holds, and on whose ports no process listens.
     pub fn reserve() -> anyhow::Result<Self> {
@@ -45,7 +45,7 @@ impl PortBlock {
         )
     }
 
-    /// All five ports.
+    /// All six ports.
     pub fn all(&self) -> impl Iterator<Item = u16> + use<> {
         self.first..self.first + Self::SIZE
     }
@@ -78,5 +78,11 @@ impl PortBlock {
     #[must_use]
     pub fn metrics(&self) -> u16 {
         self.first + 4
+    }
+
+    /// The port on which `deployer monitor` serves the page.
+    #[must_use]
+    pub fn page(&self) -> u16 {
+        self.first + 5
     }
 }
