@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use crate::{
     color::Color,
     config::{DeployOverrides, GateName, GlobalOverrides},
+    monitor::page::keys::Role,
 };
 
 /// Blue-green deployment for model servers behind nginx.
@@ -169,6 +170,16 @@ pub enum Command {
     Monitor,
     /// Send a test alert to every receiver
     AlertTest,
+    /// Make a key to the page for a person, print it once, and keep its digest in the file page.keys
+    PageKey {
+        /// Who gets it, as the history will name that person
+        name: String,
+        /// Whether the person may see, or also act
+        #[arg(long)]
+        role: Role,
+    },
+    /// Print a link that signs in to the page once, within 5 min
+    PageLink,
     /// Stop the monitor, the router, and both colors
     Down,
     /// Print shell completions
@@ -222,6 +233,8 @@ impl fmt::Display for Command {
             Self::Doctor => "doctor",
             Self::Monitor => "monitor",
             Self::AlertTest => "alert-test",
+            Self::PageKey { .. } => "page-key",
+            Self::PageLink => "page-link",
             Self::Down => "down",
             Self::Completions { .. } => "completions",
             Self::Man { .. } => "man",

@@ -8,6 +8,7 @@ use crate::{
     color::Color,
     deployment::{interrupted::Interrupted, phase::Phase, plan::Plan},
     evidence::{request::Request, tally::Tally, verdict::Verdict},
+    state::approval::ApprovalDecision,
 };
 
 /// Something that happened.
@@ -95,6 +96,26 @@ pub enum Event<'a> {
         tally: Tally,
         /// Why the last check failed, if it did.
         trouble: Option<&'a str>,
+    },
+    /// The deployment waits for approval.
+    ApprovalAwaited {
+        /// The phase that it reaches after the approval.
+        before: Phase,
+        /// The digest of the evidence, which an approval names.
+        evidence: &'a str,
+        /// When the question expires.
+        expires: Timestamp,
+    },
+    /// A question for approval was decided.
+    ApprovalDecided {
+        /// The phase that the deployment was to reach.
+        before: Phase,
+        /// The decision.
+        decision: ApprovalDecision,
+        /// Who decided; `None` if the question expired.
+        by: Option<&'a str>,
+        /// Why.
+        reason: Option<&'a str>,
     },
     /// A phase was written to the journal.
     PhaseReached {

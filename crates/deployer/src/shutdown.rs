@@ -5,7 +5,7 @@ use std::fmt;
 use procfs::process::Process;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::state::stop_request::{StopRequest, StopRequests};
+use crate::state::operator_request::{OperatorRequest, OperatorRequests};
 
 /// Why a deployer should stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Stop {
     /// It received a signal.
     Signal,
     /// Another command asks for it.
-    Request(StopRequest),
+    Request(OperatorRequest),
 }
 
 impl fmt::Display for Stop {
@@ -26,7 +26,7 @@ impl fmt::Display for Stop {
 }
 
 /// Resolves when the deployer should stop. It looks for requests first.
-pub(crate) async fn stopped(requests: &StopRequests) -> Stop {
+pub(crate) async fn stopped(requests: &OperatorRequests) -> Stop {
     tokio::select! {
         biased;
         request = requests.received() => Stop::Request(request),

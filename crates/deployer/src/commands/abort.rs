@@ -14,7 +14,7 @@ use crate::{
     event::{Event, Reporter},
     exit_code,
     ports::Ports,
-    state::{journal::Journal, lock_holder::LockHolder, stop_request::StopCommand},
+    state::{journal::Journal, lock_holder::LockHolder, operator_request::OperatorCommand},
 };
 
 pub(super) async fn run(
@@ -27,7 +27,7 @@ pub(super) async fn run(
         let journal = lock(ports, "abort", reporter).await?;
         return end_interrupted(settings, &journal, ports, reporter).await;
     };
-    match stop_deployment(StopCommand::Abort, settings, ports, &holder, reporter).await {
+    match stop_deployment(OperatorCommand::Abort, settings, ports, &holder, reporter).await {
         Stopped::Ended(entry) => {
             // The next deployment needs the lock.
             await_free_lock(ports, reporter).await;

@@ -28,7 +28,7 @@ use crate::{
     report::{Recorder, Reporters, Reports},
     request_reader::RequestReader,
     shutdown::stopped,
-    state::{journal::Journal, stop_request::StopRequests},
+    state::{journal::Journal, operator_request::OperatorRequests},
 };
 
 pub(super) async fn run(
@@ -60,7 +60,7 @@ async fn prove_and_switch(
     let reports = Reports::of(&settings.state);
     let recorder = Recorder::new(reports.clone());
     let reporter = &Reporters(vec![terminal, &recorder]);
-    let stop_requests = &open_stop_requests(settings, reporter);
+    let operator_requests = &open_operator_requests(settings, reporter);
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
     stop_leftover_shadow(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
@@ -69,7 +69,7 @@ async fn prove_and_switch(
     }
     let plan = tokio::select! {
         biased;
-        stop = stopped(stop_requests) => {
+        stop = stopped(operator_requests) => {
             return Err(CommandError::refused(format!("nothing was changed: {stop}")));
         }
         plan = prepare(settings, ports, version, scope) => plan?,
@@ -84,7 +84,7 @@ async fn prove_and_switch(
         journal,
         reporter,
     }
-    .run(|| stopped(stop_requests))
+    .run(|| stopped(operator_requests))
     .await;
     let restored = give_back_release(settings, ports, journal, Some(&plan.id), reporter).await;
     // A refused release leaves an image and a report too. After a halt a person needs everything, and the release that
@@ -97,11 +97,14 @@ async fn prove_and_switch(
     Ok(done(&outcome, &plan, &reports, &recorder, terminal))
 }
 
-/// The requests to stop this deployment. Removes those that were sent to an earlier one.
-pub(super) fn open_stop_requests(settings: &Settings, reporter: &dyn Reporter) -> StopRequests {
-    let requests = StopRequests::of(&settings.state);
+/// The requests to the deployer of this deployment. Removes those that were sent to an earlier one.
+pub(super) fn open_operator_requests(
+    settings: &Settings,
+    reporter: &dyn Reporter,
+) -> OperatorRequests {
+    let requests = OperatorRequests::of(&settings.state);
     if let Err(error) = requests.open() {
-        let text = format!("requests to stop cannot be received: {error}");
+        let text = format!("requests of other commands cannot be received: {error}");
         reporter.report(&Event::Note { text });
     }
     requests
@@ -116,6 +119,9 @@ pub(super) fn done(
     terminal: &dyn Reporter,
 ) -> CommandOutput {
     let page = reports.page(&plan.id);
+    if let Some(text) = recorder.live_problem() {
+        terminal.report(&Event::Note { text });
+    }
     let text = match recorder.problem() {
         Some(problem) => problem,
         None => format!("the report is {}", page.display()),

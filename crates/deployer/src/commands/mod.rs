@@ -12,6 +12,8 @@ mod history;
 mod lock;
 mod monitor;
 mod output;
+mod page_key;
+mod page_link;
 mod recover;
 mod report;
 mod rollback;
@@ -171,6 +173,8 @@ async fn perform(
         Command::Doctor => doctor::run(settings, ports).await,
         Command::Monitor => monitor::run(settings, ports, reporter).await,
         Command::AlertTest => alert_test::run(settings).await,
+        Command::PageKey { name, role } => page_key::run(settings, name, *role),
+        Command::PageLink => page_link::run(settings),
         Command::Completions { .. } | Command::Man { .. } => unreachable!("they need no settings"),
     }
 }

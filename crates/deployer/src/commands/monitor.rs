@@ -1,6 +1,6 @@
 //! `deployer monitor`
 
-use std::{future::ready, pin::pin};
+use std::{future::ready, net::SocketAddr, pin::pin};
 
 use tokio::net::TcpListener;
 
@@ -10,7 +10,7 @@ use crate::{
     config::Settings,
     event::{Event, Reporter},
     examples::Examples,
-    monitor,
+    monitor::{self, Listeners},
     ports::Ports,
     shutdown::shutdown,
 };
@@ -23,11 +23,9 @@ pub(super) async fn run(
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
-    let listener = match settings.monitor.metrics {
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
-            CommandError::usage(format!("cannot serve metrics at {address}: {error}"))
-        })?),
-        None => None,
+    let listeners = Listeners {
+        metrics: listen("metrics", settings.monitor.metrics).await?,
+        page: listen("the page", settings.monitor.page).await?,
     };
     let mut stop = pin!(shutdown());
     // The signals are handled from here on, so that `deployer down` never kills a monitor at work.
@@ -40,6 +38,17 @@ pub(super) async fn run(
         let text = error.to_string();
         reporter.report(&Event::Note { text });
     }
-    monitor::run(settings, ports, reporter, &examples, listener, stop).await?;
+    monitor::run(settings, ports, reporter, &examples, listeners, stop).await?;
     Ok(CommandOutput::success(STOPPED))
+}
+
+/// Listens at `address`, if there is one, to serve `what`.
+async fn listen(what: &str, address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        CommandError::usage(format!("cannot serve {what} at {address}: {error}"))
+    })?;
+    Ok(Some(listener))
 }

@@ -104,7 +104,7 @@ async fn resume_bake(
         ..
     } = *last;
     reporter.report(&Event::Resumed { plan, phase, since });
-    let stop_requests = &deploy::open_stop_requests(settings, reporter);
+    let operator_requests = &deploy::open_operator_requests(settings, reporter);
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
     let rollout = Rollout {
         settings,
@@ -116,7 +116,7 @@ async fn resume_bake(
         journal,
         reporter,
     };
-    let outcome = rollout.resume(|| stopped(stop_requests)).await;
+    let outcome = rollout.resume(|| stopped(operator_requests)).await;
     give_back_release(settings, ports, journal, None, reporter).await;
     let reports = Reports::of(&settings.state);
     Ok(deploy::done(&outcome, plan, &reports, recorder, terminal))

@@ -12,14 +12,17 @@ use crate::{
         stop::{Stopped, describe_end, stop_deployment},
     },
     config::Settings,
-    deployment::{phase::Phase, recover::Recovery, scope::Scope, traffic_mover::TrafficMover},
+    deployment::{
+        phase::Phase, previous::fit_previous, recover::Recovery, scope::Scope,
+        traffic_mover::TrafficMover,
+    },
     event::{Event, Reporter},
     exit_code,
-    ports::{JournalError, Ports, Target},
+    ports::{JournalError, Ports},
     report::Reports,
     state::{
         action::Action, journal::Journal, journal_entries::JournalEntries, lock_holder::LockHolder,
-        stop_request::StopCommand,
+        operator_request::OperatorCommand,
     },
 };
 
@@ -48,7 +51,15 @@ pub(super) async fn run(
             Err(error) => return Err(explain_failure(settings, error)),
         },
     };
-    match stop_deployment(StopCommand::Rollback, settings, ports, &holder, reporter).await {
+    match stop_deployment(
+        OperatorCommand::Rollback,
+        settings,
+        ports,
+        &holder,
+        reporter,
+    )
+    .await
+    {
         Stopped::Ended(entry) => describe_end(ports, &entry).await,
         Stopped::Free(journal) => run_with_lock(settings, &journal, ports, reporter).await,
         Stopped::Unresponsive { was_sent } => {
@@ -124,7 +135,9 @@ async fn run_without_lock(
             )));
         }
         Some(entry) => entry.plan.active,
-        None => fit_previous(ports, &entries, active).await?,
+        None => fit_previous(ports, &entries, active)
+            .await
+            .map_err(CommandError::refused)?,
     };
     let version = healthy_version(ports, to, active).await?;
     let unfit = ports.flags.set_fit(active, false).await;
@@ -187,35 +200,6 @@ async fn record_later(
     Ok(())
 }
 
-/// The other color than `active`, if it holds a release that was promoted.
-async fn fit_previous(
-    ports: &Ports,
-    entries: &JournalEntries,
-    active: Color,
-) -> anyhow::Result<Color> {
-    let previous = active.other();
-    let fit = ports.flags.is_fit(previous).await;
-    if !fit.map_err(CommandError::refused)? {
-        return Err(CommandError::refused(format!(
-            "nothing to roll back to: {previous} holds no release that was promoted; `deployer switch {previous}` moves traffic to it without this check"
-        )));
-    }
-    let health = ports.probe.health(Target::Server(previous)).await.ok();
-    let version = health.and_then(|health| health.model_version);
-    // A rollback must not wait for an unreadable history.
-    let history = ports.journal.read_history().await.unwrap_or_default();
-    if let Some(last) = &entries.deployment
-        && entries.nothing_to_roll_back(&history.entries, active, version.as_deref())
-    {
-        return Err(CommandError::refused(format!(
-            "deployment {} is rolled back already, and {active} serves what it served before; `deployer rollback {}` goes back further",
-            last.plan.id,
-            version.unwrap_or_default()
-        )));
-    }
-    Ok(previous)
-}
-
 /// The version that `color` serves. Fails if it is not healthy, so that traffic stays on `active`.
 async fn healthy_version(ports: &Ports, color: Color, active: Color) -> anyhow::Result<String> {
     served_version(ports, color).await.map_err(|error| {
@@ -265,7 +249,9 @@ pub(super) async fn run_with_lock(
     }
     let entries = journal.read().await.unwrap_or_default();
     let active = ports.router.active().await.map_err(CommandError::refused)?;
-    let previous = fit_previous(ports, &entries, active).await?;
+    let previous = fit_previous(ports, &entries, active)
+        .await
+        .map_err(CommandError::refused)?;
     move_to(settings, previous, journal, ports, reporter).await
 }
 

@@ -18,7 +18,7 @@ use crate::{
         journal::Journal,
         journal_entries::DeploymentEntry,
         lock_holder::LockHolder,
-        stop_request::{StopCommand, StopRequest, StopRequests},
+        operator_request::{Answer, OperatorCommand, OperatorRequest, OperatorRequests},
     },
 };
 
@@ -41,14 +41,14 @@ pub(super) enum Stopped<'a> {
 
 /// Asks `holder` to end its deployment, and waits for the end.
 pub(super) async fn stop_deployment<'a>(
-    command: StopCommand,
+    command: OperatorCommand,
     settings: &Settings,
     ports: &'a Ports,
     holder: &LockHolder,
     reporter: &dyn Reporter,
 ) -> Stopped<'a> {
-    let requests = StopRequests::of(&settings.state);
-    let request = StopRequest::new(command, Timestamp::now());
+    let requests = OperatorRequests::of(&settings.state);
+    let request = OperatorRequest::new(command, Timestamp::now(), None);
     reporter.report(&Event::Note {
         text: format!("asking {holder} to stop"),
     });
@@ -74,7 +74,7 @@ pub(super) async fn stop_deployment<'a>(
                 None => Stopped::Free(journal),
             };
         }
-        let max_wait = if requests.is_accepted(&request) {
+        let max_wait = if requests.answer(&request) == Some(Answer::Accepted) {
             MAX_WAIT_FOR_END
         } else {
             MAX_WAIT_FOR_ANSWER

@@ -1,5 +1,6 @@
 //! `deployer validate [VERSION]`
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::{
@@ -141,7 +142,7 @@ impl Reporter for Verdicts {
         if let Event::GateFinished { gate, verdict } = event
             && let Ok(mut records) = self.0.lock()
         {
-            records.push(GateRecord::new(gate, None, verdict));
+            records.push(GateRecord::new(gate, Timestamp::now(), verdict));
         }
     }
 }

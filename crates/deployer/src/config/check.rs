@@ -1,15 +1,19 @@
 //! The allowed range of each setting.
 
+use std::time::Duration;
+
+use axum::http::HeaderName;
 use humantime::format_duration;
 
-use crate::config::{file::SettingsError, settings::Settings};
+use crate::config::{file::SettingsError, page::PageSettings, settings::Settings};
 
 /// Rejects settings that are out of range.
 pub fn check(settings: &Settings) -> Result<(), SettingsError> {
     counts(settings)?;
     shares(settings)?;
     ratios(settings)?;
-    durations(settings)
+    durations(settings)?;
+    page(&settings.page)
 }
 
 fn counts(settings: &Settings) -> Result<(), SettingsError> {
@@ -172,6 +176,35 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
     Ok(())
 }
 
+fn page(page: &PageSettings) -> Result<(), SettingsError> {
+    let PageSettings {
+        session,
+        identity_header,
+        identity_from,
+        ..
+    } = page;
+    ensure(
+        (Duration::from_mins(1)..=Duration::from_hours(24 * 30)).contains(session),
+        "page.session",
+        format_duration(*session),
+        "from 1m to 30d",
+    )?;
+    let is_name = identity_header.parse::<HeaderName>().is_ok();
+    ensure(
+        identity_header.is_empty() || is_name,
+        "page.identity_header",
+        format_args!("{identity_header:?}"),
+        "the name of a header, such as x-forwarded-email",
+    )?;
+    let from = identity_from.map_or_else(|| "empty".to_owned(), |from| from.to_string());
+    ensure(
+        identity_header.is_empty() == identity_from.is_none(),
+        "page.identity_from",
+        from,
+        "the IP address of the proxy if page.identity_header is set, and empty otherwise",
+    )
+}
+
 fn ensure(
     holds: bool,
     key: &'static str,
@@ -213,6 +246,10 @@ mod tests {
             "bake.failures=0",
             "bake.duration=0s",
             "bake.window=10ms",
+            "page.session=10s",
+            "page.session=31d",
+            "page.identity_header=a b",
+            "page.identity_from=127.0.0.1",
         ] {
             let settings = load(None, &[setting.to_owned()]).unwrap();
             let error = check(&settings).unwrap_err().to_string();

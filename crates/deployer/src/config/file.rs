@@ -197,6 +197,7 @@ fn resolve_paths(settings: &mut Settings, directory: &Path) {
         &mut settings.state,
         &mut settings.router.flags,
         &mut settings.probe.inputs,
+        &mut settings.page.keys,
         &mut settings.fleet.compose.file,
         &mut settings.fleet.compose.environment_file,
         &mut process.nginx_prefix,

@@ -14,6 +14,7 @@ mod keep;
 mod monitor;
 mod optional;
 mod overrides;
+mod page;
 mod probe;
 mod release;
 mod router;
@@ -33,6 +34,7 @@ pub use self::{
     hooks::HooksSettings,
     keep::KeepSettings,
     monitor::MonitorSettings,
+    page::{PageSettings, PageUrl},
     probe::ProbeSettings,
     release::ReleaseSettings,
     router::RouterSettings,

@@ -24,6 +24,9 @@ pub struct MonitorSettings {
     /// Where metrics are served; none for not at all.
     #[serde(deserialize_with = "empty_is_no_address")]
     pub metrics: Option<SocketAddr>,
+    /// Where the page is served; `None` for not at all.
+    #[serde(deserialize_with = "empty_is_no_address")]
+    pub page: Option<SocketAddr>,
 }
 
 impl MonitorSettings {

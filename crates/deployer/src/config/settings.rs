@@ -18,6 +18,7 @@ use crate::{
         hooks::HooksSettings,
         keep::KeepSettings,
         monitor::MonitorSettings,
+        page::PageSettings,
         probe::ProbeSettings,
         release::ReleaseSettings,
         router::RouterSettings,
@@ -76,6 +77,8 @@ pub struct Settings {
     pub keep: KeepSettings,
     /// `deployer monitor`.
     pub monitor: MonitorSettings,
+    /// The page of `deployer monitor`.
+    pub page: PageSettings,
     /// The receivers of alerts.
     pub alerts: AlertsSettings,
 }

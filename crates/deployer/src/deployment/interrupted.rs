@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 const MAX_WAIT_FOR_LOG: Duration = Duration::from_secs(3);
 
 /// What became of a request that a stop interrupted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InterruptedOutcome {
     /// The color had begun the answer, such as a stream, and it broke off.
@@ -32,7 +32,7 @@ pub enum InterruptedOutcome {
 }
 
 /// The requests of one route that a stop interrupted, with the same outcome.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interrupted {
     /// The route, such as `POST /predict`.
     pub route: String,

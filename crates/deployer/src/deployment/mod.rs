@@ -8,6 +8,7 @@ pub mod interrupted;
 pub mod phase;
 pub mod plan;
 pub mod preflight;
+pub(crate) mod previous;
 pub mod recover;
 pub mod restore;
 pub mod return_traffic;

@@ -10,7 +10,10 @@ use crate::{
     event::{Event, Reporter},
     ports::{JournalError, PortError, Ports, Target},
     report::Reports,
-    state::{action::Action, history::HistoryEntry, journal::Journal, traffic_move::TrafficMove},
+    state::{
+        action::Action, history::HistoryEntry, journal::Journal, lock_holder::current_user,
+        traffic_move::TrafficMove,
+    },
 };
 
 /// Moves traffic from one color to the other and records it in the history.
@@ -34,6 +37,14 @@ pub struct PendingCleanup {
     written: bool,
     /// Whether requests may hang on the color that traffic left.
     requests_hang: bool,
+}
+
+impl PendingCleanup {
+    /// Whether requests may hang on the color that traffic left.
+    #[must_use]
+    pub fn requests_hang(&self) -> bool {
+        self.requests_hang
+    }
 }
 
 impl TrafficMover<'_> {
@@ -60,12 +71,26 @@ impl TrafficMover<'_> {
         to: Color,
         reason: &str,
     ) -> Result<PendingCleanup, PortError> {
+        self.move_traffic_by(action, from, to, reason, &current_user())
+            .await
+    }
+
+    /// The same for `by`, who may be somebody else than the user of this deployer.
+    pub async fn move_traffic_by(
+        &self,
+        action: Action,
+        from: Color,
+        to: Color,
+        reason: &str,
+        by: &str,
+    ) -> Result<PendingCleanup, PortError> {
         let fit = self.ports.flags.is_fit(from).await;
         let traffic_move = TrafficMove {
             action,
             from,
             to,
             reason: reason.to_owned(),
+            by: by.to_owned(),
             at: self.ports.clock.now(),
             // Unreadable counts as unfit: a rollback must not wait, and an undone move then sets no flag.
             from_was_fit: fit == Ok(true),
@@ -110,6 +135,7 @@ impl TrafficMover<'_> {
             from,
             to,
             reason: reason.to_owned(),
+            by: current_user(),
             at: self.ports.clock.now(),
             from_was_fit: false,
         };
@@ -239,7 +265,7 @@ impl TrafficMover<'_> {
             _ => &traffic_move.reason,
         };
         self.journal
-            .record_phase(&entry.plan, end, Some(reason))
+            .record_phase_by(&entry.plan, end, Some(reason), Some(&traffic_move.by))
             .await?;
         // A report that cannot be written is only reported.
         if let Err(error) = self.reports.end(&entry.plan.id, end, reason) {

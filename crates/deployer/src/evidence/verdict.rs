@@ -111,6 +111,7 @@ impl Verdict {
             .with("requests", requests as f64)
             .with("failed", failed as f64)
             .with("error_rate", rate)
+            .with("error_rate_limit", max_error_rate)
     }
 
     /// Adds a figure.

@@ -139,6 +139,7 @@ impl Agreement {
             .with("flips", flipped as f64)
             .with("failed", failed as f64)
             .with("agreement", agreement)
+            .with("agreement_minimum", min_agreement)
     }
 }
 

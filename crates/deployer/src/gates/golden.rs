@@ -122,7 +122,8 @@ impl Counts {
         let verdict = Verdict::new(conclusion, summary)
             .with("inputs", inputs as f64)
             .with("failed", failed as f64)
-            .with("accuracy", self.accuracy());
+            .with("accuracy", self.accuracy())
+            .with("accuracy_minimum", settings.min_accuracy);
         if paired == 0 {
             return verdict;
         }
@@ -130,6 +131,7 @@ impl Counts {
         verdict
             .with("active_accuracy", self.active_accuracy())
             .with("drop", self.drop())
+            .with("drop_limit", settings.max_drop)
             .with("drop_low", truth.low)
             .with("drop_high", truth.high)
             .with("lost", lost as f64)

@@ -82,6 +82,7 @@ impl Gate for Headroom {
         );
         Verdict::new(conclusion, summary)
             .with("worst_seconds", worst)
+            .with("worst_limit_seconds", limit / factor)
             .with("read_timeout_seconds", limit)
     }
 }

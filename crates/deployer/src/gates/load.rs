@@ -86,6 +86,7 @@ impl LoadGate {
         }
         with_plan(verdict, plan)
             .with("requests_per_second", throughput)
+            .with("p99_limit_seconds", max_p99.as_secs_f64())
             .with("worst_seconds", load.latencies.worst().as_secs_f64())
             .with_evidence(Evidence {
                 candidate_latency: Some(corrected),

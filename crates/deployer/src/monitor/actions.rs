@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Monitor<'_> {
-    fn set_flag_removed(&mut self, color: Color, flag_removed: Option<LastDeployment>) {
+    pub(super) fn set_flag_removed(&mut self, color: Color, flag_removed: Option<LastDeployment>) {
         self.state.colors[index(color)].flag_removed = flag_removed;
         self.save_state();
     }
@@ -171,7 +171,7 @@ async fn was_promoted(journal: &Journal<'_>, color: Color) -> bool {
 }
 
 /// Stops the color that traffic left. Holds the lock until then.
-async fn clean_up(
+pub(super) async fn clean_up(
     ports: &Ports,
     journal: Journal<'_>,
     reports: Reports,

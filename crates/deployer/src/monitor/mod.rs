@@ -5,10 +5,12 @@ mod changed_releases;
 mod color;
 pub mod health;
 mod metrics;
+pub mod page;
+mod page_actions;
 mod rounds;
 mod router_errors;
 mod service;
 pub mod standby;
 mod state;
 
-pub(crate) use rounds::run;
+pub(crate) use rounds::{Listeners, run};

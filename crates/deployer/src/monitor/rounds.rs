@@ -20,6 +20,11 @@ use crate::{
     monitor::{
         color::{MonitoredColor, index},
         metrics::{self, Metrics},
+        page::{
+            self, PageServer, address,
+            feed::{PageFeed, RoundResults},
+        },
+        page_actions::next_of,
         router_errors::RouterErrors,
         service::Monitor,
         standby::LastDeployment,
@@ -33,16 +38,26 @@ use crate::{
 /// Time between two checks of the size of the router's logs.
 const BETWEEN_TRIMS: Duration = Duration::from_mins(1);
 
+/// Where the monitor answers requests.
+pub(crate) struct Listeners {
+    /// For metrics; `None` for none.
+    pub(crate) metrics: Option<TcpListener>,
+    /// For the page; `None` for none.
+    pub(crate) page: Option<TcpListener>,
+}
+
 /// Monitors both colors until `shutdown` resolves. Fails if metrics can no longer be served.
 pub(crate) async fn run(
     settings: &Settings,
     ports: &Ports,
     reporter: &dyn Reporter,
     examples: &Examples,
-    metrics_listener: Option<TcpListener>,
+    listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::default();
+    let page = listeners.page.map(|page| PageServer::new(settings, page));
+    let (page, inbox) = page.transpose()?.unzip();
     let notifier = Notifier::new(settings);
     notifier.forget_others();
     let mut state = MonitorState::read(&settings.state);
@@ -69,6 +84,10 @@ pub(crate) async fn run(
         read_up_to: None,
         journal_unreadable: false,
         metrics: &metrics,
+        page: page
+            .as_ref()
+            .map(|page| PageFeed::new(&page.live, settings)),
+        inbox,
     };
     let receivers = match &notifier.names()[..] {
         [] => "no receiver of alerts is set".to_owned(),
@@ -82,11 +101,15 @@ pub(crate) async fn run(
         humantime::format_duration(settings.monitor.interval),
         settings.monitor.fall
     ));
-    tokio::select! {
+    monitor.announce_page(page.as_ref());
+    let ended = tokio::select! {
         () = monitor.run_until(shutdown) => Ok(()),
-        error = metrics::serve(metrics_listener, &metrics) => Err(error),
+        error = metrics::serve(listeners.metrics, &metrics) => Err(error),
+        () = page::serve(page.as_ref(), ports) => Ok(()),
         failed = notifier.send_always() => Ok(failed?),
-    }
+    };
+    address::forget(&settings.state);
+    ended
 }
 
 /// The results of one round of checks.
@@ -131,6 +154,24 @@ async fn end_of<T: Future + Unpin>(action: &mut Option<T>) -> T::Output {
 }
 
 impl Monitor<'_> {
+    /// Says where the page is, also to `deployer page-link`.
+    fn announce_page(&self, page: Option<&PageServer>) {
+        let state = &self.settings.state;
+        let Some(page) = page else {
+            address::forget(state);
+            return;
+        };
+        let url = &page.url;
+        self.note(format!(
+            "the page is at {url}; `deployer page-link` makes a link that signs you in"
+        ));
+        if let Err(error) = address::record(state, url) {
+            self.note(format!(
+                "`deployer page-link` will not find the page: {error}"
+            ));
+        }
+    }
+
     async fn run_until(&mut self, shutdown: impl Future<Output = ()>) {
         self.read_log().await;
         let mut ticks = tokio::time::interval(self.settings.monitor.interval);
@@ -156,6 +197,7 @@ impl Monitor<'_> {
                         self.comparison = None;
                         self.report_changed_releases(differences);
                     }
+                    from_page = next_of(&mut self.inbox) => self.handle(from_page).await,
                     results = &mut checks => break results,
                 }
             };
@@ -171,6 +213,7 @@ impl Monitor<'_> {
         }
         self.record_router(&active);
         let router_answers = active.is_ok();
+        let router_trouble = active.as_ref().err().cloned();
         // If the router is down, the flags say which color is active.
         let active = match active {
             Ok(active) => Some(active),
@@ -184,6 +227,25 @@ impl Monitor<'_> {
         }
         self.update_metrics(active, router_answers).await;
         self.read_history().await;
+        self.show_on_page(active, router_trouble.as_ref()).await;
+    }
+
+    /// Shows what is known now on the page. `active` is `None` if it is unknown.
+    pub(super) async fn show_on_page(
+        &mut self,
+        active: Option<Color>,
+        router_trouble: Option<&PortError>,
+    ) {
+        let Some(page) = &mut self.page else {
+            return;
+        };
+        let results = RoundResults {
+            now: self.ports.clock.now(),
+            active,
+            router_trouble,
+            colors: &self.colors,
+        };
+        page.show(self.settings, self.ports, results).await;
     }
 
     /// Records the checks of both colors, and does what follows from them.
@@ -291,6 +353,9 @@ impl Monitor<'_> {
             return;
         };
         if let Ok(part) = log.read(self.read_up_to.clone()).await {
+            if let Some(page) = &mut self.page {
+                page.add(&part.requests, self.ports.clock.now());
+            }
             // Requests logged before the start are not new.
             if self.read_up_to.replace(part.next).is_some() {
                 let versions = self.colors.each_ref().map(MonitoredColor::version);

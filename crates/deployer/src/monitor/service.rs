@@ -14,6 +14,8 @@ use crate::{
         color::{MonitoredColor, index},
         health::HealthTracker,
         metrics::Metrics,
+        page::feed::PageFeed,
+        page_actions::PageInbox,
         router_errors::RouterErrors,
         standby::{ColorMemory, ColorView, LastDeployment},
         state::MonitorState,
@@ -61,6 +63,10 @@ pub(super) struct Monitor<'a> {
     /// The position in the router's log up to which requests are counted; `None` before the first read.
     pub(super) read_up_to: Option<LogCursor>,
     pub(super) metrics: &'a Metrics,
+    /// `None` without a page.
+    pub(super) page: Option<PageFeed<'a>>,
+    /// What people ask for on the page; `None` without a page.
+    pub(super) inbox: Option<PageInbox>,
 }
 
 impl<'a> Monitor<'a> {

@@ -10,77 +10,11 @@ use crate::{
         ending_counts::EndingCounts,
         latency::{Bin, milliseconds},
     },
-    report::record::TrafficSecond,
+    report::{
+        axes::{Axes, HEIGHT, TOP, WIDTH, number, path},
+        record::TrafficSecond,
+    },
 };
-
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 200.0;
-const LEFT: f64 = 56.0;
-const RIGHT: f64 = 26.0;
-const TOP: f64 = 16.0;
-const BOTTOM: f64 = 34.0;
-
-/// The coordinates of a chart: a range on each axis.
-struct Axes {
-    from: f64,
-    to: f64,
-    most: f64,
-}
-
-impl Axes {
-    fn x(&self, value: f64) -> f64 {
-        let span = (self.to - self.from).max(f64::MIN_POSITIVE);
-        LEFT + (WIDTH - LEFT - RIGHT) * (value - self.from) / span
-    }
-
-    fn y(&self, value: f64) -> f64 {
-        TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - value / self.most.max(f64::MIN_POSITIVE))
-    }
-
-    /// Horizontal lines at the ends and the middle of the vertical axis.
-    fn grid(&self, words: impl Fn(f64) -> String) -> Markup {
-        html! {
-            @for share in [0.0, 0.5, 1.0] {
-                @let y = self.y(self.most * share);
-                line.grid x1=(LEFT) x2=(WIDTH - RIGHT) y1=(number(y)) y2=(number(y)) {}
-                text.tick x=(LEFT - 6.0) y=(number(y + 4.0)) text-anchor="end" { (words(self.most * share)) }
-            }
-        }
-    }
-
-    /// A vertical line at an event. An event shortly after the last log line is drawn at the end, because nginx
-    /// writes its log with a delay.
-    fn moment(&self, at: Option<f64>, words: &str, (anchor, y): (&str, f64)) -> Markup {
-        const LATE: f64 = 2.0;
-
-        let shown = at.filter(|at| (self.from..=self.to + LATE).contains(at));
-        html! {
-            @if let Some(x) = shown.map(|at| number(self.x(at.min(self.to)))) {
-                line.moment x1=(x) x2=(x) y1=(TOP) y2=(HEIGHT - BOTTOM) {}
-                text.tick.over x=(x) y=(y) text-anchor=(anchor) { (words) }
-            }
-        }
-    }
-
-    fn tick(&self, value: f64, words: &str) -> Markup {
-        html! {
-            text.tick x=(number(self.x(value))) y=(HEIGHT - 10.0) text-anchor="middle" { (words) }
-        }
-    }
-}
-
-fn number(value: f64) -> String {
-    format!("{value:.1}")
-}
-
-fn path(points: impl IntoIterator<Item = (f64, f64)>) -> String {
-    let mut steps = String::new();
-    for (x, y) in points {
-        steps.push(if steps.is_empty() { 'M' } else { 'L' });
-        steps.extend([number(x), " ".to_owned(), number(y)]);
-    }
-    steps
-}
 
 /// A bin as it is drawn.
 struct Bar {
@@ -149,7 +83,12 @@ pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
         return None;
     }
     let most = all().map(|bar| bar.share).fold(0.0, f64::max);
-    let axes = Axes { from, to, most };
+    let axes = Axes {
+        from,
+        to,
+        most,
+        height: HEIGHT,
+    };
     Some(html! {
         figure {
             svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
@@ -252,7 +191,7 @@ impl OverTime<'_> {
         };
         let layers = html! {
             @for (place, kind) in kinds.iter().enumerate() {
-                path class={ "ending " (kind) } style={ "stroke-width:" (number(width)) } d=(layer(place, kind)) {}
+                path class={ "ending " (kind) } stroke-width=(number(width)) d=(layer(place, kind)) {}
             }
         };
         let caption = html! { (self.title) ", second by second, one above the other. The table names the patterns." };
@@ -266,6 +205,7 @@ impl OverTime<'_> {
             from: 0.0,
             to: self.since_start(last) + 1.0,
             most,
+            height: HEIGHT,
         })
     }
 
@@ -303,6 +243,6 @@ impl OverTime<'_> {
 }
 
 /// A share on an axis.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The kinds of endings that a chart stacks, from the bottom: those that a release is blamed for come first.
-pub(super) const UNANSWERED: [&str; 7] = [
+pub(crate) const UNANSWERED: [&str; 7] = [
     "failed",
     "cut",
     "gave_up",
@@ -32,41 +32,50 @@ pub(super) fn table(record: &Record) -> Option<Markup> {
     ];
     // The chart shows the release before the candidate too, and the table is its legend.
     let charted = sum(record.traffic.iter().map(|second| &second.endings));
+    let [of_active, of_candidate, own] = columns;
+    let columns = [
+        (html! { "Clients of " (active) }, of_active),
+        (
+            html! { "Clients of " (candidate) ", the candidate, since the switch" },
+            of_candidate,
+        ),
+        (html! { "The deployer itself" }, own),
+    ];
+    let occurred = columns.iter().map(|(_, counts)| counts).chain([&charted]);
+    let is_empty = occurred.map(EndingCounts::total).sum::<u64>() == 0;
+    (!is_empty).then(|| kinds_table(&columns, &charted))
+}
+
+/// Counts of endings by kind, with the pattern and the meaning of each. A kind that occurs neither in a column nor in `charted`
+/// has no row.
+pub(crate) fn kinds_table(columns: &[(Markup, EndingCounts)], charted: &EndingCounts) -> Markup {
     let occurred = |kind: &str| {
-        let mut counts = columns.iter().chain([&charted]);
+        let mut counts = columns.iter().map(|(_, counts)| counts).chain([charted]);
         counts.any(|counts| counts.of(kind) > 0)
     };
-    let kinds: Vec<&str> = std::iter::once("answered")
-        .chain(UNANSWERED)
-        .filter(|kind| occurred(kind))
-        .collect();
-    if kinds.is_empty() {
-        return None;
-    }
-    Some(html! {
+    let kinds = std::iter::once("answered").chain(UNANSWERED);
+    html! {
         table.endings {
             thead {
                 tr {
-                    th { "Ending" }
-                    th.number { "Clients of " (active) }
-                    th.number { "Clients of " (candidate) ", the candidate, since the switch" }
-                    th.number { "The deployer itself" }
+                    th scope="col" { "Ending" }
+                    @for (head, _) in columns { th.number scope="col" { (head) } }
                 }
             }
             tbody {
-                @for kind in kinds {
+                @for kind in kinds.filter(|kind| occurred(kind)) {
                     tr {
                         th scope="row" { (swatch(kind)) (kind.replace('_', " ")) p.hint { (meaning(kind)) } }
-                        @for counts in &columns { td.number { (counts.of(kind)) } }
+                        @for (_, counts) in columns { td.number { (counts.of(kind)) } }
                     }
                 }
                 tr {
                     th scope="row" { "all" }
-                    @for counts in &columns { td.number { (counts.total()) } }
+                    @for (_, counts) in columns { td.number { (counts.total()) } }
                 }
             }
         }
-    })
+    }
 }
 
 /// How the clients' requests for a color ended, from a moment on. An earlier release may have run on the color before.
@@ -101,7 +110,7 @@ fn sum<'a>(counts: impl Iterator<Item = &'a EndingCounts>) -> EndingCounts {
 fn swatch(kind: &str) -> Markup {
     html! {
         svg.swatch viewBox="0 0 20 14" aria-hidden="true" {
-            path class={ "ending " (kind) } style="stroke-width:20" d="M10 14L10 0" {}
+            path class={ "ending " (kind) } stroke-width="20" d="M10 14L10 0" {}
         }
     }
 }

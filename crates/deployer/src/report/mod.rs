@@ -1,16 +1,25 @@
 //! Reporters, and the reports that they write.
 
-mod charts;
-mod endings;
+pub(crate) mod axes;
+mod bars;
+pub(crate) mod charts;
+pub(crate) mod endings;
+mod event_line;
+pub(crate) mod figures;
 mod json_lines;
-mod page;
-mod record;
+pub(crate) mod live;
+pub(crate) mod page;
+pub(crate) mod phases;
+pub(crate) mod progress;
+pub(crate) mod record;
 mod recorder;
 mod reports;
 mod terminal;
+pub(crate) mod traffic;
+pub(crate) mod verdicts;
 
 pub use json_lines::JsonLines;
-pub use record::{GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
+pub use record::{ApprovalRecord, GateRecord, PhaseRecord, Record, SCHEMA, TrafficSecond};
 pub use recorder::Recorder;
 pub use reports::{ReportError, Reports};
 pub use terminal::Terminal;

@@ -5,27 +5,21 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::{
     deployment::phase::Phase,
-    evidence::{details::Flip, verdict::Conclusion},
     report::{
         charts::{self, OverTime},
         endings::{self, UNANSWERED},
-        record::{GateRecord, Record, TrafficSecond},
+        phases::{approvals, phases},
+        record::{Record, TrafficSecond},
+        verdicts::gates,
     },
 };
 
-const STYLE: &str = include_str!("page.css");
+/// The style of a report, and of the pages that the monitor serves.
+pub(crate) const STYLE: &str = include_str!("page.css");
 
-/// Renders the page of a deployment.
+/// Renders the page of a deployment as a file.
 pub(super) fn html(record: &Record) -> String {
-    let Record {
-        plan,
-        phases,
-        gates,
-        notes,
-        ..
-    } = record;
-    let title = format!("{} {}", plan.release.model, plan.release.version);
-    let end = record.phase();
+    let plan = &record.plan;
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -33,40 +27,11 @@ pub(super) fn html(record: &Record) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (title) @if let Some(end) = end { ": " (end) } }
+                title { (title(record)) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                header {
-                    p.kicker { "Deployment " (plan.id) }
-                    h1 { (title) " " span class=(tone(end)) { (mark(end)) " " (end.map_or("not begun", Phase::as_str)) } }
-                    @if let Some(reason) = &record.reason { p.reason { (reason) } }
-                }
-                (facts(record))
-                h2 { "Evidence" }
-                @if gates.is_empty() { p { "No gate ran." } }
-                @for judged in gates { (gate(judged)) }
-                (traffic(record))
-                @for judged in gates.iter().filter(|judged| !judged.flips.is_empty()) {
-                    (flips(&judged.flips))
-                }
-                h2 { "Phases" }
-                table {
-                    thead { tr { th { "Phase" } th { "At (UTC)" } th.number { "After" } } }
-                    tbody {
-                        @for reached in phases {
-                            tr {
-                                td { (reached.phase) }
-                                td { (clock(reached.at)) }
-                                td.number { (since(phases.first().map(|first| first.at), reached.at)) }
-                            }
-                        }
-                    }
-                }
-                @if !notes.is_empty() {
-                    h2 { "Notes" }
-                    ul { @for note in notes { li { (note) } } }
-                }
+                main { (deployment(record)) }
                 footer { "Data: " code { (plan.id) ".json" } " beside this page, schema " (record.schema) "." }
             }
         }
@@ -74,8 +39,43 @@ pub(super) fn html(record: &Record) -> String {
     .into_string()
 }
 
+/// The title of a deployment's page.
+pub(crate) fn title(record: &Record) -> String {
+    let release = &record.plan.release;
+    let end = record.phase();
+    let end = end.map_or_else(String::new, |end| format!(": {end}"));
+    format!("{} {}{end}", release.model, release.version)
+}
+
+/// A deployment with all its evidence: the content of its report, and of its page.
+pub(crate) fn deployment(record: &Record) -> Markup {
+    let release = &record.plan.release;
+    let end = record.phase();
+    html! {
+        header {
+            p.kicker { "Deployment " (record.plan.id) }
+            h1 {
+                (release.model) " " (release.version) " "
+                span class=(tone(end)) { (mark(end)) " " (end.map_or("not begun", Phase::as_str)) }
+            }
+            @if let Some(reason) = &record.reason { p.reason { (reason) } }
+        }
+        (facts(record))
+        h2 { "Phases" }
+        (phases(record))
+        (approvals(record))
+        h2 { "Evidence" }
+        (gates(record))
+        (traffic(record))
+        @if !record.notes.is_empty() {
+            h2 { "Notes" }
+            ul.notes { @for note in &record.notes { li { (note) } } }
+        }
+    }
+}
+
 /// The style of a conclusion. The word itself says the same.
-fn tone(phase: Option<Phase>) -> &'static str {
+pub(crate) fn tone(phase: Option<Phase>) -> &'static str {
     match phase {
         Some(Phase::Promoted) => "good",
         Some(Phase::Refused | Phase::RolledBack | Phase::Halted) => "bad",
@@ -83,7 +83,8 @@ fn tone(phase: Option<Phase>) -> &'static str {
     }
 }
 
-fn mark(phase: Option<Phase>) -> &'static str {
+/// The mark of a conclusion.
+pub(crate) fn mark(phase: Option<Phase>) -> &'static str {
     match phase {
         Some(Phase::Promoted) => "✓",
         Some(Phase::Refused | Phase::Halted) => "✗",
@@ -92,7 +93,8 @@ fn mark(phase: Option<Phase>) -> &'static str {
     }
 }
 
-fn facts(record: &Record) -> Markup {
+/// Release, colors, and times of a deployment.
+pub(crate) fn facts(record: &Record) -> Markup {
     let plan = &record.plan;
     let digest = plan.release.digest.as_deref();
     let took = record.phases.first().zip(record.phases.last());
@@ -101,65 +103,19 @@ fn facts(record: &Record) -> Markup {
             div { dt { "To" } dd { (plan.idle) } }
             div { dt { "Active before" } dd { (plan.active) } }
             @if let Some(digest) = digest {
-                div { dt { "Digest" } dd { code title=(digest) { (digest.get(..12).unwrap_or(digest)) } } }
+                div { dt { "Digest" } dd { (short_digest(digest)) } }
             }
             @if let Some((first, last)) = took {
-                div { dt { "Began (UTC)" } dd { (first.at.strftime("%Y-%m-%d %H:%M:%S")) } }
+                div { dt { "Began (UTC)" } dd { (moment(first.at)) } }
                 div { dt { "Took" } dd { (since(Some(first.at), last.at)) } }
             }
         }
     }
 }
 
-fn gate(judged: &GateRecord) -> Markup {
-    let (tone, mark) = match judged.verdict {
-        Conclusion::Pass => ("good", "✓"),
-        Conclusion::Fail => ("bad", "✗"),
-        Conclusion::Inconclusive => ("open", "?"),
-        Conclusion::Skipped => ("skipped", "–"),
-    };
-    html! {
-        section.gate {
-            h3 {
-                (judged.gate) " "
-                span class=(tone) { (mark) " " (judged.verdict) }
-                @if let Some(started) = judged.started { span.took { (since(Some(started), judged.finished)) } }
-            }
-            p.summary { (judged.summary) }
-            @for warning in &judged.warnings { p.warning { "⚠ " (warning) } }
-            @if let Some(drawing) = charts::latencies(&judged.active_latency, &judged.candidate_latency) { (drawing) }
-            @if !judged.errors.is_empty() {
-                table {
-                    thead { tr { th { "Error" } th.number { "Requests" } } }
-                    tbody { @for (kind, count) in &judged.errors { tr { td { (kind) } td.number { (count) } } } }
-                }
-            }
-            @if !judged.numbers.is_empty() {
-                // No `details` element: most browsers do not print what is closed.
-                label.more { input type="checkbox"; " Numbers" }
-                dl.numbers {
-                    @for (name, value) in &judged.numbers {
-                        div { dt { (name.trim_end_matches("_seconds").replace('_', " ")) } dd { (figure(name, *value)) } }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Formats a number with three or four digits.
-fn figure(name: &str, value: f64) -> String {
-    if name.ends_with("_seconds") {
-        return crate::evidence::latency::milliseconds(value);
-    }
-    if value.fract() == 0.0 && value.abs() < 1e12 {
-        return format!("{value:.0}");
-    }
-    if value.abs() >= 100.0 {
-        format!("{value:.0}")
-    } else {
-        format!("{value:.4}")
-    }
+/// Enough digits of a digest to tell releases apart. All of them are its title.
+pub(crate) fn short_digest(digest: &str) -> Markup {
+    html! { code title=(digest) { (digest.get(..12).unwrap_or(digest)) } }
 }
 
 fn traffic(record: &Record) -> Markup {
@@ -209,39 +165,41 @@ fn traffic(record: &Record) -> Markup {
     }
 }
 
-fn flips(flips: &[Flip]) -> Markup {
-    let sure = |confidence: Option<f64>| {
-        confidence.map_or_else(String::new, |it| format!(" ({:.0}\u{a0}%)", it * 100.0))
-    };
-    html! {
-        h2 { "Inputs that the releases disagree on" }
-        p.hint { "The ones of which both are surest come first; " (flips.len()) " are listed." }
-        table.flips {
-            thead { tr { th { "Input" } th { "Active" } th { "Candidate" } th { "Right" } } }
-            tbody {
-                @for flip in flips {
-                    tr {
-                        td.input { (flip.input) }
-                        td { (flip.active) (sure(flip.active_confidence)) }
-                        td { (flip.candidate) (sure(flip.candidate_confidence)) }
-                        td { (flip.expect.as_deref().unwrap_or("not known")) }
-                    }
-                }
-            }
-        }
-    }
+/// A time of the day in UTC, with seconds.
+pub(crate) fn clock(at: Timestamp) -> String {
+    at.strftime("%H:%M:%S").to_string()
 }
 
-fn clock(at: Timestamp) -> String {
-    at.strftime("%H:%M:%S%.3f").to_string()
+/// A date and a time in UTC.
+pub(crate) fn moment(at: Timestamp) -> Markup {
+    html! { time datetime=(at) { (at.strftime("%Y-%m-%d %H:%M:%S")) } }
 }
 
-fn since(from: Option<Timestamp>, to: Timestamp) -> String {
+/// The time between two moments, such as `12.3 s` or `2 min 5 s`; empty if the first one is not known.
+pub(crate) fn since(from: Option<Timestamp>, to: Timestamp) -> String {
     let Some(from) = from else {
         return String::new();
     };
-    let seconds = (to.as_millisecond() - from.as_millisecond()) as f64 / 1e3;
-    format!("{seconds:.1} s")
+    let milliseconds = to.as_millisecond() - from.as_millisecond();
+    duration(milliseconds as f64 / 1e3)
+}
+
+/// A duration of so many seconds in words.
+pub(crate) fn duration(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).floor();
+    let hours = (seconds / 3600.0).floor();
+    if hours >= 48.0 {
+        format!("{:.1} days", seconds / 86_400.0)
+    } else if hours >= 1.0 {
+        format!("{hours:.0} h {:.0} min", minutes - hours * 60.0)
+    } else if minutes >= 1.0 {
+        format!(
+            "{minutes:.0} min {:.0} s",
+            (seconds - minutes * 60.0).floor()
+        )
+    } else {
+        format!("{seconds:.1} s")
+    }
 }
 
 #[cfg(test)]

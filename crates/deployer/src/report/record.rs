@@ -14,6 +14,11 @@ use crate::{
         latency::{Bin, Latencies},
         verdict::{Conclusion, Verdict},
     },
+    report::{
+        event_line::{EventLine, LoggedEvent},
+        progress::{BakeProgress, HealthProgress, Progress, RunningGate},
+    },
+    state::approval::ApprovalDecision,
 };
 
 /// The schema number. It rises when an older reader would misread the data.
@@ -38,12 +43,18 @@ pub struct Record {
     /// The verdicts of the gates in order; the last one may be the bake.
     #[serde(default)]
     pub gates: Vec<GateRecord>,
+    /// The questions for approval in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalRecord>,
     /// What clients received, second by second.
     #[serde(default)]
     pub traffic: Vec<TrafficSecond>,
     /// Notes.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What runs now. A report does not have it.
+    #[serde(skip)]
+    pub(crate) progress: Progress,
 }
 
 /// A phase, and when it was reached.
@@ -89,6 +100,31 @@ pub struct GateRecord {
     pub flips: Vec<Flip>,
 }
 
+/// A question for approval, and how it was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRecord {
+    /// The phase that the deployment was to reach.
+    pub before: Phase,
+    /// The digest of the evidence.
+    pub evidence: String,
+    /// When the question was asked.
+    pub asked: Timestamp,
+    /// When it expires.
+    pub expires: Timestamp,
+    /// When it was decided; `None` if the deployment ended before, or the evidence was taken anew.
+    #[serde(default)]
+    pub decided: Option<Timestamp>,
+    /// The decision, if there is one.
+    #[serde(default)]
+    pub decision: Option<ApprovalDecision>,
+    /// Who decided.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
 /// What clients of one color received within one second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrafficSecond {
@@ -123,9 +159,117 @@ impl Record {
             reason: None,
             switched: None,
             gates: Vec::new(),
+            approvals: Vec::new(),
             traffic: Vec::new(),
             notes: Vec::new(),
+            progress: Progress::default(),
         }
+    }
+
+    /// Adds an event to the record of a deployment. The plan begins it; earlier events belong to no deployment.
+    pub(crate) fn fold(record: &mut Option<Self>, line: &EventLine) {
+        match (&line.event, &mut *record) {
+            (LoggedEvent::Planned { plan } | LoggedEvent::Resumed { plan, .. }, None) => {
+                *record = Some(Self::new(plan.clone()));
+            }
+            (_, Some(record)) => record.apply(line),
+            (_, None) => {}
+        }
+    }
+
+    /// Adds an event of this deployment.
+    pub fn apply(&mut self, line: &EventLine) {
+        let at = line.at;
+        match &line.event {
+            LoggedEvent::Resumed { .. } => self.progress.stop(),
+            LoggedEvent::Note { text } => self.notes.push(text.clone()),
+            LoggedEvent::AwaitingHealth { tried, of, reason } => {
+                self.progress.health = Some(HealthProgress {
+                    tried: *tried,
+                    of: *of,
+                    reason: reason.clone(),
+                });
+            }
+            LoggedEvent::GateStarted { gate } => {
+                self.progress.gate = Some(RunningGate {
+                    gate: gate.clone(),
+                    since: at,
+                });
+            }
+            LoggedEvent::GateFinished(judged) => {
+                let running = self.progress.gate.take();
+                self.gates.push(GateRecord {
+                    started: running.map(|running| running.since),
+                    ..judged.clone()
+                });
+                self.progress.bake = None;
+            }
+            LoggedEvent::TrafficMoved { to, .. } if *to == self.plan.idle => {
+                self.switched = Some(at);
+            }
+            LoggedEvent::BakeObserved {
+                elapsed_seconds,
+                of_seconds,
+                requests,
+                failed,
+                trouble,
+            } => {
+                self.progress.bake = Some(BakeProgress {
+                    elapsed: *elapsed_seconds,
+                    of: *of_seconds,
+                    requests: *requests,
+                    failed: *failed,
+                    trouble: trouble.clone(),
+                });
+            }
+            LoggedEvent::ApprovalAwaited {
+                before,
+                evidence,
+                expires,
+            } => self.approvals.push(ApprovalRecord {
+                before: *before,
+                evidence: evidence.clone(),
+                asked: at,
+                expires: *expires,
+                decided: None,
+                decision: None,
+                by: None,
+                reason: None,
+            }),
+            LoggedEvent::ApprovalDecided {
+                decision,
+                by,
+                reason,
+                ..
+            } => {
+                if let Some(asked) = self.approvals.last_mut() {
+                    asked.decided = Some(at);
+                    asked.decision = Some(*decision);
+                    asked.by.clone_from(by);
+                    asked.reason.clone_from(reason);
+                }
+            }
+            LoggedEvent::PhaseReached { phase, reason } => {
+                self.phases.push(PhaseRecord { phase: *phase, at });
+                self.reason.clone_from(reason);
+                // Health checks end with the phase. A gate or a bake that an end interrupts has no verdict.
+                self.progress.health = None;
+                if phase.is_end() {
+                    self.progress.stop();
+                }
+            }
+            LoggedEvent::Planned { .. }
+            | LoggedEvent::TrafficMoved { .. }
+            | LoggedEvent::StandbyRestored { .. }
+            | LoggedEvent::ColorStopped { .. } => {}
+        }
+    }
+
+    /// Forgets all but the last `keep` notes, and counts what it forgot.
+    pub(crate) fn forget_notes(&mut self, keep: usize) {
+        let surplus = self.notes.len().saturating_sub(keep);
+        self.notes.drain(..surplus);
+        self.progress.forgotten_notes += surplus;
     }
 
     /// The last phase.
@@ -149,9 +293,9 @@ impl Record {
 }
 
 impl GateRecord {
-    /// Records a verdict.
+    /// Records a verdict of a gate that finished at this time, and whose start is not known.
     #[must_use]
-    pub fn new(gate: &str, started: Option<Timestamp>, verdict: &Verdict) -> Self {
+    pub fn new(gate: &str, finished: Timestamp, verdict: &Verdict) -> Self {
         let bins = |latencies: &Option<Latencies>| {
             latencies.as_ref().map_or_else(Vec::new, Latencies::bins)
         };
@@ -164,8 +308,8 @@ impl GateRecord {
         } = verdict;
         Self {
             gate: gate.to_owned(),
-            started,
-            finished: Timestamp::now(),
+            started: None,
+            finished,
             verdict: *conclusion,
             summary: summary.clone(),
             // JSON has no infinity.

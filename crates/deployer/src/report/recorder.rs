@@ -1,26 +1,28 @@
 //! Records a deployment in report files.
 
 use std::{
-    collections::BTreeMap,
+    io,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
 
 use crate::{
-    color::Color,
     event::{Event, Reporter},
-    evidence::{ending_counts::EndingCounts, request::Request, statistics::quantile},
     report::{
-        record::{GateRecord, PhaseRecord, Record, TrafficSecond},
+        event_line::EventLine,
+        live::LiveWriter,
+        record::Record,
         reports::{ReportError, Reports},
+        traffic::TrafficCounts,
     },
 };
 
 /// Requests that were logged earlier than this many seconds before the deployment are left out.
 const BEFORE: f64 = 60.0;
 
-/// Records a deployment, and writes the report at each phase, so that it survives a killed deployer.
+/// Records a deployment: adds each event to the live file, and writes the report at each phase and question. Both survive a killed
+/// deployer.
 pub struct Recorder {
     reports: Reports,
     /// `None` until a deployment begins.
@@ -30,18 +32,9 @@ pub struct Recorder {
 /// The record so far.
 struct Recording {
     record: Record,
-    gate_started: Option<Timestamp>,
-    seconds: BTreeMap<(i64, Color), Bucket>,
+    traffic: TrafficCounts,
     problem: Option<ReportError>,
-}
-
-/// What was logged for a color within a second.
-#[derive(Default)]
-struct Bucket {
-    failed: u64,
-    waits: Vec<f64>,
-    endings: EndingCounts,
-    own_endings: EndingCounts,
+    live: io::Result<LiveWriter>,
 }
 
 impl Recorder {
@@ -60,70 +53,77 @@ impl Recorder {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why the last write failed, if it did.
+    /// Why the last write of the report failed, if it did.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let recording = self.lock();
         Some(recording.as_ref()?.problem.as_ref()?.to_string())
     }
-}
 
-impl Recording {
-    fn with(record: Record) -> Self {
-        Self {
+    /// Why the live file does not have all events, if so.
+    #[must_use]
+    pub fn live_problem(&self) -> Option<String> {
+        let recording = self.lock();
+        let Recording { record, live, .. } = recording.as_ref()?;
+        let error = live.as_ref().err()?;
+        let path = self.reports.live().path(&record.plan.id);
+        Some(format!(
+            "cannot write {}, so the page does not show all events: {error}",
+            path.display()
+        ))
+    }
+
+    /// The record of a deployment that an earlier deployer began.
+    fn kept(&self, id: &str) -> Option<Record> {
+        let report = self.reports.read(Some(id)).ok();
+        // The report is as old as its last phase. The live file has every event, but not the traffic.
+        match (self.reports.live().replay(id), report) {
+            (Some(live), Some(report)) if live.phases.len() >= report.phases.len() => {
+                Some(Record {
+                    traffic: report.traffic,
+                    ..live
+                })
+            }
+            (live, report) => report.or(live),
+        }
+    }
+
+    fn begin(&self, record: Record) -> Recording {
+        Recording {
+            live: self.reports.live().writer(&record.plan.id),
             record,
-            gate_started: None,
-            seconds: BTreeMap::new(),
+            traffic: TrafficCounts::every(1),
             problem: None,
         }
     }
+}
 
-    fn log(&mut self, requests: &[Request]) {
-        let began = self
-            .record
-            .phases
-            .first()
-            .map_or_else(Timestamp::now, |first| first.at);
-        let from = began.as_second() as f64 - BEFORE;
-        for request in requests.iter().filter(|request| request.at >= from) {
-            let Some((wanted, ending)) = request.ending() else {
-                continue;
-            };
-            #[expect(clippy::cast_possible_truncation, reason = "a second of our time fits")]
-            let second = request.at.floor() as i64;
-            let bucket = self.seconds.entry((second, wanted)).or_default();
-            if request.by_deployer {
-                bucket.own_endings.count(ending);
-                continue;
-            }
-            bucket.endings.count(ending);
-            bucket.failed += u64::from(ending.is_good(false) == Some(false));
-            bucket.waits.push(request.waited.as_secs_f64());
+impl Recording {
+    fn record(&mut self, line: &EventLine) {
+        self.record.apply(line);
+        if let Ok(live) = &mut self.live
+            && let Err(error) = live.append(line)
+        {
+            // A line that is missing in the middle would mislead more than an end that is missing.
+            self.live = Err(error);
         }
     }
 
-    /// Aggregates the logged seconds.
-    fn gather(&mut self) {
-        if self.seconds.is_empty() {
-            return;
+    fn count(&mut self, event: &Event<'_>) {
+        if let Event::RequestsLogged { requests } = event {
+            let began = self.record.phases.first();
+            let began = began.map_or_else(Timestamp::now, |first| first.at);
+            let from = began.as_second() as f64 - BEFORE;
+            self.traffic.count(requests, from);
         }
-        self.record.traffic = self
-            .seconds
-            .iter_mut()
-            .map(|((second, color), bucket)| {
-                bucket.waits.sort_by(f64::total_cmp);
-                TrafficSecond {
-                    second: *second,
-                    color: *color,
-                    requests: bucket.endings.total(),
-                    failed: bucket.failed,
-                    p50: quantile(&bucket.waits, 0.5),
-                    p99: quantile(&bucket.waits, 0.99),
-                    endings: bucket.endings.clone(),
-                    own_endings: bucket.own_endings.clone(),
-                }
-            })
-            .collect();
+    }
+
+    fn write(&mut self, reports: &Reports) {
+        let traffic = self.traffic.seconds();
+        if !traffic.is_empty() {
+            self.record.traffic = traffic;
+        }
+        self.problem = reports.write(&self.record).err();
     }
 }
 
@@ -134,39 +134,29 @@ impl Reporter for Recorder {
             Event::Planned { plan } => Some(Record::new((*plan).clone())),
             // A lost or damaged report is replaced: the end deserves a page.
             Event::Resumed { plan, .. } => {
-                let kept = self.reports.read(Some(&plan.id));
-                Some(kept.unwrap_or_else(|_| Record::new((*plan).clone())))
+                let kept = self.kept(&plan.id);
+                Some(kept.unwrap_or_else(|| Record::new((*plan).clone())))
             }
             _ => None,
         };
         if let Some(record) = begun {
-            *recording = Some(Recording::with(record));
+            *recording = Some(self.begin(record));
         }
         let Some(recording) = &mut *recording else {
             return;
         };
-        match event {
-            Event::Note { text } => recording.record.notes.push(text.clone()),
-            Event::GateStarted { .. } => recording.gate_started = Some(Timestamp::now()),
-            Event::GateFinished { gate, verdict } => {
-                let judged = GateRecord::new(gate, recording.gate_started.take(), verdict);
-                recording.record.gates.push(judged);
-            }
-            Event::TrafficMoved { to, .. } if *to == recording.record.plan.idle => {
-                recording.record.switched = Some(Timestamp::now());
-            }
-            Event::RequestsLogged { requests } => recording.log(requests),
-            Event::PhaseReached { phase, reason } => {
-                let at = Timestamp::now();
-                recording
-                    .record
-                    .phases
-                    .push(PhaseRecord { phase: *phase, at });
-                recording.record.reason = reason.map(str::to_owned);
-                recording.gather();
-                recording.problem = self.reports.write(&recording.record).err();
-            }
-            _ => {}
+        recording.count(event);
+        if let Some(line) = EventLine::of(event, Timestamp::now()) {
+            recording.record(&line);
+        }
+        // A question for approval may wait for hours.
+        if matches!(
+            event,
+            Event::PhaseReached { .. }
+                | Event::ApprovalAwaited { .. }
+                | Event::ApprovalDecided { .. }
+        ) {
+            recording.write(&self.reports);
         }
     }
 }
@@ -177,9 +167,11 @@ mod tests {
 
     use super::*;
     use crate::{
+        color::Color,
         deployment::{phase::Phase, plan::Plan},
         evidence::{
-            request::answered_by,
+            request::{Request, answered_by},
+            tally::Tally,
             verdict::{Conclusion, Verdict},
         },
         release::Release,
@@ -341,6 +333,98 @@ mod tests {
         let read = reports.read(None).unwrap();
         assert_eq!(read.headline(), "sentiment v2 refused: by hand");
         reports.end("unknown", Phase::Refused, "by hand").unwrap();
+    }
+
+    /// A deployment until its bake, with notes.
+    fn bake(recorder: &Recorder, plan: &Plan) {
+        recorder.report(&Event::Planned { plan });
+        record(recorder, Phase::Planned, None);
+        record(recorder, Phase::Starting, None);
+        recorder.report(&Event::AwaitingHealth {
+            tried: 1,
+            of: 9,
+            reason: "connection refused".to_owned(),
+        });
+        record(recorder, Phase::Healthy, None);
+        recorder.report(&Event::GateStarted { gate: "golden" });
+        let verdict = Verdict::new(Conclusion::Pass, "right on 3 of 3 inputs");
+        recorder.report(&Event::GateFinished {
+            gate: "golden",
+            verdict: &verdict.with("accuracy", 1.0),
+        });
+        let (from, to) = (plan.active, plan.idle);
+        recorder.report(&Event::TrafficMoved { from, to });
+        record(recorder, Phase::Switched, None);
+        recorder.report(&Event::BakeObserved {
+            elapsed: std::time::Duration::from_secs(1),
+            of: std::time::Duration::from_secs(60),
+            tally: Tally::from_iter([true, false]),
+            trouble: None,
+        });
+        recorder.report(&Event::Note {
+            text: "the hook failed".to_owned(),
+        });
+    }
+
+    #[test]
+    fn live_file_replayed_is_the_report() {
+        let directory = tempfile::tempdir().unwrap();
+        let reports = Reports::of(directory.path());
+        let recorder = Recorder::new(reports.clone());
+        let plan = plan();
+        bake(&recorder, &plan);
+        let live = reports.live().replay(&plan.id).unwrap();
+        let bake = live.progress.bake.unwrap();
+        assert_eq!((bake.requests, bake.failed), (2, 1));
+        record(&recorder, Phase::Promoted, Some("within the limits"));
+        assert_eq!(recorder.live_problem(), None);
+        let live = reports.live().replay(&plan.id).unwrap();
+        assert_eq!(live, reports.read(Some(&plan.id)).unwrap());
+        assert!(live.gates[0].started.is_some());
+        // A later command ends it again, as a rollback does.
+        let reason = "by hand";
+        reports.end(&plan.id, Phase::RolledBack, reason).unwrap();
+        let live = reports.live().replay(&plan.id).unwrap();
+        assert_eq!(live, reports.read(Some(&plan.id)).unwrap());
+        assert_eq!(live.phase(), Some(Phase::RolledBack));
+    }
+
+    #[test]
+    fn resumed_deployment_keeps_what_only_the_live_file_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let reports = Reports::of(directory.path());
+        let plan = plan();
+        // Killed after the note, which no phase wrote to the report.
+        bake(&Recorder::new(reports.clone()), &plan);
+        assert!(reports.read(Some(&plan.id)).unwrap().notes.is_empty());
+        let second = Recorder::new(reports.clone());
+        second.report(&Event::Resumed {
+            plan: &plan,
+            phase: Phase::Switched,
+            since: Timestamp::now(),
+        });
+        record(
+            &second,
+            Phase::RolledBack,
+            Some("the deployer was interrupted"),
+        );
+        let read = reports.read(Some(&plan.id)).unwrap();
+        assert_eq!(read.notes, ["the hook failed"]);
+        assert_eq!(reports.live().replay(&plan.id).unwrap(), read);
+    }
+
+    #[test]
+    fn unwritable_live_file_is_a_problem_and_the_report_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("live"), "in the way").unwrap();
+        let reports = Reports::of(directory.path());
+        let recorder = Recorder::new(reports.clone());
+        recorder.report(&Event::Planned { plan: &plan() });
+        record(&recorder, Phase::Planned, None);
+        assert_eq!(recorder.problem(), None);
+        let problem = recorder.live_problem().unwrap();
+        assert!(problem.starts_with("cannot write "), "{problem}");
+        assert!(reports.read(None).is_ok());
     }
 
     #[test]

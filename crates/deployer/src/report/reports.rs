@@ -11,8 +11,10 @@ use thiserror::Error;
 use crate::{
     deployment::phase::Phase,
     report::{
+        event_line::{EventLine, LoggedEvent},
+        live::LiveFiles,
         page,
-        record::{PhaseRecord, Record, SCHEMA},
+        record::{Record, SCHEMA},
     },
     state::atomic_file::replace,
 };
@@ -50,6 +52,7 @@ pub enum ReportError {
 #[derive(Debug, Clone)]
 pub struct Reports {
     directory: PathBuf,
+    live: LiveFiles,
 }
 
 impl Reports {
@@ -58,7 +61,13 @@ impl Reports {
     pub fn of(state: &Path) -> Self {
         Self {
             directory: state.join("reports"),
+            live: LiveFiles::of(state),
         }
+    }
+
+    /// The live files, which belong to the reports.
+    pub(crate) fn live(&self) -> &LiveFiles {
+        &self.live
     }
 
     /// The path of a deployment's page.
@@ -119,8 +128,10 @@ impl Reports {
         data.max().ok_or_else(none)
     }
 
-    /// Removes all but the `keep` newest reports.
+    /// Removes all but the `keep` newest reports and live files.
     pub fn prune(&self, keep: usize) -> Result<(), ReportError> {
+        let live = self.live.prune(keep);
+        live.map_err(storage("remove live files of", self.live.directory()))?;
         let files = fs::read_dir(&self.directory).map_err(storage("read", &self.directory))?;
         let mut data: Vec<PathBuf> = files
             .filter_map(|file| Some(file.ok()?.path()))
@@ -157,15 +168,28 @@ impl Reports {
         replace(&html, &page::html(record)).map_err(storage("write", &html))
     }
 
-    /// Records the end of a deployment that a later command ended. Does nothing if there is no report.
+    /// Records the end of a deployment that a later command ended, also in the live file. Does nothing if there is no report.
     pub fn end(&self, id: &str, phase: Phase, reason: &str) -> Result<(), ReportError> {
         let Ok(mut record) = self.read(Some(id)) else {
             return Ok(());
         };
-        let at = Timestamp::now();
-        record.phases.push(PhaseRecord { phase, at });
-        record.reason = Some(reason.to_owned());
-        self.write(&record)
+        let end = EventLine {
+            event: LoggedEvent::PhaseReached {
+                phase,
+                reason: Some(reason.to_owned()),
+            },
+            at: Timestamp::now(),
+        };
+        record.apply(&end);
+        self.write(&record)?;
+        let path = self.live.path(id);
+        // An earlier version of the deployer wrote none.
+        if !path.exists() {
+            return Ok(());
+        }
+        let live = self.live.writer(id);
+        live.and_then(|mut live| live.append(&end))
+            .map_err(storage("add an end to", &path))
     }
 }
 
@@ -226,23 +250,30 @@ mod tests {
     }
 
     #[test]
-    fn prune_keeps_newest_reports() {
+    fn prune_keeps_newest_reports_and_live_files() {
         let directory = tempfile::tempdir().unwrap();
         let reports = Reports::of(directory.path());
         for second in 0..5 {
             let mut plan = plan();
             plan.id = format!("20260101T00000{second}Z-v2");
+            reports.live().writer(&plan.id).unwrap();
             reports.write(&Record::new(plan)).unwrap();
         }
         reports.prune(2).unwrap();
-        let mut left: Vec<String> = fs::read_dir(directory.path().join("reports"))
-            .unwrap()
-            .map(|file| file.unwrap().file_name().into_string().unwrap())
-            .collect();
-        left.sort();
-        let expected = [3, 4].map(|second| format!("20260101T00000{second}Z-v2"));
-        let expected = expected.map(|id| [format!("{id}.html"), format!("{id}.json")]);
-        assert_eq!(left, expected.concat());
+        let left = |name: &str| {
+            let mut left: Vec<String> = fs::read_dir(directory.path().join(name))
+                .unwrap()
+                .map(|file| file.unwrap().file_name().into_string().unwrap())
+                .collect();
+            left.sort();
+            left
+        };
+        let ids = [3, 4].map(|second| format!("20260101T00000{second}Z-v2"));
+        let reports_left = ids
+            .each_ref()
+            .map(|id| [format!("{id}.html"), format!("{id}.json")]);
+        assert_eq!(left("reports"), reports_left.concat());
+        assert_eq!(left("live"), ids.map(|id| format!("{id}.jsonl")));
     }
 
     #[test]

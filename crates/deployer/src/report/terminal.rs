@@ -125,6 +125,23 @@ impl Reporter for Terminal {
                     tally.failed
                 ));
             }
+            Event::ApprovalAwaited {
+                before,
+                evidence,
+                expires,
+            } => self.line(&format!(
+                "  approval     waiting for `deployer approve` before the phase {before}, until {expires:.0}; evidence {evidence}"
+            )),
+            Event::ApprovalDecided {
+                decision,
+                by,
+                reason,
+                ..
+            } => {
+                let by = by.map_or_else(String::new, |by| format!(" by {by}"));
+                let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+                self.line(&format!("  approval     {decision}{by}{reason}"));
+            }
             Event::PhaseReached { phase, reason } => match (phase, reason) {
                 (Phase::Starting, _) => {
                     self.line("  start        the idle color is being replaced");

@@ -26,6 +26,10 @@ pub enum Action {
     NotRestored,
     /// A color was stopped, which interrupted requests.
     Stopped,
+    /// A person let a color stand in.
+    StandInOn,
+    /// A person let a color stand in no more.
+    StandInOff,
 }
 
 impl Action {
@@ -58,6 +62,8 @@ impl Action {
             Self::Restored => "restored",
             Self::NotRestored => "not restored",
             Self::Stopped => "stopped",
+            Self::StandInOn => "stand-in on",
+            Self::StandInOff => "stand-in off",
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct HistoryEntry {
     pub digest: Option<String>,
     /// The duration of the deployment in seconds; `None` if there was none.
     pub seconds: Option<f64>,
-    /// The user, as `user@host`.
+    /// Who did it: `user@host` for a command, `NAME (page)` for the page.
     pub by: String,
     /// Why.
     pub reason: Option<String>,
@@ -64,12 +64,12 @@ impl HistoryEntry {
             version,
             digest: None,
             seconds: None,
-            by: current_user(),
+            by: traffic_move.by.clone(),
             reason: Some(traffic_move.reason.clone()),
         }
     }
 
-    /// An action on a color that moved no traffic.
+    /// An action of the deployer on a color that moved no traffic.
     #[must_use]
     pub fn of_color(
         action: Action,

@@ -49,11 +49,24 @@ impl<'a> Journal<'a> {
         phase: Phase,
         reason: Option<&str>,
     ) -> Result<(), JournalError> {
+        self.record_phase_by(plan, phase, reason, None).await
+    }
+
+    /// The same. `by` is who ended the deployment, if that was not the user of this deployer.
+    pub async fn record_phase_by(
+        &self,
+        plan: &Plan,
+        phase: Phase,
+        reason: Option<&str>,
+        by: Option<&str>,
+    ) -> Result<(), JournalError> {
         let entry = DeploymentEntry {
             plan: plan.clone(),
             phase,
             since: self.clock.now(),
             reason: reason.map(str::to_owned),
+            by: by.map(str::to_owned),
+            waiting: None,
             before: None,
         };
         let end = entry.end();

@@ -9,6 +9,7 @@ use crate::{
     monitor::standby::LastDeployment,
     state::{
         action::Action,
+        approval::Waiting,
         history::{HistoryEntry, actions_since_end},
         traffic_move::TrafficMove,
     },
@@ -77,6 +78,12 @@ pub struct DeploymentEntry {
     pub since: Timestamp,
     /// Why it ended, if it did.
     pub reason: Option<String>,
+    /// Who ended it, if that was not the user of the deployer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The question for approval that the deployment waits for. A killed deployer leaves it: see [`Waiting::is_live`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
     /// The last deployment before this one, as long as this one has touched no server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<LastDeployment>,
@@ -93,6 +100,11 @@ impl DeploymentEntry {
 
     /// The end of the deployment for the history; `None` if it has not ended.
     pub(super) fn end(&self) -> Option<HistoryEntry> {
-        HistoryEntry::of_end(&self.plan, self.phase, self.since, self.reason.as_deref())
+        let reason = self.reason.as_deref();
+        let end = HistoryEntry::of_end(&self.plan, self.phase, self.since, reason)?;
+        Some(HistoryEntry {
+            by: self.by.clone().unwrap_or(end.by),
+            ..end
+        })
     }
 }

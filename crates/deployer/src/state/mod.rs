@@ -1,10 +1,11 @@
 //! What outlives a deployer: the lock, the journal, the history, and requests.
 
 pub mod action;
+pub mod approval;
 pub mod atomic_file;
 pub mod history;
 pub mod journal;
 pub mod journal_entries;
 pub mod lock_holder;
-pub mod stop_request;
+pub mod operator_request;
 pub mod traffic_move;

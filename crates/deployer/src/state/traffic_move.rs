@@ -5,7 +5,10 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{color::Color, state::action::Action};
+use crate::{
+    color::Color,
+    state::{action::Action, lock_holder::current_user},
+};
 
 /// A move of traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +21,9 @@ pub struct TrafficMove {
     pub to: Color,
     /// Why.
     pub reason: String,
+    /// Who wants it: `user@host` for a command, `NAME (page)` for the page.
+    #[serde(default = "current_user")]
+    pub by: String,
     /// When it was planned.
     pub at: Timestamp,
     /// Whether `from` had its fit flag.
@@ -33,6 +39,7 @@ impl TrafficMove {
             from: color.other(),
             to: color,
             reason: "by hand".to_owned(),
+            by: current_user(),
             at: Timestamp::UNIX_EPOCH,
             from_was_fit: true,
         }

@@ -7,7 +7,7 @@ use deployer::{
     deployment::phase::Phase,
     ports::Service,
     shutdown::Stop,
-    state::stop_request::{StopCommand, StopRequest},
+    state::operator_request::{OperatorCommand, OperatorRequest},
 };
 use jiff::Timestamp;
 
@@ -87,7 +87,7 @@ async fn request_to_stop_also_counts_with_on_interrupt_continue() {
         };
         let mut deployment = Deployment::of(candidate);
         deployment.settings.bake.on_interrupt = OnInterrupt::Continue;
-        let request = StopRequest::new(StopCommand::Rollback, Timestamp::UNIX_EPOCH);
+        let request = OperatorRequest::new(OperatorCommand::Rollback, Timestamp::UNIX_EPOCH, None);
         deployment.stops = vec![(at, Stop::Request(request))];
         let finished = Box::pin(deployment.run()).await;
         finished.assert_outcome(phase, "stopped by `deployer rollback` by");

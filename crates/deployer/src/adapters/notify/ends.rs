@@ -81,7 +81,7 @@ impl Notifier {
         *self.announced() = Some(now);
     }
 
-    /// The notification of an entry of the history; `None` if the monitor sends an alert about it.
+    /// The notification of an entry of the history; `None` if the monitor sends an alert about it, or nothing ended.
     fn end(&self, entry: &HistoryEntry) -> Option<Notification> {
         let kind = match entry.action {
             Action::Promoted => Kind::Promoted,
@@ -90,7 +90,11 @@ impl Notifier {
             Action::Halted => Kind::Halted,
             Action::Switched => Kind::Switched,
             Action::NotRestored => Kind::NotRestored,
-            Action::FailedOver | Action::Restored | Action::Stopped => return None,
+            Action::FailedOver
+            | Action::Restored
+            | Action::Stopped
+            | Action::StandInOn
+            | Action::StandInOff => return None,
         };
         let report = entry.id.as_ref().map(|id| self.reports.page(id));
         let mut text = describe(entry);

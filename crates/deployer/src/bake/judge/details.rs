@@ -70,7 +70,8 @@ impl Bake {
         verdict = verdict
             .with("requests", tally.requests as f64)
             .with("failed", tally.failed as f64)
-            .with("error_rate", tally.error_rate());
+            .with("error_rate", tally.error_rate())
+            .with("error_rate_limit", self.settings.max_error_rate);
         verdict = self.with_ending_details(self.with_latency_details(verdict));
         verdict = self.with_label_details(verdict);
         if self.extensions > 0 {

@@ -177,7 +177,7 @@ fn compare(
         ));
     }
     verdict.conclusion = verdict.conclusion.and(conclusion);
-    let figures = [ratio, interval.low, interval.high, active];
+    let figures = [ratio, interval.low, interval.high, allowed, active];
     verdict.numbers.extend(names.iter().copied().zip(figures));
     words
 }
@@ -187,7 +187,7 @@ struct Percentile {
     name: &'static str,
     at: f64,
     pairs: usize,
-    names: [&'static str; 4],
+    names: [&'static str; 5],
 }
 
 macro_rules! percentile {
@@ -200,6 +200,7 @@ macro_rules! percentile {
                 concat!($name, "_ratio"),
                 concat!($name, "_ratio_low"),
                 concat!($name, "_ratio_high"),
+                concat!($name, "_ratio_limit"),
                 concat!($name, "_active_seconds"),
             ],
         }
