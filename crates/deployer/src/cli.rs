@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, fmt, io::Write as _, path::PathBuf};
 
-use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{
+    Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    builder::NonEmptyStringValueParser,
+};
 use clap_complete::Shell;
 
 use crate::{
@@ -89,6 +92,32 @@ Exit codes:
   30  halted: a person is needed; the message says for what
   75  another deployer holds the lock";
 
+const DECISION_EXIT_CODES: &str = "\
+Exit codes: 0 accepted, 10 declined, 75 the deployer at work does not answer, 2 as for deploy.";
+
+/// A decision about a deployment.
+#[derive(Debug, Clone, Args)]
+pub struct Decision {
+    /// Identifier of the deployment [default: the one that is under way]
+    pub id: Option<String>,
+    /// Why, for the history, the report, and the notification
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    pub reason: String,
+}
+
+/// Parses the first digits of the digest of evidence.
+fn evidence_digits(text: &str) -> Result<String, String> {
+    const FEWEST: usize = 8;
+
+    let digits = text.to_ascii_lowercase();
+    if digits.len() < FEWEST || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(format!(
+            "expected at least {FEWEST} hexadecimal digits, as `deployer status` shows them"
+        ));
+    }
+    Ok(digits)
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -136,6 +165,33 @@ pub enum Command {
         /// Identifier of the deployment [default: the last one]
         id: Option<String>,
     },
+    /// Let the deployment go on that waits for approval
+    ///
+    /// Approves the evidence that `deployer status` names. If it has changed since, the deployer declines. Verdicts older than
+    /// `approval.fresh` are taken anew after the approval, and the deployment asks once more.
+    #[command(after_help = DECISION_EXIT_CODES)]
+    Approve {
+        /// What, and why.
+        #[command(flatten)]
+        decision: Decision,
+        /// First digits of the digest of the evidence that you saw [default: what waits now]
+        #[arg(long, value_name = "DIGEST", value_parser = evidence_digits)]
+        evidence: Option<String>,
+    },
+    /// Refuse the candidate that waits for approval, or roll it back if it has the traffic
+    #[command(after_help = EXIT_CODES)]
+    Reject {
+        /// What, and why.
+        #[command(flatten)]
+        decision: Decision,
+    },
+    /// End the bake now, before its time, unless the candidate is failing
+    #[command(after_help = DECISION_EXIT_CODES)]
+    Promote {
+        /// What, and why.
+        #[command(flatten)]
+        decision: Decision,
+    },
     /// Move all traffic back to the previous release, at once
     ///
     /// A deployment that is under way is ended: its candidate is refused, or rolled back if it has the traffic. If the
@@ -145,10 +201,19 @@ pub enum Command {
     Rollback {
         /// An earlier release, as `history` lists it [default: the release that the idle color holds]
         version: Option<String>,
+        /// Why, for the history, the report, and the notification
+        #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+        reason: Option<String>,
     },
     /// End the deployment that is under way: refuse its candidate, or roll it back if it has the traffic
     #[command(after_help = EXIT_CODES)]
-    Abort,
+    Abort {
+        /// Identifier of the deployment [default: the one that is under way]
+        id: Option<String>,
+        /// Why, for the history, the report, and the notification
+        #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+        reason: Option<String>,
+    },
     /// Move all traffic to a healthy color, without gates or a bake
     #[command(after_help = EXIT_CODES)]
     Switch {
@@ -201,9 +266,11 @@ impl Command {
     pub fn may_end_deployment(&self) -> bool {
         match self {
             Self::Deploy { dry_run, .. } => !dry_run,
-            Self::Recover { .. } | Self::Rollback { .. } | Self::Abort | Self::Switch { .. } => {
-                true
-            }
+            Self::Recover { .. }
+            | Self::Rollback { .. }
+            | Self::Abort { .. }
+            | Self::Reject { .. }
+            | Self::Switch { .. } => true,
             _ => false,
         }
     }
@@ -221,9 +288,13 @@ impl fmt::Display for Command {
             Self::Deploy { version: None, .. } => "deploy",
             Self::Rollback {
                 version: Some(version),
+                ..
             } => return write!(formatter, "rollback {version}"),
-            Self::Rollback { version: None } => "rollback",
-            Self::Abort => "abort",
+            Self::Rollback { version: None, .. } => "rollback",
+            Self::Abort { .. } => "abort",
+            Self::Approve { .. } => "approve",
+            Self::Reject { .. } => "reject",
+            Self::Promote { .. } => "promote",
             Self::Switch { color } => return write!(formatter, "switch {color}"),
             Self::Validate { .. } => "validate",
             Self::Report { .. } => "report",

@@ -2,10 +2,12 @@
 
 mod ends;
 mod notification;
+mod question;
 mod sender;
 mod spool;
 
 use std::{
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,18 +17,21 @@ use jiff::Timestamp;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-pub use self::notification::{Kind, Notification};
 use self::{
     ends::Announced,
     sender::{Failure, Sender, is_expired},
     spool::Spool,
+};
+pub use self::{
+    notification::{Kind, Notification},
+    question::Questions,
 };
 use crate::{
     adapters::http::{self, cause},
     color::Color,
     config::{AlertsSettings, Settings},
     ports::PortError,
-    report::Reports,
+    report::{Reports, warn},
     state::lock_holder::current_user,
 };
 
@@ -88,6 +93,12 @@ impl Notifier {
             .collect()
     }
 
+    /// Whether there is a receiver in these settings, or in those of the monitor.
+    #[must_use]
+    pub fn has_receivers(&self) -> bool {
+        !self.receivers.is_empty() || !self.spool.receivers().is_empty()
+    }
+
     /// Queues an alert for every receiver.
     pub fn alert(&self, kind: Kind, at: Timestamp, color: Option<Color>, text: String) {
         self.queue(&self.notification(kind, at, color, text));
@@ -110,6 +121,7 @@ impl Notifier {
             version: None,
             reason: None,
             report: None,
+            link: None,
             router: self.router.clone(),
             by: current_user(),
         }
@@ -170,6 +182,20 @@ impl Notifier {
         join_all(senders.iter().map(Sender::send_always)).await;
         // Without a receiver there is nothing to send.
         std::future::pending().await
+    }
+
+    /// Sends what waits, and what any process adds, while `work` is done. Returns its result.
+    pub async fn send_during<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let sent = tokio::select! {
+            biased;
+            done = &mut work => return done,
+            sent = self.send_always() => sent,
+        };
+        if let Err(error) = sent {
+            warn(&error.to_string());
+        }
+        work.await
     }
 
     /// Sends what waits, for at most `limit`. What is not delivered then stays in the queue.
@@ -271,6 +297,7 @@ pub(crate) fn test_notification(nanosecond: usize) -> Notification {
         version: None,
         reason: None,
         report: None,
+        link: None,
         router: "http://127.0.0.1:8080".to_owned(),
         by: "someone@example".to_owned(),
     }

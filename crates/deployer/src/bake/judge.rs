@@ -4,8 +4,10 @@ mod budget;
 mod comparisons;
 mod counters;
 mod details;
+mod early;
 mod error_rate;
 mod hanging;
+pub(super) mod liveness;
 mod previous;
 mod rises;
 #[cfg(test)]
@@ -20,9 +22,9 @@ use crate::{
     bake::judge::{
         budget::ErrorBudget,
         comparisons::{hang_timeout, latency_limit},
-        counters::Counters,
         error_rate::{judge_errors, needed_requests},
         hanging::Hanging,
+        liveness::Liveness,
         previous::{PreviousComparison, PreviousRelease, Regression},
         rises::Rises,
     },
@@ -92,10 +94,7 @@ pub struct Bake {
     own: Tally,
     /// The requests within the last window, by observation, and how many hung then.
     recent: VecDeque<(Duration, Tally, u64)>,
-    consecutive_failures: u32,
-    last_failure: Option<String>,
-    counters: Counters,
-    stopped: Option<String>,
+    liveness: Liveness,
     unread: BTreeMap<String, u32>,
 }
 
@@ -114,7 +113,7 @@ impl Bake {
             predict_path: predict_path.to_owned(),
             hanging: Hanging::new(hang_timeout(&settings, &before)),
             hang: 0,
-            budget: ErrorBudget::new(&settings, &before, EXTENSIONS),
+            budget: ErrorBudget::new(&settings, &before, settings.duration * (1 + EXTENSIONS)),
             previous: PreviousRelease::new(
                 can_ask_previous && settings.ask_previous,
                 limit,
@@ -122,6 +121,7 @@ impl Bake {
             ),
             until: settings.duration,
             needed: needed_requests(&settings),
+            liveness: Liveness::new(settings.failures),
             settings,
             before,
             extensions: 0,
@@ -131,10 +131,6 @@ impl Bake {
             traffic: TrafficSample::default(),
             own: Tally::default(),
             recent: VecDeque::new(),
-            consecutive_failures: 0,
-            last_failure: None,
-            counters: Counters::default(),
-            stopped: None,
             unread: BTreeMap::new(),
         }
     }
@@ -172,7 +168,7 @@ impl Bake {
     /// Why the last observation failed, if it did.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
-        self.last_failure.as_deref()
+        self.liveness.last_failure()
     }
 
     /// Whether the previous release is being asked, so that it needs copies of requests.
@@ -192,6 +188,7 @@ impl Bake {
         let late = observation.at > self.last_observation + 2 * self.settings.interval;
         self.late_observations += u32::from(late);
         self.last_observation = observation.at;
+        self.liveness.record(&observation);
         self.traffic.add(&observation.traffic);
         self.own.add(observation.own);
         self.record_in_flight(observation.in_flight, observation.ended);
@@ -207,24 +204,6 @@ impl Bake {
         for what in observation.unread {
             *self.unread.entry(what).or_default() += 1;
         }
-        if let Some(Ok(health)) = &observation.health
-            && let Some(sign) = self.counters.record(health, observation.at)
-        {
-            self.stopped
-                .get_or_insert_with(|| format!("{sign}, so it crashed and was started again"));
-        }
-        if let Some(how) = observation.stopped {
-            self.stopped.get_or_insert(how);
-        }
-        let failure = match (observation.health, observation.request) {
-            (Some(Err(reason)), _) => Some(format!("health check failed: {reason}")),
-            (_, Some(Err(reason))) => Some(format!("test request failed: {reason}")),
-            _ => None,
-        };
-        self.consecutive_failures = failure
-            .as_ref()
-            .map_or(0, |_| self.consecutive_failures + 1);
-        self.last_failure = failure;
     }
 
     /// Returns the verdict if there is one: at the end of the bake, or a few observations later if a check
@@ -243,21 +222,7 @@ impl Bake {
     }
 
     fn assess(&mut self, elapsed: Duration) -> Option<Verdict> {
-        if let Some(how) = &self.stopped {
-            return Some(Verdict::new(Conclusion::Fail, format!("it stopped: {how}")));
-        }
-        if self.consecutive_failures >= self.settings.failures {
-            let last = self.last_failure.as_deref().unwrap_or_default();
-            let summary = format!(
-                "{} checks in a row failed (bake.failures), the last one: {last}",
-                self.consecutive_failures
-            );
-            return Some(Verdict::new(Conclusion::Fail, summary));
-        }
-        if let Some(verdict) = self
-            .failed_by_errors()
-            .or_else(|| self.fails_by_comparison(elapsed))
-        {
+        if let Some(verdict) = self.certain_failure(elapsed) {
             return Some(verdict);
         }
         // The next observations show whether a check that fails at the end continues to fail, and what the previous
@@ -265,10 +230,17 @@ impl Bake {
         if elapsed >= self.until + MAX_QUESTIONS {
             self.previous.cannot_be_asked();
         }
-        if elapsed < self.until || self.consecutive_failures > 0 || self.is_asking_previous() {
+        if elapsed < self.until || self.trouble().is_some() || self.is_asking_previous() {
             return None;
         }
         self.final_verdict(elapsed)
+    }
+
+    fn certain_failure(&mut self, elapsed: Duration) -> Option<Verdict> {
+        self.liveness
+            .failure()
+            .or_else(|| self.failed_by_errors())
+            .or_else(|| self.fails_by_comparison(elapsed))
     }
 
     /// Returns a verdict if the candidate certainly fails more requests than allowed.
@@ -377,7 +349,7 @@ impl Bake {
 
     /// The requests since the switch by the candidate's counters, without those that failed on both colors.
     fn by_its_own_counters(&self) -> Tally {
-        let mut tally = self.counters.increase(self.own);
+        let mut tally = self.liveness.counters().increase(self.own);
         let routes = self.traffic.endings.routes();
         let both_failed: u64 = routes.map(|(_, endings)| endings.both_failed()).sum();
         let not_to_blame = both_failed.min(tally.failed);

@@ -1,98 +1,66 @@
 //! Observes a candidate during its bake.
 
-use std::{collections::HashMap, fmt::Write as _, time::Duration};
-
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use crate::{
     bake::{
         copies::Copies,
         judge::{Bake, Observation},
         observer::{Observer, bound},
-        own_requests::{OwnRequests, WrongAnswers},
+        own_requests::OwnRequests,
     },
-    config::OnInconclusive,
-    deployment::rollout::{Rollout, message, rounded, seconds},
+    deployment::rollout::{Rollout, message, seconds},
     event::Event,
-    evidence::{
-        passed_over::PassedOver,
-        request::Request,
-        sample::TrafficSample,
-        verdict::{Conclusion, Verdict},
-    },
+    evidence::{passed_over::PassedOver, request::Request, sample::TrafficSample},
     ports::PortError,
 };
 
+/// What the router's log tells of a candidate.
+pub(super) struct LogEvidence {
+    /// Earlier lines (seconds since 1970) are not evidence about this candidate.
+    since: Option<f64>,
+    passed_over: PassedOver,
+    error_reported: bool,
+}
+
+impl LogEvidence {
+    pub(super) fn since(since: Option<f64>) -> Self {
+        Self {
+            since,
+            passed_over: PassedOver::default(),
+            error_reported: false,
+        }
+    }
+}
+
 impl Rollout<'_> {
-    /// Observes the candidate until there is a verdict. If `since` (seconds since 1970) is given, earlier log
-    /// lines are not evidence about this candidate. `golden` has what it answered in the gate `golden`.
-    pub(crate) async fn bake(
+    /// Makes one observation, with the answers to copies, and gives it to the judge.
+    pub(super) async fn observe_all(
         &self,
-        before: TrafficSample,
-        since: Option<f64>,
-        golden: HashMap<String, String>,
-    ) -> Result<String, String> {
-        let settings = &self.settings.bake;
-        let mut copies = Copies::new(self.ports);
-        let mut bake = Bake::new(
-            settings.clone(),
-            before,
-            &self.settings.probe.predict_path,
-            copies.are_possible(),
-        );
-        let started = Instant::now();
-        let mut ticks = interval(settings.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let inputs = &self.examples.golden;
-        let mut observer = Observer::new(self.ports, self.settings, self.plan.idle, inputs, golden);
-        let mut passed_over = PassedOver::default();
-        let mut error_reported = false;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {
-                    observer.begin_check();
-                    // Own requests replace the traffic that a quiet service lacks.
-                    observer.send_own_requests(bake.missing_requests());
-                }
-                () = observer.until_stopped() => {}
-            }
-            let (mut observation, log_error) = self
-                .observe(&mut observer, &mut passed_over, since, copies.are_on())
-                .await;
-            match copies.read().await {
-                Ok(answered) => observation.copies = answered,
-                Err(error) => {
-                    bake.cannot_ask_previous();
-                    observation.unread.push(error.to_string());
-                }
-            }
-            if let Some(text) = log_error
-                && !std::mem::replace(&mut error_reported, true)
-            {
-                self.reporter.report(&Event::Note { text });
-            }
-            bake.record(observation);
-            let elapsed = started.elapsed();
-            let verdict = bake.verdict(elapsed);
-            self.reporter.report(&Event::BakeObserved {
-                elapsed,
-                of: bake.until(),
-                tally: bake.tally(),
-                trouble: bake.trouble(),
-            });
-            if verdict.is_none() {
-                self.follow_question(&mut bake, &mut copies).await?;
-            }
-            if let Some(verdict) = verdict {
-                copies.turn(false).await.map_err(message)?;
-                return self.conclude(verdict, &observer.own_requests, elapsed);
+        observer: &mut Observer<'_>,
+        log: &mut LogEvidence,
+        bake: &mut Bake,
+        copies: &mut Copies<'_>,
+    ) {
+        let (mut observation, log_error) = self.observe(observer, log, copies.are_on()).await;
+        match copies.read().await {
+            Ok(answered) => observation.copies = answered,
+            Err(error) => {
+                bake.cannot_ask_previous();
+                observation.unread.push(error.to_string());
             }
         }
+        if let Some(text) = log_error
+            && !std::mem::replace(&mut log.error_reported, true)
+        {
+            self.reporter.report(&Event::Note { text });
+        }
+        bake.record(observation);
     }
 
     /// Sends copies to the previous release while the bake asks it. Fails if the copies cannot be ended: they would be a
     /// load without an end.
-    async fn follow_question(
+    pub(super) async fn follow_question(
         &self,
         bake: &mut Bake,
         copies: &mut Copies<'_>,
@@ -118,8 +86,7 @@ impl Rollout<'_> {
     async fn observe(
         &self,
         observer: &mut Observer<'_>,
-        passed_over: &mut PassedOver,
-        since: Option<f64>,
+        log: &mut LogEvidence,
         asks_previous: bool,
     ) -> (Observation, Option<String>) {
         // What is not answered yet is carried over.
@@ -143,7 +110,8 @@ impl Rollout<'_> {
                 observation.unread.extend(problem.map(message));
                 let spans = requests.iter().map(|request| (request.began(), request.at));
                 observation.ended = Some(spans.collect());
-                requests.retain(|request| since.is_none_or(|since| request.at >= since));
+                requests.retain(|request| log.since.is_none_or(|since| request.at >= since));
+                let passed_over = &mut log.passed_over;
                 self.add_logged(&mut observation, own_requests, passed_over, &mut requests);
                 if asks_previous {
                     observation.originals = requests;
@@ -203,50 +171,13 @@ impl Rollout<'_> {
     }
 
     /// Returns a warning if log lines could not be parsed.
-    fn unparsable_lines(&self) -> Option<String> {
+    pub(super) fn unparsable_lines(&self) -> Option<String> {
         let count = self.requests.unparsable_lines();
         (count > 0).then(|| {
             format!(
                 "unparsable lines of the router's log: {count} (nginx/ and the deployer belong together)"
             )
         })
-    }
-
-    /// Reports the verdict. Fails with the reason for a rollback.
-    fn conclude(
-        &self,
-        mut verdict: Verdict,
-        own_requests: &OwnRequests,
-        elapsed: Duration,
-    ) -> Result<String, String> {
-        let sent = own_requests.count();
-        if sent > 0 {
-            let _ = write!(
-                verdict.summary,
-                "; own requests were added to the traffic: {sent}"
-            );
-        }
-        let WrongAnswers { count, last } = own_requests.wrong();
-        if *count > 0 {
-            let _ = write!(
-                verdict.summary,
-                "; own requests that the candidate answered otherwise than before: {count} (it {last})"
-            );
-        }
-        verdict.warnings.extend(self.unparsable_lines());
-        self.reporter.report(&Event::GateFinished {
-            gate: "bake",
-            verdict: &verdict,
-        });
-        let promoted = verdict.lets_through()
-            || verdict.conclusion == Conclusion::Inconclusive
-                && self.settings.bake.on_inconclusive == OnInconclusive::Promote;
-        let (seconds, summary) = (rounded(elapsed), &verdict.summary);
-        if promoted {
-            Ok(format!("baked for {seconds}: {summary}"))
-        } else {
-            Err(format!("bake, after {seconds}: {summary}"))
-        }
     }
 
     /// What clients recently received from the active release.

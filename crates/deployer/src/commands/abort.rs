@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::{
     commands::{
         lock::{lock, lock_within},
@@ -14,26 +16,58 @@ use crate::{
     event::{Event, Reporter},
     exit_code,
     ports::Ports,
-    state::{journal::Journal, lock_holder::LockHolder, operator_request::OperatorCommand},
+    state::{
+        journal::Journal,
+        lock_holder::LockHolder,
+        operator_request::{OperatorCommand, OperatorRequest},
+    },
 };
 
+/// Ends the deployment `id`, or the one that is under way.
 pub(super) async fn run(
     settings: &Settings,
+    id: Option<String>,
+    reason: Option<String>,
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
+    if let Some(id) = &id {
+        let entries = ports.journal.read().await?;
+        let under_way = entries.unfinished_deployment();
+        if under_way.is_none_or(|entry| entry.plan.id != *id) {
+            return Err(CommandError::refused(format!(
+                "deployment {id} is not under way"
+            )));
+        }
+    }
     let holder = ports.lock.holder().await;
     let Some(holder) = holder.filter(LockHolder::deploys) else {
         let journal = lock(ports, "abort", reporter).await?;
         return end_interrupted(settings, &journal, ports, reporter).await;
     };
-    match stop_deployment(OperatorCommand::Abort, settings, ports, &holder, reporter).await {
+    let request = OperatorRequest {
+        deployment: id,
+        ..OperatorRequest::new(OperatorCommand::Abort, Timestamp::now(), reason)
+    };
+    stop(settings, request, &holder, ports, reporter).await
+}
+
+/// Asks the deployer `holder` to end its deployment, and waits until it has cleaned up.
+pub(super) async fn stop(
+    settings: &Settings,
+    request: OperatorRequest,
+    holder: &LockHolder,
+    ports: &Ports,
+    reporter: &dyn Reporter,
+) -> anyhow::Result<CommandOutput> {
+    match stop_deployment(&request, settings, ports, holder, reporter).await {
         Stopped::Ended(entry) => {
             // The next deployment needs the lock.
             await_free_lock(ports, reporter).await;
             describe_end(ports, &entry).await
         }
         Stopped::Free(journal) => end_interrupted(settings, &journal, ports, reporter).await,
+        Stopped::Declined { reason } => Err(CommandError::refused(reason)),
         Stopped::Unresponsive { .. } if is_promoted(ports).await => Err(CommandError::refused(
             "the deployment is promoted already; `deployer rollback` undoes it",
         )),

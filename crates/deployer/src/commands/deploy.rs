@@ -12,6 +12,7 @@ use crate::{
     },
     config::Settings,
     deployment::{
+        decisions::Decisions,
         phase::Phase,
         plan::Plan,
         preflight,
@@ -31,15 +32,23 @@ use crate::{
     state::{journal::Journal, operator_request::OperatorRequests},
 };
 
+/// What is deployed.
+pub(super) struct ToDeploy {
+    /// The version; `None` for the one that the idle color holds.
+    pub(super) version: Option<String>,
+    pub(super) scope: Scope,
+    /// Why a person asks for it.
+    pub(super) reason: Option<String>,
+}
+
 pub(super) async fn run(
     settings: &Settings,
-    version: Option<String>,
-    scope: Scope,
+    release: ToDeploy,
     journal: &Journal<'_>,
     ports: &Ports,
     terminal: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    let done = prove_and_switch(settings, version, scope, journal, ports, terminal).await;
+    let done = prove_and_switch(settings, release, journal, ports, terminal).await;
     // At the end, because a release is compared with earlier log lines; and after every end, because a log that
     // fills the disk blocks the next deployment.
     if let Err(error) = adapters::trim_logs(settings) {
@@ -51,8 +60,11 @@ pub(super) async fn run(
 
 async fn prove_and_switch(
     settings: &Settings,
-    version: Option<String>,
-    scope: Scope,
+    ToDeploy {
+        version,
+        scope,
+        reason,
+    }: ToDeploy,
     journal: &Journal<'_>,
     ports: &Ports,
     terminal: &dyn Reporter,
@@ -74,6 +86,11 @@ async fn prove_and_switch(
         }
         plan = prepare(settings, ports, version, scope) => plan?,
     };
+    let decisions = Decisions::about(&plan.id, &settings.state);
+    if let Some(reason) = reason {
+        decisions.add_reason(reason);
+    }
+    let own_requests = operator_requests.for_deployment(&plan.id);
     let outcome = Rollout {
         settings,
         plan: &plan,
@@ -82,9 +99,10 @@ async fn prove_and_switch(
         ports,
         requests: RequestReader::new(ports.request_log.as_deref(), reporter),
         journal,
+        decisions,
         reporter,
     }
-    .run(|| stopped(operator_requests))
+    .run(|| stopped(&own_requests))
     .await;
     let restored = give_back_release(settings, ports, journal, Some(&plan.id), reporter).await;
     // A refused release leaves an image and a report too. After a halt a person needs everything, and the release that

@@ -8,7 +8,7 @@ use crate::{
         deploy::prepare,
         output::{CommandError, CommandOutput},
     },
-    config::{GateName, LoadSettings, Settings},
+    config::{ApprovalPoint, GateName, LoadSettings, Settings},
     deployment::{plan::Plan, scope::Scope},
     examples::Examples,
     ports::{Ports, Target},
@@ -101,6 +101,7 @@ fn deployment(plan: &Plan, settings: &Settings, examples: &Examples) -> Vec<Stri
         steps.push(format!("gate {}", gate_in_words(gate, settings, examples)));
     }
     let bake = &settings.bake;
+    steps.extend(approval(settings, ApprovalPoint::Switched));
     steps.extend([
         format!("move all traffic from {active} to {idle}"),
         format!(
@@ -109,9 +110,26 @@ fn deployment(plan: &Plan, settings: &Settings, examples: &Examples) -> Vec<Stri
             bake.max_error_rate * 100.0,
             bake.failures
         ),
-        format!("keep {active} running as the standby"),
     ]);
+    steps.extend(approval(settings, ApprovalPoint::Promoted));
+    steps.push(format!("keep {active} running as the standby"));
     steps
+}
+
+/// The wait for approval at this point, if there is one.
+fn approval(settings: &Settings, point: ApprovalPoint) -> Option<String> {
+    let approval = &settings.approval;
+    let otherwise = match point {
+        ApprovalPoint::Switched => "refuse it",
+        ApprovalPoint::Promoted => "roll back",
+    };
+    approval.is_needed(point).then(|| {
+        format!(
+            "wait for `deployer approve` before {}, and check it meanwhile; without approval in {}, {otherwise}",
+            point.phase(),
+            humantime::format_duration(approval.expires)
+        )
+    })
 }
 
 /// The hooks that run on the way, before and after each phase.

@@ -2,8 +2,10 @@
 
 mod abort;
 mod alert_test;
+mod approve;
 #[cfg(all(test, debug_assertions))]
 mod crash_safety;
+mod decision;
 mod deploy;
 mod doctor;
 mod down;
@@ -14,7 +16,9 @@ mod monitor;
 mod output;
 mod page_key;
 mod page_link;
+mod promote;
 mod recover;
+mod reject;
 mod report;
 mod rollback;
 mod status;
@@ -29,9 +33,13 @@ use std::{io::Write as _, path::Path, process::ExitCode, time::Duration};
 use serde_json::json;
 
 use crate::{
-    adapters::{self, notify::Notifier},
+    adapters::{
+        self,
+        notify::{Notifier, Questions},
+    },
     cli::{self, Arguments, Command},
     commands::{
+        deploy::ToDeploy,
         lock::lock,
         output::{CommandError, CommandOutput, print},
         steps::{stop_leftover_shadow, until_stopped},
@@ -41,7 +49,7 @@ use crate::{
     event::Reporter,
     exit_code,
     ports::{JournalError, Ports},
-    report::{JsonLines, Terminal, warn},
+    report::{JsonLines, Reporters, Terminal, warn},
 };
 
 /// How long an ended command waits for the receivers of notifications.
@@ -109,12 +117,24 @@ async fn dispatch(
     *notifier = command
         .may_end_deployment()
         .then(|| Notifier::new(&settings));
+    let notifier = notifier.as_ref();
     // A killed deployer did not announce its ends.
-    announce_ends(notifier.as_ref(), ports).await;
-    let done = perform(&command, &settings, ports, reporter, global.json).await;
+    announce_ends(notifier, ports).await;
+    // The page has no settings yet.
+    let page = None;
+    let questions = notifier.map(|notifier| Questions::new(notifier, page));
+    let mut reporters = vec![reporter];
+    reporters.extend(questions.iter().map(|questions| questions as &dyn Reporter));
+    let reporters = Reporters(reporters);
+    let work = perform(&command, &settings, ports, &reporters, global.json);
+    let done = match notifier {
+        // A question must reach its receivers while the deployment waits.
+        Some(notifier) if !settings.approval.before.is_empty() => notifier.send_during(work).await,
+        _ => work.await,
+    };
     // A command that no longer waits for the fleet must not leave a process behind.
     ports.fleet.await_abandoned().await;
-    announce_ends(notifier.as_ref(), ports).await;
+    announce_ends(notifier, ports).await;
     done
 }
 
@@ -138,7 +158,12 @@ async fn perform(
             if *dry_run {
                 return dry_run::run(settings, version, *active_down, ports).await;
             }
-            deploy::run(settings, version, scope, &lock().await?, ports, reporter).await
+            let release = ToDeploy {
+                version,
+                scope,
+                reason: None,
+            };
+            deploy::run(settings, release, &lock().await?, ports, reporter).await
         }
         Command::Recover { .. } => recover::run(settings, &lock().await?, ports, reporter).await,
         Command::Up => {
@@ -149,11 +174,26 @@ async fn perform(
             let _lock = lock().await?;
             until_stopped(ports, reporter, down::run(settings, ports)).await
         }
-        Command::Rollback { version: None } => rollback::run(settings, ports, reporter).await,
+        Command::Rollback {
+            version: None,
+            reason,
+        } => rollback::run(settings, reason.clone(), ports, reporter).await,
         Command::Rollback {
             version: Some(version),
-        } => rollback::run_to_version(settings, version, lock().await, ports, reporter).await,
-        Command::Abort => abort::run(settings, ports, reporter).await,
+            reason,
+        } => {
+            let reason = reason.as_deref();
+            rollback::run_to_version(settings, version, reason, lock().await, ports, reporter).await
+        }
+        Command::Abort { id, reason } => {
+            let (id, reason) = (id.clone(), reason.clone());
+            abort::run(settings, id, reason, ports, reporter).await
+        }
+        Command::Approve { decision, evidence } => {
+            approve::run(settings, decision, evidence.as_deref(), ports, reporter).await
+        }
+        Command::Reject { decision } => reject::run(settings, decision, ports, reporter).await,
+        Command::Promote { decision } => promote::run(settings, decision, ports, reporter).await,
         Command::Switch { color } => {
             switch::run(settings, *color, &lock().await?, ports, reporter).await
         }

@@ -6,6 +6,7 @@ use crate::{
     },
     config::{OnInterrupt, Settings},
     deployment::{
+        decisions::Decisions,
         phase::Phase,
         recover::{self, Recovery},
         rollout::Rollout,
@@ -104,7 +105,8 @@ async fn resume_bake(
         ..
     } = *last;
     reporter.report(&Event::Resumed { plan, phase, since });
-    let operator_requests = &deploy::open_operator_requests(settings, reporter);
+    let operator_requests = deploy::open_operator_requests(settings, reporter);
+    let own_requests = operator_requests.for_deployment(&plan.id);
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
     let rollout = Rollout {
         settings,
@@ -114,9 +116,10 @@ async fn resume_bake(
         ports,
         requests: RequestReader::new(ports.request_log.as_deref(), reporter),
         journal,
+        decisions: Decisions::about(&plan.id, &settings.state),
         reporter,
     };
-    let outcome = rollout.resume(|| stopped(operator_requests)).await;
+    let outcome = rollout.resume(|| stopped(&own_requests)).await;
     give_back_release(settings, ports, journal, None, reporter).await;
     let reports = Reports::of(&settings.state);
     Ok(deploy::done(&outcome, plan, &reports, recorder, terminal))

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use jiff::Timestamp;
+
 use crate::{
     color::Color,
     commands::{
-        deploy,
+        deploy::{self, ToDeploy},
         lock::lock_within,
         output::{CommandError, CommandOutput},
         steps::{give_back_release, recover, served_version, stop_leftover_shadow},
@@ -21,8 +23,11 @@ use crate::{
     ports::{JournalError, Ports},
     report::Reports,
     state::{
-        action::Action, journal::Journal, journal_entries::JournalEntries, lock_holder::LockHolder,
-        operator_request::OperatorCommand,
+        action::Action,
+        journal::Journal,
+        journal_entries::JournalEntries,
+        lock_holder::LockHolder,
+        operator_request::{OperatorCommand, OperatorRequest},
     },
 };
 
@@ -36,6 +41,7 @@ const MAX_WAIT_FOR_OTHER: Duration = Duration::from_mins(1);
 /// Moves traffic back to the previous release. A deployment that is under way is ended first.
 pub(super) async fn run(
     settings: &Settings,
+    reason: Option<String>,
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
@@ -44,26 +50,26 @@ pub(super) async fn run(
         Some(holder) => holder,
         // A command that moves traffic has it for a moment.
         None => match lock_within(ports, "rollback", MAX_WAIT_FOR_MOVE, async |_| true).await {
-            Ok(journal) => return run_with_lock(settings, &journal, ports, reporter).await,
+            Ok(journal) => {
+                let reason = reason.as_deref();
+                return run_with_lock(settings, reason, &journal, ports, reporter).await;
+            }
             Err(JournalError::Busy {
                 holder: Some(holder),
             }) => *holder,
             Err(error) => return Err(explain_failure(settings, error)),
         },
     };
-    match stop_deployment(
-        OperatorCommand::Rollback,
-        settings,
-        ports,
-        &holder,
-        reporter,
-    )
-    .await
-    {
+    let request = OperatorRequest::new(OperatorCommand::Rollback, Timestamp::now(), reason);
+    let stopped = stop_deployment(&request, settings, ports, &holder, reporter).await;
+    let reason = request.reason.as_deref();
+    match stopped {
         Stopped::Ended(entry) => describe_end(ports, &entry).await,
-        Stopped::Free(journal) => run_with_lock(settings, &journal, ports, reporter).await,
+        Stopped::Free(journal) => run_with_lock(settings, reason, &journal, ports, reporter).await,
+        // A rollback names no deployment, so only a damaged answer declines it.
+        Stopped::Declined { reason } => Err(CommandError::refused(reason)),
         Stopped::Unresponsive { was_sent } => {
-            run_without_lock(settings, ports, &holder, was_sent, reporter).await
+            run_without_lock(settings, reason, ports, &holder, was_sent, reporter).await
         }
     }
 }
@@ -74,6 +80,7 @@ pub(super) async fn run(
 pub(super) async fn run_to_version(
     settings: &Settings,
     version: &str,
+    reason: Option<&str>,
     locked: Result<Journal<'_>, JournalError>,
     ports: &Ports,
     reporter: &dyn Reporter,
@@ -89,7 +96,7 @@ pub(super) async fn run_to_version(
     if ports.flags.is_fit(previous).await == Ok(true)
         && served_version(ports, previous).await.as_deref() == Ok(version)
     {
-        return move_to(settings, previous, journal, ports, reporter).await;
+        return move_to(settings, previous, reason, journal, ports, reporter).await;
     }
     let history = journal.history().await?;
     let promoted = history
@@ -105,13 +112,19 @@ pub(super) async fn run_to_version(
         )));
     }
     let version = Some(version.to_owned());
-    deploy::run(settings, version, Scope::Alone, journal, ports, reporter).await
+    let release = ToDeploy {
+        version,
+        scope: Scope::Alone,
+        reason: reason.map(|_| by_hand(reason)),
+    };
+    deploy::run(settings, release, journal, ports, reporter).await
 }
 
 /// Rolls back although `holder` has the lock and does not answer. When it goes on, it finds the request to stop before
 /// it does anything else, and never moves the traffic again.
 async fn run_without_lock(
     settings: &Settings,
+    reason: Option<&str>,
     ports: &Ports,
     holder: &LockHolder,
     was_sent: bool,
@@ -146,7 +159,7 @@ async fn run_without_lock(
     reporter.report(&Event::TrafficMoved { from: active, to });
     unfit.map_err(CommandError::halted)?;
     let is_stuck = entries.unfinished_deployment().is_some();
-    let recorded = record_later(settings, ports, (active, to), is_stuck, reporter).await;
+    let recorded = record_later(settings, reason, ports, (active, to), is_stuck, reporter).await;
     let recorded = match recorded {
         Ok(()) => String::new(),
         Err(error) if is_stuck => format!(
@@ -165,6 +178,7 @@ async fn run_without_lock(
 /// Records a rollback that was done without the lock, as soon as the lock is free.
 async fn record_later(
     settings: &Settings,
+    reason: Option<&str>,
     ports: &Ports,
     (from, to): (Color, Color),
     is_stuck: bool,
@@ -196,7 +210,9 @@ async fn record_later(
         reports: &Reports::of(&settings.state),
         reporter,
     };
-    traffic_mover.record_rollback(from, to, "by hand").await;
+    traffic_mover
+        .record_rollback(from, to, &by_hand(reason))
+        .await;
     Ok(())
 }
 
@@ -212,6 +228,7 @@ async fn healthy_version(ports: &Ports, color: Color, active: Color) -> anyhow::
 /// Rolls back with the lock held.
 pub(super) async fn run_with_lock(
     settings: &Settings,
+    reason: Option<&str>,
     journal: &Journal<'_>,
     ports: &Ports,
     reporter: &dyn Reporter,
@@ -252,13 +269,22 @@ pub(super) async fn run_with_lock(
     let previous = fit_previous(ports, &entries, active)
         .await
         .map_err(CommandError::refused)?;
-    move_to(settings, previous, journal, ports, reporter).await
+    move_to(settings, previous, reason, journal, ports, reporter).await
+}
+
+/// The reason of a rollback for the history.
+fn by_hand(reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!("by hand: {reason}"),
+        None => "by hand".to_owned(),
+    }
 }
 
 /// Moves traffic to `previous`, which is fit.
 async fn move_to(
     settings: &Settings,
     previous: Color,
+    reason: Option<&str>,
     journal: &Journal<'_>,
     ports: &Ports,
     reporter: &dyn Reporter,
@@ -272,7 +298,8 @@ async fn move_to(
         reports,
         reporter,
     };
-    let moved = traffic_mover.move_and_clean_up(Action::RolledBack, active, previous, "by hand");
+    let reason = by_hand(reason);
+    let moved = traffic_mover.move_and_clean_up(Action::RolledBack, active, previous, &reason);
     moved.await.map_err(CommandError::halted)?;
     give_back_release(settings, ports, journal, None, reporter).await;
     Ok(CommandOutput::success(format!(

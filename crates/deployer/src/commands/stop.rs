@@ -1,8 +1,7 @@
-//! How `rollback` and `abort` end a deployment that is under way.
+//! How `rollback`, `abort`, and `reject` end a deployment that is under way.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
         journal::Journal,
         journal_entries::DeploymentEntry,
         lock_holder::LockHolder,
-        operator_request::{Answer, OperatorCommand, OperatorRequest, OperatorRequests},
+        operator_request::{Answer, OperatorRequest, OperatorRequests},
     },
 };
 
@@ -35,24 +34,25 @@ pub(super) enum Stopped<'a> {
     Ended(Box<DeploymentEntry>),
     /// The deployer at work ended, and this command has the lock now.
     Free(Journal<'a>),
+    /// The deployer at work does not end its deployment.
+    Declined { reason: String },
     /// The deployer at work does not answer. If the request `was_sent`, it finds it when it goes on.
     Unresponsive { was_sent: bool },
 }
 
 /// Asks `holder` to end its deployment, and waits for the end.
 pub(super) async fn stop_deployment<'a>(
-    command: OperatorCommand,
+    request: &OperatorRequest,
     settings: &Settings,
     ports: &'a Ports,
     holder: &LockHolder,
     reporter: &dyn Reporter,
 ) -> Stopped<'a> {
     let requests = OperatorRequests::of(&settings.state);
-    let request = OperatorRequest::new(command, Timestamp::now(), None);
     reporter.report(&Event::Note {
         text: format!("asking {holder} to stop"),
     });
-    let sent = requests.send(&request);
+    let sent = requests.send(request);
     let was_sent = sent.is_ok() && holder.deploys();
     if let Err(error) = sent {
         // A full disk must not prevent a rollback.
@@ -65,7 +65,7 @@ pub(super) async fn stop_deployment<'a>(
             return Stopped::Ended(Box::new(ended));
         }
         if ports.lock.holder().await.is_none()
-            && let Ok(journal) = Journal::lock(ports, command.as_str()).await
+            && let Ok(journal) = Journal::lock(ports, request.command.as_str()).await
         {
             // Nothing is left that could accept it.
             let _ = requests.open();
@@ -74,10 +74,10 @@ pub(super) async fn stop_deployment<'a>(
                 None => Stopped::Free(journal),
             };
         }
-        let max_wait = if requests.answer(&request) == Some(Answer::Accepted) {
-            MAX_WAIT_FOR_END
-        } else {
-            MAX_WAIT_FOR_ANSWER
+        let max_wait = match requests.answer(request) {
+            Some(Answer::Accepted) => MAX_WAIT_FOR_END,
+            Some(Answer::Declined { reason }) => return Stopped::Declined { reason },
+            None => MAX_WAIT_FOR_ANSWER,
         };
         if began.elapsed() >= max_wait {
             return Stopped::Unresponsive { was_sent };

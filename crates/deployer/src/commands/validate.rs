@@ -63,7 +63,7 @@ pub(super) async fn run(
         reporter,
     };
     let passed = tokio::select! {
-        passed = gate_runner.run(gates::selected_gates(&settings)) => passed,
+        passed = gate_runner.run(gates::selected_gates(&settings)) => passed.map(drop),
         () = shutdown() => Err("the deployer received a stop signal".to_owned()),
     };
     // An interrupted gate may have left the copies on.

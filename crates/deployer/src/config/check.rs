@@ -137,6 +137,7 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         comparison,
         shadow,
         bake,
+        approval,
         hooks,
         monitor,
         alerts,
@@ -151,6 +152,8 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         ("comparison.duration", comparison.duration),
         ("shadow.duration", shadow.duration),
         ("bake.interval", bake.interval),
+        ("approval.expires", approval.expires),
+        ("approval.fresh", approval.fresh),
         ("hooks.timeout", hooks.timeout),
         ("monitor.interval", monitor.interval),
         ("alerts.give_up_after", alerts.give_up_after),
@@ -250,6 +253,8 @@ mod tests {
             "page.session=31d",
             "page.identity_header=a b",
             "page.identity_from=127.0.0.1",
+            "approval.expires=0s",
+            "approval.fresh=0s",
         ] {
             let settings = load(None, &[setting.to_owned()]).unwrap();
             let error = check(&settings).unwrap_err().to_string();

@@ -3,6 +3,7 @@
 //! The embedded file `defaults.toml` documents each setting.
 
 mod alerts;
+mod approval;
 mod bake;
 mod check;
 mod color;
@@ -23,6 +24,7 @@ mod settings;
 
 pub use self::{
     alerts::AlertsSettings,
+    approval::{ApprovalPoint, ApprovalSettings},
     bake::{BakeSettings, OnInconclusive, OnInterrupt},
     color::ColorSettings,
     fleet::{ComposeSettings, FleetKind, FleetSettings, ProcessSettings},

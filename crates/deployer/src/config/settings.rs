@@ -8,6 +8,7 @@ use crate::{
     color::Color,
     config::{
         alerts::AlertsSettings,
+        approval::ApprovalSettings,
         bake::BakeSettings,
         color::ColorSettings,
         fleet::FleetSettings,
@@ -71,6 +72,8 @@ pub struct Settings {
     pub shadow: ShadowSettings,
     /// The bake after the switch.
     pub bake: BakeSettings,
+    /// Approval by a person.
+    pub approval: ApprovalSettings,
     /// The hooks around each phase.
     pub hooks: HooksSettings,
     /// What is kept of earlier deployments.

@@ -45,12 +45,15 @@ impl GateRunner<'_> {
     /// Waits until the candidate is healthy. The error says why it is not.
     pub async fn await_healthy(&self) -> Result<(), String> {
         let gate: Box<dyn Gate> = Box::new(Healthy::new(self.settings.health.clone()));
-        self.run(vec![gate]).await
+        self.run(vec![gate]).await.map(drop)
     }
 
-    /// Runs `gates` until one does not let the candidate through; with `keep_going`, runs all of them. The
-    /// error names each gate that did not, and why.
-    pub async fn run(&self, gates: Vec<Box<dyn Gate>>) -> Result<(), String> {
+    /// Runs `gates` until one does not let the candidate through; with `keep_going`, runs all of them. Returns the
+    /// verdicts in order. The error names each gate that did not, and why.
+    pub async fn run(
+        &self,
+        gates: Vec<Box<dyn Gate>>,
+    ) -> Result<Vec<(&'static str, Verdict)>, String> {
         let mut earlier: Vec<(&'static str, Verdict)> = Vec::new();
         let mut reasons = Vec::new();
         for gate in gates {
@@ -89,7 +92,7 @@ impl GateRunner<'_> {
             earlier.push((name, verdict));
         }
         if reasons.is_empty() {
-            Ok(())
+            Ok(earlier)
         } else {
             Err(reasons.join("; "))
         }

@@ -1,7 +1,9 @@
 //! Deployments: plan, gates, switch, recovery, and traffic that is moved outside of a deployment.
 
 mod active_down;
+pub(crate) mod approval;
 pub mod await_healthy;
+pub mod decisions;
 pub mod ending;
 pub mod gate_runner;
 pub mod interrupted;

@@ -6,8 +6,10 @@ use std::{cell::Cell, collections::HashMap, pin::pin, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
+    bake::period::BakeStart,
     config::{OnInterrupt, Settings},
     deployment::{
+        decisions::Decisions,
         ending::{Ending, Traffic, ending},
         gate_runner::GateRunner,
         interrupted::stop_candidate,
@@ -19,7 +21,7 @@ use crate::{
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
     examples::Examples,
-    gates::{self, GoldenLabels},
+    gates::GoldenLabels,
     ports::{HookPoint, Ports},
     request_reader::RequestReader,
     shutdown::Stop,
@@ -56,6 +58,8 @@ pub struct Rollout<'a> {
     pub requests: RequestReader<'a>,
     /// The journal.
     pub journal: &'a Journal<'a>,
+    /// What operators decide.
+    pub decisions: Decisions,
     /// Receives the events.
     pub reporter: &'a dyn Reporter,
 }
@@ -85,7 +89,16 @@ impl Rollout<'_> {
             Some(at) => self.traffic_before(at).await,
             None => TrafficSample::default(),
         };
-        let advance = self.bake_and_promote(&phase, before, switched, HashMap::new());
+        // The question of the killed deployer. This one asks anew, after its own bake.
+        let cleared = self.journal.set_waiting(self.plan, None).await;
+        self.note_failure(cleared);
+        let start = BakeStart {
+            before,
+            since: switched,
+            golden_labels: HashMap::new(),
+            verdicts: Vec::new(),
+        };
+        let advance = self.bake_and_promote(&phase, start);
         let advanced = self.advance_until_stopped(&phase, advance, stop).await;
         self.finish(phase.get(), advanced).await
     }
@@ -105,13 +118,17 @@ impl Rollout<'_> {
             let stop = tokio::select! {
                 biased;
                 stop = stop() => stop,
+                () = self.decisions.answer_all(self.reporter) => continue,
                 advanced = &mut advance => return advanced,
             };
             match stop {
                 Stop::Signal if phase.get() == Phase::Switched && std::mem::take(&mut go_on) => {
                     self.note("stop signal received; the bake continues (bake.on_interrupt); the next signal rolls back".to_owned());
                 }
-                stop => return Err(stop.to_string()),
+                stop => {
+                    self.report_rejection(&stop);
+                    return Err(stop.to_string());
+                }
             }
         }
     }
@@ -119,8 +136,14 @@ impl Rollout<'_> {
     /// Ends the deployment, which reached `phase`.
     async fn finish(&self, phase: Phase, advanced: Result<String, String>) -> Outcome {
         let outcome = match advanced {
-            Ok(reason) => self.end(Phase::Promoted, reason).await,
-            Err(reason) => self.handle_failure(phase, reason).await,
+            Ok(reason) => {
+                let reason = self.decisions.complete_reason(reason);
+                self.end(Phase::Promoted, reason).await
+            }
+            Err(reason) => {
+                let reason = self.decisions.complete_reason(reason);
+                self.handle_failure(phase, reason).await
+            }
         };
         self.hook_after(outcome.phase, Some(&outcome.reason)).await;
         outcome
@@ -150,28 +173,27 @@ impl Rollout<'_> {
         self.hook_before(Phase::Healthy).await?;
         self.reach(phase, Phase::Healthy).await?;
         self.hook_after(Phase::Healthy, None).await;
-        gate_runner
-            .run(gates::selected_gates(self.settings))
-            .await?;
-        // If the gate `shadow` could not end the copies, its verdict is inconclusive, and the settings may let it
-        // pass. After the switch the copies would go to the release that was replaced.
-        let copies = self.ports.flags.set_shadow(false).await;
-        copies.map_err(message)?;
+        let evidence = self.take_evidence(&gate_runner).await?;
 
-        let golden_labels = gate_runner.golden_labels.take();
         self.hook_before(Phase::Validated).await?;
         self.reach(phase, Phase::Validated).await?;
         self.hook_after(Phase::Validated, None).await;
+        let evidence = self
+            .await_approval_of_switch(&gate_runner, evidence)
+            .await?;
         self.hook_before(Phase::Switched).await?;
-        let before = match self.scope {
-            Scope::Alone => TrafficSample::default(),
-            Scope::Compared | Scope::ActiveDown => self.before_and_since(before).await,
-        };
+        let golden_labels = gate_runner.golden_labels.take();
+        let before = self.before_switch(before, &evidence).await;
         let since = self.switch().await?;
 
         self.reach(phase, Phase::Switched).await?;
-        self.bake_and_promote(phase, before, since, golden_labels)
-            .await
+        let start = BakeStart {
+            before,
+            since,
+            golden_labels,
+            verdicts: evidence.verdicts,
+        };
+        self.bake_and_promote(phase, start).await
     }
 
     /// The path from the plan to the start of the candidate on the idle color.
@@ -193,11 +215,9 @@ impl Rollout<'_> {
     async fn bake_and_promote(
         &self,
         phase: &Cell<Phase>,
-        before: TrafficSample,
-        since: Option<f64>,
-        golden_labels: HashMap<String, String>,
+        start: BakeStart,
     ) -> Result<String, String> {
-        let mut bake = Box::pin(self.bake(before, since, golden_labels));
+        let mut bake = Box::pin(self.bake(start));
         // The bake does not wait for the hook.
         let summary = tokio::select! {
             summary = &mut bake => summary,
@@ -330,7 +350,7 @@ impl Rollout<'_> {
     }
 
     /// Reports an error that does not change how the deployment goes on.
-    fn note_failure<E: std::error::Error>(&self, result: Result<(), E>) {
+    pub(crate) fn note_failure<E: std::error::Error>(&self, result: Result<(), E>) {
         if let Err(error) = result {
             self.note(error.to_string());
         }

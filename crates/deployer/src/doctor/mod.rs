@@ -1,5 +1,6 @@
 //! `deployer doctor`: looks for problems of an installation, one file a topic. Changes nothing.
 
+mod approval;
 mod color;
 pub mod finding;
 mod leftovers;
@@ -26,6 +27,7 @@ pub(crate) async fn examine(settings: &Settings, ports: &Ports) -> Vec<Finding> 
     }
     findings.extend(time_limits::time_limits(settings, ports).await);
     findings.push(inputs(settings));
+    findings.extend(approval::approval(settings));
     findings.extend(leftovers::leftovers(settings, ports).await);
     findings
 }

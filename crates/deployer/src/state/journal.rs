@@ -8,6 +8,7 @@ use crate::{
     monitor::standby::LastDeployment,
     ports::{Clock, JournalError, JournalStore, LockGuard, Ports},
     state::{
+        approval::Waiting,
         history::HistoryEntry,
         journal_entries::{DeploymentEntry, JournalEntries},
         traffic_move::TrafficMove,
@@ -89,6 +90,29 @@ impl<'a> Journal<'a> {
         let phase = entry.phase;
         entries.deployment = Some(entry);
         self.write(&entries, phase.as_str()).await
+    }
+
+    /// Writes durably that the deployment waits for approval, or that it does not wait any more.
+    pub async fn set_waiting(
+        &self,
+        plan: &Plan,
+        waiting: Option<&Waiting>,
+    ) -> Result<(), JournalError> {
+        let mut entries = self.read().await?;
+        let own = entries.deployment.as_mut();
+        let Some(entry) = own.filter(|entry| entry.plan.id == plan.id) else {
+            return Ok(());
+        };
+        if entry.waiting.as_ref() == waiting {
+            return Ok(());
+        }
+        entry.waiting = waiting.cloned();
+        let change = if waiting.is_some() {
+            "waiting"
+        } else {
+            "waiting off"
+        };
+        self.write(&entries, change).await
     }
 
     /// Writes durably which move of traffic is about to happen, so that the next command understands it if this

@@ -7,6 +7,7 @@ use deployer::{
     color::Color,
     config::{self, GateName, Settings},
     deployment::{
+        decisions::Decisions,
         phase::Phase,
         plan::Plan,
         recover,
@@ -217,6 +218,7 @@ impl Deployment {
                 ports: &ports,
                 requests: RequestReader::new(ports.request_log.as_deref(), &reporter),
                 journal: &journal,
+                decisions: Decisions::about(&plan().id, &path),
                 reporter: &reporter,
             };
             rollout
@@ -336,6 +338,7 @@ impl InterruptedDeployment {
             ports: &ports,
             requests: RequestReader::new(ports.request_log.as_deref(), &reporter),
             journal: &journal,
+            decisions: Decisions::about(&plan().id, self.directory.path()),
             reporter: &reporter,
         }
         .resume(std::future::pending::<Stop>)

@@ -112,6 +112,7 @@ impl Notifier {
             version: entry.version.clone(),
             reason: entry.reason.clone(),
             report,
+            link: None,
             router: self.router.clone(),
             by: entry.by.clone(),
         })

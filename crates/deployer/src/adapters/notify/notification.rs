@@ -38,6 +38,8 @@ pub enum Kind {
     Switched,
     /// The idle color did not get the release back that it held before a deployment that failed.
     NotRestored,
+    /// A deployment waits for approval.
+    ApprovalAwaited,
     /// A test.
     Test,
 }
@@ -72,6 +74,9 @@ pub struct Notification {
     pub reason: Option<String>,
     /// The page of the report, on the host in `by`.
     pub report: Option<PathBuf>,
+    /// The page on which a person can decide.
+    #[serde(default)]
+    pub link: Option<String>,
     /// The address of the router.
     pub router: String,
     /// Who did it, as `user@host`.

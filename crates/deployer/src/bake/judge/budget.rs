@@ -1,5 +1,7 @@
 //! One budget of errors for all tests of a bake.
 
+use std::time::Duration;
+
 use crate::{
     config::BakeSettings,
     evidence::{sample::TrafficSample, statistics::z_of_budget},
@@ -16,14 +18,13 @@ pub(super) struct ErrorBudget {
 }
 
 impl ErrorBudget {
-    /// Divides the budget by the most tests that a bake with so many extensions can make.
-    pub(super) fn new(settings: &BakeSettings, before: &TrafficSample, extensions: u32) -> Self {
+    /// Divides the budget by the most tests that a bake can make that lasts at most `longest`.
+    pub(super) fn new(settings: &BakeSettings, before: &TrafficSample, longest: Duration) -> Self {
         /// Error rates by four readings, hanging requests by two, latencies, and labels.
         const TESTS: u64 = 8;
         /// Failures, and about eight other endings, since the switch and over the last window.
         const TESTS_ON_ROUTE: u64 = 18;
 
-        let longest = settings.duration * (1 + extensions);
         let observations = longest.as_millis() / settings.interval.as_millis().max(1) + 1;
         let observations = u64::try_from(observations).unwrap_or(u64::MAX);
         let routes = before.endings.answered_routes().count().max(1) as u64;

@@ -89,7 +89,7 @@ impl Bake {
                 self.observations
             ));
         }
-        if self.counters.are_of_processes() {
+        if self.liveness.counters().are_of_processes() {
             verdict.warnings.push(
                 "the release's own counters were not used: they differ from answer to answer, as if each of its processes counted for itself"
                     .to_owned(),

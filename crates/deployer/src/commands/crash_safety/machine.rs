@@ -20,7 +20,12 @@ use tempfile::TempDir;
 use crate::{
     adapters::{StateDirectory, SystemClock, nginx::flags::FlagDirectory},
     color::Color,
-    commands::{deploy, monitor, output::CommandOutput, recover, rollback, status, switch},
+    commands::{
+        deploy::{self, ToDeploy},
+        monitor,
+        output::CommandOutput,
+        recover, rollback, status, switch,
+    },
     config::{self, OnInterrupt, Settings},
     deployment::{phase::Phase, plan::Plan, scope::Scope},
     doctor::finding::Finding,
@@ -327,8 +332,11 @@ impl Machine {
             | Command::DeployBehindWrongRouter(version) => {
                 deploy::run(
                     &settings,
-                    Some(version.to_owned()),
-                    Scope::Compared,
+                    ToDeploy {
+                        version: Some(version.to_owned()),
+                        scope: Scope::Compared,
+                        reason: None,
+                    },
                     &lock().await?,
                     &ports,
                     &reporter,
@@ -336,7 +344,7 @@ impl Machine {
                 .await
             }
             Command::Rollback => {
-                rollback::run_with_lock(&settings, &lock().await?, &ports, &reporter).await
+                rollback::run_with_lock(&settings, None, &lock().await?, &ports, &reporter).await
             }
             Command::Switch(color) => {
                 // `deployer switch` needs no proof: the user vouches for the release.

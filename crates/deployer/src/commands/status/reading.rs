@@ -108,6 +108,13 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         Some(Err(error)) => problems.push(error.to_string()),
         None => {}
     }
+    let lock_holder = ports.lock.holder().await;
+    let mut last_deployment = entries.deployment.clone();
+    if let Some(last) = &mut last_deployment {
+        // The deployer that asked may have been killed.
+        last.waiting
+            .take_if(|waiting| !waiting.is_live(lock_holder.as_ref()));
+    }
     Status {
         router: settings.router.url.clone(),
         can_roll_back: active.is_some_and(|active| {
@@ -125,8 +132,8 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         active,
         problems,
         colors,
-        lock_holder: ports.lock.holder().await,
-        last_deployment: entries.deployment,
+        lock_holder,
+        last_deployment,
         traffic_move: entries.traffic_move,
     }
 }

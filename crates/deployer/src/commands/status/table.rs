@@ -7,6 +7,7 @@ use crate::{
     commands::status::reading::{Clients, ColorStatus, Status},
     deployment::phase::Phase,
     evidence::{latency::milliseconds, tally::Tally},
+    state::approval::Waiting,
 };
 
 /// Shown for unknown values.
@@ -77,6 +78,7 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         }
         None => writeln!(text, "\nnothing was deployed yet")?,
     }
+    write_waiting(text, status)?;
     let last = status.last_deployment.as_ref();
     let answer = if status.can_roll_back {
         "would work now"
@@ -86,6 +88,26 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         "would be refused now: no healthy standby"
     };
     write!(text, "`deployer rollback` {answer}")
+}
+
+/// Writes what waits for approval.
+fn write_waiting(text: &mut String, status: &Status) -> std::fmt::Result {
+    if let Some(last) = &status.last_deployment
+        && let Some(waiting) = &last.waiting
+    {
+        let id = &last.plan.id;
+        let Waiting {
+            before,
+            evidence,
+            since,
+            expires,
+        } = waiting;
+        writeln!(
+            text,
+            "\nit waits for approval before {before} since {since:.0}, until {expires:.0}; evidence {evidence}\n`deployer approve {id} --reason TEXT` lets it go on, `deployer reject {id} --reason TEXT` ends it"
+        )?;
+    }
+    Ok(())
 }
 
 /// Writes how the requests of clients and of the deployer ended for a color that had any.

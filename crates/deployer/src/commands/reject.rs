@@ -1,0 +1,29 @@
+//! `deployer reject [ID]`
+
+use jiff::Timestamp;
+
+use crate::{
+    cli::Decision,
+    commands::{abort, decision::live_deployment, output::CommandOutput},
+    config::Settings,
+    event::Reporter,
+    ports::Ports,
+    state::operator_request::{OperatorCommand, OperatorRequest},
+};
+
+/// Ends the deployment that waits for approval.
+pub(super) async fn run(
+    settings: &Settings,
+    decision: &Decision,
+    ports: &Ports,
+    reporter: &dyn Reporter,
+) -> anyhow::Result<CommandOutput> {
+    let deployment = live_deployment(ports, decision.id.as_deref()).await?;
+    deployment.waiting()?;
+    let reason = Some(decision.reason.clone());
+    let request = OperatorRequest {
+        deployment: Some(deployment.id().to_owned()),
+        ..OperatorRequest::new(OperatorCommand::Reject, Timestamp::now(), reason)
+    };
+    abort::stop(settings, request, &deployment.holder, ports, reporter).await
+}
