@@ -407,6 +407,7 @@ async fn act(
 async fn follow(
     State(page): State<Arc<Page>>,
     Extension(visitor): Extension<Visitor>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Refusal> {
     let person = visitor
@@ -419,9 +420,12 @@ async fn follow(
         )
         .retry_after(Duration::from_secs(10))
     })?;
+    // A browser sends the header when it connects again, and the page's script says what the page had at first.
     let last = headers.get("last-event-id");
     let last = last.and_then(|last| last.to_str().ok());
-    let events = stream::stream(&page.live, person.may_act(), last);
+    let at_first = query(&uri, "last");
+    let last = last.unwrap_or(&at_first);
+    let events = stream::stream(&page.live, person.may_act(), Some(last));
     let ended = async move { timeout(MAX_STREAM, signed_out(&page.access, &person)).await };
     let events = events.take_until(Box::pin(ended)).map(move |event| {
         let _held = &slot;
