@@ -134,6 +134,12 @@ pub enum Command {
         /// Deploy although the active color is down; gates that need the active release are skipped
         #[arg(long)]
         active_down: bool,
+        /// Deploy although no window is open; needs --reason
+        #[arg(long, requires = "reason")]
+        outside_window: bool,
+        /// Why this deployment cannot wait for a window; in the history and the report
+        #[arg(long, value_name = "TEXT", requires = "outside_window", value_parser = NonEmptyStringValueParser::new())]
+        reason: Option<String>,
         /// Flags that override settings.
         #[command(flatten)]
         overrides: Box<DeployOverrides>,
@@ -227,7 +233,13 @@ pub enum Command {
         watch: bool,
     },
     /// Show who changed what, when, and why
-    History,
+    #[command(after_help = "Exit codes: 0 shown, or intact; 1 the chain of the history is broken.")]
+    History {
+        /// Check that no line was edited, removed, or added, and that a line has the SHA-256 HASH, such as that of a
+        /// notification
+        #[arg(long, value_name = "HASH", num_args = 0..=1, default_missing_value = "")]
+        verify: Option<String>,
+    },
     /// Find problems of this installation, and say how to solve them
     #[command(after_help = "Exit codes: 0 no problem, 1 problems found.")]
     Doctor,
@@ -300,7 +312,7 @@ impl fmt::Display for Command {
             Self::Report { .. } => "report",
             Self::Recover { .. } => "recover",
             Self::Status { .. } => "status",
-            Self::History => "history",
+            Self::History { .. } => "history",
             Self::Doctor => "doctor",
             Self::Monitor => "monitor",
             Self::AlertTest => "alert-test",

@@ -197,6 +197,8 @@ mod tests {
             version: Some(version.to_owned()),
             digest: Some(DIGEST.to_owned()),
             seconds: Some(60.0),
+            trace: None,
+            outside_window: None,
             by: "test".to_owned(),
             reason: None,
         }

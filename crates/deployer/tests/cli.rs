@@ -8,10 +8,13 @@ use std::{
 
 use deployer::{
     adapters::StateDirectory,
+    color::Color,
     config,
-    ports::{Lock as _, LockGuard},
+    ports::{JournalStore as _, Lock as _, LockGuard},
+    state::{action::Action, history::HistoryEntry},
 };
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
 use tempfile::TempDir;
 
 /// Holds the lock of this state directory, as `deployer deploy v7` would.
@@ -83,7 +86,11 @@ fn help_lists_commands_and_exit_codes() {
         "validate",
         "report",
         "recover",
+        "approve",
+        "reject",
+        "promote",
         "rollback",
+        "abort",
         "switch",
         "status",
         "history",
@@ -147,7 +154,7 @@ fn deploy_help_shows_variable_and_default_of_each_flag() {
 fn invalid_arguments_exit_2_with_reason() {
     let directory = directory();
     for (arguments, expected) in [
-        (["promote", "v2"].as_slice(), "unrecognized subcommand"),
+        (["push", "v2"].as_slice(), "unrecognized subcommand"),
         (&["switch"], "<COLOR>"),
         (&["switch", "red"], "[possible values: blue, green]"),
         (&["deploy", "v2", "--bake", "soon"], "invalid value 'soon'"),
@@ -164,6 +171,27 @@ fn invalid_arguments_exit_2_with_reason() {
         assert!(message.contains(expected), "{arguments:?}: {message}");
     }
     assert!(!directory.path().join("state").exists());
+}
+
+#[test]
+fn decision_needs_a_reason_and_enough_digits_of_the_evidence() {
+    let directory = directory();
+    let stderr = |code, arguments: &[&str]| stderr_of(code, directory.path(), arguments);
+    for command in ["approve", "reject", "promote"] {
+        for given in [&[command][..], &[command, "--reason", ""]] {
+            let error = stderr(2, given);
+            assert!(error.contains("--reason <TEXT>"), "{error}");
+        }
+        let error = stderr(10, &[command, "--reason", "a reason"]);
+        assert!(error.contains("no deployment is under way"), "{error}");
+    }
+    for digits in ["3f2a91c", "3f2a91cx"] {
+        let error = stderr(
+            2,
+            &["approve", "--reason", "a reason", "--evidence", digits],
+        );
+        assert!(error.contains("at least 8 hexadecimal digits"), "{error}");
+    }
 }
 
 #[test]
@@ -299,6 +327,89 @@ fn missing_history_is_shown_as_empty() {
     let output = deployer(directory.path(), &["history", "--json"]);
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(object["history"], serde_json::json!([]));
+}
+
+#[test]
+fn deploy_outside_of_the_windows_exits_10_and_names_the_next_opening() {
+    let directory = directory();
+    let freeze = "windows.freezes=[\"2000-01-01..2999-01-01\"]";
+    let error = stderr_of(10, directory.path(), &["deploy", "v2", "--set", freeze]);
+    assert!(
+        error.contains("the freeze 2000-01-01..2999-01-01 holds deployments back: the next one opens Wed 2999-01-02 00:00 UTC"),
+        "{error}"
+    );
+    assert!(
+        !directory.path().join("state").exists(),
+        "nothing was changed"
+    );
+    // The next obstacle is the router, which does not run.
+    let emergency = [
+        "deploy",
+        "v2",
+        "--set",
+        freeze,
+        "--outside-window",
+        "--reason",
+        "clients wait",
+    ];
+    let error = stderr_of(10, directory.path(), &emergency);
+    assert!(!error.contains("the freeze"), "{error}");
+    for incomplete in [
+        &["deploy", "v2", "--outside-window"][..],
+        &["deploy", "v2", "--reason", "clients wait"],
+        &["deploy", "v2", "--outside-window", "--reason", ""],
+    ] {
+        stderr_of(2, directory.path(), incomplete);
+    }
+}
+
+#[test]
+fn history_verify_names_the_line_that_was_changed() {
+    let directory = directory();
+    let path = directory.path();
+    let state = StateDirectory::new(&path.join("state"));
+    let lock = hold_lock(&path.join("state"));
+    for second in 1..=3 {
+        let at = Timestamp::from_second(second).expect("a time");
+        let entry =
+            HistoryEntry::of_color(Action::Stopped, Color::Blue, None, at, "a test".to_owned());
+        let appended = state.append_history(&entry).now_or_never();
+        appended
+            .expect("an append does not wait")
+            .expect("a history");
+    }
+    drop(lock);
+    let verify = |arguments: &[&str]| {
+        let output = deployer(path, &[&["history", "--verify"], arguments].concat());
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        (output.status.code(), text)
+    };
+    let (code, text) = verify(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("intact: 3 lines"), "{text}");
+    let hash = state.newest_history_hash().expect("a line");
+    assert_eq!(verify(&[&hash]).0, Some(0));
+    let (code, text) = verify(&["00"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("no line has the hash that you gave"),
+        "{text}"
+    );
+
+    let file = path.join("state/history.jsonl");
+    let edited = std::fs::read_to_string(&file).expect("a history");
+    std::fs::write(&file, edited.replacen("a test", "a joke", 2)).expect("a history");
+    let (code, text) = verify(&[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("\nline 1 was edited\nline 2 was edited\n"),
+        "{text}"
+    );
+    let (_, text) = verify(&["--json"]);
+    let object: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(object["intact"], false);
+    assert_eq!(object["breaks"][0]["line"], 1);
+    assert_eq!(object["exit_code"], 1);
 }
 
 #[test]

@@ -60,6 +60,9 @@ impl Commands {
             // Dropped when the deployer stops waiting: ends all that the program started.
             .process_group(0)
             .kill_on_drop(true);
+        if let Some(trace) = &plan.trace {
+            command.env("TRACEPARENT", trace.traceparent());
+        }
         command
     }
 }
@@ -127,7 +130,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{color::Color, config, release::Release};
+    use crate::{color::Color, config, deployment::trace::DeploymentTrace, release::Release};
 
     async fn run(command: &[&str]) -> (Result<(), PortError>, String) {
         let directory = tempfile::tempdir().unwrap();
@@ -141,7 +144,15 @@ mod tests {
             version: "v2".to_owned(),
             digest: None,
         };
-        let plan = Plan::new(Timestamp::UNIX_EPOCH, Color::Blue, release);
+        let plan = Plan {
+            trace: Some(DeploymentTrace {
+                id: "4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
+                span: "00f067aa0ba902b7".to_owned(),
+                parent: None,
+                sampled: true,
+            }),
+            ..Plan::new(Timestamp::UNIX_EPOCH, Color::Blue, release)
+        };
         let hooks = Commands::new(&settings);
         hooks
             .run(HookPoint::After, Phase::Switched, &plan, None)
@@ -159,11 +170,14 @@ mod tests {
         let (result, output) = run(&[
             "sh",
             "-c",
-            "echo $DEPLOYMENT_ID $DEPLOYMENT_PHASE $DEPLOYMENT_VERSION $DEPLOYMENT_CANDIDATE > out",
+            "echo $DEPLOYMENT_ID $DEPLOYMENT_PHASE $DEPLOYMENT_VERSION $DEPLOYMENT_CANDIDATE > out; echo $TRACEPARENT >> out",
         ])
         .await;
         assert_eq!(result, Ok(()));
-        assert_eq!(output, "19700101T000000.000Z-v2 switched v2 green\n");
+        assert_eq!(
+            output,
+            "19700101T000000.000Z-v2 switched v2 green\n00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\n"
+        );
     }
 
     #[tokio::test]

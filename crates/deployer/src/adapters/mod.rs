@@ -12,6 +12,7 @@ pub mod notify;
 mod process;
 mod state_directory;
 mod static_fleet;
+pub(crate) mod traces;
 mod user_agent;
 mod version;
 

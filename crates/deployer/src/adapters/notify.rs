@@ -27,7 +27,10 @@ pub use self::{
     question::Questions,
 };
 use crate::{
-    adapters::http::{self, cause},
+    adapters::{
+        http::{self, cause},
+        state_directory::StateDirectory,
+    },
     color::Color,
     config::{AlertsSettings, Settings},
     ports::PortError,
@@ -50,6 +53,7 @@ pub struct Notifier {
     spool: Spool,
     router: String,
     reports: Reports,
+    state: StateDirectory,
     /// What this process knows to be announced, also if it could not be written.
     announced: Mutex<Option<Announced>>,
 }
@@ -80,6 +84,7 @@ impl Notifier {
             spool: Spool::in_directory(settings.state.join("notifications")),
             router: settings.router.url.clone(),
             reports: Reports::of(&settings.state),
+            state: StateDirectory::new(&settings.state),
             announced: Mutex::default(),
         }
     }
@@ -122,6 +127,8 @@ impl Notifier {
             reason: None,
             report: None,
             link: None,
+            trace: None,
+            history: self.state.newest_history_hash(),
             router: self.router.clone(),
             by: current_user(),
         }
@@ -298,6 +305,8 @@ pub(crate) fn test_notification(nanosecond: usize) -> Notification {
         reason: None,
         report: None,
         link: None,
+        trace: None,
+        history: None,
         router: "http://127.0.0.1:8080".to_owned(),
         by: "someone@example".to_owned(),
     }

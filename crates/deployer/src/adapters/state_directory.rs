@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     state::{
         atomic_file,
         history::{History, HistoryEntry},
+        history_chain::{self, Link, NewestLine, Verification},
         journal_entries::JournalEntries,
         lock_holder::LockHolder,
     },
@@ -42,6 +44,40 @@ impl StateDirectory {
 
     fn history_file(&self) -> PathBuf {
         self.0.join("history.jsonl")
+    }
+
+    /// The file that remembers the newest line of the history.
+    fn newest_line_file(&self) -> PathBuf {
+        self.0.join("history.newest.json")
+    }
+
+    fn history_bytes(&self) -> Result<Vec<u8>, JournalError> {
+        let path = self.history_file();
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => read.map_err(storage("read", &path)),
+        }
+    }
+
+    /// The newest line that the deployer remembers; `None` before the first one, and if the file is unreadable: the chain
+    /// then vouches for all lines but the newest.
+    fn newest_line(&self) -> Option<NewestLine> {
+        let text = fs::read(self.newest_line_file()).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Returns the SHA-256 of the newest line of the history; `None` if there is none, or if it cannot be read.
+    #[must_use]
+    pub fn newest_history_hash(&self) -> Option<String> {
+        history_chain::newest(&self.history_bytes().ok()?)
+    }
+
+    /// Checks that no line of the history was edited, removed, or added, and that a line has the SHA-256 `wanted`.
+    pub fn verify_history(&self, wanted: Option<&str>) -> Result<Verification, JournalError> {
+        // In this order: a line that is appended in between must not look as if it were missing.
+        let newest = self.newest_line();
+        let file = self.history_bytes()?;
+        Ok(history_chain::verify(&file, newest.as_ref(), wanted))
     }
 }
 
@@ -118,13 +154,7 @@ impl JournalStore for StateDirectory {
     }
 
     async fn read_history(&self) -> Result<History, JournalError> {
-        let path = self.history_file();
-        let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(History::default());
-            }
-            read => read.map_err(storage("read", &path))?,
-        };
+        let bytes = self.history_bytes()?;
         let mut read = History::default();
         for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
             match serde_json::from_str(line) {
@@ -136,8 +166,15 @@ impl JournalStore for StateDirectory {
     }
 
     async fn append_history(&self, entry: &HistoryEntry) -> Result<(), JournalError> {
-        append(&self.0, &self.history_file(), entry)
-            .map_err(storage("add to", &self.history_file()))
+        let link = history_chain::next_link(&self.history_bytes()?, self.newest_line().as_ref());
+        let number = link.number;
+        let sha256 = append(&self.0, &self.history_file(), &Line { entry, link })
+            .map_err(storage("add to", &self.history_file()))?;
+        // A full disk must not fail a command whose line is written. The chain allows that this file lags behind.
+        let _ = serde_json::to_string(&NewestLine { number, sha256 })
+            .map_err(io::Error::from)
+            .and_then(|text| atomic_file::replace(&self.newest_line_file(), &text));
+        Ok(())
     }
 }
 
@@ -162,15 +199,25 @@ fn overwrite(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Appends one line durably.
-fn append(directory: &Path, path: &Path, entry: &HistoryEntry) -> io::Result<()> {
+/// A line of the history.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    entry: &'a HistoryEntry,
+    #[serde(flatten)]
+    link: Link,
+}
+
+/// Appends one line durably. Returns its SHA-256. Only the holder of the lock calls this.
+fn append(directory: &Path, path: &Path, line: &Line<'_>) -> io::Result<String> {
     let new = !path.exists();
     let mut file = OpenOptions::new()
         .read(true)
         .append(true)
         .create(true)
         .open(path)?;
-    let mut line = serde_json::to_string(entry)?;
+    let mut line = serde_json::to_string(line)?;
+    let sha256 = history_chain::sha256(line.as_bytes());
     line.push('\n');
     if is_torn(&mut file)? {
         // The torn line stays a line of its own.
@@ -181,7 +228,7 @@ fn append(directory: &Path, path: &Path, entry: &HistoryEntry) -> io::Result<()>
     if new {
         File::open(directory)?.sync_all()?;
     }
-    Ok(())
+    Ok(sha256)
 }
 
 /// Returns whether the last line lacks its end.
@@ -303,5 +350,38 @@ mod tests {
         assert_eq!(read.torn, [2]);
         let colors: Vec<Color> = read.entries.iter().map(|entry| entry.color).collect();
         assert_eq!(colors, [Color::Green, Color::Blue]);
+    }
+
+    #[tokio::test]
+    async fn history_lines_carry_the_hash_of_the_line_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        assert_eq!(state.newest_history_hash(), None);
+        for color in Color::BOTH {
+            state.append_history(&switched(color)).await.unwrap();
+        }
+        let text = fs::read_to_string(state.history_file()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let second: serde_json::Value = serde_json::from_str(lines[1]).unwrap();
+        let first_hash = history_chain::sha256(lines[0].as_bytes());
+        assert_eq!(second["previous"], first_hash);
+        assert_eq!(second["number"], 2);
+        let newest = history_chain::sha256(lines[1].as_bytes());
+        assert_eq!(state.newest_history_hash(), Some(newest));
+        assert_eq!(state.verify_history(Some(&first_hash)).unwrap().breaks, []);
+    }
+
+    #[tokio::test]
+    async fn full_disk_for_the_remembered_line_breaks_no_chain() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path());
+        state.append_history(&switched(Color::Green)).await.unwrap();
+        let new = directory.path().join("history.newest.json.new");
+        std::os::unix::fs::symlink("/dev/full", new).unwrap();
+        for color in Color::BOTH {
+            state.append_history(&switched(color)).await.unwrap();
+        }
+        assert_eq!(state.newest_line().unwrap().number, 1);
+        assert_eq!(state.verify_history(None).unwrap().breaks, []);
     }
 }

@@ -111,7 +111,11 @@ impl Period<'_, '_> {
                 (None, Some(_)) => self.bake.failure(elapsed),
                 (None, None) => self.bake.verdict(elapsed),
             };
-            rollout.decisions.set_failing(self.bake.failing_now());
+            let failing = match &self.held {
+                Some(_) => self.bake.trouble().map(str::to_owned),
+                None => self.bake.failing_now(),
+            };
+            rollout.decisions.set_failing(failing);
             rollout.reporter.report(&Event::BakeObserved {
                 elapsed,
                 of: self.bake.until(),
@@ -140,7 +144,11 @@ impl Period<'_, '_> {
             _ = ticks.tick() => {
                 self.observer.begin_check();
                 // Own requests replace the traffic that a quiet service lacks.
-                self.observer.send_own_requests(self.bake.missing_requests());
+                let missing = match &self.held {
+                    Some(_) => self.bake.missing_in_window(),
+                    None => self.bake.missing_requests(),
+                };
+                self.observer.send_own_requests(missing);
                 None
             }
             () = self.observer.until_stopped() => None,

@@ -164,6 +164,7 @@ pub(super) fn done(
         "reason": outcome.reason,
         "unwritten": outcome.unwritten,
         "report": page,
+        "trace": plan.trace.as_ref().map(|trace| &trace.id),
     }))
 }
 
@@ -201,6 +202,8 @@ pub(super) async fn prepare(
         idle_was_fit: idle_was_fit.map_err(CommandError::refused)?,
         idle_release,
         idle_ran,
+        trace: adapters::traces::begin(settings),
+        outside_window: settings.windows.overridden.clone(),
         ..Plan::new(ports.clock.now(), active, release)
     })
 }

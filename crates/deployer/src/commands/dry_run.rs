@@ -9,7 +9,7 @@ use crate::{
         output::{CommandError, CommandOutput},
     },
     config::{ApprovalPoint, GateName, LoadSettings, Settings},
-    deployment::{plan::Plan, scope::Scope},
+    deployment::{plan::Plan, scope::Scope, windows},
     examples::Examples,
     ports::{Ports, Target},
 };
@@ -22,7 +22,11 @@ pub(super) async fn run(
     ports: &Ports,
 ) -> anyhow::Result<CommandOutput> {
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
-    let mut steps = unfinished_work(ports).await?;
+    let mut steps = Vec::new();
+    if let Err(closed) = windows::check(&settings.windows, ports.clock.now()) {
+        steps.push(format!("wait: {closed}"));
+    }
+    steps.extend(unfinished_work(ports).await?);
     let plan = prepare(settings, ports, version, Scope::of_flag(active_down)).await?;
     steps.push(check_active(plan.active, active_down, ports).await?);
     steps.extend(deployment(&plan, settings, &examples));

@@ -36,6 +36,7 @@ use crate::{
     adapters::{
         self,
         notify::{Notifier, Questions},
+        traces::Traces,
     },
     cli::{self, Arguments, Command},
     commands::{
@@ -45,9 +46,10 @@ use crate::{
         steps::{stop_leftover_shadow, until_stopped},
     },
     config::{self, Settings, SettingsError},
-    deployment::scope::Scope,
-    event::Reporter,
+    deployment::{scope::Scope, windows},
+    event::{Event, Reporter},
     exit_code,
+    monitor::page::address,
     ports::{JournalError, Ports},
     report::{JsonLines, Reporters, Terminal, warn},
 };
@@ -110,21 +112,33 @@ async fn dispatch(
     if let Command::Deploy { overrides, .. } | Command::Recover { overrides } = &command {
         overrides.apply(&mut settings);
     }
+    if let Command::Deploy { reason, .. } = &command {
+        settings.windows.overridden.clone_from(reason);
+    }
     config::check(&settings)?;
     let ports = &adapters::connect(&settings)?;
     let (terminal, lines) = (Terminal::new(), JsonLines);
-    let reporter: &dyn Reporter = if global.json { &lines } else { &terminal };
-    *notifier = command
-        .may_end_deployment()
-        .then(|| Notifier::new(&settings));
+    let output: &dyn Reporter = if global.json { &lines } else { &terminal };
+    let may_end = command.may_end_deployment();
+    *notifier = may_end.then(|| Notifier::new(&settings));
     let notifier = notifier.as_ref();
     // A killed deployer did not announce its ends.
     announce_ends(notifier, ports).await;
-    // The page has no settings yet.
-    let page = None;
+    let page = address::recorded(&settings.state);
     let questions = notifier.map(|notifier| Questions::new(notifier, page));
-    let mut reporters = vec![reporter];
+    let traces = if may_end {
+        Traces::connect(&settings).unwrap_or_else(|error| {
+            let text = format!("the deployment is not traced: {error}");
+            output.report(&Event::Note { text });
+            None
+        })
+    } else {
+        None
+    };
+    let mut reporters = vec![output];
     reporters.extend(questions.iter().map(|questions| questions as &dyn Reporter));
+    let traced = traces.as_ref().map(|traces| traces.reporter());
+    reporters.extend(traced.map(|traced| traced as &dyn Reporter));
     let reporters = Reporters(reporters);
     let work = perform(&command, &settings, ports, &reporters, global.json);
     let done = match notifier {
@@ -135,6 +149,11 @@ async fn dispatch(
     // A command that no longer waits for the fleet must not leave a process behind.
     ports.fleet.await_abandoned().await;
     announce_ends(notifier, ports).await;
+    if let Some(traces) = traces
+        && let Some(text) = traces.stop().await
+    {
+        output.report(&Event::Note { text });
+    }
     done
 }
 
@@ -158,6 +177,8 @@ async fn perform(
             if *dry_run {
                 return dry_run::run(settings, version, *active_down, ports).await;
             }
+            // First, so that nothing is changed.
+            windows::check(&settings.windows, ports.clock.now()).map_err(CommandError::refused)?;
             let release = ToDeploy {
                 version,
                 scope,
@@ -199,7 +220,10 @@ async fn perform(
         }
         Command::Status { watch: false } => status::run(settings, ports).await,
         Command::Status { watch: true } => status::watch(settings, ports, json).await,
-        Command::History => history::run(ports).await,
+        Command::History { verify: None } => history::run(ports).await,
+        Command::History {
+            verify: Some(wanted),
+        } => history::verify(settings, wanted),
         Command::Validate {
             version,
             only,

@@ -13,7 +13,14 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
     shares(settings)?;
     ratios(settings)?;
     durations(settings)?;
-    page(&settings.page)
+    page(&settings.page)?;
+    let endpoint = &settings.traces.endpoint;
+    ensure(
+        endpoint.is_empty() || otlp::check_endpoint(endpoint).is_ok(),
+        "traces.endpoint",
+        endpoint,
+        "a URL such as http://localhost:4318, without a query",
+    )
 }
 
 fn counts(settings: &Settings) -> Result<(), SettingsError> {
@@ -255,6 +262,7 @@ mod tests {
             "page.identity_from=127.0.0.1",
             "approval.expires=0s",
             "approval.fresh=0s",
+            "traces.endpoint=localhost:4318",
         ] {
             let settings = load(None, &[setting.to_owned()]).unwrap();
             let error = check(&settings).unwrap_err().to_string();

@@ -21,6 +21,8 @@ mod release;
 mod router;
 mod service;
 mod settings;
+mod traces;
+mod windows;
 
 pub use self::{
     alerts::AlertsSettings,
@@ -42,6 +44,8 @@ pub use self::{
     router::RouterSettings,
     service::ServiceSettings,
     settings::Settings,
+    traces::TracesSettings,
+    windows::{Freeze, Window, WindowsSettings},
 };
 pub use check::check;
 pub use file::{SettingsError, load};

@@ -48,6 +48,10 @@ impl GlobalOverrides {
             &mut alerts.slack,
             variable("DEPLOYER_ALERTS_SLACK").as_ref(),
         );
+        set(
+            &mut settings.traces.endpoint,
+            variable("OTEL_EXPORTER_OTLP_ENDPOINT").as_ref(),
+        );
     }
 }
 

@@ -24,6 +24,8 @@ use crate::{
         release::ReleaseSettings,
         router::RouterSettings,
         service::ServiceSettings,
+        traces::TracesSettings,
+        windows::WindowsSettings,
     },
 };
 
@@ -84,6 +86,10 @@ pub struct Settings {
     pub page: PageSettings,
     /// The receivers of alerts.
     pub alerts: AlertsSettings,
+    /// Traces of deployments.
+    pub traces: TracesSettings,
+    /// When deployments may switch.
+    pub windows: WindowsSettings,
 }
 
 impl Settings {

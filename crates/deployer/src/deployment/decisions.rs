@@ -227,7 +227,7 @@ mod tests {
         OperatorRequest {
             by: "alice@host".to_owned(),
             evidence: evidence.map(str::to_owned),
-            ..OperatorRequest::new(command, Timestamp::UNIX_EPOCH, None)
+            ..OperatorRequest::new(command, Timestamp::now(), None)
         }
     }
 
@@ -273,8 +273,9 @@ mod tests {
         let declined = answer(&decisions, &another).await.unwrap();
         assert!(declined.contains("2-v3 is not under way"), "{declined}");
 
-        assert_eq!(answer(&decisions, &approve("bb")).await, None);
-        assert_eq!(decisions.decided().await, approve("bb"));
+        let right = approve("bb");
+        assert_eq!(answer(&decisions, &right).await, None);
+        assert_eq!(decisions.decided().await, right);
         let second = OperatorRequest {
             by: "bob@host".to_owned(),
             ..approve("bb")
@@ -287,23 +288,23 @@ mod tests {
     async fn failing_candidate_is_neither_approved_nor_promoted() {
         let state = tempfile::tempdir().unwrap();
         let decisions = Decisions::about("1-v2", state.path());
-        let promote = request(OperatorCommand::Promote, None);
-        let declined = answer(&decisions, &promote).await.unwrap();
+        let promote = || request(OperatorCommand::Promote, None);
+        let declined = answer(&decisions, &promote()).await.unwrap();
         assert_eq!(declined, "deployment 1-v2 does not bake now");
 
         let failing = || Some("health check failed: answered 503".to_owned());
         decisions.open_bake(failing());
-        let declined = answer(&decisions, &promote).await.unwrap();
+        let declined = answer(&decisions, &promote()).await.unwrap();
         assert!(declined.contains("answered 503"), "{declined}");
         decisions.open_approval(waiting("aa"));
-        let declined = answer(&decisions, &promote).await.unwrap();
+        let declined = answer(&decisions, &promote()).await.unwrap();
         assert!(declined.contains("waits for approval"), "{declined}");
         decisions.set_failing(failing());
         let declined = answer(&decisions, &approve("aa")).await.unwrap();
         assert!(declined.contains("answered 503"), "{declined}");
 
         decisions.open_bake(None);
-        assert_eq!(answer(&decisions, &promote).await, None);
+        assert_eq!(answer(&decisions, &promote()).await, None);
     }
 
     #[test]

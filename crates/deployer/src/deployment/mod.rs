@@ -17,4 +17,6 @@ pub mod return_traffic;
 pub mod rollout;
 pub mod scope;
 mod switch;
+pub mod trace;
 pub mod traffic_mover;
+pub mod windows;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     color::Color,
+    deployment::trace::DeploymentTrace,
     release::{HeldRelease, Release},
 };
 
@@ -32,6 +33,12 @@ pub struct Plan {
     /// Whether the idle color ran before the deployment.
     #[serde(default)]
     pub idle_ran: bool,
+    /// The trace of the deployment; `None` if it is not traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<DeploymentTrace>,
+    /// Why a person deploys outside of the windows; `None` if the deployment obeys them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside_window: Option<String>,
 }
 
 impl Plan {
@@ -47,6 +54,8 @@ impl Plan {
             idle_was_fit: false,
             idle_release: None,
             idle_ran: false,
+            trace: None,
+            outside_window: None,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         plan::Plan,
         return_traffic::{record_switched, restore_standby, roll_back},
         scope::Scope,
+        windows,
     },
     event::{Event, Reporter},
     evidence::sample::TrafficSample,
@@ -152,6 +153,9 @@ impl Rollout<'_> {
     /// The path of a good release. `phase` is the phase reached so far.
     async fn advance(&self, phase: &Cell<Phase>) -> Result<String, String> {
         self.reach(phase, Phase::Planned).await?;
+        if let Some(reason) = &self.plan.outside_window {
+            self.note(format!("deploying outside of the windows: {reason}"));
+        }
         let active_down = self.active_is_down().await?;
         let before = self.before().await;
         self.start_candidate(phase, active_down).await?;
@@ -184,6 +188,8 @@ impl Rollout<'_> {
         self.hook_before(Phase::Switched).await?;
         let golden_labels = gate_runner.golden_labels.take();
         let before = self.before_switch(before, &evidence).await;
+        // As late as possible: the gates may have taken longer than the window was open.
+        self.check_window()?;
         let since = self.switch().await?;
 
         self.reach(phase, Phase::Switched).await?;
@@ -194,6 +200,16 @@ impl Rollout<'_> {
             verdicts: evidence.verdicts,
         };
         self.bake_and_promote(phase, start).await
+    }
+
+    /// Fails if the window in which the deployment began has closed. A rollback to an earlier release needs no window.
+    fn check_window(&self) -> Result<(), String> {
+        match self.scope {
+            Scope::Alone => Ok(()),
+            Scope::Compared | Scope::ActiveDown => {
+                windows::check(&self.settings.windows, self.ports.clock.now())
+            }
+        }
     }
 
     /// The path from the plan to the start of the candidate on the idle color.

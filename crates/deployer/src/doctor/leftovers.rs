@@ -1,6 +1,7 @@
 //! What interrupted or earlier deployments left, and whether the promoted files are still there.
 
 use crate::{
+    adapters::StateDirectory,
     color::Color,
     config::Settings,
     doctor::finding::Finding,
@@ -64,18 +65,24 @@ pub(crate) async fn leftovers(settings: &Settings, ports: &Ports) -> Vec<Finding
             )
         }));
     }
-    findings.extend(history(ports).await);
+    findings.extend(history(settings));
     findings
 }
 
-async fn history(ports: &Ports) -> Option<Finding> {
-    match ports.journal.read_history().await {
-        Ok(read) if read.torn.is_empty() => None,
-        Ok(read) => Some(Finding::wrong(
-            "history",
-            format!("lines {:?} of history.jsonl are torn", read.torn),
-            "remove them from the file in the state directory; nothing else depends on them",
-        )),
+/// Checks the chain of the history. A torn line breaks nothing.
+fn history(settings: &Settings) -> Option<Finding> {
+    match StateDirectory::new(&settings.state).verify_history(None) {
+        Ok(verification) => {
+            let breaks = verification.breaks.iter().map(ToString::to_string);
+            let breaks: Vec<String> = breaks.collect();
+            (!breaks.is_empty()).then(|| {
+                Finding::wrong(
+                    "history",
+                    format!("history.jsonl was changed: {}", breaks.join("; ")),
+                    "compare it with the reports and the notifications; `deployer history --verify` shows all",
+                )
+            })
+        }
         Err(error) => Some(Finding::wrong(
             "history",
             error.to_string(),

@@ -41,6 +41,11 @@ impl MonitoredColor {
         self.trouble.is_none().then_some(&self.health)
     }
 
+    /// Its last health answer, also if a later check failed.
+    pub(crate) fn last_health(&self) -> &Health {
+        &self.health
+    }
+
     pub(crate) fn is_well(&self) -> bool {
         self.tracker.is_up() && self.trouble.is_none()
     }

@@ -292,7 +292,11 @@ fn sentence(error: PortError) -> String {
 }
 
 /// Fails unless the release that `color` serves was promoted, or stood in before a person took that away.
-fn check_proven(history: &[HistoryEntry], color: Color, health: &Health) -> Result<(), String> {
+pub(super) fn check_proven(
+    history: &[HistoryEntry],
+    color: Color,
+    health: &Health,
+) -> Result<(), String> {
     let is_same = |entry: &HistoryEntry| {
         let digests = entry.digest.as_ref().zip(health.model_digest.as_ref());
         entry.version == health.model_version && digests.is_none_or(|(one, other)| one == other)

@@ -143,6 +143,7 @@ impl EventLine {
 }
 
 impl LoggedEvent {
+    /// The function is long, because it has an arm for each event.
     fn of(event: &Event<'_>, at: Timestamp) -> Option<Self> {
         Some(match event {
             Event::Planned { plan } => Self::Planned {

@@ -4,7 +4,7 @@ pub(crate) mod axes;
 mod bars;
 pub(crate) mod charts;
 pub(crate) mod endings;
-mod event_line;
+pub(crate) mod event_line;
 pub(crate) mod figures;
 mod json_lines;
 pub(crate) mod live;
@@ -15,6 +15,7 @@ pub(crate) mod record;
 mod recorder;
 mod reports;
 mod terminal;
+mod trace;
 pub(crate) mod traffic;
 pub(crate) mod verdicts;
 
@@ -24,6 +25,7 @@ pub use recorder::Recorder;
 pub use reports::{ReportError, Reports};
 pub use terminal::Terminal;
 pub(crate) use terminal::warn;
+pub use trace::{RootIds, TraceReporter};
 
 use crate::event::{Event, Reporter};
 

@@ -236,7 +236,17 @@ mod tests {
                 luminance(colors.split(", ").nth(scheme).unwrap())
             };
             for ground in ["ground", "card"] {
-                for text in ["ink", "faint", "good", "bad", "open", "active", "candidate"] {
+                for text in [
+                    "ink",
+                    "faint",
+                    "good",
+                    "bad",
+                    "open",
+                    "active",
+                    "candidate",
+                    "blue",
+                    "green",
+                ] {
                     let [first, second] = [ground, text].map(|name| luminance_of(name) + 0.05);
                     let contrast = first.max(second) / first.min(second);
                     assert!(

@@ -177,7 +177,7 @@ impl Record {
         }
     }
 
-    /// Adds an event of this deployment.
+    /// Adds an event of this deployment. The function is long, because it has an arm for each event.
     pub fn apply(&mut self, line: &EventLine) {
         let at = line.at;
         match &line.event {

@@ -26,6 +26,12 @@ pub struct HistoryEntry {
     pub digest: Option<String>,
     /// The duration of the deployment in seconds; `None` if there was none.
     pub seconds: Option<f64>,
+    /// The OpenTelemetry trace of the deployment; `None` if it was not traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// Why a person deployed outside of the windows, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside_window: Option<String>,
     /// Who did it: `user@host` for a command, `NAME (page)` for the page.
     pub by: String,
     /// Why.
@@ -47,6 +53,8 @@ impl HistoryEntry {
             version: Some(plan.release.version.clone()),
             digest: plan.release.digest.clone(),
             seconds,
+            trace: plan.trace.as_ref().map(|trace| trace.id.clone()),
+            outside_window: plan.outside_window.clone(),
             by: current_user(),
             reason: reason.map(str::to_owned),
         })
@@ -64,6 +72,8 @@ impl HistoryEntry {
             version,
             digest: None,
             seconds: None,
+            trace: None,
+            outside_window: None,
             by: traffic_move.by.clone(),
             reason: Some(traffic_move.reason.clone()),
         }
@@ -86,6 +96,8 @@ impl HistoryEntry {
             version,
             digest: None,
             seconds: None,
+            trace: None,
+            outside_window: None,
             by: current_user(),
             reason: Some(reason),
         }

@@ -4,6 +4,7 @@ pub mod action;
 pub mod approval;
 pub mod atomic_file;
 pub mod history;
+pub mod history_chain;
 pub mod journal;
 pub mod journal_entries;
 pub mod lock_holder;

@@ -1,6 +1,13 @@
 //! A deployment of v2 to green, while blue serves v1, on fake ports and virtual time.
 
-use std::{cell::RefCell, ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    future::pending,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use deployer::{
     adapters::StateDirectory,
@@ -23,7 +30,7 @@ use deployer::{
     shutdown::Stop,
     state::{journal::Journal, journal_entries::DeploymentEntry},
 };
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -43,6 +50,9 @@ pub(crate) const CANDIDATE: Color = Color::Green;
 /// The numbers of all matching calls.
 pub(crate) const ALWAYS: Range<usize> = 0..usize::MAX;
 
+/// What an operator does during a deployment with these ports and this state directory.
+pub(crate) type Operator = Box<dyn FnOnce(FakePorts, PathBuf) -> BoxFuture<'static, ()>>;
+
 /// A deployment that has not started.
 pub(crate) struct Deployment {
     pub(crate) state: State,
@@ -51,6 +61,8 @@ pub(crate) struct Deployment {
     pub(crate) active_down: bool,
     /// What asks the deployer to stop, and when.
     pub(crate) stops: Vec<(Duration, Stop)>,
+    /// What an operator does meanwhile. When it returns, the deployer is killed.
+    pub(crate) operator: Option<Operator>,
     pub(crate) directory: TempDir,
 }
 
@@ -115,6 +127,7 @@ impl Deployment {
             has_request_log: true,
             active_down: false,
             stops: Vec::new(),
+            operator: None,
             directory,
         }
     }
@@ -230,13 +243,21 @@ impl Deployment {
                                 tokio::time::sleep_until(began + at).await;
                                 stop
                             }
-                            None => std::future::pending().await,
+                            None => pending().await,
                         }
                     }
                 })
                 .await
         };
-        let outcome = tokio::time::timeout(TIMEOUT, Box::pin(run)).await.ok();
+        let operator = self.operator.map_or_else(
+            || pending().boxed(),
+            |operator| operator(fake_ports.clone(), path.clone()),
+        );
+        let run = tokio::time::timeout(TIMEOUT, Box::pin(run));
+        let outcome = tokio::select! {
+            outcome = run => outcome.ok(),
+            () = operator => None,
+        };
         InterruptedDeployment {
             fake_ports,
             outcome,
@@ -341,7 +362,7 @@ impl InterruptedDeployment {
             decisions: Decisions::about(&plan().id, self.directory.path()),
             reporter: &reporter,
         }
-        .resume(std::future::pending::<Stop>)
+        .resume(pending::<Stop>)
         .await
     }
 

@@ -1,6 +1,7 @@
 //! Complete deployments on fake ports and virtual time. The tests check the outcome, the order of port calls,
 //! and which color has the traffic after each call.
 
+mod approval_is_awaited;
 mod candidate_is_halted;
 mod candidate_is_promoted;
 mod candidate_is_refused;
@@ -17,3 +18,4 @@ mod port_fails;
 mod release_is_restored;
 mod server;
 mod trace;
+mod windows;

@@ -8,6 +8,7 @@ use deployer::{
     event::{Event, Reporter},
     evidence::verdict::Conclusion,
     ports::{Service, Target},
+    state::approval::ApprovalDecision,
 };
 
 use crate::deployment::last_entry;
@@ -48,6 +49,10 @@ pub(crate) enum TraceEvent {
     /// All traffic moved from the first color to the second.
     TrafficMoved(Color, Color),
     Note(String),
+    /// The deployment waits for approval before this phase.
+    ApprovalAwaited(Phase),
+    /// A question was decided.
+    ApprovalDecided(Phase, ApprovalDecision),
     /// The candidate was observed during the bake, after this many client requests.
     BakeObserved(u64),
     /// Any other event of the deployer, or an interference by the test.
@@ -301,6 +306,10 @@ impl Reporter for Collector {
             }
             Event::TrafficMoved { from, to } => TraceEvent::TrafficMoved(*from, *to),
             Event::Note { text } => TraceEvent::Note(text.clone()),
+            Event::ApprovalAwaited { before, .. } => TraceEvent::ApprovalAwaited(*before),
+            Event::ApprovalDecided {
+                before, decision, ..
+            } => TraceEvent::ApprovalDecided(*before, *decision),
             Event::BakeObserved { tally, .. } => TraceEvent::BakeObserved(tally.requests),
             Event::Planned { .. }
             | Event::StandbyRestored { .. }

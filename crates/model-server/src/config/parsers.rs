@@ -4,7 +4,6 @@ use std::{
     time::Duration,
 };
 
-use axum::http::Uri;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 /// A day; a longer time is a mistake.
@@ -47,45 +46,9 @@ pub(crate) fn idle_timeout(text: &str) -> Result<Duration, String> {
 /// Compose passes an unset variable as an empty one.
 pub(crate) fn otlp_endpoint(text: &str) -> Result<String, String> {
     if !text.is_empty() {
-        check_endpoint(text).map_err(|problem| {
+        otlp::check_endpoint(text).map_err(|problem| {
             format!("{problem}; expected a URL such as http://localhost:4318")
         })?;
     }
     Ok(text.to_owned())
-}
-
-/// Checks that `endpoint` is a URL to which `/v1/traces` can be appended.
-pub(crate) fn check_endpoint(endpoint: &str) -> Result<(), String> {
-    let uri: Uri = endpoint.parse().map_err(|error| format!("{error}"))?;
-    let scheme = uri.scheme_str();
-    if !matches!(scheme, Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
-        return Err("not a URL with http or https and a host".to_owned());
-    }
-    if uri.query().is_some() {
-        return Err("/v1/traces is added to it, so it cannot have a query".to_owned());
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn check_endpoint_accepts_only_base_urls() {
-        for good in ["http://localhost:4318", "https://otel.example/base/"] {
-            assert_eq!(check_endpoint(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "",
-            "localhost:4318",
-            "/v1",
-            "grpc://a:4317",
-            "http://",
-            "http://a/?b=c",
-            "not one",
-        ] {
-            assert!(check_endpoint(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -79,11 +79,26 @@ impl AsyncRead for WatchedStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let stream = &self.0.stream;
+        let capacity = buffer.remaining();
         loop {
             ready!(stream.poll_read_ready(context))?;
-            match stream.try_read_buf(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+            let mut length = 0;
+            let read = stream.try_io(Interest::READABLE, || {
+                length = stream.try_read_buf(buffer)?;
+                // Nothing is left to read, so the next read need not ask the kernel. tokio forgets that the stream was
+                // readable if this returns `WouldBlock`.
+                if 0 < length && length < capacity {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(())
+            });
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if length > 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                read => return Poll::Ready(read),
             }
         }
     }
@@ -133,12 +148,36 @@ impl AsyncWrite for WatchedStream {
 mod tests {
     use std::pin::pin;
 
+    use futures_util::FutureExt as _;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
     };
 
     use super::*;
+
+    #[tokio::test]
+    async fn read_that_leaves_room_needs_no_second_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut server = WatchedStream::new(listener.accept().await.unwrap().0);
+        let mut received = [0; 8];
+        for request in [&b"first"[..], b"second"] {
+            client.write_all(request).await.unwrap();
+            let length = server.read(&mut received).await.unwrap();
+            assert_eq!(&received[..length], request);
+            let readable = server.0.stream.ready(Interest::READABLE).now_or_never();
+            assert!(readable.is_none(), "tokio would ask the kernel again");
+        }
+        client
+            .write_all(b"as long as the buffer and longer")
+            .await
+            .unwrap();
+        assert_eq!(server.read(&mut received).await.unwrap(), received.len());
+        let readable = server.0.stream.ready(Interest::READABLE).now_or_never();
+        assert!(readable.is_some(), "the rest waits to be read");
+    }
 
     #[tokio::test]
     async fn probe_waits_until_the_response_before_it_is_sent() {

@@ -16,19 +16,14 @@ use opentelemetry::{
         TracerProvider as _,
     },
 };
-use opentelemetry_otlp::{Protocol, WithExportConfig as _};
 use opentelemetry_sdk::{
-    Resource,
     error::OTelSdkResult,
     trace::{SdkTracer, SdkTracerProvider, SpanData, SpanExporter},
 };
 use tokio::task;
 use tracing::{info, warn};
 
-use crate::{
-    config::{ModelSettings, parsers::check_endpoint},
-    scheduler::stage_times::StageTimes,
-};
+use crate::{config::ModelSettings, scheduler::stage_times::StageTimes};
 
 /// How long the shutdown waits for the last export.
 const LAST_WAIT: Duration = Duration::from_secs(2);
@@ -67,19 +62,10 @@ pub(crate) struct FinishedRequest<'a> {
 impl Telemetry {
     /// Starts the exporter to `endpoint`. Each span names the release.
     pub(crate) fn start(endpoint: &str, model: &ModelSettings) -> Result<Self, String> {
-        check_endpoint(endpoint)?;
-        // The exporter needs a TLS provider even for plain HTTP. Another one may be installed already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let url = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
-        let exporter = opentelemetry_otlp::SpanExporter::builder()
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(&url)
-            .build()
-            .map_err(|error| error.to_string())?;
+        let (exporter, url) = otlp::span_exporter(endpoint)?;
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(LoggingExporter::new(exporter))
-            .with_resource(resource())
+            .with_resource(otlp::resource("model-server", env!("CARGO_PKG_VERSION")))
             .build();
         info!(url, "traces are sent");
         Ok(Self {
@@ -185,23 +171,6 @@ fn attributes(request: &FinishedRequest) -> Vec<KeyValue> {
     attributes
 }
 
-/// The resource attributes: those of OpenTelemetry's environment variables, or the server's own.
-fn resource() -> Resource {
-    let detected = Resource::builder().build();
-    let named = |key: &'static str| {
-        let value = detected.get(&key.into()).map(|value| value.to_string());
-        value.filter(|value| !value.starts_with("unknown_service"))
-    };
-    let mut own = Vec::new();
-    if named("service.name").is_none() {
-        own.push(KeyValue::new("service.name", "model-server"));
-    }
-    if named("service.version").is_none() {
-        own.push(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    }
-    Resource::builder().with_attributes(own).build()
-}
-
 /// Logs when exports begin to fail, and when they succeed again.
 #[derive(Debug)]
 struct LoggingExporter<E> {
@@ -234,7 +203,7 @@ impl<E: SpanExporter> SpanExporter for LoggingExporter<E> {
         self.exporter.shutdown_with_timeout(timeout)
     }
 
-    fn set_resource(&mut self, resource: &Resource) {
+    fn set_resource(&mut self, resource: &opentelemetry_sdk::Resource) {
         self.exporter.set_resource(resource);
     }
 }

@@ -113,6 +113,8 @@ impl Notifier {
             reason: entry.reason.clone(),
             report,
             link: None,
+            trace: entry.trace.clone(),
+            history: self.state.newest_history_hash(),
             router: self.router.clone(),
             by: entry.by.clone(),
         })
@@ -153,6 +155,8 @@ mod tests {
             version: Some("v2".to_owned()),
             digest: None,
             seconds: None,
+            trace: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
+            outside_window: None,
             by: "someone@example".to_owned(),
             reason: Some("a reason".to_owned()),
         }
@@ -256,6 +260,7 @@ mod tests {
             assert_eq!(body["report"], report.to_string());
             assert_eq!(body["by"], "someone@example");
             assert_eq!(body["version"], "v2");
+            assert_eq!(body["trace"], "4bf92f3577b34da6a3ce929d0e0e4736");
             assert_eq!(body["schema"], 1);
         }
         let by_hand = end(Action::Switched, None).unwrap();
@@ -268,5 +273,22 @@ mod tests {
         );
         assert_eq!(by_hand.report, None);
         assert_eq!(end(Action::FailedOver, None), None, "the monitor alerts");
+    }
+
+    #[test]
+    fn notification_has_the_hash_of_the_newest_history_line() {
+        let state = tempfile::tempdir().unwrap();
+        let notifier = notifier(state.path(), &["webhook"]);
+        let hash = || {
+            let end = notifier
+                .end(&entry(1, Action::Promoted, Some("1")))
+                .unwrap();
+            end.for_webhook()["history"].clone()
+        };
+        assert_eq!(hash(), serde_json::Value::Null);
+        fs::write(state.path().join("history.jsonl"), "{}\nabc\n").unwrap();
+        assert_eq!(hash(), crate::state::history_chain::sha256(b"abc"));
+        notifier.alert(Kind::Down, Timestamp::now(), None, "it is down".to_owned());
+        assert_eq!(notifier.undelivered()[0].for_webhook()["history"], hash());
     }
 }

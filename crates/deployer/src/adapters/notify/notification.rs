@@ -77,6 +77,12 @@ pub struct Notification {
     /// The page on which a person can decide.
     #[serde(default)]
     pub link: Option<String>,
+    /// The trace of the deployment.
+    #[serde(default)]
+    pub trace: Option<String>,
+    /// The SHA-256 of the newest line of the history; `None` without a line.
+    #[serde(default)]
+    pub history: Option<String>,
     /// The address of the router.
     pub router: String,
     /// Who did it, as `user@host`.

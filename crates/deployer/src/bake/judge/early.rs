@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Bake, EXTENSIONS};
 use crate::{
     bake::judge::{budget::ErrorBudget, error_rate::judge_errors},
+    config::BakeSettings,
     evidence::verdict::{Conclusion, Verdict},
 };
 
@@ -22,6 +23,24 @@ impl Bake {
     pub fn failure(&mut self, elapsed: Duration) -> Option<Verdict> {
         let verdict = self.certain_failure(elapsed)?;
         Some(self.with_details(verdict))
+    }
+
+    /// Returns how many requests the last window lacks for a verdict. While the candidate waits for approval, own requests
+    /// replace the traffic of a quiet service.
+    #[must_use]
+    pub fn missing_in_window(&self) -> usize {
+        let BakeSettings {
+            window,
+            interval,
+            min_requests,
+            ..
+        } = self.settings;
+        let observations = window.as_millis() / interval.as_millis().max(1);
+        let observations = u64::try_from(observations).unwrap_or(u64::MAX).max(1);
+        let missing = min_requests.saturating_sub(self.in_last_window().requests);
+        // Bounded, so that own requests are not a load.
+        let most = 2 * min_requests.div_ceil(observations);
+        usize::try_from(missing.min(most)).unwrap_or(usize::MAX)
     }
 
     /// Why a person must not end the bake now, if something is failing.

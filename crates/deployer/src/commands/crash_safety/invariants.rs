@@ -22,6 +22,9 @@ impl Machine {
             "the lock is held: {status:#}"
         );
         assert_eq!(status["problems"], serde_json::json!([]), "{status:#}");
+        // No deployer is at work that could be answered.
+        let waiting = &status["last_deployment"]["waiting"];
+        assert!(waiting.is_null(), "{status:#}");
         let public_version = self.public_version();
         assert!(
             public_version.is_some(),
@@ -68,6 +71,11 @@ impl Machine {
         );
         let entries = self.journal().read().await.expect("a journal");
         assert_eq!(entries.traffic_move, None, "a pending move is left");
+        let last = entries.deployment.as_ref();
+        assert!(
+            last.is_none_or(|entry| entry.waiting.is_none()),
+            "a question is left"
+        );
         assert!(
             !self.file_exists("flags/shadow"),
             "the router still copies requests"
@@ -86,6 +94,8 @@ impl Machine {
     async fn assert_recorded_once(&self, active: Color) {
         let history = self.journal().read_history().await.expect("a history");
         assert!(history.torn.is_empty(), "{history:#?}");
+        let verified = self.journal().verify_history(None).expect("a history");
+        assert_eq!(verified.breaks, [], "a kill broke the chain");
         let entries = history.entries;
         for pair in entries.windows(2) {
             let [earlier, later] = [&pair[0], &pair[1]].map(|it| (it.action, it.color, &it.id));

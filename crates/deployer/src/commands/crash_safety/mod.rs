@@ -37,6 +37,8 @@ enum Scenario {
     DeploymentToGreen,
     /// A deployment to blue.
     DeploymentToBlue,
+    /// A deployment that waits for approval twice.
+    ApprovedDeployment,
     /// A deployment whose hook fails before the switch.
     Refusal,
     /// A deployment whose hook fails after the switch.
@@ -61,6 +63,7 @@ impl Scenario {
             Self::FirstDeployment | Self::DeploymentToGreen | Self::DeploymentToBlue => {
                 Command::Deploy("v4")
             }
+            Self::ApprovedDeployment => Command::DeployWithApproval("v4"),
             Self::Refusal => Command::DeployWithFailingHook("v4", Phase::Switched),
             Self::AutomaticRollback => Command::DeployWithFailingHook("v4", Phase::Promoted),
             Self::WrongRouter => Command::DeployBehindWrongRouter("v4"),
@@ -86,6 +89,7 @@ impl Scenario {
         match self {
             Self::FirstDeployment => Machine::fresh().snapshot(),
             Self::DeploymentToGreen
+            | Self::ApprovedDeployment
             | Self::Refusal
             | Self::AutomaticRollback
             | Self::WrongRouter
@@ -256,6 +260,11 @@ async fn deployment_to_green_is_recovered_from_every_pair_of_kills() {
 #[tokio::test(start_paused = true)]
 async fn deployment_to_blue_is_recovered_from_every_pair_of_kills() {
     assert_recovered_when_recovery_is_killed(Scenario::DeploymentToBlue, 26, 152).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn approved_deployment_is_recovered_from_every_pair_of_kills() {
+    assert_recovered_when_recovery_is_killed(Scenario::ApprovedDeployment, 34, 200).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,6 +31,11 @@ async fn deployment_to_blue_is_recovered_when_any_command_after_it_is_killed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn approved_deployment_is_recovered_when_any_command_after_it_is_killed() {
+    assert_every_pair_is_recovered(Scenario::ApprovedDeployment, &NEXT_COMMANDS, 34, 2200).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusal_is_recovered_when_any_command_after_it_is_killed() {
     assert_every_pair_is_recovered(Scenario::Refusal, &NEXT_COMMANDS, 22, 1356).await;
 }

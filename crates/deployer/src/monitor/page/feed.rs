@@ -16,6 +16,7 @@ use crate::{
             traffic::{Limits, SHOWN, TrafficMoved, TrafficRing},
             view::{ColorCard, HistoryView, Rollback, RoundView},
         },
+        page_actions::check_proven,
     },
     ports::{PortError, Ports},
     report::{Reports, record::Record},
@@ -87,10 +88,13 @@ impl<'a> PageFeed<'a> {
             let monitored = &colors[index(color)];
             let health = monitored.health();
             cards[index(color)] = ColorCard {
-                version: health.and_then(|health| health.model_version.clone()),
-                digest: health.and_then(|health| health.model_digest.clone()),
+                version: monitored.last_health().model_version.clone(),
+                digest: monitored.last_health().model_digest.clone(),
                 trouble: monitored.trouble.clone(),
                 fit: ports.flags.is_fit(color).await.ok(),
+                is_proven: health.is_some_and(|health| {
+                    check_proven(&self.history.entries, color, health).is_ok()
+                }),
             };
         }
         let moves = self.moves(now);
@@ -240,12 +244,18 @@ fn rollback(
     let Some(active) = active else {
         return Rollback::Impossible("it is not known which color is active".to_owned());
     };
+    let unfinished = entries.unfinished_deployment();
+    if unfinished.is_some_and(|entry| entry.plan.active == active) {
+        return Rollback::Impossible(
+            "traffic had not moved when the deployment was interrupted".to_owned(),
+        );
+    }
     let to = active.other();
     let card = &cards[index(to)];
     let version = card.version.as_deref();
     let reason = if card.trouble.is_some() {
         format!("{to} is not healthy, so there is nothing to roll back to")
-    } else if card.fit != Some(true) {
+    } else if card.fit != Some(true) && unfinished.is_none() {
         format!("{to} may not stand in, so there is nothing to roll back to")
     } else if entries.nothing_to_roll_back(history, active, version) {
         format!("the last deployment was rolled back to {active} already")

@@ -22,6 +22,8 @@ mod render_compare;
 mod render_history;
 mod render_status;
 mod router;
+#[cfg(test)]
+mod samples;
 mod server;
 mod sessions;
 pub(crate) mod stream;

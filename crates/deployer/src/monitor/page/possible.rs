@@ -50,9 +50,6 @@ impl Possible {
         if let Some(holder) = &view.holder {
             return Err(format!("{holder} is at work"));
         }
-        if let Some(interrupted) = &view.round.interrupted {
-            return Err(format!("{interrupted} Until then, a shell must act"));
-        }
         let Some(active) = view.active else {
             return Err("it is not known which color is active".to_owned());
         };
@@ -65,18 +62,24 @@ impl Possible {
                 version: version.clone(),
             });
         }
+        if let Some(interrupted) = &view.round.interrupted {
+            // Flags are the deployment's until it is recovered. A rollback may not wait for that.
+            return if actions.is_empty() {
+                Err(interrupted.clone())
+            } else {
+                Ok(actions)
+            };
+        }
         let idle = active.other();
         match view.card(idle) {
             card if card.fit == Some(true) => actions.push(Self::StandIn {
                 color: idle,
                 fit: false,
             }),
-            card if card.fit == Some(false) && card.trouble.is_none() && card.version.is_some() => {
-                actions.push(Self::StandIn {
-                    color: idle,
-                    fit: true,
-                });
-            }
+            card if card.fit == Some(false) && card.is_proven => actions.push(Self::StandIn {
+                color: idle,
+                fit: true,
+            }),
             _ => {}
         }
         match (actions.is_empty(), &view.round.rollback) {
@@ -127,4 +130,47 @@ pub(crate) fn awaited(record: &Record) -> Option<&ApprovalRecord> {
         .phase()
         .is_some_and(|phase| phase.on_success() == Some(asked.before));
     (asked.decided.is_none() && is_next).then_some(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::page::samples::{self, Situation};
+
+    #[test]
+    fn interrupted_deployment_offers_a_rollback_and_nothing_else() {
+        let mut view = samples::view(Situation::Interrupted);
+        let reason = Possible::of(&view).unwrap_err();
+        assert!(reason.contains("deployer recover"), "{reason}");
+        view.round.rollback = Rollback::To(Color::Blue, "v2.3.2".to_owned());
+        let expected = Possible::RollBack {
+            from: "v2.4.0".to_owned(),
+            to: Color::Blue,
+            version: "v2.3.2".to_owned(),
+        };
+        assert_eq!(Possible::of(&view), Ok(vec![expected]));
+    }
+
+    #[test]
+    fn question_that_was_decided_or_outlived_is_not_awaited() {
+        let record = samples::record(Situation::WaitingBeforeSwitch).unwrap();
+        assert!(awaited(&record).is_some());
+        let mut decided = record.clone();
+        decided.approvals[0].decided = Some(samples::at(0));
+        assert_eq!(awaited(&decided), None);
+        // Another deployer continued behind the question.
+        let mut later = record;
+        later.approvals[0].before = Phase::Promoted;
+        assert_eq!(awaited(&later), None);
+    }
+
+    #[test]
+    fn other_command_at_work_allows_no_action() {
+        let mut view = samples::view(Situation::Promoted);
+        let mut holder = samples::view(Situation::Testing).holder.unwrap();
+        holder.command = "up".to_owned();
+        view.holder = Some(holder);
+        let reason = Possible::of(&view).unwrap_err();
+        assert!(reason.contains("`up` by ci@builder"), "{reason}");
+    }
 }

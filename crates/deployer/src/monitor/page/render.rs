@@ -166,8 +166,10 @@ fn document(
                     p.brand { a href="/" { span.dot.blue aria-hidden="true" {} span.dot.green aria-hidden="true" {} "Deployments" } }
                     @if let Some(viewer) = viewer { (signed_in(viewer)) }
                 }
-                main id="main" tabindex="-1" { (content) }
-                @if event_id.is_some() { p.connection id="connection" role="status" {} }
+                main id="main" tabindex="-1" {
+                    (content)
+                    @if event_id.is_some() { p.connection id="connection" role="status" {} }
+                }
             }
         }
     }

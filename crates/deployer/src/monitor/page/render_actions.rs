@@ -18,7 +18,7 @@ pub(super) fn actions(view: &PageView, viewer: Viewer<'_>) -> Markup {
     html! {
         h2 { "Actions" }
         @match Possible::of(view) {
-            Err(reason) => { p.hint { "Nothing can be done here now: " (reason) "." } }
+            Err(reason) => { p.hint { "Nothing can be done here now: " (reason.trim_end_matches('.')) "." } }
             Ok(possible) => {
                 @if viewer.may_act {
                     div.actions { @for action in &possible { (form(action)) } }
@@ -49,6 +49,7 @@ struct Words {
     is_grave: bool,
 }
 
+/// The words of an action. The function is long, because it has an arm for each action.
 fn words_of(action: &Possible) -> Words {
     let words = |action, key, title: &str, sentence, is_grave| Words {
         action,

@@ -79,8 +79,8 @@ fn arrow(active: Option<Color>) -> Markup {
     html! {
         div.arrow class={ "to-" (to) } {
             svg viewBox="0 0 64 64" aria-hidden="true" focusable="false" {
-                circle.hub cx="32" cy="32" r="9" {}
-                @if active.is_some() { path.shaft d="M32 32H6M16 20L4 32L16 44" {} }
+                circle.hub cx="54" cy="32" r="7" {}
+                @if active.is_some() { path.shaft d="M48 32H8M22 18L8 32L22 46" {} }
             }
             span.words {
                 @match active {

@@ -52,7 +52,7 @@ impl HistoryFilter {
 
 /// The name of an action in files and addresses.
 fn name(action: Action) -> String {
-    action.as_str().replace(' ', "_")
+    action.as_str().replace([' ', '-'], "_")
 }
 
 fn dora(figures: &Figures) -> Markup {
@@ -96,7 +96,7 @@ fn dora(figures: &Figures) -> Markup {
 }
 
 fn filters(filter: &HistoryFilter) -> Markup {
-    const ACTIONS: [Action; 9] = [
+    const ACTIONS: [Action; 11] = [
         Action::Promoted,
         Action::Refused,
         Action::RolledBack,
@@ -106,6 +106,8 @@ fn filters(filter: &HistoryFilter) -> Markup {
         Action::Restored,
         Action::NotRestored,
         Action::Stopped,
+        Action::StandInOn,
+        Action::StandInOff,
     ];
     html! {
         form.filters method="get" action="/#history" {
@@ -159,7 +161,7 @@ fn table(entries: &[&HistoryEntry]) -> Markup {
                         td.when { (moment(entry.at)) }
                         td.what { span class=(tone) { (mark) " " (entry.action.as_str()) } }
                         td { (entry.version.as_deref().unwrap_or("not known")) " on " (entry.color) }
-                        td.text { (entry.by) }
+                        td.by { (entry.by) }
                         td.text {
                             (entry.reason.as_deref().unwrap_or_default())
                             @if let Some(seconds) = entry.seconds { span.why { "took " (duration(seconds)) } }

@@ -32,11 +32,7 @@ fn situation(view: &PageView) -> (&'static str, String, String) {
         );
     };
     let phase = record.phase();
-    let release = format!(
-        "{} {}",
-        record.plan.release.model, record.plan.release.version
-    );
-    let idle = record.plan.idle;
+    let release = release(record);
     if let Some(end) = phase.filter(|phase| phase.is_end()) {
         let sentence = record.reason.clone().unwrap_or_default();
         return (
@@ -67,7 +63,15 @@ fn situation(view: &PageView) -> (&'static str, String, String) {
         );
         return ("open", format!("{release} waits for approval"), sentence);
     }
-    let (title, sentence) = match phase {
+    let (title, sentence) = of_phase(record);
+    ("open", title, sentence)
+}
+
+/// What happens in the phase of a deployment that is under way.
+fn of_phase(record: &Record) -> (String, String) {
+    let release = release(record);
+    let idle = record.plan.idle;
+    match record.phase() {
         None | Some(Phase::Planned) => (
             format!("{release} is about to be deployed"),
             format!("{idle} receives it. No server was touched yet."),
@@ -91,8 +95,13 @@ fn situation(view: &PageView) -> (&'static str, String, String) {
                 record.plan.active
             ),
         ),
-    };
-    ("open", title, sentence)
+    }
+}
+
+/// The release of a deployment by model and version.
+fn release(record: &Record) -> String {
+    let release = &record.plan.release;
+    format!("{} {}", release.model, release.version)
 }
 
 /// The holder of the lock.

@@ -420,12 +420,11 @@ async fn follow(
         )
         .retry_after(Duration::from_secs(10))
     })?;
-    // A browser sends the header when it connects again, and the page's script says what the page had at first.
+    // A browser sends the header when it connects again. The first time, the script sends what the page says.
     let last = headers.get("last-event-id");
     let last = last.and_then(|last| last.to_str().ok());
-    let at_first = query(&uri, "last");
-    let last = last.unwrap_or(&at_first);
-    let events = stream::stream(&page.live, person.may_act(), Some(last));
+    let last = last.map_or_else(|| query(&uri, "last"), str::to_owned);
+    let events = stream::stream(&page.live, person.may_act(), Some(&last));
     let ended = async move { timeout(MAX_STREAM, signed_out(&page.access, &person)).await };
     let events = events.take_until(Box::pin(ended)).map(move |event| {
         let _held = &slot;

@@ -85,12 +85,16 @@ impl Default for Rollback {
 /// What is known of a color.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ColorCard {
+    /// The version that its server reported last.
     pub(crate) version: Option<String>,
+    /// The digest that its server reported last.
     pub(crate) digest: Option<String>,
     /// Why its last check failed; `None` if it passed.
     pub(crate) trouble: Option<String>,
     /// Whether it may stand in for the other color; `None` if the flag cannot be read.
     pub(crate) fit: Option<bool>,
+    /// Whether a person may let it stand in: it is healthy, and serves a release that was promoted or stood in before.
+    pub(crate) is_proven: bool,
 }
 
 /// The history, and what follows from it.
