@@ -1,10 +1,7 @@
 //! Who may see and do what, in a browser and past it.
 
-use std::time::Duration;
-
 use anyhow::ensure;
 use axum::{Router, response::Html, routing::get};
-use end_to_end::BakeDuration;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -16,13 +13,12 @@ use crate::{
 
 type Result<T = ()> = anyhow::Result<T>;
 
-const BAKE: BakeDuration = BakeDuration(Duration::from_secs(1));
 /// What a person promotes without clients.
 const DEPLOY: [&str; 4] = ["deploy", "v2", "--set", "bake.on_inconclusive=promote"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_people_with_the_role_act_act_and_only_on_the_page_itself() -> Result {
-    let served = ServedPage::start(BAKE, "").await?;
+    let served = ServedPage::start("1s", "").await?;
     served.stack.expect_exit(0, &DEPLOY).await?;
     let (ann, sam) = (
         served.make_key("ann", "act").await?,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use end_to_end::{BakeDuration, Stack};
+use end_to_end::Stack;
 use tokio::process::Child;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 type Result<T = ()> = anyhow::Result<T>;
 
 /// Longer than any test waits: only a person ends these bakes.
-const ENDLESS: BakeDuration = BakeDuration(Duration::from_mins(10));
+const ENDLESS: &str = "10m";
 const PAUSE: Duration = Duration::from_millis(20);
 const DEPLOY: [&str; 2] = ["deploy", "v2"];
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use end_to_end::{BakeDuration, Stack};
+use end_to_end::Stack;
 
 use crate::{
     browser::{Browser, Medium, browse, picture_path},
@@ -54,10 +54,7 @@ async fn take(page: &Browser, name: &str) -> Result {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it makes pictures for people, and checks nothing"]
 async fn pictures() -> Result {
-    let served = ServedPage::start_with(BakeDuration(Duration::ZERO), |stack| {
-        stack.replace_settings(SETTINGS)
-    })
-    .await?;
+    let served = ServedPage::start_with(SETTINGS).await?;
     let traffic = served.stack.start_traffic(6, PAUSE)?;
     traffic.wait_for_requests(2_000).await?;
     let key = served.make_key("ann", "act").await?;

@@ -10,7 +10,21 @@ use crate::browser::Browser;
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// Settings with which the monitor and the page are as fast as a test wants.
+/// Settings with which no verdict depends on the speed of this machine, and the monitor looks often. The page is added.
+const SETTINGS: &str = r#"
+[gates]
+run = ["identity", "reachable", "smoke"]
+
+[health]
+tries = 600
+interval = "100ms"
+
+[bake]
+duration = "BAKE"
+interval = "200ms"
+negligible = "1h"
+"#;
+
 const MONITOR: &str = r#"
 [monitor]
 page = "127.0.0.1:PORT"
@@ -24,20 +38,18 @@ pub(crate) struct ServedPage {
 }
 
 impl ServedPage {
-    /// Starts the stack and its monitor. `settings`: further sections of `deployer.toml`.
-    pub(crate) async fn start(bake: BakeDuration, settings: &str) -> Result<Self> {
-        Self::start_with(bake, |stack| add_settings(stack, settings)).await
+    /// Starts the stack and its monitor. `bake`: the duration of the bake, such as `3s`. `settings`: further sections of
+    /// `deployer.toml`.
+    pub(crate) async fn start(bake: &str, settings: &str) -> Result<Self> {
+        Self::start_with(&[&SETTINGS.replace("BAKE", bake), settings].concat()).await
     }
 
-    /// Starts the stack and its monitor, after `change` changed the settings.
-    pub(crate) async fn start_with(
-        bake: BakeDuration,
-        change: impl FnOnce(&Stack) -> Result,
-    ) -> Result<Self> {
-        let stack = Stack::with_processes("faulty-server", bake)?;
-        change(&stack)?;
+    /// Starts the stack and its monitor with these sections of `deployer.toml`.
+    pub(crate) async fn start_with(sections: &str) -> Result<Self> {
+        let stack = Stack::with_processes("faulty-server", BakeDuration(Duration::ZERO))?;
         let page = stack.ports().page().to_string();
-        add_settings(&stack, &MONITOR.replace("PORT", &page))?;
+        let monitor = MONITOR.replace("PORT", &page);
+        stack.replace_settings(&[sections, &monitor].concat())?;
         fs::create_dir(stack.path("secrets"))?;
         stack.expect_exit(0, &["up"]).await?;
         let mut served = Self {
@@ -137,11 +149,4 @@ pub(crate) async fn open_action(browser: &Browser, action: &str) -> Result {
         browser.click(&format!("{form} summary")).await?;
     }
     Ok(())
-}
-
-/// Adds sections to `deployer.toml`.
-fn add_settings(stack: &Stack, sections: &str) -> Result {
-    let path = stack.path("deployer.toml");
-    let settings = fs::read_to_string(&path)?;
-    Ok(fs::write(path, [&settings, sections].concat())?)
 }

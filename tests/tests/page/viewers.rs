@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use end_to_end::BakeDuration;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
@@ -45,7 +44,7 @@ struct Viewed {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_events_reach_twenty_viewers() -> Result {
-    let served = ServedPage::start(BakeDuration(Duration::from_secs(1)), "").await?;
+    let served = ServedPage::start("1s", "").await?;
     served.stack.expect_exit(0, &DEPLOY).await?;
     let key = served.make_key("ann", "act").await?;
     let client = PlainClient::sign_in(served.address(), &key).await?;
