@@ -21,6 +21,8 @@ use crate::{
 pub(crate) const STYLE: &str = page::STYLE;
 /// The script of the page, for `/page.js`.
 pub(crate) const SCRIPT: &str = include_str!("page.js");
+/// The icon of all pages, for `/favicon.ico`.
+pub(crate) const ICON: &str = include_str!("icon.svg");
 
 /// The sections of the page in order, each with the identifier of its element. They name no viewer.
 pub(crate) fn sections(view: &PageView, viewer: Viewer<'_>) -> Vec<(&'static str, String)> {

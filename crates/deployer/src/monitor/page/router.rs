@@ -113,6 +113,11 @@ pub(crate) fn router(page: Arc<Page>) -> Router {
             "/page.js",
             get(|| ready(asset("text/javascript", render::SCRIPT))),
         )
+        // Browsers ask for it on every site, also beside a text.
+        .route(
+            "/favicon.ico",
+            get(|| ready(asset("image/svg+xml", render::ICON))),
+        )
         .route("/sign-in", get(show_sign_in).post(sign_in))
         .route("/sign-out", post(sign_out))
         .route("/link/{token}", get(open_link))
