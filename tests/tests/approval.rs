@@ -23,7 +23,7 @@ fn deploy_with(setting: &str) -> [&str; 6] {
     ["deploy", "v2", "--set", promote, "--set", setting]
 }
 
-/// Waits until the deployment asks for approval before this phase. Returns the question. Fails after 30 s.
+/// Waits until the deployment asks for approval before this phase. Returns the question. Fails after a minute.
 async fn wait_for_question(stack: &Stack, before: &str) -> Result<Value> {
     let asked = async {
         loop {
@@ -34,9 +34,9 @@ async fn wait_for_question(stack: &Stack, before: &str) -> Result<Value> {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), asked)
+    tokio::time::timeout(Duration::from_mins(1), asked)
         .await
-        .with_context(|| format!("the deployment did not ask before {before} within 30 s"))?
+        .with_context(|| format!("the deployment did not ask before {before} within a minute"))?
 }
 
 /// The last entry of the history with an end of a deployment, and the report of that deployment.
@@ -179,7 +179,7 @@ async fn bake_ends_early_by_promote() -> Result {
         while stack.run_deployer(&promote).await?.code != 0 {}
         anyhow::Ok(())
     };
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_mins(1);
     tokio::time::timeout(patience, promoted).await??;
     let ended = Stack::wait_for_exit(deployer, &arguments).await?;
     ensure!(ended.code == 0, "{ended:?}");
