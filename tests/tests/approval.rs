@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, time::Duration};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use end_to_end::{AlertReceiver, BakeDuration, Stack};
 use serde_json::Value;
 use tokio::process::Child;
@@ -36,9 +36,13 @@ async fn wait_for_question(stack: &Stack, before: &str) -> Result<Value> {
             }
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), asked)
-        .await
-        .with_context(|| format!("the deployment did not ask before {before} within a minute"))?
+    match tokio::time::timeout(Duration::from_mins(1), asked).await {
+        Ok(asked) => asked,
+        Err(_) => {
+            let last = &stack.status().await?["last_deployment"];
+            bail!("the deployment did not ask before {before} within a minute: {last:#}")
+        }
+    }
 }
 
 /// The last entry of the history with an end of a deployment, and the report of that deployment.
