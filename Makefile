@@ -14,7 +14,7 @@ FLEET_FLAG = $(if $(FLEET),--fleet $(FLEET))
 PROGRAMS = $(if $(VM),,$(if $(filter target/debug/%,$(DEPLOYER)),--bin deployer) $(if $(filter process,$(FLEET)),--bin model-server))
 
 .DEFAULT_GOAL := help
-.PHONY: help programs setup demo up down deploy rollback abort recover status history doctor provision ship logs images test test-all e2e lint bench soak torture clean
+.PHONY: help programs setup demo up down deploy rollback abort recover status history doctor page provision ship logs images test test-all e2e lint bench soak torture clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ history: programs ## Show all changes: who, what, when, and why
 
 doctor: programs ## Find problems of the installation, and say how to solve them
 	$(if $(VM),scripts/vm doctor,$(DEPLOYER) doctor $(FLEET_FLAG))
+
+page: programs ## Print a link that signs in to the page of the monitor
+	$(if $(VM),scripts/vm page,$(DEPLOYER) page-link)
 
 logs: ## Follow the logs of the router and both colors
 	$(if $(VM),scripts/vm logs,$(if $(filter process,$(FLEET)),tail -n 20 -F state/processes/blue.log state/processes/green.log state/processes/router.log,docker compose logs --tail 20 --follow))

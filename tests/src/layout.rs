@@ -58,12 +58,13 @@ pub(crate) fn write_compose_files(
     }
     let owner = fs::metadata(directory)?;
     let mut variables = format!(
-        "PROJECT={project}\nROUTER_PORT={}\nBLUE_PORT={}\nGREEN_PORT={}\nCONTROL_PORT={}\nMETRICS_PORT={}\nDEPLOYER_USER={}:{}\n",
+        "PROJECT={project}\nROUTER_PORT={}\nBLUE_PORT={}\nGREEN_PORT={}\nCONTROL_PORT={}\nMETRICS_PORT={}\nPAGE_PORT={}\nDEPLOYER_USER={}:{}\n",
         ports.router(),
         ports.blue(),
         ports.green(),
         ports.control(),
         ports.metrics(),
+        ports.page(),
         owner.uid(),
         owner.gid()
     );

@@ -80,7 +80,7 @@ impl PortBlock {
         self.first + 4
     }
 
-    /// The port on which `deployer monitor` serves the page.
+    /// The port on which `deployer monitor` serves its page.
     #[must_use]
     pub fn page(&self) -> u16 {
         self.first + 5

@@ -11,8 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use end_to_end::{BakeDuration, Stack, Traffic, TrafficLog, post_for_body, repository};
+use serde_json::Value;
+use tokio::process::Child;
 
 /// Few enough clients that two busy cores can also run the stack.
 const CONNECTIONS: usize = 8;
@@ -76,6 +78,8 @@ async fn run() -> anyhow::Result<()> {
     heading("1. Blue serves v1, and green is idle");
     step(&stack, 0, &["up"]).await?;
     show_prediction(stack.ports().router()).await?;
+    // Dropping it ends the page.
+    let _monitor = show_page(&stack).await?;
 
     say(&format!(
         "\nFrom now on {CONNECTIONS} clients send sentences, each over one keep-alive connection."
@@ -130,6 +134,45 @@ async fn deploy_three_releases(stack: &Stack, traffic: &Traffic) -> anyhow::Resu
     heading("5. What each color serves now, and what clients received");
     step(stack, 0, &["status"]).await?;
     traffic.wait_for_requests(traffic.count() + 100).await
+}
+
+/// Starts the monitor with its page, and says where it is. Dropping the monitor kills it.
+async fn show_page(stack: &Stack) -> anyhow::Result<Child> {
+    let address = format!("monitor.page=127.0.0.1:{}", stack.ports().page());
+    let mut monitor = stack
+        .deployer_command(&["monitor", "--set", &address])?
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start the monitor")?;
+    let link = tokio::select! {
+        link = page_link(stack) => link?,
+        exited = monitor.wait() => bail!("the monitor ended: {}", exited?),
+        () = tokio::time::sleep(COMMAND_TIMEOUT) => bail!("the page was not there within {COMMAND_TIMEOUT:?}"),
+    };
+    say(&format!(
+        "\nFollow everything on a page, as long as this runs. The link signs you in once:\n  {link}"
+    ));
+    Ok(monitor)
+}
+
+/// Returns a link to the page, as soon as the monitor serves it.
+async fn page_link(stack: &Stack) -> anyhow::Result<String> {
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    loop {
+        let run = stack.run_deployer(&["page-link", "--json"]).await?;
+        if run.code == 0 {
+            let answer: Value = serde_json::from_str(&run.stdout)?;
+            let link = answer["link"].as_str();
+            return Ok(link
+                .context("`deployer page-link` gave no link")?
+                .to_owned());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Runs the deployer with visible progress. Fails unless it exits with `code`.

@@ -82,7 +82,7 @@ fn second_provision_changes_nothing(machine: &Machine, other_checkout: &Checkout
     )?;
     ensure!(!text.contains("  changed"), "{text}");
     // Names and ports of another user or service are refused.
-    for (name, port, reason) in [("admin", "9000", "a user"), ("other", "8083", "five ports")] {
+    for (name, port, reason) in [("admin", "9000", "a user"), ("other", "8083", "six ports")] {
         let mut other = machine.vm_command(&["provision"]);
         let text = expect_exit(2, other.env("NAME", name).env("PORT", port))?;
         ensure!(text.contains(reason), "{text}");

@@ -161,10 +161,11 @@ impl Monitor<'_> {
     async fn check_typed(&self, active: Color, typed: &str) -> Result<(), String> {
         let health = self.ports.probe.health(Target::Server(active)).await.ok();
         let version = health.and_then(|health| health.model_version);
-        // The page names the color if it is not healthy, or reports no version.
+        // As the page names it: a color that is down by its last version, and one without a version by its color.
+        let last_known = self.colors[index(active)].last_health();
+        let version = version.or_else(|| last_known.model_version.clone());
         let name = version.as_deref().unwrap_or(active.name());
-        let last_known = self.colors[index(active)].version();
-        if typed == name || version.is_none() && typed == last_known {
+        if typed == name {
             return Ok(());
         }
         Err(format!(

@@ -36,8 +36,8 @@ use crate::{
     examples::Example,
     kill_point::{self, in_process},
     ports::{
-        Fleet, FleetDiagnosis, HookPoint, Hooks, PortError, Ports, Prediction, Probe, Repeat,
-        Router, RouterLimits, Service, ServiceState, Target,
+        Fleet, FleetDiagnosis, HookPoint, Hooks, JournalStore as _, PortError, Ports, Prediction,
+        Probe, Repeat, Router, RouterLimits, Service, ServiceState, Target,
     },
     release::Health,
     state::{

@@ -121,6 +121,8 @@ mod tests {
             version: None,
             digest: None,
             seconds: None,
+            trace: None,
+            outside_window: None,
             by: "a@b".to_owned(),
             reason: None,
         }
