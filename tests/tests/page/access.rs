@@ -38,7 +38,8 @@ async fn only_people_with_the_role_act_act_and_only_on_the_page_itself() -> Resu
         let elsewhere = Elsewhere::start(&served).await?;
         page.open(&elsewhere.url).await?;
         page.click("button").await?;
-        page.wait_for_words("body", "nobody is signed in").await?;
+        page.wait_for_words("body", "comes from another site")
+            .await?;
         ensure!(served.stack.status().await?["active"] == "green");
 
         // The session is still there, and the page works without scripts.

@@ -33,7 +33,7 @@ async fn ensure_ended(
     page.wait_for_words("#status", status).await?;
     page.wait_for_words("#history", reason).await?;
     let history = served.stack.expect_exit(0, &["history"]).await?.stdout;
-    for words in [reason, "ann (page)"] {
+    for words in [reason, "(page)"] {
         ensure!(history.contains(words), "no {words:?} in {history}");
     }
     Ok(())

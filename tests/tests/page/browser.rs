@@ -28,7 +28,7 @@ type Result<T = (), E = anyhow::Error> = std::result::Result<T, E>;
 /// Longer than chromium takes to start beside two stacks on two busy cores.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The time limit for a condition on a page.
-const WAIT_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The height of a window, in CSS pixels.
 const HEIGHT: u32 = 900;

@@ -1,12 +1,12 @@
 //! Deployments that people follow on the page from the beginning to the end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use end_to_end::Stack;
 
 use crate::{
-    browser::{Browser, browse},
+    browser::{Browser, WAIT_LIMIT, browse},
     report::ensure_readable_everywhere,
     served::{ServedPage, act, open_action},
 };
@@ -25,7 +25,7 @@ const EXPECTED: [&str; 3] = [
 const MARK: &str = "window.isMarked = true";
 
 /// The sections that all viewers see alike.
-const SAME_FOR_ALL: &str = "return ['status', 'colors', 'deployment', 'gates', 'notes', 'history']
+const SAME_FOR_ALL: &str = "return ['status', 'deployment', 'gates', 'notes', 'history']
     .map(id => document.getElementById(id).innerText).join('\\n---\\n')";
 
 async fn ensure_never_reloaded(browser: &Browser) -> Result {
@@ -36,12 +36,19 @@ async fn ensure_never_reloaded(browser: &Browser) -> Result {
     Ok(())
 }
 
-/// Fails unless two viewers see the same.
-async fn ensure_same(left: &Browser, right: &Browser) -> Result {
-    let shown = left.run_script(SAME_FOR_ALL).await?;
-    right
-        .wait_until(&format!("{SAME_FOR_ALL} === {shown}"))
-        .await
+/// Waits until two viewers see the same.
+async fn wait_until_same(left: &Browser, right: &Browser) -> Result {
+    let began = Instant::now();
+    loop {
+        let [left, right] = [
+            left.run_script(SAME_FOR_ALL).await?,
+            right.run_script(SAME_FOR_ALL).await?,
+        ];
+        if left == right {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < WAIT_LIMIT, "{left:#} is not {right:#}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +119,7 @@ async fn follow_a_good_release(served: &mut ServedPage, page: &Browser, other: &
     }
     let typed = page.element(reason).await?.prop("value").await?;
     ensure!(typed.as_deref() == Some("looks good to me"), "{typed:?}");
-    ensure_same(page, other).await?;
+    wait_until_same(page, other).await?;
 
     page.click("#action-approve button").await?;
     page.wait_for_words(".notice", "approve").await?;
@@ -125,7 +132,7 @@ async fn follow_a_good_release(served: &mut ServedPage, page: &Browser, other: &
     let run = Stack::wait_for_exit(deployer, &deploy).await?;
     ensure!(run.code == 0, "{run:?}");
     ensure_never_reloaded(page).await?;
-    ensure_same(page, other).await?;
+    wait_until_same(page, other).await?;
     other.wait_for_words("#deployment", "ann (page)").await?;
     other
         .wait_for_words("#deployment", "looks good to me")
@@ -149,5 +156,5 @@ async fn follow_a_bad_release(served: &ServedPage, page: &Browser, other: &Brows
     let run = Stack::wait_for_exit(deployer, &deploy).await?;
     ensure!(run.code == 20, "{run:?}");
     ensure_never_reloaded(page).await?;
-    ensure_same(page, other).await
+    wait_until_same(page, other).await
 }

@@ -89,7 +89,7 @@ async fn pictures() -> Result {
             take(page, &format!("{release}-end")).await?;
         }
         page.click("form.filters[action='/compare'] button").await?;
-        page.wait_for_words("h2", "and").await.ok();
+        page.element("table.compare").await?;
         take(page, "compare").await
     })
     .await?;

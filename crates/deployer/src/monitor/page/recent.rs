@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// The width of a move's words, in units of the drawing, also on a phone.
+const WORDS: f64 = 90.0;
+
 pub(super) fn traffic(traffic: &RecentTraffic) -> Markup {
     html! {
         h2 { "Traffic of the last 15 minutes" }
@@ -58,17 +61,23 @@ fn figure(
             svg viewBox=(format!("0 0 {WIDTH} {}", axes.height)) role="img" aria-label=(summary) {
                 (axes.grid(words))
                 (drawing)
-                @for moved in &traffic.moves { (moment(axes, moved)) }
+                @for (place, moved) in traffic.moves.iter().enumerate() { (moment(axes, moved, traffic.moves.get(place + 1))) }
                 @for minutes in [15, 10, 5, 0] { (time(axes, minutes)) }
             }
         }
     }
 }
 
-/// The moment at which traffic moved.
-fn moment(axes: &Axes, moved: &TrafficMoved) -> Markup {
-    let words = format!("to {}", moved.to);
-    let at = moved.at.as_millisecond() as f64 / 1e3;
+/// The moment at which traffic moved. Without words if those of the next move need the place.
+fn moment(axes: &Axes, moved: &TrafficMoved, next: Option<&TrafficMoved>) -> Markup {
+    let seconds = |moved: &TrafficMoved| moved.at.as_millisecond() as f64 / 1e3;
+    let at = seconds(moved);
+    let place = next.map_or(f64::INFINITY, |next| axes.x(seconds(next)) - axes.x(at));
+    let words = if place < WORDS {
+        String::new()
+    } else {
+        format!("to {}", moved.to)
+    };
     // The label of a moment near the right edge lies to its left.
     let anchor = if axes.x(at) > WIDTH - RIGHT - 40.0 {
         "end"

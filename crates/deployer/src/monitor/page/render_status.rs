@@ -137,8 +137,10 @@ pub(super) fn deployment(view: &PageView) -> Markup {
 }
 
 fn health(record: &Record) -> Markup {
+    // After the end the idle color gets its earlier release back, which is not healthy at once either.
+    let starts = record.phase() == Some(Phase::Starting);
     html! {
-        @if let Some(health) = &record.progress.health {
+        @if let Some(health) = record.progress.health.as_ref().filter(|_| starts) {
             p.warning { "The candidate is not healthy yet, try " (health.tried) " of " (health.of) ": " (health.reason) }
         }
     }
