@@ -48,6 +48,7 @@ use crate::{
     deployment::scope::Scope,
     event::Reporter,
     exit_code,
+    monitor::page::address,
     ports::{JournalError, Ports},
     report::{JsonLines, Reporters, Terminal, warn},
 };
@@ -120,13 +121,13 @@ async fn dispatch(
     let notifier = notifier.as_ref();
     // A killed deployer did not announce its ends.
     announce_ends(notifier, ports).await;
-    // The page has no settings yet.
-    let page = None;
+    let page = address::of(&settings);
     let questions = notifier.map(|notifier| Questions::new(notifier, page));
     let mut reporters = vec![reporter];
     reporters.extend(questions.iter().map(|questions| questions as &dyn Reporter));
     let reporters = Reporters(reporters);
-    let work = perform(&command, &settings, ports, &reporters, global.json);
+    // Boxed, because the commands are large futures.
+    let work = Box::pin(perform(&command, &settings, ports, &reporters, global.json));
     let done = match notifier {
         // A question must reach its receivers while the deployment waits.
         Some(notifier) if !settings.approval.before.is_empty() => notifier.send_during(work).await,

@@ -175,6 +175,7 @@ mod tests {
             verdict::{Conclusion, Verdict},
         },
         release::Release,
+        state::approval::ApprovalDecision,
     };
 
     fn plan() -> Plan {
@@ -249,6 +250,35 @@ mod tests {
         for external in ["http:", "https:", "src=", "href=", "@import", "url("] {
             assert!(!page.contains(external), "{external} in {page}");
         }
+    }
+
+    #[test]
+    fn report_has_each_question_and_its_decision_before_the_next_phase() {
+        let directory = tempfile::tempdir().unwrap();
+        let reports = Reports::of(directory.path());
+        let recorder = Recorder::new(reports.clone());
+        recorder.report(&Event::Planned { plan: &plan() });
+        for evidence in ["aa", "bb"] {
+            recorder.report(&Event::ApprovalAwaited {
+                before: Phase::Switched,
+                evidence,
+                expires: Timestamp::now(),
+            });
+        }
+        let asked = reports.read(None).unwrap().approvals;
+        assert_eq!(asked.len(), 2);
+        assert_eq!(asked[1].decision, None);
+        recorder.report(&Event::ApprovalDecided {
+            before: Phase::Switched,
+            decision: ApprovalDecision::Approved,
+            by: Some("alice@host"),
+            reason: Some("looks right"),
+        });
+        let decided = reports.read(None).unwrap().approvals;
+        assert_eq!(decided[0], asked[0], "the first evidence was taken anew");
+        assert_eq!(decided[1].evidence, "bb");
+        assert_eq!(decided[1].decision, Some(ApprovalDecision::Approved));
+        assert_eq!(decided[1].by.as_deref(), Some("alice@host"));
     }
 
     #[test]
