@@ -15,7 +15,7 @@ use serde_json::Value;
 type Result<T = ()> = anyhow::Result<T>;
 
 /// The time limit for everything that Prometheus must have scraped.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn promtool(arguments: &[&str]) -> Result {
     let output = Command::new("promtool")
