@@ -124,7 +124,8 @@ async fn dispatch(
     let mut reporters = vec![reporter];
     reporters.extend(questions.iter().map(|questions| questions as &dyn Reporter));
     let reporters = Reporters(reporters);
-    let work = perform(&command, &settings, ports, &reporters, global.json);
+    // Boxed: the future holds the futures of all commands, and is large.
+    let work = Box::pin(perform(&command, &settings, ports, &reporters, global.json));
     let done = match notifier {
         // A question must reach its receivers while the deployment waits.
         Some(notifier) if !settings.approval.before.is_empty() => notifier.send_during(work).await,
