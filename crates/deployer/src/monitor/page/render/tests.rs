@@ -183,7 +183,6 @@ fn hostile_texts_are_escaped_everywhere() {
     for page in pages.map(maud::PreEscaped::into_string) {
         assert!(page.contains("&lt;script&gt;alert"), "{page}");
         assert!(!page.contains("<script>"), "{page}");
-        assert!(!page.contains("\"\">"), "{page}");
     }
 }
 
