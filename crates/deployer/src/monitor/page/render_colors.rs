@@ -77,7 +77,7 @@ fn fit(view: &PageView, color: Color) -> Markup {
 fn arrow(active: Option<Color>) -> Markup {
     let to = active.map_or("nowhere", Color::name);
     html! {
-        div.arrow class={ "to-" (to) } {
+        div class={ "arrow to-" (to) } {
             svg viewBox="0 0 64 64" aria-hidden="true" focusable="false" {
                 circle.hub cx="54" cy="32" r="7" {}
                 @if active.is_some() { path.shaft d="M48 32H8M22 18L8 32L22 46" {} }
