@@ -57,7 +57,7 @@ fn gate(judged: &GateRecord, place: usize) -> Markup {
         section class={ "gate " (tone) "-edge" } {
             h3 {
                 span.name { (judged.gate) }
-                span.verdict class=(tone) { (mark) " " (judged.verdict) }
+                span.verdict.(tone) { (mark) " " (judged.verdict) }
                 @if let Some(started) = judged.started { span.took { (since(Some(started), judged.finished)) } }
             }
             p.summary { (judged.summary) }
@@ -124,8 +124,10 @@ fn evidence(judged: &GateRecord, place: usize) -> Markup {
     html! {
         label.more {
             input type="checkbox" id={ "evidence-" (place) };
-            " Evidence" span.hidden { " of " (judged.gate) }
-            @if flips > 0 { ", " (flips) @if flips == 1 { " disagreement" } @else { " disagreements" } }
+            span {
+                "Evidence" span.hidden { " of " (judged.gate) }
+                @if flips > 0 { ", " (flips) @if flips == 1 { " disagreement" } @else { " disagreements" } }
+            }
         }
         div.unfolded {
             @if let Some(drawing) = charts::latencies(&judged.active_latency, &judged.candidate_latency) { (drawing) }
