@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, time::Duration};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use end_to_end::{AlertReceiver, BakeDuration, Stack};
 use serde_json::Value;
 use tokio::process::Child;
@@ -17,13 +17,15 @@ const BEFORE_BOTH: &str = r#"approval.before=["switched", "promoted"]"#;
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// The arguments of a deployment with this setting. It is promoted also without clients.
-fn deploy_with(setting: &str) -> [&str; 6] {
-    let promote = "bake.on_inconclusive=promote";
-    ["deploy", "v2", "--set", promote, "--set", setting]
+/// The arguments of a deployment with this setting. It is promoted also without clients, and by a slow machine.
+fn deploy_with(setting: &str) -> [&str; 8] {
+    let (promote, patient) = ("bake.on_inconclusive=promote", "health.tries=100");
+    [
+        "deploy", "v2", "--set", promote, "--set", patient, "--set", setting,
+    ]
 }
 
-/// Waits until the deployment asks for approval before this phase. Returns the question. Fails after 30 s.
+/// Waits until the deployment asks for approval before this phase. Returns the question. Fails after a minute.
 async fn wait_for_question(stack: &Stack, before: &str) -> Result<Value> {
     let asked = async {
         loop {
@@ -34,9 +36,13 @@ async fn wait_for_question(stack: &Stack, before: &str) -> Result<Value> {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), asked)
-        .await
-        .with_context(|| format!("the deployment did not ask before {before} within 30 s"))?
+    match tokio::time::timeout(Duration::from_mins(1), asked).await {
+        Ok(asked) => asked,
+        Err(_) => {
+            let last = &stack.status().await?["last_deployment"];
+            bail!("the deployment did not ask before {before} within a minute: {last:#}")
+        }
+    }
 }
 
 /// The last entry of the history with an end of a deployment, and the report of that deployment.
@@ -170,7 +176,7 @@ async fn killed_deployer_leaves_no_question() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn bake_ends_early_by_promote() -> Result {
     let stack = Stack::up("model-server", LONG_BAKE).await?;
-    let arguments = ["deploy", "v2"];
+    let arguments = deploy_with("approval.before=[]");
     let deployer = stack.start_deployer(&arguments)?;
     stack.wait_for_phase("switched").await?;
     let promote = ["promote", "--reason", "a fix that cannot wait"];
@@ -179,7 +185,7 @@ async fn bake_ends_early_by_promote() -> Result {
         while stack.run_deployer(&promote).await?.code != 0 {}
         anyhow::Ok(())
     };
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_mins(1);
     tokio::time::timeout(patience, promoted).await??;
     let ended = Stack::wait_for_exit(deployer, &arguments).await?;
     ensure!(ended.code == 0, "{ended:?}");

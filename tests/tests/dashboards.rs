@@ -15,7 +15,7 @@ use serde_json::Value;
 type Result<T = ()> = anyhow::Result<T>;
 
 /// The time limit for everything that Prometheus must have scraped.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn promtool(arguments: &[&str]) -> Result {
     let output = Command::new("promtool")
@@ -209,7 +209,14 @@ async fn dashboard_queries_and_rules_match_real_metrics() -> Result {
         ensure!(Instant::now() < deadline, "the monitor is not scraped");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let deploy = ["deploy", "v2", "--set", "bake.on_inconclusive=promote"];
+    let deploy = [
+        "deploy",
+        "v2",
+        "--set",
+        "bake.on_inconclusive=promote",
+        "--set",
+        "health.tries=100",
+    ];
     stack.expect_exit(0, &deploy).await?;
     let traffic = stack.start_traffic(4, Duration::from_millis(20))?;
     let router = stack.router_address().to_string();

@@ -167,7 +167,9 @@ async fn deployed_stack() -> Result<Stack> {
 }
 
 async fn deploy(stack: &Stack) -> Result {
-    let deploy = ["deploy", "v2", "--set", "bake.on_inconclusive=promote"];
+    let promote = ["--set", "bake.on_inconclusive=promote"];
+    let patient = ["--set", "health.tries=100"];
+    let deploy = [&["deploy", "v2"][..], &promote, &patient].concat();
     stack.expect_exit(0, &deploy).await?;
     Ok(())
 }
@@ -315,6 +317,8 @@ async fn planted_secrets_appear_nowhere() -> Result {
         "--json",
         "--set",
         "bake.on_inconclusive=promote",
+        "--set",
+        "health.tries=100",
     ])
     .await?;
     let key = make_key(&stack, "ann", "act").await?;

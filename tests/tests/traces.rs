@@ -68,12 +68,15 @@ async fn deployment_is_one_trace_whose_id_is_in_report_history_and_notification(
     ];
     let hook = r#"hooks.after.promoted=["sh","-c","echo $TRACEPARENT > hook.txt"]"#;
     let inconclusive = "bake.on_inconclusive=promote";
+    let patience = "health.tries=100";
     let deploy = [
         "deploy",
         "v2",
         "--json",
         "--set",
         inconclusive,
+        "--set",
+        patience,
         "--set",
         hook,
     ];
@@ -113,7 +116,7 @@ async fn deployment_is_one_trace_whose_id_is_in_report_history_and_notification(
     for phase in ["planned", "starting", "healthy", "validated", "switched"] {
         ensure!(named(phase)?.parent_span_id == root.span_id, "{phase}");
     }
-    for (gate, phase) in [("golden", "healthy"), ("bake", "switched")] {
+    for (gate, phase) in [("smoke", "healthy"), ("bake", "switched")] {
         ensure!(
             named(gate)?.parent_span_id == named(phase)?.span_id,
             "{gate}"

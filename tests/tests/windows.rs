@@ -25,7 +25,14 @@ async fn freeze_refuses_deployments_but_neither_emergencies_nor_rollbacks() -> R
 
     let emergency = ["--json", "--outside-window", "--reason", "clients wait"];
     let inconclusive = ["--set", "bake.on_inconclusive=promote"];
-    let deploy = [&["deploy", "v2"], &emergency[..], &inconclusive, &FREEZE];
+    let patience = ["--set", "health.tries=100"];
+    let deploy = [
+        &["deploy", "v2"],
+        &emergency[..],
+        &inconclusive,
+        &patience,
+        &FREEZE,
+    ];
     let run = stack.expect_exit(0, &deploy.concat()).await?;
     ensure!(
         run.stdout

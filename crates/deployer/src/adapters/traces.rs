@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::trace::{SpanContext, TracerProvider as _};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{IdGenerator, RandomIdGenerator, SdkTracerProvider, SpanData, SpanExporter},
@@ -37,7 +37,7 @@ fn begin_below(traceparent: Option<&str>) -> DeploymentTrace {
     let ids = RandomIdGenerator::default();
     let id = caller
         .as_ref()
-        .map_or_else(|| ids.new_trace_id(), |caller| caller.trace_id());
+        .map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
     DeploymentTrace {
         id: id.to_string(),
         span: ids.new_span_id().to_string(),

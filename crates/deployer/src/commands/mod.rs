@@ -124,7 +124,7 @@ async fn dispatch(
     let notifier = notifier.as_ref();
     // A killed deployer did not announce its ends.
     announce_ends(notifier, ports).await;
-    let page = address::recorded(&settings.state);
+    let page = address::of(&settings);
     let questions = notifier.map(|notifier| Questions::new(notifier, page));
     let traces = if may_end {
         Traces::connect(&settings).unwrap_or_else(|error| {
@@ -140,7 +140,8 @@ async fn dispatch(
     let traced = traces.as_ref().map(|traces| traces.reporter());
     reporters.extend(traced.map(|traced| traced as &dyn Reporter));
     let reporters = Reporters(reporters);
-    let work = perform(&command, &settings, ports, &reporters, global.json);
+    // Boxed, because the commands are large futures.
+    let work = Box::pin(perform(&command, &settings, ports, &reporters, global.json));
     let done = match notifier {
         // A question must reach its receivers while the deployment waits.
         Some(notifier) if !settings.approval.before.is_empty() => notifier.send_during(work).await,

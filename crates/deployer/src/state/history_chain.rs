@@ -68,9 +68,9 @@ pub fn next_link(file: &[u8], remembered: Option<&NewestLine>) -> Link {
     let number = last.map_or(0, |last| number_of(&lines, last));
     let is_lost = |newest: &&NewestLine| lines.iter().all(|line| sha256(line) != newest.sha256);
     match remembered.filter(is_lost) {
-        Some(lost) => Link {
-            number: number.max(lost.number) + 1,
-            previous: Some(lost.sha256.clone()),
+        Some(newest) => Link {
+            number: number.max(newest.number) + 1,
+            previous: Some(newest.sha256.clone()),
         },
         None => Link {
             number: number + 1,

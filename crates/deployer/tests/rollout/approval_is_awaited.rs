@@ -36,6 +36,9 @@ const POINTS: [(ApprovalPoint, Phase); 2] = [
     (ApprovalPoint::Promoted, Phase::RolledBack),
 ];
 
+/// So few requests in a second that those of a short outage do not fail the candidate with certainty.
+const FEW_CLIENTS: f64 = 5.0;
+
 /// A person with a shell, and the answers that the person got.
 struct Person {
     fake_ports: FakePorts,
@@ -331,7 +334,9 @@ async fn candidate_that_turns_sick_before_the_promotion_is_rolled_back() {
 #[tokio::test(start_paused = true)]
 async fn failing_candidate_is_not_approved_until_it_recovers() {
     for point in BOTH {
-        let (finished, answers) = run_with(awaiting(&[point]), async |person| {
+        let mut deployment = awaiting(&[point]);
+        deployment.state.clients_per_second = FEW_CLIENTS;
+        let (finished, answers) = run_with(deployment, async |person| {
             person.question().await;
             person.set_fault(ServerFault::Unhealthy);
             sleep(3 * SECOND / 2).await;
@@ -470,6 +475,7 @@ async fn bake_that_ends_early_still_waits_for_approval() {
 async fn bake_does_not_end_early_while_the_candidate_is_failing() {
     let mut deployment = awaiting(&[]);
     deployment.settings.bake.duration = 2 * MINUTE;
+    deployment.state.clients_per_second = FEW_CLIENTS;
     let (finished, answers) = run_with(deployment, async |person| {
         person.decide(OperatorCommand::Promote, None).await;
         person.phase(Phase::Switched).await;

@@ -4,7 +4,11 @@ use std::{fs, io, net::SocketAddr, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{config::PageSettings, monitor::page::page_directory, state::atomic_file};
+use crate::{
+    config::{PageSettings, Settings},
+    monitor::page::page_directory,
+    state::atomic_file,
+};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Served {
@@ -35,6 +39,12 @@ pub(crate) fn record(state: &Path, url: &str) -> io::Result<()> {
 pub(crate) fn recorded(state: &Path) -> Option<String> {
     let served: Served = serde_json::from_slice(&fs::read(path(state)).ok()?).ok()?;
     Some(served.url)
+}
+
+/// Returns where people reach the page; `None` if there is none.
+pub(crate) fn of(settings: &Settings) -> Option<String> {
+    let url = settings.page.url.as_ref().map(|url| url.origin.clone());
+    url.or_else(|| recorded(&settings.state))
 }
 
 /// Removes the record: the monitor ends, or has no page.

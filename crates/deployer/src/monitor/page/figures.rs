@@ -152,9 +152,9 @@ mod tests {
         let figures = figures(&history, &[("c", 290), ("d", 380)]);
         assert_eq!(
             (figures.deployments, figures.failed, figures.refused),
-            (5, 3, 1)
+            (4, 3, 1)
         );
-        assert!((figures.failure_rate().unwrap() - 0.6).abs() < 1e-9);
+        assert!((figures.failure_rate().unwrap() - 0.75).abs() < 1e-9);
         // 10 s, 80 s from the switch, and 60 s from the promotion, because its report is gone.
         assert_eq!(figures.time_to_restore, Some(60.0));
     }

@@ -101,7 +101,7 @@ fn words_of(action: &Possible) -> Words {
             "rollback",
             "Roll back",
             format!(
-                "All traffic moves from {from} to {to}, which serves {version}. The monitor stops no server: if requests hang on the release that lost the traffic, a shell must stop it."
+                "All traffic moves from {from} to {to}, which serves {version}. The monitor starts nothing. The answer says what a shell must still do."
             ),
             true,
         ),

@@ -383,13 +383,13 @@ fn traffic(situation: Situation) -> RecentTraffic {
         // A day's rise and fall, within minutes.
         let rate = 18.0 + 9.0 * (second as f64 / 150.0).sin() + 3.0 * (second as f64 / 11.0).cos();
         for place in 0..rate as i64 {
-            let wave = 1.0 + ((second * 7 + place * 13) % 97) as f64 / 60.0;
+            let wave = 1.0 + (second * 7 + place * 13).rem_euclid(97) as f64 / 60.0;
             let slow = if place == 0 && second % 3 == 0 {
                 5.0
             } else {
                 1.0
             };
-            let status = match (second * 31 + place * 17) % 400 {
+            let status = match (second * 31 + place * 17).rem_euclid(400) {
                 0 => 500,
                 1 | 2 => 422,
                 3 | 4 if of_green => 502,

@@ -26,12 +26,12 @@ impl Written {
         let mut object = serde_json::json!({"action": "promoted", "reason": "it is good"});
         object["number"] = link.number.into();
         object["previous"] = link.previous.into();
-        let line = object.to_string();
+        let text = object.to_string();
         self.remembered = Some(NewestLine {
             number: link.number,
-            sha256: sha256(line.as_bytes()),
+            sha256: sha256(text.as_bytes()),
         });
-        self.file.extend_from_slice(line.as_bytes());
+        self.file.extend_from_slice(text.as_bytes());
         self.file.push(b'\n');
     }
 
