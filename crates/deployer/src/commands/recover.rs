@@ -36,17 +36,18 @@ pub(super) async fn run(
     let completed = resume_move(journal, ports, &reports, reporter).await?;
     let last = match (journal.read().await?.deployment, completed) {
         (Some(last), _) if !last.phase.is_end() => last,
-        (_, Some(completed)) => return Ok(CommandOutput::success(completed)),
-        (None, None) => {
-            return Ok(CommandOutput::success(
-                "nothing to recover: nothing was deployed yet",
-            ));
-        }
-        (Some(last), None) => {
-            let (id, phase) = (last.plan.id, last.phase);
-            return Ok(CommandOutput::success(format!(
-                "nothing to recover: deployment {id} is {phase}"
-            )));
+        (last, completed) => {
+            // A rollback by the monitor's page cannot start the release that the color held before.
+            give_back_release(settings, ports, journal, None, reporter).await;
+            let text = match (completed, last) {
+                (Some(completed), _) => completed,
+                (None, None) => "nothing to recover: nothing was deployed yet".to_owned(),
+                (None, Some(last)) => format!(
+                    "nothing to recover: deployment {} is {}",
+                    last.plan.id, last.phase
+                ),
+            };
+            return Ok(CommandOutput::success(text));
         }
     };
     // Without the router, it is unknown where traffic goes.

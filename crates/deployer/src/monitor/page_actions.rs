@@ -149,7 +149,7 @@ impl Monitor<'_> {
                 format!("{active} is not healthy, so the monitor stops it")
             }
             (false, _) => format!(
-                "{active} still runs {release} without traffic: `deployer recover` in a shell gives it back what it held before"
+                "{active} still runs {release} without traffic; `deployer recover` in a shell starts the release there that it held before"
             ),
         };
         let job = clean_up(self.ports, journal, reports, self.reporter, moved);
