@@ -97,6 +97,8 @@ impl Period<'_, '_> {
             if let (Some(request), Some(held)) = (&decision, &self.held) {
                 let summary = held.summary.clone();
                 self.copies.turn(false).await.map_err(message)?;
+                // A machine that slept may get both at once.
+                rollout.check_expiry(&held.question)?;
                 rollout.approve(&held.question, request).await;
                 return Ok(summary);
             }

@@ -73,6 +73,8 @@ impl Rollout<'_> {
         loop {
             let question = self.ask(Phase::Switched, &evidence.verdicts).await?;
             let request = self.watch_until_decided(&question).await?;
+            // A machine that slept may get both at once.
+            self.check_expiry(&question)?;
             self.approve(&question, &request).await;
             if was_renewed || !self.is_old(&evidence) {
                 evidence.asked = Some(question.waiting.since);

@@ -64,7 +64,10 @@ impl LiveFiles {
         if is_new {
             File::open(&self.directory)?.sync_all()?;
         }
-        Ok(LiveWriter(file))
+        Ok(LiveWriter {
+            file,
+            is_torn: false,
+        })
     }
 
     /// A reader at the beginning of a deployment's file.
@@ -109,17 +112,27 @@ fn is_torn(file: &mut File) -> io::Result<bool> {
 
 /// Adds lines to a live file.
 #[derive(Debug)]
-pub(super) struct LiveWriter(File);
+pub(super) struct LiveWriter {
+    file: File,
+    /// Whether the last write failed, and may have left a part of its line.
+    is_torn: bool,
+}
 
 impl LiveWriter {
     /// Adds a line. A phase is durable when this returns.
     pub(super) fn append(&mut self, line: &EventLine) -> io::Result<()> {
         let mut text = line.json();
         text.push('\n');
+        if self.is_torn {
+            // The torn line stays a line of its own.
+            text.insert(0, '\n');
+        }
         // One write, so that a reader sees all of a line, or none of it, unless the disk is full.
-        self.0.write_all(text.as_bytes())?;
+        self.is_torn = true;
+        self.file.write_all(text.as_bytes())?;
+        self.is_torn = false;
         if matches!(line.event, LoggedEvent::PhaseReached { .. }) {
-            self.0.sync_data()?;
+            self.file.sync_data()?;
         }
         Ok(())
     }

@@ -196,7 +196,9 @@ impl OperatorRequests {
         let text = serde_json::to_string(request).map_err(io::Error::from)?;
         let sent = self.sent(request.command);
         if request.command.stops() {
-            return Ok(atomic_file::replace(&sent, &text)?);
+            // Not by one temporary file for all: two people may stop at the same time.
+            let temporary = write_temporary(&sent, &text)?;
+            return Ok(fs::rename(&temporary, &sent)?);
         }
         match create_with(&sent, &text) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -210,7 +212,8 @@ impl OperatorRequests {
         }
     }
 
-    /// Removes a decision that has no answer. The deployer at work no longer finds it.
+    /// Removes a decision that has no answer. The deployer at work no longer finds it. It may answer at the same moment, so look
+    /// for an answer afterward.
     pub fn withdraw(&self, request: &OperatorRequest) -> io::Result<()> {
         let sent = self.sent(request.command);
         if read(&sent).as_ref() == Some(request) {
@@ -353,12 +356,22 @@ fn remove(file: &Path) -> io::Result<()> {
 
 /// Creates a file with its whole content. Fails with `AlreadyExists` if the file exists.
 fn create_with(file: &Path, text: &str) -> io::Result<()> {
+    let temporary = write_temporary(file, text)?;
+    let linked = fs::hard_link(&temporary, file);
+    remove(&temporary)?;
+    linked
+}
+
+/// Writes a file beside `file` that no other process writes. Returns its path.
+fn write_temporary(file: &Path, text: &str) -> io::Result<PathBuf> {
     // Processes in two containers may have the same ID.
     let unique = format!("{}.{}.new", process::id(), Timestamp::now().as_nanosecond());
     let temporary = file.with_extension(unique);
-    let written = write_new(&temporary, text).and_then(|()| fs::hard_link(&temporary, file));
-    remove(&temporary)?;
-    written
+    write_new(&temporary, text).inspect_err(|_| {
+        // A full disk may have room for a part.
+        let _ = remove(&temporary);
+    })?;
+    Ok(temporary)
 }
 
 fn write_new(file: &Path, text: &str) -> io::Result<()> {

@@ -71,8 +71,9 @@ impl Access {
     /// Returns the person who asks, if the page knows one. A session counts more than the name that a proxy gives.
     pub(crate) fn person(&self, headers: &HeaderMap, from: IpAddr, site: &Site) -> Option<Person> {
         let session = self.cookie(headers, site).and_then(|id| {
-            let keys = self.keys.current();
-            self.sessions.find(&digest(id), &keys, Timestamp::now())
+            let (id, keys) = (digest(id), self.keys.current());
+            let found = self.sessions.is_from(&id, from);
+            found.then(|| self.sessions.find(&id, &keys, Timestamp::now()))?
         });
         session.or_else(|| self.identity.as_ref()?.person(headers, from))
     }
@@ -107,7 +108,7 @@ impl Access {
                 "this key is not known: `deployer page-key NAME --role see` makes one",
             ));
         };
-        let begun = self.sessions.begin_with_key(&key, Timestamp::now());
+        let begun = self.sessions.begin_with_key(&key, from, Timestamp::now());
         let id = begun.map_err(|error| no_random_bytes(&error))?;
         let role = key.role.as_str();
         self.notes.send(format!(
@@ -136,7 +137,7 @@ impl Access {
                 Refusal::new(StatusCode::FORBIDDEN, error.to_string())
             })?;
         let text = format!("{name} opened a link to the page from {from}, and may act");
-        let begun = self.sessions.begin_with_link(name, Timestamp::now());
+        let begun = self.sessions.begin_with_link(name, from, Timestamp::now());
         let id = begun.map_err(|error| no_random_bytes(&error))?;
         self.notes.send(text);
         self.set_cookie(&id, site)

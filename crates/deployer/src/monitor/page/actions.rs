@@ -173,15 +173,11 @@ impl Actions {
         })?;
         let deadline = Instant::now() + MAX_WAIT_FOR_DEPLOYER;
         loop {
-            match self.requests.answer(request) {
-                Some(Answer::Accepted) => return Ok(done(request)),
-                Some(Answer::Declined { reason }) => {
-                    return Err(format!("nothing was done: {reason}"));
-                }
-                None => {}
+            if let Some(answer) = self.requests.answer(request) {
+                return answered(request, answer);
             }
             if Instant::now() >= deadline {
-                return Err(self.unanswered(request, &holder).await);
+                return self.unanswered(request, &holder).await;
             }
             sleep(PAUSE).await;
         }
@@ -208,26 +204,40 @@ impl Actions {
     }
 
     /// Says what follows when the deployer does not answer.
-    async fn unanswered(&self, request: &OperatorRequest, holder: &LockHolder) -> String {
+    async fn unanswered(&self, request: &OperatorRequest, holder: &LockHolder) -> PageAnswer {
         let command = request.command;
         if command.stops() {
             // It ended at the same moment.
             if self.state.holder().await.as_ref() != Some(holder) {
-                return "the deployment ended before it could answer: its report says how"
-                    .to_owned();
+                return Err(
+                    "the deployment ended before it could answer: its report says how".to_owned(),
+                );
             }
-            return format!(
+            return Err(format!(
                 "{holder} does not answer. It stops when it goes on; `deployer rollback` moves traffic without it"
-            );
+            ));
         }
         // What was withdrawn is not done later by surprise.
-        match self.requests.withdraw(request) {
+        let withdrawn = self.requests.withdraw(request);
+        // It may have answered until now.
+        if let Some(answer) = self.requests.answer(request) {
+            return answered(request, answer);
+        }
+        Err(match withdrawn {
             Ok(()) => format!(
                 "nothing was done, because {holder} does not wait for `deployer {}` now",
                 command.as_str()
             ),
             Err(error) => format!("{holder} does not answer, and the request stays: {error}"),
-        }
+        })
+    }
+}
+
+/// Tells the person what the deployer at work answered.
+fn answered(request: &OperatorRequest, answer: Answer) -> PageAnswer {
+    match answer {
+        Answer::Accepted => Ok(done(request)),
+        Answer::Declined { reason } => Err(format!("nothing was done: {reason}")),
     }
 }
 

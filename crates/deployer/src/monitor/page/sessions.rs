@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -32,6 +33,8 @@ struct Session {
     #[serde(with = "token::as_text")]
     id: SecretDigest,
     name: String,
+    /// The address from which the person signed in.
+    from: IpAddr,
     began: Timestamp,
     signed_in: How,
 }
@@ -92,17 +95,33 @@ impl Sessions {
         self.lifetime
     }
 
-    /// Begins a session of somebody who has this key. Returns its identifier for the cookie.
-    pub(crate) fn begin_with_key(&self, key: &NamedKey, now: Timestamp) -> io::Result<String> {
-        self.begin(key.name.clone(), How::Key(key.digest), now)
+    /// Begins a session for a person who has this key. Returns its identifier for the cookie.
+    pub(crate) fn begin_with_key(
+        &self,
+        key: &NamedKey,
+        from: IpAddr,
+        now: Timestamp,
+    ) -> io::Result<String> {
+        self.begin(key.name.clone(), How::Key(key.digest), from, now)
     }
 
-    /// Begins a session of somebody who opened a one-time link.
-    pub(crate) fn begin_with_link(&self, name: String, now: Timestamp) -> io::Result<String> {
-        self.begin(name, How::Link, now)
+    /// Begins a session for a person who opened a one-time link.
+    pub(crate) fn begin_with_link(
+        &self,
+        name: String,
+        from: IpAddr,
+        now: Timestamp,
+    ) -> io::Result<String> {
+        self.begin(name, How::Link, from, now)
     }
 
-    fn begin(&self, name: String, signed_in: How, now: Timestamp) -> io::Result<String> {
+    fn begin(
+        &self,
+        name: String,
+        signed_in: How,
+        from: IpAddr,
+        now: Timestamp,
+    ) -> io::Result<String> {
         let id = token::random()?;
         let mut stored = self.stored();
         let sessions = &mut stored.sessions;
@@ -119,11 +138,23 @@ impl Sessions {
         sessions.push(Session {
             id: digest(&id),
             name,
+            from: place_of(from),
             began: now,
             signed_in,
         });
         self.save(&stored);
         Ok(id)
+    }
+
+    /// Whether the session whose identifier has this digest began at this address.
+    ///
+    /// Browsers send a cookie to every port of its host. So a release behind a router on the same host receives it, and must
+    /// not be able to use it.
+    pub(crate) fn is_from(&self, id: &SecretDigest, from: IpAddr) -> bool {
+        let stored = self.stored();
+        let ids = stored.sessions.iter().map(|session| &session.id);
+        let place = token::position(ids, id);
+        place.is_some_and(|place| stored.sessions[place].from == place_of(from))
     }
 
     /// Returns the person with the session whose identifier has this digest. A session that is over is forgotten.
@@ -187,12 +218,22 @@ impl Sessions {
     }
 }
 
+/// A browser may use any loopback address for `localhost`, so all of them count as one.
+fn place_of(from: IpAddr) -> IpAddr {
+    let from = from.to_canonical();
+    if from.is_loopback() {
+        return Ipv4Addr::LOCALHOST.into();
+    }
+    from
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const LIFETIME: Duration = Duration::from_hours(12);
 
     fn sessions(state: &Path) -> Sessions {
@@ -220,7 +261,9 @@ mod tests {
     fn session_lasts_for_its_lifetime() {
         let state = tempfile::tempdir().unwrap();
         let sessions = sessions(state.path());
-        let id = sessions.begin_with_key(&ann(Role::See), at(0)).unwrap();
+        let id = sessions
+            .begin_with_key(&ann(Role::See), HERE, at(0))
+            .unwrap();
         let keys = [ann(Role::See)];
         let last = LIFETIME.as_secs() - 1;
         assert_eq!(find(&sessions, &id, &keys, at(last)).unwrap().name, "ann");
@@ -231,12 +274,33 @@ mod tests {
     }
 
     #[test]
+    fn session_is_known_at_the_address_where_it_began() {
+        let state = tempfile::tempdir().unwrap();
+        let sessions = sessions(state.path());
+        let begin = |from: &str| {
+            let from = from.parse().unwrap();
+            let id = sessions.begin_with_link("ann".to_owned(), from, at(0));
+            digest(&id.unwrap())
+        };
+        let is_from = |id: &SecretDigest, from: &str| sessions.is_from(id, from.parse().unwrap());
+        let own = begin("127.0.0.1");
+        assert!(is_from(&own, "127.0.0.1") && is_from(&own, "::1"));
+        assert!(!is_from(&own, "192.0.2.1"));
+        let other = begin("192.0.2.1");
+        assert!(is_from(&other, "::ffff:192.0.2.1"));
+        assert!(!is_from(&other, "192.0.2.2") && !is_from(&other, "127.0.0.1"));
+        assert!(!is_from(&digest("unknown"), "127.0.0.1"));
+    }
+
+    #[test]
     fn removed_key_ends_its_sessions() {
         let state = tempfile::tempdir().unwrap();
         let sessions = sessions(state.path());
-        let id = sessions.begin_with_key(&ann(Role::Act), at(0)).unwrap();
+        let id = sessions
+            .begin_with_key(&ann(Role::Act), HERE, at(0))
+            .unwrap();
         let link = sessions
-            .begin_with_link("bob@host".to_owned(), at(0))
+            .begin_with_link("bob@host".to_owned(), HERE, at(0))
             .unwrap();
         let found = find(&sessions, &id, &[ann(Role::See)], at(1)).unwrap();
         assert_eq!(found.role, Role::See, "the file's role counts");
@@ -249,8 +313,10 @@ mod tests {
     fn sessions_survive_a_restart_without_their_identifiers() {
         let state = tempfile::tempdir().unwrap();
         let first = sessions(state.path());
-        let id = first.begin_with_key(&ann(Role::Act), at(0)).unwrap();
-        let ended = first.begin_with_link("bob@host".to_owned(), at(0)).unwrap();
+        let id = first.begin_with_key(&ann(Role::Act), HERE, at(0)).unwrap();
+        let ended = first
+            .begin_with_link("bob@host".to_owned(), HERE, at(0))
+            .unwrap();
         first.end(&digest(&ended));
         let path = page_directory(state.path()).join("sessions.json");
         let text = std::fs::read_to_string(&path).unwrap();
@@ -267,7 +333,7 @@ mod tests {
     fn number_of_sessions_is_bounded() {
         let state = tempfile::tempdir().unwrap();
         let sessions = sessions(state.path());
-        let begin = |name: String| sessions.begin_with_link(name, at(0)).unwrap();
+        let begin = |name: String| sessions.begin_with_link(name, HERE, at(0)).unwrap();
         let is_known = |id: &str| find(&sessions, id, &[], at(1)).is_some();
         let bob = begin("bob".to_owned());
         let ann: Vec<String> = (0..=MAX_OF_NAME).map(|_| begin("ann".to_owned())).collect();
