@@ -136,7 +136,7 @@ fn with_person<F: Future<Output = ()> + Send + 'static>(
         let acted = async {
             acted.await;
             // The deployer goes on.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         acted.boxed()
     }));
