@@ -226,7 +226,11 @@ impl Browser {
             Medium::DarkScreen => ("screen", "dark"),
             Medium::Paper => ("print", "light"),
         };
-        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let features = json!([
+            { "name": "prefers-color-scheme", "value": scheme },
+            // A picture must not show a movement.
+            { "name": "prefers-reduced-motion", "value": "reduce" },
+        ]);
         let media = json!({ "media": media, "features": features });
         self.developer_command("Emulation.setEmulatedMedia", media)
             .await?;
@@ -252,8 +256,9 @@ impl Browser {
         self.set_window(&size[0], &json!(HEIGHT)).await
     }
 
-    /// Writes a picture of what the window shows of the page.
-    pub(crate) async fn save_window(&self, path: &Path) -> Result {
+    /// Writes a picture of the page's beginning, 1000 pixels wide.
+    pub(crate) async fn save_beginning(&self, path: &Path, height: u32) -> Result {
+        self.set_window(&json!(1000), &json!(height)).await?;
         Ok(fs::write(path, self.client.screenshot().await?)?)
     }
 

@@ -82,7 +82,7 @@ async fn pictures() -> Result {
                 take(page, "bake").await?;
                 for (medium, of) in [(Medium::LightScreen, "light"), (Medium::DarkScreen, "dark")] {
                     page.show_on(medium, 1000).await?;
-                    page.save_window(&picture_path(&format!("page-{of}"))?)
+                    page.save_beginning(&picture_path(&format!("page-{of}"))?, 1060)
                         .await?;
                 }
                 act(page, "promote", "looks good for a while").await?;
