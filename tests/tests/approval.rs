@@ -36,13 +36,11 @@ async fn wait_for_question(stack: &Stack, before: &str) -> Result<Value> {
             }
         }
     };
-    match tokio::time::timeout(Duration::from_mins(1), asked).await {
-        Ok(asked) => asked,
-        Err(_) => {
-            let last = &stack.status().await?["last_deployment"];
-            bail!("the deployment did not ask before {before} within a minute: {last:#}")
-        }
+    if let Ok(asked) = tokio::time::timeout(Duration::from_mins(1), asked).await {
+        return asked;
     }
+    let last = &stack.status().await?["last_deployment"];
+    bail!("the deployment did not ask before {before} within a minute: {last:#}")
 }
 
 /// The last entry of the history with an end of a deployment, and the report of that deployment.

@@ -140,7 +140,7 @@ async fn dispatch(
     let traced = traces.as_ref().map(|traces| traces.reporter());
     reporters.extend(traced.map(|traced| traced as &dyn Reporter));
     let reporters = Reporters(reporters);
-    // Boxed, because the commands are large futures.
+    // Boxed: the future holds the futures of all commands, and is large.
     let work = Box::pin(perform(&command, &settings, ports, &reporters, global.json));
     let done = match notifier {
         // A question must reach its receivers while the deployment waits.

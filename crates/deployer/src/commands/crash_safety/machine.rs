@@ -320,7 +320,7 @@ impl Machine {
     }
 
     async fn execute(&self, command: Command) -> anyhow::Result<CommandOutput> {
-        let performed = self.perform(command);
+        let performed = Box::pin(self.perform(command));
         if !matches!(command, Command::DeployWithApproval(_)) {
             return performed.await;
         }

@@ -75,9 +75,9 @@ fn fit(view: &PageView, color: Color) -> Markup {
 
 /// An arrow to the color that has the traffic. It lies on its back where the cards lie one below the other.
 fn arrow(active: Option<Color>) -> Markup {
-    let direction = format!("to-{}", active.map_or("nowhere", Color::name));
+    let to = active.map_or("nowhere", Color::name);
     html! {
-        div.arrow.(direction) {
+        div class={ "arrow to-" (to) } {
             svg viewBox="0 0 64 64" aria-hidden="true" focusable="false" {
                 circle.hub cx="54" cy="32" r="7" {}
                 @if active.is_some() { path.shaft d="M48 32H8M22 18L8 32L22 46" {} }
