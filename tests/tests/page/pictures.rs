@@ -69,7 +69,8 @@ async fn pictures() -> Result {
             ("v2", 0, "is promoted"),
         ] {
             let deploy = ["deploy", release];
-            let deployer = served.stack.start_deployer(&deploy)?;
+            let user = [("USER", "ci".as_ref())];
+            let deployer = served.stack.start_deployer_with(&deploy, &user)?;
             if exit_code != 10 {
                 page.wait_for_words("#status", "waits for approval").await?;
                 take(page, &format!("{release}-approval")).await?;
