@@ -70,7 +70,6 @@ async fn deployments_are_followed_by_two_viewers_through_a_restart_of_the_monito
             follow_a_good_release(&mut served, page, other).await?;
             follow_a_bad_release(&served, page, other).await?;
             ensure_never_reloaded(other).await?;
-            ensure_readable_everywhere(page).await?;
             ensure_readable_everywhere(other).await
         })
         .await

@@ -3,6 +3,7 @@
 mod access;
 mod actions;
 mod browser;
+mod driver;
 mod followed;
 mod harness;
 mod pictures;

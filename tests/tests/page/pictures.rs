@@ -69,7 +69,8 @@ async fn pictures() -> Result {
             ("v2", 0, "is promoted"),
         ] {
             let deploy = ["deploy", release];
-            let deployer = served.stack.start_deployer(&deploy)?;
+            let user = [("USER", "ci".as_ref())];
+            let deployer = served.stack.start_deployer_with(&deploy, &user)?;
             if exit_code != 10 {
                 page.wait_for_words("#status", "waits for approval").await?;
                 take(page, &format!("{release}-approval")).await?;
@@ -82,7 +83,7 @@ async fn pictures() -> Result {
                 take(page, "bake").await?;
                 for (medium, of) in [(Medium::LightScreen, "light"), (Medium::DarkScreen, "dark")] {
                     page.show_on(medium, 1000).await?;
-                    page.save_window(&picture_path(&format!("page-{of}"))?)
+                    page.save_beginning(&picture_path(&format!("page-{of}"))?, 1060)
                         .await?;
                 }
                 act(page, "promote", "looks good for a while").await?;

@@ -5,17 +5,21 @@ use std::{fs, time::Duration};
 use anyhow::Context as _;
 use end_to_end::{BakeDuration, Stack};
 
-use crate::browser::{Browser, Medium, browse};
+use crate::{
+    browser::{Browser, Medium, browse},
+    served::settings,
+};
 
 type Result<T = ()> = anyhow::Result<T>;
 
-const BAKE: BakeDuration = BakeDuration(Duration::from_secs(2));
 /// The width of a small phone, in CSS pixels.
 const PHONE: u32 = 360;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_are_accessible_on_phone_in_the_dark_and_on_paper() -> Result {
-    let stack = Stack::up("faulty-server", BAKE).await?;
+    let stack = Stack::with_processes("faulty-server", BakeDuration(Duration::ZERO))?;
+    stack.replace_settings(&settings("2s"))?;
+    stack.expect_exit(0, &["up"]).await?;
     let traffic = stack.start_traffic(4, Duration::from_millis(50))?;
     stack.expect_exit(0, &["deploy", "v2"]).await?;
     stack.expect_exit(20, &["deploy", "fails-clients"]).await?;

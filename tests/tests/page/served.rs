@@ -10,10 +10,13 @@ use crate::browser::Browser;
 
 type Result<T = ()> = anyhow::Result<T>;
 
-/// Settings with which no verdict depends on the speed of this machine, and the monitor looks often. The page is added.
+/// Sections of `deployer.toml` with which no verdict depends on the speed of this machine.
 const SETTINGS: &str = r#"
 [gates]
 run = ["identity", "reachable", "smoke"]
+
+[probe]
+timeout = "60s"
 
 [health]
 tries = 600
@@ -24,6 +27,11 @@ duration = "BAKE"
 interval = "200ms"
 negligible = "1h"
 "#;
+
+/// Returns these sections. `bake`: the duration of the bake, such as `3s`.
+pub(crate) fn settings(bake: &str) -> String {
+    SETTINGS.replace("BAKE", bake)
+}
 
 const MONITOR: &str = r#"
 [monitor]
@@ -38,10 +46,10 @@ pub(crate) struct ServedPage {
 }
 
 impl ServedPage {
-    /// Starts the stack and its monitor. `bake`: the duration of the bake, such as `3s`. `settings`: further sections of
+    /// Starts the stack and its monitor. `bake`: the duration of the bake, such as `3s`. `further`: further sections of
     /// `deployer.toml`.
-    pub(crate) async fn start(bake: &str, settings: &str) -> Result<Self> {
-        Self::start_with(&[&SETTINGS.replace("BAKE", bake), settings].concat()).await
+    pub(crate) async fn start(bake: &str, further: &str) -> Result<Self> {
+        Self::start_with(&[&settings(bake), further].concat()).await
     }
 
     /// Starts the stack and its monitor with these sections of `deployer.toml`.

@@ -24,7 +24,7 @@ const EVENTS: usize = 10_000;
 /// One event in so many is a note, which the page lists.
 const NOTE_INTERVAL: usize = 10;
 /// So many events are written at once, and then the next ones after [`PAUSE`].
-const AT_ONCE: usize = 10;
+const AT_ONCE: usize = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the last event may take to reach the last viewer on a busy machine.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(60);

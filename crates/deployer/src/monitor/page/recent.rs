@@ -235,13 +235,24 @@ fn line(
     let mut before = None;
     for bucket in of_color {
         if before.is_some_and(|before| bucket.second - before > STEP) {
-            drawn += &path(std::mem::take(&mut run));
+            drawn += &neighbors(axes, std::mem::take(&mut run));
         }
         run.push((axes.x(middle(bucket)), axes.y(value(bucket))));
         before = Some(bucket.second);
     }
-    drawn += &path(run);
+    drawn += &neighbors(axes, run);
     html! { path class={ "line " (color) " " (quantile) } d=(drawn) {} }
+}
+
+/// The path through buckets that follow one another. A path through one point would not be seen.
+fn neighbors(axes: &Axes, buckets: Vec<(f64, f64)>) -> String {
+    match buckets[..] {
+        [(x, y)] => {
+            let half = (axes.x(axes.from + STEP as f64) - LEFT) / 2.0;
+            path([(x - half, y), (x + half, y)])
+        }
+        _ => path(buckets),
+    }
 }
 
 /// The counts of both colors by ending, which are the legend and the text alternative of the charts.
