@@ -141,7 +141,7 @@ pub(crate) fn message(title: &str, text: &str, viewer: Option<Viewer<'_>>) -> Ma
 }
 
 fn back() -> Markup {
-    html! { nav.back aria-label="Back" { a href="/" { "← all of it" } } }
+    html! { nav.back aria-label="Back" { a href="/" { "← Back to the page" } } }
 }
 
 /// A document. `event_id` names what the page shows, if it follows the changes.
