@@ -237,6 +237,7 @@ impl FreshClone {
             format!("GREEN_PORT={}", ports.green()),
             format!("CONTROL_PORT={}", ports.control()),
             format!("METRICS_PORT={}", ports.metrics()),
+            format!("PAGE_PORT={}", ports.page()),
         ];
         fs::write(directory.path().join(".env"), variables.join("\n"))?;
         Ok(Self {

@@ -95,6 +95,9 @@ Exit codes:
 const DECISION_EXIT_CODES: &str = "\
 Exit codes: 0 accepted, 10 declined, 75 the deployer at work does not answer, 2 as for deploy.";
 
+const REJECT_EXIT_CODES: &str = "\
+Exit codes: 0 ended as asked, 10 declined, 30 halted, 75 the deployer at work does not answer, 2 as for deploy.";
+
 /// A decision about a deployment.
 #[derive(Debug, Clone, Args)]
 pub struct Decision {
@@ -171,10 +174,10 @@ pub enum Command {
         /// Identifier of the deployment [default: the last one]
         id: Option<String>,
     },
-    /// Let the deployment go on that waits for approval
+    /// Approve the deployment that waits, so that it goes on
     ///
-    /// Approves the evidence that `deployer status` names. If it has changed since, the deployer declines. Verdicts older than
-    /// `approval.fresh` are taken anew after the approval, and the deployment asks once more.
+    /// Approves the evidence that `deployer status` names. If it has changed since, the deployer declines. If the verdicts are
+    /// older than `approval.fresh`, the gates run again after the approval, and the deployment asks once more.
     #[command(after_help = DECISION_EXIT_CODES)]
     Approve {
         /// What, and why.
@@ -185,7 +188,7 @@ pub enum Command {
         evidence: Option<String>,
     },
     /// Refuse the candidate that waits for approval, or roll it back if it has the traffic
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = REJECT_EXIT_CODES)]
     Reject {
         /// What, and why.
         #[command(flatten)]
@@ -243,13 +246,14 @@ pub enum Command {
     /// Find problems of this installation, and say how to solve them
     #[command(after_help = "Exit codes: 0 no problem, 1 problems found.")]
     Doctor,
-    /// Check both colors all the time: send alerts, and remove the fit flag of a standby that is down
+    /// Check both colors all the time: send alerts, serve the metrics and the page, and remove the fit flag of a standby that is
+    /// down
     Monitor,
     /// Send a test alert to every receiver
     AlertTest,
     /// Make a key to the page for a person, print it once, and keep its digest in the file page.keys
     PageKey {
-        /// Who gets it, as the history will name that person
+        /// Name of the person, as the history shows it
         name: String,
         /// Whether the person may see, or also act
         #[arg(long)]

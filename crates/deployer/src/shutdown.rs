@@ -29,7 +29,7 @@ impl fmt::Display for Stop {
 pub(crate) async fn stopped(requests: &OperatorRequests) -> Stop {
     tokio::select! {
         biased;
-        request = requests.received() => Stop::Request(request),
+        request = requests.stop_request() => Stop::Request(request),
         () = shutdown() => Stop::Signal,
     }
 }

@@ -368,8 +368,11 @@ fn list(path: &Path, wanted: fn(&Path) -> bool) -> Vec<String> {
     names
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// Writes bytes as lowercase hexadecimal digits.
+#[must_use]
+pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })

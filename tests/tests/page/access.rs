@@ -67,7 +67,7 @@ async fn refuse_requests_by_hand(served: &ServedPage, ann: &str, sam: &str) -> R
     let sam = PlainClient::sign_in(served.address(), sam).await?;
     for (client, origin, words) in [
         (&sam, origin.as_str(), "sam may see, but not act"),
-        (&nobody, &origin, "nobody is signed in"),
+        (&nobody, &origin, "you are not signed in"),
         (&ann, "http://elsewhere.example.com", "another site"),
         (&ann, "null", "another site"),
         (&ann, "", "does not say where it comes from"),

@@ -40,7 +40,7 @@ async fn ensure_ended(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deployments_and_traffic_obey_the_buttons() -> Result {
+async fn buttons_move_traffic_and_end_deployments() -> Result {
     let served = ServedPage::start(ENDLESS, "").await?;
     let traffic = served.stack.start_traffic(4, PAUSE)?;
     let link = served.make_link().await?;

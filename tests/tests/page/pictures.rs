@@ -53,7 +53,7 @@ async fn take(page: &Browser, name: &str) -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it makes pictures for people, and checks nothing"]
-async fn pictures() -> Result {
+async fn page_pictures_are_written() -> Result {
     let served = ServedPage::start_with(SETTINGS).await?;
     let traffic = served.stack.start_traffic(6, PAUSE)?;
     traffic.wait_for_requests(2_000).await?;

@@ -209,7 +209,7 @@ impl Period<'_, '_> {
         if *count > 0 {
             let _ = write!(
                 verdict.summary,
-                "; own requests that the candidate answered otherwise than before: {count} (it {last})"
+                "; own requests to which the candidate gave another answer than before: {count} (last: it {last})"
             );
         }
         if let Some(request) = ended_early {

@@ -1,7 +1,5 @@
 //! `deployer approve [ID]`
 
-use jiff::Timestamp;
-
 use crate::{
     cli::Decision,
     commands::{
@@ -40,11 +38,9 @@ pub(super) async fn run(
             "deployment {id} waits for approval before {before} since {since:.0}, until {expires:.0}; approving the evidence {evidence}"
         ),
     });
-    let reason = Some(decision.reason.clone());
     let request = OperatorRequest {
-        deployment: Some(id.to_owned()),
         evidence: Some(evidence.clone()),
-        ..OperatorRequest::new(OperatorCommand::Approve, Timestamp::now(), reason)
+        ..deployment.request(OperatorCommand::Approve, &decision.reason)
     };
     deployment.decide(settings, &request).await?;
     Ok(CommandOutput::success(format!(
@@ -65,6 +61,8 @@ fn check_evidence(waiting: &Waiting, seen: Option<&str>) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::deployment::phase::Phase;
 

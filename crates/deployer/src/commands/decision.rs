@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
         approval::Waiting,
         journal_entries::DeploymentEntry,
         lock_holder::LockHolder,
-        operator_request::{Answer, OperatorRequest, OperatorRequests, SendError},
+        operator_request::{Answer, OperatorCommand, OperatorRequest, OperatorRequests, SendError},
     },
 };
 
@@ -51,6 +52,14 @@ impl LiveDeployment {
     /// The identifier of the deployment.
     pub(super) fn id(&self) -> &str {
         &self.entry.plan.id
+    }
+
+    /// A request by the current user about this deployment.
+    pub(super) fn request(&self, command: OperatorCommand, reason: &str) -> OperatorRequest {
+        OperatorRequest {
+            deployment: Some(self.id().to_owned()),
+            ..OperatorRequest::new(command, Timestamp::now(), Some(reason.to_owned()))
+        }
     }
 
     /// What the deployment waits for. Fails if it does not wait.

@@ -13,7 +13,7 @@ use crate::{
 pub(super) fn run(settings: &Settings) -> anyhow::Result<CommandOutput> {
     let url = address::recorded(&settings.state).ok_or_else(|| {
         CommandError::usage(
-            "no monitor serves the page: set monitor.page, such as \"127.0.0.1:9110\", and start `deployer monitor`",
+            "no monitor serves the page: with Compose run `docker compose up --detach monitor`; otherwise set monitor.page, such as \"127.0.0.1:9110\", and start `deployer monitor`",
         )
     })?;
     let made = Links::of(&settings.state).make(&current_user(), Timestamp::now());

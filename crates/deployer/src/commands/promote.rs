@@ -1,7 +1,5 @@
 //! `deployer promote [ID]`
 
-use jiff::Timestamp;
-
 use crate::{
     cli::Decision,
     commands::{
@@ -12,7 +10,7 @@ use crate::{
     deployment::phase::Phase,
     event::{Event, Reporter},
     ports::Ports,
-    state::operator_request::{OperatorCommand, OperatorRequest},
+    state::operator_request::OperatorCommand,
 };
 
 /// Ends a bake early. The deployer at work declines that if the candidate is failing.
@@ -26,20 +24,13 @@ pub(super) async fn run(
     let (id, phase) = (deployment.id(), deployment.entry.phase);
     if phase != Phase::Switched {
         return Err(CommandError::refused(format!(
-            "deployment {id} does not bake: it is {phase}"
+            "deployment {id} is not in its bake: its phase is {phase}"
         )));
     }
     reporter.report(&Event::Note {
         text: format!("asking {} to end the bake", deployment.holder),
     });
-    let request = OperatorRequest {
-        deployment: Some(id.to_owned()),
-        ..OperatorRequest::new(
-            OperatorCommand::Promote,
-            Timestamp::now(),
-            Some(decision.reason.clone()),
-        )
-    };
+    let request = deployment.request(OperatorCommand::Promote, &decision.reason);
     deployment.decide(settings, &request).await?;
     let next = if settings.approval.is_needed(ApprovalPoint::Promoted) {
         "it asks for approval of the promotion now"
@@ -47,6 +38,6 @@ pub(super) async fn run(
         "its candidate is promoted"
     };
     Ok(CommandOutput::success(format!(
-        "deployment {id} bakes no longer: {next}"
+        "the bake of deployment {id} ended: {next}"
     )))
 }

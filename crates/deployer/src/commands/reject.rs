@@ -1,14 +1,12 @@
 //! `deployer reject [ID]`
 
-use jiff::Timestamp;
-
 use crate::{
     cli::Decision,
     commands::{abort, decision::live_deployment, output::CommandOutput},
     config::Settings,
     event::Reporter,
     ports::Ports,
-    state::operator_request::{OperatorCommand, OperatorRequest},
+    state::operator_request::OperatorCommand,
 };
 
 /// Ends the deployment that waits for approval.
@@ -20,10 +18,6 @@ pub(super) async fn run(
 ) -> anyhow::Result<CommandOutput> {
     let deployment = live_deployment(ports, decision.id.as_deref()).await?;
     deployment.waiting()?;
-    let reason = Some(decision.reason.clone());
-    let request = OperatorRequest {
-        deployment: Some(deployment.id().to_owned()),
-        ..OperatorRequest::new(OperatorCommand::Reject, Timestamp::now(), reason)
-    };
+    let request = deployment.request(OperatorCommand::Reject, &decision.reason);
     abort::stop(settings, request, &deployment.holder, ports, reporter).await
 }

@@ -112,13 +112,16 @@ impl FromStr for Window {
             .trim()
             .split_once('-')
             .ok_or_else(|| wrong("the hours have no end"))?;
-        let from = time(from).ok_or_else(|| wrong("the first hour is none"))?;
+        let from = time(from)
+            .ok_or_else(|| wrong(&format!("the start {from:?} is not a time (HH:MM)")))?;
         // The end of a day is the beginning of the next one.
         let to = if to.trim() == "24:00" {
             Time::midnight()
         } else {
             time(to).filter(|to| *to != from).ok_or_else(|| {
-                wrong("the second hour is none, or equals the first; a whole day is 00:00-24:00")
+                wrong(&format!(
+                    "the end {to:?} is not a time (HH:MM), or equals the start; a whole day is 00:00-24:00"
+                ))
             })?
         };
         let days = match days.parse() {
@@ -281,8 +284,8 @@ mod tests {
         for (text, problem) in [
             ("mon-fri", "the hours are missing"),
             ("mon 09:00", "the hours have no end"),
-            ("mon 9:00-16:00", "the first hour is none"),
-            ("mon 09:00-25:00", "the second hour is none"),
+            ("mon 9:00-16:00", "the start \"9:00\" is not a time (HH:MM)"),
+            ("mon 09:00-25:00", "the end \"25:00\" is not a time (HH:MM)"),
             ("mon 09:00-09:00", "a whole day is 00:00-24:00"),
             ("monday 09:00-16:00", "\"monday\" is neither a weekday"),
             ("2026-02-30 09:00-16:00", "neither a weekday"),

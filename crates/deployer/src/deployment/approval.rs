@@ -1,8 +1,9 @@
 //! The deployment waits for approval before the switch, or before the promotion.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use model_repository::hexadecimal;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -56,7 +57,7 @@ impl Rollout<'_> {
 
     /// Waits for approval of the switch, if the settings say so. Returns the evidence that holds at the switch.
     ///
-    /// Verdicts older than `approval.fresh` are taken anew: once before the first question, and once after an approval. Then
+    /// If verdicts are older than `approval.fresh`, the gates run again: once before the first question, and once after an approval. Then
     /// the question is asked again, because the approval was for the earlier verdicts.
     pub(super) async fn await_approval_of_switch(
         &self,
@@ -66,8 +67,8 @@ impl Rollout<'_> {
         if !self.needs_approval(ApprovalPoint::Switched) {
             return Ok(evidence);
         }
-        if self.is_old(&evidence) {
-            evidence = self.take_anew(gate_runner).await?;
+        if self.is_stale(&evidence) {
+            evidence = self.rerun_gates(gate_runner).await?;
         }
         let mut was_renewed = false;
         loop {
@@ -76,11 +77,11 @@ impl Rollout<'_> {
             // A machine that slept may get both at once.
             self.check_expiry(&question)?;
             self.approve(&question, &request).await;
-            if was_renewed || !self.is_old(&evidence) {
+            if was_renewed || !self.is_stale(&evidence) {
                 evidence.asked = Some(question.waiting.since);
                 return Ok(evidence);
             }
-            evidence = self.take_anew(gate_runner).await?;
+            evidence = self.rerun_gates(gate_runner).await?;
             was_renewed = true;
         }
     }
@@ -125,7 +126,7 @@ impl Rollout<'_> {
         self.before_and_since(before).await
     }
 
-    async fn take_anew(&self, gate_runner: &GateRunner<'_>) -> Result<Evidence, String> {
+    async fn rerun_gates(&self, gate_runner: &GateRunner<'_>) -> Result<Evidence, String> {
         let fresh = humantime::format_duration(self.settings.approval.fresh);
         self.note(format!(
             "the verdicts of the gates are older than {fresh} (approval.fresh): the gates run again"
@@ -133,7 +134,7 @@ impl Rollout<'_> {
         self.take_evidence(gate_runner).await
     }
 
-    fn is_old(&self, evidence: &Evidence) -> bool {
+    fn is_stale(&self, evidence: &Evidence) -> bool {
         let age = self.ports.clock.now().duration_since(evidence.taken);
         let fresh = SignedDuration::try_from(self.settings.approval.fresh);
         age > fresh.unwrap_or(SignedDuration::MAX)
@@ -241,12 +242,7 @@ fn digest_of(release: &Release, verdicts: &[(&'static str, Verdict)]) -> String 
     });
     let gates = gates.collect();
     let shown = serde_json::json!(Shown { release, gates });
-    let digest = Sha256::digest(shown.to_string());
-    digest.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hexadecimal(&Sha256::digest(shown.to_string()))
 }
 
 #[cfg(test)]

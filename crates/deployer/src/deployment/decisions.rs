@@ -14,7 +14,7 @@ use crate::{
 
 /// What an operator may decide now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Open {
+enum OpenDecision {
     /// Nothing.
     Nothing,
     /// Whether the deployment goes on.
@@ -28,16 +28,16 @@ enum Open {
 pub struct Decisions {
     requests: OperatorRequests,
     id: String,
-    open: RefCell<Open>,
+    open: RefCell<OpenDecision>,
     /// Why the candidate is failing now, if it is.
     failing: RefCell<Option<String>>,
     /// The decision that was accepted and that the deployment has not seen yet.
     accepted: RefCell<Option<OperatorRequest>>,
-    accepted_one: Notify,
+    decision_accepted: Notify,
     /// The last decision that was accepted.
     last: RefCell<Option<OperatorRequest>>,
     /// What persons said, for the reason of the end.
-    said: RefCell<Vec<String>>,
+    reasons: RefCell<Vec<String>>,
 }
 
 impl Decisions {
@@ -47,31 +47,31 @@ impl Decisions {
         Self {
             requests: OperatorRequests::of(state).for_deployment(id),
             id: id.to_owned(),
-            open: RefCell::new(Open::Nothing),
+            open: RefCell::new(OpenDecision::Nothing),
             failing: RefCell::default(),
             accepted: RefCell::default(),
-            accepted_one: Notify::new(),
+            decision_accepted: Notify::new(),
             last: RefCell::default(),
-            said: RefCell::default(),
+            reasons: RefCell::default(),
         }
     }
 
     /// Lets operators approve what `waiting` says.
     pub(crate) fn open_approval(&self, waiting: Waiting) {
         self.failing.replace(None);
-        self.open.replace(Open::Approval(waiting));
+        self.open.replace(OpenDecision::Approval(waiting));
     }
 
     /// Lets operators end the bake early, unless the candidate is failing.
     pub(crate) fn open_bake(&self, failing: Option<String>) {
         self.failing.replace(failing);
-        self.open.replace(Open::Bake);
+        self.open.replace(OpenDecision::Bake);
     }
 
     /// Lets operators decide nothing, and forgets a decision that the deployment has not seen.
     pub(crate) fn close(&self) {
         self.accepted.take();
-        self.open.replace(Open::Nothing);
+        self.open.replace(OpenDecision::Nothing);
     }
 
     /// Says why the candidate is failing now, if it is. As long as it is, decisions are declined.
@@ -82,8 +82,8 @@ impl Decisions {
     /// What the deployment waits for, if it does.
     pub(crate) fn waiting(&self) -> Option<Waiting> {
         match &*self.open.borrow() {
-            Open::Approval(waiting) => Some(waiting.clone()),
-            Open::Nothing | Open::Bake => None,
+            OpenDecision::Approval(waiting) => Some(waiting.clone()),
+            OpenDecision::Nothing | OpenDecision::Bake => None,
         }
     }
 
@@ -93,7 +93,7 @@ impl Decisions {
             if let Some(request) = self.accepted.take() {
                 return request;
             }
-            self.accepted_one.notified().await;
+            self.decision_accepted.notified().await;
         }
     }
 
@@ -104,17 +104,17 @@ impl Decisions {
             // Writing to a string cannot fail.
             let _ = write!(text, ": {reason}");
         }
-        self.said.borrow_mut().push(text);
+        self.reasons.borrow_mut().push(text);
     }
 
     /// Adds why a person asked for the deployment.
     pub(crate) fn add_reason(&self, reason: String) {
-        self.said.borrow_mut().push(reason);
+        self.reasons.borrow_mut().push(reason);
     }
 
     /// Adds to the reason of an end what persons said.
     pub(crate) fn complete_reason(&self, reason: String) -> String {
-        let parts = std::iter::once(reason).chain(self.said.take());
+        let parts = std::iter::once(reason).chain(self.reasons.take());
         parts.collect::<Vec<String>>().join("; ")
     }
 
@@ -131,7 +131,7 @@ impl Decisions {
                     self.close();
                     self.last.replace(Some(request.clone()));
                     self.accepted.replace(Some(request));
-                    self.accepted_one.notify_one();
+                    self.decision_accepted.notify_one();
                 }),
             };
             if let Err(error) = answered {
@@ -149,7 +149,10 @@ impl Decisions {
             OperatorCommand::Approve => self.decline_approval(request),
             OperatorCommand::Promote => self.decline_promotion(),
             OperatorCommand::Rollback | OperatorCommand::Abort | OperatorCommand::Reject => {
-                Some("it is no decision".to_owned())
+                let command = request.command.as_str();
+                Some(format!(
+                    "`deployer {command}` ends a deployment; send it as a request to stop"
+                ))
             }
         })
     }
@@ -157,7 +160,7 @@ impl Decisions {
     fn decline_approval(&self, request: &OperatorRequest) -> Option<String> {
         let id = &self.id;
         let open = self.open.borrow();
-        let Open::Approval(waiting) = &*open else {
+        let OpenDecision::Approval(waiting) = &*open else {
             return Some(match self.last_of(OperatorCommand::Approve) {
                 Some(last) => format!(
                     "deployment {id} is not waiting for approval; {} approved it already",
@@ -169,7 +172,7 @@ impl Decisions {
         match &request.evidence {
             Some(seen) if *seen == waiting.evidence => self.failing_now(),
             Some(_) => Some(format!(
-                "the evidence of deployment {id} is newer than what you saw; its digest is {} now",
+                "the evidence of deployment {id} has changed since you saw it; its digest is now {}: look at it, and approve again",
                 waiting.evidence
             )),
             None => Some("the request names no evidence".to_owned()),
@@ -179,12 +182,12 @@ impl Decisions {
     fn decline_promotion(&self) -> Option<String> {
         let id = &self.id;
         match &*self.open.borrow() {
-            Open::Bake => self.failing_now(),
-            Open::Approval(waiting) => Some(format!(
+            OpenDecision::Bake => self.failing_now(),
+            OpenDecision::Approval(waiting) => Some(format!(
                 "deployment {id} waits for approval before {}; `deployer approve` lets it go on",
                 waiting.before
             )),
-            Open::Nothing => Some(match self.last_of(OperatorCommand::Promote) {
+            OpenDecision::Nothing => Some(match self.last_of(OperatorCommand::Promote) {
                 Some(last) => format!(
                     "deployment {id} does not bake now; {} ended its bake already",
                     last.by

@@ -75,7 +75,7 @@ impl TrafficMover<'_> {
             .await
     }
 
-    /// The same for `by`, who may be somebody else than the user of this deployer.
+    /// The same on behalf of `by`, such as a person on the page.
     pub async fn move_traffic_by(
         &self,
         action: Action,

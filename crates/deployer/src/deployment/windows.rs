@@ -101,10 +101,10 @@ fn is_in_window(windows: &WindowsSettings, at: Timestamp) -> bool {
 fn changes_after(windows: &WindowsSettings, now: Timestamp) -> Vec<Timestamp> {
     let zone = &windows.zone;
     let freezes = windows.freezes.iter();
-    let thaws: Vec<Timestamp> = freezes
+    let freeze_ends: Vec<Timestamp> = freezes
         .filter_map(|freeze| Some(freeze.instants(zone)?.1))
         .collect();
-    let weeks = std::iter::once(now).chain(thaws.iter().copied());
+    let weeks = std::iter::once(now).chain(freeze_ends.iter().copied());
     let dates = weeks.flat_map(|begin| {
         let first = begin.to_zoned(zone.clone()).date();
         (0..=8).filter_map(move |days| first.checked_add(days.days()).ok())
@@ -115,7 +115,7 @@ fn changes_after(windows: &WindowsSettings, now: Timestamp) -> Vec<Timestamp> {
         let windows = windows.open.iter();
         windows.filter_map(move |window| Some(window.on(date, zone)?.0))
     });
-    let all = begins.chain(thaws);
+    let all = begins.chain(freeze_ends);
     all.filter(|at| *at > now).collect()
 }
 

@@ -7,7 +7,7 @@ use crate::{
     config::FleetKind,
     deployment::{previous::fit_previous, traffic_mover::TrafficMover},
     monitor::{actions::clean_up, color::index, service::Monitor},
-    ports::{JournalError, PortError, Ports, Target},
+    ports::{JournalError, Ports, Target},
     release::Health,
     report::Reports,
     state::{action::Action, history::HistoryEntry, journal::Journal, lock_holder::MONITOR},
@@ -126,8 +126,16 @@ impl Monitor<'_> {
             reports: &reports,
             reporter: self.reporter,
         };
-        traffic_mover.resume(false).await.map_err(sentence)?;
-        let active = self.ports.router.active().await.map_err(sentence)?;
+        traffic_mover
+            .resume(false)
+            .await
+            .map_err(|error| error.to_string())?;
+        let active = self
+            .ports
+            .router
+            .active()
+            .await
+            .map_err(|error| error.to_string())?;
         self.check_typed(active, release).await?;
         let (previous, version) = self.rollback_target(&journal, active).await?;
         let moved = traffic_mover.move_traffic_by(Action::RolledBack, active, previous, reason, by);
@@ -210,7 +218,11 @@ impl Monitor<'_> {
     ) -> PageAnswer {
         let ports = self.ports;
         let journal = lock_for_person(ports, self.job.is_some()).await?;
-        let active = ports.flags.active().await.map_err(sentence)?;
+        let active = ports
+            .flags
+            .active()
+            .await
+            .map_err(|error| error.to_string())?;
         if color == active {
             return Err(format!(
                 "{color} has the traffic, so only {} can stand in",
@@ -237,12 +249,22 @@ impl Monitor<'_> {
             let history = journal.history().await.map_err(|error| error.to_string())?;
             check_proven(&history, color, health)?;
         }
-        if ports.flags.is_fit(color).await.map_err(sentence)? == fit {
+        if ports
+            .flags
+            .is_fit(color)
+            .await
+            .map_err(|error| error.to_string())?
+            == fit
+        {
             return Ok(format!("nothing to do: {}", may_stand_in(color, fit)));
         }
         // Written first: a flag that a person removed is not restored by the monitor, also if it is killed in between.
         self.set_flag_removed(color, None);
-        ports.flags.set_fit(color, fit).await.map_err(sentence)?;
+        ports
+            .flags
+            .set_fit(color, fit)
+            .await
+            .map_err(|error| error.to_string())?;
         let action = if fit {
             Action::StandInOn
         } else {
@@ -285,11 +307,6 @@ async fn lock_for_person(ports: &Ports, is_acting: bool) -> Result<Journal<'_>, 
         }
         Err(error) => Err(error.to_string()),
     }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
-fn sentence(error: PortError) -> String {
-    error.to_string()
 }
 
 /// Fails unless the release that `color` serves was promoted, or stood in before a person took that away.

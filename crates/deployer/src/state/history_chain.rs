@@ -3,12 +3,9 @@
 //! To hide a change of a line, a person must rewrite all later lines. Then no line has the hash that an earlier notification
 //! carries.
 
-use std::{
-    cmp::Ordering,
-    collections::HashMap,
-    fmt::{self, Write as _},
-};
+use std::{cmp::Ordering, collections::HashMap, fmt};
 
+use model_repository::hexadecimal;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -42,13 +39,7 @@ fn lines(file: &[u8]) -> Vec<&[u8]> {
 /// The SHA-256 of a line without its end, in hexadecimal digits.
 #[must_use]
 pub fn sha256(line: &[u8]) -> String {
-    Sha256::digest(line)
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    hexadecimal(&Sha256::digest(line))
 }
 
 /// The SHA-256 of the newest line of the file; `None` without a line.
@@ -230,7 +221,7 @@ pub fn verify(file: &[u8], remembered: Option<&NewestLine>, wanted: Option<&str>
     {
         verification
             .breaks
-            .push(lost_end(newest, &lines, &mut is_torn));
+            .push(missing_newest_line(newest, &lines, &mut is_torn));
     }
     if wanted.is_some_and(|wanted| !places.contains_key(wanted)) {
         verification.breaks.push(Break {
@@ -269,7 +260,7 @@ fn explain(
 }
 
 /// Says what happened to the newest line, whose hash no line has.
-fn lost_end(newest: &NewestLine, lines: &[&[u8]], is_torn: &mut [bool]) -> Break {
+fn missing_newest_line(newest: &NewestLine, lines: &[&[u8]], is_torn: &mut [bool]) -> Break {
     let last = lines.len().checked_sub(1);
     let is_there = last.filter(|last| number_of(lines, *last) >= newest.number);
     match is_there {

@@ -1,4 +1,5 @@
-//! Requests to the deployer at work: another command, or the page, asks it to end its deployment, or decides something.
+//! Requests to the deployer at work: another command, or the page, asks the deployer to end its deployment, to let it go on, or
+//! to end its bake.
 //!
 //! A request is a file of the state directory, so that it also reaches a deployer in another container or of another
 //! user. The deployer at work accepts a request by renaming its file. It declines a request by writing why.
@@ -21,7 +22,7 @@ use tokio::time::interval;
 use crate::state::{atomic_file, lock_holder::current_user};
 
 /// How often the deployer at work looks for a request.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What an operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,13 +255,13 @@ impl OperatorRequests {
     ///
     /// It looks for a request at each poll. So a deployer that polls it first, and was frozen, finds the request before it
     /// does anything else.
-    pub async fn received(&self) -> OperatorRequest {
-        found(|| self.accept_stop()).await
+    pub async fn stop_request(&self) -> OperatorRequest {
+        poll_until_found(|| self.accept_stop()).await
     }
 
     /// Resolves when a decision arrives. The deployer answers it by [`Self::accept`] or [`Self::decline`].
     pub async fn decision(&self) -> OperatorRequest {
-        found(|| self.sent_decision()).await
+        poll_until_found(|| self.sent_decision()).await
     }
 
     /// Accepts a request that was found.
@@ -329,8 +330,8 @@ impl OperatorRequests {
 }
 
 /// Resolves when `look` finds something. Looks at each poll.
-async fn found<T>(look: impl Fn() -> Option<T>) -> T {
-    let mut ticks = pin!(interval(LOOK_EVERY));
+async fn poll_until_found<T>(look: impl Fn() -> Option<T>) -> T {
+    let mut ticks = pin!(interval(POLL_INTERVAL));
     std::future::poll_fn(|context| {
         loop {
             if let Some(found) = look() {
@@ -402,13 +403,13 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let requests = OperatorRequests::of(state.path());
         let rollback = request(OperatorCommand::Rollback);
-        assert_eq!(requests.received().now_or_never(), None);
+        assert_eq!(requests.stop_request().now_or_never(), None);
         requests.send(&rollback).unwrap();
         assert_eq!(requests.answer(&rollback), None);
-        assert_eq!(requests.received().await, rollback);
+        assert_eq!(requests.stop_request().await, rollback);
         assert_eq!(requests.answer(&rollback), Some(Answer::Accepted));
         assert_eq!(requests.answer(&request(OperatorCommand::Abort)), None);
-        assert_eq!(requests.received().now_or_never(), None);
+        assert_eq!(requests.stop_request().now_or_never(), None);
         for _ in 0..2 {
             requests.open().unwrap();
             assert_eq!(requests.answer(&rollback), None);
@@ -421,16 +422,16 @@ mod tests {
         let requests = OperatorRequests::of(state.path());
         let began = tokio::time::Instant::now();
         let rollback = request(OperatorCommand::Rollback);
-        let (received, ()) = tokio::join!(requests.received(), async {
+        let (received, ()) = tokio::join!(requests.stop_request(), async {
             tokio::time::sleep(Duration::from_millis(120)).await;
             requests.send(&rollback).unwrap();
         });
         assert_eq!(received, rollback);
-        assert!(began.elapsed() <= Duration::from_millis(120) + LOOK_EVERY);
+        assert!(began.elapsed() <= Duration::from_millis(120) + POLL_INTERVAL);
     }
 
     #[test]
-    fn damaged_request_stops_too() {
+    fn damaged_stop_request_ends_the_deployment() {
         let state = tempfile::tempdir().unwrap();
         let requests = OperatorRequests::of(state.path());
         requests.send(&request(OperatorCommand::Abort)).unwrap();
@@ -449,16 +450,16 @@ mod tests {
         };
         let own = requests.for_deployment("1-v1");
         requests.send(&reject("2-v2")).unwrap();
-        assert_eq!(own.received().now_or_never(), None);
+        assert_eq!(own.stop_request().now_or_never(), None);
         let reason = "deployment 2-v2 is not under way; deployment 1-v1 is".to_owned();
         let declined = Some(Answer::Declined { reason });
         assert_eq!(requests.answer(&reject("2-v2")), declined);
         requests.send(&reject("1-v1")).unwrap();
-        assert_eq!(own.received().await, reject("1-v1"));
+        assert_eq!(own.stop_request().await, reject("1-v1"));
     }
 
     #[tokio::test]
-    async fn second_decision_is_told_who_was_first() {
+    async fn second_decision_error_names_the_first_operator() {
         let state = tempfile::tempdir().unwrap();
         let requests = OperatorRequests::of(state.path());
         let (first, second) = (approve("first@host"), approve("second@host"));

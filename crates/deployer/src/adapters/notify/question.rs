@@ -86,7 +86,7 @@ fn describe(
     };
     let page = page.map_or_else(String::new, |page| format!("{page}, or "));
     format!(
-        "{version} on {color} waits for approval before {before}, and is {otherwise} at {expires:.0} without it: {page}`deployer approve {id} --evidence {} --reason TEXT` or `deployer reject {id} --reason TEXT`",
+        "{version} on {color} waits for approval before {before}. Without a decision it is {otherwise} at {expires:.0}. Decide: {page}`deployer approve {id} --evidence {} --reason TEXT` or `deployer reject {id} --reason TEXT`",
         evidence.get(..12).unwrap_or(evidence)
     )
 }

@@ -100,7 +100,7 @@ fn freeze_closes_windows_and_days_are_included() {
 }
 
 #[test]
-fn freeze_alone_ends_at_its_thaw() {
+fn next_opening_is_the_end_of_a_freeze() {
     let windows = windows("UTC", &[], &["2026-12-24", "2026-12-25..2026-12-26"]);
     assert!(is_open(&windows, "2026-12-23T23:59"));
     let thaw = at(&windows, "2026-12-27T00:00");

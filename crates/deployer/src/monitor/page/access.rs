@@ -215,6 +215,6 @@ impl Identity {
 fn no_random_bytes(error: &io::Error) -> Refusal {
     Refusal::new(
         StatusCode::INTERNAL_SERVER_ERROR,
-        format!("nobody can sign in, because there are {error}"),
+        format!("cannot sign in: {error}. Try again"),
     )
 }

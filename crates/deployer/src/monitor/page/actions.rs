@@ -31,22 +31,22 @@ const MAX_WAIT_FOR_DEPLOYER: Duration = Duration::from_secs(3);
 const MAX_WAIT_FOR_MONITOR: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What a form asks for.
+/// An action that a form requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wish {
-    /// Something of the deployer at work.
-    OfDeployer {
+pub(crate) enum RequestedAction {
+    /// The deployer at work carries it out.
+    Deployer {
         command: OperatorCommand,
         /// The identifier of the deployment that the person saw.
         deployment: String,
         /// The digest of the evidence that the person saw; only `approve` has one.
         evidence: Option<String>,
     },
-    /// Something of the monitor.
-    OfMonitor(PageAction),
+    /// The monitor carries it out.
+    Monitor(PageAction),
 }
 
-impl Wish {
+impl RequestedAction {
     /// The fields of all forms.
     pub(crate) const FIELDS: [&str; 6] = [
         "reason",
@@ -69,9 +69,9 @@ impl Wish {
             "rollback" => {
                 let release = fields.field("release").map(str::to_owned);
                 let action = release.map(|release| PageAction::RollBack { release });
-                return Some(action.map(Self::OfMonitor));
+                return Some(action.map(Self::Monitor));
             }
-            "stand-in" => return Some(stand_in(fields).map(Self::OfMonitor)),
+            "stand-in" => return Some(stand_in(fields).map(Self::Monitor)),
             _ => return None,
         };
         Some(Self::of_deployer(command, fields))
@@ -82,7 +82,7 @@ impl Wish {
             OperatorCommand::Approve => Some(fields.field("evidence")?.to_owned()),
             _ => None,
         };
-        Ok(Self::OfDeployer {
+        Ok(Self::Deployer {
             command,
             deployment: fields.field("deployment")?.to_owned(),
             evidence,
@@ -104,7 +104,7 @@ fn stand_in(fields: &Fields) -> Result<PageAction, Refusal> {
     Ok(PageAction::StandIn { color, fit })
 }
 
-/// Sends what people ask for to who carries it out.
+/// Sends actions to the deployer at work, or to the monitor.
 pub(crate) struct Actions {
     state: StateDirectory,
     requests: OperatorRequests,
@@ -120,11 +120,16 @@ impl Actions {
         }
     }
 
-    /// Asks for `wish` on behalf of `by`, and waits for the answer.
-    pub(crate) async fn perform(&self, wish: Wish, by: String, reason: String) -> PageAnswer {
-        match wish {
-            Wish::OfMonitor(action) => self.ask_monitor(action, by, reason).await,
-            Wish::OfDeployer {
+    /// Requests `action` on behalf of `by`, and waits for the answer.
+    pub(crate) async fn perform(
+        &self,
+        action: RequestedAction,
+        by: String,
+        reason: String,
+    ) -> PageAnswer {
+        match action {
+            RequestedAction::Monitor(action) => self.ask_monitor(action, by, reason).await,
+            RequestedAction::Deployer {
                 command,
                 deployment,
                 evidence,
@@ -268,15 +273,16 @@ mod tests {
         let mut headers = HeaderMap::new();
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         headers.insert(header::CONTENT_TYPE, kind);
-        Fields::parse(&headers, body.as_bytes(), &Wish::FIELDS).unwrap()
+        Fields::parse(&headers, body.as_bytes(), &RequestedAction::FIELDS).unwrap()
     }
 
     #[test]
-    fn forms_become_wishes() {
-        let read = |name: &str, body: &str| Wish::read(name, &fields(body)).unwrap().unwrap();
+    fn form_is_parsed_into_its_action() {
+        let read =
+            |name: &str, body: &str| RequestedAction::read(name, &fields(body)).unwrap().unwrap();
         assert_eq!(
             read("approve", "deployment=d1&evidence=e1"),
-            Wish::OfDeployer {
+            RequestedAction::Deployer {
                 command: OperatorCommand::Approve,
                 deployment: "d1".to_owned(),
                 evidence: Some("e1".to_owned()),
@@ -284,18 +290,21 @@ mod tests {
         );
         assert_eq!(
             read("rollback", "deployment=&release=v2"),
-            Wish::OfMonitor(PageAction::RollBack {
+            RequestedAction::Monitor(PageAction::RollBack {
                 release: "v2".to_owned()
             })
         );
         assert_eq!(
             read("stand-in", "color=green&fit=false"),
-            Wish::OfMonitor(PageAction::StandIn {
+            RequestedAction::Monitor(PageAction::StandIn {
                 color: Color::Green,
                 fit: false
             })
         );
-        assert_eq!(Wish::read("switch", &fields("color=green")), None);
+        assert_eq!(
+            RequestedAction::read("switch", &fields("color=green")),
+            None
+        );
     }
 
     #[test]
@@ -308,13 +317,15 @@ mod tests {
             ("stand-in", "color=red&fit=true", "color"),
             ("stand-in", "color=blue&fit=yes", "fit"),
         ] {
-            let refusal = Wish::read(name, &fields(body)).unwrap().unwrap_err();
+            let refusal = RequestedAction::read(name, &fields(body))
+                .unwrap()
+                .unwrap_err();
             assert!(refusal.text.contains(field), "{name} {body}: {refusal:?}");
         }
     }
 
-    fn abort(deployment: &str) -> Wish {
-        Wish::OfDeployer {
+    fn abort(deployment: &str) -> RequestedAction {
+        RequestedAction::Deployer {
             command: OperatorCommand::Abort,
             deployment: deployment.to_owned(),
             evidence: None,
@@ -322,8 +333,8 @@ mod tests {
     }
 
     /// Why nothing was done.
-    async fn refusal(actions: &Actions, wish: Wish) -> String {
-        let answer = actions.perform(wish, "ann (page)".to_owned(), "a reason".to_owned());
+    async fn refusal(actions: &Actions, action: RequestedAction) -> String {
+        let answer = actions.perform(action, "ann (page)".to_owned(), "a reason".to_owned());
         answer.await.unwrap_err()
     }
 
@@ -347,7 +358,7 @@ mod tests {
         let (monitor, mut requests) = page_actions::channel();
         let actions = Actions::new(state.path(), monitor);
         let roll_back = || {
-            Wish::OfMonitor(PageAction::RollBack {
+            RequestedAction::Monitor(PageAction::RollBack {
                 release: "v2".to_owned(),
             })
         };

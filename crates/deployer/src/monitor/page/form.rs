@@ -7,7 +7,7 @@ use crate::monitor::page::guards::{Refusal, only};
 /// The longest body of a form, in bytes.
 pub(crate) const MAX_BODY: usize = 8 << 10;
 /// The longest reason, in characters.
-const MAX_REASON: usize = 500;
+pub(super) const MAX_REASON: usize = 500;
 /// The longest other field, in characters.
 const MAX_FIELD: usize = 200;
 

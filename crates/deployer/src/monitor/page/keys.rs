@@ -12,12 +12,13 @@ use std::{
 };
 
 use clap::ValueEnum;
+use model_repository::hexadecimal;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::monitor::page::{
     notes::Notes,
-    token::{self, SecretDigest, digest, hexadecimal, parse_digest},
+    token::{self, SecretDigest, digest, parse_digest},
 };
 
 /// What a key begins with, so that a scanner for leaked secrets can find one.

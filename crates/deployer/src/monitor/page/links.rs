@@ -1,6 +1,6 @@
 //! One-time links, with which a person who can write the state directory signs in.
 //!
-//! This gives nobody a new power: who can write the state directory, and the flags beside it, can already move traffic.
+//! A link adds no power: a person who can write the state directory can already move traffic.
 
 use std::{
     fs::{self, DirBuilder},
@@ -11,13 +11,14 @@ use std::{
 };
 
 use jiff::Timestamp;
+use model_repository::hexadecimal;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
     monitor::page::{
         page_directory,
-        token::{self, digest, hexadecimal},
+        token::{self, digest},
     },
     state::atomic_file,
 };

@@ -4,6 +4,7 @@ mod access;
 mod actions;
 pub(crate) mod address;
 mod attempts;
+mod extractors;
 pub(crate) mod feed;
 mod figures;
 mod form;
@@ -24,6 +25,7 @@ mod render_status;
 mod router;
 #[cfg(test)]
 mod samples;
+mod security_headers;
 mod server;
 mod sessions;
 pub(crate) mod stream;

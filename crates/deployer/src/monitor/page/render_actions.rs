@@ -5,14 +5,12 @@ use maud::{Markup, html};
 use crate::{
     deployment::phase::Phase,
     monitor::page::{
+        form::MAX_REASON,
         possible::Possible,
         view::{PageView, Viewer},
     },
     report::page::{moment, short_digest},
 };
-
-/// The longest reason that a form accepts, in characters.
-const MAX_REASON: u32 = 500;
 
 pub(super) fn actions(view: &PageView, viewer: Viewer<'_>) -> Markup {
     html! {
@@ -27,7 +25,7 @@ pub(super) fn actions(view: &PageView, viewer: Viewer<'_>) -> Markup {
                         "You may see, and not act: your key has the role “see”. Possible now: "
                         @for (place, action) in possible.iter().enumerate() {
                             @if place > 0 { ", " }
-                            (words_of(action).title)
+                            (labels_of(action).title)
                         }
                         "."
                     }
@@ -37,8 +35,8 @@ pub(super) fn actions(view: &PageView, viewer: Viewer<'_>) -> Markup {
     }
 }
 
-/// How an action reads.
-struct Words {
+/// The texts of an action.
+struct ActionLabels {
     /// The name of the action in addresses.
     action: &'static str,
     /// Distinguishes the elements of this form from those of others.
@@ -49,9 +47,9 @@ struct Words {
     is_grave: bool,
 }
 
-/// The words of an action. The function is long, because it has an arm for each action.
-fn words_of(action: &Possible) -> Words {
-    let words = |action, key, title: &str, sentence, is_grave| Words {
+/// The texts of an action. The function is long, because it has an arm for each action.
+fn labels_of(action: &Possible) -> ActionLabels {
+    let labels = |action, key, title: &str, sentence, is_grave| ActionLabels {
         action,
         key,
         title: title.to_owned(),
@@ -65,7 +63,7 @@ fn words_of(action: &Possible) -> Words {
             } else {
                 "All traffic moves to the candidate."
             };
-            words("approve", "approve", "Approve", sentence.to_owned(), false)
+            labels("approve", "approve", "Approve", sentence.to_owned(), false)
         }
         Possible::Reject { is_switched, .. } => {
             let sentence = if *is_switched {
@@ -73,30 +71,32 @@ fn words_of(action: &Possible) -> Words {
             } else {
                 "The candidate is refused and stopped. Clients notice nothing."
             };
-            words("reject", "reject", "Reject", sentence.to_owned(), true)
+            labels("reject", "reject", "Reject", sentence.to_owned(), true)
         }
-        Possible::Abort { .. } => words(
+        Possible::Abort { .. } => labels(
             "abort",
             "abort",
             "Abort the deployment",
             "The candidate is refused and stopped. Clients notice nothing.".to_owned(),
             true,
         ),
-        Possible::Promote { .. } => words(
+        Possible::Promote { .. } => labels(
             "promote",
             "promote",
             "Promote now",
-            "The bake ends early, and the candidate is promoted if nothing speaks against it so far.".to_owned(),
+            "The bake ends early, and the candidate is promoted, unless it is failing.".to_owned(),
             false,
         ),
-        Possible::RollBackCandidate { to, .. } => words(
+        Possible::RollBackCandidate { to, .. } => labels(
             "rollback",
             "rollback",
             "Roll back",
-            format!("All traffic goes back to {to} at once, the deployment ends, and the candidate is stopped."),
+            format!(
+                "All traffic goes back to {to} at once, the deployment ends, and the candidate is stopped."
+            ),
             true,
         ),
-        Possible::RollBack { from, to, version } => words(
+        Possible::RollBack { from, to, version } => labels(
             "rollback",
             "rollback",
             "Roll back",
@@ -105,31 +105,33 @@ fn words_of(action: &Possible) -> Words {
             ),
             true,
         ),
-        Possible::StandIn { color, fit: true } => words(
+        Possible::StandIn { color, fit: true } => labels(
             "stand-in",
             "stand-in",
             &format!("Let {color} stand in"),
             format!("The router repeats requests on {color} that the active color fails."),
             false,
         ),
-        Possible::StandIn { color, fit: false } => words(
+        Possible::StandIn { color, fit: false } => labels(
             "stand-in",
             "stand-in",
             &format!("Do not let {color} stand in"),
-            format!("The router sends {color} no request any more, also if the active color fails, and there is nothing to roll back to."),
+            format!(
+                "The router sends {color} no request any more, also if the active color fails, and there is nothing to roll back to."
+            ),
             true,
         ),
     }
 }
 
 fn form(action: &Possible) -> Markup {
-    let Words {
+    let ActionLabels {
         action: name,
         key,
         title,
         sentence,
         is_grave,
-    } = words_of(action);
+    } = labels_of(action);
     html! {
         details.action id={ "action-" (key) } .grave[is_grave] open[name == "approve"] {
             summary { (title) }

@@ -164,7 +164,7 @@ fn table(entries: &[&HistoryEntry]) -> Markup {
                     tr {
                         td.when { (moment(entry.at)) }
                         td.what { span class=(tone) { (mark) " " (entry.action.as_str()) } }
-                        td { (entry.version.as_deref().unwrap_or("not known")) " on " (entry.color) }
+                        td { (entry.version.as_deref().unwrap_or("unknown")) " on " (entry.color) }
                         td.by { (entry.by) }
                         td.text {
                             (entry.reason.as_deref().unwrap_or_default())

@@ -52,7 +52,7 @@ fn situation(view: &PageView) -> (&'static str, String, String) {
     }
     if let Some(asked) = awaited(record) {
         let sentence = format!(
-            "It waits before the phase {}, until {} UTC. Without an answer it is {} then.",
+            "It waits before the phase {}, until {} UTC. It is {} then, unless a person decides.",
             asked.before,
             clock(asked.expires),
             if asked.before == Phase::Promoted {

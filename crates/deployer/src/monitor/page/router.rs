@@ -5,8 +5,8 @@ use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 use axum::{
     Extension, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
+    extract::{DefaultBodyLimit, Path, Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{
         Html, IntoResponse, Response,
@@ -21,22 +21,19 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tower::ServiceBuilder;
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    compression::CompressionLayer,
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-    sensitive_headers::SetSensitiveHeadersLayer,
-};
+use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer};
 
 use crate::{
     monitor::page::{
         access::Access,
-        actions::{Actions, Wish},
+        actions::{Actions, RequestedAction},
+        extractors::{ActingPerson, SignedInPerson, Visitor},
         form::{Fields, MAX_BODY},
-        guards::{Refusal, SEC_PURPOSE, Site, check_own_form, is_link_from_elsewhere},
+        guards::{Refusal, SEC_PURPOSE, check_own_form},
         notices::Notices,
         person::Person,
         render,
+        security_headers::set_security_headers,
         server::Peer,
         stream::{self, Live},
         view::{HistoryFilter, Viewer},
@@ -52,9 +49,6 @@ const MAX_STREAMS: usize = 64;
 const MAX_STREAM: Duration = Duration::from_mins(10);
 /// How often a stream checks that its person is still signed in.
 const CHECK_PERSON_EVERY: Duration = Duration::from_secs(1);
-
-/// In the address of a page that asks for itself again, so that this happens once.
-const AGAIN: &str = "again";
 
 /// What all requests share.
 pub(crate) struct Page {
@@ -79,25 +73,9 @@ impl Page {
     }
 }
 
-/// Who sent a request, and under which name of the page.
-#[derive(Debug, Clone)]
-struct Visitor {
-    person: Option<Person>,
-    site: Site,
-    peer: Peer,
-}
-
 /// The routes with their layers, in the order in which a request passes them.
 pub(crate) fn router(page: Arc<Page>) -> Router {
     let layers = ServiceBuilder::new()
-        // First, so that no layer below can print them.
-        .layer(SetSensitiveHeadersLayer::new([
-            header::AUTHORIZATION,
-            header::COOKIE,
-            header::SET_COOKIE,
-        ]))
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        .layer(PropagateRequestIdLayer::x_request_id())
         .layer(from_fn(set_security_headers))
         // No page has a secret beside text of a request, so its size tells nothing (BREACH).
         .layer(CompressionLayer::new())
@@ -156,107 +134,6 @@ async fn limit_time(request: Request, next: Next) -> Result<Response, Refusal> {
             format!("the page did not answer within {} s", MAX_TIME.as_secs()),
         )
     })
-}
-
-/// What browsers must not do with an answer: run or load anything that this page does not serve, put it in a frame, keep it,
-/// or give it to another site.
-const SECURITY_HEADERS: [(HeaderName, &str); 8] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
-         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-    (header::X_FRAME_OPTIONS, "DENY"),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    // Other sites learn nothing. With no-referrer, browsers would send `Origin: null` with the page's own forms.
-    (header::REFERRER_POLICY, "same-origin"),
-    (header::CACHE_CONTROL, "no-store"),
-    (
-        HeaderName::from_static("cross-origin-opener-policy"),
-        "same-origin",
-    ),
-    (
-        HeaderName::from_static("cross-origin-embedder-policy"),
-        "require-corp",
-    ),
-    (
-        HeaderName::from_static("cross-origin-resource-policy"),
-        "same-origin",
-    ),
-];
-
-async fn set_security_headers(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    for (name, value) in SECURITY_HEADERS {
-        let value = HeaderValue::from_static(value);
-        response.headers_mut().insert(name, value);
-    }
-    response
-}
-
-/// A person who is signed in. Anybody else is sent to the sign-in page.
-struct SignedInPerson(Person);
-
-impl FromRequestParts<Arc<Page>> for SignedInPerson {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Page>) -> Result<Self, Response> {
-        let visitor = parts.extensions.get::<Visitor>();
-        if let Some(person) = visitor.and_then(|visitor| visitor.person.clone()) {
-            return Ok(Self(person));
-        }
-        if is_link_from_elsewhere(&parts.headers)
-            && let Some(again) = ask_again(&parts.uri)
-        {
-            return Err(again);
-        }
-        Err(see_other("/sign-in"))
-    }
-}
-
-/// A link from another site, such as one in a notification, comes without the cookie. The browser sends it if the page
-/// itself asks for the same address again. Returns `None` if it has done that.
-fn ask_again(uri: &Uri) -> Option<Response> {
-    let query = uri.query().unwrap_or_default();
-    if query.split('&').any(|pair| pair == AGAIN) {
-        return None;
-    }
-    let separator = if query.is_empty() { "" } else { "&" };
-    // A path that begins with two slashes would be the address of another host.
-    let path = uri.path().trim_start_matches('/');
-    let refresh = format!("0; url=/{path}?{query}{separator}{AGAIN}");
-    let refresh = HeaderValue::try_from(refresh).ok()?;
-    let mut response = "one moment\n".into_response();
-    let name = HeaderName::from_static("refresh");
-    response.headers_mut().insert(name, refresh);
-    Some(response)
-}
-
-/// A person who may act.
-struct ActingPerson(Person);
-
-impl FromRequestParts<Arc<Page>> for ActingPerson {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Page>) -> Result<Self, Refusal> {
-        let visitor = parts.extensions.get::<Visitor>();
-        let Some(person) = visitor.and_then(|visitor| visitor.person.clone()) else {
-            return Err(Refusal::new(
-                StatusCode::FORBIDDEN,
-                "nothing was done, because nobody is signed in: sign in, and try again",
-            ));
-        };
-        if !person.may_act() {
-            return Err(Refusal::new(
-                StatusCode::FORBIDDEN,
-                format!(
-                    "nothing was done, because {} may see, but not act",
-                    person.name
-                ),
-            ));
-        }
-        Ok(Self(person))
-    }
 }
 
 async fn show_page(
@@ -396,12 +273,12 @@ async fn act(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let fields = Fields::parse(&headers, &body, &Wish::FIELDS)?;
-    let wish = Wish::read(&action, &fields)
+    let fields = Fields::parse(&headers, &body, &RequestedAction::FIELDS)?;
+    let requested = RequestedAction::read(&action, &fields)
         .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "there is no such action"))?;
     // People correct a form on the page. Programs read the status.
-    let answer = match wish.and_then(|wish| Ok((wish, fields.reason()?))) {
-        Ok((wish, reason)) => page.actions.perform(wish, person.by(), reason).await,
+    let answer = match requested.and_then(|action| Ok((action, fields.reason()?))) {
+        Ok((action, reason)) => page.actions.perform(action, person.by(), reason).await,
         Err(refusal) => Err(refusal.text),
     };
     let (Ok(text) | Err(text)) = answer;
@@ -417,7 +294,7 @@ async fn follow(
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Refusal> {
     let person = visitor
         .person
-        .ok_or_else(|| Refusal::new(StatusCode::FORBIDDEN, "nobody is signed in"))?;
+        .ok_or_else(|| Refusal::new(StatusCode::FORBIDDEN, "you are not signed in"))?;
     let slot = Arc::clone(&page.streams).try_acquire_owned().map_err(|_| {
         Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -450,7 +327,7 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-fn see_other(path: &'static str) -> Response {
+pub(super) fn see_other(path: &'static str) -> Response {
     let location = [(header::LOCATION, HeaderValue::from_static(path))];
     (StatusCode::SEE_OTHER, location).into_response()
 }

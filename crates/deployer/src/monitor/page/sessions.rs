@@ -36,13 +36,13 @@ struct Session {
     /// The address from which the person signed in.
     from: IpAddr,
     began: Timestamp,
-    signed_in: How,
+    signed_in: SignInMethod,
 }
 
 /// How a person signed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum How {
+enum SignInMethod {
     /// With the key that has this digest. The session ends when the file has it no more.
     Key(#[serde(with = "token::as_text")] SecretDigest),
     /// With a one-time link.
@@ -65,7 +65,7 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Reads the sessions that an earlier monitor kept. Without them, nobody is signed in.
+    /// Reads the sessions that an earlier monitor kept. Without them, no person is signed in.
     pub(crate) fn read(state: &Path, lifetime: Duration, notes: Notes) -> io::Result<Self> {
         let path = page_directory(state).join("sessions.json");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
@@ -102,7 +102,7 @@ impl Sessions {
         from: IpAddr,
         now: Timestamp,
     ) -> io::Result<String> {
-        self.begin(key.name.clone(), How::Key(key.digest), from, now)
+        self.begin(key.name.clone(), SignInMethod::Key(key.digest), from, now)
     }
 
     /// Begins a session for a person who opened a one-time link.
@@ -112,13 +112,13 @@ impl Sessions {
         from: IpAddr,
         now: Timestamp,
     ) -> io::Result<String> {
-        self.begin(name, How::Link, from, now)
+        self.begin(name, SignInMethod::Link, from, now)
     }
 
     fn begin(
         &self,
         name: String,
-        signed_in: How,
+        signed_in: SignInMethod,
         from: IpAddr,
         now: Timestamp,
     ) -> io::Result<String> {
@@ -170,12 +170,12 @@ impl Sessions {
         let session = &stored.sessions[place];
         let signed_in = SignedIn::Session(session.id);
         let person = match session.signed_in {
-            How::Key(of) => keys.iter().find(|key| key.digest == of).map(|key| Person {
+            SignInMethod::Key(of) => keys.iter().find(|key| key.digest == of).map(|key| Person {
                 name: key.name.clone(),
                 role: key.role,
                 signed_in,
             }),
-            How::Link => Some(Person {
+            SignInMethod::Link => Some(Person {
                 name: session.name.clone(),
                 role: Role::Act,
                 signed_in,
@@ -200,7 +200,7 @@ impl Sessions {
         age >= SignedDuration::try_from(self.lifetime).unwrap_or(SignedDuration::MAX)
     }
 
-    /// A full disk must keep nobody from signing in and rolling back. The session then ends with this monitor.
+    /// A full disk must not prevent signing in. The session then ends with this monitor.
     fn save(&self, stored: &Stored) {
         let written = serde_json::to_string(stored)
             .map_err(io::Error::from)

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How often the live file is looked at, and the least time between two messages to a viewer.
-const PACE: Duration = Duration::from_millis(100);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a browser waits before it connects again.
 const RETRY: Duration = Duration::from_secs(2);
 /// How many lines are folded before other tasks get their turn.
@@ -153,7 +153,7 @@ impl Live {
         let mut follower = Follower::new(self.reports.live().clone());
         let last = self.reports.read(None).ok().map(Arc::new);
         self.change(|view| view.deployment = last);
-        let mut ticks = interval(PACE);
+        let mut ticks = interval(UPDATE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -305,7 +305,7 @@ impl Viewing {
             }
             let data = serde_json::to_string(&changed).unwrap_or_default();
             self.known.clone_from(&rendered.digests);
-            self.not_before = Instant::now() + PACE;
+            self.not_before = Instant::now() + UPDATE_INTERVAL;
             return Some(Message {
                 id: rendered.event_id.clone(),
                 data,

@@ -3,8 +3,9 @@
 //! Keys, session identifiers, and links are 256 random bits. Nobody can guess one, so what is kept is its plain SHA-256:
 //! a slow hash with a salt is for passwords, which can be guessed.
 
-use std::{fmt::Write as _, io};
+use std::io;
 
+use model_repository::hexadecimal;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
@@ -22,15 +23,6 @@ pub(crate) fn random() -> io::Result<String> {
 /// Returns the digest of a secret as it is typed, sent, or stored by a browser.
 pub(crate) fn digest(secret: &str) -> SecretDigest {
     Sha256::digest(secret).into()
-}
-
-/// Writes bytes as lowercase hexadecimal digits.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Reads a digest of 64 hexadecimal digits.

@@ -26,7 +26,7 @@ fn ids(message: &Message) -> Vec<String> {
 async fn is_idle(viewing: &mut Viewing) -> bool {
     let next = pin!(viewing.next());
     // Longer than the pause between two messages.
-    let waited = tokio::time::timeout(PACE * 3, next).await;
+    let waited = tokio::time::timeout(UPDATE_INTERVAL * 3, next).await;
     waited.is_err()
 }
 
@@ -167,7 +167,7 @@ async fn ten_thousand_events_reach_twenty_viewers() {
         });
         if number % 500 == 0 {
             show_news(&live, &mut follower).await;
-            tokio::time::sleep(PACE / 2).await;
+            tokio::time::sleep(UPDATE_INTERVAL / 2).await;
         }
     }
     show_news(&live, &mut follower).await;
@@ -181,7 +181,7 @@ async fn ten_thousand_events_reach_twenty_viewers() {
         .len();
     assert_eq!(live.view().position, length);
     // The viewers read the last state.
-    tokio::time::sleep(PACE * 3).await;
+    tokio::time::sleep(UPDATE_INTERVAL * 3).await;
     drop(live);
     for viewer in viewers {
         let (page, messages) = viewer.await.unwrap();
