@@ -23,8 +23,8 @@ use crate::driver::{Driver, START_TIMEOUT};
 
 type Result<T = (), E = anyhow::Error> = std::result::Result<T, E>;
 
-/// The time limit for a condition on a page.
-pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(60);
+/// The time limit for a condition on a page, and for a run of axe-core: long enough for a machine with other work.
+pub(crate) const WAIT_LIMIT: Duration = Duration::from_mins(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The height of a window, in CSS pixels.
 const HEIGHT: u32 = 900;
@@ -114,6 +114,8 @@ impl Browser {
             json!({ "args": arguments }),
         );
         capabilities.insert("goog:loggingPrefs".to_owned(), json!({ "browser": "ALL" }));
+        let timeouts = json!({ "script": u64::try_from(WAIT_LIMIT.as_millis())? });
+        capabilities.insert("timeouts".to_owned(), timeouts);
         let address = format!("http://127.0.0.1:{}", driver.port);
         let mut builder = ClientBuilder::new(HttpConnector::new());
         let connected = builder.capabilities(capabilities).connect(&address);
