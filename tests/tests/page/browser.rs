@@ -1,4 +1,4 @@
-//! A real browser: Debian's chromium, driven over WebDriver.
+//! A real browser: Debian's chromium, driven over `WebDriver`.
 
 use std::{
     fs,
@@ -324,7 +324,7 @@ impl Browser {
             .collect())
     }
 
-    /// Sends a command of the Chrome DevTools Protocol.
+    /// Sends a command of the Chrome `DevTools` Protocol.
     async fn developer_command(&self, command: &str, parameters: Value) -> Result<Value> {
         let body = json!({ "cmd": command, "params": parameters });
         Ok(self.issue("goog/cdp/execute", body).await?)

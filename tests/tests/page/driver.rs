@@ -16,7 +16,7 @@ use end_to_end::send_signal;
 type Result<T = ()> = anyhow::Result<T>;
 
 /// Longer than chromium takes to start beside two stacks on two busy cores.
-pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A chromedriver. Dropping it ends the browser that it started.
@@ -80,6 +80,10 @@ fn find_port(output: ChildStdout) -> Result<u16> {
 }
 
 impl Drop for Driver {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nothing can be awaited while a value is dropped"
+    )]
     fn drop(&mut self) {
         const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 

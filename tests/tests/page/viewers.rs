@@ -27,7 +27,7 @@ const NOTE_INTERVAL: usize = 10;
 const AT_ONCE: usize = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the last event may take to reach the last viewer on a busy machine.
-const ARRIVAL_LIMIT: Duration = Duration::from_secs(60);
+const ARRIVAL_LIMIT: Duration = Duration::from_mins(1);
 /// How much memory the monitor may take for all of it, in KiB.
 const MAX_GROWTH: u64 = 64 << 10;
 /// Sections that do not depend on when they are read.

@@ -137,8 +137,8 @@ async fn dispatch(
     };
     let mut reporters = vec![output];
     reporters.extend(questions.iter().map(|questions| questions as &dyn Reporter));
-    let traced = traces.as_ref().map(|traces| traces.reporter());
-    reporters.extend(traced.map(|traced| traced as &dyn Reporter));
+    let spans = traces.as_ref().map(Traces::reporter);
+    reporters.extend(spans.map(|spans| spans as &dyn Reporter));
     let reporters = Reporters(reporters);
     // Boxed: the future holds the futures of all commands, and is large.
     let work = Box::pin(perform(&command, &settings, ports, &reporters, global.json));

@@ -266,7 +266,10 @@ mod tests {
 
         decisions.open_approval(waiting("bb"));
         let declined = answer(&decisions, &approve("aa")).await.unwrap();
-        assert!(declined.contains("newer than what you saw"), "{declined}");
+        assert!(
+            declined.contains("has changed since you saw it"),
+            "{declined}"
+        );
         let nameless = request(OperatorCommand::Approve, None);
         assert!(answer(&decisions, &nameless).await.is_some());
         let another = OperatorRequest {

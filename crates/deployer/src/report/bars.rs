@@ -163,12 +163,12 @@ mod tests {
             ("p99_limit_seconds", 1.0),
         ]);
         let measures = measures(&numbers);
-        let measured: Vec<_> = measures
+        let drawn: Vec<_> = measures
             .iter()
             .map(|it| (it.name, it.interval, it.limit))
             .collect();
         assert_eq!(
-            measured,
+            drawn,
             [
                 ("accuracy", None, Some(Limit::AtLeast(0.7))),
                 ("drop", Some([-0.01, 0.02]), None),

@@ -387,7 +387,7 @@ mod tests {
         record(recorder, Phase::Switched, None);
         recorder.report(&Event::BakeObserved {
             elapsed: std::time::Duration::from_secs(1),
-            of: std::time::Duration::from_secs(60),
+            of: std::time::Duration::from_mins(1),
             tally: Tally::from_iter([true, false]),
             trouble: None,
         });

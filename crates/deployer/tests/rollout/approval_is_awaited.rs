@@ -372,7 +372,7 @@ async fn approval_of_other_evidence_is_declined() {
     let [other, none, right, late] = &answers[..] else {
         panic!("{answers:?}");
     };
-    assert_declined(other, "newer than what you saw");
+    assert_declined(other, "has changed since you saw it");
     assert_declined(none, "names no evidence");
     assert_eq!(*right, Answer::Accepted);
     assert_declined(late, "alice@host approved it already");

@@ -251,7 +251,7 @@ async fn own_requests_are_held_to_answers_of_golden_gate() {
         .run()
         .await;
     assert_rolled_back(&finished, "requests failed (");
-    finished.assert_outcome(Phase::RolledBack, "(it answered \"bad\" to input ");
+    finished.assert_outcome(Phase::RolledBack, "(last: it answered \"bad\" to input ");
     finished.assert_outcome(
         Phase::RolledBack,
         ", and answered \"good\" in the gate golden)",

@@ -26,14 +26,12 @@ pub(super) fn comparison(left: &Record, right: &Record) -> Markup {
             (head(both))
             tbody {
                 (row("Release", both.map(|it| html! { (it.plan.release.model) " " (it.plan.release.version) })))
-                (row("Digest", both.map(|it| match &it.plan.release.digest {
-                    Some(digest) => short_digest(digest),
-                    None => html! { "not known" },
+                (row("Digest", both.map(|it| {
+                    it.plan.release.digest.as_deref().map_or_else(unknown, short_digest)
                 })))
                 (row("Color", both.map(|it| html! { (it.plan.idle) })))
-                (row("Began (UTC)", both.map(|it| match it.phases.first() {
-                    Some(first) => moment(first.at),
-                    None => html! { "not known" },
+                (row("Began (UTC)", both.map(|it| {
+                    it.phases.first().map_or_else(unknown, |first| moment(first.at))
                 })))
                 (row("Took", both.map(took)))
                 (row("End", both.map(|it| html! {
@@ -121,4 +119,8 @@ fn figures(gate: &str, judged: [Option<&GateRecord>; 2], both: [&Record; 2]) -> 
             }
         }
     }
+}
+
+fn unknown() -> Markup {
+    html! { "not known" }
 }

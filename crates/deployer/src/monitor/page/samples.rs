@@ -374,14 +374,15 @@ fn history() -> Vec<HistoryEntry> {
 fn traffic(situation: Situation) -> RecentTraffic {
     let now = 160;
     let switched = 119;
-    let moved = situation >= Situation::Baking && situation != Situation::Refused;
+    let has_switched = situation >= Situation::Baking && situation != Situation::Refused;
     let mut ring = TrafficRing::default();
     let mut requests = Vec::new();
     for second in -740..now {
-        let of_green = moved && second >= switched;
+        let of_green = has_switched && second >= switched;
         let color = if of_green { Color::Green } else { Color::Blue };
         // A day's rise and fall, within minutes.
         let rate = 18.0 + 9.0 * (second as f64 / 150.0).sin() + 3.0 * (second as f64 / 11.0).cos();
+        #[expect(clippy::cast_possible_truncation, reason = "a few requests a second")]
         for place in 0..rate as i64 {
             let wave = 1.0 + (second * 7 + place * 13).rem_euclid(97) as f64 / 60.0;
             let slow = if place == 0 && second % 3 == 0 {
@@ -404,7 +405,7 @@ fn traffic(situation: Situation) -> RecentTraffic {
     }
     ring.add(&requests, at(now));
     let mut moves = Vec::new();
-    if moved {
+    if has_switched {
         moves.push(TrafficMoved {
             at: at(switched),
             to: Color::Green,

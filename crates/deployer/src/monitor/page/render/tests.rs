@@ -101,7 +101,7 @@ fn each_field_of_each_page_has_a_label() {
             .collect();
         for field in [tags(&html, "input"), tags(&html, "select")].concat() {
             match attribute(field, "type") {
-                Some("hidden") => continue,
+                Some("hidden") => {}
                 // Its label surrounds it.
                 Some("checkbox") => assert!(
                     html.contains(&format!("<label class=\"more\"><input{field}>")),

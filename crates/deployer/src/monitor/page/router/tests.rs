@@ -352,7 +352,7 @@ async fn hostile_headers_are_refused_or_ignored() {
         format!("{name}="),
         format!("{name}={}", "a".repeat(4096)),
         format!("{name}=../../sessions"),
-        format!("{name}"),
+        name.to_owned(),
         format!("x{cookie}"),
         ";;;=;".to_owned(),
     ] {
