@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,6 +19,7 @@ use crate::{
         history::{History, HistoryEntry},
         history_chain::{self, Link, NewestLine, Verification},
         journal_entries::JournalEntries,
+        line_file::is_torn,
         lock_holder::LockHolder,
     },
 };
@@ -229,17 +230,6 @@ fn append(directory: &Path, path: &Path, line: &Line<'_>) -> io::Result<String> 
         File::open(directory)?.sync_all()?;
     }
     Ok(sha256)
-}
-
-/// Returns whether the last line lacks its end.
-fn is_torn(file: &mut File) -> io::Result<bool> {
-    if file.seek(SeekFrom::End(0))? == 0 {
-        return Ok(false);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
 }
 
 fn read_holder(path: &Path) -> Option<LockHolder> {

@@ -2,13 +2,16 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
-use crate::report::{
-    event_line::{EventLine, LoggedEvent},
-    record::Record,
+use crate::{
+    report::{
+        event_line::{EventLine, LoggedEvent},
+        record::Record,
+    },
+    state::line_file::is_torn,
 };
 
 /// The live files of one installation.
@@ -97,17 +100,6 @@ impl LiveFiles {
         }
         Ok(())
     }
-}
-
-/// Returns whether the last line lacks its end, as after a full disk or a power cut.
-fn is_torn(file: &mut File) -> io::Result<bool> {
-    if file.seek(SeekFrom::End(0))? == 0 {
-        return Ok(false);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
 }
 
 /// Adds lines to a live file.

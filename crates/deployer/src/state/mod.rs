@@ -7,6 +7,7 @@ pub mod history;
 pub mod history_chain;
 pub mod journal;
 pub mod journal_entries;
+pub(crate) mod line_file;
 pub mod lock_holder;
 pub mod operator_request;
 pub mod traffic_move;
