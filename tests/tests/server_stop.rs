@@ -37,20 +37,15 @@ async fn stopping_servers_under_load_cuts_no_request() -> anyhow::Result<()> {
     // The standby hides a failed attempt from clients, but the access log has the status of each attempt.
     for port in [stack.ports().green(), stack.ports().blue()] {
         let attempts = attempts(&stack, port)?;
-        let succeeded = |it: &&Attempt| it.status == "200";
-        let refused = |it: &&Attempt| it.connected == "-";
         ensure!(
-            attempts.iter().filter(succeeded).count() > 100,
+            attempts.iter().filter(|it| it.status == "200").count() > 100,
             "the server on port {port} answered at most 100 requests"
         );
         ensure!(
-            attempts.iter().any(|it| refused(&it)),
+            attempts.iter().any(Attempt::is_refused),
             "no attempt was refused, so the server on port {port} did not stop"
         );
-        let cut: Vec<_> = attempts
-            .iter()
-            .filter(|it| !succeeded(it) && !refused(it))
-            .collect();
+        let cut: Vec<_> = attempts.iter().filter(|it| it.is_cut()).collect();
         // The kernel accepts connections for the server, and resets one that arrives in the microseconds
         // between the server's last accept and the end of listening.
         ensure!(
@@ -69,9 +64,25 @@ async fn stop_server(stack: &Stack, color: &str) -> anyhow::Result<()> {
 /// One attempt of the router to get a response from a server.
 #[derive(Debug)]
 struct Attempt {
+    /// 502 or 504 if the router got no response; `-` also if the client left before that.
     status: String,
     /// Seconds until the connection was established; `-` if the server refused it.
     connected: String,
+    /// What the client got; 499 if it left. The deployer leaves its own request when a bake ends.
+    client_status: u64,
+}
+
+impl Attempt {
+    fn is_refused(&self) -> bool {
+        self.connected == "-"
+    }
+
+    /// Whether the server accepted the connection, and did not respond. A server that starts again responds with 503.
+    fn is_cut(&self) -> bool {
+        !self.is_refused()
+            && self.client_status != 499
+            && matches!(self.status.as_str(), "-" | "502" | "504")
+    }
 }
 
 /// Returns the router's attempts on the server on this port, from the access log.
@@ -88,11 +99,15 @@ fn attempts(stack: &Stack, port: u16) -> anyhow::Result<Vec<Attempt>> {
         };
         let statuses = parts("upstream_status")?;
         let connected = parts("upstream_connect_time")?;
+        let client_status = line["status"]
+            .as_u64()
+            .context("a line of the access log has no status")?;
         for (at, server) in parts("upstream_addr")?.into_iter().enumerate() {
             if server == address {
                 attempts.push(Attempt {
                     status: statuses.get(at).cloned().unwrap_or_default(),
                     connected: connected.get(at).cloned().unwrap_or_default(),
+                    client_status,
                 });
             }
         }
