@@ -7,6 +7,7 @@
 pub mod adapters;
 pub mod bake;
 pub mod cli;
+pub mod cluster;
 pub mod color;
 mod commands;
 pub mod config;

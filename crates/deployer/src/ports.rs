@@ -8,6 +8,7 @@ mod journal;
 mod probe;
 mod request_log;
 mod router;
+mod truth_store;
 
 pub use self::{
     clock::Clock,
@@ -18,6 +19,7 @@ pub use self::{
     probe::{Prediction, Probe, Target},
     request_log::{LogCursor, LogPart, RequestLog},
     router::{Flags, Repeat, Router, RouterLimits},
+    truth_store::{RouterEntry, TruthStore, Version, WriteError},
 };
 
 /// All ports.

@@ -1,0 +1,1 @@
+//! The deployer's side of a fenced change: pure.
