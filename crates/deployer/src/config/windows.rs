@@ -210,8 +210,8 @@ impl FromStr for Freeze {
         };
         let (first, last) = text.split_once("..").unwrap_or((text, text));
         let (first, last) = (first.trim(), last.trim());
-        let from = moment(first).ok_or_else(|| wrong(&format!("{first:?} is no date")))?;
-        let to = moment(last).ok_or_else(|| wrong(&format!("{last:?} is no date")))?;
+        let from = moment(first).ok_or_else(|| wrong(&format!("{first:?} is not a date")))?;
+        let to = moment(last).ok_or_else(|| wrong(&format!("{last:?} is not a date")))?;
         let to = match to {
             Moment::Day(date) => date.to_datetime(Time::midnight()).checked_add(1.day()),
             Moment::Minute(time) => Ok(time),
@@ -298,8 +298,8 @@ mod tests {
     #[test]
     fn invalid_freezes_say_what_is_wrong() {
         for (text, problem) in [
-            ("christmas", "\"christmas\" is no date"),
-            ("2026-12-24..", "\"\" is no date"),
+            ("christmas", "\"christmas\" is not a date"),
+            ("2026-12-24..", "\"\" is not a date"),
             ("2026-12-24..2026-12-20", "it ends before it begins"),
             ("2026-12-24 18:00", "it ends before it begins"),
         ] {

@@ -4,9 +4,9 @@
 //! hexadecimal digits. `#` begins a comment.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -245,8 +245,12 @@ pub(crate) fn add_key(path: &Path, name: &str, role: Role) -> Result<String, Add
     Ok(key)
 }
 
-/// Appends durably. A new file is readable for its owner only.
+/// Appends durably. A new file, and a new directory for it, are readable for their owner only.
 fn append(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
+        let mut new = DirBuilder::new();
+        new.recursive(true).mode(0o700).create(directory)?;
+    }
     let mut file: File = OpenOptions::new()
         .create(true)
         .append(true)
@@ -279,6 +283,17 @@ mod tests {
         assert!(!text.contains(&key), "{text}");
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn missing_directory_of_keys_is_created_for_its_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secrets/page-keys");
+        add_key(&path, "ann", Role::See).unwrap();
+        for (path, expected) in [(path.parent().unwrap(), 0o700), (&path, 0o600)] {
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, expected, "{}", path.display());
+        }
     }
 
     #[test]
