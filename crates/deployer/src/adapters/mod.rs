@@ -3,13 +3,13 @@
 mod clock;
 mod compose;
 mod hooks;
-mod http;
+pub(crate) mod http;
 pub(crate) mod listeners;
 pub mod load;
 pub(crate) mod monitor_process;
 pub(crate) mod nginx;
 pub mod notify;
-mod process;
+pub(crate) mod process;
 mod state_directory;
 mod static_fleet;
 mod store;
