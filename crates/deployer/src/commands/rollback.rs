@@ -20,7 +20,7 @@ use crate::{
     },
     event::{Event, Reporter},
     exit_code,
-    ports::{JournalError, Ports},
+    ports::{JournalError, OnSilentRouter, Ports},
     report::Reports,
     state::{
         action::Action,
@@ -154,9 +154,16 @@ async fn run_without_lock(
     };
     let version = healthy_version(ports, to, active).await?;
     let unfit = ports.flags.set_fit(active, false).await;
-    let switched = ports.router.switch_to(to).await;
-    switched.map_err(CommandError::halted)?;
-    reporter.report(&Event::TrafficMoved { from: active, to });
+    let switched = ports
+        .router
+        .switch_to(to, OnSilentRouter::MoveOthers)
+        .await;
+    let switched = switched.map_err(CommandError::halted)?;
+    reporter.report(&Event::TrafficMoved {
+        from: active,
+        to,
+        unconfirmed: &switched.unconfirmed,
+    });
     unfit.map_err(CommandError::halted)?;
     let is_stuck = entries.unfinished_deployment().is_some();
     let recorded = record_later(settings, reason, ports, (active, to), is_stuck, reporter).await;
