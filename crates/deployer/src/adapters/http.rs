@@ -244,7 +244,7 @@ fn no_answer(error: &reqwest::Error, what: &str) -> PortError {
     }
 }
 
-fn refused(request: &str, status: u16, body: &str) -> PortError {
+pub(super) fn refused(request: &str, status: u16, body: &str) -> PortError {
     PortError::Refused {
         status,
         message: format!("{request} answered {status}{}", excerpt(body)),

@@ -12,6 +12,8 @@ pub mod notify;
 mod process;
 mod state_directory;
 mod static_fleet;
+mod store;
+pub(crate) mod token_file;
 pub(crate) mod traces;
 mod user_agent;
 mod version;
@@ -21,7 +23,7 @@ use std::{
     sync::Arc,
 };
 
-pub use self::{clock::SystemClock, state_directory::StateDirectory};
+pub use self::{clock::SystemClock, state_directory::StateDirectory, store::HttpStore};
 use self::{
     nginx::{flags::FlagDirectory, log_file, request_log::AccessLog},
     user_agent::UserAgent,

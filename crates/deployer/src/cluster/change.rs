@@ -123,7 +123,7 @@ pub enum Event {
 }
 
 /// Why a fenced change was refused. Traffic did not move.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RefusedBecause {
     /// Another change is prepared in the store.
     OtherPrepared(String),
@@ -138,7 +138,7 @@ pub enum RefusedBecause {
 }
 
 /// How a fenced change ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The change is committed, and no router serves the old flags.
     Done {
@@ -176,7 +176,7 @@ struct Asked {
     why: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Phase {
     /// Reading the truth, then writing that the change is prepared.
     Preparing,
@@ -194,7 +194,7 @@ enum Phase {
 /// A change that returns only when no router can serve the old flags any more.
 ///
 /// `now` is any clock that does not stop, such as the time since boot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FencedChange {
     limits: ChangeLimits,
     edit: FlagEdit,

@@ -49,7 +49,7 @@ pub struct Release {
 }
 
 /// What a router says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RouterReport {
     /// The router's name.
     pub name: String,

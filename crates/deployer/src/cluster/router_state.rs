@@ -291,6 +291,12 @@ impl RouterState {
         (obeyed != Some(known.generation)).then_some((known.generation, known.flags))
     }
 
+    /// Returns the generation and the flags that nginx confirmed last.
+    #[must_use]
+    pub fn obeyed(&self) -> Option<(u64, RouterFlags)> {
+        self.obeyed
+    }
+
     /// Notes that nginx obeys the flags of `generation`. Ignored if the agent learned of a newer one meanwhile.
     pub fn confirmed(&mut self, generation: u64) {
         if let Some(known) = &self.known

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How a change without a fence ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DecideOutcome {
     /// The store holds the change.
     Decided {
@@ -34,7 +34,7 @@ pub enum DecideOutcome {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Phase {
     Writing(Option<Truth>),
     /// The settling begins when the routers are listed, and ends at the time at the latest.
@@ -47,7 +47,7 @@ enum Phase {
 ///
 /// It waits 1.1 T at most for the routers to confirm, and names the silent ones. Until then, routers may serve different
 /// flags.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Decide {
     edit: FlagEdit,
     over_prepared: bool,

@@ -1,0 +1,1 @@
+//! `deployer agent`: keeps one router of several.
