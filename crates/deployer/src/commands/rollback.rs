@@ -154,10 +154,7 @@ async fn run_without_lock(
     };
     let version = healthy_version(ports, to, active).await?;
     let unfit = ports.flags.set_fit(active, false).await;
-    let switched = ports
-        .router
-        .switch_to(to, OnSilentRouter::MoveOthers)
-        .await;
+    let switched = ports.router.switch_to(to, OnSilentRouter::MoveOthers).await;
     let switched = switched.map_err(CommandError::halted)?;
     reporter.report(&Event::TrafficMoved {
         from: active,

@@ -55,10 +55,7 @@ pub async fn check_previous(ports: &Ports, plan: &Plan) -> Result<(), String> {
 
 /// Moves traffic to the color that had it before `plan`, and returns the routers that did not confirm it. The error says
 /// what is not as it was before.
-pub async fn return_traffic(
-    ports: &Ports,
-    plan: &Plan,
-) -> Result<Vec<UnconfirmedRouter>, String> {
+pub async fn return_traffic(ports: &Ports, plan: &Plan) -> Result<Vec<UnconfirmedRouter>, String> {
     let Plan { active, idle, .. } = *plan;
     // First, so that the failed color does not stand in. Traffic moves also if the flag cannot be removed.
     let unfit = ports.flags.set_fit(idle, false).await;

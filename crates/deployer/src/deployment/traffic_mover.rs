@@ -8,9 +8,7 @@ use crate::{
         phase::Phase,
     },
     event::{Event, Reporter},
-    ports::{
-        JournalError, OnSilentRouter, PortError, Ports, Switched, Target, UnconfirmedRouter,
-    },
+    ports::{JournalError, OnSilentRouter, PortError, Ports, Switched, Target, UnconfirmedRouter},
     report::Reports,
     state::{
         action::Action, history::HistoryEntry, journal::Journal, lock_holder::current_user,

@@ -96,7 +96,10 @@ impl fmt::Display for UnconfirmedRouter {
         } else {
             "it may still send requests to the color that lost the traffic"
         };
-        write!(formatter, "router {name} did not confirm the move: {meaning}")
+        write!(
+            formatter,
+            "router {name} did not confirm the move: {meaning}"
+        )
     }
 }
 

@@ -464,6 +464,7 @@ fn part(logged: &[Request], after: Option<LogCursor>) -> LogPart {
         unparsable: 0,
         next: LogCursor::at(logged.len() as u64),
         problem: None,
+        missing: None,
     }
 }
 

@@ -17,6 +17,9 @@ use crate::{
 /// The header of an answer to `GET /log/...` with the length of the whole log.
 const LOG_LENGTH: &str = "x-log-length";
 
+/// An observation of the bake has 1 s for the logs of all routers.
+const LOG_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Sends requests with the token that the agents accept.
 pub(super) struct AgentClient {
     client: reqwest::Client,
@@ -87,7 +90,8 @@ impl AgentClient {
     ) -> Result<LogBytes, PortError> {
         let url = format!("{}/log/{name}?after={after}", router.url);
         let shown = format!("GET {url}");
-        let request = self.authorized(self.client.get(&url))?;
+        let request = self.client.get(&url).timeout(LOG_TIMEOUT);
+        let request = self.authorized(request)?;
         let failed = |error: &reqwest::Error| {
             PortError::Unreachable(format!("{shown} failed: {}", cause(error)))
         };

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::{
-    StreamExt as _,
-    future::BoxFuture,
-    stream::FuturesUnordered,
-};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use crate::{
@@ -102,7 +98,11 @@ impl Driver {
             in_flight.count_answer(&event);
             if let Event::Listed(Ok(entries)) = &event {
                 // A router that is gone still gets the outcome.
-                known.extend(entries.iter().map(|entry| (entry.name.clone(), entry.clone())));
+                known.extend(
+                    entries
+                        .iter()
+                        .map(|entry| (entry.name.clone(), entry.clone())),
+                );
             }
             actions = change.handle(event, now());
         }

@@ -167,7 +167,11 @@ fn other_requests(shown: &str, status: u16, text: &str) -> Result<u64, PortError
 }
 
 /// Which requests are repeated, as the control port answered to the request `shown`.
-pub(in crate::adapters) fn repeat(shown: &str, status: u16, text: &str) -> Result<Repeat, PortError> {
+pub(in crate::adapters) fn repeat(
+    shown: &str,
+    status: u16,
+    text: &str,
+) -> Result<Repeat, PortError> {
     let known = Repeat::ALL.into_iter().find(|it| it.to_string() == text);
     if let (200, Some(repeat)) = (status, known) {
         return Ok(repeat);
