@@ -10,7 +10,7 @@ use crate::{
         deploy::{self, ToDeploy},
         lock::lock_within,
         output::{CommandError, CommandOutput},
-        steps::{give_back_release, recover, served_version, stop_leftover_shadow},
+        steps::{end_leftovers, give_back_release, recover, served_version},
         stop::{Stopped, describe_end, stop_deployment},
     },
     config::Settings,
@@ -237,7 +237,7 @@ pub(super) async fn run_with_lock(
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    stop_leftover_shadow(ports, reporter).await;
+    end_leftovers(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
     // A rollback must not wait for an unreadable journal.
     let entries = journal.read().await.unwrap_or_else(|error| {
@@ -320,14 +320,16 @@ fn explain_failure(settings: &Settings, error: JournalError) -> anyhow::Error {
             } else {
                 "Interrupted (Ctrl-C, SIGTERM), it rolls back by itself"
             };
-            let flag = settings.router.flags.join("green");
-            let flag = flag.display();
-            CommandError::with(
-                exit_code::BUSY,
+            let by_hand = if settings.routers.are_used() {
+                String::new()
+            } else {
+                let flag = settings.router.flags.join("green");
+                let flag = flag.display();
                 format!(
-                    "{error}. {interrupted}; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`"
-                ),
-            )
+                    "; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`"
+                )
+            };
+            CommandError::with(exit_code::BUSY, format!("{error}. {interrupted}{by_hand}"))
         }
         other => other.into(),
     }

@@ -100,7 +100,16 @@ impl TrafficMover<'_> {
             Action::Switched => OnSilentRouter::Refuse,
             _ => OnSilentRouter::MoveOthers,
         };
-        self.move_flags(&mut traffic_move, silent).await?;
+        if let Err(error) = self.move_flags(&mut traffic_move, silent).await {
+            // Several routers refuse a move as a whole. Nothing is left to complete.
+            let refused = silent == OnSilentRouter::Refuse
+                && self.ports.flags.active().await == Ok(from)
+                && from != to;
+            if refused {
+                self.note_failure(self.journal.finish_move().await);
+            }
+            return Err(error);
+        }
         Ok(PendingCleanup {
             written: self.record(&traffic_move).await,
             requests_hang: action == Action::FailedOver
