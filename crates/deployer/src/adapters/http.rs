@@ -162,7 +162,7 @@ fn label_in(body: &Value, place: &str) -> Option<String> {
 }
 
 /// Creates a client whose requests end within `timeout`.
-pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, PortError> {
+pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, PortError> {
     // The servers are near: a proxy would not reach them.
     build(builder(timeout).no_proxy())
 }
@@ -206,7 +206,7 @@ pub(super) fn read_health(body: &Value) -> Health {
 }
 
 /// The innermost cause: "connection refused" instead of "error sending request".
-pub(super) fn cause(error: &reqwest::Error) -> String {
+pub(crate) fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }

@@ -138,7 +138,7 @@ impl Router for Nginx {
 }
 
 /// The color that the control port answered to the request `shown`.
-fn active_color(shown: &str, status: u16, text: &str) -> Result<Color, PortError> {
+pub(super) fn active_color(shown: &str, status: u16, text: &str) -> Result<Color, PortError> {
     match (status, text) {
         (200, "blue") => return Ok(Color::Blue),
         (200, "green") => return Ok(Color::Green),
@@ -152,7 +152,7 @@ fn active_color(shown: &str, status: u16, text: &str) -> Result<Color, PortError
 }
 
 /// The requests in flight that the control port answered to the request `shown`, without this one.
-fn other_requests(shown: &str, status: u16, text: &str) -> Result<u64, PortError> {
+pub(super) fn other_requests(shown: &str, status: u16, text: &str) -> Result<u64, PortError> {
     let others = text.parse().ok().and_then(|all: u64| all.checked_sub(1));
     if let (200, Some(others)) = (status, others) {
         return Ok(others);
