@@ -121,13 +121,14 @@ fn deviations(node: &Node, first: Option<usize>) -> Vec<Node> {
                     world.agents[index].cut_from_store = true;
                 },
             ));
-            next.push(step(
-                node,
-                format!("cut r{index} from the deployer"),
-                |world| {
-                    world.agents[index].cut_from_deployers = true;
-                },
-            ));
+            next.push(step(node, format!("cut r{index} off"), |world| {
+                world.agents[index].cut_from_store = true;
+                world.agents[index].cut_from_deployers = true;
+            }));
+            next.push(step(node, format!("r{index} gets no truth"), |world| {
+                world.agents[index].cut_from_store = true;
+                world.agents[index].loses_truth = true;
+            }));
         }
     }
     for index in 0..node.world.deployers.len() {

@@ -2,4 +2,5 @@
 
 mod explore;
 mod random;
+mod router;
 mod world;

@@ -37,6 +37,8 @@ pub(super) struct Agent {
     pub(super) stuck: bool,
     pub(super) cut_from_store: bool,
     pub(super) cut_from_deployers: bool,
+    /// Of a deployer's messages only the truth does not arrive.
+    pub(super) loses_truth: bool,
     registered: bool,
     /// The generation and flags that nginx obeys.
     pub(super) nginx: (u64, RouterFlags),
@@ -156,6 +158,7 @@ impl World {
             stuck: false,
             cut_from_store: false,
             cut_from_deployers: false,
+            loses_truth: false,
             registered: false,
             nginx: (0, RouterFlags::default()),
             opened: false,
@@ -405,6 +408,11 @@ impl World {
             | Net::Answer { agent, .. }
             | Net::Abort { agent, .. } => self.agents[*agent].cut_from_store || !self.store_up,
             Net::Operation { .. } | Net::OperationReply { .. } => !self.store_up,
+            Net::ToAgent {
+                agent,
+                message: Message::Apply(_),
+                ..
+            } => self.agents[*agent].loses_truth || self.agents[*agent].cut_from_deployers,
             Net::ToAgent { agent, .. } | Net::ToDeployer { agent, .. } => {
                 self.agents[*agent].cut_from_deployers
             }
