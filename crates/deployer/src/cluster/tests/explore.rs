@@ -206,7 +206,6 @@ fn two_deployers_stay_safe_under_every_deviation() {
     };
     for world in [change_and_roll_back(), two_changes_and_a_join()] {
         let (states, done) = explore(world, bounds);
-        eprintln!("{states} {done}");
         assert!(
             states > 500 && done > 50,
             "{states} states, {done} with a change that is done"
