@@ -15,7 +15,7 @@ use crate::{
 
 pub(super) const TIMING: RouterTiming = RouterTiming {
     fence: Duration::from_millis(300),
-    abandoned_after: Duration::from_millis(1000),
+    abandoned_after: Duration::from_secs(1),
 };
 
 pub(super) const LIMITS: ChangeLimits = ChangeLimits {
@@ -24,6 +24,10 @@ pub(super) const LIMITS: ChangeLimits = ChangeLimits {
     store: Duration::from_millis(600),
 };
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a trouble that comes and goes by itself"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Agent {
     pub(super) state: RouterState,
@@ -506,7 +510,7 @@ impl World {
                 agent,
                 number,
                 message,
-            } => self.to_agent(deployer, agent, number, &message),
+            } => self.deliver_to_agent(deployer, agent, number, &message),
         }
     }
 
@@ -584,7 +588,7 @@ impl World {
         self.agents[index].copy();
     }
 
-    fn to_agent(&mut self, deployer: usize, index: usize, number: u64, message: &Message) {
+    fn deliver_to_agent(&mut self, deployer: usize, index: usize, number: u64, message: &Message) {
         let agent = &mut self.agents[index];
         if !agent.alive {
             return;
