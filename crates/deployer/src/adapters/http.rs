@@ -189,7 +189,7 @@ fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, PortError> 
 }
 
 /// Reads each field by itself, so that a field of the wrong type does not hide the others.
-fn read_health(body: &Value) -> Health {
+pub(super) fn read_health(body: &Value) -> Health {
     let text = |name: &str| Some(body.get(name)?.as_str()?.to_owned());
     let count = |name: &str| body.get(name)?.as_u64();
     Health {

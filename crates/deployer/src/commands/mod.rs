@@ -44,7 +44,7 @@ use crate::{
         deploy::ToDeploy,
         lock::lock,
         output::{CommandError, CommandOutput, print},
-        steps::{stop_leftover_shadow, until_stopped},
+        steps::{end_leftovers, until_stopped},
     },
     config::{self, Settings, SettingsError},
     deployment::{scope::Scope, windows},

@@ -1,0 +1,1 @@
+//! Several routers with agents in this process.
