@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Makes the schemas in this directory from the projects' own CustomResourceDefinitions.
 
 Usage: target/tools/bin/python tests/manifests/vendor.py PROJECT RELEASE CRD.yaml KIND
