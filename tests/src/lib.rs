@@ -19,7 +19,7 @@ pub use alerts::AlertReceiver;
 pub use deploy_and_roll_back::deploy_and_roll_back_twice;
 pub use http::{get, post, post_for_body};
 pub use layout::VERSION_NOT_IN_IMAGE;
-pub use network::Network;
+pub use network::{Link, Network};
 pub use ports::PortBlock;
 pub use stack::{BakeDuration, DeployerRun, Stack, send_signal};
 pub use torture::{Action, Torture};

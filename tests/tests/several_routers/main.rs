@@ -17,7 +17,9 @@ const PAUSE: Duration = Duration::from_millis(60);
 
 /// Moves traffic back and forth under load over all routers. Prints what a switch costs.
 async fn switch_repeatedly(switches: usize) -> Result {
-    let cluster = Cluster::start().await?;
+    let Some(cluster) = Cluster::start().await? else {
+        return Ok(());
+    };
     let traffic: Vec<_> = (1..=3)
         .map(|number| cluster.start_traffic(number, CONNECTIONS, PAUSE))
         .collect::<Result<_>>()?;
@@ -28,7 +30,9 @@ async fn switch_repeatedly(switches: usize) -> Result {
         let started = Instant::now();
         let run = cluster.expect_exit(0, &["switch", color]).await?;
         for clients in &traffic {
-            clients.wait_for_requests(clients.count() + CONNECTIONS).await?;
+            clients
+                .wait_for_requests(clients.count() + CONNECTIONS)
+                .await?;
         }
         commands.push((version, started, run.returned, Instant::now()));
     }
@@ -43,10 +47,14 @@ async fn switch_repeatedly(switches: usize) -> Result {
         all.between(*returned, *until)
             .ensure_answered_only_by(version)?;
     }
-    let took = commands.iter().map(|(_, started, returned, _)| *returned - *started);
+    let took = commands
+        .iter()
+        .map(|(_, started, returned, _)| *returned - *started);
     let mixed = commands
         .iter()
-        .filter_map(|(version, started, returned, _)| mixed_window(&all, version, *started, *returned));
+        .filter_map(|(version, started, returned, _)| {
+            mixed_window(&all, version, *started, *returned)
+        });
     let per_second = f64::from(u32::try_from(all.requests.len())?) / seconds;
     println!(
         "{switches} switches, {} requests ({per_second:.0}/s), 0 failed; command {}; mixed window {}",
@@ -69,8 +77,7 @@ fn mixed_window(
         .requests
         .iter()
         .filter(|it| it.started >= started && it.started <= returned);
-    let (new, old): (Vec<_>, Vec<_>) =
-        during.partition(|it| it.outcome.as_deref() == Ok(version));
+    let (new, old): (Vec<_>, Vec<_>) = during.partition(|it| it.outcome.as_deref() == Ok(version));
     let first_new = new.iter().map(|it| it.started + it.duration).min()?;
     let last_old = old.iter().map(|it| it.started).max()?;
     Some(last_old.saturating_duration_since(first_new))
@@ -90,7 +97,9 @@ async fn switches_over_three_routers_fail_no_request() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_router_refuses_a_deployment_and_not_a_rollback() -> Result {
-    let cluster = Cluster::start().await?;
+    let Some(cluster) = Cluster::start().await? else {
+        return Ok(());
+    };
     cluster.set_plugged(3, false)?;
     let refused = cluster.expect_exit(10, &["switch", "green"]).await?;
     ensure!(refused.output.contains("r3"), "{refused:?}");
@@ -100,15 +109,17 @@ async fn missing_router_refuses_a_deployment_and_not_a_rollback() -> Result {
     }
     ensure!(cluster.truth().await?.prepared.is_none());
     cluster.set_plugged(3, true)?;
-    let deploy = ["deploy", "v2", "--bake", "2s", "--gate", "identity"];
-    cluster.expect_exit(0, &deploy).await?;
+    cluster.expect_exit(0, &["deploy", "v2"]).await?;
     for number in 1..=3 {
         cluster.wait_for_answer(number, 200, "v2").await?;
     }
 
     cluster.set_plugged(3, false)?;
     let run = cluster.expect_exit(0, &["rollback"]).await?;
-    ensure!(run.output.contains("r3"), "the silent router must be named: {run:?}");
+    ensure!(
+        run.output.contains("r3"),
+        "the silent router must be named: {run:?}"
+    );
     for number in [1, 2] {
         cluster.wait_for_answer(number, 200, "v1").await?;
     }
