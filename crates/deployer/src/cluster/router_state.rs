@@ -16,7 +16,7 @@
 //! 5. **A router promises only in the generation before the change.** Otherwise it could miss an earlier change, and serve
 //!    another color than the others after the change was refused.
 
-use std::{collections::VecDeque, fmt, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     cluster::{
@@ -25,6 +25,11 @@ use crate::{
     },
     color::Color,
 };
+
+mod learn;
+mod refusal;
+
+pub use self::refusal::Refusal;
 
 /// The times that every router and deployer must agree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,46 +52,6 @@ pub struct NginxState {
     pub in_flight: Option<u64>,
     /// Whether nginx reaches the color of [`Prepare::must_reach`]; `true` if the message names none.
     pub reaches: bool,
-}
-
-/// Why an agent refuses a message. Answered with 409.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// The change was decided before the message arrived.
-    Decided {
-        /// The change's generation.
-        generation: u64,
-    },
-    /// The router's nginx does not obey the generation before the change. The deployer sends the truth, and asks again.
-    Behind {
-        /// The generation that nginx obeys; `None` before the agent first read the truth.
-        own: Option<u64>,
-        /// The generation that it must obey.
-        needed: u64,
-    },
-    /// The deployer gave the change up.
-    Released {
-        /// The change's generation.
-        generation: u64,
-    },
-    /// The router's nginx does not answer.
-    NginxSilent,
-    /// The router's nginx names another color as active than its flags.
-    NginxDisagrees {
-        /// What nginx names.
-        nginx: Color,
-        /// What the flags say.
-        flags: Color,
-    },
-    /// The router's nginx does not reach the color that gets the traffic.
-    Unreached(Color),
-    /// The truth in the message is older than the one that the agent knows.
-    Older {
-        /// The generation in the message.
-        message: u64,
-        /// The generation that the agent knows.
-        known: u64,
-    },
 }
 
 /// What an agent knows, and what follows from it.
@@ -377,124 +342,5 @@ impl RouterState {
     pub fn promised(&self) -> Option<u64> {
         let pending = self.pending?;
         (pending.fence.is_some() || pending.closed).then_some(pending.generation)
-    }
-
-    fn knows_newer(&self, truth: &Truth) -> bool {
-        self.known
-            .as_ref()
-            .is_some_and(|known| known.generation > truth.generation)
-    }
-
-    fn pending_for(&mut self, generation: u64, now: Duration) -> &mut Pending {
-        let new = Pending {
-            generation,
-            fence: None,
-            closed: false,
-            heard_of: now,
-        };
-        let pending = self.pending.get_or_insert(new);
-        if pending.generation < generation {
-            *pending = new;
-        }
-        pending
-    }
-
-    /// Takes a truth that is not older than the known one.
-    fn learn(&mut self, truth: &Truth, now: Duration) {
-        let newer = self
-            .known
-            .as_ref()
-            .is_none_or(|known| known.generation < truth.generation);
-        if newer {
-            self.decided(truth, now);
-        }
-        // A stale read of the same generation may lack the change that the agent already knows.
-        if newer || truth.prepared.is_some() {
-            self.known = Some(truth.clone());
-        }
-        if let Some(prepared) = &truth.prepared {
-            self.pending_for(prepared.generation, now);
-        }
-    }
-
-    /// Ends the pending change, and keeps its deadline until nginx obeys `truth`.
-    fn decided(&mut self, truth: &Truth, now: Duration) {
-        let decided = self
-            .pending
-            .take_if(|pending| pending.generation <= truth.generation);
-        let in_step = self.behind_until.is_none();
-        if let Some((generation, flags)) = &mut self.obeyed
-            && in_step
-            && *flags == truth.flags
-        {
-            *generation = truth.generation;
-            return;
-        }
-        let limit = decided.and_then(|pending| self.fence_end(pending));
-        let limit = limit.unwrap_or(now + self.timing.fence);
-        self.behind_until = Some(
-            self.behind_until
-                .map_or(limit, |earlier| earlier.min(limit)),
-        );
-    }
-
-    fn fence_end(&self, pending: Pending) -> Option<Duration> {
-        if pending.closed {
-            return Some(Duration::ZERO);
-        }
-        let asked = pending.fence?;
-        (pending.generation > self.released).then(|| asked + self.timing.fence)
-    }
-
-    /// Extends the fence by an answer to `question`: `generation` was undecided when it was asked, or later.
-    fn renew(&mut self, generation: u64, question: QuestionNumber) {
-        let asked = self
-            .questions
-            .iter()
-            .find(|(number, _)| *number == question);
-        if question >= self.void_before
-            && let Some((_, asked)) = asked
-            && let Some(pending) = &mut self.pending
-            && pending.generation == generation
-            && let Some(fence) = &mut pending.fence
-        {
-            *fence = (*fence).max(*asked);
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Decided { generation } => {
-                write!(formatter, "generation {generation} is decided already")
-            }
-            Self::Behind {
-                own: Some(own),
-                needed,
-            } => {
-                write!(formatter, "its nginx obeys generation {own}, not {needed}")
-            }
-            Self::Behind { own: None, needed } => {
-                write!(formatter, "its nginx does not obey generation {needed} yet")
-            }
-            Self::Released { generation } => {
-                write!(formatter, "the deployer gave generation {generation} up")
-            }
-            Self::NginxSilent => formatter.write_str("its nginx does not answer"),
-            Self::NginxDisagrees { nginx, flags } => {
-                write!(
-                    formatter,
-                    "its nginx names {nginx} as active, but its flags say {flags}"
-                )
-            }
-            Self::Unreached(color) => write!(formatter, "its nginx does not reach {color}"),
-            Self::Older { message, known } => {
-                write!(
-                    formatter,
-                    "generation {message} is older than {known}, which it knows"
-                )
-            }
-        }
     }
 }

@@ -47,7 +47,7 @@ fn successors(node: &Node) -> Vec<Node> {
     if let Some(first) = first {
         let message = &node.world.net[first];
         next.push(step(node, format!("deliver {message:?}"), |world| {
-            world.deliver(first)
+            world.deliver(first);
         }));
     } else if node.passes > 0 {
         let mut passed = step(node, "pass".to_owned(), |world| world.pass(150));
@@ -90,7 +90,7 @@ fn deviations(node: &Node, first: Option<usize>) -> Vec<Node> {
     if let Some(first) = first {
         let message = &node.world.net[first];
         next.push(step(node, format!("lose {message:?}"), |world| {
-            world.lose(first)
+            world.lose(first);
         }));
         let mut doubled = step(node, format!("double {message:?}"), |_| {});
         doubled.held.push(message.clone());
@@ -105,14 +105,14 @@ fn deviations(node: &Node, first: Option<usize>) -> Vec<Node> {
     for index in 0..node.world.agents.len() {
         let agent = &node.world.agents[index];
         next.push(step(node, format!("start r{index}"), |world| {
-            world.start(index)
+            world.start(index);
         }));
         if agent.alive && !agent.frozen {
             next.push(step(node, format!("freeze r{index}"), |world| {
-                world.agents[index].frozen = true
+                world.agents[index].frozen = true;
             }));
             next.push(step(node, format!("stuck r{index}"), |world| {
-                world.agents[index].stuck = true
+                world.agents[index].stuck = true;
             }));
             next.push(step(
                 node,
@@ -121,18 +121,19 @@ fn deviations(node: &Node, first: Option<usize>) -> Vec<Node> {
                     world.agents[index].cut_from_store = true;
                 },
             ));
-            next.push(step(
-                node,
-                format!("cut r{index} from the deployer"),
-                |world| {
-                    world.agents[index].cut_from_deployers = true;
-                },
-            ));
+            next.push(step(node, format!("cut r{index} off"), |world| {
+                world.agents[index].cut_from_store = true;
+                world.agents[index].cut_from_deployers = true;
+            }));
+            next.push(step(node, format!("r{index} gets no truth"), |world| {
+                world.agents[index].cut_from_store = true;
+                world.agents[index].loses_truth = true;
+            }));
         }
     }
     for index in 0..node.world.deployers.len() {
         next.push(step(node, format!("kill deployer {index}"), |world| {
-            world.deployers[index].alive = false
+            world.deployers[index].alive = false;
         }));
     }
     next
@@ -205,7 +206,6 @@ fn two_deployers_stay_safe_under_every_deviation() {
     };
     for world in [change_and_roll_back(), two_changes_and_a_join()] {
         let (states, done) = explore(world, bounds);
-        eprintln!("{states} {done}");
         assert!(
             states > 500 && done > 50,
             "{states} states, {done} with a change that is done"

@@ -15,7 +15,7 @@ use crate::{
 
 pub(super) const TIMING: RouterTiming = RouterTiming {
     fence: Duration::from_millis(300),
-    abandoned_after: Duration::from_millis(1000),
+    abandoned_after: Duration::from_secs(1),
 };
 
 pub(super) const LIMITS: ChangeLimits = ChangeLimits {
@@ -24,6 +24,10 @@ pub(super) const LIMITS: ChangeLimits = ChangeLimits {
     store: Duration::from_millis(600),
 };
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a trouble that comes and goes by itself"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Agent {
     pub(super) state: RouterState,
@@ -37,6 +41,8 @@ pub(super) struct Agent {
     pub(super) stuck: bool,
     pub(super) cut_from_store: bool,
     pub(super) cut_from_deployers: bool,
+    /// Of a deployer's messages only the truth does not arrive.
+    pub(super) loses_truth: bool,
     registered: bool,
     /// The generation and flags that nginx obeys.
     pub(super) nginx: (u64, RouterFlags),
@@ -156,6 +162,7 @@ impl World {
             stuck: false,
             cut_from_store: false,
             cut_from_deployers: false,
+            loses_truth: false,
             registered: false,
             nginx: (0, RouterFlags::default()),
             opened: false,
@@ -405,6 +412,11 @@ impl World {
             | Net::Answer { agent, .. }
             | Net::Abort { agent, .. } => self.agents[*agent].cut_from_store || !self.store_up,
             Net::Operation { .. } | Net::OperationReply { .. } => !self.store_up,
+            Net::ToAgent {
+                agent,
+                message: Message::Apply(_),
+                ..
+            } => self.agents[*agent].loses_truth || self.agents[*agent].cut_from_deployers,
             Net::ToAgent { agent, .. } | Net::ToDeployer { agent, .. } => {
                 self.agents[*agent].cut_from_deployers
             }
@@ -498,7 +510,7 @@ impl World {
                 agent,
                 number,
                 message,
-            } => self.to_agent(deployer, agent, number, &message),
+            } => self.deliver_to_agent(deployer, agent, number, &message),
         }
     }
 
@@ -576,7 +588,7 @@ impl World {
         self.agents[index].copy();
     }
 
-    fn to_agent(&mut self, deployer: usize, index: usize, number: u64, message: &Message) {
+    fn deliver_to_agent(&mut self, deployer: usize, index: usize, number: u64, message: &Message) {
         let agent = &mut self.agents[index];
         if !agent.alive {
             return;
