@@ -19,7 +19,7 @@ use crate::adapters::token_file::TokenFile;
 /// The largest body of a request, in bytes.
 const MAX_BODY: usize = 1 << 20;
 /// How long a request may take, with its body.
-const MAX_DURATION: Duration = Duration::from_secs(60);
+const MAX_DURATION: Duration = Duration::from_mins(1);
 
 /// An error with its status, answered as `{"error":"…"}`.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ async fn check_token(State(token): State<TokenFile>, request: Request, next: Nex
     let answer = tokio::time::timeout(MAX_DURATION, next.run(request)).await;
     answer.unwrap_or_else(|_| {
         let message = format!("the request took longer than {MAX_DURATION:?}");
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, message).into_response()
+        ApiError::new(StatusCode::GATEWAY_TIMEOUT, message).into_response()
     })
 }
 

@@ -124,6 +124,8 @@ impl Store {
 pub(crate) struct Router {
     pub(crate) name: String,
     pub(crate) stack: Stack,
+    /// [`FENCE`], unless a test sets another one.
+    pub(crate) fence: Duration,
     agent: Option<Child>,
     pub(crate) blue: Server,
     green: Option<Server>,
@@ -144,6 +146,7 @@ impl Router {
             blue: Server::start("blue", stack.ports().blue()).await?,
             green: Some(Server::start("green", stack.ports().green()).await?),
             stack,
+            fence: FENCE,
             agent: None,
             store: store.url(),
             token_file: store.token_file(),
@@ -171,7 +174,8 @@ impl Router {
         let child = Command::new(program("deployer")?)
             .args(["agent", "--name", &self.name, "--listen", &agent])
             .args(["--advertise", &format!("http://{agent}")])
-            .args(["--store", &self.store, "--fence", "300ms"])
+            .args(["--store", &self.store])
+            .args(["--fence", &format!("{}ms", self.fence.as_millis())])
             .args([
                 "--control",
                 &format!("http://127.0.0.1:{}", ports.control()),

@@ -100,9 +100,10 @@ impl TruthStore for HttpStore {
             (status, body) => {
                 let body = body.unwrap_or_default();
                 let error = store_failed(refused(&shown, status, &body));
-                // The store refuses a request before it writes. A 5xx status may come from a proxy or a failed disk.
+                // With these the store refuses a request before it writes. Another status may come from a proxy, or from a
+                // disk that failed.
                 Err(match status {
-                    400..=499 => WriteError::NotWritten(error),
+                    400 | 401 | 404 | 405 | 413 => WriteError::NotWritten(error),
                     _ => WriteError::Unknown(error),
                 })
             }

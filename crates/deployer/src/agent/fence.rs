@@ -46,8 +46,9 @@ impl Fence {
         }
     }
 
-    /// Returns when an order is in force. After an error the fence process is gone, and guards nothing.
-    pub(super) async fn give(&mut self, order: Order) -> io::Result<()> {
+    /// Returns when an order is in force, at most after `patience`. After an error the fence process is gone, and guards
+    /// nothing.
+    pub(super) async fn give(&mut self, order: Order, patience: Duration) -> io::Result<()> {
         if let Some(process) = &self.process
             && process.order == order
             && process.in_force.has_changed().is_ok()
@@ -70,7 +71,7 @@ impl Fence {
                 .map(drop)
                 .map_err(|_| Error::new(ErrorKind::BrokenPipe, "it died"))
         };
-        timeout(ANSWER_TIMEOUT, answered)
+        timeout(patience.min(ANSWER_TIMEOUT), answered)
             .await
             .unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, "it does not answer")))?;
         process.order = order;

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     agent::{boot_time, keeper::Keeper, log::note},
     cluster::Truth,
-    ports::{RouterEntry, TruthStore, Version},
+    ports::{PortError, RouterEntry, TruthStore, Version},
 };
 
 /// How often an agent looks whether it is still registered.
@@ -73,13 +73,12 @@ impl<'a> Follower<'a> {
 
     async fn poll(&mut self) -> Result<(), Problem> {
         self.register().await?;
-        self.check_registration().await?;
         let (incarnation, question) = {
             let mut life = self.keeper.life();
             let question = life.state.ask(boot_time::now());
             (life.incarnation, question)
         };
-        let (truth, version) = self.store.read().await.map_err(passing)?;
+        let (truth, version) = self.store.read().await?;
         let abort = {
             let mut life = self.keeper.life();
             // A question of an earlier life is no question of this one.
@@ -96,7 +95,8 @@ impl<'a> Follower<'a> {
         if let Some(abort) = abort {
             self.abort(&version, &abort).await?;
         }
-        obeyed.map_err(passing)
+        obeyed?;
+        self.check_registration().await
     }
 
     /// Registers the incarnation at work, before it reads the truth by which it opens.
@@ -110,7 +110,7 @@ impl<'a> Follower<'a> {
             url: self.url.to_owned(),
             incarnation,
         };
-        self.store.register(&entry).await.map_err(passing)?;
+        self.store.register(&entry).await?;
         self.registered = Some(incarnation);
         self.last_check = Instant::now();
         let mut life = self.keeper.life();
@@ -125,7 +125,7 @@ impl<'a> Follower<'a> {
         if self.last_check.elapsed() < CHECK_INTERVAL {
             return Ok(());
         }
-        let routers = self.store.routers().await.map_err(passing)?;
+        let routers = self.store.routers().await?;
         self.last_check = Instant::now();
         let incarnation = self.keeper.life().incarnation;
         match routers.iter().find(|router| router.name == self.name) {
@@ -183,6 +183,8 @@ enum Problem {
     Taken(NameTaken),
 }
 
-fn passing(error: impl ToString) -> Problem {
-    Problem::Passing(error.to_string())
+impl From<PortError> for Problem {
+    fn from(error: PortError) -> Self {
+        Self::Passing(error.to_string())
+    }
 }

@@ -110,16 +110,17 @@ impl Keeper {
     pub(super) async fn keep_gate(&self) {
         let mut gate = self.gate.lock().await;
         let closes_at = self.life().state.closes_at();
-        let order = match closes_at {
-            Some(at) if boot_time::now() < at => Order::Arm(at),
+        let left = closes_at.map_or(Duration::MAX, |at| at.saturating_sub(boot_time::now()));
+        let (order, patience) = match closes_at {
+            Some(at) if !left.is_zero() => (Order::Arm(at), left),
             // What is closed needs no guard.
             Some(_) => {
                 gate.close();
-                Order::Disarm
+                (Order::Disarm, Duration::MAX)
             }
-            None => Order::Disarm,
+            None => (Order::Disarm, Duration::MAX),
         };
-        if let Err(error) = gate.fence.give(order).await {
+        if let Err(error) = gate.fence.give(order, patience).await {
             gate.close();
             note(format_args!(
                 "closed the router, because its fence process failed: {error}"

@@ -133,7 +133,7 @@ pub async fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
     let stop = pin!(shutdown());
     let ended = tokio::select! {
         () = stop => Ok(()),
-        taken = follower.follow() => Err(taken),
+        other = follower.follow() => Err(other),
         () = nginx.supervise(&keeper) => Ok(()),
         () = keeper.keep_gate_always() => Ok(()),
     };
