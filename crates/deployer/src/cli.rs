@@ -9,9 +9,11 @@ use clap::{
 use clap_complete::Shell;
 
 use crate::{
+    agent::{AgentArguments, FenceArguments, NginxArguments},
     color::Color,
     config::{DeployOverrides, GateName, GlobalOverrides},
     monitor::page::keys::Role,
+    store::StoreArguments,
 };
 
 /// Blue-green deployment for model servers behind nginx.
@@ -263,6 +265,25 @@ pub enum Command {
     PageLink,
     /// Stop the monitor, the router, and both colors
     Down,
+    /// Keep one router of several, as the first process of its container
+    ///
+    /// Starts nginx, registers in the store, and opens the router when nginx obeys what the store says. A router that is not
+    /// open answers 503 with `Connection: close`. During a change the router closes itself if it hears nothing for the time
+    /// of --fence; at any other time it serves on without store or deployer. SIGTERM closes the router, lets nginx finish
+    /// its requests, and unregisters the router.
+    Agent(Box<AgentArguments>),
+    /// Hold what all routers must do, for routers on plain machines
+    ///
+    /// The store is one process with one file: each write compares the version, and is on the disk before it is answered.
+    /// While the store is away, routers serve on, and no traffic can be moved. Run it where deployers run, for example as a
+    /// service that is started again when it ends.
+    Store(StoreArguments),
+    /// Close a router when its agent cannot
+    #[command(hide = true)]
+    AgentFence(FenceArguments),
+    /// Become nginx
+    #[command(hide = true)]
+    AgentNginx(NginxArguments),
     /// Print shell completions
     Completions {
         /// The shell
@@ -323,6 +344,10 @@ impl fmt::Display for Command {
             Self::PageKey { .. } => "page-key",
             Self::PageLink => "page-link",
             Self::Down => "down",
+            Self::Agent(_) => "agent",
+            Self::Store(_) => "store",
+            Self::AgentFence(_) => "agent-fence",
+            Self::AgentNginx(_) => "agent-nginx",
             Self::Completions { .. } => "completions",
             Self::Man { .. } => "man",
         })

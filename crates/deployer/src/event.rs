@@ -8,6 +8,7 @@ use crate::{
     color::Color,
     deployment::{interrupted::Interrupted, phase::Phase, plan::Plan},
     evidence::{request::Request, tally::Tally, verdict::Verdict},
+    ports::UnconfirmedRouter,
     state::approval::ApprovalDecision,
 };
 
@@ -60,6 +61,8 @@ pub enum Event<'a> {
         from: Color,
         /// The color that has the traffic now.
         to: Color,
+        /// The routers that did not confirm it.
+        unconfirmed: &'a [UnconfirmedRouter],
     },
     /// The idle color got back the release that it held before a deployment that failed, or could not.
     StandbyRestored {

@@ -5,6 +5,7 @@
 //! before the switch and the [`bake`] after it. The [`adapters`] implement the ports.
 
 pub mod adapters;
+pub mod agent;
 pub mod bake;
 pub mod cli;
 pub mod cluster;
@@ -18,6 +19,7 @@ pub mod evidence;
 pub mod examples;
 pub mod exit_code;
 pub mod gates;
+mod internal_api;
 mod kill_point;
 pub mod monitor;
 pub mod ports;
@@ -27,5 +29,6 @@ pub mod report;
 pub mod request_reader;
 pub mod shutdown;
 pub mod state;
+pub mod store;
 
 pub use commands::run;

@@ -18,7 +18,10 @@ pub use self::{
     journal::{JournalError, JournalStore, Lock, LockGuard},
     probe::{Prediction, Probe, Target},
     request_log::{LogCursor, LogPart, RequestLog},
-    router::{Flags, Repeat, Router, RouterLimits},
+    router::{
+        Flags, OnSilentRouter, Repeat, Router, RouterLimits, RouterStatus, Switched,
+        UnconfirmedRouter,
+    },
     truth_store::{RouterEntry, TruthStore, Version, WriteError},
 };
 

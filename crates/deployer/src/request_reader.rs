@@ -21,6 +21,7 @@ struct Progress {
     next: Option<LogCursor>,
     unparsable: u64,
     problem: Option<PortError>,
+    missing: Option<PortError>,
 }
 
 impl<'a> RequestReader<'a> {
@@ -48,13 +49,16 @@ impl<'a> RequestReader<'a> {
         let mut progress = self.progress();
         progress.next = Some(part.next);
         progress.unparsable += part.unparsable;
-        let before = std::mem::replace(&mut progress.problem, part.problem.clone());
+        let before = [
+            std::mem::replace(&mut progress.problem, part.problem.clone()),
+            std::mem::replace(&mut progress.missing, part.missing.clone()),
+        ];
         drop(progress);
-        if let Some(problem) = part.problem
-            && before.is_none()
-        {
-            let text = problem.to_string();
-            self.reporter.report(&Event::Note { text });
+        for (before, now) in before.into_iter().zip([part.problem, part.missing]) {
+            if let (None, Some(problem)) = (before, now) {
+                let text = problem.to_string();
+                self.reporter.report(&Event::Note { text });
+            }
         }
         Some(Ok(part.requests))
     }
@@ -74,6 +78,11 @@ impl<'a> RequestReader<'a> {
     /// told apart.
     pub fn problem(&self) -> Option<PortError> {
         self.progress().problem.clone()
+    }
+
+    /// Which router's requests were missing at the last call of [`Self::new_requests`], and why; `None` if none were.
+    pub fn missing(&self) -> Option<PortError> {
+        self.progress().missing.clone()
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -111,6 +120,7 @@ mod tests {
                 unparsable: new,
                 next: LogCursor::at(*reads),
                 problem: self.problem.lock().unwrap().clone(),
+                missing: None,
             })
         }
     }

@@ -162,7 +162,7 @@ fn label_in(body: &Value, place: &str) -> Option<String> {
 }
 
 /// Creates a client whose requests end within `timeout`.
-pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, PortError> {
+pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, PortError> {
     // The servers are near: a proxy would not reach them.
     build(builder(timeout).no_proxy())
 }
@@ -189,7 +189,7 @@ fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, PortError> 
 }
 
 /// Reads each field by itself, so that a field of the wrong type does not hide the others.
-fn read_health(body: &Value) -> Health {
+pub(super) fn read_health(body: &Value) -> Health {
     let text = |name: &str| Some(body.get(name)?.as_str()?.to_owned());
     let count = |name: &str| body.get(name)?.as_u64();
     Health {
@@ -206,7 +206,7 @@ fn read_health(body: &Value) -> Health {
 }
 
 /// The innermost cause: "connection refused" instead of "error sending request".
-pub(super) fn cause(error: &reqwest::Error) -> String {
+pub(crate) fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }
@@ -244,7 +244,7 @@ fn no_answer(error: &reqwest::Error, what: &str) -> PortError {
     }
 }
 
-fn refused(request: &str, status: u16, body: &str) -> PortError {
+pub(super) fn refused(request: &str, status: u16, body: &str) -> PortError {
     PortError::Refused {
         status,
         message: format!("{request} answered {status}{}", excerpt(body)),

@@ -1,17 +1,20 @@
 //! Implementations of the ports: nginx, HTTP, processes, and Docker Compose.
 
+pub(crate) mod agents;
 mod clock;
 mod compose;
 mod hooks;
-mod http;
+pub(crate) mod http;
 pub(crate) mod listeners;
 pub mod load;
 pub(crate) mod monitor_process;
 pub(crate) mod nginx;
 pub mod notify;
-mod process;
+pub(crate) mod process;
 mod state_directory;
 mod static_fleet;
+mod store;
+pub(crate) mod token_file;
 pub(crate) mod traces;
 mod user_agent;
 mod version;
@@ -21,22 +24,28 @@ use std::{
     sync::Arc,
 };
 
-pub use self::{clock::SystemClock, state_directory::StateDirectory};
 use self::{
+    agents::{AgentRouters, LogKind, MergedLog, RoutersProbe},
+    http::HttpProbe,
     nginx::{flags::FlagDirectory, log_file, request_log::AccessLog},
     user_agent::UserAgent,
 };
+pub use self::{clock::SystemClock, state_directory::StateDirectory, store::HttpStore};
 use crate::{
     config::{FleetKind, RouterSettings, Settings},
-    ports::{Fleet, PortError, Ports, RequestLog},
+    ports::{Flags, Fleet, PortError, Ports, Probe, RequestLog, Router},
 };
 
 /// Empties the router's logs if they are too large. Call it only when no verdict needs their content any more.
 pub fn trim_logs(settings: &Settings) -> Result<(), PortError> {
+    let limit = settings.keep.log_megabytes << 20;
+    if settings.routers.are_used() {
+        return agents::trim_mirrors(&settings.state, limit);
+    }
     let router = &settings.router;
     let logs = [&router.access_log, &router.error_log, &router.shadow_log];
     for path in logs.into_iter().flatten() {
-        log_file::trim(path, settings.keep.log_megabytes << 20).map_err(|error| {
+        log_file::trim(path, limit).map_err(|error| {
             let message = format!("cannot empty {}, which is large: {error}", path.display());
             PortError::of_file(&error, message)
         })?;
@@ -47,12 +56,52 @@ pub fn trim_logs(settings: &Settings) -> Result<(), PortError> {
 /// Creates the ports.
 pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
     let user_agent = Arc::new(UserAgent::of_installation(&settings.state));
-    let probe = http::HttpProbe::new(settings, user_agent.clone())?;
+    let probe = HttpProbe::new(settings, user_agent.clone())?;
     let fleet: Box<dyn Fleet> = match settings.fleet.kind {
         FleetKind::Compose => Box::new(compose::ComposeFleet::new(settings)),
         FleetKind::Process => Box::new(process::ProcessFleet::new(settings)),
         FleetKind::Static => Box::new(static_fleet::StaticFleet),
     };
+    let RouterPorts {
+        router,
+        flags,
+        request_log,
+        shadow_log,
+        probe,
+    } = if settings.routers.are_used() {
+        several_routers(settings, probe, user_agent)?
+    } else {
+        one_router(settings, probe, &user_agent)?
+    };
+    Ok(Ports {
+        router,
+        flags,
+        request_log,
+        shadow_log,
+        fleet,
+        probe,
+        hooks: Box::new(hooks::Commands::new(settings)),
+        lock: Box::new(StateDirectory::new(&settings.state)),
+        journal: Box::new(StateDirectory::new(&settings.state)),
+        clock: Box::new(SystemClock),
+    })
+}
+
+/// The ports that depend on how many routers there are.
+struct RouterPorts {
+    router: Box<dyn Router>,
+    flags: Box<dyn Flags>,
+    request_log: Option<Box<dyn RequestLog>>,
+    shadow_log: Option<Box<dyn RequestLog>>,
+    probe: Box<dyn Probe>,
+}
+
+/// One router, whose flags and logs this machine has.
+fn one_router(
+    settings: &Settings,
+    probe: HttpProbe,
+    user_agent: &Arc<UserAgent>,
+) -> Result<RouterPorts, PortError> {
     let RouterSettings {
         access_log,
         error_log,
@@ -65,18 +114,39 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
             Box::new(AccessLog::new(path, error_log, user_agent.clone()));
         Some(log)
     };
-    Ok(Ports {
+    Ok(RouterPorts {
         router: Box::new(nginx::router::Nginx::new(settings)?),
         flags: Box::new(FlagDirectory::new(settings.router.flags.clone())),
         request_log: log(access_log, error_log.as_deref()),
         // nginx reads no more than the head of an answer to a copy, so none can break off.
         shadow_log: log(shadow_log, None),
-        fleet,
         probe: Box::new(probe),
-        hooks: Box::new(hooks::Commands::new(settings)),
-        lock: Box::new(StateDirectory::new(&settings.state)),
-        journal: Box::new(StateDirectory::new(&settings.state)),
-        clock: Box::new(SystemClock),
+    })
+}
+
+/// Several routers, whose flags are in a store, and whose logs their agents have.
+fn several_routers(
+    settings: &Settings,
+    probe: HttpProbe,
+    user_agent: Arc<UserAgent>,
+) -> Result<RouterPorts, PortError> {
+    let routers = AgentRouters::connect(settings)?;
+    let log = |kind| -> Option<Box<dyn RequestLog>> {
+        let (routers, state) = (routers.clone(), settings.state.clone());
+        Some(Box::new(MergedLog::new(
+            kind,
+            routers,
+            state,
+            user_agent.clone(),
+        )))
+    };
+    let health_path = settings.probe.health_path.clone();
+    Ok(RouterPorts {
+        request_log: log(LogKind::Access),
+        shadow_log: log(LogKind::Shadow),
+        probe: Box::new(RoutersProbe::new(probe, routers.clone(), health_path)),
+        flags: Box::new(routers.clone()),
+        router: Box::new(routers),
     })
 }
 

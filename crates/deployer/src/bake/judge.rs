@@ -69,6 +69,8 @@ pub struct Observation {
     pub stopped: Option<String>,
     /// What could not be read. It counts neither for nor against the candidate.
     pub unread: Vec<String>,
+    /// Which router's requests are missing so far, and why.
+    pub missing: Option<String>,
 }
 
 /// Everything observed since the switch.
@@ -96,6 +98,8 @@ pub struct Bake {
     recent: VecDeque<(Duration, Tally, u64)>,
     liveness: Liveness,
     unread: BTreeMap<String, u32>,
+    /// Which router's requests were missing at the last observation, and why.
+    missing: Option<String>,
 }
 
 impl Bake {
@@ -132,6 +136,7 @@ impl Bake {
             own: Tally::default(),
             recent: VecDeque::new(),
             unread: BTreeMap::new(),
+            missing: None,
         }
     }
 
@@ -201,6 +206,7 @@ impl Bake {
         {
             self.recent.pop_front();
         }
+        self.missing = observation.missing;
         for what in observation.unread {
             *self.unread.entry(what).or_default() += 1;
         }
@@ -305,6 +311,12 @@ impl Bake {
 
     /// The verdict at the end of a bake in which nothing failed with certainty; `None` while the previous release is asked.
     fn final_verdict(&mut self, elapsed: Duration) -> Option<Verdict> {
+        if let Some(missing) = &self.missing {
+            return Some(Verdict::new(
+                Conclusion::Inconclusive,
+                format!("requests are missing: {missing}"),
+            ));
+        }
         let judge = |tally| judge_errors(&self.settings, tally, self.budget.z());
         let by_itself = judge(self.by_its_own_counters());
         if self.traffic.tally.requests < self.settings.min_requests

@@ -108,6 +108,7 @@ impl Rollout<'_> {
             Some(Ok(mut requests)) => {
                 let problem = self.requests.problem();
                 observation.unread.extend(problem.map(message));
+                observation.missing = self.requests.missing().map(message);
                 let spans = requests.iter().map(|request| (request.began(), request.at));
                 observation.ended = Some(spans.collect());
                 requests.retain(|request| log.since.is_none_or(|since| request.at >= since));

@@ -5,6 +5,7 @@
 //! | `GET /state` | | [`RouterReport`] |
 //! | `POST /prepare` | [`Prepare`] | [`RouterReport`] |
 //! | `POST /undecided` | [`Undecided`] | [`RouterReport`] |
+//! | `POST /release` | [`Release`] | [`RouterReport`] |
 //! | `POST /apply` | [`Truth`](super::Truth) | [`RouterReport`], after the router's own nginx confirmed the flags |
 //! | `GET /log/access`, `/log/error`, `/log/shadow` with `?after=BYTES` | | the bytes of the log from there on, at most 4 MiB; the header `x-log-length` has the length of the log |
 //! | `GET /control/...` | | what the control port of the router's nginx answers |
@@ -38,8 +39,17 @@ pub struct Undecided {
     pub question: u64,
 }
 
+/// Ends the fence of a change that the deployer gives up because it can no longer write to the store. The router keeps its
+/// flags until it reads a newer generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// The generation that would have decided the change.
+    pub generation: u64,
+}
+
 /// What a router says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RouterReport {
     /// The router's name.
     pub name: String,

@@ -12,4 +12,7 @@ pub mod message;
 pub mod router_state;
 pub mod truth;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::truth::{Prepared, RouterFlags, Truth};

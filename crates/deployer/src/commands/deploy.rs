@@ -8,7 +8,7 @@ use crate::{
     color::Color,
     commands::{
         output::{CommandError, CommandOutput},
-        steps::{give_back_release, stop_leftover_shadow},
+        steps::{end_leftovers, give_back_release},
     },
     config::Settings,
     deployment::{
@@ -74,7 +74,7 @@ async fn prove_and_switch(
     let reporter = &Reporters(vec![terminal, &recorder]);
     let operator_requests = &open_operator_requests(settings, reporter);
     let examples = Examples::read(settings).map_err(CommandError::usage)?;
-    stop_leftover_shadow(ports, reporter).await;
+    end_leftovers(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
     if let Recovery::Halted(reason) = recover::recover(ports, journal, &reports, reporter).await? {
         return Err(CommandError::halted(reason));

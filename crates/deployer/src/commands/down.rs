@@ -17,20 +17,19 @@ pub(super) async fn run(settings: &Settings, ports: &Ports) -> anyhow::Result<Co
     keep(monitor_process::stop(&settings.state).await);
     keep(ports.fleet.stop_monitor().await);
     // The router finishes the requests in flight while both colors still answer.
-    keep(ports.fleet.stop(Service::Router).await);
+    if !settings.routers.are_used() {
+        keep(ports.fleet.stop(Service::Router).await);
+    }
     left.extend(ports.fleet.stop_servers().await);
     let mut left: Vec<String> = left.iter().map(ToString::to_string).collect();
     if settings.fleet.kind == FleetKind::Static {
         let text = "the monitor is stopped; the fleet `static` stops no other service";
         return conclude(text, &left);
     }
-    let router = &settings.router;
-    let urls = [
-        &router.url,
-        &router.control,
-        &settings.blue.url,
-        &settings.green.url,
-    ];
+    let mut urls = vec![&settings.blue.url, &settings.green.url];
+    if !settings.routers.are_used() {
+        urls.splice(..0, [&settings.router.url, &settings.router.control]);
+    }
     left.extend(
         urls.into_iter()
             .filter_map(|url| Some(format!("{} still listens at {url}", listeners::at(url)?))),

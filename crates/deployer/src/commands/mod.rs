@@ -21,6 +21,7 @@ mod recover;
 mod reject;
 mod report;
 mod rollback;
+mod routers;
 mod status;
 mod steps;
 mod stop;
@@ -43,7 +44,7 @@ use crate::{
         deploy::ToDeploy,
         lock::lock,
         output::{CommandError, CommandOutput, print},
-        steps::{stop_leftover_shadow, until_stopped},
+        steps::{end_leftovers, until_stopped},
     },
     config::{self, Settings, SettingsError},
     deployment::{scope::Scope, windows},
@@ -105,6 +106,9 @@ async fn dispatch(
     match &command {
         Command::Completions { shell } => return completions(*shell),
         Command::Man { directory } => return manual(directory),
+        Command::Agent(_) | Command::Store(_) | Command::AgentFence(_) | Command::AgentNginx(_) => {
+            return routers::run(&command).await;
+        }
         _ => {}
     }
     let mut settings = config::load(global.config.as_deref(), &global.settings)?;
@@ -240,7 +244,12 @@ async fn perform(
         Command::AlertTest => alert_test::run(settings).await,
         Command::PageKey { name, role } => page_key::run(settings, name, *role),
         Command::PageLink => page_link::run(settings),
-        Command::Completions { .. } | Command::Man { .. } => unreachable!("they need no settings"),
+        Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Agent(_)
+        | Command::Store(_)
+        | Command::AgentFence(_)
+        | Command::AgentNginx(_) => unreachable!("they need no settings"),
     }
 }
 

@@ -1,9 +1,7 @@
 //! `deployer recover`
 
 use crate::{
-    commands::{
-        CommandError, CommandOutput, deploy, steps::give_back_release, stop_leftover_shadow,
-    },
+    commands::{CommandError, CommandOutput, deploy, end_leftovers, steps::give_back_release},
     config::{OnInterrupt, Settings},
     deployment::{
         decisions::Decisions,
@@ -32,7 +30,7 @@ pub(super) async fn run(
     let reports = Reports::of(&settings.state);
     let recorder = Recorder::new(reports.clone());
     let reporter = &Reporters(vec![terminal, &recorder]);
-    stop_leftover_shadow(ports, reporter).await;
+    end_leftovers(ports, reporter).await;
     let completed = resume_move(journal, ports, &reports, reporter).await?;
     let last = match (journal.read().await?.deployment, completed) {
         (Some(last), _) if !last.phase.is_end() => last,

@@ -10,7 +10,7 @@ use crate::{
         deploy::{self, ToDeploy},
         lock::lock_within,
         output::{CommandError, CommandOutput},
-        steps::{give_back_release, recover, served_version, stop_leftover_shadow},
+        steps::{end_leftovers, give_back_release, recover, served_version},
         stop::{Stopped, describe_end, stop_deployment},
     },
     config::Settings,
@@ -20,7 +20,7 @@ use crate::{
     },
     event::{Event, Reporter},
     exit_code,
-    ports::{JournalError, Ports},
+    ports::{JournalError, OnSilentRouter, Ports},
     report::Reports,
     state::{
         action::Action,
@@ -154,9 +154,13 @@ async fn run_without_lock(
     };
     let version = healthy_version(ports, to, active).await?;
     let unfit = ports.flags.set_fit(active, false).await;
-    let switched = ports.router.switch_to(to).await;
-    switched.map_err(CommandError::halted)?;
-    reporter.report(&Event::TrafficMoved { from: active, to });
+    let switched = ports.router.switch_to(to, OnSilentRouter::MoveOthers).await;
+    let switched = switched.map_err(CommandError::halted)?;
+    reporter.report(&Event::TrafficMoved {
+        from: active,
+        to,
+        unconfirmed: &switched.unconfirmed,
+    });
     unfit.map_err(CommandError::halted)?;
     let is_stuck = entries.unfinished_deployment().is_some();
     let recorded = record_later(settings, reason, ports, (active, to), is_stuck, reporter).await;
@@ -233,7 +237,7 @@ pub(super) async fn run_with_lock(
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    stop_leftover_shadow(ports, reporter).await;
+    end_leftovers(ports, reporter).await;
     ports.router.active().await.map_err(CommandError::refused)?;
     // A rollback must not wait for an unreadable journal.
     let entries = journal.read().await.unwrap_or_else(|error| {
@@ -316,14 +320,16 @@ fn explain_failure(settings: &Settings, error: JournalError) -> anyhow::Error {
             } else {
                 "Interrupted (Ctrl-C, SIGTERM), it rolls back by itself"
             };
-            let flag = settings.router.flags.join("green");
-            let flag = flag.display();
-            CommandError::with(
-                exit_code::BUSY,
+            let by_hand = if settings.routers.are_used() {
+                String::new()
+            } else {
+                let flag = settings.router.flags.join("green");
+                let flag = flag.display();
                 format!(
-                    "{error}. {interrupted}; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`"
-                ),
-            )
+                    "; without any deployer, blue gets all traffic by `rm -f {flag}`, green by `touch {flag}`"
+                )
+            };
+            CommandError::with(exit_code::BUSY, format!("{error}. {interrupted}{by_hand}"))
         }
         other => other.into(),
     }

@@ -17,13 +17,19 @@ use crate::{
     state::journal::Journal,
 };
 
-/// Ends the copies of client requests to the idle color. Called first by a command that holds the lock: only a
-/// killed deployer can have left them on.
-pub(super) async fn stop_leftover_shadow(ports: &Ports, reporter: &dyn Reporter) {
+/// Aborts a prepared change of several routers' flags, and ends the copies of client requests to the idle color. Called first
+/// by a command that holds the lock: only a killed deployer can have left them.
+pub(super) async fn end_leftovers(ports: &Ports, reporter: &dyn Reporter) {
+    let note = |text| reporter.report(&Event::Note { text });
+    match ports.router.abort_prepared().await {
+        Ok(None) => {}
+        Ok(Some(by)) => note(format!(
+            "a change of the flags was prepared and not decided, and was aborted: {by}"
+        )),
+        Err(error) => note(error.to_string()),
+    }
     if let Err(error) = ports.flags.set_shadow(false).await {
-        reporter.report(&Event::Note {
-            text: error.to_string(),
-        });
+        note(error.to_string());
     }
 }
 

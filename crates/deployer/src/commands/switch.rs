@@ -4,7 +4,7 @@ use crate::{
     color::Color,
     commands::{
         output::{CommandError, CommandOutput},
-        steps::{served_version, stop_leftover_shadow},
+        steps::{end_leftovers, served_version},
     },
     config::Settings,
     deployment::traffic_mover::TrafficMover,
@@ -21,7 +21,7 @@ pub(super) async fn run(
     ports: &Ports,
     reporter: &dyn Reporter,
 ) -> anyhow::Result<CommandOutput> {
-    stop_leftover_shadow(ports, reporter).await;
+    end_leftovers(ports, reporter).await;
     let traffic_mover = TrafficMover {
         ports,
         journal,
@@ -44,7 +44,14 @@ pub(super) async fn run(
     let unfinished = entries.unfinished_deployment().is_some();
     if active != color || unfinished {
         let moved = traffic_mover.move_and_clean_up(Action::Switched, active, color, "by hand");
-        moved.await.map_err(CommandError::halted)?;
+        if let Err(error) = moved.await {
+            let stayed = active != color && ports.flags.active().await == Ok(active);
+            return Err(if stayed {
+                CommandError::refused(error)
+            } else {
+                CommandError::halted(error)
+            });
+        }
     }
     Ok(CommandOutput::success(format!(
         "switched: {color} serves {version}"

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     color::Color,
-    commands::{output::CommandOutput, steps::stop_leftover_shadow},
+    commands::{output::CommandOutput, steps::end_leftovers},
     config::Settings,
     deployment::{await_healthy::await_healthy, preflight, restore::ReleaseToHold},
     event::{Event, Reporter},
@@ -31,7 +31,7 @@ pub(super) async fn run(
         ports,
         reporter,
     };
-    stop_leftover_shadow(ports, reporter).await;
+    end_leftovers(ports, reporter).await;
     if let Err(full) = preflight::room(&settings.state, settings.min_free_megabytes) {
         // After a reboot everything must start nevertheless.
         up.note(full);
@@ -111,8 +111,12 @@ impl Up<'_> {
         }
     }
 
-    /// Starts the router. Returns the active color, or what is wrong.
+    /// Starts the router, unless there are several, which their machines start. Returns the active color, or what is wrong.
     async fn start_router(&self) -> Result<Color, String> {
+        if self.settings.routers.are_used() {
+            let active = self.ports.router.active().await;
+            return active.map_err(|error| error.to_string());
+        }
         let fleet = &self.ports.fleet;
         match fleet.inspect(Service::Router).await {
             Ok((ServiceState::Stopped(how) | ServiceState::Paused(how), _)) => {

@@ -8,7 +8,7 @@ use crate::{
     commands::{
         deploy::{held_version, wanted},
         output::{CommandError, CommandOutput},
-        steps::stop_leftover_shadow,
+        steps::end_leftovers,
     },
     config::{GateName, Settings},
     deployment::gate_runner::GateRunner,
@@ -37,7 +37,7 @@ pub(super) async fn run(
         settings.gates.run = only.to_vec();
     }
     let examples = Examples::read(&settings).map_err(CommandError::usage)?;
-    stop_leftover_shadow(ports, terminal).await;
+    end_leftovers(ports, terminal).await;
     let active = ports.router.active().await.map_err(CommandError::refused)?;
     let color = active.other();
     let version = match version {

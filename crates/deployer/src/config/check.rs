@@ -5,7 +5,9 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use humantime::format_duration;
 
-use crate::config::{file::SettingsError, page::PageSettings, settings::Settings};
+use crate::config::{
+    file::SettingsError, page::PageSettings, routers::RoutersSettings, settings::Settings,
+};
 
 /// Rejects settings that are out of range.
 pub fn check(settings: &Settings) -> Result<(), SettingsError> {
@@ -14,6 +16,7 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
     ratios(settings)?;
     durations(settings)?;
     page(&settings.page)?;
+    routers(&settings.routers)?;
     let endpoint = &settings.traces.endpoint;
     ensure(
         endpoint.is_empty() || otlp::check_endpoint(endpoint).is_ok(),
@@ -186,6 +189,34 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
     Ok(())
 }
 
+fn routers(routers: &RoutersSettings) -> Result<(), SettingsError> {
+    let RoutersSettings {
+        store,
+        token_file,
+        fence,
+    } = routers;
+    let is_url = store.starts_with("http://") || store.starts_with("https://");
+    ensure(
+        store.is_empty() || is_url && !store.ends_with('/') && !store.contains('?'),
+        "routers.store",
+        store,
+        "a URL such as http://10.0.0.5:8090, without a trailing slash, or empty for one router",
+    )?;
+    ensure(
+        store.is_empty() || token_file.is_some(),
+        "routers.token_file",
+        "empty",
+        "a file with the token of the store if routers.store is set",
+    )?;
+    // A shorter fence closes routers when a network is busy; a longer one makes a switch wait for a dead router.
+    ensure(
+        (Duration::from_millis(100)..=Duration::from_secs(30)).contains(fence),
+        "routers.fence",
+        format_duration(*fence),
+        "from 100ms to 30s",
+    )
+}
+
 fn page(page: &PageSettings) -> Result<(), SettingsError> {
     let PageSettings {
         session,
@@ -263,12 +294,26 @@ mod tests {
             "approval.expires=0s",
             "approval.fresh=0s",
             "traces.endpoint=localhost:4318",
+            "routers.store=10.0.0.5:8090",
+            "routers.store=http://10.0.0.5:8090/",
+            "routers.fence=99ms",
+            "routers.fence=31s",
         ] {
             let settings = load(None, &[setting.to_owned()]).unwrap();
             let error = check(&settings).unwrap_err().to_string();
             let (key, _) = setting.split_once('=').unwrap();
             assert!(error.starts_with(&format!("{key} is ")), "{error}");
         }
+    }
+
+    #[test]
+    fn store_of_routers_needs_a_token() {
+        let store = "routers.store=http://127.0.0.1:1".to_owned();
+        let error = check(&load(None, std::slice::from_ref(&store)).unwrap()).unwrap_err();
+        let error = error.to_string();
+        assert!(error.starts_with("routers.token_file is empty"), "{error}");
+        let with_token = [store, "routers.token_file=token".to_owned()];
+        check(&load(None, &with_token).unwrap()).unwrap();
     }
 
     #[test]

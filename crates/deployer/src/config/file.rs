@@ -210,6 +210,7 @@ fn resolve_paths(settings: &mut Settings, directory: &Path) {
         &mut settings.router.access_log,
         &mut settings.router.error_log,
         &mut settings.router.shadow_log,
+        &mut settings.routers.token_file,
         &mut settings.probe.api_key_file,
         &mut settings.agreement.inputs,
         &mut settings.load.inputs,

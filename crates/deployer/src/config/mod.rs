@@ -19,6 +19,7 @@ mod page;
 mod probe;
 mod release;
 mod router;
+mod routers;
 mod service;
 mod settings;
 mod traces;
@@ -42,6 +43,7 @@ pub use self::{
     probe::ProbeSettings,
     release::ReleaseSettings,
     router::RouterSettings,
+    routers::RoutersSettings,
     service::ServiceSettings,
     settings::Settings,
     traces::TracesSettings,

@@ -23,6 +23,7 @@ use crate::{
         probe::ProbeSettings,
         release::ReleaseSettings,
         router::RouterSettings,
+        routers::RoutersSettings,
         service::ServiceSettings,
         traces::TracesSettings,
         windows::WindowsSettings,
@@ -46,6 +47,8 @@ pub struct Settings {
     pub service: ServiceSettings,
     /// The router.
     pub router: RouterSettings,
+    /// Several routers that switch as one.
+    pub routers: RoutersSettings,
     /// The blue color.
     pub blue: ColorSettings,
     /// The green color.

@@ -19,7 +19,9 @@ pub async fn check(
     active: Option<Color>,
 ) -> Result<(), String> {
     room(&settings.state, settings.min_free_megabytes)?;
-    room(&settings.router.flags, settings.min_free_megabytes)?;
+    if !settings.routers.are_used() {
+        room(&settings.router.flags, settings.min_free_megabytes)?;
+    }
     ports
         .router
         .check_flags()
@@ -95,9 +97,14 @@ pub async fn check_same_router(
     if is_same_release(&before, &public) && has_several_processes(ports, active).await {
         return Ok(());
     }
+    let by = if settings.routers.are_used() {
+        "the store of the routers"
+    } else {
+        &settings.router.control
+    };
     Err(format!(
-        "clients at {} are not answered by {active}, which is active by {}: is router.url another router?",
-        settings.router.url, settings.router.control
+        "clients at {} are not answered by {active}, which is active by {by}: is router.url another router?",
+        settings.router.url
     ))
 }
 

@@ -83,7 +83,7 @@ async fn end_deployment(
     let fit = ports.flags.is_fit(plan.idle).await;
     let proven = fit.map_err(|error| note(Err(message(error)))).ok();
     let decide = |previous_healthy| ending(phase, traffic, proven, previous_healthy);
-    let (end, obstacle) = match decide(None) {
+    let (end, remark) = match decide(None) {
         Ending::RollBack if traffic != Traffic::Previous => {
             if phase != Phase::Switched {
                 note(record_switched(ports, journal, plan).await);
@@ -93,7 +93,7 @@ async fn end_deployment(
         end => (end, None),
     };
     let ended = end.phase().unwrap_or(phase);
-    let reason = reason(end, traffic, plan, obstacle);
+    let reason = reason(end, traffic, plan, remark);
     let written = journal.record_phase(plan, ended, Some(&reason)).await;
     note(written.map_err(|error| error.to_string()));
     // Requests may still hang on the candidate. The router repeats them on the color that has the traffic.
@@ -115,8 +115,9 @@ async fn end_deployment(
     })
 }
 
-/// Says why an interrupted deployment ended like this. `obstacle` is what prevented a rollback.
-fn reason(end: Ending, traffic: Traffic, plan: &Plan, obstacle: Option<String>) -> String {
+/// Says why an interrupted deployment ended like this. `remark` is what prevented a rollback, or which routers did not
+/// confirm it.
+fn reason(end: Ending, traffic: Traffic, plan: &Plan, remark: Option<String>) -> String {
     let interrupted = "the deployer was interrupted";
     match (end, traffic) {
         (Ending::Promote, _) => {
@@ -130,7 +131,10 @@ fn reason(end: Ending, traffic: Traffic, plan: &Plan, obstacle: Option<String>) 
         (Ending::RollBack, Traffic::Previous) => {
             format!("{interrupted}; traffic is back on {}", plan.active)
         }
-        (Ending::RollBack, _) => format!("{interrupted} before the candidate was proven"),
-        (Ending::Halt, _) => format!("{interrupted}; {}", obstacle.unwrap_or_default()),
+        (Ending::RollBack, _) => {
+            let unconfirmed = remark.map_or_else(String::new, |words| format!("; {words}"));
+            format!("{interrupted} before the candidate was proven{unconfirmed}")
+        }
+        (Ending::Halt, _) => format!("{interrupted}; {}", remark.unwrap_or_default()),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     deployment::{ending::Ending, phase::Phase, plan::Plan},
-    ports::{PortError, Ports, Target},
+    ports::{OnSilentRouter, PortError, Ports, Target, UnconfirmedRouter},
     state::journal::Journal,
 };
 
@@ -53,20 +53,25 @@ pub async fn check_previous(ports: &Ports, plan: &Plan) -> Result<(), String> {
     Err(format!("{active} is unhealthy too: {problem}"))
 }
 
-/// Moves traffic to the color that had it before `plan`. The error says what is not as it was before.
-pub async fn return_traffic(ports: &Ports, plan: &Plan) -> Result<(), String> {
+/// Moves traffic to the color that had it before `plan`, and returns the routers that did not confirm it. The error says
+/// what is not as it was before.
+pub async fn return_traffic(ports: &Ports, plan: &Plan) -> Result<Vec<UnconfirmedRouter>, String> {
     let Plan { active, idle, .. } = *plan;
     // First, so that the failed color does not stand in. Traffic moves also if the flag cannot be removed.
     let unfit = ports.flags.set_fit(idle, false).await;
-    let switched = ports.router.switch_to(active).await;
-    switched.map_err(|error| error.to_string())?;
+    let switched = ports
+        .router
+        .switch_to(active, OnSilentRouter::MoveOthers)
+        .await;
+    let switched = switched.map_err(|error| error.to_string())?;
     unfit.map_err(|error| {
         format!("traffic is back on {active}, but {idle} may still stand in for it: {error}")
-    })
+    })?;
+    Ok(switched.unconfirmed)
 }
 
 /// Returns traffic if `decide` still says so with the health of the previous color. Returns the end, and what
-/// prevented the return if it is a halt.
+/// prevented the return if it is a halt, or which routers did not confirm it.
 pub async fn roll_back(
     ports: &Ports,
     plan: &Plan,
@@ -78,7 +83,7 @@ pub async fn roll_back(
         return (end, health.err());
     }
     match return_traffic(ports, plan).await {
-        Ok(()) => (end, None),
+        Ok(unconfirmed) => (end, UnconfirmedRouter::in_words(&unconfirmed)),
         Err(obstacle) => (Ending::Halt, Some(obstacle)),
     }
 }

@@ -269,7 +269,7 @@ impl Rollout<'_> {
         let Plan { active, idle, .. } = *self.plan;
         let traffic = self.observe_traffic(phase).await;
         let decide = |previous_healthy| ending(phase, traffic, NOT_PROVEN, previous_healthy);
-        let (end, obstacle) = match decide(None) {
+        let (end, remark) = match decide(None) {
             Ending::RollBack => {
                 if phase != Phase::Switched
                     && let Err(text) = record_switched(self.ports, self.journal, self.plan).await
@@ -288,8 +288,9 @@ impl Rollout<'_> {
         }
         // Gives the report what clients received until now.
         drop(self.read_log().await);
-        let reason = match obstacle {
+        let reason = match remark {
             None => reason,
+            Some(unconfirmed) if end == Ending::RollBack => format!("{reason}; {unconfirmed}"),
             Some(obstacle) => format!(
                 "{reason}; the rollback failed: {obstacle}. `deployer status` shows where traffic goes; repair one color, then `deployer switch COLOR`"
             ),

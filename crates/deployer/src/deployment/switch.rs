@@ -11,7 +11,7 @@ use crate::{
     },
     event::Event,
     gates,
-    ports::{Service, ServiceState, Target},
+    ports::{OnSilentRouter, Service, ServiceState, Target},
     release::Release,
 };
 
@@ -44,9 +44,13 @@ impl Rollout<'_> {
         if let Some(error) = unread {
             self.note(error.to_string());
         }
-        let from = self.ports.router.switch_to(idle).await.map_err(message)?;
-        self.reporter
-            .report(&Event::TrafficMoved { from, to: idle });
+        let switched = self.ports.router.switch_to(idle, OnSilentRouter::Refuse);
+        let switched = switched.await.map_err(message)?;
+        self.reporter.report(&Event::TrafficMoved {
+            from: switched.displaced,
+            to: idle,
+            unconfirmed: &switched.unconfirmed,
+        });
         self.confirm_clients_reach(release).await?;
         Ok(since)
     }

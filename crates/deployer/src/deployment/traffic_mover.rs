@@ -8,7 +8,7 @@ use crate::{
         phase::Phase,
     },
     event::{Event, Reporter},
-    ports::{JournalError, PortError, Ports, Target},
+    ports::{JournalError, OnSilentRouter, PortError, Ports, Switched, Target, UnconfirmedRouter},
     report::Reports,
     state::{
         action::Action, history::HistoryEntry, journal::Journal, lock_holder::current_user,
@@ -85,7 +85,7 @@ impl TrafficMover<'_> {
         by: &str,
     ) -> Result<PendingCleanup, PortError> {
         let fit = self.ports.flags.is_fit(from).await;
-        let traffic_move = TrafficMove {
+        let mut traffic_move = TrafficMove {
             action,
             from,
             to,
@@ -96,7 +96,20 @@ impl TrafficMover<'_> {
             from_was_fit: fit == Ok(true),
         };
         self.note_failure(self.journal.begin_move(&traffic_move).await);
-        self.move_flags(&traffic_move).await?;
+        let silent = match action {
+            Action::Switched => OnSilentRouter::Refuse,
+            _ => OnSilentRouter::MoveOthers,
+        };
+        if let Err(error) = self.move_flags(&mut traffic_move, silent).await {
+            // Several routers refuse a move as a whole. Nothing is left to complete.
+            let refused = silent == OnSilentRouter::Refuse
+                && self.ports.flags.active().await == Ok(from)
+                && from != to;
+            if refused {
+                self.note_failure(self.journal.finish_move().await);
+            }
+            return Err(error);
+        }
         Ok(PendingCleanup {
             written: self.record(&traffic_move).await,
             requests_hang: action == Action::FailedOver
@@ -150,13 +163,13 @@ impl TrafficMover<'_> {
     pub async fn resume(&self, go_on: bool) -> Result<Option<TrafficMove>, PortError> {
         // The next write to the journal reports that it is unreadable.
         let pending = self.journal.read().await.ok();
-        let Some(traffic_move) = pending.and_then(|entries| entries.traffic_move) else {
+        let Some(mut traffic_move) = pending.and_then(|entries| entries.traffic_move) else {
             return Ok(None);
         };
         let moved = self.ports.router.active().await? == traffic_move.to;
         let go_on = go_on && traffic_move.action != Action::FailedOver;
         let resume = moved || go_on && self.is_healthy(traffic_move.to).await;
-        if !resume {
+        if !resume || !self.complete(&mut traffic_move, moved).await? {
             if traffic_move.from_was_fit {
                 self.ports.flags.set_fit(traffic_move.from, true).await?;
             }
@@ -166,10 +179,6 @@ impl TrafficMover<'_> {
             ));
             return Ok(None);
         }
-        self.note(format!(
-            "{traffic_move} was interrupted and is being completed"
-        ));
-        self.move_flags(&traffic_move).await?;
         let written = self.record(&traffic_move).await;
         // This may be much later. A color that has recovered in between has answered its hanging requests.
         let requests_hang =
@@ -183,20 +192,58 @@ impl TrafficMover<'_> {
         Ok(Some(traffic_move))
     }
 
-    async fn move_flags(&self, traffic_move: &TrafficMove) -> Result<(), PortError> {
-        let &TrafficMove {
+    /// Completes an interrupted move. Returns false if it was refused, and traffic is where it was: what follows an
+    /// interrupted switch, such as a rollback, must not wait for a missing router.
+    async fn complete(
+        &self,
+        traffic_move: &mut TrafficMove,
+        moved: bool,
+    ) -> Result<bool, PortError> {
+        self.note(format!(
+            "{traffic_move} was interrupted and is being completed"
+        ));
+        if moved || traffic_move.action != Action::Switched {
+            self.move_flags(traffic_move, OnSilentRouter::MoveOthers)
+                .await?;
+            return Ok(true);
+        }
+        match self.move_flags(traffic_move, OnSilentRouter::Refuse).await {
+            Ok(()) => Ok(true),
+            Err(error) if self.ports.flags.active().await == Ok(traffic_move.from) => {
+                self.note(error.to_string());
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves the traffic. The reason of the move then names the routers that did not confirm it.
+    async fn move_flags(
+        &self,
+        traffic_move: &mut TrafficMove,
+        silent: OnSilentRouter,
+    ) -> Result<(), PortError> {
+        let TrafficMove {
             from, to, action, ..
-        } = traffic_move;
+        } = *traffic_move;
         // First, so that a failed color does not stand in. After `deployer switch` the color has not failed.
         if action != Action::Switched {
             self.ports.flags.set_fit(from, false).await?;
         }
-        let displaced = self.ports.router.switch_to(to).await?;
-        if displaced != to {
+        let switched = self.ports.router.switch_to(to, silent).await?;
+        let Switched {
+            displaced,
+            unconfirmed,
+        } = &switched;
+        if *displaced != to {
             self.reporter.report(&Event::TrafficMoved {
-                from: displaced,
+                from: *displaced,
                 to,
+                unconfirmed,
             });
+        }
+        if let Some(words) = UnconfirmedRouter::in_words(unconfirmed) {
+            traffic_move.reason = format!("{}; {words}", traffic_move.reason);
         }
         Ok(())
     }

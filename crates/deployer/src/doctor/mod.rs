@@ -7,6 +7,7 @@ mod leftovers;
 mod listening_ports;
 mod machine;
 mod router;
+mod routers;
 mod service_log;
 mod time_limits;
 
@@ -20,9 +21,15 @@ pub(crate) async fn examine(settings: &Settings, ports: &Ports) -> Vec<Finding> 
     for color in Color::BOTH {
         findings.push(color::server(settings, ports, color).await);
     }
-    findings.extend(router::router(settings, ports).await);
+    let mut disks = vec![&settings.state];
+    if settings.routers.are_used() {
+        findings.extend(routers::routers(settings, ports).await);
+    } else {
+        findings.extend(router::router(settings, ports).await);
+        disks.push(&settings.router.flags);
+    }
     findings.extend(listening_ports::metrics(settings).await);
-    for directory in [&settings.state, &settings.router.flags] {
+    for directory in disks {
         findings.push(machine::disk(directory, settings.min_free_megabytes));
     }
     findings.extend(time_limits::time_limits(settings, ports).await);

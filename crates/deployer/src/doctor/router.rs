@@ -75,7 +75,7 @@ async fn flags(settings: &Settings, ports: &Ports) -> Finding {
 }
 
 /// Whether the router repeats the requests that the settings allow.
-async fn repeat(settings: &Settings, ports: &Ports) -> Finding {
+pub(super) async fn repeat(settings: &Settings, ports: &Ports) -> Finding {
     let wanted = settings.service.repeat;
     match ports.router.repeat().await {
         Ok(repeat) if repeat == wanted => Finding::fine(
@@ -96,7 +96,7 @@ async fn repeat(settings: &Settings, ports: &Ports) -> Finding {
 }
 
 /// A problem if clients' requests are copied although they must not be repeated.
-fn copies(settings: &Settings) -> Option<Finding> {
+pub(super) fn copies(settings: &Settings) -> Option<Finding> {
     let copied_by = [
         (
             "gates.run has `shadow`",

@@ -129,7 +129,16 @@ impl<'a> Monitor<'a> {
 /// Takes the lock for the monitor. Returns `None` if another deployer holds it.
 pub(super) async fn lock<'a>(ports: &'a Ports, reporter: &dyn Reporter) -> Option<Journal<'a>> {
     match Journal::lock(ports, MONITOR).await {
-        Ok(journal) => Some(journal),
+        Ok(journal) => {
+            // Only a killed deployer can have left it.
+            if let Ok(Some(by)) = ports.router.abort_prepared().await {
+                let text = format!(
+                    "a change of the flags was prepared and not decided, and was aborted: {by}"
+                );
+                reporter.report(&Event::Note { text });
+            }
+            Some(journal)
+        }
         Err(JournalError::Busy { .. }) => None,
         Err(error) => {
             let text = error.to_string();

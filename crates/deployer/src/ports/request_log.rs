@@ -57,6 +57,9 @@ pub struct LogPart {
     pub next: LogCursor,
     /// Why answers that broke off look like whole ones in this part; `None` if they can be told apart.
     pub problem: Option<PortError>,
+    /// Which router's requests are missing in this part, and why; `None` if none are. A later part has them if the log can
+    /// be read then.
+    pub missing: Option<PortError>,
 }
 
 /// Reads what clients were answered.

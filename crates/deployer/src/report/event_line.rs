@@ -7,6 +7,7 @@ use crate::{
     color::Color,
     deployment::{interrupted::Interrupted, phase::Phase, plan::Plan},
     event::Event,
+    ports::UnconfirmedRouter,
     report::record::GateRecord,
     state::approval::ApprovalDecision,
 };
@@ -66,6 +67,9 @@ pub enum LoggedEvent {
         from: Color,
         /// The color that has the traffic now.
         to: Color,
+        /// The routers that did not confirm it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unconfirmed: Vec<UnconfirmedRouter>,
     },
     /// The idle color got back the release that it held before, or could not.
     StandbyRestored {
@@ -166,9 +170,14 @@ impl LoggedEvent {
             Event::GateFinished { gate, verdict } => {
                 Self::GateFinished(GateRecord::new(gate, at, verdict))
             }
-            Event::TrafficMoved { from, to } => Self::TrafficMoved {
+            Event::TrafficMoved {
+                from,
+                to,
+                unconfirmed,
+            } => Self::TrafficMoved {
                 from: *from,
                 to: *to,
+                unconfirmed: unconfirmed.to_vec(),
             },
             Event::StandbyRestored {
                 color,
@@ -265,8 +274,25 @@ mod tests {
         assert_eq!(judged["at"], "1970-01-01T00:00:00Z");
         let (from, to) = (Color::Blue, Color::Green);
         assert_eq!(
-            json_of(&Event::TrafficMoved { from, to }),
+            json_of(&Event::TrafficMoved {
+                from,
+                to,
+                unconfirmed: &[]
+            }),
             json!({"event": "traffic_moved", "from": "blue", "to": "green", "at": "1970-01-01T00:00:00Z"})
+        );
+        let unconfirmed = &[UnconfirmedRouter {
+            name: "r2".to_owned(),
+            fenced: true,
+        }];
+        let moved = json_of(&Event::TrafficMoved {
+            from,
+            to,
+            unconfirmed,
+        });
+        assert_eq!(
+            moved["unconfirmed"],
+            json!([{"name": "r2", "fenced": true}])
         );
         let ended = json_of(&Event::PhaseReached {
             phase: Phase::RolledBack,

@@ -14,6 +14,7 @@ use crate::{
         latency::{Bin, Latencies},
         verdict::{Conclusion, Verdict},
     },
+    ports::UnconfirmedRouter,
     report::{
         event_line::{EventLine, LoggedEvent},
         progress::{BakeProgress, HealthProgress, Progress, RunningGate},
@@ -204,8 +205,15 @@ impl Record {
                 });
                 self.progress.bake = None;
             }
-            LoggedEvent::TrafficMoved { to, .. } if *to == self.plan.idle => {
-                self.switched = Some(at);
+            LoggedEvent::TrafficMoved {
+                to, unconfirmed, ..
+            } => {
+                if *to == self.plan.idle {
+                    self.switched = Some(at);
+                }
+                if let Some(text) = UnconfirmedRouter::in_words(unconfirmed) {
+                    self.notes.push(text);
+                }
             }
             LoggedEvent::BakeObserved {
                 elapsed_seconds,
@@ -259,7 +267,6 @@ impl Record {
                 }
             }
             LoggedEvent::Planned { .. }
-            | LoggedEvent::TrafficMoved { .. }
             | LoggedEvent::StandbyRestored { .. }
             | LoggedEvent::ColorStopped { .. } => {}
         }

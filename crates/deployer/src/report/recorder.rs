@@ -383,7 +383,11 @@ mod tests {
             verdict: &verdict.with("accuracy", 1.0),
         });
         let (from, to) = (plan.active, plan.idle);
-        recorder.report(&Event::TrafficMoved { from, to });
+        recorder.report(&Event::TrafficMoved {
+            from,
+            to,
+            unconfirmed: &[],
+        });
         record(recorder, Phase::Switched, None);
         recorder.report(&Event::BakeObserved {
             elapsed: std::time::Duration::from_secs(1),

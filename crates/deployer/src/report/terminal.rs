@@ -9,6 +9,7 @@ use crate::{
     deployment::phase::Phase,
     event::{Event, Reporter},
     evidence::verdict::Verdict,
+    ports::UnconfirmedRouter,
 };
 
 /// Prints one line per event. Repeated progress is overwritten on a terminal and omitted elsewhere.
@@ -93,9 +94,18 @@ impl Reporter for Terminal {
             }
             Event::GateStarted { gate } => self.passing(&format!("  {gate:<12} ...")),
             Event::GateFinished { gate, verdict } => self.gate_finished(gate, verdict),
-            Event::TrafficMoved { from, to } => self.line(&format!(
-                "  switch       all traffic moved from {from} to {to}"
-            )),
+            Event::TrafficMoved {
+                from,
+                to,
+                unconfirmed,
+            } => match UnconfirmedRouter::in_words(unconfirmed) {
+                None => self.line(&format!(
+                    "  switch       all traffic moved from {from} to {to}"
+                )),
+                Some(words) => self.line(&format!(
+                    "  switch       traffic moved from {from} to {to}; {words}"
+                )),
+            },
             Event::StandbyRestored {
                 color,
                 version,

@@ -197,7 +197,7 @@ impl Reporter for TraceReporter {
                 }
             }
             Event::GateFinished { gate, verdict } => self.gate(deployment, gate, verdict),
-            Event::TrafficMoved { from, to } => {
+            Event::TrafficMoved { from, to, .. } => {
                 if let Some(phase) = &mut deployment.phase {
                     let colors = vec![
                         KeyValue::new("deployer.from", from.name()),

@@ -19,9 +19,9 @@ use deployer::{
     },
     examples::Example,
     ports::{
-        Clock, Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart, PortError,
-        Ports, Prediction, Probe, Repeat, RequestLog, Router, RouterLimits, Service, ServiceState,
-        Target,
+        Clock, Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart, OnSilentRouter,
+        PortError, Ports, Prediction, Probe, Repeat, RequestLog, Router, RouterLimits, Service,
+        ServiceState, Switched, Target,
     },
     release::Health,
 };
@@ -353,12 +353,16 @@ impl Router for FakePorts {
         self.call(Call::Active, |state| Ok(state.active)).await
     }
 
-    async fn switch_to(&self, color: Color) -> Result<Color, PortError> {
+    async fn switch_to(
+        &self,
+        color: Color,
+        _silent: OnSilentRouter,
+    ) -> Result<Switched, PortError> {
         self.call(Call::SwitchTo(color), |state| {
             state.simulate_clients();
             let displaced = state.active;
             state.move_traffic_to(color);
-            Ok(displaced)
+            Ok(Switched::confirmed(displaced))
         })
         .await
     }
@@ -460,6 +464,7 @@ fn part(logged: &[Request], after: Option<LogCursor>) -> LogPart {
         unparsable: 0,
         next: LogCursor::at(logged.len() as u64),
         problem: None,
+        missing: None,
     }
 }
 

@@ -304,7 +304,7 @@ impl Reporter for Collector {
             Event::GateFinished { gate, verdict } => {
                 TraceEvent::GateFinished(gate, verdict.conclusion)
             }
-            Event::TrafficMoved { from, to } => TraceEvent::TrafficMoved(*from, *to),
+            Event::TrafficMoved { from, to, .. } => TraceEvent::TrafficMoved(*from, *to),
             Event::Note { text } => TraceEvent::Note(text.clone()),
             Event::ApprovalAwaited { before, .. } => TraceEvent::ApprovalAwaited(*before),
             Event::ApprovalDecided {

@@ -1,6 +1,7 @@
 //! nginx: flag files and control port, configuration, and the logs.
 
 pub(super) mod configuration;
+pub(crate) mod control_port;
 mod cuts;
 mod error_log;
 pub(crate) mod flags;

@@ -89,6 +89,7 @@ impl AccessLog {
             unparsable,
             next: LogCursor::at(log.next).with_pending(pending),
             problem,
+            missing: None,
         })
     }
 

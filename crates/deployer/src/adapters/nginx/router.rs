@@ -17,7 +17,7 @@ use crate::{
     },
     color::Color,
     config::Settings,
-    ports::{Flags as _, PortError, Repeat, Router, RouterLimits},
+    ports::{Flags as _, OnSilentRouter, PortError, Repeat, Router, RouterLimits, Switched},
 };
 
 /// Begins each error about the control port's answer.
@@ -91,7 +91,11 @@ impl Router for Nginx {
         )))
     }
 
-    async fn switch_to(&self, color: Color) -> Result<Color, PortError> {
+    async fn switch_to(
+        &self,
+        color: Color,
+        _silent: OnSilentRouter,
+    ) -> Result<Switched, PortError> {
         const PAUSE: Duration = Duration::from_millis(20);
 
         // The flag may be writable although it is unreadable, and traffic must move.
@@ -100,7 +104,7 @@ impl Router for Nginx {
         let deadline = Instant::now() + self.confirm_timeout;
         loop {
             let problem = match self.active().await {
-                Ok(active) if active == color => return Ok(displaced),
+                Ok(active) if active == color => return Ok(Switched::confirmed(displaced)),
                 Ok(active) => format!("it answers {active}"),
                 Err(error) => error.to_string(),
             };
@@ -134,7 +138,7 @@ impl Router for Nginx {
 }
 
 /// The color that the control port answered to the request `shown`.
-fn active_color(shown: &str, status: u16, text: &str) -> Result<Color, PortError> {
+pub(super) fn active_color(shown: &str, status: u16, text: &str) -> Result<Color, PortError> {
     match (status, text) {
         (200, "blue") => return Ok(Color::Blue),
         (200, "green") => return Ok(Color::Green),
@@ -148,7 +152,7 @@ fn active_color(shown: &str, status: u16, text: &str) -> Result<Color, PortError
 }
 
 /// The requests in flight that the control port answered to the request `shown`, without this one.
-fn other_requests(shown: &str, status: u16, text: &str) -> Result<u64, PortError> {
+pub(super) fn other_requests(shown: &str, status: u16, text: &str) -> Result<u64, PortError> {
     let others = text.parse().ok().and_then(|all: u64| all.checked_sub(1));
     if let (200, Some(others)) = (status, others) {
         return Ok(others);
@@ -163,7 +167,11 @@ fn other_requests(shown: &str, status: u16, text: &str) -> Result<u64, PortError
 }
 
 /// Which requests are repeated, as the control port answered to the request `shown`.
-fn repeat(shown: &str, status: u16, text: &str) -> Result<Repeat, PortError> {
+pub(in crate::adapters) fn repeat(
+    shown: &str,
+    status: u16,
+    text: &str,
+) -> Result<Repeat, PortError> {
     let known = Repeat::ALL.into_iter().find(|it| it.to_string() == text);
     if let (200, Some(repeat)) = (status, known) {
         return Ok(repeat);

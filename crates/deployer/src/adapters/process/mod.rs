@@ -2,10 +2,10 @@
 //! of each.
 
 mod diagnosis;
-mod program;
+pub(crate) mod program;
 mod record;
 mod router;
-mod router_files;
+pub(crate) mod router_files;
 #[cfg(test)]
 mod tests;
 

@@ -34,7 +34,7 @@ pub(super) async fn run(command: &mut Command) -> Result<String, String> {
 /// Returns the path of a program, or its name if it is not found.
 ///
 /// Debian keeps nginx in a directory that an ordinary user's PATH lacks.
-pub(super) fn find_program(name: &Path) -> PathBuf {
+pub(crate) fn find_program(name: &Path) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories =
         std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));

@@ -14,7 +14,7 @@ const DIRECTORIES: [&str; 2] = ["flags", "logs"];
 const LOGS: [&str; 3] = ["logs/access.log", "logs/shadow.log", "logs/error.log"];
 
 /// Creates what is missing below nginx's prefix, and corrects its permissions.
-pub(super) fn prepare(prefix: &Path) -> Result<(), PortError> {
+pub(crate) fn prepare(prefix: &Path) -> Result<(), PortError> {
     let prepare_all = |names: &[&str], prepare: fn(&Path) -> io::Result<()>| {
         names.iter().try_for_each(|name| {
             let path = prefix.join(name);

@@ -226,6 +226,7 @@ async fn recovered_deployment_continues_its_trace() {
     traces.reporter().report(&Event::TrafficMoved {
         from: Color::Green,
         to: Color::Blue,
+        unconfirmed: &[],
     });
     reach(
         &traces,

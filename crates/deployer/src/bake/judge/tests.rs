@@ -547,6 +547,24 @@ fn unreadable_evidence_is_reported_and_does_not_fail() {
     );
 }
 
+#[test]
+fn requests_missing_at_the_end_make_the_bake_inconclusive() {
+    for (missing_at, expected) in [(3, Conclusion::Inconclusive), (2, Conclusion::Pass)] {
+        let mut bake = bake();
+        for number in 0..4 {
+            let missing = (number == missing_at).then(|| "the log of router r2: gone".to_owned());
+            bake.record(Observation {
+                missing,
+                ..observation(100, 0)
+            });
+        }
+        let extended = bake.until() + 2 * MINUTE;
+        let verdict = bake.verdict(MINUTE).or_else(|| bake.verdict(extended));
+        let verdict = verdict.or_else(|| bake.verdict(extended)).unwrap();
+        assert_eq!(verdict.conclusion, expected, "{}", verdict.summary);
+    }
+}
+
 proptest! {
     #[test]
     fn bake_always_ends_with_a_verdict(observations in prop::collection::vec((0_u64..50, 0_u64..3, any::<bool>()), 0..40)) {

@@ -36,8 +36,9 @@ use crate::{
     examples::Example,
     kill_point::{self, in_process},
     ports::{
-        Fleet, FleetDiagnosis, HookPoint, Hooks, JournalStore as _, PortError, Ports, Prediction,
-        Probe, Repeat, Router, RouterLimits, Service, ServiceState, Target,
+        Fleet, FleetDiagnosis, HookPoint, Hooks, JournalStore as _, OnSilentRouter, PortError,
+        Ports, Prediction, Probe, Repeat, Router, RouterLimits, Service, ServiceState, Switched,
+        Target,
     },
     release::Health,
     state::{
@@ -568,10 +569,14 @@ impl Router for Simulation {
         Ok(self.flags().active())
     }
 
-    async fn switch_to(&self, color: Color) -> Result<Color, PortError> {
+    async fn switch_to(
+        &self,
+        color: Color,
+        _silent: OnSilentRouter,
+    ) -> Result<Switched, PortError> {
         let displaced = self.flags().active();
         self.flag_directory().activate(color)?;
-        Ok(displaced)
+        Ok(Switched::confirmed(displaced))
     }
 
     async fn in_flight(&self) -> Result<u64, PortError> {

@@ -7,7 +7,7 @@ use crate::{
     color::Color,
     config::Settings,
     evidence::{ending_counts::EndingCounts, request::Request, sample::TrafficSample},
-    ports::{LogPart, Ports, Service, ServiceState, Target},
+    ports::{LogPart, Ports, RouterStatus, Service, ServiceState, Target},
     promoted::Differences,
     release::Health,
     state::{journal_entries::DeploymentEntry, lock_holder::LockHolder, traffic_move::TrafficMove},
@@ -25,6 +25,9 @@ pub(super) struct Status {
     /// What could not be read, as sentences.
     pub(super) problems: Vec<String>,
     pub(super) colors: [ColorStatus; 2],
+    /// Each of several routers; empty if there is one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) routers: Vec<RouterStatus>,
     /// Whether `deployer rollback` would work now.
     pub(super) can_roll_back: bool,
     /// The holder of the lock.
@@ -76,6 +79,10 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         color_status(ports, settings, Color::Green),
     );
     let mut problems = Vec::new();
+    let routers = ports.router.routers().await.unwrap_or_else(|error| {
+        problems.push(format!("the routers are not known: {error}"));
+        Vec::new()
+    });
     let active = active
         .map_err(|error| problems.push(format!("where traffic goes is not known: {error}")))
         .ok();
@@ -95,9 +102,13 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
     };
     match log {
         Some(Ok(LogPart {
-            requests, problem, ..
+            requests,
+            problem,
+            missing,
+            ..
         })) => {
-            problems.extend(problem.map(|problem| problem.to_string()));
+            let unread = [problem, missing].into_iter().flatten();
+            problems.extend(unread.map(|problem| problem.to_string()));
             let now = ports.clock.now();
             for status in &mut colors {
                 let (clients, own_endings) = recent(status.color, &requests, now);
@@ -132,6 +143,7 @@ pub(super) async fn read_status(settings: &Settings, ports: &Ports) -> Status {
         active,
         problems,
         colors,
+        routers,
         lock_holder,
         last_deployment,
         traffic_move: entries.traffic_move,

@@ -7,6 +7,7 @@ use crate::{
     commands::status::reading::{Clients, ColorStatus, Status},
     deployment::phase::Phase,
     evidence::{latency::milliseconds, tally::Tally},
+    ports::RouterStatus,
     state::approval::Waiting,
 };
 
@@ -37,6 +38,7 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         let cells = cells(color, status.active);
         write_row(text, &cells.each_ref().map(String::as_str))?;
     }
+    write_routers(text, &status.routers)?;
     if let Some(clients) = status.colors[0].clients.as_ref() {
         writeln!(
             text,
@@ -88,6 +90,38 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
         "would be refused now: no healthy standby"
     };
     write!(text, "`deployer rollback` {answer}")
+}
+
+/// Writes a table of several routers.
+fn write_routers(text: &mut String, routers: &[RouterStatus]) -> std::fmt::Result {
+    if routers.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        text,
+        "\n{:<20}{:<12}{:<8}{:<8}{:>9}",
+        "ROUTER", "GENERATION", "OPEN", "ACTIVE", "IN FLIGHT"
+    )?;
+    let unknown = || UNKNOWN.to_owned();
+    for router in routers {
+        let generation = router.generation.map_or_else(unknown, |it| it.to_string());
+        let open = router
+            .open
+            .map_or(UNKNOWN, |open| if open { "yes" } else { "no" });
+        let active = router.active.map_or_else(unknown, |it| it.to_string());
+        let in_flight = router.in_flight.map_or_else(unknown, |it| it.to_string());
+        writeln!(
+            text,
+            "{:<20}{generation:<12}{open:<8}{active:<8}{in_flight:>9}",
+            router.name
+        )?;
+    }
+    for router in routers {
+        if let Some(problem) = &router.problem {
+            writeln!(text, "\nrouter {}: {problem}", router.name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes what waits for approval.
@@ -251,6 +285,7 @@ mod tests {
                 color(Color::Blue, false, 400, 2),
                 color(Color::Green, true, 0, 0),
             ],
+            routers: Vec::new(),
             can_roll_back: true,
             lock_holder: None,
             last_deployment: None,

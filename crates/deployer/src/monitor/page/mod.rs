@@ -26,10 +26,10 @@ mod router;
 #[cfg(test)]
 mod samples;
 mod security_headers;
-mod server;
+pub(crate) mod server;
 mod sessions;
 pub(crate) mod stream;
-mod token;
+pub(crate) mod token;
 pub(crate) mod traffic;
 pub(crate) mod view;
 

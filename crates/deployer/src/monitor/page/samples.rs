@@ -268,7 +268,11 @@ fn events(situation: Situation) -> Vec<LoggedEvent> {
         reason: Some("figures are as announced".to_owned()),
     });
     let (from, to) = (Color::Blue, Color::Green);
-    events.push(LoggedEvent::TrafficMoved { from, to });
+    events.push(LoggedEvent::TrafficMoved {
+        from,
+        to,
+        unconfirmed: Vec::new(),
+    });
     events.push(phase(Phase::Switched, None));
     events.push(LoggedEvent::BakeObserved {
         elapsed_seconds: 34.0,

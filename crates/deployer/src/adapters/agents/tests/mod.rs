@@ -1,0 +1,5 @@
+//! Several routers with agents in this process.
+
+mod changes;
+mod fakes;
+mod logs;
