@@ -305,7 +305,10 @@ impl FencedChange {
         asked.question = asked.question.max(Some(report.question));
         asked.promised |= report.promised == Some(generation) && report.refusal.is_none();
         asked.behind = report.generation != Some(generation - 1);
-        asked.why.clone_from(&report.refusal);
+        // The answer to another message, such as `undecided`, does not say why the promise was refused.
+        if report.refusal.is_some() {
+            asked.why.clone_from(&report.refusal);
+        }
         self.commit_if_promised()
     }
 
