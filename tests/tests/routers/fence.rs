@@ -43,7 +43,6 @@ async fn ensure_closes(router: &Router, asked: Instant, promised: Instant) -> Re
         earliest < FENCE + SLACK,
         "closed {earliest:?} after the promise"
     );
-    println!("closed {latest:?} after the request for a promise");
     ensure_closed(&router.ask("/").await?)
 }
 

@@ -27,7 +27,7 @@ pub(crate) const FENCE: Duration = Duration::from_millis(300);
 /// Bounds each wait for something that takes milliseconds on a quiet machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than any command takes with these settings.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+const COMMAND_TIMEOUT: Duration = Duration::from_mins(1);
 
 const STORE_PORT: u16 = 8090;
 const AGENT_PORT: u16 = 8084;
@@ -374,12 +374,12 @@ negligible = "1m"
     ) -> Result {
         let what = format!("r{number} answers {status} {version}");
         let wanted = Some((status, version.to_owned()));
-        let waited = eventually(&what, async || {
+        let answered = eventually(&what, async || {
             self.answer_within(number)
                 .await
                 .is_ok_and(|it| it == wanted)
         });
-        waited.await.with_context(|| {
+        answered.await.with_context(|| {
             fs::read_to_string(self.path(&format!("r{number}.log"))).unwrap_or_default()
         })
     }

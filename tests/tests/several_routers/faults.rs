@@ -118,7 +118,7 @@ pub(crate) async fn inject(faults: usize) -> Result {
             .with_context(|| what.clone())?;
         recover(&cluster, &what).await?;
     }
-    println!("faults and exit codes: {codes:?}");
+    eprintln!("faults and exit codes: {codes:?}");
     Ok(())
 }
 
@@ -135,7 +135,7 @@ async fn switch_with(
         deployer.kill().await?;
     }
     fault.begin(cluster).await?;
-    let ended = tokio::time::timeout(Duration::from_secs(60), deployer.wait());
+    let ended = tokio::time::timeout(Duration::from_mins(1), deployer.wait());
     let status = ended.await.context("the deployer does not end")??;
     Ok(status.code().unwrap_or(-1))
 }

@@ -69,7 +69,7 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
         shadow_log,
         probe,
     } = if settings.routers.are_used() {
-        several_routers(settings, probe, user_agent)?
+        several_routers(settings, probe, &user_agent)?
     } else {
         one_router(settings, probe, &user_agent)?
     };
@@ -128,7 +128,7 @@ fn one_router(
 fn several_routers(
     settings: &Settings,
     probe: HttpProbe,
-    user_agent: Arc<UserAgent>,
+    user_agent: &Arc<UserAgent>,
 ) -> Result<RouterPorts, PortError> {
     let routers = AgentRouters::connect(settings)?;
     let log = |kind| -> Option<Box<dyn RequestLog>> {

@@ -41,18 +41,21 @@ impl Router for AgentRouters {
         }
     }
 
-    /// One router that confirms it suffices: a rollback needs this, and must not wait for the others. [`Self::check_flags`]
-    /// asks for all of them.
+    /// One router that confirms it suffices, and if no router can be reached, the truth alone: a rollback needs this, and no
+    /// silent router may block it. [`Self::check_flags`] asks for all of them.
     async fn active(&self) -> Result<Color, PortError> {
         let deadline = Instant::now() + self.limits.fence;
         loop {
             let truth = self.truth().await?;
             let active = truth.flags.active;
-            let mut problems = Vec::new();
-            for (entry, report) in self.reports().await? {
+            let (mut problems, mut is_reached) = (Vec::new(), false);
+            let reports = self.reports().await?;
+            let is_registered = !reports.is_empty();
+            for (entry, report) in reports {
                 match report {
                     Ok(report) if is_obeyed(&report, &truth) => return Ok(active),
                     Ok(report) => {
+                        is_reached = true;
                         let text = problem(&report, &truth).unwrap_or_default();
                         problems.push(format!("{}: {text}", named(&entry)));
                     }
@@ -60,6 +63,9 @@ impl Router for AgentRouters {
                 }
             }
             if Instant::now() >= deadline {
+                if is_registered && !is_reached {
+                    return Ok(active);
+                }
                 return Err(PortError::Invalid(format!(
                     "no router confirms that {active} is active: {}",
                     problems.join("; ")

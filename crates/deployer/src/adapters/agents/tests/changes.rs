@@ -84,6 +84,27 @@ async fn rollback_moves_the_other_routers_and_names_the_silent_one() {
 }
 
 #[tokio::test]
+async fn truth_alone_says_what_is_active_if_no_router_is_reached() {
+    let cluster = Cluster::of(2).await;
+    for agent in &cluster.agents {
+        agent.lock().silent = true;
+    }
+    let active = Router::active(&cluster.routers).await;
+    assert_eq!(active, Ok(Color::Blue));
+    // A router that answers, and does not obey, is no confirmation.
+    cluster.agents[1].lock().silent = false;
+    cluster.agents[1].lock().nginx_obeys = false;
+    cluster.store.leave_prepared(GREEN);
+    cluster
+        .routers
+        .switch_to(Color::Green, OnSilentRouter::MoveOthers)
+        .await
+        .unwrap();
+    let error = Router::active(&cluster.routers).await.unwrap_err();
+    assert!(error.to_string().contains("no router confirms"), "{error}");
+}
+
+#[tokio::test]
 async fn rollback_decides_over_what_a_dead_deployer_prepared() {
     let cluster = Cluster::of(2).await;
     cluster.store.leave_prepared(RouterFlags {

@@ -186,7 +186,7 @@ async fn log(State(agent): Shared, Path(name): Path<String>, uri: Uri) -> Respon
     let after: usize = after.unwrap().parse().unwrap();
     // Small parts, so that a copy takes several.
     let part = log.iter().skip(after).take(500).copied();
-    let body = Bytes::from_iter(part);
+    let body: Bytes = part.collect();
     ([("x-log-length", log.len().to_string())], body).into_response()
 }
 
