@@ -8,7 +8,8 @@
 //!    [`Prepare`] never extends the fence. A router that did not promise needs no fence, because the deployer does not commit
 //!    without its promise.
 //! 2. **Closed start.** The deployer waits only for routers that promised to *it*. So an agent whose first read finds a
-//!    prepared change, or that promises before its first read, stays closed until that change is decided.
+//!    prepared change, or that promises before its first read, stays closed until that change is decided. Likewise it stays
+//!    closed until its nginx obeys what it read: flags that a deployer pushed before may be older.
 //! 3. **A report that says closed is binding.** The deployer counts a closed router as settled. So such a report voids the
 //!    questions asked before it: their answers, which may be on their way, do not open the router again.
 //! 4. **The fence ends when nginx confirmed the decision**, not when the agent heard of it: nginx obeys the old flags until
@@ -70,6 +71,8 @@ pub struct RouterState {
     registered: Option<QuestionNumber>,
     /// Whether it read the truth with a question asked after it had registered.
     has_read: bool,
+    /// Whether nginx obeyed a truth that the agent had read itself. The router is closed until then.
+    in_service: bool,
     known: Option<Truth>,
     /// What nginx confirmed last.
     obeyed: Option<(u64, RouterFlags)>,
@@ -105,6 +108,7 @@ impl RouterState {
             void_before: 0,
             registered: None,
             has_read: false,
+            in_service: false,
             known: None,
             obeyed: None,
             behind_until: None,
@@ -159,6 +163,7 @@ impl RouterState {
             pending.closed = true;
         }
         self.renew(truth.generation + 1, question);
+        self.enter_service();
     }
 
     /// Takes [`Prepare`]. On success the router has promised: the caller arms the fence process with
@@ -269,7 +274,12 @@ impl RouterState {
         {
             self.obeyed = Some((generation, known.flags));
             self.behind_until = None;
+            self.enter_service();
         }
+    }
+
+    fn enter_service(&mut self) {
+        self.in_service |= self.has_read && self.obeyed.is_some() && self.to_write().is_none();
     }
 
     /// Returns whether the flag `open` must exist.
@@ -282,7 +292,7 @@ impl RouterState {
     /// means that it is closed.
     #[must_use]
     pub fn closes_at(&self) -> Option<Duration> {
-        if !self.has_read || self.obeyed.is_none() || self.terminating {
+        if !self.in_service || self.terminating {
             return Some(Duration::ZERO);
         }
         let fence = self.pending.and_then(|pending| self.fence_end(pending));

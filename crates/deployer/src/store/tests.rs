@@ -53,7 +53,7 @@ impl Drop for Served {
 }
 
 fn client(url: &str, token: &str, directory: &tempfile::TempDir) -> HttpStore {
-    let path = directory.path().join("client-token");
+    let path = directory.path().join(format!("client-{token}"));
     std::fs::write(&path, token).unwrap();
     HttpStore::new(url, &path, TIMEOUT).unwrap()
 }
@@ -165,7 +165,7 @@ async fn write_without_connection_is_not_written_and_one_without_answer_is_unkno
 #[tokio::test]
 async fn invalid_and_large_bodies_are_errors_as_json() {
     let served = Served::start().await;
-    let http = reqwest::Client::new();
+    let http = crate::adapters::http::client(TIMEOUT).unwrap();
     let put = |body: Vec<u8>| {
         let request = http.put(format!("{}/truth", served.url));
         request.bearer_auth(TOKEN).body(body).send()

@@ -70,7 +70,8 @@ impl RouterState {
             return Some(Duration::ZERO);
         }
         let asked = pending.fence?;
-        (pending.generation > self.released).then(|| asked + self.timing.fence)
+        // The release of a later change says nothing of this one, except that it was decided.
+        (pending.generation != self.released).then(|| asked + self.timing.fence)
     }
 
     /// Extends the fence by an answer to `question`: `generation` was undecided when it was asked, or later.

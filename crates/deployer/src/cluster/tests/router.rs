@@ -258,6 +258,28 @@ fn release_ends_fence_and_late_prepare_does_not_renew_it() {
 }
 
 #[test]
+fn router_that_obeys_an_older_push_stays_closed_until_nginx_confirms_its_first_read() {
+    let mut router = RouterState::new(TIMING);
+    router.apply(&Truth::default(), at(0)).unwrap();
+    router.confirmed(1);
+    router.registered();
+    let question = router.ask(at(100));
+    let newer = Truth::default().decide(green());
+    router.read_answered(question, &newer, at(100));
+    assert!(!router.is_open(at(100)));
+    router.confirmed(2);
+    assert!(router.is_open(at(100)));
+}
+
+#[test]
+fn release_of_a_later_change_does_not_end_the_fence() {
+    let mut router = promised();
+    // The router missed how its change was decided, and would serve what was before.
+    router.release(Release { generation: 3 });
+    assert!(!router.is_open(at(9000)));
+}
+
+#[test]
 fn abandoned_change_is_aborted_after_silence_of_its_deployer() {
     let prepared = Truth::default().prepare(green(), "a deployer");
     let mut router = reader(&Truth::default());
