@@ -265,7 +265,7 @@ pub enum Command {
     PageLink,
     /// Stop the monitor, the router, and both colors
     Down,
-    /// Keep one router of several, as the first process of its container
+    /// Start and keep one router of several
     ///
     /// Starts nginx, registers in the store, and opens the router when nginx obeys what the store says. A router that is not
     /// open answers 503 with `Connection: close`. During a change the router closes itself if it hears nothing for the time
@@ -275,8 +275,8 @@ pub enum Command {
     /// Hold what all routers must do, for routers on plain machines
     ///
     /// The store is one process with one file: each write compares the version, and is on the disk before it is answered.
-    /// While the store is away, routers serve on, and no traffic can be moved. Run it where deployers run, for example as a
-    /// service that is started again when it ends.
+    /// While the store is away, routers serve on, and no traffic can be moved. Run it as a service that is
+    /// started again when it ends.
     Store(StoreArguments),
     /// Close a router when its agent cannot
     #[command(hide = true)]

@@ -1,6 +1,6 @@
 //! `deployer agent`: keeps one router of several.
 //!
-//! The agent is the first process of the router's container. It starts nginx as its child, registers in the store, and reads
+//! The agent starts nginx as its child, registers in the store, and reads
 //! the truth. It opens the router when nginx obeys the truth, and closes it as [`RouterState`](crate::cluster::router_state)
 //! says. A fence process closes the router if the agent cannot.
 
@@ -148,7 +148,7 @@ pub async fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
 /// Checks the arguments. Returns nginx's configuration and prefix as absolute paths.
 fn check(arguments: &AgentArguments) -> anyhow::Result<(PathBuf, PathBuf)> {
     /// Bounds how long a change takes, and how long a router without news is wrong.
-    const FENCE: [Duration; 2] = [Duration::from_millis(100), Duration::from_mins(1)];
+    const FENCE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
     ensure!(
         is_name(&arguments.name),

@@ -69,10 +69,7 @@ pub struct RouterState {
     void_before: QuestionNumber,
     /// The first question that was asked after the router had registered.
     registered: Option<QuestionNumber>,
-    /// Whether it read the truth with a question asked after it had registered.
-    has_read: bool,
-    /// Whether nginx obeyed a truth that the agent had read itself. The router is closed until then.
-    in_service: bool,
+    stage: Stage,
     known: Option<Truth>,
     /// What nginx confirmed last.
     obeyed: Option<(u64, RouterFlags)>,
@@ -83,6 +80,16 @@ pub struct RouterState {
     released: u64,
     must_read: bool,
     terminating: bool,
+}
+
+/// How far an agent came since it started. The router is closed before `InService`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Stage {
+    Starting,
+    /// It read the truth with a question asked after it had registered.
+    HasRead,
+    /// nginx obeyed a truth that the agent had read itself.
+    InService,
 }
 
 /// A change that is not decided as far as the agent knows.
@@ -107,8 +114,7 @@ impl RouterState {
             next_question: 1,
             void_before: 0,
             registered: None,
-            has_read: false,
-            in_service: false,
+            stage: Stage::Starting,
             known: None,
             obeyed: None,
             behind_until: None,
@@ -153,8 +159,8 @@ impl RouterState {
             return;
         }
         self.must_read = false;
-        let first_read = !self.has_read;
-        self.has_read = true;
+        let first_read = !self.has_read();
+        self.stage = self.stage.max(Stage::HasRead);
         self.learn(truth, now);
         if first_read
             && truth.prepared.is_some()
@@ -176,7 +182,7 @@ impl RouterState {
     ) -> Result<(), Refusal> {
         let generation = message.generation;
         self.check_promise(message, nginx)?;
-        let has_read = self.has_read;
+        let has_read = self.has_read();
         let pending = self.pending_for(generation, now);
         pending.heard_of = now;
         pending.closed |= !has_read;
@@ -200,7 +206,7 @@ impl RouterState {
             .pending
             .is_some_and(|pending| pending.generation > generation);
         let own = self.obeyed.map(|(own, _)| own);
-        if newer_pending || (self.has_read && own != Some(generation - 1)) {
+        if newer_pending || (self.has_read() && own != Some(generation - 1)) {
             self.must_read = true;
             let needed = generation - 1;
             return Err(Refusal::Behind { own, needed });
@@ -279,7 +285,13 @@ impl RouterState {
     }
 
     fn enter_service(&mut self) {
-        self.in_service |= self.has_read && self.obeyed.is_some() && self.to_write().is_none();
+        if self.has_read() && self.obeyed.is_some() && self.to_write().is_none() {
+            self.stage = Stage::InService;
+        }
+    }
+
+    fn has_read(&self) -> bool {
+        self.stage >= Stage::HasRead
     }
 
     /// Returns whether the flag `open` must exist.
@@ -292,7 +304,7 @@ impl RouterState {
     /// means that it is closed.
     #[must_use]
     pub fn closes_at(&self) -> Option<Duration> {
-        if !self.in_service || self.terminating {
+        if self.stage < Stage::InService || self.terminating {
             return Some(Duration::ZERO);
         }
         let fence = self.pending.and_then(|pending| self.fence_end(pending));

@@ -42,7 +42,7 @@ fn state(status: RouterStatus) -> Finding {
             TOPIC,
             format!("{name}: {problem}"),
             format!(
-                "look at the log of its agent on {name}'s machine; a deployment is refused until it takes part, and a rollback is not. If {name} is gone for good, remove it from the store"
+                "look at the log of its agent on {name}'s machine; a deployment is refused until it takes part, and a rollback is not. If {name} is gone for good, remove it from the store (docs/cluster.md, \"How do I add, stop, or remove a router?\")"
             ),
         );
     }

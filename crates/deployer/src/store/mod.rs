@@ -34,7 +34,7 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct StoreArguments {
     /// Address to listen at. Only deployers and agents may reach it: the token and the answers travel in plain text
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8085")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
     pub listen: SocketAddr,
     /// File that holds the truth and the routers. It is created if it is missing; keep it on a local disk
     #[arg(long, value_name = "FILE")]
