@@ -127,9 +127,16 @@ impl Keeper {
             ));
             return;
         }
-        let is_open = || self.life().state.is_open(boot_time::now());
+        // An answer may have renewed the fence meanwhile, which the order does not guard. The next call arms it.
+        let is_guarded = || match order {
+            Order::Arm(_) => true,
+            Order::Disarm => self.life().state.closes_at().is_none(),
+        };
+        let is_open = || is_guarded() && self.life().state.is_open(boot_time::now());
         if is_open() {
             gate.open();
+        } else if !is_guarded() {
+            self.changed.notify_one();
         }
         // The agent may have been frozen since it asked.
         if !is_open() {
@@ -250,7 +257,8 @@ impl Keeper {
         self.answer(nginx, applied.err()).await
     }
 
-    /// Makes a report. What says closed is closed.
+    /// Makes a report. What says closed is closed, and what says promised is guarded by the fence process: the deployer
+    /// takes a promise from any report.
     async fn answer(&self, nginx: NginxState, refusal: Option<Refusal>) -> RouterReport {
         let report = {
             let now = boot_time::now();
@@ -259,7 +267,7 @@ impl Keeper {
             life.state
                 .report(&self.name, incarnation, nginx, refusal, now)
         };
-        if !report.open {
+        if !report.open || report.promised.is_some() {
             self.keep_gate().await;
         }
         report

@@ -13,6 +13,8 @@
 //! Each request carries `Authorization: Bearer TOKEN`. An agent that refuses a message answers 409 with its report, whose
 //! `refusal` says why.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{cluster::truth::RouterFlags, color::Color};
@@ -27,6 +29,9 @@ pub struct Prepare {
     pub flags: RouterFlags,
     /// The color that the router must reach before it promises; `None` if no color gets traffic by the change.
     pub must_reach: Option<Color>,
+    /// T of the deployer, which waits a tenth longer for a silent router. A router with a longer one refuses.
+    #[serde(with = "humantime_serde")]
+    pub fence: Duration,
 }
 
 /// Answers a router's question: the change was undecided when the router's question arrived.

@@ -211,6 +211,12 @@ impl RouterState {
             let needed = generation - 1;
             return Err(Refusal::Behind { own, needed });
         }
+        if message.fence < self.timing.fence {
+            return Err(Refusal::LongerFence {
+                own: self.timing.fence,
+                deployer: message.fence,
+            });
+        }
         if self.terminating {
             return Ok(());
         }

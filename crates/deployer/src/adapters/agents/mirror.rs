@@ -1,8 +1,9 @@
 //! Copies of the routers' logs on this machine.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -49,7 +50,12 @@ impl Mirror {
         const PAUSE: Duration = Duration::from_millis(10);
 
         let failed = |error: io::Error| self.failed("lock", &error);
-        fs::create_dir_all(&self.0).map_err(failed)?;
+        // The logs name what clients asked.
+        let mut new = DirBuilder::new();
+        new.recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .map_err(failed)?;
         loop {
             match try_lock(&self.0) {
                 Ok(lock) => return Ok(lock),
@@ -78,7 +84,8 @@ impl Mirror {
     ) -> Result<(), PortError> {
         let path = self.file(log);
         let failed = |error: io::Error| self.failed("write", &error);
-        let open = OpenOptions::new().append(true).create(true).open(&path);
+        let mut options = OpenOptions::new();
+        let open = options.append(true).create(true).mode(0o600).open(&path);
         let mut file = open.map_err(failed)?;
         let mut copied = file.metadata().map_err(failed)?.len();
         let mut origin = self.origin(log);

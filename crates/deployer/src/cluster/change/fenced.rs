@@ -277,6 +277,7 @@ impl FencedChange {
             generation: prepared.generation,
             flags: prepared.flags,
             must_reach: moves.then_some(prepared.flags.active),
+            fence: self.limits.fence,
         };
         let mut actions = Vec::new();
         if self.routers.get(router).is_some_and(|asked| asked.behind) {

@@ -1,6 +1,6 @@
 //! Why an agent refuses a message.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::color::Color;
 
@@ -23,6 +23,13 @@ pub enum Refusal {
     Released {
         /// The change's generation.
         generation: u64,
+    },
+    /// The deployer would wait for less time than the router may serve without an answer.
+    LongerFence {
+        /// T of the router.
+        own: Duration,
+        /// T of the deployer.
+        deployer: Duration,
     },
     /// The router's nginx does not answer.
     NginxSilent,
@@ -61,6 +68,12 @@ impl fmt::Display for Refusal {
             }
             Self::Released { generation } => {
                 write!(formatter, "the deployer gave generation {generation} up")
+            }
+            Self::LongerFence { own, deployer } => {
+                write!(
+                    formatter,
+                    "its fence is {own:?} (--fence of its agent), longer than the deployer's {deployer:?} (routers.fence): set both to the same"
+                )
             }
             Self::NginxSilent => formatter.write_str("its nginx does not answer"),
             Self::NginxDisagrees { nginx, flags } => {

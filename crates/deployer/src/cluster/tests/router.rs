@@ -35,6 +35,7 @@ fn prepare(generation: u64) -> Prepare {
         generation,
         flags: green(),
         must_reach: Some(Color::Green),
+        fence: TIMING.fence,
     }
 }
 
@@ -269,6 +270,26 @@ fn router_that_obeys_an_older_push_stays_closed_until_nginx_confirms_its_first_r
     assert!(!router.is_open(at(100)));
     router.confirmed(2);
     assert!(router.is_open(at(100)));
+}
+
+#[test]
+fn router_with_a_longer_fence_than_the_deployer_does_not_promise() {
+    let mut router = reader(&Truth::default());
+    let message = |fence| Prepare {
+        fence,
+        ..prepare(2)
+    };
+    let shorter = TIMING.fence / 2;
+    assert_eq!(
+        router.prepare(&message(shorter), NGINX, at(100)),
+        Err(Refusal::LongerFence {
+            own: TIMING.fence,
+            deployer: shorter
+        })
+    );
+    assert_eq!(router.promised(), None);
+    let longer = TIMING.fence * 2;
+    assert_eq!(router.prepare(&message(longer), NGINX, at(100)), Ok(()));
 }
 
 #[test]
