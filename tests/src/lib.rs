@@ -4,6 +4,7 @@
 
 mod alerts;
 mod deploy_and_roll_back;
+mod eventually;
 pub mod fault;
 mod http;
 mod layout;
@@ -17,6 +18,7 @@ mod workspace;
 
 pub use alerts::AlertReceiver;
 pub use deploy_and_roll_back::deploy_and_roll_back_twice;
+pub use eventually::eventually;
 pub use http::{get, post, post_for_body};
 pub use layout::VERSION_NOT_IN_IMAGE;
 pub use network::{Link, Network};

@@ -10,11 +10,12 @@ use deployer::{
     },
     color::Color,
 };
+use end_to_end::eventually;
 use serde_json::json;
 
 use super::{
     Result,
-    harness::{FENCE, Router, Store, ensure_closed, eventually},
+    harness::{FENCE, Router, Store, ensure_closed},
 };
 
 const GREEN: RouterFlags = RouterFlags {

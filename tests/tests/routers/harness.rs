@@ -14,7 +14,7 @@ use deployer::{
     cluster::{Truth, message::RouterReport},
     ports::TruthStore as _,
 };
-use end_to_end::{BakeDuration, Stack, program, send_signal};
+use end_to_end::{BakeDuration, Stack, eventually, program, send_signal};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -360,18 +360,6 @@ pub(crate) async fn request(
     tokio::time::timeout(PATIENCE, exchange)
         .await
         .context("no answer")?
-}
-
-/// Waits for a condition.
-pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) -> Result {
-    let holds = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, holds)
-        .await
-        .with_context(|| format!("not within {PATIENCE:?}: {what}"))
 }
 
 /// Fails unless this is the answer of a closed router.

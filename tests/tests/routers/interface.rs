@@ -1,10 +1,11 @@
 //! The agent's HTTP interface.
 
 use anyhow::{Context as _, ensure};
+use end_to_end::eventually;
 
 use super::{
     Result,
-    harness::{Router, Store, eventually, request},
+    harness::{Router, Store, request},
 };
 
 #[tokio::test(flavor = "multi_thread")]

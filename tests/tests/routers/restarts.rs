@@ -2,11 +2,11 @@
 
 use anyhow::ensure;
 use deployer::ports::TruthStore as _;
-use end_to_end::send_signal;
+use end_to_end::{eventually, send_signal};
 
 use super::{
     Result,
-    harness::{FENCE, Router, Store, ensure_closed, eventually},
+    harness::{FENCE, Router, Store, ensure_closed},
 };
 
 #[tokio::test(flavor = "multi_thread")]

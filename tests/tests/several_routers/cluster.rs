@@ -15,7 +15,9 @@ use deployer::{
     cluster::{Truth, message::RouterReport},
     ports::TruthStore as _,
 };
-use end_to_end::{Link, Network, Traffic, golden_bodies, program, repository, send_signal};
+use end_to_end::{
+    Link, Network, Traffic, eventually, golden_bodies, program, repository, send_signal,
+};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -24,8 +26,6 @@ pub(crate) type Result<T = ()> = anyhow::Result<T>;
 const ROUTERS: usize = 3;
 /// How long a router that promised serves without an answer.
 pub(crate) const FENCE: Duration = Duration::from_millis(300);
-/// Bounds each wait for something that takes milliseconds on a quiet machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than any command takes with these settings.
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -430,14 +430,4 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-/// Waits until a condition holds.
-pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) -> Result {
-    let until = Instant::now() + PATIENCE;
-    while !condition().await {
-        ensure!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Ok(())
 }

@@ -133,7 +133,7 @@ fn parse_report(shown: &str, status: u16, body: &str) -> Result<RouterReport, Po
     }
     serde_json::from_str(body).map_err(|error| {
         PortError::Invalid(format!(
-            "{shown} answered {status} with what is no report of a router: {error}"
+            "{shown} answered {status} without a router's report: {error}"
         ))
     })
 }

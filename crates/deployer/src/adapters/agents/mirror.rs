@@ -17,6 +17,7 @@ use crate::{
     },
     ports::{PortError, RouterEntry},
     state::atomic_file,
+    store::is_name,
 };
 
 /// A first copy begins this far from the end of the router's log: about fifty thousand requests.
@@ -29,12 +30,11 @@ const LOGS: [&str; 3] = ["access", "error", "shadow"];
 pub(super) struct Mirror(PathBuf);
 
 impl Mirror {
-    /// The copies of this router in the state directory. Fails if the name is no name of a directory.
+    /// The copies of this router in the state directory. Fails if `router` may not name a router.
     pub(super) fn of(state: &Path, router: &str) -> Result<Self, PortError> {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if router.is_empty() || router.starts_with('.') || !router.bytes().all(is_plain) {
+        if !is_name(router) {
             return Err(PortError::Invalid(format!(
-                "router {router:?} has a name that is no name of a directory: use letters, digits, '-', '_', and '.'"
+                "{router:?} is not a router's name: use 1 to 63 letters, digits, '-', '_', and '.', the first one a letter or digit"
             )));
         }
         Ok(Self(directory(state).join(router)))
