@@ -107,7 +107,8 @@ impl Monitor<'_> {
         let (Ok(text) | Err(text)) = &done;
         self.note(format!("asked by {by}: {text}"));
         let active = self.ports.flags.active().await.ok();
-        self.show_on_page(active, None).await;
+        let routers = self.ports.router.routers().await.unwrap_or_default();
+        self.show_on_page(active, None, routers).await;
         // A person who went away finds the result in the history.
         let _ = answer.send(done);
     }
