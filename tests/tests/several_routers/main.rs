@@ -17,8 +17,8 @@ use end_to_end::TrafficLog;
 use self::cluster::{Cluster, Result};
 
 const RELEASES: [(&str, &str); 2] = [("green", "v2"), ("blue", "v1")];
-/// 48 connections send about 700 requests per second, if the machine can answer them.
-const CONNECTIONS: usize = 16;
+/// 60 connections send about 800 requests per second, if the machine can answer them.
+const CONNECTIONS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(60);
 
 /// Moves traffic back and forth under load over all routers. Prints what a switch costs.
