@@ -136,6 +136,25 @@ async fn missing_router_refuses_a_deployment_and_not_a_rollback() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn removed_router_blocks_no_switch_and_follows_when_it_is_back() -> Result {
+    let Some(cluster) = Cluster::start().await? else {
+        return Ok(());
+    };
+    let refused = cluster.expect_exit(10, &["remove-router", "r3"]).await?;
+    ensure!(refused.output.contains("r3 answers"), "{refused:?}");
+    cluster.set_plugged(3, false)?;
+    let refused = cluster.expect_exit(10, &["remove-router", "r4"]).await?;
+    ensure!(refused.output.contains("r1, r2, r3"), "{refused:?}");
+    cluster.expect_exit(0, &["remove-router", "r3"]).await?;
+    cluster.expect_exit(0, &["switch", "green"]).await?;
+    for number in [1, 2] {
+        cluster.wait_for_answer(number, 200, "v2").await?;
+    }
+    cluster.set_plugged(3, true)?;
+    cluster.wait_for_answer(3, 200, "v2").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rollback_by_hand_is_kept_by_the_next_rollback() -> Result {
     let Some(mut cluster) = Cluster::start().await? else {
         return Ok(());

@@ -130,6 +130,24 @@ impl Router for AgentRouters {
         self.statuses().await
     }
 
+    async fn remove(&self, name: &str) -> Result<(), PortError> {
+        let entries = self.entries().await?;
+        let Some(entry) = entries.iter().find(|entry| entry.name == name) else {
+            let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+            return Err(PortError::Invalid(format!(
+                "no router is registered as {name:?}; registered are: {}",
+                names.join(", ")
+            )));
+        };
+        if self.agents.state(entry).await.is_ok() {
+            return Err(PortError::Invalid(format!(
+                "{} answers: stop its agent with SIGTERM, which closes and removes it",
+                named(entry)
+            )));
+        }
+        self.store.unregister(name, entry.incarnation).await
+    }
+
     async fn abort_prepared(&self) -> Result<Option<String>, PortError> {
         let Some(prepared) = self.truth().await?.prepared else {
             return Ok(None);
