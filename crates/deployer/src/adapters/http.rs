@@ -170,6 +170,14 @@ pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, PortError> {
     build(builder(timeout).no_proxy())
 }
 
+/// Creates a client that trusts servers with certificates of `root` only.
+pub(super) fn client_with_root(
+    timeout: Duration,
+    root: reqwest::Certificate,
+) -> Result<reqwest::Client, PortError> {
+    build(builder(timeout).no_proxy().tls_certs_only([root]))
+}
+
 /// Creates a client for addresses outside, which may use a proxy.
 pub(super) fn client_for_the_outside(timeout: Duration) -> Result<reqwest::Client, PortError> {
     build(builder(timeout))

@@ -30,7 +30,7 @@ pub use self::{
     approval::{ApprovalPoint, ApprovalSettings},
     bake::{BakeSettings, OnInconclusive, OnInterrupt},
     color::ColorSettings,
-    fleet::{ComposeSettings, FleetKind, FleetSettings, ProcessSettings},
+    fleet::{ComposeSettings, FleetKind, FleetSettings, KubernetesSettings, ProcessSettings},
     gates::{
         AgreementSettings, ComparisonSettings, GateName, GatesSettings, GoldenSettings,
         HeadroomSettings, HealthSettings, LoadSettings, OnInconclusiveGate, ShadowSettings,

@@ -114,7 +114,7 @@ impl Monitor<'_> {
         let down = self.describe_outage(active);
         let reason = match self.settings.fleet.kind {
             FleetKind::Static => down.clone(),
-            FleetKind::Compose | FleetKind::Process => {
+            FleetKind::Compose | FleetKind::Process | FleetKind::Kubernetes => {
                 format!("{down}; what still runs of it is stopped")
             }
         };

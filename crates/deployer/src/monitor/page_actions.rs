@@ -154,7 +154,7 @@ impl Monitor<'_> {
             (true, FleetKind::Static) => format!(
                 "{active} is not healthy, and requests may hang on it: stop it in a shell, such as by `docker compose stop {active}`"
             ),
-            (true, FleetKind::Compose | FleetKind::Process) => {
+            (true, FleetKind::Compose | FleetKind::Process | FleetKind::Kubernetes) => {
                 format!("{active} is not healthy, so the monitor stops it")
             }
             (false, _) => format!(

@@ -21,7 +21,7 @@ pub(super) use self::{
     probe::RoutersProbe,
 };
 use crate::{
-    adapters::store::HttpStore,
+    adapters::connect_store,
     cluster::{
         Truth,
         change::{ChangeLimits, Decide, DecideOutcome, FencedChange, FlagEdit, Outcome},
@@ -61,8 +61,8 @@ impl AgentRouters {
         let token_file = settings.routers.token_file.as_deref();
         let token_file = token_file.unwrap_or(Path::new(""));
         let timeout = settings.probe.timeout;
-        let store = HttpStore::new(&settings.routers.store, token_file, timeout)?;
-        Self::new(Arc::new(store), token_file, settings)
+        let store = connect_store(&settings.routers.store, token_file, timeout)?;
+        Self::new(store, token_file, settings)
     }
 
     fn new(
