@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     api::{APPLY_PATCH, Api},
-    rollout::{Rollout, check_same_image, judge},
+    rollout::{Rollout, STARTED, check_same_image, judge},
 };
 use crate::{
     color::Color,
@@ -103,7 +103,7 @@ impl KubernetesFleet {
             "env": [{"name": VERSION, "value": version}],
         });
         // Without the time, a release that the color holds already would not be started again.
-        let annotations = json!({"deployer/started": Timestamp::now().to_string()});
+        let annotations = json!({STARTED: Timestamp::now().to_string()});
         let spec = json!({
             "replicas": self.settings.replicas,
             "template": {
@@ -212,6 +212,13 @@ impl Fleet for KubernetesFleet {
             .filter(|variable| variable["name"] == VERSION)
             .find_map(|variable| variable["value"].as_str())
             .map(str::to_owned);
+        // Manifests name no version, so that applying them again takes no release away.
+        if version.is_none() {
+            return Ok((
+                ServiceState::Stopped("it was never started".to_owned()),
+                None,
+            ));
+        }
         let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
         if wanted == 0 {
             return Ok((

@@ -26,8 +26,15 @@ const HOPELESS: [&str; 7] = [
     "InvalidImageName",
 ];
 
-/// Judges a Deployment, and the pods of its newest revision.
+/// The annotation of a Deployment's pods that tells one start from the next.
+pub(super) const STARTED: &str = "deployer/started";
+
+/// Judges a Deployment by its status, and by its pods. Pods of an earlier start, which may crash until they end, say nothing.
 pub(super) fn judge(deployment: &Value, pods: &[Value]) -> Rollout {
+    let start = &deployment["spec"]["template"]["metadata"]["annotations"][STARTED];
+    let mut pods = pods
+        .iter()
+        .filter(|pod| pod["metadata"]["annotations"][STARTED] == *start);
     let number = |place: &str| deployment.pointer(place).and_then(Value::as_u64);
     let wanted = number("/spec/replicas").unwrap_or(1);
     let [updated, ready, all] = ["updatedReplicas", "readyReplicas", "replicas"]
@@ -37,7 +44,7 @@ pub(super) fn judge(deployment: &Value, pods: &[Value]) -> Rollout {
     if observed && updated == wanted && ready == wanted && all == wanted {
         return Rollout::Done;
     }
-    if let Some(trouble) = pods.iter().find_map(trouble) {
+    if let Some(trouble) = pods.find_map(trouble) {
         return Rollout::Failed(trouble);
     }
     if observed && let Some(message) = deadline_exceeded(deployment) {

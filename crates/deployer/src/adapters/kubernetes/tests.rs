@@ -235,6 +235,10 @@ fn crashing_replica_and_missing_image_end_a_rollout_with_their_reason() {
     let mut ending = pod("CrashLoopBackOff");
     ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     assert_eq!(judge(&running, &[ending]), starting);
+    // A pod of an earlier start crashes until it ends.
+    let mut earlier = pod("CrashLoopBackOff");
+    earlier["metadata"]["annotations"] = json!({"deployer/started": "2026-01-01T00:00:00Z"});
+    assert_eq!(judge(&running, &[earlier]), starting);
 }
 
 #[test]
