@@ -155,7 +155,7 @@ class SchemaTest(unittest.TestCase):
 class PodTest(unittest.TestCase):
     def test_every_pod_meets_the_restricted_standard(self):
         found = list(pods())
-        self.assertEqual(len(found), 5)
+        self.assertEqual(len(found), 9)
         for where, pod in found:
             containers = pod["containers"] + pod.get("initContainers", [])
             with self.subTest(where):
@@ -163,7 +163,8 @@ class PodTest(unittest.TestCase):
                 self.assertGreater(pod["securityContext"]["runAsUser"], 0)
                 self.assertEqual(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault")
                 self.assertFalse({"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & pod.keys())
-                self.assertLessEqual({kind for volume in pod["volumes"] for kind in volume}, {"name", "configMap", "emptyDir"})
+                allowed = {"name", "configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+                self.assertLessEqual({kind for volume in pod["volumes"] for kind in volume}, allowed)
                 self.assertTrue(pod.get("automountServiceAccountToken") is False or "serviceAccountName" in pod)
                 for container in containers:
                     security = container["securityContext"]
@@ -178,7 +179,10 @@ class PodTest(unittest.TestCase):
         built = set(re.findall(r"\$\{[A-Z]+_IMAGE:-([^}]+)\}", compose))
         self.assertLessEqual({"deployer:latest", "model-server:latest"}, built)
         used = {image for _, document in manifests() for image in inside(document, "image")}
-        self.assertEqual({image for image in used if not image.startswith("ghcr.io/fluxcd/")}, built)
+        (kustomization,) = read(DEPLOY / "kubernetes/base/kustomization.yaml")
+        replaced = {image["name"] for image in kustomization["images"]}
+        self.assertEqual(replaced, {"model-server", "router"})
+        self.assertEqual({image for image in used if not image.startswith("ghcr.io/fluxcd/")}, built | replaced)
 
 
 class DeployerTest(unittest.TestCase):
