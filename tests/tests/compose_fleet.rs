@@ -85,7 +85,7 @@ async fn release_missing_in_image_is_refused_with_log_lines() -> Result {
     let run = stack
         .expect_exit(
             10,
-            &["deploy", VERSION_NOT_IN_IMAGE, "--set", "health.tries=3"],
+            &["deploy", VERSION_NOT_IN_IMAGE, "--set", "health.stall=1s"],
         )
         .await?;
     let log = traffic.stop().await;

@@ -6,6 +6,7 @@ mod diagnosis;
 mod failure;
 mod images;
 mod inspection;
+mod usage;
 mod variables;
 
 use std::{

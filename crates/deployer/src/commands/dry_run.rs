@@ -93,9 +93,9 @@ fn deployment(plan: &Plan, settings: &Settings, examples: &Examples) -> Vec<Stri
             release.model, release.version
         ),
         format!(
-            "wait until it is healthy: {} tries, one each {}",
-            settings.health.tries,
-            humantime::format_duration(settings.health.interval)
+            "wait until it is healthy, for at most {}; it is refused after {} without progress",
+            humantime::format_duration(settings.health.deadline),
+            humantime::format_duration(settings.health.stall)
         ),
     ];
     let mut gates = settings.gates.run.clone();

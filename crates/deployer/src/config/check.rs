@@ -28,7 +28,6 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
 
 fn counts(settings: &Settings) -> Result<(), SettingsError> {
     let Settings {
-        health,
         smoke,
         golden,
         shadow,
@@ -38,7 +37,6 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
         ..
     } = settings;
     for (key, count) in [
-        ("health.tries", u64::from(health.tries)),
         ("smoke.requests", u64::from(smoke.requests)),
         ("golden.min_inputs", golden.min_inputs as u64),
         ("shadow.min_requests", shadow.min_requests),
@@ -155,6 +153,7 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
     } = settings;
     for (key, duration) in [
         ("health.interval", health.interval),
+        ("health.stall", health.stall),
         ("probe.timeout", probe.timeout),
         ("load.duration", load.duration),
         ("load.timeout", load.timeout),
@@ -175,6 +174,12 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
             "longer than 0s",
         )?;
     }
+    ensure(
+        health.deadline >= health.stall,
+        "health.deadline",
+        format_duration(health.deadline),
+        "at least health.stall",
+    )?;
     for (key, duration) in [
         ("bake.duration", bake.duration),
         ("bake.window", bake.window),
@@ -275,7 +280,8 @@ mod tests {
     #[test]
     fn settings_out_of_range_are_refused() {
         for setting in [
-            "health.tries=0",
+            "health.stall=0s",
+            "health.deadline=10s",
             "smoke.requests=0",
             "smoke.max_error_rate=1.0",
             "bake.max_error_rate=nan",

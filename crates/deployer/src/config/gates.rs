@@ -11,11 +11,15 @@ use crate::config::optional::empty_is_none;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthSettings {
-    /// Health checks before the candidate is refused, at least 1.
-    pub tries: u32,
     /// Time between two checks.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
+    /// A candidate that makes no progress for this long is refused.
+    #[serde(with = "humantime_serde")]
+    pub stall: Duration,
+    /// A candidate that is not healthy by then is refused, whatever progress it makes.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
 }
 
 /// The gates before the switch.

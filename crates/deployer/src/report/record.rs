@@ -184,11 +184,19 @@ impl Record {
         match &line.event {
             LoggedEvent::Resumed { .. } => self.progress.stop(),
             LoggedEvent::Note { text } => self.notes.push(text.clone()),
-            LoggedEvent::AwaitingHealth { tried, of, reason } => {
+            LoggedEvent::AwaitingHealth {
+                elapsed_seconds,
+                without_progress_seconds,
+                stall_seconds,
+                reason,
+                last_line,
+            } => {
                 self.progress.health = Some(HealthProgress {
-                    tried: *tried,
-                    of: *of,
+                    elapsed: *elapsed_seconds,
+                    without_progress: *without_progress_seconds,
+                    stall: *stall_seconds,
                     reason: reason.clone(),
+                    last_line: last_line.clone(),
                 });
             }
             LoggedEvent::GateStarted { gate } => {

@@ -89,8 +89,21 @@ impl Reporter for Terminal {
                 plan.id
             )),
             Event::Note { text } => self.line(&format!("  note         {text}")),
-            Event::AwaitingHealth { tried, of, reason } => {
-                self.passing(&format!("  waiting      try {tried} of {of}: {reason}"));
+            Event::AwaitingHealth {
+                elapsed,
+                without_progress,
+                stall,
+                reason,
+                last_line,
+            } => {
+                let last_line = last_line.as_ref();
+                let last_line = last_line.map_or_else(String::new, |line| format!("; it logged: {line}"));
+                self.passing(&format!(
+                    "  waiting      {:.0} s, {:.0} of {:.0} s without progress: {reason}{last_line}",
+                    elapsed.as_secs_f64(),
+                    without_progress.as_secs_f64(),
+                    stall.as_secs_f64()
+                ));
             }
             Event::GateStarted { gate } => self.passing(&format!("  {gate:<12} ...")),
             Event::GateFinished { gate, verdict } => self.gate_finished(gate, verdict),

@@ -19,9 +19,9 @@ use deployer::{
     },
     examples::Example,
     ports::{
-        Clock, Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart, OnSilentRouter,
-        PortError, Ports, Prediction, Probe, Repeat, RequestLog, Router, RouterLimits, Service,
-        ServiceState, Switched, Target,
+        Activity, Clock, Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart,
+        OnSilentRouter, PortError, Ports, Prediction, Probe, Repeat, RequestLog, Router,
+        RouterLimits, Service, ServiceState, Switched, Target,
     },
     release::Health,
 };
@@ -527,6 +527,15 @@ impl Fleet for FakePorts {
 impl FleetDiagnosis for FakePorts {
     async fn diagnose(&self) -> Vec<Finding> {
         Vec::new()
+    }
+
+    async fn activity(&self, color: Color) -> Activity {
+        if self.lock().hanging == Some(Hanging::Fleet) {
+            std::future::pending::<()>().await;
+        }
+        let state = &mut *self.lock();
+        let server = state.server(color);
+        (server.activity)(server.started.elapsed())
     }
 
     async fn logs(&self, service: Service, _lines: usize) -> Vec<String> {

@@ -11,7 +11,7 @@ use crate::{
     },
     color::Color,
     doctor::finding::Finding,
-    ports::{FleetDiagnosis, PortError, Service},
+    ports::{ACTIVITY_LINES, Activity, FleetDiagnosis, PortError, Service},
 };
 
 #[async_trait]
@@ -39,6 +39,23 @@ impl FleetDiagnosis for ComposeFleet {
 
     async fn logs(&self, service: Service, lines: usize) -> Vec<String> {
         self.last_lines(service.name(), lines).await
+    }
+
+    async fn activity(&self, color: Color) -> Activity {
+        let usage = async {
+            let container = self.container(color.name()).await.ok()??;
+            Some((self.usage(&container).await, container.restart_count))
+        };
+        let log = self.last_lines(color.name(), ACTIVITY_LINES);
+        let (log, usage) = tokio::join!(log, usage);
+        let (usage, restarts) = usage.unzip();
+        let usage = usage.unwrap_or_default();
+        Activity {
+            log,
+            disk_read: usage.disk_read,
+            memory: usage.memory,
+            restarts,
+        }
     }
 
     async fn stop_timeout(&self, color: Color) -> Option<Duration> {

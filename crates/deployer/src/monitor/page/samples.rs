@@ -226,9 +226,11 @@ fn events(situation: Situation) -> Vec<LoggedEvent> {
         phase(Phase::Planned, None),
         phase(Phase::Starting, None),
         LoggedEvent::AwaitingHealth {
-            tried: 1,
-            of: 10,
+            elapsed_seconds: 42.0,
+            without_progress_seconds: 3.0,
+            stall_seconds: 30.0,
             reason: "connection refused".to_owned(),
+            last_line: Some("Loading shards:  40% Completed | 2/5".to_owned()),
         },
         phase(Phase::Healthy, None),
         note("the hook after healthy printed 3 lines"),
