@@ -100,6 +100,42 @@ async fn release_missing_in_image_is_refused_with_log_lines() -> Result {
     Ok(())
 }
 
+/// The container of a color, and when it was started.
+fn container_of(stack: &Stack, color: &str) -> Result<String> {
+    let id = stack.docker(&["compose", "ps", "--quiet", color])?;
+    stack.docker(&[
+        "inspect",
+        "--format",
+        "{{.Id}} {{.State.StartedAt}}",
+        id.trim(),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registry_that_fails_leaves_the_idle_color_as_it_was() -> Result {
+    let stack = Stack::with_containers(SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    // A standby that can stand in.
+    stack.expect_exit(0, &["deploy", "v2"]).await?;
+    let before = (container_of(&stack, "blue")?, stack.status().await?);
+    let environment = std::fs::read_to_string(stack.path(".env"))?;
+    // No process listens on this port.
+    let image = format!("127.0.0.1:{}/model-server:new", stack.ports().metrics());
+    let run = stack
+        .expect_exit(10, &["deploy", "v1", "--image", &image])
+        .await?;
+    ensure!(run.stderr.contains(&image), "{run:?}");
+    let after = (container_of(&stack, "blue")?, stack.status().await?);
+    ensure!(after.0 == before.0, "{before:?}\n{after:?}\n{run:?}");
+    let fit = |status: &serde_json::Value| status["colors"][0]["fit"].clone();
+    ensure!(fit(&after.1) == fit(&before.1), "{before:?}\n{after:?}");
+    ensure!(
+        std::fs::read_to_string(stack.path(".env"))? == environment,
+        "the settings of Compose changed"
+    );
+    Ok(())
+}
+
 /// Stops the deployer at different moments of `docker compose up`, which takes about a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn deployer_stopped_during_a_start_leaves_the_earlier_release() -> Result {

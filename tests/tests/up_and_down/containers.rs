@@ -38,6 +38,7 @@ fn fake_docker(stack: &Stack, state: &str, start: &str) -> Result<FakeDocker> {
         r#"#!/bin/sh
 echo "$*" >> {commands}
 case "$*" in
+*"config --format json") echo '{{"services":{{}}}}' ;;
 *"config --services") printf 'blue\ngreen\nrouter\nmonitor\n' ;;
 *"ps --all --format json"*) echo '{state}' ;;
 *"ps --all --quiet"*) echo container ;;

@@ -6,6 +6,8 @@ mod diagnosis;
 mod failure;
 mod images;
 mod inspection;
+mod model;
+mod prepare;
 mod usage;
 mod variables;
 
@@ -67,6 +69,12 @@ impl ComposeFleet {
 
     fn environment(&self) -> String {
         fs::read_to_string(&self.settings.environment_file).unwrap_or_default()
+    }
+
+    /// The image of the next release of `color`; `None` for Compose's default image.
+    fn image_to_start(&self, color: Color) -> Option<String> {
+        let wanted = Some(self.settings.image.clone()).filter(|image| !image.is_empty());
+        wanted.or_else(|| self.image(color))
     }
 
     fn keep(&self, variables: &[(&str, Option<&str>)]) -> Result<(), PortError> {
@@ -215,9 +223,13 @@ impl Fleet for ComposeFleet {
         }
     }
 
+    async fn prepare(&self, color: Color, version: &str) -> Result<(), PortError> {
+        let image = self.image_to_start(color);
+        self.fetch_image(color, version, image.as_deref()).await
+    }
+
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
-        let image = Some(self.settings.image.clone()).filter(|image| !image.is_empty());
-        let image = image.or_else(|| self.image(color));
+        let image = self.image_to_start(color);
         self.start_image(color, version, image.as_deref()).await
     }
 

@@ -216,6 +216,7 @@ impl Rollout<'_> {
     async fn start_candidate(&self, phase: &Cell<Phase>, active_down: bool) -> Result<(), String> {
         let Plan { active, idle, .. } = *self.plan;
         self.hook_before(Phase::Starting).await?;
+        self.prepare_candidate().await?;
         // Before `Starting`: if a flag cannot be changed, the standby is still untouched and must not be
         // stopped.
         let flags = &self.ports.flags;
@@ -225,6 +226,25 @@ impl Rollout<'_> {
         self.hook_after(Phase::Starting, None).await;
         let started = self.ports.fleet.start(idle, &self.plan.release.version);
         started.await.map_err(message)
+    }
+
+    /// Fetches what the candidate needs while the idle color is untouched.
+    async fn prepare_candidate(&self) -> Result<(), String> {
+        /// A person wonders what takes so long.
+        const NOTE_AFTER: Duration = Duration::from_secs(3);
+
+        let version = &self.plan.release.version;
+        let mut prepared = self.ports.fleet.prepare(self.plan.idle, version);
+        let prepared = match tokio::time::timeout(NOTE_AFTER, &mut prepared).await {
+            Ok(prepared) => prepared,
+            Err(_) => {
+                self.note(format!(
+                    "what {version} needs, such as its image, is being fetched"
+                ));
+                prepared.await
+            }
+        };
+        prepared.map_err(message)
     }
 
     /// The path from the switch to the promotion.

@@ -63,6 +63,12 @@ pub trait Fleet: FleetDiagnosis {
     /// Starts the router if it does not run.
     async fn start_router(&self) -> Result<(), PortError>;
 
+    /// Fetches what `color` needs to run `version`, such as an image. Changes nothing that runs, and nothing that would be
+    /// started.
+    async fn prepare(&self, _color: Color, _version: &str) -> Result<(), PortError> {
+        Ok(())
+    }
+
     /// Replaces what `color` runs by `version`. The server may still be unhealthy when this returns.
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError>;
 

@@ -46,6 +46,15 @@ async fn candidate_is_refused_when_it_cannot_start() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn idle_color_is_untouched_when_image_cannot_be_fetched() {
+    let finished = Deployment::of(Server::with_fault(ServerFault::CannotBePrepared))
+        .run()
+        .await;
+    finished.assert_outcome(Phase::Refused, "no registry");
+    assert!(!finished.trace.changed_anything(), "{:#?}", finished.trace);
+}
+
+#[tokio::test(start_paused = true)]
 async fn candidate_is_refused_with_log_lines_when_never_healthy() {
     let finished = Deployment::of(Server::with_fault(ServerFault::Unhealthy))
         .run()

@@ -474,6 +474,15 @@ impl Fleet for FakePorts {
         self.call(Call::StartRouter, |_| Ok(())).await
     }
 
+    async fn prepare(&self, _color: Color, _version: &str) -> Result<(), PortError> {
+        match self.lock().candidate.fault {
+            ServerFault::CannotBePrepared => {
+                Err(PortError::ProgramFailed("no registry".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
         if self.lock().hanging == Some(Hanging::Start) {
             let _abandoned = RecordWhenDropped(self);

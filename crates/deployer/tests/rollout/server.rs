@@ -17,6 +17,8 @@ const WARM_UP: Duration = Duration::from_secs(2);
 pub(crate) enum ServerFault {
     /// It has no fault.
     None,
+    /// The fleet cannot fetch what it needs.
+    CannotBePrepared,
     /// The fleet cannot start it.
     CannotStart,
     /// It is not running.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::{
     adapters::{
-        compose::{ComposeFleet, MONITOR, container::Container},
+        compose::{ComposeFleet, MONITOR, container::Container, model::DEFAULT_STOP_TIMEOUT},
         nginx::configuration,
     },
     color::Color,
@@ -59,12 +59,9 @@ impl FleetDiagnosis for ComposeFleet {
     }
 
     async fn stop_timeout(&self, color: Color) -> Option<Duration> {
-        // Docker's default.
-        const TEN_SECONDS: u64 = 10;
-
         let container = self.container(color.name()).await.ok()??;
-        let seconds = container.config.stop_timeout.unwrap_or(TEN_SECONDS);
-        Some(Duration::from_secs(seconds))
+        let seconds = container.config.stop_timeout;
+        Some(seconds.map_or(DEFAULT_STOP_TIMEOUT, Duration::from_secs))
     }
 }
 
