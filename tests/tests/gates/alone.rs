@@ -24,6 +24,7 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
         "smoke",
         "golden",
         "agreement",
+        "warm",
         "load",
         "comparison",
         "headroom",

@@ -22,7 +22,7 @@ const FEW_CLIENTS: usize = 8;
 const LONG_PAUSE: Duration = Duration::from_millis(80);
 /// Long enough for hundreds of requests after the switch.
 const BAKE: BakeDuration = BakeDuration(Duration::from_secs(8));
-const ALL_GATES: &str = r#"gates.run=["identity","reachable","smoke","golden","agreement","load","comparison","headroom","shadow"]"#;
+const ALL_GATES: &str = r#"gates.run=["identity","reachable","smoke","golden","agreement","warm","load","comparison","headroom","shadow"]"#;
 /// Settings with shorter durations, and with latency limits that a slow machine meets.
 const SHORT_GATES: [&str; 6] = [
     "load.duration=2s",

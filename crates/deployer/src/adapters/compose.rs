@@ -7,6 +7,7 @@ mod failure;
 mod images;
 mod inspection;
 mod model;
+mod offline;
 mod prepare;
 mod usage;
 mod variables;
@@ -43,6 +44,7 @@ pub(super) struct ComposeFleet {
     nginx_configuration: Option<PathBuf>,
     blue_version: String,
     green_version: String,
+    urls: [String; 2],
     min_free_megabytes: u64,
     changes: Changes,
 }
@@ -54,6 +56,7 @@ impl ComposeFleet {
             nginx_configuration: settings.router.configuration.clone(),
             blue_version: settings.blue.version.clone(),
             green_version: settings.green.version.clone(),
+            urls: Color::BOTH.map(|color| settings.color(color).url.clone()),
             min_free_megabytes: settings.min_free_megabytes,
             changes: Changes::default(),
         }
@@ -65,6 +68,15 @@ impl ComposeFleet {
             Color::Blue => self.blue_version.clone(),
             Color::Green => self.green_version.clone(),
         })
+    }
+
+    /// The address of a color's server.
+    fn url(&self, color: Color) -> &str {
+        let [blue, green] = &self.urls;
+        match color {
+            Color::Blue => blue,
+            Color::Green => green,
+        }
     }
 
     fn environment(&self) -> String {

@@ -185,6 +185,11 @@ fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> St
             settings.golden.max_drop * 100.0
         ),
         GateName::Agreement => format!("agreement: {} inputs to both", examples.agreement.len()),
+        GateName::Warm => format!(
+            "warm: at most {} requests, for at most {}, until the latency is level",
+            settings.warm.requests,
+            duration(settings.warm.duration)
+        ),
         GateName::Load => load_in_words(&settings.load),
         GateName::Comparison => format!(
             "comparison: at most {} × as long as the active release",

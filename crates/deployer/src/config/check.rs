@@ -49,7 +49,14 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
     ] {
         ensure(count > 0, key, count, "at least 1")?;
     }
-    Ok(())
+    let warm = &settings.warm;
+    ensure(warm.window >= 5, "warm.window", warm.window, "at least 5")?;
+    ensure(
+        warm.requests as usize >= 2 * warm.window,
+        "warm.requests",
+        warm.requests,
+        "at least 2 × warm.window",
+    )
 }
 
 fn shares(settings: &Settings) -> Result<(), SettingsError> {
@@ -57,6 +64,7 @@ fn shares(settings: &Settings) -> Result<(), SettingsError> {
         smoke,
         golden,
         agreement,
+        warm,
         load,
         shadow,
         bake,
@@ -64,6 +72,7 @@ fn shares(settings: &Settings) -> Result<(), SettingsError> {
     } = settings;
     for (key, rate) in [
         ("smoke.max_error_rate", smoke.max_error_rate),
+        ("warm.max_error_rate", warm.max_error_rate),
         ("load.max_error_rate", load.max_error_rate),
         ("shadow.max_error_rate", shadow.max_error_rate),
         ("bake.max_error_rate", bake.max_error_rate),
@@ -155,6 +164,7 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         ("health.interval", health.interval),
         ("health.stall", health.stall),
         ("probe.timeout", probe.timeout),
+        ("warm.duration", settings.warm.duration),
         ("load.duration", load.duration),
         ("load.timeout", load.timeout),
         ("load.max_p99", load.max_p99),
@@ -286,6 +296,9 @@ mod tests {
             "smoke.max_error_rate=1.0",
             "bake.max_error_rate=nan",
             "golden.min_accuracy=1.1",
+            "warm.window=4",
+            "warm.requests=19",
+            "warm.duration=0s",
             "load.rate=-1.0",
             "load.timeout=0s",
             "comparison.max_ratio=0.9",

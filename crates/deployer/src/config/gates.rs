@@ -46,6 +46,8 @@ pub enum GateName {
     Golden,
     /// Equal answers of candidate and active release.
     Agreement,
+    /// Requests until the candidate's latency is level.
+    Warm,
     /// The candidate under load.
     Load,
     /// The candidate's latency beside the active release's.
@@ -101,6 +103,21 @@ pub struct AgreementSettings {
     pub min_agreement: f64,
     /// Warn above this population stability index of the confidence.
     pub warn_drift: f64,
+}
+
+/// The gate `warm`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmSettings {
+    /// How many answers each of the two compared medians is of, at least 5.
+    pub window: usize,
+    /// The most requests.
+    pub requests: u32,
+    /// No request begins later.
+    #[serde(with = "humantime_serde")]
+    pub duration: Duration,
+    /// The share of requests that may fail, 0–1.
+    pub max_error_rate: f64,
 }
 
 /// The gate `load`.

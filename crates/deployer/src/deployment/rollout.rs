@@ -17,6 +17,7 @@ use crate::{
         plan::Plan,
         return_traffic::{record_switched, restore_standby, roll_back},
         scope::Scope,
+        stopping::contradictions_of,
         windows,
     },
     event::{Event, Reporter},
@@ -173,6 +174,10 @@ impl Rollout<'_> {
             reporter: self.reporter,
         };
         gate_runner.await_healthy().await?;
+        let idle = self.plan.idle;
+        for found in contradictions_of(self.settings, self.ports, idle).await {
+            self.note(format!("{}; {}", found.text, found.advice));
+        }
 
         self.hook_before(Phase::Healthy).await?;
         self.reach(phase, Phase::Healthy).await?;

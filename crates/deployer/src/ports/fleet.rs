@@ -136,6 +136,16 @@ pub trait FleetDiagnosis: Send + Sync {
         }
     }
 
+    /// Checks the same as [`diagnose`](Self::diagnose) as far as files tell it: no engine and no service is asked.
+    async fn diagnose_offline(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    /// Returns how long the server of a color may take to stop by its configuration; `None` if there is none.
+    async fn configured_stop_timeout(&self, _color: Color) -> Option<Duration> {
+        None
+    }
+
     /// Returns how long the server of a color may take to stop before it is killed; `None` if it does not run or this
     /// deployer cannot tell.
     async fn stop_timeout(&self, _color: Color) -> Option<Duration> {

@@ -93,6 +93,9 @@ pub struct GateRecord {
     /// The candidate's latencies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidate_latency: Vec<Bin>,
+    /// The candidate's latencies in seconds, in the order of the requests; thinned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<f64>,
     /// Errors by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, u64>,
@@ -336,6 +339,7 @@ impl GateRecord {
             warnings: warnings.clone(),
             active_latency: bins(&evidence.active_latency),
             candidate_latency: bins(&evidence.candidate_latency),
+            curve: evidence.curve.clone(),
             errors: evidence.errors.clone(),
             flips: evidence.flips.clone(),
         }

@@ -20,6 +20,14 @@ impl FleetDiagnosis for ComposeFleet {
         self.examine().await
     }
 
+    async fn diagnose_offline(&self) -> Vec<Finding> {
+        self.examine_files().await
+    }
+
+    async fn configured_stop_timeout(&self, color: Color) -> Option<Duration> {
+        self.stop_timeout_in_file(color).await
+    }
+
     async fn router_difference(&self) -> Option<String> {
         let container = self.container(Service::Router.name()).await.ok()??;
         if self.would_recreate_router().await {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::{
@@ -27,6 +28,18 @@ pub(super) struct ComposeService {
     pub(super) image: Option<String>,
     pub(super) pull_policy: Option<String>,
     pub(super) stop_grace_period: Option<String>,
+    #[serde(default)]
+    pub(super) ports: Vec<Port>,
+    /// What this program does not read.
+    #[serde(flatten)]
+    pub(super) rest: BTreeMap<String, Value>,
+}
+
+/// A port of a service.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Port {
+    /// On the machine.
+    pub(super) published: Option<String>,
 }
 
 impl ComposeService {

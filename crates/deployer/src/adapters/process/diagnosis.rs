@@ -70,6 +70,33 @@ impl FleetDiagnosis for ProcessFleet {
         vec![version, tested]
     }
 
+    async fn diagnose_offline(&self) -> Vec<Finding> {
+        const TOPIC: &str = "server";
+
+        let command = &self.settings.command;
+        let advice = "let fleet.process.command name the server's program and its arguments";
+        let Some(program) = command.first() else {
+            return vec![Finding::wrong(
+                TOPIC,
+                "fleet.process.command is empty",
+                advice,
+            )];
+        };
+        let found = find_program(Path::new(program));
+        if !found.is_file() {
+            let text = format!("fleet.process.command: there is no program {program}");
+            return vec![Finding::wrong(TOPIC, text, advice)];
+        }
+        vec![Finding::fine(
+            TOPIC,
+            format!("it is started by {}", found.display()),
+        )]
+    }
+
+    async fn configured_stop_timeout(&self, _color: Color) -> Option<Duration> {
+        Some(self.settings.stop_timeout)
+    }
+
     async fn router_difference(&self) -> Option<String> {
         let record = self.record(Service::Router)?;
         let started = record.others(&self.files(Service::Router));

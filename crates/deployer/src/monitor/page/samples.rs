@@ -108,6 +108,7 @@ fn gate(name: &str, verdict: Conclusion, summary: &str, numbers: &[(&str, f64)])
         warnings: Vec::new(),
         active_latency: Vec::new(),
         candidate_latency: Vec::new(),
+        curve: Vec::new(),
         errors: BTreeMap::new(),
         flips: Vec::new(),
     })
