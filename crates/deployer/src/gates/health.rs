@@ -16,7 +16,7 @@ use crate::{
         gate::{Candidate, Gate},
         health::loading::{Loading, Sign},
     },
-    ports::{Activity, PortError, Service, ServiceState, Target},
+    ports::{ACTIVITY_LINES, Activity, PortError, Service, ServiceState, Target},
     release::Health,
 };
 
@@ -135,10 +135,11 @@ impl Wait {
         } = self.settings;
         self.checks += 1;
         reason.clone_into(&mut self.reason);
+        let activity = without_checks(activity);
         if let Some(line) = activity.log.iter().rev().find_map(|line| readable(line)) {
             self.last_line = Some(line);
         }
-        if let Some(sign) = self.loading.observe(activity, reason) {
+        if let Some(sign) = self.loading.observe(&activity, reason) {
             self.sign = Some(sign);
             self.progressed = Instant::now();
         }
@@ -230,18 +231,36 @@ fn readable(line: &str) -> Option<String> {
     (!shown.is_empty()).then_some(shown)
 }
 
+/// Whether a server logged that it answered a request for a page, such as a health check. While it loads, there are no others.
+fn is_of_a_check(line: &str) -> bool {
+    let mut words = line.split(|character: char| !character.is_alphanumeric());
+    words.any(|word| word == "GET" || word == "HEAD")
+}
+
+/// The activity without the log lines that health checks cause.
+fn without_checks(activity: &Activity) -> Activity {
+    let lines = activity.log.iter().filter(|line| !is_of_a_check(line));
+    Activity {
+        log: lines.cloned().collect(),
+        ..activity.clone()
+    }
+}
+
 /// The candidate's last log lines say more than a status code.
 async fn failed_with_logs(candidate: &Candidate<'_>, mut summary: String) -> Verdict {
-    let lines = candidate
-        .ports
-        .fleet
-        .logs(Service::Server(candidate.color), 10)
-        .await;
+    const LINES: usize = 10;
+
+    let service = Service::Server(candidate.color);
+    let all = candidate.ports.fleet.logs(service, ACTIVITY_LINES).await;
+    let mut lines: Vec<&String> = all.iter().filter(|line| !is_of_a_check(line)).collect();
+    if lines.is_empty() {
+        lines = all.iter().collect();
+    }
     if !lines.is_empty() {
         summary.push_str("; its last log lines:");
-        for line in lines {
+        for line in &lines[lines.len().saturating_sub(LINES)..] {
             summary.push_str("\n    ");
-            summary.push_str(&line);
+            summary.push_str(line);
         }
     }
     Verdict::new(Conclusion::Fail, summary)
@@ -263,6 +282,10 @@ mod tests {
             Some("INFO: loads")
         );
         assert_eq!(shown(" \r "), None);
+        assert!(is_of_a_check(
+            r#"INFO: 127.0.0.1:5012 - "GET /health HTTP/1.1" 503"#
+        ));
+        assert!(!is_of_a_check("loading the tokenizer"));
         let long = "ä".repeat(1_000);
         assert_eq!(shown(&long).map(|line| line.chars().count()), Some(164));
     }
