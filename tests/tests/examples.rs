@@ -1,4 +1,4 @@
-//! The folders in `examples/`: their files are checked, and FastAPI runs.
+//! The folders in `examples/`: their files are checked, and `FastAPI` runs.
 
 use std::{
     fs::{self, File},
@@ -334,6 +334,7 @@ impl SlowRelease {
             let words = known.lines().skip(1).map(str::to_owned).chain(others);
             for word in words.take(last.unwrap_or(Self::WORDS)) {
                 writeln!(pipe, "{word}")?;
+                #[expect(clippy::disallowed_methods, reason = "it is how long the server loads")]
                 thread::sleep(pause);
             }
             Ok((Instant::now(), last.map(|_| pipe)))

@@ -164,6 +164,12 @@ async fn gates_that_judge_answers_refuse_faulty_releases() -> Result {
             reason: "5 of 50 requests failed (10.0 %, at most 5.0 % allowed)",
         },
         Faulty {
+            version: "fails-early",
+            gate: "warm",
+            settings: &[],
+            reason: " requests failed (9.1 %, at most 5.0 % allowed); for example: ",
+        },
+        Faulty {
             version: "biased",
             gate: "golden",
             settings: &[],

@@ -74,36 +74,36 @@ pub(crate) async fn contradictions_of(
 mod tests {
     use super::*;
 
-    fn limits(grace_seconds: f64) -> Option<TimeLimits> {
-        Some(TimeLimits {
+    fn limits(grace_seconds: f64) -> TimeLimits {
+        TimeLimits {
             request_timeout_seconds: 30.0,
             idle_timeout_seconds: 75.0,
             grace_seconds,
-        })
+        }
     }
 
     #[test]
     fn server_that_is_killed_while_it_drains_is_a_contradiction() {
-        let texts = |killed_after, server, longest| -> Vec<String> {
+        let texts = |killed_after, server: Option<TimeLimits>, longest| -> Vec<String> {
             let seconds = Duration::from_secs;
             let found =
                 contradictions(Color::Blue, seconds(killed_after), server, seconds(longest));
             found.into_iter().map(|found| found.text).collect()
         };
-        assert!(texts(10, limits(5.0), 0).is_empty());
+        assert!(texts(10, Some(limits(5.0)), 0).is_empty());
         assert!(texts(10, None, 9).is_empty());
-        let grace = texts(10, limits(10.0), 0);
+        let grace = texts(10, Some(limits(10.0)), 0);
         assert!(
             grace[0].starts_with("blue serves for 10s after a stop signal"),
             "{grace:?}"
         );
-        let longest = texts(10, limits(5.0), 120);
+        let longest = texts(10, Some(limits(5.0)), 120);
         assert_eq!(longest.len(), 1);
         assert!(
             longest[0]
                 .starts_with("an answer may take 2m (drain.longest), but blue is killed after 10s")
         );
         // A reported time that is no time.
-        assert!(texts(10, limits(f64::NAN), 0).is_empty());
+        assert!(texts(10, Some(limits(f64::NAN)), 0).is_empty());
     }
 }

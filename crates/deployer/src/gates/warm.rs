@@ -75,7 +75,7 @@ impl Warm {
                 );
             }
         }
-        let is_level = Step::last(times, window).is_some_and(|step| step.is_level());
+        let is_level = Step::last(times, window).is_some_and(Step::is_level);
         if verdict.conclusion == Conclusion::Pass && !is_level {
             verdict.warnings.push(format!(
                 "latency is not level after {} requests in {:.1} s, so the gates after this one may judge a release that still warms up; raise warm.requests or warm.duration",
@@ -119,7 +119,7 @@ impl Gate for Warm {
                     last_error = Some(error.to_string());
                 }
             }
-            let is_level = Step::last(&times, window).is_some_and(|step| step.is_level());
+            let is_level = Step::last(&times, window).is_some_and(Step::is_level);
             // At the end of a window: more looks would find level what is not.
             if is_level && times.len().is_multiple_of(window) || began.elapsed() >= duration {
                 break;
@@ -216,9 +216,9 @@ mod tests {
     /// After how many answers the gate ends, with latencies by their number; `None` if it does not.
     fn level_after(latency: impl Fn(usize) -> f64) -> Option<usize> {
         let times: Vec<f64> = (0..300).map(latency).collect();
-        (1..=30).map(|windows| windows * WINDOW).find(|answers| {
-            Step::last(&times[..*answers], WINDOW).is_some_and(|step| step.is_level())
-        })
+        (1..=30)
+            .map(|windows| windows * WINDOW)
+            .find(|answers| Step::last(&times[..*answers], WINDOW).is_some_and(Step::is_level))
     }
 
     /// Between 0 and 1, and the same each time.
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn latency_that_is_never_level_passes_with_a_warning() {
         let times: Vec<f64> = (0..300)
-            .map(|number| 10.0 / f64::from(number + 1).powi(2))
+            .map(|number| 10.0 * 0.97_f64.powi(number))
             .collect();
         let tally = Tally {
             requests: 300,
