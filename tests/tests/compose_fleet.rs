@@ -117,7 +117,8 @@ async fn refuse_script(script: &str) -> Result<(String, f64)> {
     for line in run.stdout.lines() {
         let line: serde_json::Value = serde_json::from_str(line)?;
         if line["gate"] == "health" && line["summary"].is_string() {
-            reason = line["summary"].as_str().unwrap_or_default().to_owned();
+            let summary = line["summary"].as_str().unwrap_or_default();
+            summary.clone_into(&mut reason);
         }
         if reason.is_empty() {
             waited = line["elapsed_seconds"].as_f64().unwrap_or(waited);
