@@ -354,6 +354,11 @@ async fn ensure_promoted_after_loading_for(loading: Duration, settings: &[&str])
         .expect_exit(0, &[&["deploy", "slow"], settings].concat())
         .await?;
     ensure!(run.returned - began >= loading, "{run:?}");
+    // Where lines cannot be overwritten, the wait is a line each 30 s.
+    ensure!(
+        run.stderr.contains("; it logged: loaded ") == (loading > Duration::from_secs(40)),
+        "{run:?}"
+    );
     writer
         .join()
         .map_err(|_| anyhow::anyhow!("the writer panicked"))??;
