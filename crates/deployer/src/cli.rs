@@ -225,6 +225,12 @@ pub enum Command {
         #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
         reason: Option<String>,
     },
+    /// Remove one of several routers that is gone for good, so that no deployment waits for it
+    #[command(after_help = EXIT_CODES)]
+    RemoveRouter {
+        /// The router's name, as `deployer status` lists it
+        name: String,
+    },
     /// Move all traffic to a healthy color, without gates or a bake
     #[command(after_help = EXIT_CODES)]
     Switch {
@@ -336,6 +342,7 @@ impl fmt::Display for Command {
             Self::Approve { .. } => "approve",
             Self::Reject { .. } => "reject",
             Self::Promote { .. } => "promote",
+            Self::RemoveRouter { name } => return write!(formatter, "remove-router {name}"),
             Self::Switch { color } => return write!(formatter, "switch {color}"),
             Self::Validate { .. } => "validate",
             Self::Report { .. } => "report",

@@ -36,11 +36,7 @@ impl Torture {
         );
         let last = &recovered["last_deployment"];
         let (phase, plan) = (last["phase"].as_str().unwrap_or_default(), &last["plan"]);
-        let history = self.stack.expect_exit(0, &["history", "--json"]).await?;
-        let history: Value = serde_json::from_str(&history.stdout)?;
-        let entries = history["history"]
-            .as_array()
-            .context("the output has no history")?;
+        let entries = self.history().await?;
         let about_standby = |entry: &&Value| {
             ["restored", "not_restored"].contains(&entry["action"].as_str().unwrap_or_default())
         };
@@ -66,10 +62,34 @@ impl Torture {
         let is_end = |entry: &&Value| entry["id"] == plan["id"] && entry["action"] == phase;
         ensure!(
             entries.iter().filter(is_end).count() == 1,
-            "the history does not have {phase} of {} exactly once: {history}",
+            "the history does not have {phase} of {} exactly once: {entries:?}",
             plan["id"]
         );
         Ok(())
+    }
+
+    /// The entries of the history, oldest first.
+    async fn history(&self) -> anyhow::Result<Vec<Value>> {
+        let run = self.stack.expect_exit(0, &["history", "--json"]).await?;
+        let mut history: Value = serde_json::from_str(&run.stdout)?;
+        serde_json::from_value(history["history"].take()).context("the output has no history")
+    }
+
+    /// Whether the last deployment was rolled back to the active color, and its standby got back what it held before: then
+    /// nothing is left to roll back.
+    async fn standby_is_restored(&self, status: &Value, standby: &Value) -> anyhow::Result<bool> {
+        let (last, active) = (&status["last_deployment"], &status["active"]);
+        let plan = &last["plan"];
+        if last["phase"] != "rolled_back" || plan["active"] != *active {
+            return Ok(false);
+        }
+        if standby["model_version"] != plan["release"]["version"] {
+            return Ok(true);
+        }
+        let entries = self.history().await?;
+        let end = entries.iter().rposition(|entry| entry["id"] == plan["id"]);
+        let since = end.map_or(&[][..], |end| &entries[end + 1..]);
+        Ok(since.iter().any(|entry| entry["action"] == "restored"))
     }
 
     /// Checks that `status` agrees with the flags, the router, and the servers.
@@ -90,7 +110,7 @@ impl Torture {
         let colors = status["colors"]
             .as_array()
             .context("status has no colors")?;
-        let mut standby_is_ready = false;
+        let mut can_roll_back = false;
         for color in colors {
             let name = color["color"].as_str().context("a color has no name")?;
             ensure!(color["fit"] == flag(&format!("fit-{name}")), "{status}");
@@ -102,7 +122,9 @@ impl Torture {
             // Before the recovery, a candidate that is loading may become healthy between the two checks.
             ensure!(!settled || color["healthy"] == health.is_ok(), "{status}");
             if name != active {
-                standby_is_ready = color["healthy"] == true && color["fit"] == true;
+                can_roll_back = color["healthy"] == true
+                    && color["fit"] == true
+                    && !self.standby_is_restored(status, color).await?;
             } else if settled {
                 ensure!(color["healthy"] == true, "{status}");
             }
@@ -119,7 +141,10 @@ impl Torture {
                 ensure!(colors.iter().any(|it| it["fit"] == true), "{status}");
             }
         }
-        ensure!(status["can_roll_back"] == standby_is_ready, "{status}");
+        ensure!(
+            status["can_roll_back"] == can_roll_back,
+            "can_roll_back is not {can_roll_back}: {status}"
+        );
         Ok(())
     }
 }

@@ -14,7 +14,9 @@ use deployer::{
     cluster::{Truth, message::RouterReport},
     ports::TruthStore as _,
 };
-use end_to_end::{BakeDuration, Stack, eventually, program, send_signal};
+use end_to_end::{
+    BakeDuration, Stack, create_store, eventually, program, send_signal, start_store,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -56,6 +58,7 @@ impl Store {
         let ports = stack()?;
         let directory = tempfile::tempdir()?;
         fs::write(directory.path().join("token"), TOKEN)?;
+        create_store(directory.path())?;
         Ok(Self {
             port: ports.ports().metrics(),
             directory,
@@ -73,15 +76,8 @@ impl Store {
 
     /// Starts the process, and waits until it answers.
     pub(crate) async fn run(&mut self) -> Result {
-        let child = Command::new(program("deployer")?)
-            .args(["store", "--listen", &format!("127.0.0.1:{}", self.port)])
-            .arg("--file")
-            .arg(self.directory.path().join("store.json"))
-            .arg("--token-file")
-            .arg(self.token_file())
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
+        let listen = format!("127.0.0.1:{}", self.port);
+        let child = start_store(self.directory.path(), &listen, Stdio::inherit())?;
         self.process = Some(child);
         let client = self.client()?;
         eventually("the store answers", async || client.read().await.is_ok()).await

@@ -16,7 +16,8 @@ use deployer::{
     ports::TruthStore as _,
 };
 use end_to_end::{
-    Link, Network, Traffic, eventually, golden_bodies, program, repository, send_signal,
+    Link, Network, Traffic, create_store, eventually, golden_bodies, program, repository,
+    send_signal, start_store,
 };
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -69,6 +70,7 @@ impl Cluster {
             network,
         };
         cluster.write_files()?;
+        create_store(cluster.directory.path())?;
         cluster.start_store().await?;
         for (version, port) in [("v1", "8081"), ("v2", "8082")] {
             cluster.start_server(version, port)?;
@@ -174,16 +176,7 @@ negligible = "1m"
     /// Starts the store, and waits until it answers.
     pub(crate) async fn start_store(&mut self) -> Result {
         let listen = format!("{}:{STORE_PORT}", self.network.host(Link::Control));
-        let child = Command::new(program("deployer")?)
-            .args(["store", "--listen", &listen, "--file"])
-            .arg(self.path("store.json"))
-            .arg("--token-file")
-            .arg(self.path("token"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(self.log("store")?)
-            .kill_on_drop(true)
-            .spawn()?;
+        let child = start_store(self.directory.path(), &listen, self.log("store")?.into())?;
         self.store = Some(child);
         let client = self.store_client()?;
         eventually("the store answers", async || client.read().await.is_ok()).await
@@ -261,6 +254,13 @@ negligible = "1m"
             .spawn()?;
         self.agents[number - 1] = Some(child);
         Ok(())
+    }
+
+    /// Makes blue active at one router by hand, as docs/cluster.md says.
+    pub(crate) fn roll_back_by_hand(&self, number: usize) -> Result {
+        let flags = self.router_path(number, "run/flags");
+        fs::remove_file(flags.join("fit-green"))?;
+        Ok(fs::remove_file(flags.join("green"))?)
     }
 
     /// Sends a signal (a name such as `STOP`) to the agent of a router.

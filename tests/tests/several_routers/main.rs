@@ -11,13 +11,14 @@ mod faults;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use deployer::color::Color;
 use end_to_end::TrafficLog;
 
 use self::cluster::{Cluster, Result};
 
 const RELEASES: [(&str, &str); 2] = [("green", "v2"), ("blue", "v1")];
-/// 48 connections send about 700 requests per second, if the machine can answer them.
-const CONNECTIONS: usize = 16;
+/// 60 connections send about 800 requests per second, if the machine can answer them.
+const CONNECTIONS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(60);
 
 /// Moves traffic back and forth under load over all routers. Prints what a switch costs.
@@ -132,6 +133,49 @@ async fn missing_router_refuses_a_deployment_and_not_a_rollback() -> Result {
     cluster.wait_for_answer(3, 200, "v2").await?;
     cluster.set_plugged(3, true)?;
     cluster.wait_for_answer(3, 200, "v1").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removed_router_blocks_no_switch_and_follows_when_it_is_back() -> Result {
+    let Some(cluster) = Cluster::start().await? else {
+        return Ok(());
+    };
+    let refused = cluster.expect_exit(10, &["remove-router", "r3"]).await?;
+    ensure!(refused.output.contains("r3 answers"), "{refused:?}");
+    cluster.set_plugged(3, false)?;
+    let refused = cluster.expect_exit(10, &["remove-router", "r4"]).await?;
+    ensure!(refused.output.contains("r1, r2, r3"), "{refused:?}");
+    cluster.expect_exit(0, &["remove-router", "r3"]).await?;
+    cluster.expect_exit(0, &["switch", "green"]).await?;
+    for number in [1, 2] {
+        cluster.wait_for_answer(number, 200, "v2").await?;
+    }
+    cluster.set_plugged(3, true)?;
+    cluster.wait_for_answer(3, 200, "v2").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollback_by_hand_is_kept_by_the_next_rollback() -> Result {
+    let Some(mut cluster) = Cluster::start().await? else {
+        return Ok(());
+    };
+    cluster.expect_exit(0, &["deploy", "v2"]).await?;
+    cluster.kill_store().await?;
+    for number in 1..=3 {
+        cluster.roll_back_by_hand(number)?;
+        cluster.wait_for_answer(number, 200, "v1").await?;
+    }
+    cluster.start_store().await?;
+    let refused = cluster.expect_exit(10, &["deploy", "v2"]).await?;
+    let disagreement = "its nginx says blue is active; the store says green";
+    ensure!(refused.output.contains(disagreement), "{refused:?}");
+    cluster.expect_exit(0, &["rollback"]).await?;
+    for number in 1..=3 {
+        cluster.wait_for_answer(number, 200, "v1").await?;
+    }
+    ensure!(cluster.truth().await?.flags.active == Color::Blue);
+    cluster.expect_exit(0, &["deploy", "v2"]).await?;
+    cluster.wait_for_answer(1, 200, "v2").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,9 @@ use crate::{
     release::Health,
 };
 
+/// A larger answer is an error of its server.
+const MAX_ANSWER: usize = 16 << 20;
+
 /// Probes over HTTP. Predictions keep connections open.
 pub(super) struct HttpProbe {
     client: reqwest::Client,
@@ -167,6 +170,14 @@ pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, PortError> {
     build(builder(timeout).no_proxy())
 }
 
+/// Creates a client that trusts servers with certificates of `root` only.
+pub(super) fn client_with_root(
+    timeout: Duration,
+    root: reqwest::Certificate,
+) -> Result<reqwest::Client, PortError> {
+    build(builder(timeout).no_proxy().tls_certs_only([root]))
+}
+
 /// Creates a client for addresses outside, which may use a proxy.
 pub(super) fn client_for_the_outside(timeout: Duration) -> Result<reqwest::Client, PortError> {
     build(builder(timeout))
@@ -217,21 +228,28 @@ pub(crate) fn cause(error: &reqwest::Error) -> String {
     innermost.to_string()
 }
 
-/// Returns the status and the whole body. Errors name the request as `shown`, such as `GET http://127.0.0.1`.
+/// Returns the status and the whole body, which has at most 16 MiB. Errors name the request as `shown`, such as `GET http://127.0.0.1`.
 pub(super) async fn answer(
     request: reqwest::RequestBuilder,
     shown: &str,
 ) -> Result<(u16, String), PortError> {
-    let response = request
+    let mut response = request
         .send()
         .await
         .map_err(|error| no_answer(&error, &format!("{shown} failed")))?;
     let status = response.status().as_u16();
-    let body = response
-        .text()
-        .await
-        .map_err(|error| no_answer(&error, &format!("{shown} answered {status}, then failed")))?;
-    Ok((status, body))
+    let mut body = Vec::new();
+    let failed = |error| no_answer(&error, &format!("{shown} answered {status}, then failed"));
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            let limit = MAX_ANSWER >> 20;
+            return Err(PortError::Invalid(format!(
+                "{shown} answered {status} with more than {limit} MiB"
+            )));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// Why no whole answer came back.

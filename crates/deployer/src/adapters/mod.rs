@@ -5,6 +5,7 @@ mod clock;
 mod compose;
 mod hooks;
 pub(crate) mod http;
+mod kubernetes;
 pub(crate) mod listeners;
 pub mod load;
 pub(crate) mod monitor_process;
@@ -22,6 +23,7 @@ mod version;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use self::{
@@ -33,7 +35,7 @@ use self::{
 pub use self::{clock::SystemClock, state_directory::StateDirectory, store::HttpStore};
 use crate::{
     config::{FleetKind, RouterSettings, Settings},
-    ports::{Flags, Fleet, PortError, Ports, Probe, RequestLog, Router},
+    ports::{Flags, Fleet, PortError, Ports, Probe, RequestLog, Router, TruthStore},
 };
 
 /// Empties the router's logs if they are too large. Call it only when no verdict needs their content any more.
@@ -60,6 +62,7 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
     let fleet: Box<dyn Fleet> = match settings.fleet.kind {
         FleetKind::Compose => Box::new(compose::ComposeFleet::new(settings)),
         FleetKind::Process => Box::new(process::ProcessFleet::new(settings)),
+        FleetKind::Kubernetes => Box::new(kubernetes::KubernetesFleet::connect(settings)?),
         FleetKind::Static => Box::new(static_fleet::StaticFleet),
     };
     let RouterPorts {
@@ -84,6 +87,19 @@ pub fn connect(settings: &Settings) -> Result<Ports, PortError> {
         lock: Box::new(StateDirectory::new(&settings.state)),
         journal: Box::new(StateDirectory::new(&settings.state)),
         clock: Box::new(SystemClock),
+    })
+}
+
+/// Connects to the store of several routers: `deployer store` at a URL, or a ConfigMap as `kubernetes:NAME`. `token_file` is
+/// for the former.
+pub(crate) fn connect_store(
+    store: &str,
+    token_file: &Path,
+    timeout: Duration,
+) -> Result<Arc<dyn TruthStore>, PortError> {
+    Ok(match store.strip_prefix("kubernetes:") {
+        Some(name) => Arc::new(kubernetes::ConfigMapStore::connect(name, timeout)?),
+        None => Arc::new(HttpStore::new(store, token_file, timeout)?),
     })
 }
 
@@ -160,7 +176,7 @@ pub(crate) fn connect_in(state: &Path) -> Ports {
 }
 
 /// Returns the `Date` header of a response.
-pub async fn date_of(url: &str, timeout: std::time::Duration) -> Result<String, String> {
+pub async fn date_of(url: &str, timeout: Duration) -> Result<String, String> {
     let client = http::client(timeout).map_err(|error| error.to_string())?;
     let answer = client.get(url).send().await;
     let answer = answer.map_err(|error| format!("GET {url} failed: {}", http::cause(&error)))?;
@@ -170,7 +186,7 @@ pub async fn date_of(url: &str, timeout: std::time::Duration) -> Result<String, 
 }
 
 /// Returns the body of a response with any status.
-pub async fn text_of(url: &str, timeout: std::time::Duration) -> Result<String, String> {
+pub async fn text_of(url: &str, timeout: Duration) -> Result<String, String> {
     let client = http::client(timeout).map_err(|error| error.to_string())?;
     let answer = http::answer(client.get(url), &format!("GET {url}")).await;
     let (_, text) = answer.map_err(|error| error.to_string())?;

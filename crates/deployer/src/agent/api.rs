@@ -11,9 +11,9 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{Path as UrlPath, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    http::{self, HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -30,8 +30,8 @@ use crate::{
     ports::PortError,
 };
 
-/// The most bytes of a log in one answer.
-const MAX_LOG: u64 = 4 << 20;
+/// The most bytes of a log in one answer, which the deployer waits for at most 0.5 s.
+const MAX_LOG: u64 = 1 << 20;
 /// How long the control port may take to answer a request that is passed on to a server.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Becomes `Authorization` of a request to the control port: the agent's own token takes that header.
@@ -188,10 +188,10 @@ async fn control(
         ApiError::new(StatusCode::BAD_GATEWAY, message)
     };
     let answer = request.send().await.map_err(failed)?;
-    let status = answer.status();
-    let content_type = answer.headers().get(header::CONTENT_TYPE).cloned();
-    let bytes = answer.bytes().await.map_err(failed)?;
-    let mut response = (status, bytes).into_response();
+    let (parts, body) = http::Response::from(answer).into_parts();
+    let content_type = parts.headers.get(header::CONTENT_TYPE).cloned();
+    // Passed on as it comes, so that the agent never holds a large answer.
+    let mut response = (parts.status, Body::new(body)).into_response();
     if let Some(value) = content_type {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }

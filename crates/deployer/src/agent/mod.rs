@@ -38,7 +38,7 @@ pub use self::{fence_process::FenceArguments, nginx_process::NginxArguments};
 pub(crate) use self::{fence_process::run as run_fence, nginx_process::become_nginx};
 use crate::{
     adapters::{
-        HttpStore,
+        connect_store,
         nginx::{control_port::ControlPort, flags::FlagDirectory},
         process::router_files,
         token_file::TokenFile,
@@ -69,7 +69,7 @@ pub struct AgentArguments {
     /// URL at which deployers reach this agent
     #[arg(long, value_name = "URL", env = "ROUTER_ADVERTISE")]
     pub advertise: String,
-    /// URL of the store: `deployer store`
+    /// URL of the store (`deployer store`), or `kubernetes:NAME` for a ConfigMap of the pod's namespace
     #[arg(long, value_name = "URL", env = "ROUTER_STORE")]
     pub store: String,
     /// File with the token of deployers, agents, and the store: one random line
@@ -110,7 +110,7 @@ pub async fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
     };
     let token = TokenFile::open(&arguments.token_file)?;
     let timeout = STORE_TIMEOUT.min(arguments.fence.max(Duration::from_millis(500)));
-    let store = HttpStore::new(&arguments.store, &arguments.token_file, timeout)?;
+    let store = connect_store(&arguments.store, &arguments.token_file, timeout)?;
     router_files::prepare(&prefix)?;
     let control = ControlPort::new(&arguments.control, CONTROL_TIMEOUT)?;
     let flags = FlagDirectory::new(prefix.join("flags"));
@@ -129,7 +129,7 @@ pub async fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
     // Several questions fit into the time of the fence.
     let interval = LONGEST_INTERVAL.min(arguments.fence / 4);
     let url = arguments.advertise.trim_end_matches('/');
-    let mut follower = Follower::new(&keeper, &store, &arguments.name, url, interval);
+    let mut follower = Follower::new(&keeper, store.as_ref(), &arguments.name, url, interval);
     let stop = pin!(shutdown());
     let ended = tokio::select! {
         () = stop => Ok(()),

@@ -78,7 +78,6 @@ pub struct RouterState {
     pending: Option<Pending>,
     /// The newest generation that a deployer gave up.
     released: u64,
-    must_read: bool,
     terminating: bool,
 }
 
@@ -120,7 +119,6 @@ impl RouterState {
             behind_until: None,
             pending: None,
             released: 0,
-            must_read: false,
             terminating: false,
         }
     }
@@ -158,7 +156,6 @@ impl RouterState {
         if self.registered.is_none_or(|first| question < first) || self.knows_newer(truth) {
             return;
         }
-        self.must_read = false;
         let first_read = !self.has_read();
         self.stage = self.stage.max(Stage::HasRead);
         self.learn(truth, now);
@@ -190,7 +187,7 @@ impl RouterState {
         Ok(())
     }
 
-    fn check_promise(&mut self, message: &Prepare, nginx: NginxState) -> Result<(), Refusal> {
+    fn check_promise(&self, message: &Prepare, nginx: NginxState) -> Result<(), Refusal> {
         let generation = message.generation;
         if self
             .known
@@ -207,7 +204,6 @@ impl RouterState {
             .is_some_and(|pending| pending.generation > generation);
         let own = self.obeyed.map(|(own, _)| own);
         if newer_pending || (self.has_read() && own != Some(generation - 1)) {
-            self.must_read = true;
             let needed = generation - 1;
             return Err(Refusal::Behind { own, needed });
         }
@@ -318,12 +314,6 @@ impl RouterState {
             (Some(fence), Some(behind)) => Some(fence.min(behind)),
             (fence, behind) => fence.or(behind),
         }
-    }
-
-    /// Returns whether the agent should read the store at once, not only at the next poll.
-    #[must_use]
-    pub fn must_read(&self) -> bool {
-        self.must_read
     }
 
     /// Returns the truth that aborts the change prepared in `read` if its deployer is silent for

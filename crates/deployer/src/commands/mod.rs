@@ -19,6 +19,7 @@ mod page_link;
 mod promote;
 mod recover;
 mod reject;
+mod remove_router;
 mod report;
 mod rollback;
 mod routers;
@@ -211,6 +212,7 @@ async fn perform(
             let reason = reason.as_deref();
             rollback::run_to_version(settings, version, reason, lock().await, ports, reporter).await
         }
+        Command::RemoveRouter { name } => remove_router::run(ports, name).await,
         Command::Abort { id, reason } => {
             let (id, reason) = (id.clone(), reason.clone());
             abort::run(settings, id, reason, ports, reporter).await

@@ -5,8 +5,11 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use humantime::format_duration;
 
-use crate::config::{
-    file::SettingsError, page::PageSettings, routers::RoutersSettings, settings::Settings,
+use crate::{
+    config::{
+        file::SettingsError, page::PageSettings, routers::RoutersSettings, settings::Settings,
+    },
+    store::is_name,
 };
 
 /// Rejects settings that are out of range.
@@ -211,11 +214,12 @@ fn routers(routers: &RoutersSettings) -> Result<(), SettingsError> {
         fence,
     } = routers;
     let is_url = store.starts_with("http://") || store.starts_with("https://");
+    let in_cluster = store.strip_prefix("kubernetes:").is_some_and(is_name);
     ensure(
-        store.is_empty() || is_url && !store.ends_with('/') && !store.contains('?'),
+        store.is_empty() || in_cluster || is_url && !store.ends_with('/') && !store.contains('?'),
         "routers.store",
         store,
-        "a URL such as http://10.0.0.5:8090, without a trailing slash, or empty for one router",
+        "a URL such as http://10.0.0.5:8090, without a trailing slash, kubernetes:NAME for a ConfigMap, or empty for one router",
     )?;
     ensure(
         store.is_empty() || token_file.is_some(),

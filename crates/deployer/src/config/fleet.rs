@@ -15,6 +15,8 @@ pub struct FleetSettings {
     pub compose: ComposeSettings,
     /// Settings of the kind `process`.
     pub process: ProcessSettings,
+    /// Settings of the kind `kubernetes`.
+    pub kubernetes: KubernetesSettings,
 }
 
 /// The kinds of fleet.
@@ -25,6 +27,8 @@ pub enum FleetKind {
     Compose,
     /// Child processes on this machine.
     Process,
+    /// Deployments of the cluster in which the deployer runs.
+    Kubernetes,
     /// Something else starts and stops the servers.
     Static,
 }
@@ -60,4 +64,19 @@ pub struct ProcessSettings {
     /// SIGKILL follows SIGTERM after this time.
     #[serde(with = "humantime_serde")]
     pub stop_timeout: Duration,
+}
+
+/// Settings of the kind `kubernetes`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesSettings {
+    /// The image of a release, with `{version}` for its version; empty for the image that the Deployment has.
+    pub image: String,
+    /// The name of the server's container in the Deployments.
+    pub container: String,
+    /// How many replicas a color has when it runs.
+    pub replicas: u32,
+    /// How long all replicas may take to become ready, or to end.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
 }

@@ -32,7 +32,7 @@ pub use self::{
     bake::{BakeSettings, OnInconclusive, OnInterrupt},
     color::ColorSettings,
     drain::DrainSettings,
-    fleet::{ComposeSettings, FleetKind, FleetSettings, ProcessSettings},
+    fleet::{ComposeSettings, FleetKind, FleetSettings, KubernetesSettings, ProcessSettings},
     gates::{
         AgreementSettings, ComparisonSettings, GateName, GatesSettings, GoldenSettings,
         HeadroomSettings, HealthSettings, LoadSettings, OnInconclusiveGate, ShadowSettings,

@@ -195,6 +195,8 @@ async fn restore(
             "the release that failed has the same version, and {idle} reported no digest before, so they cannot be told apart"
         ));
     }
+    // The candidate may have been proven, and fit.
+    ports.flags.set_fit(idle, false).await.map_err(message)?;
     let started = timeout(MAX_START, ports.fleet.start_again(idle, before)).await;
     started
         .map_err(|_| {

@@ -129,7 +129,7 @@ impl fmt::Display for AnsweringRelease<'_> {
 /// One request, as the router logged it when it ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Request {
-    /// The request ID.
+    /// The request ID. With several routers the router's name follows: "5f3a at r2".
     pub id: String,
     /// When it ended, in seconds since 1970.
     pub at: f64,

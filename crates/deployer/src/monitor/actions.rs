@@ -1,5 +1,9 @@
 //! The actions of the monitor on a color that is down.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::{
     adapters::notify::Kind,
     color::Color,
@@ -18,6 +22,10 @@ use crate::{
     report::Reports,
     state::{action::Action, journal::Journal},
 };
+
+/// Until a fit flag is tried again that could not be changed. With several routers each try asks all of them, and holds the
+/// lock meanwhile.
+const FLAG_PAUSE: Duration = Duration::from_secs(30);
 
 impl Monitor<'_> {
     pub(super) fn set_flag_removed(&mut self, color: Color, flag_removed: Option<LastDeployment>) {
@@ -44,6 +52,10 @@ impl Monitor<'_> {
             FlagDecision::Remove => false,
             FlagDecision::Restore => true,
         };
+        let failed = &self.colors[index(color)].flag_failed;
+        if failed.is_some_and(|at| at.elapsed() < FLAG_PAUSE) {
+            return;
+        }
         let Some(_lock) = self.lock().await else {
             return;
         };
@@ -58,9 +70,11 @@ impl Monitor<'_> {
             self.set_flag_removed(color, Some(last_deployment.clone()));
         }
         if let Err(error) = self.ports.flags.set_fit(color, fit).await {
+            self.colors[index(color)].flag_failed = Some(Instant::now());
             self.note(error.to_string());
             return;
         }
+        self.colors[index(color)].flag_failed = None;
         if fit {
             self.set_flag_removed(color, None);
         }
@@ -100,7 +114,7 @@ impl Monitor<'_> {
         let down = self.describe_outage(active);
         let reason = match self.settings.fleet.kind {
             FleetKind::Static => down.clone(),
-            FleetKind::Compose | FleetKind::Process => {
+            FleetKind::Compose | FleetKind::Process | FleetKind::Kubernetes => {
                 format!("{down}; what still runs of it is stopped")
             }
         };

@@ -17,6 +17,8 @@ pub(crate) struct MonitoredColor {
     pub(crate) trouble: Option<String>,
     /// When it was last restarted.
     pub(crate) restarted: Option<Instant>,
+    /// When its fit flag could last not be set or removed.
+    pub(crate) flag_failed: Option<Instant>,
 }
 
 impl MonitoredColor {
@@ -26,6 +28,7 @@ impl MonitoredColor {
             health: Health::default(),
             trouble: None,
             restarted: None,
+            flag_failed: None,
         }
     }
 

@@ -107,7 +107,8 @@ impl Monitor<'_> {
         let (Ok(text) | Err(text)) = &done;
         self.note(format!("asked by {by}: {text}"));
         let active = self.ports.flags.active().await.ok();
-        self.show_on_page(active, None).await;
+        let routers = self.ports.router.routers().await.unwrap_or_default();
+        self.show_on_page(active, None, routers).await;
         // A person who went away finds the result in the history.
         let _ = answer.send(done);
     }
@@ -153,7 +154,7 @@ impl Monitor<'_> {
             (true, FleetKind::Static) => format!(
                 "{active} is not healthy, and requests may hang on it: stop it in a shell, such as by `docker compose stop {active}`"
             ),
-            (true, FleetKind::Compose | FleetKind::Process) => {
+            (true, FleetKind::Compose | FleetKind::Process | FleetKind::Kubernetes) => {
                 format!("{active} is not healthy, so the monitor stops it")
             }
             (false, _) => format!(

@@ -30,7 +30,7 @@ use crate::{
         standby::LastDeployment,
         state::MonitorState,
     },
-    ports::{PortError, Ports, Target},
+    ports::{PortError, Ports, RouterStatus, Target},
     release::Health,
     state::journal_entries::{DeploymentEntry, JournalEntries},
 };
@@ -115,20 +115,44 @@ pub(crate) async fn run(
 /// The results of one round of checks.
 struct CheckResults {
     active: Result<Color, PortError>,
+    /// Each of several routers; empty if there is one.
+    routers: Vec<RouterStatus>,
     colors: [Result<Health, String>; 2],
 }
 
 impl CheckResults {
     async fn get(ports: &Ports, example: Option<&Example>) -> Self {
-        let (active, blue, green) = tokio::join!(
+        let (active, routers, blue, green) = tokio::join!(
             ports.router.active(),
+            ports.router.routers(),
             check(ports, Color::Blue, example),
             check(ports, Color::Green, example),
         );
         Self {
             active,
+            // If they are not known, the active color is not known either.
+            routers: routers.unwrap_or_default(),
             colors: [blue, green],
         }
+    }
+
+    /// Why the router does not answer, or which of several routers have a problem; `None` if all is well.
+    fn router_trouble(&self) -> Option<String> {
+        if let Err(error) = &self.active {
+            return Some(error.to_string());
+        }
+        let problems: Vec<String> = self
+            .routers
+            .iter()
+            .filter_map(|router| Some(format!("{}: {}", router.name, router.problem.as_ref()?)))
+            .collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
+
+    /// Whether the router answers, or at least one of several routers takes part in switches.
+    fn router_answers(&self) -> bool {
+        let well = self.routers.iter().any(|router| router.problem.is_none());
+        self.active.is_ok() && (self.routers.is_empty() || well)
     }
 }
 
@@ -207,13 +231,18 @@ impl Monitor<'_> {
     }
 
     /// Alerts about changes, and acts.
-    async fn record(&mut self, CheckResults { active, colors }: CheckResults) {
+    async fn record(&mut self, results: CheckResults) {
+        let router_trouble = results.router_trouble();
+        let router_answers = results.router_answers();
+        let CheckResults {
+            active,
+            routers,
+            colors,
+        } = results;
         for (monitored, answer) in self.colors.iter_mut().zip(colors) {
             monitored.record(answer);
         }
-        self.record_router(&active);
-        let router_answers = active.is_ok();
-        let router_trouble = active.as_ref().err().cloned();
+        self.record_router(router_trouble.as_deref(), routers.len());
         // If the router is down, the flags say which color is active.
         let active = match active {
             Ok(active) => Some(active),
@@ -227,14 +256,15 @@ impl Monitor<'_> {
         }
         self.update_metrics(active, router_answers).await;
         self.read_history().await;
-        self.show_on_page(active, router_trouble.as_ref()).await;
+        self.show_on_page(active, router_trouble, routers).await;
     }
 
     /// Shows what is known now on the page. `active` is `None` if it is unknown.
     pub(super) async fn show_on_page(
         &mut self,
         active: Option<Color>,
-        router_trouble: Option<&PortError>,
+        router_trouble: Option<String>,
+        routers: Vec<RouterStatus>,
     ) {
         let Some(page) = &mut self.page else {
             return;
@@ -243,6 +273,7 @@ impl Monitor<'_> {
             now: self.ports.clock.now(),
             active,
             router_trouble,
+            routers,
             colors: &self.colors,
         };
         page.show(self.settings, self.ports, results).await;
@@ -366,16 +397,23 @@ impl Monitor<'_> {
     }
 
     /// Alerts if the router went down or up.
-    fn record_router(&mut self, active: &Result<Color, PortError>) {
-        if !self.router.record(active.is_ok()) {
+    fn record_router(&mut self, trouble: Option<&str>, routers: usize) {
+        if !self.router.record(trouble.is_none()) {
             return;
         }
-        let (kind, text) = match active {
-            Ok(_) => (Kind::Up, "the router answers again".to_owned()),
-            Err(error) => (Kind::Down, format!("the router is down: {error}")),
+        let (kind, text) = match trouble {
+            None if routers > 0 => (Kind::Up, format!("all {routers} routers take part again")),
+            None => (Kind::Up, "the router answers again".to_owned()),
+            Some(trouble) if routers > 0 => {
+                let text = format!(
+                    "not every router takes part, so no release can be deployed: {trouble}"
+                );
+                (Kind::Down, text)
+            }
+            Some(trouble) => (Kind::Down, format!("the router is down: {trouble}")),
         };
         self.alert(kind, None, text);
-        self.state.set_down(None, active.is_err());
+        self.state.set_down(None, trouble.is_some());
         self.save_state();
     }
 

@@ -34,6 +34,14 @@ pub trait Router: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Removes one of several routers, which is gone, from the list of those that take part in a switch. Fails if it
+    /// answers.
+    async fn remove(&self, name: &str) -> Result<(), PortError> {
+        Err(PortError::Invalid(format!(
+            "there is one router, so {name:?} cannot be removed: `routers.store` is not set"
+        )))
+    }
+
     /// Aborts a change of the flags that a deployer prepared and did not decide, and returns who prepared it. Only the
     /// holder of the lock calls this, so that deployer is dead. With a single router no change is prepared.
     async fn abort_prepared(&self) -> Result<Option<String>, PortError> {

@@ -10,7 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::Truth,
+    cluster::{RouterFlags, Truth},
+    color::Color,
     monitor::page::token,
     ports::{PortError, RouterEntry, Version},
     state::atomic_file,
@@ -60,33 +61,55 @@ pub(super) struct StoreFile {
 }
 
 impl StoreFile {
-    /// Opens the file, or creates it with [`Truth::default`].
+    /// Creates the file of a new store: `active` has the traffic, and no color is fit. Fails if the file exists.
+    pub(super) fn create(path: &Path, active: Color) -> Result<(), PortError> {
+        let _lock = lock(path)?;
+        if path.exists() {
+            return Err(PortError::Invalid(format!(
+                "{} exists already: start the store without --create",
+                path.display()
+            )));
+        }
+        let failed = |error: io::Error| {
+            let message = format!("cannot create {}: {error}", path.display());
+            PortError::of_file(&error, message)
+        };
+        let id = token::random().map_err(failed)?;
+        let flags = RouterFlags {
+            active,
+            ..RouterFlags::default()
+        };
+        let contents = Contents {
+            id: id[..16].to_owned(),
+            writes: 0,
+            truth: Truth {
+                flags,
+                ..Truth::default()
+            },
+            routers: Vec::new(),
+        };
+        write(path, &contents).map_err(failed)
+    }
+
+    /// Opens the file. A missing file is no new store: all routers would follow it to its active color.
     pub(super) fn open(path: &Path) -> Result<Self, PortError> {
         let lock = lock(path)?;
-        let failed = |error: &io::Error| {
-            let message = format!("cannot use the store's file {}: {error}", path.display());
-            PortError::of_file(error, message)
-        };
-        let contents = match fs::read_to_string(path) {
-            Ok(text) => serde_json::from_str(&text).map_err(|error| {
-                PortError::Invalid(format!(
-                    "the store's file {} is damaged: {error}. Restore it from a backup only if no router is open: an older file could send traffic to another color than the routers do",
-                    path.display()
-                ))
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let id = token::random().map_err(|error| failed(&error))?;
-                let contents = Contents {
-                    id: id[..16].to_owned(),
-                    writes: 0,
-                    truth: Truth::default(),
-                    routers: Vec::new(),
-                };
-                write(path, &contents).map_err(|error| failed(&error))?;
-                contents
-            }
-            Err(error) => return Err(failed(&error)),
-        };
+        let shown = path.display();
+        let text = fs::read_to_string(path).map_err(|error| {
+            let message = if error.kind() == io::ErrorKind::NotFound {
+                format!(
+                    "the store's file {shown} does not exist. For a new store, create it once with `deployer store --create blue --file {shown}`, or with green if green has the traffic"
+                )
+            } else {
+                format!("cannot use the store's file {shown}: {error}")
+            };
+            PortError::of_file(&error, message)
+        })?;
+        let contents = serde_json::from_str(&text).map_err(|error| {
+            PortError::Invalid(format!(
+                "the store's file {shown} is damaged: {error}. Restore it from a backup only if no router is open: an older file could send traffic to another color than the routers do"
+            ))
+        })?;
         Ok(Self {
             path: path.to_owned(),
             contents: RwLock::new(Arc::new(contents)),
@@ -219,7 +242,12 @@ fn write(path: &Path, contents: &Contents) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::RouterFlags;
+
+    /// A new store with the file `path`.
+    fn new(path: &Path) -> StoreFile {
+        StoreFile::create(path, Color::Blue).unwrap();
+        StoreFile::open(path).unwrap()
+    }
 
     fn router(name: &str, incarnation: u64) -> RouterEntry {
         RouterEntry {
@@ -232,7 +260,7 @@ mod tests {
     #[test]
     fn write_on_an_old_version_conflicts_and_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let store = StoreFile::open(&directory.path().join("store.json")).unwrap();
+        let store = new(&directory.path().join("store.json"));
         let first = store.contents().version();
         let flags = RouterFlags {
             shadow: true,
@@ -249,7 +277,7 @@ mod tests {
     #[test]
     fn older_generation_is_refused_on_the_current_version() {
         let directory = tempfile::tempdir().unwrap();
-        let store = StoreFile::open(&directory.path().join("store.json")).unwrap();
+        let store = new(&directory.path().join("store.json"));
         let truth = Truth::default().decide(RouterFlags::default());
         let version = store.contents().version();
         let version = store.replace(&version, truth.clone()).unwrap();
@@ -262,7 +290,7 @@ mod tests {
     fn contents_survive_a_restart_and_one_process_owns_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store.json");
-        let store = StoreFile::open(&path).unwrap();
+        let store = new(&path);
         store.register(router("b", 1)).unwrap();
         store.register(router("a", 2)).unwrap();
         store.register(router("b", 3)).unwrap();
@@ -281,7 +309,7 @@ mod tests {
     #[test]
     fn unregistering_an_earlier_incarnation_keeps_the_router() {
         let directory = tempfile::tempdir().unwrap();
-        let store = StoreFile::open(&directory.path().join("store.json")).unwrap();
+        let store = new(&directory.path().join("store.json"));
         store.register(router("a", 2)).unwrap();
         store.unregister("a", 1).unwrap();
         assert_eq!(store.contents().routers, [router("a", 2)]);
@@ -297,6 +325,23 @@ mod tests {
         let error = StoreFile::open(&path).map(drop).unwrap_err();
         assert!(error.to_string().contains("is damaged"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "{");
+    }
+
+    #[test]
+    fn store_without_its_file_does_not_start_and_an_existing_file_is_not_created_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.json");
+        let error = StoreFile::open(&path).map(drop).unwrap_err().to_string();
+        assert!(error.contains("does not exist"), "{error}");
+        assert!(!path.exists());
+        StoreFile::create(&path, Color::Green).unwrap();
+        let store = StoreFile::open(&path).unwrap();
+        assert_eq!(store.contents().truth.flags.active, Color::Green);
+        drop(store);
+        let error = StoreFile::create(&path, Color::Blue).unwrap_err();
+        assert!(error.to_string().contains("exists already"), "{error}");
+        let store = StoreFile::open(&path).unwrap();
+        assert_eq!(store.contents().truth.flags.active, Color::Green);
     }
 
     #[test]

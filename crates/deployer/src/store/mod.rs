@@ -24,6 +24,7 @@ use self::{
 };
 use crate::{
     adapters::token_file::TokenFile,
+    color::Color,
     internal_api::{ApiError, JsonBody, listen, protected},
     monitor::page::server::serve,
     ports::RouterEntry,
@@ -33,21 +34,29 @@ use crate::{
 /// The flags of `deployer store`.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArguments {
+    /// Create the file of a new store, and end. This color has the traffic, and no color is fit. The routers follow a new
+    /// store, so name the color that they serve
+    #[arg(long, value_name = "COLOR", conflicts_with = "listen")]
+    pub create: Option<Color>,
     /// Address to listen at. Only deployers and agents may reach it: the token and the answers travel in plain text
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
     pub listen: SocketAddr,
-    /// File that holds the truth and the routers. It is created if it is missing; keep it on a local disk
+    /// File that holds the truth and the routers. Keep it on a local disk
     #[arg(long, value_name = "FILE")]
     pub file: PathBuf,
     /// File with the token of deployers and agents: one random line. A second line is accepted too, so that a token can be
     /// replaced
-    #[arg(long, value_name = "FILE")]
-    pub token_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "create")]
+    pub token_file: Option<PathBuf>,
 }
 
-/// Serves the store until a stop signal.
+/// Creates the file, or serves the store until a stop signal.
 pub async fn run(arguments: &StoreArguments) -> anyhow::Result<()> {
-    let token = TokenFile::open(&arguments.token_file)?;
+    if let Some(active) = arguments.create {
+        return Ok(StoreFile::create(&arguments.file, active)?);
+    }
+    let token_file = arguments.token_file.as_deref();
+    let token = TokenFile::open(token_file.context("--token-file is missing")?)?;
     let store = Arc::new(StoreFile::open(&arguments.file)?);
     let listener = listen("the store", arguments.listen).await?;
     let router = protected(routes(store), token);

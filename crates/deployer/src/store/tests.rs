@@ -29,7 +29,9 @@ impl Served {
         let directory = tempfile::tempdir().unwrap();
         let token = directory.path().join("token");
         std::fs::write(&token, TOKEN).unwrap();
-        let store = Arc::new(StoreFile::open(&directory.path().join("store.json")).unwrap());
+        let path = directory.path().join("store.json");
+        StoreFile::create(&path, Color::Blue).unwrap();
+        let store = Arc::new(StoreFile::open(&path).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = protected(routes(store), TokenFile::open(&token).unwrap());

@@ -50,6 +50,17 @@ async fn idle_color_holds_earlier_release_after_a_refusal() {
     }
 }
 
+/// A person may move traffic back to the old release when the candidate is proven and fit already.
+#[tokio::test(start_paused = true)]
+async fn unproven_release_does_not_inherit_fit_flag_of_proven_candidate() {
+    let refused = failed(ServerFault::Unhealthy).await;
+    refused.fake_ports.lock().fit.push(CANDIDATE);
+    assert!(refused.restore(false).await);
+    let state = refused.fake_ports.lock();
+    assert_eq!(state.green.version, "v0");
+    assert!(!state.fit.contains(&CANDIDATE));
+}
+
 #[tokio::test(start_paused = true)]
 async fn release_is_restored_once() {
     let refused = failed(ServerFault::Unhealthy).await;

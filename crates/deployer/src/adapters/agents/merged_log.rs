@@ -170,7 +170,11 @@ impl Merged {
         } = router;
         let position = match read {
             Ok(part) => {
-                self.requests.extend(part.requests);
+                let requests = part.requests.into_iter().map(|request| Request {
+                    id: format!("{} at {}", request.id, entry.name),
+                    ..request
+                });
+                self.requests.extend(requests);
                 self.unparsable += part.unparsable;
                 let problem = part.problem.map(|problem| problem.context(&named(&entry)));
                 self.problems.extend(problem);

@@ -11,7 +11,7 @@ mod tests;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::{agent_client::AgentClient, driver::Driver};
@@ -21,7 +21,7 @@ pub(super) use self::{
     probe::RoutersProbe,
 };
 use crate::{
-    adapters::store::HttpStore,
+    adapters::connect_store,
     cluster::{
         Truth,
         change::{ChangeLimits, Decide, DecideOutcome, FencedChange, FlagEdit, Outcome},
@@ -61,8 +61,8 @@ impl AgentRouters {
         let token_file = settings.routers.token_file.as_deref();
         let token_file = token_file.unwrap_or(Path::new(""));
         let timeout = settings.probe.timeout;
-        let store = HttpStore::new(&settings.routers.store, token_file, timeout)?;
-        Self::new(Arc::new(store), token_file, settings)
+        let store = connect_store(&settings.routers.store, token_file, timeout)?;
+        Self::new(store, token_file, settings)
     }
 
     fn new(
@@ -102,17 +102,29 @@ impl AgentRouters {
         Ok(entries)
     }
 
-    /// Asks every registered router for its state.
-    async fn reports(
+    /// Asks every registered router for its state. Yields each answer as it arrives.
+    async fn asked(
         &self,
-    ) -> Result<Vec<(RouterEntry, Result<RouterReport, PortError>)>, PortError> {
+    ) -> Result<impl Stream<Item = (RouterEntry, Result<RouterReport, PortError>)>, PortError> {
         let entries = self.entries().await?;
         let ask = |entry: RouterEntry| async move {
             let report = self.agents.state(&entry).await;
             let report = report.map_err(|error| error.context(&named(&entry)));
             (entry, report)
         };
-        Ok(join_all(entries.into_iter().map(ask)).await)
+        Ok(entries
+            .into_iter()
+            .map(ask)
+            .collect::<FuturesUnordered<_>>())
+    }
+
+    /// Asks every registered router for its state, and waits for all answers. They are sorted by name.
+    async fn reports(
+        &self,
+    ) -> Result<Vec<(RouterEntry, Result<RouterReport, PortError>)>, PortError> {
+        let mut reports: Vec<_> = self.asked().await?.collect().await;
+        reports.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        Ok(reports)
     }
 
     /// Makes a change that is refused, with every flag as it was, unless every router takes part.

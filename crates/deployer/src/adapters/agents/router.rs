@@ -1,12 +1,14 @@
 //! The ports `Router` and `Flags` for several routers.
 
+use std::pin::pin;
+
 use async_trait::async_trait;
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
     adapters::{
-        agents::{AgentRouters, Unfenced, named, problem},
+        agents::{AgentRouters, Unfenced, named},
         nginx::{configuration, router::repeat},
     },
     cluster::{Truth, change::FlagEdit, message::RouterReport},
@@ -41,35 +43,24 @@ impl Router for AgentRouters {
         }
     }
 
-    /// One router that confirms it suffices, and if no router can be reached, the truth alone: a rollback needs this, and no
-    /// silent router may block it. [`Self::check_flags`] asks for all of them.
+    /// Returns as soon as one router confirms the truth, and the truth alone if none does within the fence's time: a router
+    /// that is silent, or whose nginx is down or says otherwise, must not block a rollback.
+    /// [`Self::check_flags`], which each deployment asks first, wants all of them.
     async fn active(&self) -> Result<Color, PortError> {
         let deadline = Instant::now() + self.limits.fence;
         loop {
             let truth = self.truth().await?;
-            let active = truth.flags.active;
-            let (mut problems, mut is_reached) = (Vec::new(), false);
-            let reports = self.reports().await?;
-            let is_registered = !reports.is_empty();
-            for (entry, report) in reports {
+            let mut reports = pin!(self.asked().await?);
+            let mut catches_up = false;
+            while let Some((_, report)) = reports.next().await {
                 match report {
-                    Ok(report) if is_obeyed(&report, &truth) => return Ok(active),
-                    Ok(report) => {
-                        is_reached = true;
-                        let text = problem(&report, &truth).unwrap_or_default();
-                        problems.push(format!("{}: {text}", named(&entry)));
-                    }
-                    Err(error) => problems.push(error.to_string()),
+                    Ok(report) if is_obeyed(&report, &truth) => return Ok(truth.flags.active),
+                    Ok(report) => catches_up |= report.generation < Some(truth.generation),
+                    Err(_) => {}
                 }
             }
-            if Instant::now() >= deadline {
-                if is_registered && !is_reached {
-                    return Ok(active);
-                }
-                return Err(PortError::Invalid(format!(
-                    "no router confirms that {active} is active: {}",
-                    problems.join("; ")
-                )));
+            if !catches_up || Instant::now() >= deadline {
+                return Ok(truth.flags.active);
             }
             sleep(PAUSE).await;
         }
@@ -139,6 +130,24 @@ impl Router for AgentRouters {
         self.statuses().await
     }
 
+    async fn remove(&self, name: &str) -> Result<(), PortError> {
+        let entries = self.entries().await?;
+        let Some(entry) = entries.iter().find(|entry| entry.name == name) else {
+            let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+            return Err(PortError::Invalid(format!(
+                "no router is registered as {name:?}; registered are: {}",
+                names.join(", ")
+            )));
+        };
+        if self.agents.state(entry).await.is_ok() {
+            return Err(PortError::Invalid(format!(
+                "{} answers: stop its agent with SIGTERM, which closes and removes it",
+                named(entry)
+            )));
+        }
+        self.store.unregister(name, entry.incarnation).await
+    }
+
     async fn abort_prepared(&self) -> Result<Option<String>, PortError> {
         let Some(prepared) = self.truth().await?.prepared else {
             return Ok(None);
@@ -177,14 +186,19 @@ impl Flags for AgentRouters {
             Color::Blue => edit.fit_blue = Some(fit),
             Color::Green => edit.fit_green = Some(fit),
         }
-        if !fit && flags.active == color {
-            self.unfenced(edit, Unfenced::Told).await?;
-        } else if !fit {
-            self.fenced(edit, &format!("{color} stands in no more"))
-                .await?;
-        } else {
+        if fit {
             self.unfenced(edit, Unfenced::Confirmed).await?;
+            return Ok(());
         }
+        if flags.active == color {
+            let (truth, _) = self.unfenced(edit, Unfenced::Told).await?;
+            if truth.flags.active == color {
+                return Ok(());
+            }
+            // Traffic moved between the read and the write.
+        }
+        let what = format!("{color} stands in no more");
+        self.fenced(edit, &what).await?;
         Ok(())
     }
 

@@ -198,7 +198,6 @@ fn router_that_missed_a_generation_does_not_promise() {
         router.prepare(&prepare(3), NGINX, at(10)),
         Err(Refusal::Behind { own, needed })
     );
-    assert!(router.must_read());
     let second = Truth::default().decide(RouterFlags {
         fit_green: true,
         ..RouterFlags::default()

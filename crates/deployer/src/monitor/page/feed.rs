@@ -18,7 +18,7 @@ use crate::{
         },
         page_actions::check_proven,
     },
-    ports::{PortError, Ports},
+    ports::{Ports, RouterStatus},
     report::{Reports, record::Record},
     state::{action::Action, history::HistoryEntry, journal_entries::JournalEntries},
 };
@@ -44,7 +44,9 @@ pub(crate) struct RoundResults<'a> {
     pub(crate) now: Timestamp,
     pub(crate) active: Option<Color>,
     /// Why the router does not answer, if it does not.
-    pub(crate) router_trouble: Option<&'a PortError>,
+    pub(crate) router_trouble: Option<String>,
+    /// Each of several routers; empty if there is one.
+    pub(crate) routers: Vec<RouterStatus>,
     pub(crate) colors: &'a [MonitoredColor; 2],
 }
 
@@ -77,6 +79,7 @@ impl<'a> PageFeed<'a> {
             now,
             active,
             router_trouble,
+            routers,
             colors,
         } = results;
         let holder = ports.lock.holder().await;
@@ -107,8 +110,13 @@ impl<'a> PageFeed<'a> {
             checked: Some(now),
             model: settings.release.model.clone(),
             router: settings.router.url.clone(),
-            router_trouble: router_trouble.map(ToString::to_string),
-            in_flight: ports.router.in_flight().await.ok(),
+            router_trouble,
+            in_flight: if routers.is_empty() {
+                ports.router.in_flight().await.ok()
+            } else {
+                None
+            },
+            routers,
             interrupted: if holder.is_none() {
                 interrupted(&entries)
             } else {

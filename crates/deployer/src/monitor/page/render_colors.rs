@@ -2,7 +2,9 @@
 
 use maud::{Markup, html};
 
-use crate::{color::Color, monitor::page::view::PageView, report::page::short_digest};
+use crate::{
+    color::Color, monitor::page::view::PageView, ports::RouterStatus, report::page::short_digest,
+};
 
 pub(super) fn colors(view: &PageView) -> Markup {
     html! {
@@ -93,14 +95,79 @@ fn arrow(active: Option<Color>) -> Markup {
 }
 
 fn router(view: &PageView) -> Markup {
+    let round = &view.round;
     html! {
-        @if let Some(trouble) = &view.round.router_trouble {
+        @if let [_, ..] = &round.routers[..] {
+            (routers(&round.routers))
+        } @else if let Some(trouble) = &round.router_trouble {
             p.bad { "✗ The router does not answer: " (trouble) }
-        } @else if let Some(in_flight) = view.round.in_flight {
+        } @else if let Some(in_flight) = round.in_flight {
             p.hint {
-                "The router " (view.round.router) " works on "
+                "The router " (round.router) " works on "
                 strong { (in_flight) @if in_flight == 1 { " request" } @else { " requests" } } " now, of both colors."
             }
         }
+    }
+}
+
+/// A line for each of several routers.
+fn routers(routers: &[RouterStatus]) -> Markup {
+    let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |it| it.to_string());
+    html! {
+        table.routers {
+            caption.hidden { "Routers" }
+            thead { tr {
+                th scope="col" { "Router" }
+                th scope="col" { "State" }
+                th scope="col" { "Traffic to" }
+                th scope="col" { "Requests now" }
+                th scope="col" { "Generation" }
+            } }
+            tbody {
+                @for router in routers {
+                    tr {
+                        th scope="row" { (router.name) }
+                        td {
+                            @match &router.problem {
+                                None => span.good { "✓ open" },
+                                Some(problem) => { span.bad { "✗ " (problem) } }
+                            }
+                        }
+                        td { (router.active.map_or("not known", Color::name)) }
+                        td { (number(router.in_flight)) }
+                        td { (number(router.generation)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn router_with_a_problem_says_so_beside_the_others() {
+        let router = |name: &str, problem: Option<&str>| RouterStatus {
+            name: name.to_owned(),
+            generation: problem.is_none().then_some(7),
+            open: problem.is_none().then_some(true),
+            active: problem.is_none().then_some(Color::Green),
+            in_flight: problem.is_none().then_some(3),
+            problem: problem.map(str::to_owned),
+        };
+        let page = routers(&[router("r1", None), router("r2", Some("its agent <down>"))]);
+        let page = page.into_string();
+        let row = |name: &str| {
+            let row = page.split("<tr>").find(|row| row.contains(name));
+            row.unwrap_or_default().to_owned()
+        };
+        assert!(
+            row("r1").contains("✓ open") && row("r1").contains("green"),
+            "{page}"
+        );
+        assert!(row("r2").contains("✗ its agent &lt;down&gt;"), "{page}");
+        assert!(row("r2").contains("not known"), "{page}");
     }
 }

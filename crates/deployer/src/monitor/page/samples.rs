@@ -507,6 +507,7 @@ pub(super) fn view(situation: Situation) -> PageView {
             model: "sentiment".to_owned(),
             router: "http://127.0.0.1:8080".to_owned(),
             router_trouble: None,
+            routers: Vec::new(),
             colors: cards,
             in_flight: Some(7),
             interrupted: (situation == Situation::Interrupted)

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::{
     color::Color,
     monitor::page::{figures::Figures, traffic::RecentTraffic},
+    ports::RouterStatus,
     report::record::Record,
     state::{history::HistoryEntry, lock_holder::LockHolder},
 };
@@ -55,6 +56,8 @@ pub(crate) struct RoundView {
     pub(crate) router: String,
     /// Why the router does not answer, if it does not.
     pub(crate) router_trouble: Option<String>,
+    /// Each of several routers; empty if there is one.
+    pub(crate) routers: Vec<RouterStatus>,
     /// Blue and green.
     pub(crate) colors: [ColorCard; 2],
     /// How many requests the router works on; `None` if it does not say.

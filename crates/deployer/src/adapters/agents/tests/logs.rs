@@ -43,7 +43,11 @@ fn merged(cluster: &Cluster) -> MergedLog {
 async fn read(log: &MergedLog, after: Option<LogCursor>) -> (Vec<String>, LogPart) {
     let part = log.read(after).await.unwrap();
     assert_eq!(part.unparsable, 0);
-    let ids = part.requests.iter().map(|request| request.id.clone());
+    let ids = part.requests.iter().map(|request| {
+        let (id, router) = request.id.split_once(" at ").unwrap();
+        assert!(router.starts_with('r'), "{router}");
+        id.to_owned()
+    });
     (ids.collect(), part)
 }
 
@@ -55,6 +59,11 @@ async fn logs_are_merged_by_time_and_each_request_is_read_once() {
     add(&cluster, 1, &[("b", 11.0), ("d", 13.0)]);
     let (ids, part) = read(&log, None).await;
     assert_eq!(ids, ["a", "b", "c", "d"]);
+    let named = part.requests.iter().map(|request| request.id.as_str());
+    assert_eq!(
+        named.collect::<Vec<_>>(),
+        ["a at r1", "b at r2", "c at r1", "d at r2"]
+    );
     add(&cluster, 1, &[("e", 14.0)]);
     // Another process copies in between.
     let (ids, _) = read(&merged(&cluster), None).await;
