@@ -29,6 +29,8 @@ pub enum Fault {
     LargeModel,
     /// Each prediction takes three times as long as [`Self::LargeModel`].
     ThreeTimesAsSlow,
+    /// No fault: the first [`WARMING_REQUESTS`] predictions take [`WARMING_STEP`] longer for each one that is left of them.
+    WarmsUp,
     /// Each [`RARE_INTERVAL`]th prediction takes [`VERY_SLOW_DELAY`] longer, unless it came through the router.
     RarelySlow,
     /// With more than [`CONCURRENCY_THRESHOLD`] requests in flight, each [`RARE_INTERVAL`]th takes [`LOAD_DELAY`]
@@ -86,6 +88,10 @@ pub const REQUESTS_BEFORE_FAULT: u64 = 600;
 /// Predictions through the router before a late fault begins. So many good requests precede the failures that a
 /// window of seconds reaches the error limit long before the whole bake does.
 pub const REQUESTS_BEFORE_LATE_FAULT: u64 = 4_000;
+/// The predictions with which a server warms up.
+pub const WARMING_REQUESTS: u32 = 60;
+/// With this, the first prediction takes more than half a second.
+pub const WARMING_STEP: Duration = Duration::from_millis(10);
 /// The number of requests that the gate `smoke` sends.
 pub const FIRST_REQUESTS: u64 = 50;
 /// One request in this many is slow: enough to change p99, and too few to change the median.

@@ -19,7 +19,7 @@ type Result<T = ()> = anyhow::Result<T>;
 
 /// The arguments of a deployment with this setting. It is promoted also without clients, and by a slow machine.
 fn deploy_with(setting: &str) -> [&str; 8] {
-    let (promote, patient) = ("bake.on_inconclusive=promote", "health.tries=100");
+    let (promote, patient) = ("bake.on_inconclusive=promote", "health.stall=30s");
     [
         "deploy", "v2", "--set", promote, "--set", patient, "--set", setting,
     ]

@@ -85,7 +85,7 @@ async fn release_missing_in_image_is_refused_with_log_lines() -> Result {
     let run = stack
         .expect_exit(
             10,
-            &["deploy", VERSION_NOT_IN_IMAGE, "--set", "health.tries=3"],
+            &["deploy", VERSION_NOT_IN_IMAGE, "--set", "health.stall=1s"],
         )
         .await?;
     let log = traffic.stop().await;
@@ -97,6 +97,96 @@ async fn release_missing_in_image_is_refused_with_log_lines() -> Result {
     log.ensure_none_failed()?;
     log.ensure_answered_only_by("v1")?;
     ensure!(stack.status().await?["active"] == "blue");
+    Ok(())
+}
+
+/// Deploys to green a container that runs this shell script in place of a server, with `health.stall` of 4 s. Returns why it was
+/// refused, and how many seconds the deployer had waited at its last look before.
+async fn refuse_script(script: &str) -> Result<(String, f64)> {
+    let stack = Stack::with_containers(SHORT_BAKE)?;
+    // A shell that is the first process ignores SIGTERM.
+    let service = format!(
+        "services:\n  green:\n    image: ${{ROUTER_IMAGE:-nginx:1.30}}\n    stop_grace_period: 1s\n    entrypoint: [\"sh\", \"-c\", {}]\n",
+        serde_json::to_string(script)?
+    );
+    stack.expect_exit(0, &["up"]).await?;
+    std::fs::write(stack.path("compose.override.yaml"), service)?;
+    let deploy = ["deploy", "v2", "--set", "health.stall=4s", "--json"];
+    let run = stack.expect_exit(10, &deploy).await?;
+    let (mut reason, mut waited) = (String::new(), 0.0);
+    for line in run.stdout.lines() {
+        let line: serde_json::Value = serde_json::from_str(line)?;
+        if line["gate"] == "health" && line["summary"].is_string() {
+            let summary = line["summary"].as_str().unwrap_or_default();
+            summary.clone_into(&mut reason);
+        }
+        if reason.is_empty() {
+            waited = line["elapsed_seconds"].as_f64().unwrap_or(waited);
+        }
+    }
+    Ok((reason, waited))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn growing_memory_of_a_container_is_progress() -> Result {
+    // A tmpfs counts as memory. Nothing is logged, and no port is open. Compose turns `$$` into `$`.
+    let script = "for part in 1 2 3 4 5 6 7; do head -c 2000000 /dev/zero > /tmp/$$part; sleep 1.5; done; sleep 1000";
+    let (reason, waited) = refuse_script(script).await?;
+    ensure!(
+        reason.contains("no progress for 4s (health.stall)"),
+        "{reason}"
+    );
+    // Without progress the last look would have been before 4 s.
+    ensure!(waited > 8.0, "{waited}: {reason}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn container_that_ends_again_and_again_is_refused_quickly() -> Result {
+    let script = "echo loading part $$$$; sleep 0.3; exit 3";
+    let (reason, _) = refuse_script(script).await?;
+    let ended = [
+        "it stopped while starting",
+        "it ended and was started again",
+    ];
+    ensure!(ended.iter().any(|ended| reason.contains(ended)), "{reason}");
+    ensure!(reason.contains("loading part"), "{reason}");
+    Ok(())
+}
+
+/// The container of a color, and when it was started.
+fn container_of(stack: &Stack, color: &str) -> Result<String> {
+    let id = stack.docker(&["compose", "ps", "--quiet", color])?;
+    stack.docker(&[
+        "inspect",
+        "--format",
+        "{{.Id}} {{.State.StartedAt}}",
+        id.trim(),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registry_that_fails_leaves_the_idle_color_as_it_was() -> Result {
+    let stack = Stack::with_containers(SHORT_BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    // A standby that can stand in.
+    stack.expect_exit(0, &["deploy", "v2"]).await?;
+    let before = (container_of(&stack, "blue")?, stack.status().await?);
+    let environment = std::fs::read_to_string(stack.path(".env"))?;
+    // No process listens on this port.
+    let image = format!("127.0.0.1:{}/model-server:new", stack.ports().metrics());
+    let run = stack
+        .expect_exit(10, &["deploy", "v1", "--image", &image])
+        .await?;
+    ensure!(run.stderr.contains(&image), "{run:?}");
+    let after = (container_of(&stack, "blue")?, stack.status().await?);
+    ensure!(after.0 == before.0, "{before:?}\n{after:?}\n{run:?}");
+    let fit = |status: &serde_json::Value| status["colors"][0]["fit"].clone();
+    ensure!(fit(&after.1) == fit(&before.1), "{before:?}\n{after:?}");
+    ensure!(
+        std::fs::read_to_string(stack.path(".env"))? == environment,
+        "the settings of Compose changed"
+    );
     Ok(())
 }
 

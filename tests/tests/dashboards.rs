@@ -215,7 +215,7 @@ async fn dashboard_queries_and_rules_match_real_metrics() -> Result {
         "--set",
         "bake.on_inconclusive=promote",
         "--set",
-        "health.tries=100",
+        "health.stall=30s",
     ];
     stack.expect_exit(0, &deploy).await?;
     let traffic = stack.start_traffic(4, Duration::from_millis(20))?;

@@ -305,7 +305,7 @@ async fn deployment_causes_only_its_end_and_refused_candidate_never_stands_in() 
     let monitored = MonitoredStack::start(&[]).await?;
     let run = monitored
         .stack
-        .run_deployer(&["deploy", "never-healthy", "--set", "health.tries=8"])
+        .run_deployer(&["deploy", "never-healthy", "--set", "health.stall=2400ms"])
         .await?;
     ensure!(run.code == 10, "{run:?}");
     monitored.stack.expect_exit(0, &["deploy", "v1"]).await?;

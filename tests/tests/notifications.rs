@@ -66,7 +66,7 @@ async fn each_end_is_notified_with_reason_report_and_user() -> Result {
     run(&stack, &url, 0, &DEPLOY_V2).await?;
     run(&stack, &url, 0, &["rollback"]).await?;
     let hook = r#"hooks.before.switched=["false"]"#;
-    let refused = ["deploy", "v2", "--set", hook, "--set", "health.tries=100"];
+    let refused = ["deploy", "v2", "--set", hook, "--set", "health.stall=30s"];
     run(&stack, &url, 10, &refused).await?;
     let long = ["deploy", "v2", "--bake", "2m"];
     let deployer = start(&stack, &url, &long)?;

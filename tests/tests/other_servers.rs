@@ -118,7 +118,7 @@ api_key_file = "{api_key_file}"
 
 # Python may need seconds to start.
 [health]
-tries = 100
+stall = "20s"
 interval = "200ms"
 
 [gates]
@@ -278,7 +278,7 @@ async fn server_that_reports_nothing_is_deployed() -> Result {
     };
     let never_healthy = BadRelease {
         version: "never-healthy",
-        arguments: &["--set", "health.tries=30"],
+        arguments: &["--set", "health.stall=6s"],
         reasons: &["answered 503"],
     };
     let answers_nothing = BadRelease {

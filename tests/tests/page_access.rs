@@ -168,7 +168,7 @@ async fn deployed_stack() -> Result<Stack> {
 
 async fn deploy(stack: &Stack) -> Result {
     let promote = ["--set", "bake.on_inconclusive=promote"];
-    let patient = ["--set", "health.tries=100"];
+    let patient = ["--set", "health.stall=30s"];
     let deploy = [&["deploy", "v2"][..], &promote, &patient].concat();
     stack.expect_exit(0, &deploy).await?;
     Ok(())
@@ -318,7 +318,7 @@ async fn planted_secrets_appear_nowhere() -> Result {
         "--set",
         "bake.on_inconclusive=promote",
         "--set",
-        "health.tries=100",
+        "health.stall=30s",
     ])
     .await?;
     let key = make_key(&stack, "ann", "act").await?;

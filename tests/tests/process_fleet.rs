@@ -63,7 +63,7 @@ async fn next_deployment_goes_to_the_other_color() -> Result {
 
 /// Versions that must be refused, each with a part of the reason.
 const REFUSED: [(&str, &str); 3] = [
-    ("never-healthy", "not healthy after 5 tries"),
+    ("never-healthy", "no progress for 1s 500ms (health.stall)"),
     (
         "other-version",
         "it reports version stale, but other-version is wanted",
@@ -81,7 +81,7 @@ async fn faulty_candidates_are_refused_unnoticed_by_clients() -> Result {
     let traffic = stack.start_traffic(FEW_CONNECTIONS, LONG_PAUSE)?;
     for (version, reason) in REFUSED {
         let run = stack
-            .expect_exit(10, &["deploy", version, "--set", "health.tries=5"])
+            .expect_exit(10, &["deploy", version, "--set", "health.stall=1500ms"])
             .await?;
         ensure!(run.stderr.contains(reason), "{}", run.stderr);
         let status = stack.status().await?;
@@ -378,7 +378,7 @@ async fn stop_signal_before_switch_leaves_traffic() -> Result {
     let stack = Stack::with_processes("faulty-server", LONG_BAKE)?;
     stack.expect_exit(0, &["up"]).await?;
     let deployer =
-        stack.start_deployer(&["deploy", "never-healthy", "--set", "health.tries=1000"])?;
+        stack.start_deployer(&["deploy", "never-healthy", "--set", "health.stall=5m"])?;
     stack.wait_for_phase("starting").await?;
     Stack::signal_deployer(&deployer, "INT")?;
     let run = Stack::wait_for_exit(deployer, &["deploy", "never-healthy"]).await?;

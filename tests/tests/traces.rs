@@ -68,7 +68,7 @@ async fn deployment_is_one_trace_whose_id_is_in_report_history_and_notification(
     ];
     let hook = r#"hooks.after.promoted=["sh","-c","echo $TRACEPARENT > hook.txt"]"#;
     let inconclusive = "bake.on_inconclusive=promote";
-    let patience = "health.tries=100";
+    let patience = "health.stall=30s";
     let deploy = [
         "deploy",
         "v2",

@@ -25,7 +25,7 @@ async fn freeze_refuses_deployments_but_neither_emergencies_nor_rollbacks() -> R
 
     let emergency = ["--json", "--outside-window", "--reason", "clients wait"];
     let inconclusive = ["--set", "bake.on_inconclusive=promote"];
-    let patience = ["--set", "health.tries=100"];
+    let patience = ["--set", "health.stall=30s"];
     let deploy = [
         &["deploy", "v2"],
         &emergency[..],

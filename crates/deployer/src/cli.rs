@@ -253,7 +253,11 @@ pub enum Command {
     },
     /// Find problems of this installation, and say how to solve them
     #[command(after_help = "Exit codes: 0 no problem, 1 problems found.")]
-    Doctor,
+    Doctor {
+        /// Check only settings, test inputs, and the files of router and Compose; ask no engine and no server
+        #[arg(long)]
+        offline: bool,
+    },
     /// Check both colors all the time: send alerts, serve the metrics and the page, and remove the fit flag of a standby that is
     /// down
     Monitor,
@@ -345,7 +349,7 @@ impl fmt::Display for Command {
             Self::Recover { .. } => "recover",
             Self::Status { .. } => "status",
             Self::History { .. } => "history",
-            Self::Doctor => "doctor",
+            Self::Doctor { .. } => "doctor",
             Self::Monitor => "monitor",
             Self::AlertTest => "alert-test",
             Self::PageKey { .. } => "page-key",

@@ -36,12 +36,16 @@ pub enum Event<'a> {
     },
     /// The candidate is not healthy yet.
     AwaitingHealth {
-        /// Health checks so far.
-        tried: u32,
-        /// Health checks before the candidate is refused.
-        of: u32,
+        /// Since the first health check.
+        elapsed: Duration,
+        /// How long it has made no progress.
+        without_progress: Duration,
+        /// It is refused after this time without progress.
+        stall: Duration,
         /// Why the last check failed.
         reason: String,
+        /// The last line that it logged, if it logged any.
+        last_line: Option<String>,
     },
     /// A gate begins.
     GateStarted {

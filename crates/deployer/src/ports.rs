@@ -13,7 +13,7 @@ mod truth_store;
 pub use self::{
     clock::Clock,
     error::PortError,
-    fleet::{Fleet, FleetDiagnosis, Service, ServiceState},
+    fleet::{Activity, Fleet, FleetDiagnosis, Service, ServiceState},
     hooks::{HookPoint, Hooks},
     journal::{JournalError, JournalStore, Lock, LockGuard},
     probe::{Prediction, Probe, Target},
@@ -24,6 +24,8 @@ pub use self::{
     },
     truth_store::{RouterEntry, TruthStore, Version, WriteError},
 };
+
+pub(crate) use self::fleet::ACTIVITY_LINES;
 
 /// All ports.
 pub struct Ports {

@@ -33,7 +33,7 @@ run = ["identity", "reachable", "smoke", "golden", "agreement", "load"]
 timeout = "60s"
 
 [health]
-tries = 400
+stall = "120s"
 interval = "300ms"
 
 [load]

@@ -24,7 +24,7 @@ use end_to_end::fault::{
     CONCURRENCY_THRESHOLD, FIRST_REQUESTS, Fault, LARGE_ANSWER, LARGE_HEADER, LARGE_MODEL_DELAY,
     LOAD_DELAY, LONG_BODY, LONG_TEXT_DELAY, POISON_HEADER, RARE_INTERVAL, REQUESTS_BEFORE_FAULT,
     REQUESTS_BEFORE_LATE_FAULT, SLOW_DELAY, STALL_DELAY, STATUS_HEADER, TIMEOUT_DELAY,
-    VERY_SLOW_DELAY,
+    VERY_SLOW_DELAY, WARMING_REQUESTS, WARMING_STEP,
 };
 use http_body_util::{BodyExt as _, Collected};
 use hyper::body::Frame;
@@ -178,6 +178,10 @@ async fn inject_fault(
             tokio::time::sleep(LARGE_MODEL_DELAY).await;
             next.run(request).await
         }
+        Fault::WarmsUp if is_prediction => {
+            warm_up(number).await;
+            next.run(request).await
+        }
         Fault::ThreeTimesAsSlow if is_prediction => three_times_as_slow(request, next).await,
         Fault::BreaksUnderLoad if under_load && number.is_multiple_of(10) => failure(),
         Fault::StallsUnderLoad if under_load && number.is_multiple_of(500) => {
@@ -195,6 +199,13 @@ async fn inject_fault(
         _ if is_prediction && routed => harm_client(fault, routed_count, request, next).await,
         _ => next.run(request).await,
     }
+}
+
+/// Takes as long as the prediction with this number takes longer.
+async fn warm_up(number: u64) {
+    let answered = u32::try_from(number).unwrap_or(u32::MAX);
+    let left = WARMING_REQUESTS.saturating_sub(answered);
+    tokio::time::sleep(WARMING_STEP * left).await;
 }
 
 async fn three_times_as_slow(request: Request, next: Next) -> Response<Body> {

@@ -6,9 +6,9 @@ pub(super) const FAST_DEPLOYMENT: [&str; 6] = [
     "1s",
     "--set",
     "health.interval=100ms",
-    // Many tries, because other tests use the same cores.
+    // Other tests use the same cores.
     "--set",
-    "health.tries=100",
+    "health.stall=30s",
 ];
 /// A hook that fails before the promotion, so the candidate is rolled back.
 const FORCE_ROLLBACK: [&str; 2] = ["--set", "hooks.before.promoted=[\"false\"]"];

@@ -24,6 +24,7 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
         "smoke",
         "golden",
         "agreement",
+        "warm",
         "load",
         "comparison",
         "headroom",
@@ -65,6 +66,29 @@ async fn good_release_passes_every_gate_and_the_report_shows_it() -> Result {
             .sum();
         ensure!(requests > 100.0, "{color}: {requests}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn release_is_warm_before_its_latency_is_judged() -> Result {
+    let stack = Stack::with_processes("faulty-server", BAKE)?;
+    stack.expect_exit(0, &["up"]).await?;
+    let gates = r#"gates.run=["warm","comparison"]"#;
+    let settings = [gates, "comparison.negligible=100ms"];
+    let report = deploy(&stack, 0, "warms-up", &settings).await?;
+    let warm = &report["gates"][1];
+    ensure!(
+        warm["gate"] == "warm" && warm["verdict"] == "pass",
+        "{warm}"
+    );
+    ensure!(warm["warnings"].is_null(), "{warm}");
+    let number = |name: &str| warm["numbers"][name].as_f64().unwrap_or_default();
+    // The medians of a latency that falls evenly differ by more than noise until it stays.
+    ensure!(number("requests") >= 60.0, "{warm}");
+    let (first, last) = (number("first_median_seconds"), number("median_seconds"));
+    ensure!(first > 0.4 && last < first / 2.0, "{warm}");
+    let curve = warm["curve"].as_array().context("no curve")?;
+    ensure!(curve.len() as f64 >= number("requests") / 2.0, "{warm}");
     Ok(())
 }
 

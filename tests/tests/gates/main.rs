@@ -22,7 +22,7 @@ const FEW_CLIENTS: usize = 8;
 const LONG_PAUSE: Duration = Duration::from_millis(80);
 /// Long enough for hundreds of requests after the switch.
 const BAKE: BakeDuration = BakeDuration(Duration::from_secs(8));
-const ALL_GATES: &str = r#"gates.run=["identity","reachable","smoke","golden","agreement","load","comparison","headroom","shadow"]"#;
+const ALL_GATES: &str = r#"gates.run=["identity","reachable","smoke","golden","agreement","warm","load","comparison","headroom","shadow"]"#;
 /// Settings with shorter durations, and with latency limits that a slow machine meets.
 const SHORT_GATES: [&str; 6] = [
     "load.duration=2s",
@@ -162,6 +162,12 @@ async fn gates_that_judge_answers_refuse_faulty_releases() -> Result {
             gate: "smoke",
             settings: &["smoke.max_error_rate=0.05"],
             reason: "5 of 50 requests failed (10.0 %, at most 5.0 % allowed)",
+        },
+        Faulty {
+            version: "fails-early",
+            gate: "warm",
+            settings: &[],
+            reason: " requests failed (9.1 %, at most 5.0 % allowed); for example: ",
         },
         Faulty {
             version: "biased",

@@ -19,7 +19,7 @@ run = ["identity", "reachable", "smoke"]
 timeout = "60s"
 
 [health]
-tries = 600
+stall = "60s"
 interval = "100ms"
 
 [bake]

@@ -38,6 +38,7 @@ fn fake_docker(stack: &Stack, state: &str, start: &str) -> Result<FakeDocker> {
         r#"#!/bin/sh
 echo "$*" >> {commands}
 case "$*" in
+*"config --format json") echo '{{"services":{{}}}}' ;;
 *"config --services") printf 'blue\ngreen\nrouter\nmonitor\n' ;;
 *"ps --all --format json"*) echo '{state}' ;;
 *"ps --all --quiet"*) echo container ;;
@@ -154,7 +155,7 @@ async fn compose_gives_the_idle_color_its_image_back() -> Result {
     let docker = fake_docker(&stack, RUNNING, &start)?;
     let arguments = ["deploy", "v3", "--image", "registry/model-server:new"];
     // Green still serves its release, so the gate `identity` refuses it.
-    let arguments = [&arguments[..], &["--set", "health.tries=2"]].concat();
+    let arguments = [&arguments[..], &["--set", "health.stall=600ms"]].concat();
     let run = Stack::wait_for_exit(docker.start(&stack, &arguments)?, &arguments).await?;
     ensure!(run.code == 10, "{run:?}");
     let noted = docker.noted()?;

@@ -20,7 +20,7 @@ type Result<T = ()> = anyhow::Result<T>;
 async fn start_with_standby() -> Result<Stack> {
     let stack = Stack::up("model-server", SHORT_BAKE).await?;
     // Without clients the bake is inconclusive. On a busy machine a server loads its release for seconds.
-    let settings = ["bake.on_inconclusive=promote", "health.tries=100"];
+    let settings = ["bake.on_inconclusive=promote", "health.stall=30s"];
     let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
     let deploy: Vec<&str> = ["deploy", "v2"].into_iter().chain(settings).collect();
     stack.expect_exit(0, &deploy).await?;

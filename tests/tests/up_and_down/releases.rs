@@ -11,7 +11,7 @@ use crate::{Result, SHORT_BAKE, start_with_standby};
 #[tokio::test(flavor = "multi_thread")]
 async fn up_keeps_a_refused_release_stopped() -> Result {
     let stack = Stack::up("faulty-server", SHORT_BAKE).await?;
-    let deploy = ["deploy", "never-healthy", "--set", "health.tries=2"];
+    let deploy = ["deploy", "never-healthy", "--set", "health.stall=600ms"];
     stack.expect_exit(10, &deploy).await?;
     let before = stack.status().await?;
     stack.expect_exit(0, &["down"]).await?;
@@ -163,7 +163,7 @@ async fn idle_color_gets_its_release_back_under_one_version_only_with_equal_file
     // v2 is active on green, and v1 on blue can stand in.
     let stack = start_with_standby().await?;
     let deploy = [
-        &["deploy", "v1", "--set", "health.tries=100"],
+        &["deploy", "v1", "--set", "health.stall=30s"],
         &REFUSING[..],
     ]
     .concat();

@@ -6,6 +6,10 @@ mod diagnosis;
 mod failure;
 mod images;
 mod inspection;
+mod model;
+mod offline;
+mod prepare;
+mod usage;
 mod variables;
 
 use std::{
@@ -40,6 +44,7 @@ pub(super) struct ComposeFleet {
     nginx_configuration: Option<PathBuf>,
     blue_version: String,
     green_version: String,
+    urls: [String; 2],
     min_free_megabytes: u64,
     changes: Changes,
 }
@@ -51,6 +56,7 @@ impl ComposeFleet {
             nginx_configuration: settings.router.configuration.clone(),
             blue_version: settings.blue.version.clone(),
             green_version: settings.green.version.clone(),
+            urls: Color::BOTH.map(|color| settings.color(color).url.clone()),
             min_free_megabytes: settings.min_free_megabytes,
             changes: Changes::default(),
         }
@@ -64,8 +70,23 @@ impl ComposeFleet {
         })
     }
 
+    /// The address of a color's server.
+    fn url(&self, color: Color) -> &str {
+        let [blue, green] = &self.urls;
+        match color {
+            Color::Blue => blue,
+            Color::Green => green,
+        }
+    }
+
     fn environment(&self) -> String {
         fs::read_to_string(&self.settings.environment_file).unwrap_or_default()
+    }
+
+    /// The image of the next release of `color`; `None` for Compose's default image.
+    fn image_to_start(&self, color: Color) -> Option<String> {
+        let wanted = Some(self.settings.image.clone()).filter(|image| !image.is_empty());
+        wanted.or_else(|| self.image(color))
     }
 
     fn keep(&self, variables: &[(&str, Option<&str>)]) -> Result<(), PortError> {
@@ -214,9 +235,13 @@ impl Fleet for ComposeFleet {
         }
     }
 
+    async fn prepare(&self, color: Color, version: &str) -> Result<(), PortError> {
+        let image = self.image_to_start(color);
+        self.fetch_image(color, version, image.as_deref()).await
+    }
+
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
-        let image = Some(self.settings.image.clone()).filter(|image| !image.is_empty());
-        let image = image.or_else(|| self.image(color));
+        let image = self.image_to_start(color);
         self.start_image(color, version, image.as_deref()).await
     }
 

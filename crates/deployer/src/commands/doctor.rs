@@ -10,11 +10,22 @@ use crate::{
     ports::Ports,
 };
 
-pub(super) async fn run(settings: &Settings, ports: &Ports) -> anyhow::Result<CommandOutput> {
-    let findings = doctor::examine(settings, ports).await;
+pub(super) async fn run(
+    settings: &Settings,
+    offline: bool,
+    ports: &Ports,
+) -> anyhow::Result<CommandOutput> {
+    let findings = if offline {
+        doctor::examine_offline(settings, ports).await
+    } else {
+        doctor::examine(settings, ports).await
+    };
     let wrong = findings.iter().filter(|it| it.advice.is_some()).count();
     let mut lines: Vec<String> = findings.iter().map(line).collect();
     lines.push(match wrong {
+        0 if offline => {
+            "\nnothing is wrong in the files; no engine and no server was asked".to_owned()
+        }
         0 => "\nnothing is wrong".to_owned(),
         1 => "\none thing is wrong".to_owned(),
         wrong => format!("\n{wrong} things are wrong"),

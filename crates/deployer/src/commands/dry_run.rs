@@ -93,9 +93,9 @@ fn deployment(plan: &Plan, settings: &Settings, examples: &Examples) -> Vec<Stri
             release.model, release.version
         ),
         format!(
-            "wait until it is healthy: {} tries, one each {}",
-            settings.health.tries,
-            humantime::format_duration(settings.health.interval)
+            "wait until it is healthy, for at most {}; it is refused after {} without progress",
+            humantime::format_duration(settings.health.deadline),
+            humantime::format_duration(settings.health.stall)
         ),
     ];
     let mut gates = settings.gates.run.clone();
@@ -185,6 +185,11 @@ fn gate_in_words(gate: GateName, settings: &Settings, examples: &Examples) -> St
             settings.golden.max_drop * 100.0
         ),
         GateName::Agreement => format!("agreement: {} inputs to both", examples.agreement.len()),
+        GateName::Warm => format!(
+            "warm: at most {} requests, for at most {}, until the latency is level",
+            settings.warm.requests,
+            duration(settings.warm.duration)
+        ),
         GateName::Load => load_in_words(&settings.load),
         GateName::Comparison => format!(
             "comparison: at most {} × as long as the active release",

@@ -241,7 +241,7 @@ async fn perform(
             validate::run(settings, version, only, *keep_going, ports, reporter).await
         }
         Command::Report { id } => report::run(settings, id.as_deref()),
-        Command::Doctor => doctor::run(settings, ports).await,
+        Command::Doctor { offline } => doctor::run(settings, *offline, ports).await,
         Command::Monitor => monitor::run(settings, ports, reporter).await,
         Command::AlertTest => alert_test::run(settings).await,
         Command::PageKey { name, role } => page_key::run(settings, name, *role),

@@ -31,7 +31,6 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
 
 fn counts(settings: &Settings) -> Result<(), SettingsError> {
     let Settings {
-        health,
         smoke,
         golden,
         shadow,
@@ -41,7 +40,6 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
         ..
     } = settings;
     for (key, count) in [
-        ("health.tries", u64::from(health.tries)),
         ("smoke.requests", u64::from(smoke.requests)),
         ("golden.min_inputs", golden.min_inputs as u64),
         ("shadow.min_requests", shadow.min_requests),
@@ -54,7 +52,14 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
     ] {
         ensure(count > 0, key, count, "at least 1")?;
     }
-    Ok(())
+    let warm = &settings.warm;
+    ensure(warm.window >= 5, "warm.window", warm.window, "at least 5")?;
+    ensure(
+        warm.requests as usize >= 2 * warm.window,
+        "warm.requests",
+        warm.requests,
+        "at least 2 × warm.window",
+    )
 }
 
 fn shares(settings: &Settings) -> Result<(), SettingsError> {
@@ -62,6 +67,7 @@ fn shares(settings: &Settings) -> Result<(), SettingsError> {
         smoke,
         golden,
         agreement,
+        warm,
         load,
         shadow,
         bake,
@@ -69,6 +75,7 @@ fn shares(settings: &Settings) -> Result<(), SettingsError> {
     } = settings;
     for (key, rate) in [
         ("smoke.max_error_rate", smoke.max_error_rate),
+        ("warm.max_error_rate", warm.max_error_rate),
         ("load.max_error_rate", load.max_error_rate),
         ("shadow.max_error_rate", shadow.max_error_rate),
         ("bake.max_error_rate", bake.max_error_rate),
@@ -158,7 +165,9 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
     } = settings;
     for (key, duration) in [
         ("health.interval", health.interval),
+        ("health.stall", health.stall),
         ("probe.timeout", probe.timeout),
+        ("warm.duration", settings.warm.duration),
         ("load.duration", load.duration),
         ("load.timeout", load.timeout),
         ("load.max_p99", load.max_p99),
@@ -178,6 +187,12 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
             "longer than 0s",
         )?;
     }
+    ensure(
+        health.deadline >= health.stall,
+        "health.deadline",
+        format_duration(health.deadline),
+        "at least health.stall",
+    )?;
     for (key, duration) in [
         ("bake.duration", bake.duration),
         ("bake.window", bake.window),
@@ -279,11 +294,15 @@ mod tests {
     #[test]
     fn settings_out_of_range_are_refused() {
         for setting in [
-            "health.tries=0",
+            "health.stall=0s",
+            "health.deadline=10s",
             "smoke.requests=0",
             "smoke.max_error_rate=1.0",
             "bake.max_error_rate=nan",
             "golden.min_accuracy=1.1",
+            "warm.window=4",
+            "warm.requests=19",
+            "warm.duration=0s",
             "load.rate=-1.0",
             "load.timeout=0s",
             "comparison.max_ratio=0.9",

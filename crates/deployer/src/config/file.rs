@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn defaults_match_the_documented_file() {
         let settings = parse_text("").unwrap();
-        assert_eq!(settings.health.tries, 10);
+        assert_eq!(settings.health.stall, Duration::from_secs(30));
         assert_eq!(settings.health.interval, Duration::from_secs(3));
         assert_eq!(settings.smoke.requests, 50);
         assert_eq!(settings.bake.duration, Duration::from_mins(1));
@@ -304,7 +304,7 @@ mod tests {
         let error = parse_text("state = \"x\"\n\n[health]\nattempts = 3").unwrap_err();
         assert_eq!(
             error,
-            "deployer.toml, line 4: unknown key `health.attempts`; known here: interval, tries"
+            "deployer.toml, line 4: unknown key `health.attempts`; known here: deadline, interval, stall"
         );
     }
 

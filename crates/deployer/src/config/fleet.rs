@@ -46,6 +46,9 @@ pub struct ComposeSettings {
     /// Time limit of one command.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// Time limit of pulling an image.
+    #[serde(with = "humantime_serde")]
+    pub pull_timeout: Duration,
 }
 
 /// Settings of the kind `process`.

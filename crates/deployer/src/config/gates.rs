@@ -11,11 +11,15 @@ use crate::config::optional::empty_is_none;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthSettings {
-    /// Health checks before the candidate is refused, at least 1.
-    pub tries: u32,
     /// Time between two checks.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
+    /// A candidate that makes no progress for this long is refused.
+    #[serde(with = "humantime_serde")]
+    pub stall: Duration,
+    /// A candidate that is not healthy by then is refused, whatever progress it makes.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
 }
 
 /// The gates before the switch.
@@ -42,6 +46,8 @@ pub enum GateName {
     Golden,
     /// Equal answers of candidate and active release.
     Agreement,
+    /// Requests until the candidate's latency is level.
+    Warm,
     /// The candidate under load.
     Load,
     /// The candidate's latency beside the active release's.
@@ -97,6 +103,21 @@ pub struct AgreementSettings {
     pub min_agreement: f64,
     /// Warn above this population stability index of the confidence.
     pub warn_drift: f64,
+}
+
+/// The gate `warm`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmSettings {
+    /// How many answers each of the two compared medians is of, at least 5.
+    pub window: usize,
+    /// The most requests.
+    pub requests: u32,
+    /// No request begins later.
+    #[serde(with = "humantime_serde")]
+    pub duration: Duration,
+    /// The share of requests that may fail, 0–1.
+    pub max_error_rate: f64,
 }
 
 /// The gate `load`.

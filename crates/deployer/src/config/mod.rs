@@ -7,6 +7,7 @@ mod approval;
 mod bake;
 mod check;
 mod color;
+mod drain;
 mod file;
 mod fleet;
 mod gates;
@@ -30,11 +31,12 @@ pub use self::{
     approval::{ApprovalPoint, ApprovalSettings},
     bake::{BakeSettings, OnInconclusive, OnInterrupt},
     color::ColorSettings,
+    drain::DrainSettings,
     fleet::{ComposeSettings, FleetKind, FleetSettings, KubernetesSettings, ProcessSettings},
     gates::{
         AgreementSettings, ComparisonSettings, GateName, GatesSettings, GoldenSettings,
         HeadroomSettings, HealthSettings, LoadSettings, OnInconclusiveGate, ShadowSettings,
-        SmokeSettings,
+        SmokeSettings, WarmSettings,
     },
     hooks::HooksSettings,
     keep::KeepSettings,

@@ -11,10 +11,11 @@ use crate::{
         approval::ApprovalSettings,
         bake::BakeSettings,
         color::ColorSettings,
+        drain::DrainSettings,
         fleet::FleetSettings,
         gates::{
             AgreementSettings, ComparisonSettings, GatesSettings, GoldenSettings, HeadroomSettings,
-            HealthSettings, LoadSettings, ShadowSettings, SmokeSettings,
+            HealthSettings, LoadSettings, ShadowSettings, SmokeSettings, WarmSettings,
         },
         hooks::HooksSettings,
         keep::KeepSettings,
@@ -59,6 +60,8 @@ pub struct Settings {
     pub probe: ProbeSettings,
     /// The wait for a healthy candidate.
     pub health: HealthSettings,
+    /// Requests that are under way when a server is stopped.
+    pub drain: DrainSettings,
     /// The gates before the switch.
     pub gates: GatesSettings,
     /// The gate `smoke`.
@@ -67,6 +70,8 @@ pub struct Settings {
     pub golden: GoldenSettings,
     /// The gate `agreement`.
     pub agreement: AgreementSettings,
+    /// The gate `warm`.
+    pub warm: WarmSettings,
     /// The gate `load`.
     pub load: LoadSettings,
     /// The gate `comparison`.

@@ -16,6 +16,8 @@ pub mod restore;
 pub mod return_traffic;
 pub mod rollout;
 pub mod scope;
+mod start;
+pub(crate) mod stopping;
 mod switch;
 pub mod trace;
 pub mod traffic_mover;

@@ -173,6 +173,7 @@ impl Rollout<'_> {
             reporter: self.reporter,
         };
         gate_runner.await_healthy().await?;
+        self.note_short_stop().await;
 
         self.hook_before(Phase::Healthy).await?;
         self.reach(phase, Phase::Healthy).await?;
@@ -210,21 +211,6 @@ impl Rollout<'_> {
                 windows::check(&self.settings.windows, self.ports.clock.now())
             }
         }
-    }
-
-    /// The path from the plan to the start of the candidate on the idle color.
-    async fn start_candidate(&self, phase: &Cell<Phase>, active_down: bool) -> Result<(), String> {
-        let Plan { active, idle, .. } = *self.plan;
-        self.hook_before(Phase::Starting).await?;
-        // Before `Starting`: if a flag cannot be changed, the standby is still untouched and must not be
-        // stopped.
-        let flags = &self.ports.flags;
-        flags.set_fit(active, !active_down).await.map_err(message)?;
-        flags.set_fit(idle, false).await.map_err(message)?;
-        self.reach(phase, Phase::Starting).await?;
-        self.hook_after(Phase::Starting, None).await;
-        let started = self.ports.fleet.start(idle, &self.plan.release.version);
-        started.await.map_err(message)
     }
 
     /// The path from the switch to the promotion.
@@ -334,7 +320,7 @@ impl Rollout<'_> {
     }
 
     /// Writes `next` to the journal.
-    async fn reach(&self, phase: &Cell<Phase>, next: Phase) -> Result<(), String> {
+    pub(super) async fn reach(&self, phase: &Cell<Phase>, next: Phase) -> Result<(), String> {
         let now = phase.get();
         debug_assert!(
             now == next || now.on_success() == Some(next),
@@ -353,14 +339,14 @@ impl Rollout<'_> {
     }
 
     /// Runs the hook before a phase. Its failure fails the deployment.
-    async fn hook_before(&self, phase: Phase) -> Result<(), String> {
+    pub(super) async fn hook_before(&self, phase: Phase) -> Result<(), String> {
         let hooks = &self.ports.hooks;
         let run = hooks.run(HookPoint::Before, phase, self.plan, None);
         run.await.map_err(message)
     }
 
     /// Runs the hook after a phase. Its failure is only reported.
-    async fn hook_after(&self, phase: Phase, reason: Option<&str>) {
+    pub(super) async fn hook_after(&self, phase: Phase, reason: Option<&str>) {
         let hooks = &self.ports.hooks;
         let run = hooks.run(HookPoint::After, phase, self.plan, reason);
         self.note_failure(run.await);

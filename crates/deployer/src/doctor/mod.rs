@@ -39,6 +39,17 @@ pub(crate) async fn examine(settings: &Settings, ports: &Ports) -> Vec<Finding> 
     findings
 }
 
+/// Examines only what files say: the settings, the test inputs, and the files of the fleet and the router. Asks no engine and
+/// no server.
+pub(crate) async fn examine_offline(settings: &Settings, ports: &Ports) -> Vec<Finding> {
+    let mut findings = ports.fleet.diagnose_offline().await;
+    findings.extend(router::copies(settings));
+    findings.extend(time_limits::of_configuration(settings, ports).await);
+    findings.push(inputs(settings));
+    findings.extend(approval::approval(settings));
+    findings
+}
+
 fn inputs(settings: &Settings) -> Finding {
     match Examples::read(settings) {
         Ok(examples) => Finding::fine("inputs", format!("{} test inputs", examples.golden.len())),

@@ -7,6 +7,7 @@ use humantime::format_duration;
 use crate::{
     color::Color,
     config::{FleetKind, Settings},
+    deployment::stopping::{Contradiction, contradictions},
     doctor::finding::Finding,
     ports::{Ports, RouterLimits, Target},
     release::TimeLimits,
@@ -14,7 +15,40 @@ use crate::{
 
 const TOPIC: &str = "time limits";
 
+/// Compares the time limits of the settings, the router, and the servers that run.
 pub(crate) async fn time_limits(settings: &Settings, ports: &Ports) -> Vec<Finding> {
+    let (mut findings, router) = of_the_files(settings, ports).await;
+    for color in Color::BOTH {
+        if let Some(killed_after) = ports.fleet.stop_timeout(color).await {
+            findings.extend(stop_timeout(settings, color, killed_after));
+            let health = ports.probe.health(Target::Server(color)).await;
+            let server = health.ok().and_then(|health| health.time_limits);
+            findings.extend(stopping(settings, color, killed_after, server));
+            let of_server = server.map(|server| of_a_server(color, server, router));
+            findings.extend(of_server.into_iter().flatten());
+        }
+    }
+    or_fine(findings)
+}
+
+/// The same without asking a server or an engine.
+pub(crate) async fn of_configuration(settings: &Settings, ports: &Ports) -> Vec<Finding> {
+    let mut findings = if settings.routers.are_used() {
+        of_the_settings(settings)
+    } else {
+        of_the_files(settings, ports).await.0
+    };
+    for color in Color::BOTH {
+        if let Some(killed_after) = ports.fleet.configured_stop_timeout(color).await {
+            findings.extend(stop_timeout(settings, color, killed_after));
+            findings.extend(stopping(settings, color, killed_after, None));
+        }
+    }
+    or_fine(findings)
+}
+
+/// The contradictions within the settings and the router's files, and the router's limits.
+async fn of_the_files(settings: &Settings, ports: &Ports) -> (Vec<Finding>, Option<RouterLimits>) {
     let mut findings = of_the_settings(settings);
     let router = match ports.router.limits().await {
         Ok(router) => router,
@@ -30,15 +64,10 @@ pub(crate) async fn time_limits(settings: &Settings, ports: &Ports) -> Vec<Findi
     if let Some(router) = router {
         findings.extend(of_the_router(settings, router));
     }
-    for color in Color::BOTH {
-        if let Some(killed_after) = ports.fleet.stop_timeout(color).await {
-            findings.extend(stop_timeout(settings, color, killed_after));
-            let health = ports.probe.health(Target::Server(color)).await;
-            if let Some(server) = health.ok().and_then(|health| health.time_limits) {
-                findings.extend(of_a_server(color, server, killed_after, router));
-            }
-        }
-    }
+    (findings, router)
+}
+
+fn or_fine(mut findings: Vec<Finding>) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::fine(TOPIC, "none contradicts another"));
     }
@@ -127,16 +156,22 @@ fn stop_timeout(settings: &Settings, color: Color, killed_after: Duration) -> Op
     )
 }
 
-fn of_a_server(
+/// Whether a color has the time to finish its requests when it is stopped.
+fn stopping(
+    settings: &Settings,
     color: Color,
-    server: TimeLimits,
     killed_after: Duration,
-    router: Option<RouterLimits>,
+    server: Option<TimeLimits>,
 ) -> Vec<Finding> {
+    let found = contradictions(color, killed_after, server, settings.drain.longest);
+    let finding = |found: Contradiction| Finding::wrong(TOPIC, found.text, found.advice);
+    found.into_iter().map(finding).collect()
+}
+
+fn of_a_server(color: Color, server: TimeLimits, router: Option<RouterLimits>) -> Vec<Finding> {
     let duration = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default();
     let request = duration(server.request_timeout_seconds);
     let idle = duration(server.idle_timeout_seconds);
-    let grace = duration(server.grace_seconds);
     let read = router.map_or(Duration::MAX, |router| router.read);
     let kept = router.and_then(|router| router.upstream_idle);
     let kept = kept.unwrap_or(Duration::ZERO);
@@ -158,15 +193,6 @@ fn of_a_server(
                 format_duration(kept)
             ),
             "raise IDLE_TIMEOUT_SECONDS and deploy again, or lower nginx's keepalive_timeout in each upstream",
-        ),
-        unless(
-            grace < killed_after,
-            format!(
-                "{color} serves for {} after a stop signal (GRACE_SECONDS), but is killed after {} (stop_grace_period in compose.yaml, or fleet.process.stop_timeout): its responses are cut off",
-                format_duration(grace),
-                format_duration(killed_after)
-            ),
-            "raise the time to stop (stop_grace_period of the service, or fleet.process.stop_timeout), or lower GRACE_SECONDS",
         ),
     ];
     contradictions.into_iter().flatten().collect()

@@ -13,6 +13,8 @@ pub struct Evidence {
     pub active_latency: Option<Latencies>,
     /// The candidate's latencies.
     pub candidate_latency: Option<Latencies>,
+    /// Latencies in seconds, in the order of the requests; thinned.
+    pub curve: Vec<f64>,
     /// Errors by kind.
     pub errors: BTreeMap<String, u64>,
     /// Inputs on which both releases disagree, the most severe first.

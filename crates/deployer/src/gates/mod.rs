@@ -12,6 +12,7 @@ mod pairs;
 mod reachable;
 mod shadow;
 mod smoke;
+mod warm;
 
 use crate::config::{GateName, Settings};
 
@@ -27,6 +28,7 @@ pub use crate::gates::load::LoadGate;
 pub use crate::gates::reachable::Reachable;
 pub use crate::gates::shadow::Shadow;
 pub use crate::gates::smoke::Smoke;
+pub use crate::gates::warm::Warm;
 
 /// Returns the gates that the settings select, in their order.
 #[must_use]
@@ -44,6 +46,7 @@ fn gate(name: GateName, settings: &Settings) -> Box<dyn Gate> {
         GateName::Smoke => Box::new(Smoke::new(settings.smoke.clone())),
         GateName::Golden => Box::new(Golden::new(settings.golden.clone())),
         GateName::Agreement => Box::new(Agreement::new(settings.agreement.clone())),
+        GateName::Warm => Box::new(Warm::new(settings.warm.clone())),
         GateName::Load => Box::new(LoadGate::new(settings.load.clone())),
         GateName::Comparison => Box::new(Comparison::new(
             settings.comparison.clone(),

@@ -41,11 +41,33 @@ pub enum ServiceState {
     Unmanaged,
 }
 
+/// What a server does while it starts, as far as it can be seen from outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Its last log lines, oldest first.
+    pub log: Vec<String>,
+    /// Bytes that it has read from disks; `None` if this deployer cannot tell.
+    pub disk_read: Option<u64>,
+    /// Bytes of memory that it uses; `None` if this deployer cannot tell.
+    pub memory: Option<u64>,
+    /// How often it ended and was started again; `None` if this deployer cannot tell.
+    pub restarts: Option<u64>,
+}
+
+/// How many log lines of a server show what it does.
+pub(crate) const ACTIVITY_LINES: usize = 50;
+
 /// Starts and stops services.
 #[async_trait]
 pub trait Fleet: FleetDiagnosis {
     /// Starts the router if it does not run.
     async fn start_router(&self) -> Result<(), PortError>;
+
+    /// Fetches what `color` needs to run `version`, such as an image. Changes nothing that runs, and nothing that would be
+    /// started.
+    async fn prepare(&self, _color: Color, _version: &str) -> Result<(), PortError> {
+        Ok(())
+    }
 
     /// Replaces what `color` runs by `version`. The server may still be unhealthy when this returns.
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError>;
@@ -105,6 +127,24 @@ pub trait FleetDiagnosis: Send + Sync {
 
     /// Returns the last log lines of a service, oldest first.
     async fn logs(&self, service: Service, lines: usize) -> Vec<String>;
+
+    /// Returns what the server of a color does while it starts.
+    async fn activity(&self, color: Color) -> Activity {
+        Activity {
+            log: self.logs(Service::Server(color), ACTIVITY_LINES).await,
+            ..Activity::default()
+        }
+    }
+
+    /// Checks the same as [`diagnose`](Self::diagnose) as far as files tell it: no engine and no service is asked.
+    async fn diagnose_offline(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    /// Returns how long the server of a color may take to stop by its configuration; `None` if there is none.
+    async fn configured_stop_timeout(&self, _color: Color) -> Option<Duration> {
+        None
+    }
 
     /// Returns how long the server of a color may take to stop before it is killed; `None` if it does not run or this
     /// deployer cannot tell.

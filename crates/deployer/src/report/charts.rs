@@ -109,6 +109,34 @@ pub(super) fn latencies(active: &[Bin], candidate: &[Bin]) -> Option<Markup> {
     })
 }
 
+/// Latencies in the order of their requests; `None` if they are fewer than two.
+pub(super) fn curve(seconds: &[f64]) -> Option<Markup> {
+    if seconds.len() < 2 {
+        return None;
+    }
+    let last = (seconds.len() - 1) as f64;
+    let axes = Axes {
+        from: 0.0,
+        to: last,
+        most: seconds.iter().copied().fold(0.0, f64::max),
+        height: HEIGHT,
+    };
+    let points = seconds.iter().enumerate();
+    let points = points.map(|(place, seconds)| (axes.x(place as f64), axes.y(*seconds)));
+    Some(html! {
+        figure {
+            svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
+                title { "Latency of each request" }
+                (axes.grid(milliseconds))
+                (axes.tick(0.0, "first"))
+                (axes.tick(last, "last"))
+                path.candidate d=(path(points)) {}
+            }
+            figcaption { "Latency of the candidate's requests, from the first to the last one." }
+        }
+    })
+}
+
 /// A value over time.
 pub(super) struct OverTime<'a> {
     pub(super) title: &'a str,

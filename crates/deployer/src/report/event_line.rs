@@ -47,12 +47,16 @@ pub enum LoggedEvent {
     },
     /// The candidate is not healthy yet.
     AwaitingHealth {
-        /// Health checks so far.
-        tried: u32,
-        /// Health checks before the candidate is refused.
-        of: u32,
+        /// Since the first health check.
+        elapsed_seconds: f64,
+        /// How long it has made no progress.
+        without_progress_seconds: f64,
+        /// It is refused after this time without progress.
+        stall_seconds: f64,
         /// Why the last check failed.
         reason: String,
+        /// The last line that it logged, if it logged any.
+        last_line: Option<String>,
     },
     /// A gate begins.
     GateStarted {
@@ -159,10 +163,18 @@ impl LoggedEvent {
                 since: *since,
             },
             Event::Note { text } => Self::Note { text: text.clone() },
-            Event::AwaitingHealth { tried, of, reason } => Self::AwaitingHealth {
-                tried: *tried,
-                of: *of,
+            Event::AwaitingHealth {
+                elapsed,
+                without_progress,
+                stall,
+                reason,
+                last_line,
+            } => Self::AwaitingHealth {
+                elapsed_seconds: elapsed.as_secs_f64(),
+                without_progress_seconds: without_progress.as_secs_f64(),
+                stall_seconds: stall.as_secs_f64(),
                 reason: reason.clone(),
+                last_line: last_line.clone(),
             },
             Event::GateStarted { gate } => Self::GateStarted {
                 gate: (*gate).to_owned(),

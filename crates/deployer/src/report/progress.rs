@@ -28,11 +28,16 @@ impl Progress {
 /// The last health check of a candidate that is not healthy yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HealthProgress {
-    pub(crate) tried: u32,
-    /// Checks before the candidate is refused.
-    pub(crate) of: u32,
+    /// Seconds since the first check.
+    pub(crate) elapsed: f64,
+    /// Seconds without progress.
+    pub(crate) without_progress: f64,
+    /// It is refused after so many seconds without progress.
+    pub(crate) stall: f64,
     /// Why the check failed.
     pub(crate) reason: String,
+    /// The last line that the candidate logged, if it logged any.
+    pub(crate) last_line: Option<String>,
 }
 
 /// A gate that runs.

@@ -93,6 +93,9 @@ pub struct GateRecord {
     /// The candidate's latencies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidate_latency: Vec<Bin>,
+    /// The candidate's latencies in seconds, in the order of the requests; thinned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<f64>,
     /// Errors by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, u64>,
@@ -184,11 +187,19 @@ impl Record {
         match &line.event {
             LoggedEvent::Resumed { .. } => self.progress.stop(),
             LoggedEvent::Note { text } => self.notes.push(text.clone()),
-            LoggedEvent::AwaitingHealth { tried, of, reason } => {
+            LoggedEvent::AwaitingHealth {
+                elapsed_seconds,
+                without_progress_seconds,
+                stall_seconds,
+                reason,
+                last_line,
+            } => {
                 self.progress.health = Some(HealthProgress {
-                    tried: *tried,
-                    of: *of,
+                    elapsed: *elapsed_seconds,
+                    without_progress: *without_progress_seconds,
+                    stall: *stall_seconds,
                     reason: reason.clone(),
+                    last_line: last_line.clone(),
                 });
             }
             LoggedEvent::GateStarted { gate } => {
@@ -328,6 +339,7 @@ impl GateRecord {
             warnings: warnings.clone(),
             active_latency: bins(&evidence.active_latency),
             candidate_latency: bins(&evidence.candidate_latency),
+            curve: evidence.curve.clone(),
             errors: evidence.errors.clone(),
             flips: evidence.flips.clone(),
         }

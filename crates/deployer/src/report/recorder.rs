@@ -371,9 +371,11 @@ mod tests {
         record(recorder, Phase::Planned, None);
         record(recorder, Phase::Starting, None);
         recorder.report(&Event::AwaitingHealth {
-            tried: 1,
-            of: 9,
+            elapsed: std::time::Duration::from_secs(3),
+            without_progress: std::time::Duration::from_secs(1),
+            stall: std::time::Duration::from_secs(30),
             reason: "connection refused".to_owned(),
+            last_line: None,
         });
         record(recorder, Phase::Healthy, None);
         recorder.report(&Event::GateStarted { gate: "golden" });

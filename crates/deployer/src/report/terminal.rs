@@ -3,6 +3,7 @@
 use std::{
     io::{IsTerminal as _, Write as _},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use crate::{
@@ -12,11 +13,16 @@ use crate::{
     ports::UnconfirmedRouter,
 };
 
-/// Prints one line per event. Repeated progress is overwritten on a terminal and omitted elsewhere.
+/// How often the wait for a candidate is a line where lines cannot be overwritten, such as in the log of a pipeline.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// Prints one line per event. Repeated progress is overwritten on a terminal and omitted elsewhere, except a long wait.
 pub struct Terminal {
     live: bool,
     /// Whether the next line overwrites the current one.
     overwrite: Mutex<bool>,
+    /// How long the candidate was waited for at the last line about it.
+    waited: Mutex<Duration>,
 }
 
 impl Terminal {
@@ -26,6 +32,7 @@ impl Terminal {
         Self {
             live: std::io::stderr().is_terminal(),
             overwrite: Mutex::new(false),
+            waited: Mutex::default(),
         }
     }
 
@@ -50,6 +57,22 @@ impl Terminal {
         ));
         for warning in &verdict.warnings {
             self.line(&format!("  {:<12} warning: {warning}", ""));
+        }
+    }
+
+    /// Shows how the wait for a candidate goes on.
+    fn waiting(&self, elapsed: Duration, text: &str) {
+        if self.live {
+            return self.passing(text);
+        }
+        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another color is waited for.
+        if elapsed < *waited {
+            *waited = Duration::ZERO;
+        }
+        if elapsed.saturating_sub(*waited) >= LINE_EVERY {
+            *waited = elapsed;
+            self.line(text);
         }
     }
 
@@ -89,8 +112,22 @@ impl Reporter for Terminal {
                 plan.id
             )),
             Event::Note { text } => self.line(&format!("  note         {text}")),
-            Event::AwaitingHealth { tried, of, reason } => {
-                self.passing(&format!("  waiting      try {tried} of {of}: {reason}"));
+            Event::AwaitingHealth {
+                elapsed,
+                without_progress,
+                stall,
+                reason,
+                last_line,
+            } => {
+                let last_line = last_line.as_ref();
+                let last_line = last_line.map_or_else(String::new, |line| format!("; it logged: {line}"));
+                let text = format!(
+                    "  waiting      {:.0} s, {:.0} of {:.0} s without progress: {reason}{last_line}",
+                    elapsed.as_secs_f64(),
+                    without_progress.as_secs_f64(),
+                    stall.as_secs_f64()
+                );
+                self.waiting(*elapsed, &text);
             }
             Event::GateStarted { gate } => self.passing(&format!("  {gate:<12} ...")),
             Event::GateFinished { gate, verdict } => self.gate_finished(gate, verdict),

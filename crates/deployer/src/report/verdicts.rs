@@ -107,6 +107,7 @@ fn has_evidence(judged: &GateRecord) -> bool {
         numbers,
         active_latency,
         candidate_latency,
+        curve,
         errors,
         flips,
         ..
@@ -114,6 +115,7 @@ fn has_evidence(judged: &GateRecord) -> bool {
     !(numbers.is_empty()
         && active_latency.is_empty()
         && candidate_latency.is_empty()
+        && curve.is_empty()
         && errors.is_empty()
         && flips.is_empty())
 }
@@ -131,6 +133,7 @@ fn evidence(judged: &GateRecord, place: usize) -> Markup {
         }
         div.unfolded {
             @if let Some(drawing) = charts::latencies(&judged.active_latency, &judged.candidate_latency) { (drawing) }
+            @if let Some(drawing) = charts::curve(&judged.curve) { (drawing) }
             @if !judged.errors.is_empty() {
                 table {
                     thead { tr { th scope="col" { "Error" } th.number scope="col" { "Requests" } } }

@@ -46,13 +46,22 @@ async fn candidate_is_refused_when_it_cannot_start() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn idle_color_is_untouched_when_image_cannot_be_fetched() {
+    let finished = Deployment::of(Server::with_fault(ServerFault::CannotBePrepared))
+        .run()
+        .await;
+    finished.assert_outcome(Phase::Refused, "no registry");
+    assert!(!finished.trace.changed_anything(), "{:#?}", finished.trace);
+}
+
+#[tokio::test(start_paused = true)]
 async fn candidate_is_refused_with_log_lines_when_never_healthy() {
     let finished = Deployment::of(Server::with_fault(ServerFault::Unhealthy))
         .run()
         .await;
     assert_refused_and_stopped(
         &finished,
-        "health: not healthy after 5 tries, 3s apart: answered 503",
+        "health: not healthy after 12s, and no progress for 12s (health.stall): answered 503",
     );
     finished.assert_outcome(Phase::Refused, "these are its last log lines");
     let health = Call::Health(Target::Server(CANDIDATE));
@@ -64,9 +73,10 @@ async fn unhealthy_candidate_is_refused_in_time_when_fleet_hangs() {
     let mut deployment = Deployment::of(Server::with_fault(ServerFault::Unhealthy));
     deployment.state.hanging = Some(Hanging::Fleet);
     let finished = deployment.run().await;
-    assert_refused_and_stopped(&finished, "health: not healthy after 5 tries, 3s apart");
-    // The fleet has 3 s to answer after each of the 5 tries, and 4 pauses of 3 s follow.
-    assert_eq!(finished.took.as_secs(), 5 * 3 + 4 * 3);
+    assert_refused_and_stopped(&finished, "no progress for 12s (health.stall)");
+    // The fleet has 3 s for its state and 5 s for what the candidate does, after each of three checks. The first answer is
+    // progress, and pauses of 3 s and 1 s follow.
+    assert_eq!(finished.took.as_secs(), 3 * (3 + 5) + 3 + 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,14 +111,14 @@ fn examples() -> Examples {
 }
 
 impl Deployment {
-    /// A deployment with a bake of 10 s, 5 health checks at the start, 10 smoke requests, and 50 client
+    /// A deployment with a bake of 10 s, 12 s for a candidate without progress, 10 smoke requests, and 50 client
     /// requests per second.
     pub(crate) fn of(candidate: Server) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the journal");
         let file = directory.path().join("deployer.toml");
         std::fs::write(
             &file,
-            "[gates]\nrun = [\"identity\", \"reachable\", \"smoke\"]\n[health]\ntries = 5\n[smoke]\nrequests = 10\n[bake]\nduration = \"10s\"",
+            "[gates]\nrun = [\"identity\", \"reachable\", \"smoke\"]\n[health]\nstall = \"12s\"\n[smoke]\nrequests = 10\n[bake]\nduration = \"10s\"",
         )
         .expect("a settings file");
         Self {

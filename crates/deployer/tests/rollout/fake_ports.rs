@@ -19,9 +19,9 @@ use deployer::{
     },
     examples::Example,
     ports::{
-        Clock, Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart, OnSilentRouter,
-        PortError, Ports, Prediction, Probe, Repeat, RequestLog, Router, RouterLimits, Service,
-        ServiceState, Switched, Target,
+        Activity, Clock, Flags, Fleet, FleetDiagnosis, HookPoint, Hooks, LogCursor, LogPart,
+        OnSilentRouter, PortError, Ports, Prediction, Probe, Repeat, RequestLog, Router,
+        RouterLimits, Service, ServiceState, Switched, Target,
     },
     release::Health,
 };
@@ -474,6 +474,15 @@ impl Fleet for FakePorts {
         self.call(Call::StartRouter, |_| Ok(())).await
     }
 
+    async fn prepare(&self, _color: Color, _version: &str) -> Result<(), PortError> {
+        match self.lock().candidate.fault {
+            ServerFault::CannotBePrepared => {
+                Err(PortError::ProgramFailed("no registry".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn start(&self, color: Color, version: &str) -> Result<(), PortError> {
         if self.lock().hanging == Some(Hanging::Start) {
             let _abandoned = RecordWhenDropped(self);
@@ -527,6 +536,15 @@ impl Fleet for FakePorts {
 impl FleetDiagnosis for FakePorts {
     async fn diagnose(&self) -> Vec<Finding> {
         Vec::new()
+    }
+
+    async fn activity(&self, color: Color) -> Activity {
+        if self.lock().hanging == Some(Hanging::Fleet) {
+            std::future::pending::<()>().await;
+        }
+        let state = &mut *self.lock();
+        let server = state.server(color);
+        (server.activity)(server.started.elapsed())
     }
 
     async fn logs(&self, service: Service, _lines: usize) -> Vec<String> {

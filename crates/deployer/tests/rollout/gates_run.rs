@@ -15,12 +15,13 @@ use crate::{
     trace::{Call, TraceEvent},
 };
 
-const ALL_GATES: [GateName; 9] = [
+const ALL_GATES: [GateName; 10] = [
     GateName::Identity,
     GateName::Reachable,
     GateName::Smoke,
     GateName::Golden,
     GateName::Agreement,
+    GateName::Warm,
     GateName::Load,
     GateName::Comparison,
     GateName::Headroom,
@@ -82,6 +83,7 @@ async fn good_release_passes_every_gate_in_order() {
         "smoke",
         "golden",
         "agreement",
+        "warm",
         "load",
         "comparison",
         "headroom",

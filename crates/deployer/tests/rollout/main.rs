@@ -6,6 +6,7 @@ mod candidate_is_halted;
 mod candidate_is_promoted;
 mod candidate_is_refused;
 mod candidate_is_rolled_back;
+mod candidate_loads;
 mod deployer_is_interrupted;
 mod deployer_shuts_down;
 mod deployment;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deployer::{
     evidence::load::{LoadPlan, LoadResult},
-    ports::{PortError, Prediction},
+    ports::{Activity, PortError, Prediction},
     release::Health,
 };
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ const WARM_UP: Duration = Duration::from_secs(2);
 pub(crate) enum ServerFault {
     /// It has no fault.
     None,
+    /// The fleet cannot fetch what it needs.
+    CannotBePrepared,
     /// The fleet cannot start it.
     CannotStart,
     /// It is not running.
@@ -69,6 +71,10 @@ pub(crate) struct Server {
     pub(crate) active_since: Option<Instant>,
     pub(crate) requests: u64,
     pub(crate) failed: u64,
+    /// How long it loads before it is healthy.
+    pub(crate) loads_for: Duration,
+    /// What it shows this long after its start.
+    pub(crate) activity: fn(Duration) -> Activity,
 }
 
 impl Server {
@@ -82,6 +88,8 @@ impl Server {
             active_since: None,
             requests: 0,
             failed: 0,
+            loads_for: WARM_UP,
+            activity: |_| Activity::default(),
         }
     }
 
@@ -89,6 +97,15 @@ impl Server {
     pub(crate) fn with_fault(fault: ServerFault) -> Self {
         Self {
             fault,
+            ..Self::good()
+        }
+    }
+
+    /// A server that loads for this long, and shows this activity.
+    pub(crate) fn loading_for(loads_for: Duration, activity: fn(Duration) -> Activity) -> Self {
+        Self {
+            loads_for,
+            activity,
             ..Self::good()
         }
     }
@@ -123,7 +140,7 @@ impl Server {
                 return Err(PortError::Unreachable("connection refused".to_owned()));
             }
             ServerFault::Unhealthy => return Err(refused(503, "answered 503")),
-            _ if self.started.elapsed() < WARM_UP => {
+            _ if self.started.elapsed() < self.loads_for => {
                 return Err(refused(503, "answered 503, loading"));
             }
             _ => {}

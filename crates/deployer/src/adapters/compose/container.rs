@@ -8,6 +8,8 @@ use crate::ports::ServiceState;
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Container {
+    #[serde(default)]
+    pub(super) id: String,
     pub(super) state: ContainerState,
     pub(super) restart_count: u64,
     pub(super) config: ContainerConfig,
@@ -18,6 +20,9 @@ pub(super) struct Container {
 pub(super) struct ContainerState {
     pub(super) status: String,
     pub(super) exit_code: i64,
+    /// The number of its first process on the engine's machine; 0 if it does not run.
+    #[serde(default)]
+    pub(super) pid: i32,
     #[serde(rename = "OOMKilled")]
     pub(super) wanted_too_much_memory: bool,
     /// RFC 3339.

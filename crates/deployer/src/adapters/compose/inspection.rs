@@ -6,18 +6,26 @@ use async_trait::async_trait;
 
 use crate::{
     adapters::{
-        compose::{ComposeFleet, MONITOR, container::Container},
+        compose::{ComposeFleet, MONITOR, container::Container, model::DEFAULT_STOP_TIMEOUT},
         nginx::configuration,
     },
     color::Color,
     doctor::finding::Finding,
-    ports::{FleetDiagnosis, PortError, Service},
+    ports::{ACTIVITY_LINES, Activity, FleetDiagnosis, PortError, Service},
 };
 
 #[async_trait]
 impl FleetDiagnosis for ComposeFleet {
     async fn diagnose(&self) -> Vec<Finding> {
         self.examine().await
+    }
+
+    async fn diagnose_offline(&self) -> Vec<Finding> {
+        self.examine_files().await
+    }
+
+    async fn configured_stop_timeout(&self, color: Color) -> Option<Duration> {
+        self.stop_timeout_in_file(color).await
     }
 
     async fn router_difference(&self) -> Option<String> {
@@ -41,13 +49,27 @@ impl FleetDiagnosis for ComposeFleet {
         self.last_lines(service.name(), lines).await
     }
 
-    async fn stop_timeout(&self, color: Color) -> Option<Duration> {
-        // Docker's default.
-        const TEN_SECONDS: u64 = 10;
+    async fn activity(&self, color: Color) -> Activity {
+        let usage = async {
+            let container = self.container(color.name()).await.ok()??;
+            Some((self.usage(&container).await, container.restart_count))
+        };
+        let log = self.last_lines(color.name(), ACTIVITY_LINES);
+        let (log, usage) = tokio::join!(log, usage);
+        let (usage, restarts) = usage.unzip();
+        let usage = usage.unwrap_or_default();
+        Activity {
+            log,
+            disk_read: usage.disk_read,
+            memory: usage.memory,
+            restarts,
+        }
+    }
 
+    async fn stop_timeout(&self, color: Color) -> Option<Duration> {
         let container = self.container(color.name()).await.ok()??;
-        let seconds = container.config.stop_timeout.unwrap_or(TEN_SECONDS);
-        Some(Duration::from_secs(seconds))
+        let seconds = container.config.stop_timeout;
+        Some(seconds.map_or(DEFAULT_STOP_TIMEOUT, Duration::from_secs))
     }
 }
 

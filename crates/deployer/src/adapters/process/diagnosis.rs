@@ -1,7 +1,9 @@
 //! What a person wants to know about nginx and the processes.
 
 use std::{
-    fs,
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -21,7 +23,7 @@ use crate::{
     },
     color::Color,
     doctor::finding::{Finding, last_log_lines},
-    ports::{FleetDiagnosis, Service},
+    ports::{ACTIVITY_LINES, Activity, FleetDiagnosis, Service},
 };
 
 #[async_trait]
@@ -68,6 +70,33 @@ impl FleetDiagnosis for ProcessFleet {
         vec![version, tested]
     }
 
+    async fn diagnose_offline(&self) -> Vec<Finding> {
+        const TOPIC: &str = "server";
+
+        let command = &self.settings.command;
+        let advice = "let fleet.process.command name the server's program and its arguments";
+        let Some(program) = command.first() else {
+            return vec![Finding::wrong(
+                TOPIC,
+                "fleet.process.command is empty",
+                advice,
+            )];
+        };
+        let found = find_program(Path::new(program));
+        if !found.is_file() {
+            let text = format!("fleet.process.command: there is no program {program}");
+            return vec![Finding::wrong(TOPIC, text, advice)];
+        }
+        vec![Finding::fine(
+            TOPIC,
+            format!("it is started by {}", found.display()),
+        )]
+    }
+
+    async fn configured_stop_timeout(&self, _color: Color) -> Option<Duration> {
+        Some(self.settings.stop_timeout)
+    }
+
     async fn router_difference(&self) -> Option<String> {
         let record = self.record(Service::Router)?;
         let started = record.others(&self.files(Service::Router));
@@ -84,7 +113,7 @@ impl FleetDiagnosis for ProcessFleet {
     }
 
     async fn logs(&self, service: Service, lines: usize) -> Vec<String> {
-        let bytes = fs::read(self.log_path(service)).unwrap_or_default();
+        let bytes = end_of_file(&self.log_path(service)).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let all: Vec<&str> = text.lines().collect();
         all[all.len().saturating_sub(lines)..]
@@ -93,10 +122,52 @@ impl FleetDiagnosis for ProcessFleet {
             .collect()
     }
 
+    async fn activity(&self, color: Color) -> Activity {
+        let service = Service::Server(color);
+        let record = self.record(service);
+        let pids = record.as_ref().map_or_else(Vec::new, |record| {
+            let others = record.others(&self.files(service));
+            record.alive().into_iter().chain(others).collect()
+        });
+        let used: Vec<(u64, u64)> = pids.into_iter().filter_map(used).collect();
+        Activity {
+            log: self.logs(service, ACTIVITY_LINES).await,
+            disk_read: used
+                .iter()
+                .map(|(read, _)| *read)
+                .reduce(|sum, read| sum + read),
+            memory: used
+                .iter()
+                .map(|(_, memory)| *memory)
+                .reduce(|sum, memory| sum + memory),
+            restarts: None,
+        }
+    }
+
     async fn stop_timeout(&self, color: Color) -> Option<Duration> {
         let record = self.record(Service::Server(color))?;
         record.alive().map(|_| self.settings.stop_timeout)
     }
+}
+
+/// The last bytes of a log. A server may log gigabytes.
+fn end_of_file(path: &Path) -> io::Result<Vec<u8>> {
+    const MAX_BYTES: u64 = 256 << 10;
+
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The bytes that a process has read from disks, and those of its memory; `None` if it has ended.
+fn used(pid: Pid) -> Option<(u64, u64)> {
+    let process = Process::new(pid.as_raw_pid()).ok()?;
+    // Another user's process hides what it reads.
+    let read = process.io().map_or(0, |io| io.read_bytes);
+    Some((read, process.statm().ok()?.resident * procfs::page_size()))
 }
 
 /// When a worker of nginx began; `None` if it is shutting down.

@@ -141,7 +141,12 @@ fn health(record: &Record) -> Markup {
     let starts = record.phase() == Some(Phase::Starting);
     html! {
         @if let Some(health) = record.progress.health.as_ref().filter(|_| starts) {
-            p.warning { "The candidate is not healthy yet, try " (health.tried) " of " (health.of) ": " (health.reason) }
+            p.warning {
+                "The candidate is not healthy yet after " (format!("{:.0} s", health.elapsed)) ", and made progress "
+                (format!("{:.0} s", health.without_progress)) " ago (it is refused after "
+                (format!("{:.0} s", health.stall)) "): " (health.reason)
+            }
+            @if let Some(line) = &health.last_line { p.hint { "It logged: " code { (line) } } }
         }
     }
 }

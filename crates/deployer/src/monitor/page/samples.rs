@@ -108,6 +108,7 @@ fn gate(name: &str, verdict: Conclusion, summary: &str, numbers: &[(&str, f64)])
         warnings: Vec::new(),
         active_latency: Vec::new(),
         candidate_latency: Vec::new(),
+        curve: Vec::new(),
         errors: BTreeMap::new(),
         flips: Vec::new(),
     })
@@ -168,6 +169,21 @@ fn tested(agreement: Conclusion) -> Vec<LoggedEvent> {
             ("p99_ratio_limit", 1.5),
         ],
     );
+    let mut warmed = gate(
+        "warm",
+        Conclusion::Pass,
+        "level after 60 requests: median 6.10 ms, at first 48.0 ms",
+        &[
+            ("requests", 60.0),
+            ("failed", 0.0),
+            ("median_seconds", 0.0061),
+        ],
+    );
+    if let LoggedEvent::GateFinished(judged) = &mut warmed {
+        judged.curve = (0..60)
+            .map(|place| 0.006 + 0.05 / f64::from(1 + place))
+            .collect();
+    }
     if let LoggedEvent::GateFinished(judged) = &mut compared {
         (judged.active_latency, judged.candidate_latency) = (bins(1.0), bins(1.06));
     }
@@ -204,6 +220,7 @@ fn tested(agreement: Conclusion) -> Vec<LoggedEvent> {
             ],
         ),
         disagrees,
+        warmed,
         compared,
         gate(
             "shadow",
@@ -226,9 +243,11 @@ fn events(situation: Situation) -> Vec<LoggedEvent> {
         phase(Phase::Planned, None),
         phase(Phase::Starting, None),
         LoggedEvent::AwaitingHealth {
-            tried: 1,
-            of: 10,
+            elapsed_seconds: 42.0,
+            without_progress_seconds: 3.0,
+            stall_seconds: 30.0,
             reason: "connection refused".to_owned(),
+            last_line: Some("Loading shards:  40% Completed | 2/5".to_owned()),
         },
         phase(Phase::Healthy, None),
         note("the hook after healthy printed 3 lines"),
@@ -237,7 +256,7 @@ fn events(situation: Situation) -> Vec<LoggedEvent> {
     match situation {
         Situation::Empty => return Vec::new(),
         Situation::Testing => {
-            events.truncate(9);
+            events.truncate(10);
             events.push(LoggedEvent::GateStarted {
                 gate: "comparison".to_owned(),
             });
