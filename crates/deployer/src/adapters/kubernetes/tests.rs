@@ -26,7 +26,7 @@ use crate::{
     ports::{RouterEntry, TruthStore as _, Version, WriteError},
 };
 
-/// ConfigMaps by name, each with its `resourceVersion`.
+/// Each ConfigMap by name, with its `resourceVersion`.
 type Objects = Arc<Mutex<BTreeMap<String, (u64, Value)>>>;
 
 struct Cluster {

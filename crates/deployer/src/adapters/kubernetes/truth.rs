@@ -54,9 +54,9 @@ impl ConfigMapStore {
 
     /// Changes the entry of one router. The ConfigMap is created if it is missing.
     async fn patch_routers(&self, patch: &Value) -> Result<(), PortError> {
-        let path = self.routers_path();
+        let routers = self.routers_path();
         for _ in 0..3 {
-            let patched = self.api.write(Method::PATCH, &path, MERGE_PATCH, patch);
+            let patched = self.api.write(Method::PATCH, &routers, MERGE_PATCH, patch);
             match patched.await {
                 Err(PortError::Refused { status: 404, .. }) => {}
                 result => return result.map(drop),
@@ -116,8 +116,8 @@ impl TruthStore for ConfigMapStore {
             "metadata": {"resourceVersion": version.0},
             "data": {"truth": text, "active": truth.flags.active.name()},
         });
-        let path = self.path();
-        let written = self.api.write(Method::PATCH, &path, MERGE_PATCH, &patch);
+        let object = self.path();
+        let written = self.api.write(Method::PATCH, &object, MERGE_PATCH, &patch);
         match written.await {
             Ok(object) => super::truth::version(&object).map_err(WriteError::Unknown),
             Err(PortError::Refused { status: 409, .. }) => Err(WriteError::Conflict),
@@ -159,20 +159,22 @@ impl TruthStore for ConfigMapStore {
     }
 
     async fn unregister(&self, name: &str, incarnation: u64) -> Result<(), PortError> {
-        let path = self.routers_path();
+        let routers = self.routers_path();
         for _ in 0..5 {
-            let Some(object) = self.api.get(&path).await? else {
+            let Some(object) = self.api.get(&routers).await? else {
                 return Ok(());
             };
             let value = &object["data"][name];
             if value.is_null() || parse_entry(name, value)?.incarnation != incarnation {
                 return Ok(());
             }
-            let patch = json!({
+            let removal = json!({
                 "metadata": {"resourceVersion": version(&object)?.0},
                 "data": {name: null},
             });
-            let removed = self.api.write(Method::PATCH, &path, MERGE_PATCH, &patch);
+            let removed = self
+                .api
+                .write(Method::PATCH, &routers, MERGE_PATCH, &removal);
             match removed.await {
                 // Another router registered meanwhile.
                 Err(PortError::Refused { status: 409, .. }) => {}

@@ -125,6 +125,7 @@ fn flip(input: &str, expect: Option<&str>) -> Flip {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one entry for each gate")]
 fn tested(agreement: Conclusion) -> Vec<LoggedEvent> {
     let mut disagrees = gate(
         "agreement",
