@@ -402,12 +402,13 @@ async fn fastapi_that_stops_loading_is_refused_after_the_stall() -> Result {
         "{summary}"
     );
     ensure!(summary.contains("loaded 60 of 200 words"), "{summary}");
-    let waiting = lines
+    // Later ones are about the release that the idle color gets back.
+    let until_verdict = lines
         .iter()
-        .filter(|line| line["event"] == "awaiting_health");
-    let shown = waiting
+        .take_while(|line| line["gate"] != "health" || line["verdict"].is_null());
+    let shown = until_verdict
         .filter_map(|line| line["last_line"].as_str())
-        .next_back();
+        .last();
     ensure!(shown == Some("loaded 60 of 200 words"), "{shown:?}");
     // The idle color gets its release back before the command returns, which takes some seconds.
     let took = run.returned - stopped;

@@ -125,7 +125,25 @@ fn flip(input: &str, expect: Option<&str>) -> Flip {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "one entry for each gate")]
+fn warmed() -> LoggedEvent {
+    let mut warmed = gate(
+        "warm",
+        Conclusion::Pass,
+        "level after 60 requests: median 6.10 ms, at first 48.0 ms",
+        &[
+            ("requests", 60.0),
+            ("failed", 0.0),
+            ("median_seconds", 0.0061),
+        ],
+    );
+    if let LoggedEvent::GateFinished(judged) = &mut warmed {
+        judged.curve = (0..60)
+            .map(|place| 0.006 + 0.05 / f64::from(1 + place))
+            .collect();
+    }
+    warmed
+}
+
 fn tested(agreement: Conclusion) -> Vec<LoggedEvent> {
     let mut disagrees = gate(
         "agreement",
@@ -170,21 +188,6 @@ fn tested(agreement: Conclusion) -> Vec<LoggedEvent> {
             ("p99_ratio_limit", 1.5),
         ],
     );
-    let mut warmed = gate(
-        "warm",
-        Conclusion::Pass,
-        "level after 60 requests: median 6.10 ms, at first 48.0 ms",
-        &[
-            ("requests", 60.0),
-            ("failed", 0.0),
-            ("median_seconds", 0.0061),
-        ],
-    );
-    if let LoggedEvent::GateFinished(judged) = &mut warmed {
-        judged.curve = (0..60)
-            .map(|place| 0.006 + 0.05 / f64::from(1 + place))
-            .collect();
-    }
     if let LoggedEvent::GateFinished(judged) = &mut compared {
         (judged.active_latency, judged.candidate_latency) = (bins(1.0), bins(1.06));
     }
@@ -221,7 +224,7 @@ fn tested(agreement: Conclusion) -> Vec<LoggedEvent> {
             ],
         ),
         disagrees,
-        warmed,
+        warmed(),
         compared,
         gate(
             "shadow",
