@@ -80,7 +80,7 @@ impl<'a> Observer<'a> {
             test_inputs: inputs.clone(),
             own_inputs: inputs,
             turns: Arc::new(Semaphore::new(AT_A_TIME as usize)),
-            expected: ExpectedAnswers::new(golden),
+            expected: ExpectedAnswers::new(golden, !settings.probe.kind.generates()),
             own_requests: OwnRequests::default(),
             observation: Observation::default(),
         }
@@ -218,8 +218,8 @@ impl<'a> Observer<'a> {
         };
         self.observation.own.count(counts_as_good);
         if target == Target::Public {
-            // A refusal is in the log as one; another label is not.
-            let wrong = wrong.filter(|_| answer.is_ok());
+            // A refusal is in the log as one; another label is not, and neither is an answer of no use.
+            let wrong = wrong.filter(|_| matches!(answer, Ok(_) | Err(PortError::BadAnswer(_))));
             self.own_requests
                 .ended_on_clients_path(self.began.elapsed(), wrong);
         } else {

@@ -39,6 +39,7 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
     } = settings;
     for (key, count) in [
         ("health.tries", u64::from(health.tries)),
+        ("probe.max_tokens", u64::from(settings.probe.max_tokens)),
         ("smoke.requests", u64::from(smoke.requests)),
         ("golden.min_inputs", golden.min_inputs as u64),
         ("shadow.min_requests", shadow.min_requests),
@@ -156,6 +157,8 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
     for (key, duration) in [
         ("health.interval", health.interval),
         ("probe.timeout", probe.timeout),
+        ("probe.stream.max_silence", probe.stream.max_silence),
+        ("probe.stream.max_duration", probe.stream.max_duration),
         ("load.duration", load.duration),
         ("load.timeout", load.timeout),
         ("load.max_p99", load.max_p99),

@@ -147,6 +147,11 @@ pub struct Request {
     pub attempts: Vec<Attempt>,
     /// Whether the answer of the last attempt broke off.
     pub cut: bool,
+    /// Whether the answer of the last attempt is a stream of server-sent events, whose length says nothing about its
+    /// speed.
+    pub streamed: bool,
+    /// Whether the client disconnected before the end, as far as the router noticed.
+    pub disconnected: bool,
     /// The status that the client received.
     pub status: u16,
     /// How long the client waited.
@@ -199,7 +204,13 @@ impl Request {
             Some(_) if !only_attempt => Ending::Failed,
             Some(_) if self.cut => Ending::Cut,
             Some(status @ 400..500) => Ending::Refused(status),
-            Some(_) if self.status == CLIENT_DISCONNECTED || self.is_incomplete() => Ending::Left,
+            Some(_)
+                if self.status == CLIENT_DISCONNECTED
+                    || self.disconnected
+                    || self.is_incomplete() =>
+            {
+                Ending::Left
+            }
             Some(_) => Ending::Answered,
         })
     }
@@ -229,10 +240,21 @@ impl Request {
         (is_named && self.last_asked() == Some(color)).then_some(release)
     }
 
-    /// How long the first attempt took; `None` if there was none.
+    /// How long the first attempt took, to the head of the answer if it is a stream; `None` if there was none.
     #[must_use]
     pub fn took(&self) -> Option<Duration> {
-        self.attempts.first()?.to_end
+        let first = self.attempts.first()?;
+        let head = first.to_head.filter(|_| self.streamed);
+        head.or(first.to_end)
+    }
+
+    /// How long the client waited for the answer: to its end, or to the head of a stream.
+    #[must_use]
+    pub fn waited_for_answer(&self) -> Duration {
+        let last = self.attempts.last().filter(|_| self.streamed);
+        let times = last.and_then(|last| last.to_end.zip(last.to_head));
+        let streaming = times.map_or(Duration::ZERO, |(end, head)| end.saturating_sub(head));
+        self.waited.saturating_sub(streaming)
     }
 
     /// When it began, in seconds since 1970.
