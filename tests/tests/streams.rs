@@ -188,29 +188,38 @@ fn age(text: &str) -> Option<Duration> {
     now.checked_sub(Duration::from_micros(sent))
 }
 
+/// Deploys a release. Fails unless the deployment ends with this code, for this reason. Returns the whole reason.
 async fn ensure_ends(
     stack: &Stack,
     code: i32,
     version: &str,
     arguments: &[&str],
     reason: &str,
-) -> Result {
+) -> Result<String> {
     let arguments = [&["deploy", version][..], arguments].concat();
     let run = stack.expect_exit(code, &arguments).await?;
     let status = stack.status().await?;
-    let told = status["last_deployment"]["reason"]
-        .as_str()
-        .unwrap_or_default();
+    let told = status["last_deployment"]["reason"].as_str();
+    let told = told.unwrap_or_default();
     ensure!(
         told.contains(reason),
         "{version}: {told:?}, not {reason:?}\n{}",
         run.stderr
     );
     println!("{version}: {told}");
-    Ok(())
+    Ok(told.to_owned())
 }
 
-/// The gates that a faulty release meets, one at a time: "smoke".
+/// Whether the time that `what` names is certainly above its limit, by the reason of the gate `comparison`.
+fn exceeds(reason: &str, what: &str) -> Option<bool> {
+    let number = |after: &str| -> Option<f64> {
+        let (_, rest) = reason.split_once(what)?.1.split_once(after)?;
+        rest.split(' ').next()?.parse().ok()
+    };
+    Some(number("sure of ")? > number("; ")?)
+}
+
+/// The setting that runs a single gate.
 fn only(gate: &str) -> String {
     format!("gates.run=[\"{gate}\"]")
 }
@@ -247,7 +256,13 @@ async fn gates_refuse_each_fault_of_a_stream_for_its_own_reason() -> Result {
         ("long-gaps", "comparison", "p50 between tokens "),
     ] {
         let gates = only(gate);
-        ensure_ends(&stack, 10, version, &["--set", &gates], reason).await?;
+        let told = ensure_ends(&stack, 10, version, &["--set", &gates], reason).await?;
+        if gate == "comparison" {
+            let first = exceeds(&told, "p50 to the first token");
+            let gaps = exceeds(&told, "p50 between tokens");
+            let is_first = version == "slow-first";
+            ensure!((first, gaps) == (Some(is_first), Some(!is_first)), "{told}");
+        }
     }
     Ok(())
 }
@@ -309,9 +324,8 @@ async fn good_release_is_promoted_and_faulty_ones_are_rolled_back_under_streams(
     ];
     let run = stack.expect_exit(0, &arguments).await?;
     ensure!(
-        run.stdout.contains("longest silence of a stream"),
-        "{}",
-        run.stdout
+        format!("{run:?}").contains("longest silence of a stream"),
+        "{run:?}"
     );
     for stream in clients.log.take() {
         ensure!(stream?.whole, "a stream was cut");

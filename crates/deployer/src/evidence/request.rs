@@ -320,6 +320,39 @@ pub(crate) fn answered_by(color: Color, status: u16) -> Request {
 mod tests {
     use super::*;
 
+    #[test]
+    fn stream_counts_with_the_time_to_its_head_and_may_be_left() {
+        let ms = Duration::from_millis;
+        let attempt = Attempt {
+            color: Color::Blue,
+            status: Some(200),
+            to_head: Some(ms(20)),
+            to_end: Some(ms(9_000)),
+        };
+        let stream = Request {
+            attempts: vec![attempt],
+            waited: ms(9_001),
+            streamed: true,
+            ..answered_by(Color::Blue, 200)
+        };
+        assert_eq!(stream.took(), Some(ms(20)));
+        assert_eq!(stream.waited_for_answer(), ms(21));
+        assert_eq!(stream.ending_for(Color::Blue), Some(Ending::Answered));
+        let document = Request {
+            streamed: false,
+            ..stream.clone()
+        };
+        assert_eq!(document.took(), Some(ms(9_000)));
+        assert_eq!(document.waited_for_answer(), ms(9_001));
+        let left = Request {
+            disconnected: true,
+            ..stream.clone()
+        };
+        assert_eq!(left.ending_for(Color::Blue), Some(Ending::Left));
+        let cut = Request { cut: true, ..left };
+        assert_eq!(cut.ending_for(Color::Blue), Some(Ending::Cut));
+    }
+
     const GREEN: Color = Color::Green;
 
     /// An attempt that the color itself answered.
