@@ -1,4 +1,4 @@
-//! A server with OpenAI's interface, which generates numbered words. A release's version selects its fault.
+//! A server with `OpenAI`'s interface, which generates numbered words. A release's version selects its fault.
 
 use std::{
     convert::Infallible,
@@ -87,7 +87,7 @@ impl Answer {
         }
     }
 
-    fn event(&self, text: &str, finish_reason: Option<&str>) -> io::Result<Bytes> {
+    fn event(&self, text: &str, finish_reason: Option<&str>) -> Bytes {
         let choice = if self.chat {
             json!({"index": 0, "delta": {"content": text}, "finish_reason": finish_reason})
         } else {
@@ -96,7 +96,7 @@ impl Answer {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let sent = now.unwrap_or_default().as_micros();
         let data = json!({"choices": [choice], "sent": u64::try_from(sent).unwrap_or(0)});
-        Ok(Bytes::from(format!("data: {data}\n\n")))
+        Bytes::from(format!("data: {data}\n\n"))
     }
 
     /// Sends the events. Fails if the other side has gone.
@@ -113,11 +113,11 @@ impl Answer {
                     "data: {\"error\":{\"message\":\"the engine failed\"}}\n\ndata: [DONE]\n\n";
                 return Ok(parts.send(Ok(Bytes::from(error))).await?);
             }
-            parts.send(self.event(&self.word(number), None)).await?;
+            parts.send(Ok(self.event(&self.word(number), None))).await?;
             sleep(self.gap).await;
             number += 1;
         }
-        parts.send(self.event("", Some("length"))).await?;
+        parts.send(Ok(self.event("", Some("length")))).await?;
         parts.send(Ok(Bytes::from("data: [DONE]\n\n"))).await?;
         Ok(())
     }

@@ -111,6 +111,8 @@ impl<'a> Observer<'a> {
             self.running.push(request.boxed());
         } else if self.open_streams < AT_A_TIME {
             self.open_streams += 1;
+            // As clients get it: a stream may also break on its way through the router.
+            let target = Target::ThroughRouter(self.candidate);
             let request = async move {
                 let answer = probe.predict(target, input.example).await;
                 Ended::TestStream(input, answer)

@@ -43,7 +43,7 @@ pub struct ProbeSettings {
 pub enum ProbeKind {
     /// A JSON document, whose label is at `probe.label`.
     Json,
-    /// A chat completion, as servers with OpenAI's interface have it.
+    /// A chat completion, as servers with `OpenAI`'s interface have it.
     Chat,
     /// A completion of a prompt.
     Completion,

@@ -128,6 +128,10 @@ impl fmt::Display for AnsweringRelease<'_> {
 
 /// One request, as the router logged it when it ended.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "any of them may be true with any other"
+)]
 pub struct Request {
     /// The request ID.
     pub id: String,

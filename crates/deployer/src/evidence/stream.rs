@@ -103,7 +103,7 @@ pub enum AnswerFailure {
         /// The limit.
         limit: usize,
     },
-    /// The answer does not read as OpenAI's interface says.
+    /// The answer does not read as `OpenAI`'s interface says.
     #[error("the answer is not what a server with OpenAI's interface sends: {0}")]
     Invalid(String),
 }
