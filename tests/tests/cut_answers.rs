@@ -36,19 +36,22 @@ enum Kind {
     InvalidChunk,
     /// The client disconnects in the answer.
     Left,
+    /// The client disconnects in a stream of unknown length.
+    LeftStream,
     /// The client disconnects before the head of the answer.
     GaveUp,
     Refused,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Whole,
         Self::WholeChunked,
         Self::Cut,
         Self::CutChunked,
         Self::InvalidChunk,
         Self::Left,
+        Self::LeftStream,
         Self::GaveUp,
         Self::Refused,
     ];
@@ -66,7 +69,7 @@ impl Kind {
         match self {
             Self::Whole | Self::WholeChunked => Ending::Answered,
             Self::Cut | Self::CutChunked | Self::InvalidChunk => Ending::Cut,
-            Self::Left => Ending::Left,
+            Self::Left | Self::LeftStream => Ending::Left,
             Self::GaveUp => Ending::GaveUp,
             Self::Refused => Ending::Refused(422),
         }
@@ -84,6 +87,10 @@ impl Kind {
             // nginx keeps less than 1,460 bytes back until more arrives.
             Self::Left => format!(
                 "200 OK\r\nContent-Length: 10000\r\n\r\n{}",
+                "answer".repeat(1_000)
+            ),
+            Self::LeftStream => format!(
+                "200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n1770\r\n{}\r\n",
                 "answer".repeat(1_000)
             ),
             Self::GaveUp => return String::new(),
@@ -119,7 +126,7 @@ fn serve(mut stream: TcpStream, unanswered: &[mpsc::Sender<()>]) -> anyhow::Resu
         let client: usize = client.split("\r\n").next().unwrap_or_default().parse()?;
         unanswered[client].send(())?;
     }
-    if matches!(kind, Kind::GaveUp | Kind::Left) {
+    if matches!(kind, Kind::GaveUp | Kind::Left | Kind::LeftStream) {
         // Returns when nginx closes, because the client disconnected.
         read_until(&mut stream, "\0")?;
     }
@@ -174,7 +181,7 @@ fn run_client(
             Kind::InvalidChunk => {
                 read_until(&mut stream, "\0")?;
             }
-            Kind::Left => ensure!(stream.read(&mut [0; 100])? > 0, "no answer"),
+            Kind::Left | Kind::LeftStream => ensure!(stream.read(&mut [0; 100])? > 0, "no answer"),
             Kind::GaveUp => unanswered.recv_timeout(Duration::from_secs(30))?,
         }
     }

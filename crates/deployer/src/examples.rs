@@ -1,5 +1,7 @@
 //! Test inputs for gates.
 
+mod request_body;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,7 +12,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::config::Settings;
+use crate::{
+    config::{ProbeSettings, Settings},
+    examples::request_body::request_body,
+};
 
 /// One request body, and its correct label.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,16 @@ pub enum ExamplesError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A line is not an input for the kind of request.
+    #[error("{path}, line {line}: {problem}")]
+    NoRequest {
+        /// The file.
+        path: String,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it, and what is needed.
+        problem: String,
+    },
     /// The file holds no test input.
     #[error("{path} holds no test inputs")]
     Empty {
@@ -66,9 +81,10 @@ pub struct Examples {
 impl Examples {
     /// Reads all files that the settings name. A gate without its own file uses `probe.inputs`.
     pub fn read(settings: &Settings) -> Result<Self, ExamplesError> {
-        let golden: Arc<[Example]> = read("probe.inputs", &settings.probe.inputs)?.into();
+        let golden: Arc<[Example]> =
+            read("probe.inputs", &settings.probe.inputs, &settings.probe)?.into();
         let own = |key, path: &Option<PathBuf>| match path {
-            Some(path) => Ok(read(key, path)?.into()),
+            Some(path) => Ok(read(key, path, &settings.probe)?.into()),
             None => Ok(Arc::clone(&golden)),
         };
         Ok(Self {
@@ -80,7 +96,11 @@ impl Examples {
 }
 
 /// Reads a JSONL file. Each line is an object with `input` and, optionally, `expect`.
-fn read(key: &'static str, path: &Path) -> Result<Vec<Example>, ExamplesError> {
+fn read(
+    key: &'static str,
+    path: &Path,
+    probe: &ProbeSettings,
+) -> Result<Vec<Example>, ExamplesError> {
     #[derive(Deserialize)]
     struct Line {
         input: Value,
@@ -98,10 +118,17 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<Example>, ExamplesError> {
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(index, line)| match serde_json::from_str::<Line>(line) {
-            Ok(Line { input, expect }) => Ok(Example {
-                body: input.to_string(),
-                expect,
-            }),
+            Ok(Line { input, expect }) => match request_body(probe, input) {
+                Ok(body) => Ok(Example {
+                    body: body.to_string(),
+                    expect,
+                }),
+                Err(problem) => Err(ExamplesError::NoRequest {
+                    path: name.clone(),
+                    line: index + 1,
+                    problem,
+                }),
+            },
             Err(source) => Err(ExamplesError::Wrong {
                 path: name.clone(),
                 line: index + 1,
@@ -119,11 +146,15 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<Example>, ExamplesError> {
 mod tests {
     use super::*;
 
+    fn probe() -> ProbeSettings {
+        crate::config::load(None, &[]).unwrap().probe
+    }
+
     fn read_text(text: &str) -> Result<Vec<Example>, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("inputs.jsonl");
         fs::write(&path, text).unwrap();
-        read("probe.inputs", &path).map_err(|error| error.to_string())
+        read("probe.inputs", &path, &probe()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -152,7 +183,7 @@ mod tests {
     fn inputs_that_the_model_server_captured_are_a_golden_set() {
         let path = "../model-server/tests/data/captured.jsonl";
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-        let examples = read("probe.inputs", &path).unwrap();
+        let examples = read("probe.inputs", &path, &probe()).unwrap();
         let labels: Vec<_> = examples.iter().map(|it| it.expect.as_deref()).collect();
         assert_eq!(labels, [Some("positive"), Some("negative"), None]);
         assert_eq!(examples[0].body, "{\"text\":\"a \\\"fine\\\"\\nfilm\"}");
@@ -176,7 +207,7 @@ mod tests {
 
     #[test]
     fn missing_test_inputs_error_names_setting() {
-        let error = read("load.inputs", Path::new("no/such.jsonl"))
+        let error = read("load.inputs", Path::new("no/such.jsonl"), &probe())
             .unwrap_err()
             .to_string();
         assert!(

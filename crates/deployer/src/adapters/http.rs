@@ -11,10 +11,18 @@ use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
 use serde_json::Value;
 
 use crate::{
-    adapters::{load, user_agent, user_agent::UserAgent},
+    adapters::{
+        generated::read_stream,
+        load::{self, Answers},
+        user_agent,
+        user_agent::UserAgent,
+    },
     color::Color,
-    config::Settings,
-    evidence::load::{LoadPlan, LoadResult},
+    config::{ProbeKind, Settings, StreamSettings},
+    evidence::{
+        load::{LoadPlan, LoadResult},
+        stream::text_of_document,
+    },
     examples::Example,
     ports::{PortError, Prediction, Probe, Target},
     release::Health,
@@ -37,6 +45,8 @@ pub(super) struct HttpProbe {
     predict_path: String,
     label: String,
     confidence: String,
+    kind: ProbeKind,
+    stream: StreamSettings,
     api_key_file: Option<PathBuf>,
     user_agent: Arc<UserAgent>,
 }
@@ -58,6 +68,8 @@ impl HttpProbe {
             predict_path: settings.probe.predict_path.clone(),
             label: settings.probe.label.clone(),
             confidence: settings.probe.confidence.clone(),
+            kind: settings.probe.kind,
+            stream: settings.probe.stream.clone(),
             api_key_file: settings.probe.api_key_file.clone(),
             user_agent,
         })
@@ -95,6 +107,44 @@ impl HttpProbe {
         Ok(headers)
     }
 
+    /// Sends a request, and reads its stream.
+    async fn predict_stream(
+        &self,
+        request: reqwest::RequestBuilder,
+        shown: &str,
+    ) -> Result<Prediction, PortError> {
+        let StreamSettings {
+            max_silence,
+            max_duration,
+            ..
+        } = self.stream;
+        let began = tokio::time::Instant::now();
+        // The stream's own limits end first, and say which of them it was.
+        let request = request.timeout(max_silence + max_duration * 2).send();
+        let Ok(response) = tokio::time::timeout(max_silence, request).await else {
+            let limit = humantime::format_duration(max_silence);
+            return Err(PortError::TimedOut(format!(
+                "{shown}: no answer began within {limit} (probe.stream.max_silence)"
+            )));
+        };
+        let response = response.map_err(|error| no_answer(&error, &format!("{shown} failed")))?;
+        let status = response.status().as_u16();
+        if !(200..300).contains(&status) {
+            let body = response.text().await.unwrap_or_default();
+            return Err(refused(shown, status, &body));
+        }
+        let (head, body) = hyper::Response::<reqwest::Body>::from(response).into_parts();
+        let answer = read_stream(&self.stream, began, &head.headers, body)
+            .await
+            .map_err(|failure| PortError::BadAnswer(format!("{shown}: {failure}")))?;
+        Ok(Prediction {
+            label: Some(answer.text),
+            confidence: None,
+            took: answer.times.took,
+            stream: Some(answer.times),
+        })
+    }
+
     fn base(&self, target: Target) -> String {
         match target {
             Target::Server(Color::Blue) => self.blue.clone(),
@@ -130,6 +180,9 @@ impl Probe for HttpProbe {
             .header("content-type", "application/json")
             .headers(self.headers()?)
             .body(example.body.clone());
+        if self.kind.is_streamed() {
+            return self.predict_stream(request, &shown).await;
+        }
         let began = Instant::now();
         let (status, body) = answer(request, &shown).await?;
         let took = began.elapsed();
@@ -137,7 +190,18 @@ impl Probe for HttpProbe {
             return Err(refused(&shown, status, &body));
         }
         let body: Value = serde_json::from_str(&body).unwrap_or_default();
+        if self.kind.generates() {
+            let text = text_of_document(&body)
+                .map_err(|failure| PortError::BadAnswer(format!("{shown}: {failure}")))?;
+            return Ok(Prediction {
+                label: Some(text),
+                confidence: None,
+                took,
+                stream: None,
+            });
+        }
         Ok(Prediction {
+            stream: None,
             label: label_in(&body, &self.label),
             confidence: body.pointer(&self.confidence).and_then(Value::as_f64),
             took,
@@ -151,7 +215,11 @@ impl Probe for HttpProbe {
         plan: LoadPlan,
     ) -> Result<LoadResult, PortError> {
         let url = format!("{}{}", self.base(target), self.predict_path);
-        load::generate(&url, &examples, self.headers()?, plan).await
+        let answers = Answers {
+            kind: self.kind,
+            stream: self.stream.clone(),
+        };
+        load::generate(&url, &examples, self.headers()?, plan, answers).await
     }
 }
 

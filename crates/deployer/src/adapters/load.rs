@@ -25,7 +25,12 @@ use tokio::{
 };
 
 use crate::{
-    evidence::load::{LoadPlan, LoadResult},
+    adapters::generated::{read_document, read_stream},
+    config::{ProbeKind, StreamSettings},
+    evidence::{
+        load::{LoadPlan, LoadResult},
+        stream::{AnswerFailure, StreamTimes},
+    },
     examples::Example,
     ports::PortError,
 };
@@ -36,6 +41,15 @@ const NEVER_SENT: &str = "timed out before it was sent";
 /// The time between a refused connection and the next attempt.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What the answers are.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    /// What the requests ask for.
+    pub kind: ProbeKind,
+    /// When a stream is whole, and how long it may take.
+    pub stream: StreamSettings,
+}
+
 /// Posts `examples` to `url` by the plan, with one task per connection, and with these headers.
 ///
 /// A sent request is awaited, so the load ends at most [`LoadPlan::timeout`] late. Requests that were due by
@@ -45,6 +59,7 @@ pub async fn generate(
     examples: &[Example],
     headers: HeaderMap,
     plan: LoadPlan,
+    answers: Answers,
 ) -> Result<LoadResult, PortError> {
     let uri: Uri = url
         .parse()
@@ -59,7 +74,13 @@ pub async fn generate(
         Some(_) => authority.clone(),
         None => format!("{authority}:80"),
     };
+    let mut plan = plan;
+    if answers.kind.is_streamed() {
+        // A stream has limits of its own, and this one is never reached before them.
+        plan.timeout = answers.stream.max_duration + answers.stream.max_silence * 2;
+    }
     let target = Arc::new(ConnectionResult {
+        answers,
         address,
         path: uri
             .path_and_query()
@@ -91,6 +112,7 @@ pub async fn generate(
 
 /// State of all connections.
 struct ConnectionResult {
+    answers: Answers,
     address: String,
     authority: String,
     path: String,
@@ -185,11 +207,14 @@ impl Connection {
             self.next += self.step;
             let bound = Instant::now() + self.timeout;
             let bound = bound.min(target.schedule.closes());
-            let failure = match timeout_at(bound, self.post(body)).await {
-                Ok(Ok(())) => {
+            let failure = match timeout_at(bound, self.post(body, began)).await {
+                Ok(Ok(stream)) => {
                     let now = Instant::now();
                     let mut load = target.load();
-                    load.answered(now - began);
+                    match stream {
+                        Some(times) => load.streamed(&times),
+                        None => load.answered(now - began),
+                    }
                     load.in_time += u64::from(now < target.schedule.until);
                     continue;
                 }
@@ -202,6 +227,11 @@ impl Connection {
             };
             match failure {
                 Failure::Status(status) => target.load().failed(&format!("status {status}")),
+                Failure::Answer(failure) => {
+                    // The rest of the answer may still be on its way.
+                    self.sender = None;
+                    target.load().failed(failure.kind());
+                }
                 Failure::Broken(how) => {
                     self.sender = None;
                     target.load().failed(&how);
@@ -214,7 +244,8 @@ impl Connection {
         }
     }
 
-    async fn post(&mut self, body: Bytes) -> Result<(), Failure> {
+    /// Posts a request that was due at `began`. Returns the times of a stream.
+    async fn post(&mut self, body: Bytes, began: Instant) -> Result<Option<StreamTimes>, Failure> {
         let ready = match &mut self.sender {
             // The server may close an idle connection between two requests: reconnect.
             Some(sender) => sender.ready().await.is_ok(),
@@ -239,12 +270,23 @@ impl Connection {
             .await
             .map_err(|error| broken(&error))?;
         let status = response.status();
+        let Answers { kind, stream } = &self.target.answers;
+        if status.is_success() && kind.is_streamed() {
+            let (head, body) = response.into_parts();
+            let answer = read_stream(stream, began, &head.headers, body).await;
+            return Ok(Some(answer.map_err(Failure::Answer)?.times));
+        }
+        if status.is_success() && kind.generates() {
+            let text = read_document(response.into_body()).await;
+            let text = text.ok_or_else(|| Failure::Broken("connection closed".to_owned()))?;
+            return text.map(|_| None).map_err(Failure::Answer);
+        }
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
             frame.map_err(|error| broken(&error))?;
         }
         if status.is_success() {
-            Ok(())
+            Ok(None)
         } else {
             Err(Failure::Status(status.as_u16()))
         }
@@ -252,6 +294,8 @@ impl Connection {
 }
 
 enum Failure {
+    /// A generated answer that is of no use.
+    Answer(AnswerFailure),
     /// An answer without success.
     Status(u16),
     /// The connection broke.

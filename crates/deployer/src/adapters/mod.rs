@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 mod clock;
 mod compose;
+mod generated;
 mod hooks;
 pub(crate) mod http;
 mod kubernetes;

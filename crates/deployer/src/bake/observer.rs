@@ -42,6 +42,8 @@ pub(super) struct Observer<'a> {
     asks_fleet: bool,
     test_inputs: Cycle<vec::IntoIter<Input<'a>>>,
     own_inputs: Cycle<vec::IntoIter<Input<'a>>>,
+    /// How many streams of test requests are open.
+    open_streams: u32,
     /// Own requests take turns, so that they are not a load.
     turns: Arc<Semaphore>,
     expected: ExpectedAnswers,
@@ -54,6 +56,8 @@ pub(super) struct Observer<'a> {
 enum Ended<'a> {
     Health(usize, Result<Health, PortError>),
     TestRequest(usize, Input<'a>, Result<Prediction, PortError>),
+    /// A test request whose answer is a stream. It is no part of a check, because it may take longer than one.
+    TestStream(Input<'a>, Result<Prediction, PortError>),
     OwnRequest(Target, Input<'a>, Result<Prediction, PortError>),
     /// How the candidate stopped, if it did; or why that is not known.
     Fleet(Result<Option<String>, String>),
@@ -79,8 +83,9 @@ impl<'a> Observer<'a> {
             asks_fleet: false,
             test_inputs: inputs.clone(),
             own_inputs: inputs,
+            open_streams: 0,
             turns: Arc::new(Semaphore::new(AT_A_TIME as usize)),
-            expected: ExpectedAnswers::new(golden),
+            expected: ExpectedAnswers::new(golden, !settings.probe.kind.generates()),
             own_requests: OwnRequests::default(),
             observation: Observation::default(),
         }
@@ -91,13 +96,26 @@ impl<'a> Observer<'a> {
         let target = Target::Server(self.candidate);
         let probe = &self.ports.probe;
         let input = self.test_inputs.next();
-        let check = self.checks.begin(input.is_some());
+        let is_streamed = self.settings.probe.kind.is_streamed();
+        let check = self.checks.begin(input.is_some() && !is_streamed);
         self.running
             .push(async move { Ended::Health(check, probe.health(target).await) }.boxed());
-        if let Some(input) = input {
+        let Some(input) = input else {
+            return;
+        };
+        if !is_streamed {
             let request = async move {
                 let answer = probe.predict(target, input.example).await;
                 Ended::TestRequest(check, input, answer)
+            };
+            self.running.push(request.boxed());
+        } else if self.open_streams < AT_A_TIME {
+            self.open_streams += 1;
+            // As clients get it: a stream may also break on its way through the router.
+            let target = Target::ThroughRouter(self.candidate);
+            let request = async move {
+                let answer = probe.predict(target, input.example).await;
+                Ended::TestStream(input, answer)
             };
             self.running.push(request.boxed());
         }
@@ -188,6 +206,16 @@ impl<'a> Observer<'a> {
                 let answer = answer.map(drop).map_err(message);
                 self.checks.request_answered(check, answer);
             }
+            Ended::TestStream(input, answer) => {
+                self.open_streams = self.open_streams.saturating_sub(1);
+                let wrong = self.expected.difference(input, &answer);
+                self.observation
+                    .own
+                    .count(answer.is_ok() && wrong.is_none());
+                if let Some(wrong) = wrong {
+                    self.own_requests.record_wrong(wrong);
+                }
+            }
             Ended::OwnRequest(target, input, answer) => self.record_own(target, input, &answer),
             Ended::Fleet(answer) => {
                 self.asks_fleet = false;
@@ -218,8 +246,8 @@ impl<'a> Observer<'a> {
         };
         self.observation.own.count(counts_as_good);
         if target == Target::Public {
-            // A refusal is in the log as one; another label is not.
-            let wrong = wrong.filter(|_| answer.is_ok());
+            // A refusal is in the log as one; another label is not, and neither is an answer of no use.
+            let wrong = wrong.filter(|_| matches!(answer, Ok(_) | Err(PortError::BadAnswer(_))));
             self.own_requests
                 .ended_on_clients_path(self.began.elapsed(), wrong);
         } else {

@@ -40,6 +40,7 @@ fn counts(settings: &Settings) -> Result<(), SettingsError> {
         ..
     } = settings;
     for (key, count) in [
+        ("probe.max_tokens", u64::from(settings.probe.max_tokens)),
         ("smoke.requests", u64::from(smoke.requests)),
         ("golden.min_inputs", golden.min_inputs as u64),
         ("shadow.min_requests", shadow.min_requests),
@@ -168,6 +169,8 @@ fn durations(settings: &Settings) -> Result<(), SettingsError> {
         ("health.stall", health.stall),
         ("probe.timeout", probe.timeout),
         ("warm.duration", settings.warm.duration),
+        ("probe.stream.max_silence", probe.stream.max_silence),
+        ("probe.stream.max_duration", probe.stream.max_duration),
         ("load.duration", load.duration),
         ("load.timeout", load.timeout),
         ("load.max_p99", load.max_p99),

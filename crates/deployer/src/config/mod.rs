@@ -42,7 +42,7 @@ pub use self::{
     keep::KeepSettings,
     monitor::MonitorSettings,
     page::{PageSettings, PageUrl},
-    probe::ProbeSettings,
+    probe::{ProbeKind, ProbeSettings, StreamSettings},
     release::ReleaseSettings,
     router::RouterSettings,
     routers::RoutersSettings,

@@ -27,3 +27,11 @@ pub(super) fn empty_is_none<'de, D: Deserializer<'de>>(
     let path = PathBuf::deserialize(deserializer)?;
     Ok((!path.as_os_str().is_empty()).then_some(path))
 }
+
+/// Reads a text; an empty string means none.
+pub(super) fn empty_is_no_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok((!text.is_empty()).then_some(text))
+}

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{
     config::LoadSettings,
-    evidence::{latency::Latencies, sample::TrafficSample, tally::Tally},
+    evidence::{latency::Latencies, sample::TrafficSample, stream::StreamTimes, tally::Tally},
 };
 
 /// The load of a rate, as a multiple of the busiest second before: traffic grows.
@@ -79,6 +79,19 @@ pub struct LoadResult {
     pub in_time: u64,
     /// How long requests were sent.
     pub elapsed: Duration,
+    /// The streams, if the answers are streams. Then `latencies` are the times to the first token.
+    pub streams: Option<StreamLoad>,
+}
+
+/// The streams of a load.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StreamLoad {
+    /// The times between tokens.
+    pub gaps: Latencies,
+    /// The longest time without an event.
+    pub longest_silence: Duration,
+    /// Tokens of whole streams.
+    pub tokens: u64,
 }
 
 impl LoadResult {
@@ -96,11 +109,11 @@ impl LoadResult {
 
     /// The latencies, corrected for coordinated omission.
     ///
-    /// An open loop omits nothing. In a closed loop each connection would have sent a request at its median
+    /// An open loop omits nothing, and the next stream does not begin after the first token of the one before. In a closed loop each connection would have sent a request at its median
     /// interval.
     #[must_use]
     pub fn corrected(&self, plan: &LoadPlan) -> Latencies {
-        if plan.rate.is_some() {
+        if plan.rate.is_some() || self.streams.is_some() {
             return self.latencies.clone();
         }
         self.latencies.corrected(self.latencies.quantile(0.5))
@@ -110,6 +123,15 @@ impl LoadResult {
     pub fn answered(&mut self, took: Duration) {
         self.tally.count(true);
         self.latencies.record(took);
+    }
+
+    /// Counts a whole stream.
+    pub fn streamed(&mut self, times: &StreamTimes) {
+        self.answered(times.to_first_token);
+        let streams = self.streams.get_or_insert_default();
+        streams.gaps.extend(times.gaps.iter().copied());
+        streams.longest_silence = streams.longest_silence.max(times.longest_silence);
+        streams.tokens += times.tokens;
     }
 
     /// Counts a request without an answer. Its latency is at least the time waited.

@@ -11,5 +11,6 @@ pub mod passed_over;
 pub mod request;
 pub mod sample;
 pub mod statistics;
+pub mod stream;
 pub mod tally;
 pub mod verdict;

@@ -128,6 +128,10 @@ impl fmt::Display for AnsweringRelease<'_> {
 
 /// One request, as the router logged it when it ended.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "any of them may be true with any other"
+)]
 pub struct Request {
     /// The request ID. With several routers the router's name follows: "5f3a at r2".
     pub id: String,
@@ -147,6 +151,11 @@ pub struct Request {
     pub attempts: Vec<Attempt>,
     /// Whether the answer of the last attempt broke off.
     pub cut: bool,
+    /// Whether the answer of the last attempt is a stream of server-sent events, whose length says nothing about its
+    /// speed.
+    pub streamed: bool,
+    /// Whether the client disconnected before the end, as far as the router noticed.
+    pub disconnected: bool,
     /// The status that the client received.
     pub status: u16,
     /// How long the client waited.
@@ -199,7 +208,13 @@ impl Request {
             Some(_) if !only_attempt => Ending::Failed,
             Some(_) if self.cut => Ending::Cut,
             Some(status @ 400..500) => Ending::Refused(status),
-            Some(_) if self.status == CLIENT_DISCONNECTED || self.is_incomplete() => Ending::Left,
+            Some(_)
+                if self.status == CLIENT_DISCONNECTED
+                    || self.disconnected
+                    || self.is_incomplete() =>
+            {
+                Ending::Left
+            }
             Some(_) => Ending::Answered,
         })
     }
@@ -229,10 +244,21 @@ impl Request {
         (is_named && self.last_asked() == Some(color)).then_some(release)
     }
 
-    /// How long the first attempt took; `None` if there was none.
+    /// How long the first attempt took, to the head of the answer if it is a stream; `None` if there was none.
     #[must_use]
     pub fn took(&self) -> Option<Duration> {
-        self.attempts.first()?.to_end
+        let first = self.attempts.first()?;
+        let head = first.to_head.filter(|_| self.streamed);
+        head.or(first.to_end)
+    }
+
+    /// How long the client waited for the answer: to its end, or to the head of a stream.
+    #[must_use]
+    pub fn waited_for_answer(&self) -> Duration {
+        let last = self.attempts.last().filter(|_| self.streamed);
+        let times = last.and_then(|last| last.to_end.zip(last.to_head));
+        let streaming = times.map_or(Duration::ZERO, |(end, head)| end.saturating_sub(head));
+        self.waited.saturating_sub(streaming)
     }
 
     /// When it began, in seconds since 1970.
@@ -297,6 +323,39 @@ pub(crate) fn answered_by(color: Color, status: u16) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stream_counts_with_the_time_to_its_head_and_may_be_left() {
+        let ms = Duration::from_millis;
+        let attempt = Attempt {
+            color: Color::Blue,
+            status: Some(200),
+            to_head: Some(ms(20)),
+            to_end: Some(ms(9_000)),
+        };
+        let stream = Request {
+            attempts: vec![attempt],
+            waited: ms(9_001),
+            streamed: true,
+            ..answered_by(Color::Blue, 200)
+        };
+        assert_eq!(stream.took(), Some(ms(20)));
+        assert_eq!(stream.waited_for_answer(), ms(21));
+        assert_eq!(stream.ending_for(Color::Blue), Some(Ending::Answered));
+        let document = Request {
+            streamed: false,
+            ..stream.clone()
+        };
+        assert_eq!(document.took(), Some(ms(9_000)));
+        assert_eq!(document.waited_for_answer(), ms(9_001));
+        let left = Request {
+            disconnected: true,
+            ..stream.clone()
+        };
+        assert_eq!(left.ending_for(Color::Blue), Some(Ending::Left));
+        let cut = Request { cut: true, ..left };
+        assert_eq!(cut.ending_for(Color::Blue), Some(Ending::Cut));
+    }
 
     const GREEN: Color = Color::Green;
 

@@ -63,7 +63,7 @@ impl TrafficSample {
             if !good || request.by_deployer {
                 continue;
             }
-            sample.waits.record(request.waited);
+            sample.waits.record(request.waited_for_answer());
             if let Some(took) = request.took() {
                 sample.latencies.record(took);
             }

@@ -211,6 +211,7 @@ mod tests {
             label: Some(label.to_owned()),
             confidence: Some(confidence),
             took: Duration::from_millis(1),
+            stream: None,
         })
     }
 

@@ -13,7 +13,7 @@ use crate::{
     },
     gates::{
         gate::{Candidate, Gate},
-        load::generate,
+        load::{SILENCE, generate},
     },
 };
 
@@ -34,8 +34,9 @@ impl Headroom {
         Self { settings, load }
     }
 
-    /// Generates a load. Returns its worst latency in seconds, or the verdict if no request was answered.
-    async fn worst_of_a_load(&self, candidate: &Candidate<'_>) -> Result<f64, Verdict> {
+    /// Generates a load. Returns its worst latency in seconds, and whether that is a silence of a stream; or the verdict if
+    /// no request was answered.
+    async fn worst_of_a_load(&self, candidate: &Candidate<'_>) -> Result<(f64, bool), Verdict> {
         let plan = LoadPlan {
             duration: self.load.duration.min(LONG_ENOUGH),
             ..LoadPlan::new(&self.load, candidate.before)
@@ -45,7 +46,10 @@ impl Headroom {
             let why = format!("no request of {} was answered", load.tally.requests);
             return Err(Verdict::new(Conclusion::Inconclusive, why));
         }
-        Ok(load.latencies.worst().as_secs_f64())
+        Ok(match &load.streams {
+            Some(streams) => (streams.longest_silence.as_secs_f64(), true),
+            None => (load.latencies.worst().as_secs_f64(), false),
+        })
     }
 }
 
@@ -57,9 +61,13 @@ impl Gate for Headroom {
 
     async fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let load = candidate.earlier.iter().find(|(name, _)| *name == "load");
-        let worst = load.and_then(|(_, verdict)| verdict.numbers.get("worst_seconds"));
-        let worst = match worst {
-            Some(worst) => *worst,
+        let measured = load.and_then(|(_, verdict)| {
+            let silence = verdict.numbers.get(SILENCE);
+            let worst = silence.or_else(|| verdict.numbers.get("worst_seconds"))?;
+            Some((*worst, silence.is_some()))
+        });
+        let (worst, is_silence) = match measured {
+            Some(measured) => measured,
             None => match self.worst_of_a_load(candidate).await {
                 Ok(worst) => worst,
                 Err(verdict) => return verdict,
@@ -76,8 +84,14 @@ impl Gate for Headroom {
         } else {
             (Conclusion::Fail, "not below")
         };
+        // The router waits so long between two reads of the server, however long a stream is.
+        let what = if is_silence {
+            "longest silence of a stream"
+        } else {
+            "worst latency"
+        };
         let summary = format!(
-            "{factor} times the worst latency under load, {}, is {than} the router's proxy_read_timeout, {limit} s",
+            "{factor} times the {what} under load, {}, is {than} the router's proxy_read_timeout, {limit} s",
             milliseconds(worst)
         );
         Verdict::new(conclusion, summary)

@@ -24,6 +24,9 @@ use crate::{
 /// The share of requests above p99.
 const ABOVE_P99: f64 = 0.01;
 
+/// The figure of the longest time without an event in a stream, which the gate `headroom` reads.
+pub(super) const SILENCE: &str = "worst_silence_seconds";
+
 /// Sends load directly to the candidate, and stops if it slows clients down.
 #[derive(Debug)]
 pub struct LoadGate {
@@ -57,11 +60,19 @@ impl LoadGate {
             verdict.summary.push_str(&kinds.join(", "));
         }
         if verdict.conclusion == Conclusion::Pass {
-            verdict.summary = format!(
-                "{}; {throughput:.0} requests/s, p99 {}",
-                verdict.summary,
-                milliseconds(p99)
-            );
+            verdict.summary = match &load.streams {
+                None => format!(
+                    "{}; {throughput:.0} requests/s, p99 {}",
+                    verdict.summary,
+                    milliseconds(p99)
+                ),
+                Some(streams) => format!(
+                    "{}; {throughput:.1} streams/s, p99 between tokens {}, p99 to the first token {}",
+                    verdict.summary,
+                    milliseconds(streams.gaps.quantile(0.99).as_secs_f64()),
+                    milliseconds(p99)
+                ),
+            };
             let slow = corrected.longer_than(max_p99);
             let allowed = milliseconds(max_p99.as_secs_f64());
             if p99 > max_p99.as_secs_f64() && is_certain_of_p99(slow) {
@@ -83,6 +94,14 @@ impl LoadGate {
             verdict = verdict
                 .with(name, corrected.quantile(share).as_secs_f64())
                 .with(uncorrected, load.latencies.quantile(share).as_secs_f64());
+        }
+        if let Some(streams) = &load.streams {
+            let seconds = load.elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+            verdict = verdict
+                .with("gap_p50_seconds", streams.gaps.quantile(0.5).as_secs_f64())
+                .with("gap_p99_seconds", streams.gaps.quantile(0.99).as_secs_f64())
+                .with("tokens_per_second", streams.tokens as f64 / seconds)
+                .with(SILENCE, streams.longest_silence.as_secs_f64());
         }
         with_plan(verdict, plan)
             .with("requests_per_second", throughput)

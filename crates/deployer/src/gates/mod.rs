@@ -50,7 +50,11 @@ fn gate(name: GateName, settings: &Settings) -> Box<dyn Gate> {
         GateName::Load => Box::new(LoadGate::new(settings.load.clone())),
         GateName::Comparison => Box::new(Comparison::new(
             settings.comparison.clone(),
-            settings.probe.timeout,
+            if settings.probe.kind.is_streamed() {
+                settings.probe.stream.max_silence
+            } else {
+                settings.probe.timeout
+            },
         )),
         GateName::Headroom => Box::new(Headroom::new(
             settings.headroom.clone(),

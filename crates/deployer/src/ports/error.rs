@@ -23,6 +23,9 @@ pub enum PortError {
         /// The sentence.
         message: String,
     },
+    /// The server answered with success, and the answer is of no use: an empty text, or half a stream.
+    #[error("{0}")]
+    BadAnswer(String),
     /// A program could not be started: it is not installed, or not executable.
     #[error("{0}")]
     NoProgram(String),
@@ -59,6 +62,7 @@ impl PortError {
         let (Self::Unreachable(message)
         | Self::TimedOut(message)
         | Self::Refused { message, .. }
+        | Self::BadAnswer(message)
         | Self::NoProgram(message)
         | Self::ProgramFailed(message)
         | Self::PermissionDenied(message)

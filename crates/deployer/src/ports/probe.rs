@@ -6,7 +6,10 @@ use async_trait::async_trait;
 
 use crate::{
     color::Color,
-    evidence::load::{LoadPlan, LoadResult},
+    evidence::{
+        load::{LoadPlan, LoadResult},
+        stream::StreamTimes,
+    },
     examples::Example,
     ports::error::PortError,
     release::Health,
@@ -32,6 +35,8 @@ pub struct Prediction {
     pub confidence: Option<f64>,
     /// From sending the request to reading the whole answer.
     pub took: Duration,
+    /// The times of its events, if the answer is a stream.
+    pub stream: Option<StreamTimes>,
 }
 
 /// Sends requests to model servers. Every call is bounded in time.

@@ -219,6 +219,7 @@ impl Server {
             label: Some(label.to_owned()),
             confidence: Some(0.9),
             took: PREDICTION_LATENCY * factor,
+            stream: None,
         })
     }
 

@@ -155,6 +155,7 @@ fn judge_engine(output: Result<String, PortError>) -> Finding {
                 PortError::Unreachable(_)
                 | PortError::TimedOut(_)
                 | PortError::Refused { .. }
+                | PortError::BadAnswer(_)
                 | PortError::ProgramFailed(_)
                 | PortError::Invalid(_)
                 | PortError::Other(_) => START,

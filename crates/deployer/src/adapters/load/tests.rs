@@ -20,6 +20,14 @@ fn example() -> [Example; 1] {
     }]
 }
 
+fn json() -> Answers {
+    let probe = crate::config::load(None, &[]).unwrap().probe;
+    Answers {
+        kind: probe.kind,
+        stream: probe.stream,
+    }
+}
+
 fn plan() -> LoadPlan {
     LoadPlan {
         concurrency: 8,
@@ -59,7 +67,7 @@ async fn assert_known_percentiles_are_measured(rate: Option<f64>) {
         duration: Duration::from_secs(4),
         ..plan()
     };
-    let load = generate(&url, &example(), HeaderMap::new(), plan)
+    let load = generate(&url, &example(), HeaderMap::new(), plan, json())
         .await
         .unwrap();
     assert!(load.errors.is_empty(), "{:?}", load.errors);
@@ -97,7 +105,7 @@ async fn open_loop_counts_every_due_request_when_server_freezes() {
         timeout: Duration::from_millis(400),
     };
     let began = Instant::now();
-    let load = generate(&url, &example(), HeaderMap::new(), plan)
+    let load = generate(&url, &example(), HeaderMap::new(), plan, json())
         .await
         .unwrap();
     assert!(
@@ -123,7 +131,7 @@ async fn late_answer_does_not_lower_throughput() {
         duration: Duration::from_millis(500),
         ..plan()
     };
-    let load = generate(&url, &example(), HeaderMap::new(), plan)
+    let load = generate(&url, &example(), HeaderMap::new(), plan, json())
         .await
         .unwrap();
     let answered = (load.tally.requests - load.tally.failed) as f64;
@@ -155,7 +163,10 @@ async fn open_loop_latency_counts_from_due_time() {
         drop(held);
     };
     let examples = example();
-    let (load, ()) = tokio::join!(generate(&url, &examples, HeaderMap::new(), plan), release);
+    let (load, ()) = tokio::join!(
+        generate(&url, &examples, HeaderMap::new(), plan, json()),
+        release
+    );
     let load = load.unwrap();
     assert_eq!(load.tally.requests, 200);
     // The requests are due at 0, 10, 20 ms, and so on. Those due in the first second are late: half of them.
@@ -180,7 +191,7 @@ async fn load_failures_are_counted_by_kind() {
         duration: Duration::from_millis(300),
         ..plan()
     };
-    let load = generate(&url, &example(), HeaderMap::new(), plan)
+    let load = generate(&url, &example(), HeaderMap::new(), plan, json())
         .await
         .unwrap();
     let kinds: Vec<&str> = load.errors.keys().map(String::as_str).collect();
@@ -203,7 +214,7 @@ async fn load_ends_in_time_when_server_never_answers() {
         ..plan()
     };
     let began = Instant::now();
-    let load = generate(&url, &example(), HeaderMap::new(), plan)
+    let load = generate(&url, &example(), HeaderMap::new(), plan, json())
         .await
         .unwrap();
     assert!(
@@ -227,6 +238,7 @@ async fn load_backs_off_when_connections_are_refused() {
         &example(),
         HeaderMap::new(),
         plan,
+        json(),
     )
     .await
     .unwrap();
@@ -239,8 +251,14 @@ async fn load_backs_off_when_connections_are_refused() {
 
 #[tokio::test]
 async fn load_refuses_https() {
-    let error = generate("https://127.0.0.1:1/", &example(), HeaderMap::new(), plan())
-        .await
-        .unwrap_err();
+    let error = generate(
+        "https://127.0.0.1:1/",
+        &example(),
+        HeaderMap::new(),
+        plan(),
+        json(),
+    )
+    .await
+    .unwrap_err();
     assert!(error.to_string().contains("plain http://"), "{error}");
 }

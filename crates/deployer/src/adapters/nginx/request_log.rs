@@ -157,6 +157,9 @@ struct Line<'a> {
     upstream_response_time: &'a str,
     upstream_response_length: &'a str,
     upstream_content_length: &'a str,
+    #[serde(default)]
+    content_type: String,
+    completion: Option<&'a str>,
     request_time: f64,
     request_length: u64,
 }
@@ -188,6 +191,8 @@ fn request(line: Line<'_>, user_agent: &str) -> Option<Request> {
         attempts,
         wanted,
         cut: false,
+        streamed: is_event_stream(&line.content_type),
+        disconnected: line.completion == Some(""),
         status: line.status,
         waited: seconds(line.request_time)?,
         answer_size: of_attempts(line.upstream_response_length)
@@ -199,6 +204,12 @@ fn request(line: Line<'_>, user_agent: &str) -> Option<Request> {
         version: text(line.version),
         digest: text(line.digest),
     })
+}
+
+/// Whether the last answer is a stream of server-sent events.
+fn is_event_stream(content_types: &str) -> bool {
+    let last = of_attempts(content_types).last().unwrap_or_default();
+    last.to_ascii_lowercase().starts_with("text/event-stream")
 }
 
 /// The route of a request, whose URI may have a query.
@@ -321,6 +332,8 @@ mod tests {
                 wanted: Some(Color::Green),
                 attempts: vec![failed, answered],
                 cut: false,
+                streamed: false,
+                disconnected: false,
                 status: 200,
                 waited: Duration::from_millis(3),
                 answer_size: 90,

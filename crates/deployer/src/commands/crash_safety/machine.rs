@@ -666,6 +666,7 @@ impl Probe for Simulation {
             label: Some("positive".to_owned()),
             confidence: Some(0.9),
             took: Duration::from_millis(1),
+            stream: None,
         })
     }
 

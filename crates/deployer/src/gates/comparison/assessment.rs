@@ -32,11 +32,17 @@ const SIGNIFICANT: f64 = 0.01;
 pub(super) struct Samples {
     pub(super) active: Vec<f64>,
     candidate: Vec<f64>,
+    /// The mean time between tokens of the same pairs of streams, if both have one. The stream is what the statistics
+    /// count, because the times within a stream are not independent.
+    active_gaps: Vec<f64>,
+    candidate_gaps: Vec<f64>,
     failed: u64,
     active_failed: u64,
     /// Pairs in which only the candidate's request failed, and pairs in which only the active release's did.
     lost: u64,
     won: u64,
+    /// Whether the times are those to the first token.
+    are_streams: bool,
     /// The candidate's errors by kind.
     errors: BTreeMap<String, u64>,
 }
@@ -49,9 +55,24 @@ impl Samples {
         timeout: Duration,
     ) {
         let seconds = |answer: &Result<Prediction, PortError>| {
-            let took = answer.as_ref().map_or(timeout, |answer| answer.took);
+            let took = answer.as_ref().map_or(timeout, |answer| {
+                // Answers of different length take different times, so the whole duration of a stream says nothing.
+                let stream = answer.stream.as_ref();
+                stream.map_or(answer.took, |times| times.to_first_token)
+            });
             took.as_secs_f64()
         };
+        let gap = |answer: &Result<Prediction, PortError>| {
+            let stream = answer.as_ref().ok()?.stream.as_ref()?;
+            Some(stream.mean_gap()?.as_secs_f64())
+        };
+        self.are_streams |= [active, candidate]
+            .iter()
+            .any(|answer| answer.as_ref().is_ok_and(|answer| answer.stream.is_some()));
+        if let Some((active, candidate)) = gap(active).zip(gap(candidate)) {
+            self.active_gaps.push(active);
+            self.candidate_gaps.push(candidate);
+        }
         self.active.push(seconds(active));
         self.candidate.push(seconds(candidate));
         self.failed += u64::from(candidate.is_err());
@@ -90,9 +111,26 @@ pub(super) fn assess(settings: &ComparisonSettings, samples: &Samples) -> Verdic
     if chance < SIGNIFICANT {
         verdict.conclusion = Conclusion::Fail;
     }
-    let [supported, unsupported] = percentiles(pairs);
+    let [supported, unsupported] = percentiles(&PERCENTILES, pairs);
     for percentile in &supported {
-        parts.push(compare(settings, samples, percentile, &mut verdict));
+        let what = if samples.are_streams {
+            " to the first token"
+        } else {
+            ""
+        };
+        let series = [&samples.active[..], &samples.candidate];
+        parts.push(compare(settings, series, percentile, what, &mut verdict));
+    }
+    let [supported_gaps, _] = percentiles(&GAP_PERCENTILES, samples.active_gaps.len());
+    for percentile in supported_gaps {
+        let series = [&samples.active_gaps[..], &samples.candidate_gaps];
+        parts.push(compare(
+            settings,
+            series,
+            percentile,
+            " between tokens",
+            &mut verdict,
+        ));
     }
     if supported.is_empty() {
         let (conclusion, words) = compare_few(settings, samples);
@@ -139,8 +177,9 @@ fn compare_few(settings: &ComparisonSettings, samples: &Samples) -> (Conclusion,
 /// Compares one percentile, adds the result to the verdict, and returns it in words.
 fn compare(
     settings: &ComparisonSettings,
-    samples: &Samples,
+    [active_seconds, candidate_seconds]: [&[f64]; 2],
     percentile: &Percentile,
+    what: &str,
     verdict: &mut Verdict,
 ) -> String {
     let limit = LatencyLimit {
@@ -150,8 +189,8 @@ fn compare(
     let Percentile {
         name, at, names, ..
     } = percentile;
-    let (ratio, interval) = ratio_of_quantiles(&samples.candidate, &samples.active, *at);
-    let active = quantile_of_unsorted(&samples.active, *at);
+    let (ratio, interval) = ratio_of_quantiles(candidate_seconds, active_seconds, *at);
+    let active = quantile_of_unsorted(active_seconds, *at);
     let allowed = limit.allowed_ratio(active);
     let tolerance = if *at > 0.5 { TAIL_TOLERANCE } else { 1.0 };
     let within = ratio <= allowed && interval.high <= allowed * tolerance;
@@ -163,7 +202,7 @@ fn compare(
         Conclusion::Inconclusive
     };
     let words = format!(
-        "{name} {ratio:.2} times the active release's {} (99 % sure of {:.2} to {:.2}; {allowed:.2} allowed)",
+        "{name}{what} {ratio:.2} times the active release's {} (99 % sure of {:.2} to {:.2}; {allowed:.2} allowed)",
         milliseconds(active),
         interval.low,
         interval.high,
@@ -171,7 +210,7 @@ fn compare(
     // A difference that only `negligible` allows deserves a warning.
     if conclusion == Conclusion::Pass && interval.low > limit.max_ratio {
         verdict.warnings.push(format!(
-            "{name} is more than {:.2} times the active release's, and passes because {} more are negligible (comparison.negligible)",
+            "{name}{what} is more than {:.2} times the active release's, and passes because {} more are negligible (comparison.negligible)",
             limit.max_ratio,
             milliseconds(limit.negligible.as_secs_f64())
         ));
@@ -192,16 +231,19 @@ struct Percentile {
 
 macro_rules! percentile {
     ($name:literal, $at:literal, $pairs:expr) => {
+        percentile!($name, $name, $at, $pairs)
+    };
+    ($name:literal, $figure:literal, $at:literal, $pairs:expr) => {
         Percentile {
             name: $name,
             at: $at,
             pairs: $pairs,
             names: [
-                concat!($name, "_ratio"),
-                concat!($name, "_ratio_low"),
-                concat!($name, "_ratio_high"),
-                concat!($name, "_ratio_limit"),
-                concat!($name, "_active_seconds"),
+                concat!($figure, "_ratio"),
+                concat!($figure, "_ratio_low"),
+                concat!($figure, "_ratio_high"),
+                concat!($figure, "_ratio_limit"),
+                concat!($figure, "_active_seconds"),
             ],
         }
     };
@@ -213,12 +255,18 @@ const PERCENTILES: [Percentile; 3] = [
     percentile!("p99", 0.99, ENOUGH_FOR_P99),
 ];
 
+/// The same of the times between tokens.
+const GAP_PERCENTILES: [Percentile; 3] = [
+    percentile!("p50", "gap_p50", 0.5, ENOUGH_FOR_P50),
+    percentile!("p90", "gap_p90", 0.9, ENOUGH_FOR_P90),
+    percentile!("p99", "gap_p99", 0.99, ENOUGH_FOR_P99),
+];
+
 /// The percentiles to compare with this many pairs (p50, and the highest that they support), and the
 /// percentiles that need more pairs.
-fn percentiles(pairs: usize) -> [Vec<&'static Percentile>; 2] {
-    let (mut supported, unsupported): (Vec<_>, Vec<_>) = PERCENTILES
-        .iter()
-        .partition(|percentile| percentile.pairs <= pairs);
+fn percentiles(all: &'static [Percentile; 3], pairs: usize) -> [Vec<&'static Percentile>; 2] {
+    let (mut supported, unsupported): (Vec<_>, Vec<_>) =
+        all.iter().partition(|percentile| percentile.pairs <= pairs);
     if supported.len() > 2 {
         supported.remove(1);
     }
@@ -329,7 +377,10 @@ mod tests {
         let (conclusion, names, warnings) = compared(2_000);
         assert_eq!((conclusion, names), (Conclusion::Pass, [true, false, true]));
         assert!(warnings.is_empty(), "{warnings:?}");
-        assert_eq!(percentiles(500)[0].last().unwrap().name, "p99");
+        assert_eq!(
+            percentiles(&PERCENTILES, 500)[0].last().unwrap().name,
+            "p99"
+        );
     }
 
     #[test]
@@ -365,6 +416,7 @@ mod tests {
                     label: None,
                     confidence: None,
                     took: Duration::from_millis(20),
+                    stream: None,
                 })
             };
             samples.add(&answer(active_too), &answer(true), Duration::from_secs(2));

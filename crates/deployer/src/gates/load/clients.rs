@@ -79,11 +79,11 @@ impl ClientWaits {
             let says_how_long = match request.ending_for(active) {
                 None | Some(Ending::ByRouter) => false,
                 // A client that gave up would have waited longer.
-                Some(Ending::GaveUp | Ending::Left) => request.waited > self.limit,
+                Some(Ending::GaveUp | Ending::Left) => request.waited_for_answer() > self.limit,
                 Some(_) => true,
             };
             if says_how_long {
-                self.waits.record(request.waited);
+                self.waits.record(request.waited_for_answer());
             }
         }
     }
