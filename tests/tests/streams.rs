@@ -206,7 +206,6 @@ async fn ensure_ends(
         "{version}: {told:?}, not {reason:?}\n{}",
         run.stderr
     );
-    println!("{version}: {told}");
     Ok(told.to_owned())
 }
 
@@ -342,6 +341,10 @@ async fn good_release_is_promoted_and_faulty_ones_are_rolled_back_under_streams(
 }
 
 /// Switches between v1 and v2 under 200 open streams.
+#[expect(
+    clippy::print_stdout,
+    reason = "the times are for people, and no test asserts them"
+)]
 async fn switch_often(switches: usize) -> Result {
     const OPEN: usize = 200;
 
@@ -367,12 +370,12 @@ async fn switch_often(switches: usize) -> Result {
         clients.log.count() >= OPEN
     })
     .await?;
-    let mut switched = vec![(Instant::now(), Instant::now(), "v2")];
+    let mut moves = vec![(Instant::now(), Instant::now(), "v2")];
     for number in 0..switches {
         let (color, version) = [("blue", "v1"), ("green", "v2")][number % 2];
         let before = Instant::now();
         let run = stack.expect_exit(0, &["switch", color]).await?;
-        switched.push((before, run.returned, version));
+        moves.push((before, run.returned, version));
         // Streams begin between two switches.
         sleep(Duration::from_millis(300)).await;
     }
@@ -382,12 +385,12 @@ async fn switch_often(switches: usize) -> Result {
     for stream in routed {
         let stream = stream?;
         ensure!(stream.whole, "cut: {:?}", stream.version);
-        let place = switched.partition_point(|(before, ..)| *before <= stream.began);
-        let (_, returned, version) = switched[place.saturating_sub(1)];
+        let place = moves.partition_point(|(before, ..)| *before <= stream.began);
+        let (_, returned, version) = moves[place.saturating_sub(1)];
         // A stream that began while the command ran, or so shortly before the next one that it may have arrived later, may
         // have either version.
         let is_clear = stream.began >= returned
-            && switched
+            && moves
                 .get(place)
                 .is_none_or(|(next, ..)| stream.began + Duration::from_millis(100) < *next);
         if is_clear {
