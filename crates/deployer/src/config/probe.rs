@@ -91,7 +91,7 @@ pub struct StreamSettings {
 }
 
 impl fmt::Display for StreamSettings {
-    /// Names what ends a whole stream: "its finish reason and [DONE]".
+    /// Names what ends a whole stream: "its finish reason and \[DONE\]".
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.finish_reason, &self.end_mark) {
             (true, Some(mark)) => write!(formatter, "its finish reason and {mark}"),
