@@ -64,7 +64,7 @@ impl ExpectedAnswers {
         let Input { number, example } = input;
         if let Err(PortError::BadAnswer(problem)) = answer {
             return Some(format!(
-                "its answer to input {number} is of no use: {problem}"
+                "gave no usable answer to input {number}: {problem}"
             ));
         }
         if !self.compares {
