@@ -162,7 +162,10 @@ fn invalid_arguments_exit_2_with_reason() {
             &["deploy", "v2", "--on-interrupt", "wait"],
             "invalid value 'wait'",
         ),
-        (&["status", "--fleet", "nomad"], "compose, process, static"),
+        (
+            &["status", "--fleet", "nomad"],
+            "compose, process, kubernetes, static",
+        ),
     ] {
         let message = stderr_of(2, directory.path(), arguments);
         assert!(message.contains(expected), "{arguments:?}: {message}");
