@@ -48,7 +48,7 @@ max_duration = "3s"
 
 [health]
 interval = "200ms"
-tries = 50
+deadline = "30s"
 
 [gates]
 run = ["identity", "reachable", "smoke"]
