@@ -196,25 +196,13 @@ impl<'a> Observer<'a> {
             }
             Ended::TestRequest(check, input, answer) => {
                 self.expected.learn(input, &answer);
-                let wrong = self.expected.difference(input, &answer);
-                self.observation
-                    .own
-                    .count(answer.is_ok() && wrong.is_none());
-                if let Some(wrong) = wrong {
-                    self.own_requests.record_wrong(wrong);
-                }
+                self.count_test_request(input, &answer);
                 let answer = answer.map(drop).map_err(message);
                 self.checks.request_answered(check, answer);
             }
             Ended::TestStream(input, answer) => {
                 self.open_streams = self.open_streams.saturating_sub(1);
-                let wrong = self.expected.difference(input, &answer);
-                self.observation
-                    .own
-                    .count(answer.is_ok() && wrong.is_none());
-                if let Some(wrong) = wrong {
-                    self.own_requests.record_wrong(wrong);
-                }
+                self.count_test_request(input, &answer);
             }
             Ended::OwnRequest(target, input, answer) => self.record_own(target, input, &answer),
             Ended::Fleet(answer) => {
@@ -227,6 +215,16 @@ impl<'a> Observer<'a> {
                         .push(format!("whether it still runs: {problem}")),
                 }
             }
+        }
+    }
+
+    /// Counts a test request, and records an answer that is wrong or of no use.
+    fn count_test_request(&mut self, input: Input<'_>, answer: &Result<Prediction, PortError>) {
+        let wrong = self.expected.difference(input, answer);
+        let is_good = answer.is_ok() && wrong.is_none();
+        self.observation.own.count(is_good);
+        if let Some(wrong) = wrong {
+            self.own_requests.record_wrong(wrong);
         }
     }
 

@@ -95,6 +95,18 @@ impl RouterFlags {
 }
 
 impl Truth {
+    /// Returns the truth of a new store: `active` has the traffic, and no color is fit.
+    #[must_use]
+    pub fn of_new_store(active: Color) -> Self {
+        Self {
+            flags: RouterFlags {
+                active,
+                ..RouterFlags::default()
+            },
+            ..Self::default()
+        }
+    }
+
     /// Returns the truth in which the change to `flags` is prepared. An undecided change before it is replaced by a later
     /// generation, so `self` must have none.
     #[must_use]

@@ -109,8 +109,8 @@ impl LoadResult {
 
     /// The latencies, corrected for coordinated omission.
     ///
-    /// An open loop omits nothing, and the next stream does not begin after the first token of the one before. In a closed loop each connection would have sent a request at its median
-    /// interval.
+    /// An open loop omits nothing, and the next stream does not begin after the first token of the one before. In a closed
+    /// loop each connection would have sent a request at its median interval.
     #[must_use]
     pub fn corrected(&self, plan: &LoadPlan) -> Latencies {
         if plan.rate.is_some() || self.streams.is_some() {

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{RouterFlags, Truth},
+    cluster::Truth,
     color::Color,
     monitor::page::token,
     ports::{PortError, RouterEntry, Version},
@@ -75,17 +75,10 @@ impl StoreFile {
             PortError::of_file(&error, message)
         };
         let id = token::random().map_err(failed)?;
-        let flags = RouterFlags {
-            active,
-            ..RouterFlags::default()
-        };
         let contents = Contents {
             id: id[..16].to_owned(),
             writes: 0,
-            truth: Truth {
-                flags,
-                ..Truth::default()
-            },
+            truth: Truth::of_new_store(active),
             routers: Vec::new(),
         };
         write(path, &contents).map_err(failed)
@@ -242,6 +235,7 @@ fn write(path: &Path, contents: &Contents) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::RouterFlags;
 
     /// A new store with the file `path`.
     fn new(path: &Path) -> StoreFile {

@@ -34,7 +34,7 @@ impl Api {
         let directory = PathBuf::from(SERVICE_ACCOUNT);
         let host = env::var("KUBERNETES_SERVICE_HOST").map_err(|_| {
             PortError::Invalid(
-                "this is no pod of a cluster (KUBERNETES_SERVICE_HOST is not set): run the deployer in the cluster, as docs/cluster.md says".to_owned(),
+                "the deployer does not run in a pod (KUBERNETES_SERVICE_HOST is not set): run the deployer in the cluster, as docs/cluster.md says".to_owned(),
             )
         })?;
         let port = env::var("KUBERNETES_SERVICE_PORT").unwrap_or_else(|_| "443".to_owned());
@@ -56,7 +56,7 @@ impl Api {
         };
         let root = Certificate::from_pem(read("ca.crt")?.as_bytes()).map_err(|error| {
             PortError::Invalid(format!(
-                "{SERVICE_ACCOUNT}/ca.crt is no certificate: {error}"
+                "{SERVICE_ACCOUNT}/ca.crt is not a certificate: {error}"
             ))
         })?;
         Ok(Self {
@@ -89,7 +89,7 @@ impl Api {
         format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
     }
 
-    /// Returns an object. `None` if there is none of this name.
+    /// Returns an object; `None` if no object has this name.
     pub(super) async fn get(&self, path: &str) -> Result<Option<Value>, PortError> {
         let (shown, status, body) = self.send(Method::GET, path, None).await?;
         match status {

@@ -46,7 +46,7 @@ impl KubernetesFleet {
         let found = self.api.get(&self.api.deployment(color.name())).await?;
         found.ok_or_else(|| {
             PortError::Invalid(format!(
-                "there is no Deployment {color} in the namespace {}: apply the manifests of deploy/kubernetes",
+                "the Deployment {color} is missing in the namespace {}: apply the manifests of deploy/kubernetes",
                 self.api.namespace
             ))
         })
@@ -233,7 +233,7 @@ impl Fleet for KubernetesFleet {
         Ok((ServiceState::Running, version))
     }
 
-    /// Images are on the nodes, and the kubelets remove those that nobody uses.
+    /// Images are on the nodes, and the kubelets remove unused ones.
     async fn prune(&self, _keep: usize) -> Result<(), PortError> {
         Ok(())
     }

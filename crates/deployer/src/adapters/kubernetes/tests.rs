@@ -1,4 +1,4 @@
-//! The adapters against a small API server of the tests. `tests/tests/kubernetes.rs` has a real one.
+//! The adapters against a small API server of the tests. `tests/kubernetes/run` has a real one.
 
 use std::{
     collections::BTreeMap,

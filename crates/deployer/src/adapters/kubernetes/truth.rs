@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, MERGE_PATCH};
 use crate::{
-    cluster::{RouterFlags, Truth},
+    cluster::Truth,
     color::Color,
     ports::{PortError, RouterEntry, TruthStore, Version, WriteError},
 };
@@ -88,7 +88,7 @@ impl TruthStore for ConfigMapStore {
             self.name
         );
         let object = self.api.get(&self.path()).await?.ok_or_else(|| {
-            PortError::Invalid(format!("there is no ConfigMap {}: {create}", self.name))
+            PortError::Invalid(format!("the ConfigMap {} is missing: {create}", self.name))
         })?;
         let data = &object["data"];
         let truth = match (data["truth"].as_str(), data["active"].as_str()) {
@@ -192,14 +192,7 @@ fn new_truth(active: &str, create: &str) -> Result<Truth, PortError> {
     let active = Color::BOTH.into_iter().find(|color| color.name() == active);
     let active = active
         .ok_or_else(|| PortError::Invalid(format!("its key `active` names no color; {create}")))?;
-    let flags = RouterFlags {
-        active,
-        ..RouterFlags::default()
-    };
-    Ok(Truth {
-        flags,
-        ..Truth::default()
-    })
+    Ok(Truth::of_new_store(active))
 }
 
 fn parse_entry(name: &str, value: &Value) -> Result<Entry, PortError> {
